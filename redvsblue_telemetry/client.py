@@ -1,0 +1,434 @@
+"""``Telemetry``, ``start_telemetry`` and the life of the process: the front of the house."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import attrs
+
+from .connector import TelemetryConnector
+from .errors import InvalidEventError, SettingsError
+from .events import EventCodec, TelemetryEvent, child_session_id, new_session_id
+from .settings import TelemetrySettings
+from .states import ConnectionState
+from .store import TelemetryStore
+from .tally import Tally
+from .wiring import EngineBinding, attach
+
+__all__ = [
+    "Telemetry",
+    "TelemetryStats",
+    "emit",
+    "get_telemetry",
+    "start_telemetry",
+    "stop_telemetry",
+]
+
+logger = logging.getLogger("redvsblue_telemetry")
+
+_HIGH_WATER = 8  # the worker is woken when one part in so many of the store is full
+_DISCARD_TIMEOUT = 0.05  # seconds that the toggle waits for the worker to have let go
+_WARNING_INTERVAL = 60.0  # seconds between two warnings about rejected events of one type
+_WARNED_TYPES = 256  # the most types that are remembered for that
+
+_monotonic = time.monotonic  # bound now, so that frozen time in a game's tests doesn't stop it
+
+
+@attrs.frozen(kw_only=True)
+class TelemetryStats:
+    """The ledger and the connection, at one moment.
+
+    ``emitted == delivered + dropped + buffered + in_flight`` holds at any quiet moment;
+    ``rejected`` events are apart from it.
+    """
+
+    emitted: int = 0
+    """Events that were accepted."""
+    delivered: int = 0
+    """Events that the server has proved to have."""
+    dropped: int = 0
+    """Events that will not be sent: the store was full, the player said no, ``before_send``
+    returned None, the server refused it, or the time to stop ran out."""
+    buffered: int = 0
+    """Events that wait in the store."""
+    in_flight: int = 0
+    """Events that were sent and are not yet confirmed."""
+    rejected: int = 0
+    """Events that were not accepted, since they can't be encoded or are too large."""
+    state: ConnectionState = ConnectionState.IDLE
+    reconnects: int = 0
+    """How often the connection was made anew."""
+    last_error: str | None = None
+    """Why the last attempt or connection failed."""
+    round_trip: float | None = None
+    """Seconds from the sending of a batch to its confirmation, for the newest confirmed."""
+
+
+class Telemetry:
+    """Takes a game's events and has them delivered. Mostly made by :func:`start_telemetry`.
+
+    When ``settings.enabled`` is false, all methods work and do nothing: no thread, no socket.
+    Every method may be called from any thread; ``emit`` and ``push`` also from signal handlers
+    and ``__del__``. They never block and never raise (unless ``strict``).
+
+    Args:
+        settings: if None, :meth:`TelemetrySettings.from_environment`.
+    """
+
+    def __init__(self, settings: TelemetrySettings | None = None) -> None:
+        self._settings = TelemetrySettings.from_environment() if settings is None else settings
+        self._lifecycle = threading.RLock()  # start, stop and the toggle; never taken by `emit`
+        self._rejections = Tally()
+        self._warned_at: dict[str, float] = {}
+        self._is_stopped = False
+        self._stopped_well = True
+        self._recording = False
+        self._begin(self._settings.session_id or new_session_id())
+
+    def _begin(self, session_id: str) -> None:
+        """Set up a session: everything that a forked child may not share with its parent."""
+        settings = self._settings
+        self._codec = EventCodec(
+            session_id,
+            settings.version,
+            max_event_bytes=min(settings.max_event_bytes, settings.max_batch_bytes - 2),
+        )
+        self._high_water = max(1, settings.capacity // _HIGH_WATER)
+        self._store = TelemetryStore[bytes](
+            settings.capacity,
+            high_water=self._high_water,
+            on_high_water=self._on_high_water,
+        )
+        self._connector: TelemetryConnector | None = None
+        self._encode = self._codec.encode
+        self._push = self._store.push
+
+    # Events.
+
+    def emit(self, type: str, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
+        """Record that something happened. Costs about a microsecond; does no I/O.
+
+        Args:
+            type: what happened, such as ``"ship_destroyed"``.
+            data: the event's fields. A snapshot is taken: changing it later changes nothing.
+            fields: more fields, as keywords; they win over ``data``.
+
+        Raises:
+            InvalidEventError: the event can't be sent, and ``strict`` is set. Otherwise such an
+                event is counted in ``rejected``.
+        """
+        if not self._recording:
+            return
+        try:
+            body = self._encode(type, data, fields)
+        except Exception as error:
+            self._reject(error, type)
+            return
+        self._push(body)
+
+    def push(self, event: TelemetryEvent | Mapping[str, Any]) -> None:
+        """Record an event that may bring its own id, timestamp, seq, session and version.
+
+        What it brings is kept, what is missing is filled in. A mapping has the names of the wire
+        (camelCase); keys that no event has are taken for fields of its data.
+
+        Raises:
+            InvalidEventError: as for :meth:`emit`.
+        """
+        if not self._recording:
+            return
+        try:
+            body = self._codec.encode_event(event)
+        except Exception as error:
+            self._reject(error, "")
+            return
+        self._push(body)
+
+    def attach(self, engine: object, event: str = "telemetry") -> EngineBinding:
+        """Take what an engine emits under a name; see :mod:`redvsblue_telemetry.wiring`.
+
+        Args:
+            engine: an object with ``on``/``off``, ``on``/``remove_listener``,
+                ``connect``/``disconnect`` or ``push_handlers``/``remove_handlers``.
+            event: the name that the engine emits its telemetry under.
+
+        Returns:
+            The binding: detach it, or use it as a context manager. While telemetry is off, one
+            that does nothing.
+
+        Raises:
+            TelemetryError: the engine has none of these pairs.
+        """
+        if not self._settings.enabled:
+            return EngineBinding()
+        return attach(engine, event, self.push)
+
+    # Life.
+
+    def start(self) -> Telemetry:
+        """Start the worker, if telemetry is on and it isn't started yet."""
+        with self._lifecycle:
+            if self.is_running:
+                _started.add(self)
+                self._started_connector()
+                self._recording = True
+        return self
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the feature flag is on and it hasn't been stopped."""
+        return self._settings.enabled and not self._is_stopped
+
+    def flush(self, timeout: float = 1.0) -> bool:
+        """Wait until all that was emitted before this call is confirmed.
+
+        Args:
+            timeout: the longest to wait, in seconds.
+
+        Returns:
+            True: it is. False: the time ran out, or some of it was dropped meanwhile.
+        """
+        connector = self._connector
+        if connector is None or self._is_stopped:
+            return self._stopped_well
+        dropped = self._dropped(connector)
+        return connector.flush(timeout) and self._dropped(connector) == dropped
+
+    def stop(self, timeout: float = 2.0) -> bool:
+        """Deliver what there is and end. Bounded by the timeout, whatever the network does.
+
+        Further calls return what the first one did. A stopped ``Telemetry`` takes no events.
+
+        Args:
+            timeout: the longest that it takes, in seconds.
+
+        Returns:
+            True: everything that was waiting is confirmed. False: something was left behind,
+            which is counted in ``dropped``.
+        """
+        self._recording = False
+        with self._lifecycle:
+            if not self._is_stopped:
+                self._is_stopped = True
+                if self._connector is not None:
+                    self._stopped_well = False  # for a stop from within this one
+                    self._stopped_well = self._connector.stop(timeout)
+            return self._stopped_well
+
+    def set_online(self, online: bool) -> None:
+        """Tell what the host knows about the network: without one, no attempt is made."""
+        connector = self._connector
+        if connector is not None:
+            connector.set_online(online)
+
+    @property
+    def enabled(self) -> bool:
+        """The player's toggle. False: what is pending is discarded and counted in ``dropped``,
+        the connection is closed, nothing is taken or sent. True: goes on in the same session.
+
+        Where the feature flag is off it stays False, whatever is assigned.
+        """
+        return self._recording
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        with self._lifecycle:
+            if not self.is_running or enabled == self._recording:
+                return
+            self._recording = enabled
+            connector = self._started_connector()
+            connector.set_enabled(enabled)
+            if not enabled:
+                connector.discard(_DISCARD_TIMEOUT)
+
+    @property
+    def settings(self) -> TelemetrySettings:
+        """The settings that it was made with."""
+        return self._settings
+
+    @property
+    def session_id(self) -> str:
+        """The id of this run of the game, in every event."""
+        return self._codec.session_id
+
+    def stats(self) -> TelemetryStats:
+        """The ledger and the connection's state, now."""
+        connector = self._connector
+        if connector is None:
+            pushed = self._store.pushed
+            return TelemetryStats(
+                emitted=pushed,
+                buffered=len(self._store),
+                dropped=self._store.dropped,
+                rejected=self._rejections.value,
+            )
+        return TelemetryStats(
+            emitted=self._store.pushed - connector.rejected,
+            delivered=connector.delivered,
+            dropped=self._dropped(connector),
+            buffered=len(self._store),
+            in_flight=connector.in_flight,
+            rejected=self._rejections.value + connector.rejected,
+            state=connector.state,
+            reconnects=max(0, connector.connections - 1),
+            last_error=connector.last_error,
+            round_trip=connector.round_trip,
+        )
+
+    def __enter__(self) -> Telemetry:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.session_id}: {self.stats()}>"
+
+    # Inside.
+
+    def _dropped(self, connector: TelemetryConnector) -> int:
+        return self._store.dropped + connector.discarded
+
+    def _started_connector(self) -> TelemetryConnector:
+        with self._lifecycle:
+            if self._connector is None:
+                connector = TelemetryConnector(self._store, self._codec, self._settings)
+                connector.start()
+                self._connector = connector
+            return self._connector
+
+    def _on_high_water(self) -> None:
+        connector = self._connector
+        if connector is not None:
+            connector.nudge()
+        # The first event after a fork. If the lock is taken, another thread starts the worker.
+        elif self._recording and self._lifecycle.acquire(blocking=False):
+            try:
+                self._started_connector()
+                self._store.high_water = self._high_water
+            finally:
+                self._lifecycle.release()
+
+    def _reject(self, error: Exception, type: object) -> None:
+        """Count an event that can't be sent, say so once in a while, raise if that is wished."""
+        self._rejections.increment()
+        if not isinstance(error, InvalidEventError):
+            error = InvalidEventError(repr(type)[:80], "event", repr(error))
+        now = _monotonic()
+        if now >= self._warned_at.get(error.event_type, 0.0):
+            if len(self._warned_at) >= _WARNED_TYPES:
+                self._warned_at.clear()
+            # Set before the warning: its handler may emit a bad event itself.
+            self._warned_at[error.event_type] = now + _WARNING_INTERVAL
+            # A log handler that raises must not take the frame down that emits.
+            with contextlib.suppress(Exception):
+                logger.warning("%s; it is rejected", error)
+        if self._settings.strict:
+            raise error
+
+    def _after_fork_in_child(self) -> None:
+        """Begin a session of the child's own; its worker starts with its first event."""
+        inherited = self._connector
+        self._lifecycle = threading.RLock()  # a thread of the parent may have held the old one
+        self._rejections = Tally()
+        self._begin(child_session_id(self._settings.session_id))
+        if inherited is not None:
+            inherited.abandon()
+            self._store.high_water = 1
+
+
+# One for the process. Written under `_process_lock`, which `emit` doesn't take.
+_current = Telemetry(TelemetrySettings(enabled=False))
+_process_lock = threading.RLock()
+_started: weakref.WeakSet[Telemetry] = weakref.WeakSet()
+
+
+def start_telemetry(**overrides: Any) -> Telemetry:
+    """Start telemetry for this process: the one call that a game has to make.
+
+    Off unless ``enabled`` says otherwise, here or in the environment; then what is returned does
+    nothing. While one is running, further calls return that one. After a stop, a call starts a
+    new session. At the interpreter's exit, :func:`stop_telemetry` is called.
+
+    Args:
+        overrides: any of :class:`TelemetrySettings`; they win over the environment, but for an
+            explicit off there.
+
+    Raises:
+        SettingsError: an argument isn't allowed. A wrong environment doesn't raise: it is logged,
+            and telemetry is off.
+    """
+    global _current
+    with _process_lock:
+        try:
+            settings = TelemetrySettings.from_environment(**overrides)
+        except SettingsError as error:
+            if error.variable is None:
+                raise
+            logger.error("telemetry is off: %s", error)
+            settings = TelemetrySettings(enabled=False)
+        if _current.is_running:
+            if any(
+                getattr(settings, name) != getattr(_current.settings, name) for name in overrides
+            ):
+                logger.warning("telemetry is running already; the new settings are not used")
+            return _current
+        _current = _started_or_off(settings)
+        return _current
+
+
+def _started_or_off(settings: TelemetrySettings) -> Telemetry:
+    try:
+        return Telemetry(settings).start()
+    except (OSError, RuntimeError):  # no descriptor or no thread to be had
+        logger.exception("telemetry is off: it could not be started")
+        return Telemetry(attrs.evolve(settings, enabled=False))
+
+
+def stop_telemetry(timeout: float = 2.0) -> bool:
+    """Stop what :func:`start_telemetry` started; see :meth:`Telemetry.stop`."""
+    return _current.stop(timeout)
+
+
+def get_telemetry() -> Telemetry:
+    """What :func:`start_telemetry` made last; before that, one that is off and does nothing."""
+    return _current
+
+
+def emit(type: str, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
+    """Record an event with what :func:`start_telemetry` made; see :meth:`Telemetry.emit`."""
+    _current.emit(type, data, **fields)
+
+
+def install_telemetry(telemetry: Telemetry) -> Telemetry:
+    """Make one the process's own, and return the one that was; for tests of games."""
+    global _current
+    with _process_lock:
+        previous, _current = _current, telemetry
+        return previous
+
+
+def _after_fork_in_child() -> None:
+    global _process_lock
+    _process_lock = threading.RLock()
+    for telemetry in tuple(_started):
+        telemetry._after_fork_in_child()
+
+
+atexit.register(stop_telemetry)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

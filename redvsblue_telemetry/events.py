@@ -1,0 +1,304 @@
+"""Events: what one is, how it is stamped, and its bytes on the wire.
+
+An event is encoded where it is emitted, into a *body*: ``{"type":…,"timestamp":…,"data":…}``.
+That is the snapshot of its data, and it finds a bad event while its author is on the stack. What
+is the same for a whole session, and the number that the event gets when it leaves the store, are
+put in front of the body on the worker's side, by :meth:`EventCodec.seal`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from time import time_ns  # a module-level name, so that tests can freeze it
+from types import MappingProxyType
+from typing import Any, cast
+
+import attrs
+import msgspec
+
+from .errors import InvalidEventError
+from .plain import find_fault, to_plain
+
+__all__ = ["EventCodec", "TelemetryEvent"]
+
+Data = Mapping[str, Any]
+
+_NO_DATA: Data = MappingProxyType({})
+_WIRE_NAMES = {
+    "id": "id",
+    "type": "type",
+    "timestamp": "timestamp",
+    "sessionId": "session_id",
+    "session_id": "session_id",
+    "seq": "seq",
+    "data": "data",
+    "version": "version",
+}
+_LARGEST_SEQ = 2**63 - 1
+
+
+@attrs.frozen(kw_only=True)
+class TelemetryEvent:
+    """One thing that happened. What is left out is filled in when the event is pushed.
+
+    Immutable; safe to share between threads.
+    """
+
+    type: str = attrs.field(kw_only=False)
+    """What happened, such as ``"ship_destroyed"``. Not empty."""
+    data: Data = attrs.field(kw_only=False, default=_NO_DATA)
+    """The event's own fields: anything that can be written as JSON."""
+    timestamp: int | None = None
+    """When it happened, in milliseconds since the epoch."""
+    id: str | None = None
+    """Unique across sessions."""
+    session_id: str | None = None
+    """Which run of the game it belongs to; ``sessionId`` on the wire."""
+    seq: int | None = None
+    """Its place in the session, counted from 1 in the order of emission."""
+    version: str | None = None
+    """The version of the game's build."""
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> TelemetryEvent:
+        """Read an event as an engine emits it or as the wire has it (camelCase).
+
+        Keys that no event has are taken for fields of its ``data``.
+
+        Raises:
+            InvalidEventError: it has no ``type``, or its ``data`` is no mapping.
+        """
+        known: dict[str, Any] = {}
+        others: dict[str, Any] = {}
+        for key, value in mapping.items():
+            name = _WIRE_NAMES.get(key) if isinstance(key, str) else None
+            if name is None:
+                others[key] = value
+            elif value is not None:
+                known[name] = value
+        if "type" not in known:
+            raise InvalidEventError("", "type", "is missing")
+        if others:
+            data = known.get("data", _NO_DATA)
+            if not isinstance(data, Mapping):
+                raise _not_a_mapping(known["type"], data)
+            known["data"] = {**others, **data}
+        return cls(**known)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The event as the wire has it: camelCase, without what is not set."""
+        fields = {
+            "id": self.id,
+            "sessionId": self.session_id,
+            "seq": self.seq,
+            "version": self.version,
+            "type": self.type,
+            "timestamp": self.timestamp,
+            "data": self.data,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+class _Body(msgspec.Struct, gc=False):
+    """What is encoded at emission, in the order of the wire."""
+
+    type: str
+    timestamp: int
+    data: Data
+
+
+class _Given(bytes):
+    """A body whose event brought some of its envelope along: ``envelope`` is kept as given."""
+
+    envelope: dict[str, Any]
+
+
+class EventCodec:
+    """Encodes the events of one session. Stateless but for its constants; safe in any thread.
+
+    Args:
+        session_id: written into each event as ``sessionId``.
+        version: of the game's build, written into each event; or None.
+        max_event_bytes: the most that one event may take on the wire.
+    """
+
+    def __init__(
+        self, session_id: str, version: str | None = None, max_event_bytes: int = 16384
+    ) -> None:
+        self.session_id = session_id
+        self.version = version
+        self.max_event_bytes = max_event_bytes
+        self._run = uuid.uuid4().hex[:16]  # a reused session_id must not repeat event ids
+        self._encoder = msgspec.json.Encoder(enc_hook=to_plain)
+        head = {"sessionId": session_id} | ({"version": version} if version else {})
+        constant = self._encoder.encode(head)[:-1].replace(b"%", b"%%")
+        self._envelope = constant + f',"id":"{self._run}-%d","seq":%d,'.encode()
+        longest = self._envelope % (_LARGEST_SEQ, _LARGEST_SEQ)
+        self._max_body_bytes = max_event_bytes - len(longest) + 1  # the body's brace is dropped
+
+    def encode(self, type: str, data: Data | None, fields: Data = _NO_DATA) -> bytes:
+        """Encode an event that happens now.
+
+        Args:
+            type: the event's type.
+            data: its fields, as a mapping; or None for none.
+            fields: more of them, which win over ``data``.
+
+        Raises:
+            InvalidEventError: it can't be sent.
+        """
+        if type.__class__ is not str or not type:
+            type = _checked_type(type)
+        if not data:
+            # `not` also holds for things that are no mapping, such as 0 or "".
+            if data is not None and not isinstance(data, Mapping):
+                raise _not_a_mapping(type, data)
+            data = fields
+        elif data.__class__ is not dict or fields:
+            data = _merged(type, data, fields)
+        try:
+            body = self._encoder.encode(_Body(type, time_ns() // 1_000_000, data))
+        except Exception as error:
+            raise self._explained(type, data, error) from error
+        if len(body) > self._max_body_bytes:
+            raise self._too_large(type, body)
+        return body
+
+    def encode_event(self, event: TelemetryEvent | Mapping[str, Any]) -> bytes:
+        """Encode an event that may bring its own timestamp, id, seq, session and version.
+
+        Raises:
+            InvalidEventError: it can't be sent.
+        """
+        if not isinstance(event, TelemetryEvent):
+            if not isinstance(event, Mapping):
+                raise InvalidEventError("", "event", "is neither a TelemetryEvent nor a mapping")
+            event = TelemetryEvent.from_mapping(event)
+        type = _checked_type(event.type)
+        envelope = _checked_envelope(type, event)
+        timestamp = _checked_timestamp(type, event.timestamp)
+        data = event.data
+        if data.__class__ is not dict:
+            data = _merged(type, data, _NO_DATA)
+        try:
+            body = self._encoder.encode(_Body(type, timestamp, data))
+            if envelope:
+                body = _Given(body)
+                body.envelope = envelope
+                self.seal(body, _LARGEST_SEQ)
+        except Exception as error:
+            raise self._explained(type, {**envelope, "data": data}, error, path="") from error
+        if len(body) > self._max_body_bytes:
+            raise self._too_large(type, body)
+        return body
+
+    def seal(self, body: bytes, number: int) -> bytes:
+        """The whole event as it goes over the wire.
+
+        Args:
+            body: what ``encode`` made.
+            number: the event's place in the session, which becomes its ``seq``.
+        """
+        if body.__class__ is bytes:
+            return self._envelope % (number, number) + body[1:]
+        standard: dict[str, Any] = {
+            "sessionId": self.session_id,
+            "id": f"{self._run}-{number}",
+            "seq": number,
+        }
+        if self.version:
+            standard["version"] = self.version
+        envelope = self._encoder.encode(standard | cast("_Given", body).envelope)
+        return envelope[:-1] + b"," + body[1:]
+
+    def unseal(self, sealed: bytes) -> TelemetryEvent:
+        """Read an event back from its bytes on the wire."""
+        return TelemetryEvent.from_mapping(msgspec.json.decode(sealed))
+
+    def _explained(
+        self, type: str, data: object, error: Exception, path: str = "data"
+    ) -> InvalidEventError:
+        fault = find_fault(data, path, self._encoder.encode)
+        where, reason = fault or (path, str(error))
+        return InvalidEventError(type, where.lstrip("."), reason)
+
+    def _too_large(self, type: str, body: bytes) -> InvalidEventError:
+        size = len(body) + self.max_event_bytes - self._max_body_bytes
+        return InvalidEventError(
+            type, "data", f"makes an event of {size} bytes; {self.max_event_bytes} are allowed"
+        )
+
+
+def new_session_id() -> str:
+    """A fresh id for one run of the game."""
+    return uuid.uuid4().hex
+
+
+def child_session_id(given: str | None) -> str:
+    """The id of the session of a forked child: its own, yet recognisable where one was given."""
+    return f"{given}.{os.getpid()}" if given else new_session_id()
+
+
+def _checked_type(type: object) -> str:
+    if not isinstance(type, str):
+        raise InvalidEventError(repr(type)[:80], "type", "is no string")
+    if not type:
+        raise InvalidEventError("", "type", "is empty")
+    try:
+        type.encode()
+    except UnicodeEncodeError:
+        raise InvalidEventError(
+            ascii(type), "type", "holds a lone surrogate, which no UTF-8 text can"
+        ) from None
+    return str.__str__(type)
+
+
+def _merged(type: str, data: object, fields: Data) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise _not_a_mapping(type, data)
+    try:
+        return {**data, **fields}
+    except Exception as error:
+        raise InvalidEventError(type, "data", f"can't be read: {error!r}") from error
+
+
+def _not_a_mapping(type: object, data: object) -> InvalidEventError:
+    return InvalidEventError(str(type), "data", f"is a {data.__class__.__name__}, not a mapping")
+
+
+def _checked_timestamp(type: str, timestamp: object) -> int:
+    if timestamp is None:
+        return time_ns() // 1_000_000
+    if isinstance(timestamp, datetime.datetime):
+        return int(timestamp.timestamp() * 1000)
+    if isinstance(timestamp, bool) or not hasattr(timestamp, "__int__"):
+        raise InvalidEventError(type, "timestamp", "is no number of milliseconds")
+    number = float(cast("float", timestamp))
+    if not math.isfinite(number):
+        raise InvalidEventError(type, "timestamp", f"is {number}")
+    return int(cast("int", timestamp))
+
+
+def _checked_envelope(type: str, event: TelemetryEvent) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for name, value in (
+        ("id", event.id),
+        ("sessionId", event.session_id),
+        ("version", event.version),
+    ):
+        if value is None:
+            continue
+        if isinstance(value, uuid.UUID):
+            value = str(value)
+        if not isinstance(value, str) or not value:
+            raise InvalidEventError(type, name, "is no string, or an empty one")
+        given[name] = value
+    if (seq := event.seq) is not None:
+        if isinstance(seq, bool) or not isinstance(seq, int) or not 0 <= seq <= _LARGEST_SEQ:
+            raise InvalidEventError(type, "seq", "is no whole number from 0 up")
+        given["seq"] = seq
+    return given

@@ -1,0 +1,27 @@
+"""The states of a connection, and what each means."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["ConnectionState"]
+
+
+class ConnectionState(enum.Enum):
+    """Where the connector stands with its server."""
+
+    IDLE = "idle"
+    """Not started yet, or switched off by the player's toggle: no attempt is made."""
+    CONNECTING = "connecting"
+    """An attempt is under way."""
+    CONNECTED = "connected"
+    """The handshake is done: events flow."""
+    BACKING_OFF = "backing_off"
+    """The last attempt or connection failed: waiting before the next."""
+    OFFLINE = "offline"
+    """There is no network: no route, no name, or the host said so by ``set_online(False)``."""
+    STOPPED = "stopped"
+    """Stopped for good."""
+
+    def __str__(self) -> str:
+        return self.value

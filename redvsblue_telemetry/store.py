@@ -1,0 +1,131 @@
+"""The bounded FIFO between the game and the worker.
+
+Theory of operation
+-------------------
+
+``push`` runs on the game's thread, in signal handlers and in ``__del__``, so it takes no lock: a
+lock that the worker held while the operating system had it pre-empted would stall a frame. What
+has to be exact is instead done by single calls into C, which CPython (with the GIL) never
+interrupts:
+
+* ``deque.append`` puts an event at the back.
+* ``next(self._departures)`` takes the oldest event from the front *and* numbers it, in one call.
+  Everything that leaves takes the next number, whether it was drained or dropped. As the order
+  of leaving is the order of arrival, the number says which event this was, counted from 1 in the
+  order of emission; a dropped event leaves a gap. Nothing needs numbering on the hot path.
+* A :class:`~redvsblue_telemetry.tally.Tally` counts a drop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Generic, TypeVar
+
+from .tally import Tally
+
+__all__ = ["TelemetryStore"]
+
+T = TypeVar("T")
+
+_NEVER = object()  # a sentinel that no stored item is, so the iterator below never ends
+
+
+def _nothing() -> None:
+    """What a store without a worker calls at its high-water mark."""
+
+
+class TelemetryStore(Generic[T]):
+    """A bounded first-in, first-out store; when it is full, the oldest item is dropped and counted.
+
+    Every method may be called from any thread at any time; ``push`` also from a signal handler or
+    a ``__del__``, in the middle of any other call. None of them takes a lock or waits.
+
+    Args:
+        capacity: the most items that it holds; at least 1.
+        high_water: at this many items and above, each push calls ``on_high_water``.
+        on_high_water: must be quick, must not raise, and may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        high_water: int | None = None,
+        on_high_water: Callable[[], object] = _nothing,
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, not {capacity}")
+        self.capacity = capacity
+        self._on_high_water = on_high_water
+        self.high_water = capacity + 1 if high_water is None else min(high_water, capacity)
+        self._items: deque[T] = deque()
+        # These three are written by any thread, each by one uninterruptible call (see above).
+        self._departed = Tally()
+        self._dropped = Tally()
+        self._departures = zip(iter(self._items.popleft, _NEVER), self._departed, strict=False)
+
+    def push(self, item: T) -> None:
+        """Put an item at the back. If that is one too many, the oldest is dropped and counted."""
+        items = self._items
+        items.append(item)
+        if len(items) >= self.high_water:
+            self._rise_above_high_water()
+
+    def _rise_above_high_water(self) -> None:
+        if len(self._items) > self.capacity:
+            try:
+                next(self._departures)
+            except IndexError:  # the worker has just drained it all: there is room again
+                pass
+            else:
+                self._dropped.increment()
+        self._on_high_water()
+
+    def drain(self, limit: int) -> list[T]:
+        """Take out the oldest items, at most ``limit`` of them, oldest first."""
+        return [item for item, _ in self.drain_numbered(limit)]
+
+    def drain_numbered(self, limit: int) -> list[tuple[T, int]]:
+        """Like :meth:`drain`, each item with its number: its place in the order of pushes, from 1.
+
+        A gap in the numbers is an item that was dropped.
+        """
+        drained: list[tuple[T, int]] = []
+        departures = self._departures
+        try:
+            while len(drained) < limit:
+                drained.append(next(departures))
+        except IndexError:  # empty
+            pass
+        return drained
+
+    def peek(self, limit: int) -> list[T]:
+        """The oldest items, at most ``limit`` of them, oldest first; they stay where they are."""
+        return list(islice(self._items.copy(), limit))
+
+    def clear(self) -> int:
+        """Take out everything that is there now and return how many items it was.
+
+        They don't count as dropped: whoever clears knows why.
+        """
+        return len(self.drain_numbered(len(self._items)))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def dropped(self) -> int:
+        """How many items had to go because the store was full."""
+        return self._dropped.value
+
+    @property
+    def departed(self) -> int:
+        """How many items have left, in whatever way: also the number of the last that left."""
+        return self._departed.value
+
+    @property
+    def pushed(self) -> int:
+        """How many items were ever pushed: also the number of the newest item."""
+        return self.departed + len(self._items)

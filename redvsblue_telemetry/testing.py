@@ -1,0 +1,288 @@
+"""For the tests of your game: record its events without a network, or receive them for real.
+
+::
+
+    from redvsblue_telemetry.testing import RecordingServer, record_events
+
+    def test_a_hit_is_recorded():
+        with record_events() as events:
+            play_one_round()
+        assert events.types() == ["round_start", "ship_hit", "round_end"]
+
+:class:`RecordingServer` needs the extra ``redvsblue-telemetry[testing]``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import threading
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, overload
+
+from .client import Telemetry, TelemetryStats, install_telemetry
+from .events import TelemetryEvent
+from .settings import TelemetrySettings
+
+if TYPE_CHECKING:
+    from websockets.http11 import Request, Response
+    from websockets.sync.server import ServerConnection
+
+__all__ = ["RecordedEvents", "RecordingServer", "record_events"]
+
+
+class _RecordingTelemetry(Telemetry):
+    """Takes events as any other, and keeps them: it has no worker."""
+
+    def start(self) -> Telemetry:
+        self._recording = self.is_running
+        return self
+
+    @property
+    def enabled(self) -> bool:
+        """The player's toggle; what was recorded stays."""
+        return self._recording
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self._recording = enabled and self.is_running
+
+    def stop(self, timeout: float = 2.0) -> bool:
+        # A game that stops telemetry at its end goes on being recorded in its next test run.
+        return True
+
+    def recorded(self) -> list[TelemetryEvent]:
+        codec, store = self._codec, self._store
+        bodies = store.peek(len(store))
+        return [codec.unseal(codec.seal(body, n)) for n, body in enumerate(bodies, start=1)]
+
+
+class RecordedEvents(Sequence[TelemetryEvent]):
+    """The events that were emitted so far, in order; grows while it is looked at."""
+
+    def __init__(self, telemetry: _RecordingTelemetry) -> None:
+        self._telemetry = telemetry
+
+    @overload
+    def __getitem__(self, index: int) -> TelemetryEvent: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TelemetryEvent]: ...
+    def __getitem__(self, index: int | slice) -> TelemetryEvent | list[TelemetryEvent]:
+        return self._telemetry.recorded()[index]
+
+    def __len__(self) -> int:
+        return len(self._telemetry.recorded())
+
+    def __repr__(self) -> str:
+        lines = "".join(f"\n  {event.type} {dict(event.data)}" for event in self)
+        return f"<{len(self)} recorded events>{lines}"
+
+    def types(self) -> list[str]:
+        """The type of each event."""
+        return [event.type for event in self]
+
+    def of_type(self, type: str) -> list[TelemetryEvent]:
+        """The events of one type."""
+        return [event for event in self if event.type == type]
+
+    def stats(self) -> TelemetryStats:
+        """The ledger; ``rejected`` says how many events could not be recorded."""
+        return self._telemetry.stats()
+
+
+@contextlib.contextmanager
+def record_events(**settings: Any) -> Iterator[RecordedEvents]:
+    """Record what the code in the ``with`` block emits; nothing is sent.
+
+    Within the block, ``start_telemetry``, ``get_telemetry`` and ``emit`` all use the recording,
+    whatever the environment says.
+
+    Args:
+        settings: any of :class:`TelemetrySettings`, such as ``strict=True``.
+    """
+    defaults: dict[str, Any] = {"enabled": True, "capacity": 1_000_000}
+    telemetry = _RecordingTelemetry(TelemetrySettings(**(defaults | settings)))
+    telemetry.start()
+    previous = install_telemetry(telemetry)
+    try:
+        yield RecordedEvents(telemetry)
+    finally:
+        install_telemetry(previous)
+
+
+class RecordingServer:
+    """A real WebSocket server on loopback that keeps what it receives; a context manager.
+
+    ::
+
+        with RecordingServer() as server:
+            telemetry = start_telemetry(enabled=True, url=server.url)
+            ...
+            assert server.wait_for(3)
+            print(server.events)
+
+    Safe to read from any thread.
+
+    Args:
+        port: 0 for a free one.
+        ssl_context: for ``wss://``.
+        acks: acknowledge each message by ``{"ack": n}``, where the client offers to be.
+        token: refuse handshakes that don't bear it, with 401.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        ssl_context: ssl.SSLContext | None = None,
+        acks: bool = False,
+        token: str | None = None,
+    ) -> None:
+        self._requested_port = port
+        self._ssl_context = ssl_context
+        self._acks = acks
+        self._token = token
+        self._changed = threading.Condition()
+        self._messages: list[str | bytes] = []
+        self._events: list[dict[str, Any]] = []
+        self._requests: list[Request] = []
+        self._open: set[ServerConnection] = set()
+
+    def start(self) -> RecordingServer:
+        """Listen."""
+        try:
+            from websockets.sync.server import serve
+        except ImportError as error:
+            raise ImportError(
+                "RecordingServer needs websockets: pip install redvsblue-telemetry[testing]"
+            ) from error
+        self._server = serve(
+            self._receive,
+            "127.0.0.1",
+            self._requested_port,
+            ssl=self._ssl_context,
+            process_request=self._check,
+            process_response=self._answer,
+            max_size=None,
+            compression=None,
+        )
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="recording-server", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Close all connections and stop listening."""
+        self._server.shutdown()
+        self.disconnect()
+        self._thread.join()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open, timeout=5)
+
+    def disconnect(self, code: int = 1001) -> None:
+        """Close the connections that are open now."""
+        with self._changed:
+            connections = list(self._open)
+        for connection in connections:
+            connection.close(code)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self._server.socket.getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        """What to give to ``start_telemetry``."""
+        scheme = "ws" if self._ssl_context is None else "wss"
+        return f"{scheme}://127.0.0.1:{self.port}/telemetry"
+
+    @property
+    def messages(self) -> list[str | bytes]:
+        """The messages as they came, repeats included."""
+        with self._changed:
+            return list(self._messages)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The events as they came, repeats included."""
+        with self._changed:
+            return list(self._events)
+
+    @property
+    def requests(self) -> list[Request]:
+        """The handshakes, those refused among them."""
+        with self._changed:
+            return list(self._requests)
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        with self._changed:
+            return len(self._open)
+
+    def wait_for(self, count: int, timeout: float = 5.0) -> bool:
+        """Wait until so many events have come; whether they have."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._events) >= count, timeout)
+
+    def wait_for_connection(self, timeout: float = 5.0) -> bool:
+        """Wait until a client is connected; whether one is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._open), timeout)
+
+    def __enter__(self) -> RecordingServer:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # On the server's threads.
+
+    def _check(self, connection: ServerConnection, request: Request) -> Response | None:
+        with self._changed:
+            self._requests.append(request)
+        if self._token and request.headers.get("Authorization") != f"Bearer {self._token}":
+            return connection.respond(401, "a token is needed\n")
+        return None
+
+    def _answer(
+        self, connection: ServerConnection, request: Request, response: Response
+    ) -> Response | None:
+        if self._acks and request.headers.get("Telemetry-Ack") == "cumulative":
+            response.headers["Telemetry-Ack"] = "cumulative"
+            return response
+        return None
+
+    def _receive(self, connection: ServerConnection) -> None:
+        response = connection.response
+        is_acking = response is not None and "Telemetry-Ack" in response.headers
+        with self._changed:
+            self._open.add(connection)
+            self._changed.notify_all()
+        try:
+            for number, message in enumerate(connection, start=1):
+                self._keep(message)
+                if is_acking:
+                    connection.send(json.dumps({"ack": number}))
+        finally:
+            with self._changed:
+                self._open.discard(connection)
+                self._changed.notify_all()
+
+    def _keep(self, message: str | bytes) -> None:
+        text = message if isinstance(message, str) else message.decode()
+        events = json.loads(text) if text.startswith("[") else map(json.loads, text.splitlines())
+        with self._changed:
+            self._messages.append(message)
+            self._events.extend(events)
+            self._changed.notify_all()
