@@ -232,10 +232,10 @@ class Telemetry:
 
     @property
     def enabled(self) -> bool:
-        """The player's toggle. False: what is pending is discarded and counted in ``dropped``,
-        the connection is closed, nothing is taken or sent. True: goes on in the same session.
+        """The player's toggle.
 
-        Where the feature flag is off it stays False, whatever is assigned.
+        Set to False, what is pending is discarded and counted in ``dropped``, the connection is
+        closed, and nothing is taken or sent. Set to True, it goes on in the same session. Where the feature flag is off it stays False, whatever is assigned.
         """
         return self._recording
 
@@ -272,12 +272,12 @@ class Telemetry:
                 rejected=self._rejections.value,
             )
         return TelemetryStats(
-            emitted=self._store.pushed - connector.rejected,
-            delivered=connector.delivered,
+            emitted=self._store.pushed - connector.outcome.rejected,
+            delivered=connector.outcome.delivered,
             dropped=self._dropped(connector),
             buffered=len(self._store),
             in_flight=connector.in_flight,
-            rejected=self._rejections.value + connector.rejected,
+            rejected=self._rejections.value + connector.outcome.rejected,
             state=connector.state,
             reconnects=max(0, connector.connections - 1),
             last_error=connector.last_error,
@@ -301,7 +301,7 @@ class Telemetry:
     # Inside.
 
     def _dropped(self, connector: TelemetryConnector) -> int:
-        return self._store.dropped + connector.discarded
+        return self._store.dropped + connector.outcome.discarded
 
     def _started_connector(self) -> TelemetryConnector:
         with self._lifecycle:

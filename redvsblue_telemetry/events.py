@@ -292,11 +292,10 @@ def _checked_envelope(type: str, event: TelemetryEvent) -> dict[str, Any]:
     ):
         if value is None:
             continue
-        if isinstance(value, uuid.UUID):
-            value = str(value)
-        if not isinstance(value, str) or not value:
+        text = str(value) if isinstance(value, uuid.UUID) else value
+        if not isinstance(text, str) or not text:
             raise InvalidEventError(type, name, "is no string, or an empty one")
-        given[name] = value
+        given[name] = text
     if (seq := event.seq) is not None:
         if isinstance(seq, bool) or not isinstance(seq, int) or not 0 <= seq <= _LARGEST_SEQ:
             raise InvalidEventError(type, "seq", "is no whole number from 0 up")

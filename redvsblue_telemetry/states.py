@@ -1,10 +1,10 @@
-"""The states of a connection, and what each means."""
+"""The states of a connection, what each means, and which may follow which."""
 
 from __future__ import annotations
 
 import enum
 
-__all__ = ["ConnectionState"]
+__all__ = ["TRANSITIONS", "ConnectionState"]
 
 
 class ConnectionState(enum.Enum):
@@ -25,3 +25,15 @@ class ConnectionState(enum.Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+IDLE, CONNECTING, CONNECTED, BACKING_OFF, OFFLINE, STOPPED = ConnectionState
+
+TRANSITIONS: dict[ConnectionState, frozenset[ConnectionState]] = {
+    IDLE: frozenset({CONNECTING, OFFLINE, STOPPED}),
+    CONNECTING: frozenset({CONNECTED, BACKING_OFF, OFFLINE, IDLE, STOPPED}),
+    CONNECTED: frozenset({BACKING_OFF, OFFLINE, IDLE, STOPPED}),
+    BACKING_OFF: frozenset({CONNECTING, OFFLINE, IDLE, STOPPED}),
+    OFFLINE: frozenset({CONNECTING, IDLE, STOPPED}),
+    STOPPED: frozenset(),
+}
