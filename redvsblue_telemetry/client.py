@@ -235,7 +235,8 @@ class Telemetry:
         """The player's toggle.
 
         Set to False, what is pending is discarded and counted in ``dropped``, the connection is
-        closed, and nothing is taken or sent. Set to True, it goes on in the same session. Where the feature flag is off it stays False, whatever is assigned.
+        closed, and nothing is taken or sent. Set to True, it goes on in the same session. Where
+        the feature flag is off it stays False, whatever is assigned.
         """
         return self._recording
 

@@ -262,8 +262,7 @@ class TelemetryConnector:
             self._enter(CONNECTING)
             self._connection = self._open()
             self._serve(self._connection)
-            if not self._discards:
-                self._connection.close()
+            self._connection.close()
         except _InterruptedError:
             pass
         except ConnectionLost as error:

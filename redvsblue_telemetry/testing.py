@@ -153,11 +153,13 @@ class RecordingServer:
     def start(self) -> RecordingServer:
         """Listen."""
         try:
+            from websockets.exceptions import ConnectionClosed
             from websockets.sync.server import serve
         except ImportError as error:
             raise ImportError(
                 "RecordingServer needs websockets: pip install redvsblue-telemetry[testing]"
             ) from error
+        self._closed_errors = ConnectionClosed
         self._server = serve(
             self._receive,
             "127.0.0.1",
@@ -274,6 +276,8 @@ class RecordingServer:
                 self._keep(message)
                 if is_acking:
                     connection.send(json.dumps({"ack": number}))
+        except self._closed_errors:
+            pass  # however a client goes, what it sent is kept
         finally:
             with self._changed:
                 self._open.discard(connection)

@@ -446,6 +446,7 @@ class WebSocketConnection:
         elif frame.opcode == websocket.ABNF.OPCODE_PING:
             self._answer(_payload(frame))
         elif frame.opcode == websocket.ABNF.OPCODE_CLOSE:
+            self._say_goodbye()
             raise _closed(_payload(frame))
         else:
             received.extend(self._message(frame))
@@ -466,13 +467,15 @@ class WebSocketConnection:
         return [Received(bytes(whole), is_pong=False)] if frame.fin else []
 
     def close(self) -> None:
-        # Behind what the network hasn't taken yet there is no saying goodbye; and one who has
-        # gone already doesn't hear it.
-        with contextlib.suppress(ConnectionLost):
+        self._say_goodbye()
+        self.abort()
+
+    def _say_goodbye(self) -> None:
+        """Send a close, unless it would have to wait behind what the network hasn't taken yet."""
+        with contextlib.suppress(ConnectionLost):  # whoever has gone already doesn't hear it
             if not self.unwritten:
                 self._send(_GOODBYE, websocket.ABNF.OPCODE_CLOSE)
                 self.flush()
-        self.abort()
 
     def abort(self) -> None:
         self._stream.close()
