@@ -38,6 +38,7 @@ _WIRE_NAMES = {
     "data": "data",
     "version": "version",
 }
+_PLAIN = frozenset({"type", "data"})
 _LARGEST_SEQ = 2**63 - 1
 
 
@@ -174,6 +175,9 @@ class EventCodec:
         Raises:
             InvalidEventError: it can't be sent.
         """
+        if event.__class__ is dict and event.keys() == _PLAIN:
+            event = cast("dict[str, Any]", event)  # as most engines emit it
+            return self.encode(event["type"], event["data"])
         if not isinstance(event, TelemetryEvent):
             if not isinstance(event, Mapping):
                 raise InvalidEventError("", "event", "is neither a TelemetryEvent nor a mapping")
