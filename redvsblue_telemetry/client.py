@@ -115,11 +115,11 @@ class Telemetry:
     # Events.
 
     def emit(self, type: str, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
-        """Record that something happened. Costs about a microsecond; does no I/O.
+        """Record that something happened: takes a snapshot, and leaves the rest to the worker.
 
         Args:
             type: what happened, such as ``"ship_destroyed"``.
-            data: the event's fields. A snapshot is taken: changing it later changes nothing.
+            data: the event's fields. Changing it later changes nothing.
             fields: more fields, as keywords; they win over ``data``.
 
         Raises:

@@ -124,7 +124,8 @@ class EventCodec:
     Args:
         session_id: written into each event as ``sessionId``.
         version: of the game's build, written into each event; or None.
-        max_event_bytes: the most that one event may take on the wire.
+        max_event_bytes: the most that one event may take on the wire, counted with the longest
+            ``seq`` that there can be, so that the limit doesn't depend on when it is emitted.
     """
 
     def __init__(
@@ -139,7 +140,8 @@ class EventCodec:
         constant = self._encoder.encode(head)[:-1].replace(b"%", b"%%")
         self._envelope = constant + f',"id":"{self._run}-%d","seq":%d,'.encode()
         longest = self._envelope % (_LARGEST_SEQ, _LARGEST_SEQ)
-        self._max_body_bytes = max_event_bytes - len(longest) + 1  # the body's brace is dropped
+        self._overhead = len(longest) - 1  # the body's own brace is dropped
+        self._max_body_bytes = max_event_bytes - self._overhead
 
     def encode(self, type: str, data: Data | None, fields: Data = _NO_DATA) -> bytes:
         """Encode an event that happens now.
@@ -166,7 +168,7 @@ class EventCodec:
         except Exception as error:
             raise self._explained(type, data, error) from error
         if len(body) > self._max_body_bytes:
-            raise self._too_large(type, body)
+            raise self._too_large(type, len(body) + self._overhead)
         return body
 
     def encode_event(self, event: TelemetryEvent | Mapping[str, Any]) -> bytes:
@@ -193,11 +195,13 @@ class EventCodec:
             if envelope:
                 body = _Given(body)
                 body.envelope = envelope
-                self.seal(body, _LARGEST_SEQ)
+                size = len(self.seal(body, _LARGEST_SEQ))
+            else:
+                size = len(body) + self._overhead
         except Exception as error:
             raise self._explained(type, {**envelope, "data": data}, error, path="") from error
-        if len(body) > self._max_body_bytes:
-            raise self._too_large(type, body)
+        if size > self.max_event_bytes:
+            raise self._too_large(type, size)
         return body
 
     def seal(self, body: bytes, number: int) -> bytes:
@@ -230,8 +234,7 @@ class EventCodec:
         where, reason = fault or (path, str(error))
         return InvalidEventError(type, where.lstrip("."), reason)
 
-    def _too_large(self, type: str, body: bytes) -> InvalidEventError:
-        size = len(body) + self.max_event_bytes - self._max_body_bytes
+    def _too_large(self, type: str, size: int) -> InvalidEventError:
         return InvalidEventError(
             type, "data", f"makes an event of {size} bytes; {self.max_event_bytes} are allowed"
         )

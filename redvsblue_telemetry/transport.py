@@ -147,7 +147,7 @@ class Connection(Protocol):
 
 @functools.lru_cache(maxsize=1)
 def default_ssl_context() -> ssl.SSLContext:
-    """The context that trusts what the system trusts. Built once: that takes tens of ms."""
+    """The context that trusts what the system trusts. Built once, since that is slow."""
     return ssl.create_default_context()
 
 
