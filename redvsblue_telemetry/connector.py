@@ -40,6 +40,7 @@ from .delivery import DeliveryWindow
 from .events import EventCodec
 from .exchange import Exchange, Outcome
 from .settings import TelemetrySettings, is_token
+from .sockets import default_ssl_context
 from .states import (
     BACKING_OFF,
     CONNECTED,
@@ -56,7 +57,6 @@ from .transport import (
     ConnectionLost,
     Endpoint,
     Wait,
-    default_ssl_context,
     open_websocket,
 )
 from .waiting import WaitingPlace

@@ -1,21 +1,14 @@
 """The network: opens a WebSocket connection and moves its frames. Alone in importing ``websocket``.
 
 websocket-client speaks the protocol: the handshake and the frames. The socket below it is ours
-and never blocks: :class:`_Stream` stands between the two. So all waiting is done in one place, by
-a function that the caller passes in, which a stop can interrupt at any byte of a handshake; and
-one deadline spans name look-up, TCP, TLS and handshake together.
+and never blocks: :class:`Stream` stands between the two.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import functools
-import os
-import selectors
-import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import Protocol
@@ -24,6 +17,16 @@ from urllib.parse import urlsplit
 import attrs
 import websocket
 
+from .sockets import (
+    TOOK_TOO_LONG,
+    ConnectionLost,
+    Stream,
+    Wait,
+    default_ssl_context,
+    open_socket,
+    words,
+)
+
 __all__ = [
     "Connection",
     "ConnectionLost",
@@ -31,57 +34,17 @@ __all__ = [
     "Received",
     "Wait",
     "WebSocketConnection",
-    "default_ssl_context",
     "open_websocket",
 ]
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-
-Wait = Callable[[int, int, float], None]
-"""``wait(fd, events, deadline)``: return when the descriptor is ready.
-
-Raises TimeoutError at the deadline, and whatever else the caller wants a connect to end with.
-"""
-
-_HANDSHAKE_BYTES = 65536  # an answer to the handshake that is longer is no answer
 _FRAME_BYTES = 65536  # a server has nothing to say that takes more
-_READ_BYTES = 65536
-_WRITE_BYTES = 65536
+_UNANSWERED_BYTES = 65536  # with so much unwritten, a server's pings aren't answered
 _FRAMES_A_TURN = 256  # then other work gets its turn
-_NO_NETWORK = frozenset(
-    {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
-)
 _SWITCHING_PROTOCOLS = 101
 _REDIRECTED = "the server redirects, which is refused"
 _GOODBYE = websocket.STATUS_NORMAL.to_bytes(2, "big")
 _ACK_HEADER = "telemetry-ack"
 _CUMULATIVE = "cumulative"
-
-
-class ConnectionLost(Exception):  # noqa: N818 (it is an event in a connection's life)
-    """A connection could not be made, or is gone.
-
-    Attributes:
-        close_code: what the server closed with, if it did.
-        status: the HTTP status with which it refused the handshake, if it did.
-        retry_after: for how many seconds it asked to be left alone, if it did.
-        is_offline: there is no network: no name, no route.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        *,
-        close_code: int | None = None,
-        status: int | None = None,
-        retry_after: float | None = None,
-        is_offline: bool = False,
-    ) -> None:
-        super().__init__(reason)
-        self.close_code = close_code
-        self.status = status
-        self.retry_after = retry_after
-        self.is_offline = is_offline
 
 
 @attrs.frozen
@@ -145,12 +108,6 @@ class Connection(Protocol):
         """Close without a word."""
 
 
-@functools.lru_cache(maxsize=1)
-def default_ssl_context() -> ssl.SSLContext:
-    """The context that trusts what the system trusts. Built once, since that is slow."""
-    return ssl.create_default_context()
-
-
 def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocketConnection:
     """Connect: name look-up, TCP, TLS and handshake.
 
@@ -165,65 +122,21 @@ def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocket
     url = urlsplit(endpoint.url)
     host = url.hostname or ""
     is_secure = url.scheme == "wss"
-    sock = None
+    tls = (endpoint.ssl_context or default_ssl_context()) if is_secure else None
+    port = url.port or (443 if is_secure else 80)
+    stream = Stream(open_socket(host, port, tls, wait, deadline))
     try:
-        sock = _open_tcp(host, url.port or (443 if is_secure else 80), wait, deadline)
-        if is_secure:
-            sock = _open_tls(sock, host, endpoint.ssl_context, wait, deadline)
-        stream = _Stream(sock)
         with stream.waiting(wait, deadline):
             client = _open_protocol(stream, endpoint)
     except BaseException as error:
-        if sock is not None:
-            sock.close()
+        stream.close()
         if isinstance(error, (OSError, ValueError, websocket.WebSocketException)):
-            raise _failure(error, host) from None
+            raise _refusal(error) from None
         raise
     return WebSocketConnection(client, stream)
 
 
-def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socket:
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for index, (family, kind, proto, _, address) in enumerate(addresses):
-        sock = socket.socket(family, kind, proto)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if (code := sock.connect_ex(address)) in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-                wait(sock.fileno(), WRITE, deadline)
-                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise OSError(code, os.strerror(code))
-        except BaseException as error:
-            sock.close()
-            is_last = index + 1 == len(addresses)
-            if is_last or isinstance(error, TimeoutError) or not isinstance(error, OSError):
-                raise
-        else:
-            return sock
-    raise OSError(errno.EHOSTUNREACH, f"{host} has no address")
-
-
-def _open_tls(
-    plain: socket.socket, host: str, context: ssl.SSLContext | None, wait: Wait, deadline: float
-) -> ssl.SSLSocket:
-    context = context or default_ssl_context()
-    sock = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-    try:
-        while True:
-            try:
-                sock.do_handshake()
-                return sock
-            except ssl.SSLWantReadError:
-                wait(sock.fileno(), READ, deadline)
-            except ssl.SSLWantWriteError:
-                wait(sock.fileno(), WRITE, deadline)
-    except BaseException:
-        sock.close()  # `plain` is detached by now
-        raise
-
-
-def _open_protocol(stream: _Stream, endpoint: Endpoint) -> websocket.WebSocket:
+def _open_protocol(stream: Stream, endpoint: Endpoint) -> websocket.WebSocket:
     headers = [f"{name}: {value}" for name, value in endpoint.headers.items()]
     if endpoint.token:
         headers.append(f"Authorization: Bearer {endpoint.token}")
@@ -240,8 +153,8 @@ def _open_protocol(stream: _Stream, endpoint: Endpoint) -> websocket.WebSocket:
     return client
 
 
-def _failure(error: Exception, host: str) -> ConnectionLost:
-    """Say what went wrong in words that hold no secret and nothing that the server made up."""
+def _refusal(error: Exception) -> ConnectionLost:
+    """Say why a handshake failed, in words that hold no secret and nothing the server made up."""
     if isinstance(error, websocket.WebSocketBadStatusException):
         status = error.status_code
         return ConnectionLost(
@@ -252,21 +165,12 @@ def _failure(error: Exception, host: str) -> ConnectionLost:
     if isinstance(error, websocket.WebSocketConnectionClosedException):
         return ConnectionLost("the server closed the connection during the handshake")
     if isinstance(error, (TimeoutError, websocket.WebSocketTimeoutException)):
-        return ConnectionLost("connecting took too long")
-    if isinstance(error, (websocket.WebSocketException, ValueError)):
-        if "edirect" in str(error):
-            return ConnectionLost(_REDIRECTED)
-        return ConnectionLost("the server's answer to the handshake is no WebSocket handshake")
-    if isinstance(error, socket.gaierror):
-        return ConnectionLost(f"the name {host} can't be resolved", is_offline=True)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ConnectionLost(f"the server's certificate is refused: {error.verify_message}")
-    is_offline = isinstance(error, OSError) and error.errno in _NO_NETWORK
-    return ConnectionLost(_words(error), is_offline=is_offline)
-
-
-def _words(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return ConnectionLost(TOOK_TOO_LONG)
+    if isinstance(error, OSError):
+        return ConnectionLost(words(error))
+    if "edirect" in str(error):
+        return ConnectionLost(_REDIRECTED)
+    return ConnectionLost("the server's answer to the handshake is no WebSocket handshake")
 
 
 def _retry_after(headers: Mapping[str, str] | None) -> float | None:
@@ -280,98 +184,10 @@ def _retry_after(headers: Mapping[str, str] | None) -> float | None:
         return None
 
 
-class _Stream:
-    """A socket that never blocks, in the shape that websocket-client expects of a socket.
-
-    While :meth:`waiting`, reads wait by the given function. Otherwise a read with nothing there
-    raises BlockingIOError, upon which websocket-client keeps its place within a frame.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._incoming = b""
-        self._position = 0
-        self._outgoing = bytearray()
-        self._wait: Callable[[int], None] | None = None
-        self._budget = 0  # bytes that may still be read before the frame has to be complete
-        self.is_at_end = False
-
-    @contextlib.contextmanager
-    def waiting(self, wait: Wait, deadline: float) -> Iterator[None]:
-        """Let reads wait until the deadline, within the bytes of one handshake."""
-        self._budget = _HANDSHAKE_BYTES
-        self._wait = lambda events: wait(self._sock.fileno(), events, deadline)
-        yield
-        self._wait = None
-
-    def allow(self, size: int) -> None:
-        """Let so many bytes be read from now on."""
-        self._budget = size
-
-    # What websocket-client calls:
-
-    def gettimeout(self) -> float:
-        return 0.0
-
-    def settimeout(self, timeout: float | None) -> None:
-        """Waiting isn't websocket-client's to do."""
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def recv(self, size: int) -> bytes:
-        while self._position >= len(self._incoming) and not self.is_at_end:
-            if self._wait is None:
-                raise BlockingIOError(errno.EAGAIN, "nothing there yet")
-            self.flush()
-            if not self.fill():
-                self._wait(READ | WRITE if self._outgoing else READ)
-        chunk = self._incoming[self._position : self._position + size]
-        self._position += len(chunk)
-        self._budget -= len(chunk)
-        if self._budget < 0:
-            raise ConnectionLost("the server sends more than it may")
-        return chunk
-
-    def send(self, data: bytes) -> int:
-        self._outgoing += data
-        return len(data)
-
-    def close(self) -> None:
-        self._sock.close()
-
-    # What the connection calls:
-
-    @property
-    def unwritten(self) -> int:
-        return len(self._outgoing)
-
-    def fill(self) -> bool:
-        """Read what has arrived; whether there was something, the end included."""
-        try:
-            chunk = self._sock.recv(_READ_BYTES)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        self._incoming = self._incoming[self._position :] + chunk
-        self._position = 0
-        self.is_at_end = not chunk
-        return True
-
-    def flush(self) -> None:
-        """Write as much as the socket takes."""
-        while self._outgoing:
-            with memoryview(self._outgoing) as view:
-                try:
-                    written = self._sock.send(view[:_WRITE_BYTES])
-                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    return
-            del self._outgoing[:written]
-
-
 class WebSocketConnection:
     """An open connection; see :class:`Connection`."""
 
-    def __init__(self, client: websocket.WebSocket, stream: _Stream) -> None:
+    def __init__(self, client: websocket.WebSocket, stream: Stream) -> None:
         self._client = client
         self._stream = stream
         self._fragments: bytearray | None = None
@@ -404,7 +220,7 @@ class WebSocketConnection:
         try:
             self._stream.flush()
         except OSError as error:
-            raise ConnectionLost(_words(error)) from None
+            raise ConnectionLost(words(error)) from None
 
     @property
     def has_more(self) -> bool:
@@ -437,7 +253,7 @@ class WebSocketConnection:
         except websocket.WebSocketException:
             return ConnectionLost("the server broke the WebSocket protocol")
         except OSError as error:
-            return ConnectionLost(_words(error))
+            return ConnectionLost(words(error))
         return None
 
     def _take(self, frame: websocket.ABNF, received: list[Received]) -> None:
@@ -453,7 +269,7 @@ class WebSocketConnection:
 
     def _answer(self, ping: bytes) -> None:
         # While the server doesn't read, it has no right to answers (RFC 6455, section 5.5.3).
-        if self.unwritten < _WRITE_BYTES:
+        if self.unwritten < _UNANSWERED_BYTES:
             self._send(ping, websocket.ABNF.OPCODE_PONG)
 
     def _message(self, frame: websocket.ABNF) -> list[Received]:

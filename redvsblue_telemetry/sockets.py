@@ -1,0 +1,239 @@
+"""Sockets that never block: how one is opened, and what stands between it and websocket-client.
+
+All waiting is done by a function that the caller passes in, so a stop can interrupt it at any
+byte; and one deadline spans name look-up, TCP, TLS and the handshake that follows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import selectors
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+
+__all__ = ["ConnectionLost", "Stream", "Wait", "default_ssl_context", "open_socket", "words"]
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+Wait = Callable[[int, int, float], None]
+"""``wait(fd, events, deadline)``: return when the descriptor is ready.
+
+Raises TimeoutError at the deadline, and whatever else the caller wants a connect to end with.
+"""
+
+TOOK_TOO_LONG = "connecting took too long"
+
+_HANDSHAKE_BYTES = 65536  # an answer to the handshake that is longer is no answer
+_READ_BYTES = 65536
+_WRITE_BYTES = 65536
+_NO_NETWORK = frozenset(
+    {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
+)
+
+
+class ConnectionLost(Exception):  # noqa: N818 (it is an event in a connection's life)
+    """A connection could not be made, or is gone.
+
+    Attributes:
+        close_code: what the server closed with, if it did.
+        status: the HTTP status with which it refused the handshake, if it did.
+        retry_after: for how many seconds it asked to be left alone, if it did.
+        is_offline: there is no network: no name, no route.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        close_code: int | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+        is_offline: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.close_code = close_code
+        self.status = status
+        self.retry_after = retry_after
+        self.is_offline = is_offline
+
+
+@functools.lru_cache(maxsize=1)
+def default_ssl_context() -> ssl.SSLContext:
+    """The context that trusts what the system trusts. Built once, since that is slow."""
+    return ssl.create_default_context()
+
+
+def open_socket(
+    host: str, port: int, tls: ssl.SSLContext | None, wait: Wait, deadline: float
+) -> socket.socket:
+    """Open a connection that doesn't block.
+
+    Args:
+        host: a name or an address.
+        port: the server's.
+        tls: for an encrypted connection; None for a plain one.
+        wait: waits for the socket; see :data:`Wait`.
+        deadline: until when it has to be done, on the clock of ``wait``.
+
+    Raises:
+        ConnectionLost: it can't be done; its message is fit for a log.
+    """
+    try:
+        sock = _open_tcp(host, port, wait, deadline)
+        return sock if tls is None else _open_tls(sock, host, tls, wait, deadline)
+    except (OSError, UnicodeError) as error:  # the latter: it can't be a name at all
+        raise _failure(error, host) from None
+
+
+def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socket:
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for index, (family, kind, proto, _, address) in enumerate(addresses):
+        sock = socket.socket(family, kind, proto)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if (code := sock.connect_ex(address)) in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+                wait(sock.fileno(), WRITE, deadline)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, os.strerror(code))
+        except BaseException as error:
+            sock.close()
+            is_last = index + 1 == len(addresses)
+            if is_last or isinstance(error, TimeoutError) or not isinstance(error, OSError):
+                raise
+        else:
+            return sock
+    raise OSError(errno.EHOSTUNREACH, f"{host} has no address")
+
+
+def _open_tls(
+    plain: socket.socket, host: str, context: ssl.SSLContext, wait: Wait, deadline: float
+) -> ssl.SSLSocket:
+    sock = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+    try:
+        while True:
+            try:
+                sock.do_handshake()
+                return sock
+            except ssl.SSLWantReadError:
+                wait(sock.fileno(), READ, deadline)
+            except ssl.SSLWantWriteError:
+                wait(sock.fileno(), WRITE, deadline)
+    except BaseException:
+        sock.close()  # `plain` is detached by now
+        raise
+
+
+def _failure(error: OSError | UnicodeError, host: str) -> ConnectionLost:
+    """Say what went wrong in words that hold no secret."""
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return ConnectionLost(f"the name {host} can't be resolved", is_offline=True)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConnectionLost(f"the server's certificate is refused: {error.verify_message}")
+    if isinstance(error, TimeoutError):
+        return ConnectionLost(TOOK_TOO_LONG)
+    return ConnectionLost(words(error), is_offline=error.errno in _NO_NETWORK)
+
+
+def words(error: OSError) -> str:
+    """What an error of the operating system or of TLS says, without its number."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+class Stream:
+    """A socket that never blocks, in the shape that websocket-client expects of a socket.
+
+    While :meth:`waiting`, reads wait by the given function. Otherwise a read with nothing there
+    raises BlockingIOError, upon which websocket-client keeps its place within a frame.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._incoming = b""
+        self._position = 0
+        self._outgoing = bytearray()
+        self._wait: Callable[[int], None] | None = None
+        self._budget = 0  # bytes that may still be read before the frame has to be complete
+        self.is_at_end = False
+
+    @contextlib.contextmanager
+    def waiting(self, wait: Wait, deadline: float) -> Iterator[None]:
+        """Let reads wait until the deadline, within the bytes of one handshake."""
+        self._budget = _HANDSHAKE_BYTES
+        self._wait = lambda events: wait(self._sock.fileno(), events, deadline)
+        yield
+        self._wait = None
+
+    def allow(self, size: int) -> None:
+        """Let so many bytes be read from now on."""
+        self._budget = size
+
+    # What websocket-client calls:
+
+    def gettimeout(self) -> float:
+        """Zero: it never blocks."""
+        return 0.0
+
+    def settimeout(self, timeout: float | None) -> None:
+        """Waiting isn't websocket-client's to do."""
+
+    def fileno(self) -> int:
+        """The descriptor to wait on; -1 once it is closed."""
+        return self._sock.fileno()
+
+    def recv(self, size: int) -> bytes:
+        """Up to so many of the bytes that have arrived; none at the end of the connection."""
+        while self._position >= len(self._incoming) and not self.is_at_end:
+            if self._wait is None:
+                raise BlockingIOError(errno.EAGAIN, "nothing there yet")
+            self.flush()
+            if not self.fill():
+                self._wait(READ | WRITE if self._outgoing else READ)
+        chunk = self._incoming[self._position : self._position + size]
+        self._position += len(chunk)
+        self._budget -= len(chunk)
+        if self._budget < 0:
+            raise ConnectionLost("the server sends more than it may")
+        return chunk
+
+    def send(self, data: bytes) -> int:
+        """Take all of it, to be written by :meth:`flush`."""
+        self._outgoing += data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the socket, without a word."""
+        self._sock.close()
+
+    # What the connection calls:
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that the socket hasn't taken yet."""
+        return len(self._outgoing)
+
+    def fill(self) -> bool:
+        """Read what has arrived; whether there was something, the end included."""
+        try:
+            chunk = self._sock.recv(_READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        self._incoming = self._incoming[self._position :] + chunk
+        self._position = 0
+        self.is_at_end = not chunk
+        return True
+
+    def flush(self) -> None:
+        """Write as much as the socket takes."""
+        while self._outgoing:
+            with memoryview(self._outgoing) as view:
+                try:
+                    written = self._sock.send(view[:_WRITE_BYTES])
+                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    return
+            del self._outgoing[:written]
