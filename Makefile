@@ -1,0 +1,95 @@
+# Needs git, make and a Python >= 3.10 with venv. All the rest is installed into $(VENV).
+#
+#   make test                          with the python3 on PATH (or the first python3.X >= 3.10)
+#   make test PYTHON=python3.12        with this one
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# "Usable" is: new enough, and able to make a virtual environment.
+usable := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	"$$python" -c '$(usable)' 2>/dev/null && echo "$$python" && break; done)
+endif
+python_version := $(shell "$(PYTHON)" -c 'import platform; print(platform.python_version())' 2>/dev/null)
+
+# One stamp a step. The first carries the version, so another PYTHON makes the environment anew.
+venv_made := $(VENV)/.python-$(python_version)
+testing_installed := $(VENV)/.testing-installed
+dev_installed := $(VENV)/.dev-installed
+
+.PHONY: help
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+.PHONY: test
+test: $(dev_installed) ## Run all the tests, with branch coverage
+	$(BIN)/python -m pytest --cov
+
+.PHONY: demo
+demo: $(testing_installed) ## Play a short battle against a local receiver
+	$(BIN)/python examples/demo.py
+
+.PHONY: lint
+lint: $(dev_installed) ## Check the style and the formatting
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+.PHONY: format
+format: $(dev_installed) ## Format the code and mend what can be mended
+	$(BIN)/python -m ruff check --fix-only .
+	$(BIN)/python -m ruff format .
+
+.PHONY: types
+types: $(dev_installed) ## Check the types
+	$(BIN)/python -m mypy
+
+.PHONY: test-all
+test-all: ## Run the tests on each Python from 3.10 to 3.13 that this machine has
+	+@MAKE="$(MAKE)" sh scripts/test_all.sh
+
+.PHONY: test-lowest
+test-lowest: ## Run the tests with the oldest dependencies that setup.cfg allows
+	$(MAKE) VENV=.venv-lowest .venv-lowest/.dev-installed
+	.venv-lowest/bin/python -m pip install --quiet $$(sed -n \
+		'/^install_requires/,/^$$/s/^ *\([a-z-]*\) *>=\([0-9.]*\).*/\1==\2/p' setup.cfg)
+	.venv-lowest/bin/python -m pytest
+
+.PHONY: build
+build: $(dev_installed) ## Build the wheel and the source distribution into dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+.PHONY: clean
+clean: ## Remove all that these commands made
+	rm -rf .venv .venv-lowest .venv-3.* build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(venv_made):
+	@"$(PYTHON)" -c '$(usable)' 2>/dev/null || { \
+		echo "This needs a Python >= 3.10 with its venv and ensurepip modules." >&2; \
+		echo "Tried: $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10 python)" \
+			"$(if $(python_version),(which is $(python_version)))" >&2; \
+		echo "Name another one: make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+	@# Python 3.10.0 to 3.10.2 bring a pip that cannot install a setup.cfg project editable.
+	@$(BIN)/python -m pip install --quiet 'pip>=21.3'
+	@touch $@
+
+$(testing_installed): $(venv_made) setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[testing]'
+	@touch $@
+
+$(dev_installed): $(venv_made) setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(testing_installed) $@

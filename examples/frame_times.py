@@ -1,0 +1,23 @@
+"""How long the latest frames took: what a player feels, as numbers."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class FrameTimes:
+    """The latest ``keep`` frame times, in milliseconds, oldest first."""
+
+    def __init__(self, keep: int = 600) -> None:
+        self.recent: deque[float] = deque(maxlen=keep)
+
+    def record(self, seconds: float) -> None:
+        """Add the frame that took ``seconds``."""
+        self.recent.append(seconds * 1000.0)
+
+    def percentile(self, percent: float) -> float:
+        """The milliseconds that ``percent`` of the frames stayed within; 0.0 before the first."""
+        if not self.recent:
+            return 0.0
+        ordered = sorted(self.recent)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100.0))]

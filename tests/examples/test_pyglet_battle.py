@@ -1,0 +1,41 @@
+"""The pyglet engine: a dispatcher that telemetry can listen to, without a display."""
+
+from __future__ import annotations
+
+import pytest
+from battle import BattleEngine
+
+from redvsblue_telemetry import start_telemetry
+from redvsblue_telemetry.testing import RecordingServer
+
+pytest.importorskip("pyglet", reason="pyglet is not installed: no engine to listen to")
+
+from pyglet_battle import PygletBattle
+
+DT = 1 / 60
+
+
+def test_what_the_battle_says_is_dispatched() -> None:
+    engine = PygletBattle(BattleEngine())
+    heard: list[str] = []
+    engine.push_handlers(telemetry=lambda event: heard.append(event["type"]))
+
+    engine.update(DT)
+
+    assert heard == ["round_start"] + 16 * ["ship_spawned"]
+
+
+def test_telemetry_listens_until_it_is_detached() -> None:
+    engine = PygletBattle(BattleEngine())
+    with RecordingServer() as server:
+        telemetry = start_telemetry(enabled=True, url=server.url)
+        with telemetry.attach(engine):
+            for _ in range(30):
+                engine.update(DT)
+        while_attached = telemetry.stats().emitted
+        for _ in range(30):
+            engine.update(DT)
+        assert telemetry.stop(timeout=5.0)
+        assert server.wait_for(while_attached)
+
+    assert while_attached == telemetry.stats().emitted == len(server.events) >= 17
