@@ -2,8 +2,9 @@
 
     python examples/pygame_window.py
 
-T switches telemetry on and off, Esc quits. The picture in the documentation was made without a
-display, with ``python examples/receiver.py --port 3000`` running in another terminal:
+T is the player's switch for telemetry, where it is enabled; Esc quits. The picture in the
+documentation was made without a display, with ``python examples/receiver.py --port 3000`` running
+in another terminal:
 
     SDL_VIDEODRIVER=dummy REDVSBLUE_ENABLE_TELEMETRY=true \\
     REDVSBLUE_TELEMETRY_WS_URL=ws://127.0.0.1:3000/telemetry \\

@@ -36,8 +36,8 @@ def play(engine: BattleEngine, seconds: float, dt: float = DT) -> list[Event]:
 
 @pytest.fixture(scope="module")
 def events() -> list[Event]:
-    """A minute of battle: several rounds."""
-    return play(BattleEngine(seed=7), seconds=60)
+    """Forty seconds of battle: several rounds."""
+    return play(BattleEngine(seed=7), seconds=40)
 
 
 def of_type(events: list[Event], type_: str) -> Iterator[Mapping[str, Any]]:
@@ -45,11 +45,11 @@ def of_type(events: list[Event], type_: str) -> Iterator[Mapping[str, Any]]:
 
 
 def test_same_seed_plays_the_same_battle(events: list[Event]) -> None:
-    assert play(BattleEngine(seed=7), seconds=60) == events
+    assert play(BattleEngine(seed=7), seconds=40) == events
 
 
 def test_another_seed_plays_another_battle(events: list[Event]) -> None:
-    assert play(BattleEngine(seed=8), seconds=60) != events
+    assert play(BattleEngine(seed=8), seconds=40) != events
 
 
 def test_every_type_of_event_occurs_within_fifteen_seconds() -> None:
@@ -63,7 +63,7 @@ def test_events_are_plain_json(events: list[Event]) -> None:
 
 
 def test_battle_is_busy_but_not_a_flood(events: list[Event]) -> None:
-    assert 60 <= len(events) / 60 <= 300
+    assert 60 <= len(events) / 40 <= 300
 
 
 def test_first_round_starts_with_the_first_update() -> None:
