@@ -128,7 +128,9 @@ class RecordingServer:
     Args:
         port: 0 for a free one.
         ssl_context: for ``wss://``.
-        acks: acknowledge each message by ``{"ack": n}``, where the client offers to be.
+        acks: acknowledge each message by ``{"ack": n}`` once it is recorded, where the client
+            offers that: so what ``flush`` calls confirmed is in :attr:`events`. Without, only
+            pongs confirm, and these can be ahead of the recording.
         token: refuse handshakes that don't bear it, with 401.
     """
 
@@ -137,7 +139,7 @@ class RecordingServer:
         *,
         port: int = 0,
         ssl_context: ssl.SSLContext | None = None,
-        acks: bool = False,
+        acks: bool = True,
         token: str | None = None,
     ) -> None:
         self._requested_port = port
