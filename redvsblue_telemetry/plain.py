@@ -17,12 +17,18 @@ _MAX_DEPTH = 64
 """How deep :func:`find_fault` looks into nested data before it says that it is too deep."""
 
 
+_KNOWN = frozenset({bool, list, tuple, set, frozenset, dict, bytes, type(None)})
+"""Types that the encoder asks about only where they are the key of a mapping."""
+
+
 def to_plain(value: object) -> object:
     """Turn a value that the encoder doesn't know into one that it does.
 
     Raises:
         TypeError: it has no plain form.
     """
+    if type(value) in _KNOWN:
+        raise TypeError(f"a {_name(type(value))} can't be a key")  # as a value it is known
     for base in (bool, int, float, str):  # subclasses, numpy.float64 and numpy.str_ among them
         if isinstance(value, base):
             return base(value) if base is not str else str.__str__(cast("str", value))
