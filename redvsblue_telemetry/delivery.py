@@ -193,14 +193,17 @@ class DeliveryWindow:
         if front.refusals < _PATIENCE:
             return None
         if len(suspects) > 1:
-            # It can be any of them. The front one keeps its refusals but for one, so that the
-            # next close, when it is alone, decides.
-            front.refusals = _PATIENCE - 1
+            # It can be any of them, and the close that hits it alone decides.
+            for suspect in suspects:
+                suspect.refusals = 0 if close_code == TOO_BIG else _PATIENCE - 1
             self._suspects = max(self._suspects, len(suspects))
             return None
-        return self._take_apart(self._unsent.popleft())
+        # The halves of a batch that is too big are under no other suspicion.
+        return self._take_apart(
+            self._unsent.popleft(), refusals=0 if close_code == TOO_BIG else _PATIENCE - 1
+        )
 
-    def _take_apart(self, batch: Batch) -> bytes | None:
+    def _take_apart(self, batch: Batch, refusals: int) -> bytes | None:
         """Halve a refused batch; of a single event, return it: it is out of the window."""
         self._suspects = max(0, self._suspects - 1)
         size = self._forget(batch)
@@ -208,7 +211,7 @@ class DeliveryWindow:
             return batch.events[0]
         middle = size // 2
         for half in (batch.events[middle:], batch.events[:middle]):
-            part = Batch(half, refusals=_PATIENCE - 1)
+            part = Batch(half, refusals)
             self._unsent.appendleft(part)
             self._bytes += part.size
             self.in_flight += len(half)

@@ -34,11 +34,16 @@ def to_plain(value: object) -> object:
             return base(value) if base is not str else str.__str__(cast("str", value))
     tolist = getattr(value, "tolist", None)  # numpy arrays and scalars, array.array, memoryviews
     if callable(tolist) and not isinstance(value, type):
-        return tolist()
+        plain: object = tolist()
+        # numpy.longdouble, wider than Python's own, is its own list.
+        return float(cast("float", plain)) if type(plain) is type(value) else plain
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, (Sequence, Set)) or _is_sequence_like(value):
+    if isinstance(value, (Sequence, Set)):
         return list(cast("Iterable[object]", value))
+    if _is_sequence_like(value):
+        items = cast("Sequence[object]", value)
+        return [items[index] for index in range(len(items))]
     raise TypeError(f"{_name(type(value))} has no form in JSON")
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, repeat
 from typing import Generic, TypeVar
 
 from .tally import Tally
@@ -28,8 +28,6 @@ from .tally import Tally
 __all__ = ["TelemetryStore"]
 
 T = TypeVar("T")
-
-_NEVER = object()  # a sentinel that no stored item is, so the iterator below never ends
 
 
 def _nothing() -> None:
@@ -64,7 +62,9 @@ class TelemetryStore(Generic[T]):
         # These three are written by any thread, each by one uninterruptible call (see above).
         self._departed = Tally()
         self._dropped = Tally()
-        self._departures = zip(iter(self._items.popleft, _NEVER), self._departed, strict=False)
+        self._departures = zip(
+            map(deque[T].popleft, repeat(self._items)), self._departed, strict=False
+        )
 
     def push(self, item: T) -> None:
         """Put an item at the back. If that is one too many, the oldest is dropped and counted."""
@@ -128,4 +128,8 @@ class TelemetryStore(Generic[T]):
     @property
     def pushed(self) -> int:
         """How many items were ever pushed: also the number of the newest item."""
-        return self.departed + len(self._items)
+        while True:
+            departed = self.departed
+            waiting = len(self._items)
+            if departed == self.departed:  # nothing left in between, so the two belong together
+                return departed + waiting

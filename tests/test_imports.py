@@ -26,12 +26,26 @@ MAY_IMPORT = {
     "plain": set(),
     "backoff": set(),
     "delivery": set(),
-    "transport": set(),
+    "sockets": set(),
+    "waiting": set(),
+    "transport": {"sockets"},
+    "exchange": {"delivery", "events", "settings", "store", "transport"},
     "store": {"tally"},
     "events": {"errors", "plain"},
     "settings": {"errors"},
     "wiring": {"errors", "events"},
-    "connector": {"backoff", "delivery", "events", "settings", "states", "store", "transport"},
+    "connector": {
+        "backoff",
+        "delivery",
+        "events",
+        "exchange",
+        "settings",
+        "sockets",
+        "states",
+        "store",
+        "transport",
+        "waiting",
+    },
 }
 
 

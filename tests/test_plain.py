@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import decimal
 import enum
-import fractions
 import json
 import os
 import subprocess
@@ -136,7 +135,7 @@ CASES: list[tuple[object, object]] = [
     # What JSON has itself.
     (None, None),
     (True, True),
-    ("Grüße 🚀 \"%s\" \\ \n\0", "Grüße 🚀 \"%s\" \\ \n\0"),
+    ('Grüße 🚀 "%s" \\ \n\0', 'Grüße 🚀 "%s" \\ \n\0'),
     (-0.1, -0.1),
     (1e308, 1e308),
     ([], []),

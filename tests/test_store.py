@@ -190,9 +190,7 @@ def test_clear_takes_everything_out_and_says_how_many() -> None:
 
 def test_each_push_at_the_high_water_mark_and_above_calls() -> None:
     lengths: list[int] = []
-    store = TelemetryStore[str](
-        10, high_water=3, on_high_water=lambda: lengths.append(len(store))
-    )
+    store = TelemetryStore[str](10, high_water=3, on_high_water=lambda: lengths.append(len(store)))
     for item in "abcde":
         store.push(item)
     assert lengths == [3, 4, 5]

@@ -86,9 +86,7 @@ def test_events_are_taken_until_it_is_detached(make: Make) -> None:
 @pytest.mark.parametrize("make", DIALECTS)
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("broken", [None, 5, "", {"type": 3}, {"type": "t", "data": {"a": open}}])
-def test_a_broken_event_never_raises_into_the_engine(
-    make: Make, strict: bool, broken: Any
-) -> None:
+def test_a_broken_event_never_raises_into_the_engine(make: Make, strict: bool, broken: Any) -> None:
     with record_events(strict=strict) as events:
         engine, emit = make()
         start_telemetry().attach(engine)
