@@ -308,7 +308,11 @@ class Telemetry:
         with self._lifecycle:
             if self._connector is None:
                 connector = TelemetryConnector(self._store, self._codec, self._settings)
-                connector.start()
+                try:
+                    connector.start()
+                except BaseException:
+                    connector.abandon()
+                    raise
                 self._connector = connector
             return self._connector
 

@@ -330,9 +330,12 @@ class TelemetryConnector:
 
     def _wait_to_connect(self, fd: int, events: int, deadline: float) -> None:
         """The waiting that a connect does; see :data:`Wait`."""
-        while not self._wait(deadline, fd, events):
+        while True:
+            # Looked at before each wait: a wake-up can come together with the descriptor.
             if not self._may_connect or self._is_finished:
                 raise _InterruptedError
+            if self._wait(deadline, fd, events):
+                return
             if self._clock() >= deadline:
                 raise TimeoutError
 

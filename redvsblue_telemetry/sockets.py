@@ -6,6 +6,7 @@ byte; and one deadline spans name look-up, TCP, TLS and the handshake that follo
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import functools
@@ -24,6 +25,9 @@ Wait = Callable[[int, int, float], None]
 
 Raises TimeoutError at the deadline, and whatever else the caller wants a connect to end with.
 """
+
+# Looked up now: what a thread imports while another forks is broken in the child for good.
+codecs.lookup("idna")
 
 TOOK_TOO_LONG = "connecting took too long"
 

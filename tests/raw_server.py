@@ -1,4 +1,4 @@
-"""A server of one's own making: completes a WebSocket handshake by hand, then does as it is told."""
+"""A server of one's own: completes a WebSocket handshake by hand, then does as it is told."""
 
 from __future__ import annotations
 

@@ -7,11 +7,14 @@ import logging
 import socket
 import threading
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from raw_server import frame, raw_server, read_to_the_end, shake_hands
 from waiting_for import wait_until
+from websockets.http11 import Response
+from websockets.sync.server import ServerConnection, serve
 
 from redvsblue_telemetry import ConnectionState, Telemetry, TelemetryEvent, start_telemetry
 from redvsblue_telemetry.connector import TelemetryConnector
@@ -109,8 +112,9 @@ def test_a_server_that_is_gone_and_back_again_loses_nothing() -> None:
     with RecordingServer() as server:
         telemetry = start_telemetry(**QUICK, url=server.url, drain_interval=0.02, capacity=100_000)
         sent = 0
-        for _ in range(5):
-            assert wait_until(lambda: telemetry.stats().state is ConnectionState.CONNECTED)
+        for times in range(5):
+            assert wait_until(lambda times=times: telemetry.stats().reconnects == times)
+            assert server.wait_for_connection()
             for _ in range(500):
                 sent += 1
                 telemetry.emit("x", i=sent)
@@ -226,19 +230,22 @@ def test_with_acks_a_pong_confirms_nothing() -> None:
 def test_what_the_server_will_not_have_is_found_dropped_and_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from websockets.sync.server import ServerConnection, serve
-
     arrived: list[str] = []
 
+    def offer_acks(connection: object, request: object, response: Response) -> Response:
+        response.headers["Telemetry-Ack"] = "cumulative"
+        return response
+
     def handler(connection: ServerConnection) -> None:
-        for message in connection:
+        for number, message in enumerate(connection, start=1):
             types = [event["type"] for event in json.loads(message)]
             if "poison" in types:
                 connection.close(1009)
                 return
             arrived.extend(types)
+            connection.send(json.dumps({"ack": number}))
 
-    with serve(handler, "127.0.0.1", 0) as server:
+    with serve(handler, "127.0.0.1", 0, process_response=offer_acks) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -310,7 +317,7 @@ def test_the_states_are_told_and_follow_the_table() -> None:
         telemetry.stop()
     assert states[-1] is ConnectionState.STOPPED
     assert ConnectionState.BACKING_OFF in states
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         assert after in TRANSITIONS[before]
 
 

@@ -1,4 +1,4 @@
-"""The imports follow the shape of the code: a pure core in a thin shell, and nothing in a circle."""
+"""The imports follow the shape of the code: a pure core in a thin shell, and no circle."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 
@@ -54,6 +55,17 @@ def receive(connection: Connection, count: int) -> list[Received]:
 
 # Handshakes.
 
+WRONG_KEY = b"\r\n".join(
+    (
+        b"HTTP/1.1 101 Yes",
+        b"Upgrade: websocket",
+        b"Connection: upgrade",
+        b"Sec-WebSocket-Accept: bm8=",
+        b"",
+        b"",
+    )
+)
+
 
 @pytest.mark.parametrize(
     ("answer", "words"),
@@ -64,11 +76,7 @@ def receive(connection: Connection, count: int) -> list[Received]:
         (b"HTTP/1.1 302 Found\r\nLocation: ws://127.0.0.1:1/\r\n\r\n", "redirects"),
         (b"SSH-2.0-hush\r\n\r\n", "no WebSocket"),
         (b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\n\r\n", "no WebSocket"),
-        (
-            b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
-            b"Sec-WebSocket-Accept: bm8=\r\n\r\n",
-            "no WebSocket",
-        ),
+        (WRONG_KEY, "no WebSocket"),
         (b"", "closed the connection"),
         (b"HTTP/1.1 101 Yes\r\n" + b"X: y\r\n" * 20000, "more than it may"),
         (b"HTTP/1.1 500 No\r\nContent-Length: 9999999\r\n\r\n" + b"x" * 90000, "more than it may"),
@@ -255,19 +263,16 @@ def receive_and_flush(connection: Connection) -> None:
 def test_a_server_that_does_not_read_blocks_nobody() -> None:
     def script(client: socket.socket) -> None:
         shake_hands(client)
-        with RELEASED:
-            read_to_the_end(client)
+        released.wait(20)
+        read_to_the_end(client)
 
-    import threading
-
-    RELEASED = threading.Lock()
-    RELEASED.acquire()
+    released = threading.Event()
     with raw_server(script) as port:
         connection = connect(f"ws://127.0.0.1:{port}/")
         while connection.unwritten < 1_000_000:
             connection.send(b"x" * 100_000)
             connection.flush()
-        RELEASED.release()
+        released.set()
 
         def written() -> bool:
             connection.flush()

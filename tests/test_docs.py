@@ -1,0 +1,467 @@
+"""The documentation is run: its snippets, its server, its links, its tables.
+
+Each ``python`` block of ``README.md`` and ``docs/`` is a test of its own:
+
+* It runs with telemetry turned on by the environment, and with a :class:`RecordingServer` at the
+  URL there. Everything that it has emitted must be confirmed when it is stopped afterwards.
+* It may use two names without defining them, as they are the reader's game: ``engine``, a
+  :class:`FakeEngine`, and ``draw``, which does nothing.
+* What it prints must be what its comments ``# -> …`` say, if there are any, line by line.
+* A block with ``if __name__ == "__main__":`` runs as a program of its own, the others in here.
+* Its directory is empty, but for a certificate in ``our-ca.pem``.
+
+Above a block that can't be run stands a comment line, ``<!-- not run: why -->``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trustme
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
+
+from redvsblue_telemetry import (
+    TelemetrySettings,
+    TelemetryStats,
+    start_telemetry,
+    states,
+    stop_telemetry,
+)
+from redvsblue_telemetry.testing import RecordingServer
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = REPOSITORY / "redvsblue_telemetry"
+README = REPOSITORY / "README.md"
+DOCS = REPOSITORY / "docs"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
+
+NOT_RUN = re.compile(r"<!-- not run: .+ -->")
+PRINTED = re.compile(r"# -> (.*)$", re.MULTILINE)
+
+
+# Reading the pages.
+
+
+@attrs.frozen
+class Block:
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    """Where its first line is in the page, counted from 1."""
+    language: str
+    text: str
+    marker: str
+    """The line above the fence that is not blank."""
+
+    @property
+    def place(self) -> str:
+        return f"{name_of(self.page)}:{self.line}"
+
+    @property
+    def is_run(self) -> bool:
+        return not NOT_RUN.fullmatch(self.marker)
+
+    @property
+    def is_program(self) -> bool:
+        return 'if __name__ == "__main__":' in self.text
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    marker, start, language, inside = "", 0, "", list[str]()
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.startswith("```"):
+            if start:
+                yield Block(page, start, language, "\n".join(inside) + "\n", marker)
+                start, inside = 0, []
+            else:
+                start, language = number + 1, line.removeprefix("```")
+            continue
+        if start:
+            inside.append(line)
+        elif line.strip():
+            marker = line
+    assert not start, f"{name_of(page)}:{start}: the block has no end"
+
+
+def prose_of(page: Path) -> str:
+    """A page without its blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def table_of(page: Path, first_column: str) -> list[list[str]]:
+    """The rows of the page's table that begins with this column, without the header."""
+    lines = iter(prose_of(page).splitlines())
+    for line in lines:
+        if line.startswith(f"| {first_column} |"):
+            break
+    else:
+        raise AssertionError(f"{name_of(page)} has no table of {first_column!r}")
+    next(lines)  # the rule
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(REPOSITORY).as_posix()
+
+
+def plain(cell: str) -> str:
+    """A cell's text without its backticks."""
+    return cell.strip().strip("`")
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+SNIPPETS = [block for block in BLOCKS if block.language == "python" and block.is_run]
+SHELL = [block for block in BLOCKS if block.language == "sh"]
+
+
+# Snippets.
+
+
+class FakeEngine:
+    """A reader's game: three frames long. Each ``update`` emits one event, the last one quits."""
+
+    def __init__(self) -> None:
+        self.frames_left = 3
+        self.score = 7
+        self._handlers: list[Callable[[Mapping[str, Any]], object]] = []
+
+    @property
+    def running(self) -> bool:
+        return self.frames_left > 0
+
+    def on(self, event: str, handler: Callable[[Mapping[str, Any]], object]) -> None:
+        assert event == "telemetry"
+        self._handlers.append(handler)
+
+    def off(self, event: str, handler: Callable[[Mapping[str, Any]], object]) -> None:
+        self._handlers.remove(handler)
+
+    def update(self, dt: float) -> None:
+        self.frames_left -= 1
+        for handler in self._handlers:
+            handler({"type": "ship_hit", "data": {"shipId": "red-3", "dt": dt}})
+        pygame = sys.modules.get("pygame")
+        if pygame and pygame.display.get_init() and not self.running:
+            pygame.event.post(pygame.event.Event(pygame.QUIT))
+
+
+@pytest.fixture
+def server() -> Iterator[RecordingServer]:
+    with RecordingServer() as server:
+        yield server
+
+
+@pytest.fixture
+def readers_machine(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[None]:
+    """Where a snippet runs: see this module's first lines."""
+    monkeypatch.setenv("REDVSBLUE_ENABLE_TELEMETRY", "true")
+    monkeypatch.setenv("REDVSBLUE_TELEMETRY_WS_URL", server.url)
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setenv("SDL_AUDIODRIVER", "dummy")
+    monkeypatch.setenv("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    monkeypatch.chdir(tmp_path)
+    trustme.CA().cert_pem.write_to_path(tmp_path / "our-ca.pem")
+    logger = logging.getLogger("redvsblue_telemetry")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+@pytest.mark.parametrize("block", SNIPPETS, ids=[block.place for block in SNIPPETS])
+@pytest.mark.usefixtures("readers_machine")
+def test_snippet_runs_and_prints_what_it_says(block: Block, tmp_path: Path) -> None:
+    run = run_as_program if block.is_program else run_in_here
+
+    printed = run(block, tmp_path)
+
+    expected = PRINTED.findall(block.text)
+    assert not expected or printed.splitlines() == expected
+
+
+def run_in_here(block: Block, folder: Path) -> str:
+    """Run a block with the names that the reader's game has, and return what it prints."""
+    source = "\n" * (block.line - 1) + block.text  # so that a traceback has the page's lines
+    code = compile(source, name_of(block.page), "exec", dont_inherit=True)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(code, {"__name__": "snippet", "engine": FakeEngine(), "draw": lambda engine: None})
+    finally:
+        is_confirmed = stop_telemetry(timeout=5)
+    assert is_confirmed
+    return printed.getvalue()
+
+
+def run_as_program(block: Block, folder: Path) -> str:
+    program = folder / "program.py"
+    program.write_text(block.text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", program],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def environment() -> dict[str, str]:
+    """What a program needs to find the package that is tested here."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "utf-8"}
+
+
+@pytest.mark.usefixtures("readers_machine")
+def test_first_example_delivers_the_events_of_the_game_loop(
+    server: RecordingServer, tmp_path: Path
+) -> None:
+    first = next(block for block in SNIPPETS if block.page == README)
+
+    run_in_here(first, tmp_path)
+
+    types = [event["type"] for event in server.events]
+    assert types == ["ship_hit", "ship_hit", "ship_hit", "game_closed"]
+    assert server.events[-1]["data"] == {"score": 7}
+
+
+@pytest.mark.usefixtures("readers_machine")
+def test_example_with_processes_delivers_one_event_of_each(
+    server: RecordingServer, tmp_path: Path
+) -> None:
+    (program,) = (block for block in SNIPPETS if block.is_program)
+
+    run_as_program(program, tmp_path)
+
+    assert sorted(event["data"]["match"] for event in server.events) == [0, 1]
+    assert len({event["sessionId"] for event in server.events}) == 2
+
+
+def test_block_that_is_not_run_says_why() -> None:
+    not_run = [b.place for b in BLOCKS if b.language == "python" and not b.is_run]
+    assert not_run == [server_block().place]
+
+
+# The server of the wire protocol.
+
+
+def server_block() -> Block:
+    (block,) = (block for block in BLOCKS if "serve_forever" in block.text)
+    return block
+
+
+@pytest.fixture
+def documented_server(tmp_path: Path) -> Iterator[str]:
+    """The URL of the server in the documentation, which runs in a process of its own."""
+    (tmp_path / "server.py").write_text(server_block().text, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, "server.py", "0"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert url, "the server ended before it was ready"
+            yield url
+        finally:
+            process.terminate()
+
+
+def stored_events(folder: Path) -> list[dict[str, Any]]:
+    with contextlib.closing(sqlite3.connect(folder / "telemetry.db")) as database:
+        return [json.loads(row) for (row,) in database.execute("SELECT event FROM events")]
+
+
+def test_documented_server_has_no_more_than_twenty_lines_of_code() -> None:
+    lines = [line for line in server_block().text.splitlines() if line.strip()]
+    assert len(lines) <= 20
+
+
+def test_documented_server_stores_each_event_once(documented_server: str, tmp_path: Path) -> None:
+    telemetry = start_telemetry(enabled=True, url=documented_server, batch_size=10)
+    for number in range(1, 121):
+        telemetry.emit("tick", number=number)
+    assert telemetry.stop(timeout=10)
+
+    # An ack came only after the commit, so all of it is there by now.
+    stored = stored_events(tmp_path)
+    assert [event["seq"] for event in stored] == list(range(1, 121))
+    assert [event["data"]["number"] for event in stored] == list(range(1, 121))
+    assert {event["sessionId"] for event in stored} == {telemetry.session_id}
+
+    # As after a reconnect: the first batches once more, on a connection of their own.
+    offer = {"Telemetry-Ack": "cumulative"}
+    with connect(documented_server, additional_headers=offer) as repeating:
+        assert repeating.response is not None
+        assert repeating.response.headers["Telemetry-Ack"] == "cumulative"
+        for number in (1, 2):
+            repeating.send(json.dumps(stored[:10]))
+            assert json.loads(repeating.recv(timeout=10)) == {"ack": number}
+    assert stored_events(tmp_path) == stored
+
+
+def test_documented_server_closes_with_1011_at_what_is_no_json(documented_server: str) -> None:
+    with connect(documented_server) as talking_nonsense:
+        talking_nonsense.send("no JSON")
+        with pytest.raises(ConnectionClosedError) as closed:
+            talking_nonsense.recv(timeout=10)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1011
+
+
+# Links.
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as the hosting sites of repositories make them."""
+    anchors: set[str] = set()
+    for heading in re.findall(r"^#+ +(.+)$", prose_of(page), flags=re.MULTILINE):
+        kept = "".join(
+            letter
+            for letter in heading.lower()
+            if letter in " -_" or unicodedata.category(letter)[0] in "LN"
+        )
+        anchor = kept.replace(" ", "-")
+        assert anchor not in anchors, f"{name_of(page)}: two headings make #{anchor}"
+        anchors.add(anchor)
+    return anchors
+
+
+def links_of(page: Path) -> list[str]:
+    text = re.sub(r"`[^`]*`", "", prose_of(page))
+    return re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CHANGELOG.md"], ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links_of(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{name_of(page)}: {link}"
+        assert not anchor or anchor in anchors_of(target), f"{name_of(page)}: {link}"
+
+
+def test_index_lists_every_page() -> None:
+    listed = {link for link in links_of(DOCS / "README.md") if "/" not in link}
+    assert listed == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+
+
+# Tables, against what they tell of.
+
+
+def documented_default(field: attrs.Attribute[Any]) -> str:
+    """How the tables write a default."""
+    default = field.default
+    if default is None or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return "none"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+@pytest.mark.parametrize("page", [README, DOCS / "settings.md"], ids=name_of)
+def test_table_of_settings_is_that_of_the_class(page: Path) -> None:
+    rows = [tuple(map(plain, row[:3])) for row in table_of(page, "setting")]
+    assert rows == [
+        (field.name, field.metadata.get("variable") or "–", documented_default(field))
+        for field in attrs.fields(TelemetrySettings)
+    ]
+
+
+def test_example_of_an_environment_has_every_variable_with_its_default() -> None:
+    text = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^(?:# ?)?([A-Z_]+)=(.*)$", text, flags=re.MULTILINE))
+    expected = {
+        field.metadata["variable"]: documented_default(field).replace("none", "")
+        for field in attrs.fields(TelemetrySettings)
+        if "variable" in field.metadata
+    }
+    assert documented == {**expected, "DO_NOT_TRACK": ""}
+
+
+def test_example_of_an_environment_is_one_that_is_allowed() -> None:
+    text = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^(?:# ?)?([A-Z_]+)=(.*)$", text, flags=re.MULTILINE))
+    documented["REDVSBLUE_ENABLE_TELEMETRY"] = "true"
+    settings = TelemetrySettings.from_environment(documented)
+    assert settings == TelemetrySettings(enabled=True)
+
+
+def test_table_of_the_ledger_has_every_field() -> None:
+    rows = table_of(DOCS / "delivery.md", "field")
+    assert [plain(row[0]) for row in rows] == [f.name for f in attrs.fields(TelemetryStats)]
+
+
+def test_table_of_states_is_that_of_the_code() -> None:
+    documented = {
+        plain(state): set(re.findall(r"`(\w+)`", followers))
+        for state, followers in table_of(DOCS / "architecture.md", "state")
+    }
+    assert documented == {
+        state.name: {follower.name for follower in followers}
+        for state, followers in states.TRANSITIONS.items()
+    }
+
+
+def test_table_of_modules_has_every_module() -> None:
+    documented = {plain(row[0]) for row in table_of(DOCS / "architecture.md", "module")}
+    assert documented == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+
+
+def test_log_lines_to_watch_are_those_of_the_code() -> None:
+    code = " ".join(path.read_text(encoding="utf-8") for path in PACKAGE.glob("*.py"))
+    for line, *_ in table_of(DOCS / "rollout.md", "line"):
+        for part in re.split(r"'?…'?", plain(line)):
+            assert part in code, line
+
+
+# Commands.
+
+
+def test_make_targets_exist() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    shell = "\n".join(block.text for block in SHELL)
+    inline = "\n".join(code for page in PAGES for code in re.findall(r"`(.+?)`", prose_of(page)))
+    named = set(re.findall(r"^make ([a-z-]+)", f"{shell}\n{inline}", flags=re.MULTILINE))
+    assert {"test", "demo"} <= named <= targets
+
+
+def test_examples_that_are_started_exist() -> None:
+    started = {name for block in SHELL for name in re.findall(r"examples/\w+\.py", block.text)}
+    assert started
+    assert {name for name in started if not (REPOSITORY / name).exists()} == set()
+
+
+def test_picture_is_made_as_its_example_says() -> None:
+    (command,) = (block.text for block in SHELL if "--screenshot" in block.text)
+    example = (REPOSITORY / "examples" / "pygame_window.py").read_text(encoding="utf-8")
+    assert command.splitlines()[-1] in example
