@@ -422,7 +422,7 @@ OPERATIONS: dict[str, Callable[[TelemetryStore[Any]], list[tuple[Any, int]]]] = 
     "push": lambda store: store.push("x") or [],
     "drain": lambda store: store.drain_numbered(3),
     "drain everything": lambda store: store.drain_numbered(99),
-    "peek": lambda store: [] if store.peek(3) else [],
+    "peek": lambda store: store.peek(3) and [],
 }
 
 
