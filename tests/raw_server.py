@@ -25,6 +25,8 @@ def read_request(client: socket.socket) -> bytes:
 
 def shake_hands(client: socket.socket, *headers: bytes) -> bytes:
     request = read_request(client)
+    if not request:
+        raise ConnectionError("gone before it asked")
     key = next(
         line.split(b": ")[1]
         for line in request.split(b"\r\n")

@@ -51,6 +51,7 @@ DOCS = REPOSITORY / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 
 NOT_RUN = re.compile(r"<!-- not run: .+ -->")
+NO_VARIABLE = "\u2013"  # a dash, as the tables have it
 PRINTED = re.compile(r"# -> (.*)$", re.MULTILINE)
 
 
@@ -391,7 +392,7 @@ def documented_default(field: attrs.Attribute[Any]) -> str:
 def test_table_of_settings_is_that_of_the_class(page: Path) -> None:
     rows = [tuple(map(plain, row[:3])) for row in table_of(page, "setting")]
     assert rows == [
-        (field.name, field.metadata.get("variable") or "–", documented_default(field))
+        (field.name, field.metadata.get("variable", NO_VARIABLE), documented_default(field))
         for field in attrs.fields(TelemetrySettings)
     ]
 

@@ -23,7 +23,7 @@ telemetry = start_telemetry(enabled=True, url=sys.argv[1], backoff_base=0.05)
 
 def run(script: str, url: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", START + script, url],
+        [sys.executable, "-W", "ignore:This process", "-c", START + script, url],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from types import FrameType
 from typing import Any
 from unittest.mock import ANY
@@ -304,7 +305,7 @@ def assert_nothing_is_lost(
     assert store.pushed == pushed
     rest = store.drain_numbered(len(store))
     numbers = [number for _, number in (*drained, *rest)]
-    assert all(one < next_one for one, next_one in zip(numbers, numbers[1:], strict=False))
+    assert all(one < following for one, following in pairwise(numbers))
     assert all(1 <= number <= pushed for number in numbers)
 
 

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 
@@ -72,7 +72,7 @@ def test_no_increment_is_lost_or_given_twice_among_threads() -> None:
         thread.join()
 
     assert tally.value == 80_000
-    assert sorted(sum(counts, [])) == list(range(1, 80_001))
+    assert sorted(chain(*counts)) == list(range(1, 80_001))
     assert all(mine == sorted(mine) for mine in counts)
 
 
