@@ -18,6 +18,7 @@ import attrs
 from .connector import TelemetryConnector
 from .errors import InvalidEventError, SettingsError
 from .events import EventCodec, TelemetryEvent, child_session_id, new_session_id
+from .plain import describe
 from .settings import TelemetrySettings
 from .states import ConnectionState
 from .store import TelemetryStore
@@ -332,7 +333,7 @@ class Telemetry:
         """Count an event that can't be sent, say so once in a while, raise if that is wished."""
         self._rejections.increment()
         if not isinstance(error, InvalidEventError):
-            error = InvalidEventError(repr(type)[:80], "event", repr(error))
+            error = InvalidEventError(describe(type), "event", describe(error))
         now = _monotonic()
         if now >= self._warned_at.get(error.event_type, 0.0):
             if len(self._warned_at) >= _WARNED_TYPES:

@@ -194,7 +194,7 @@ class TelemetryConnector:
         self._place.wake()
         if threading.current_thread() is self._thread:
             return False  # a callback that waited for its own thread would wait for ever
-        return request.done.wait(timeout)
+        return request.done.wait(min(timeout, threading.TIMEOUT_MAX))
 
     def set_enabled(self, enabled: bool) -> None:
         """Connect, or stay away."""
@@ -217,7 +217,7 @@ class TelemetryConnector:
             self._stop_at = deadline
         self._place.wake()
         if threading.current_thread() is not self._thread:
-            self._thread.join(timeout)
+            self._thread.join(min(timeout, threading.TIMEOUT_MAX))
         if self._thread.is_alive():
             return self._has_delivered_all
         return self.left_behind == 0

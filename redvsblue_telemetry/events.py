@@ -21,7 +21,7 @@ import attrs
 import msgspec
 
 from .errors import InvalidEventError
-from .plain import find_fault, to_plain
+from .plain import describe, find_fault, to_plain
 
 __all__ = ["EventCodec", "TelemetryEvent"]
 
@@ -84,10 +84,7 @@ class TelemetryEvent:
         if "type" not in known:
             raise InvalidEventError("", "type", "is missing")
         if others:
-            data = known.get("data", _NO_DATA)
-            if not isinstance(data, Mapping):
-                raise _not_a_mapping(known["type"], data)
-            known["data"] = {**others, **data}
+            known["data"] = {**others, **_merged(known["type"], known.get("data", {}), _NO_DATA)}
         return cls(**known)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -179,11 +176,12 @@ class EventCodec:
         """
         if event.__class__ is dict and event.keys() == _PLAIN:
             event = cast("dict[str, Any]", event)  # as most engines emit it
-            return self.encode(event["type"], event["data"])
+            if event["type"].__class__ is str:
+                return self.encode(event["type"], event["data"])
         if not isinstance(event, TelemetryEvent):
             if not isinstance(event, Mapping):
                 raise InvalidEventError("", "event", "is neither a TelemetryEvent nor a mapping")
-            event = TelemetryEvent.from_mapping(event)
+            event = _read(event)
         type = _checked_type(event.type)
         envelope = _checked_envelope(type, event)
         timestamp = _checked_timestamp(type, event.timestamp)
@@ -230,7 +228,11 @@ class EventCodec:
     def _explained(
         self, type: str, data: object, error: Exception, path: str = "data"
     ) -> InvalidEventError:
-        fault = find_fault(data, path, self._encoder.encode)
+        _checked_type(type)  # the encoder meets a fault in it as well
+        try:
+            fault = find_fault(data, path, self._encoder.encode)
+        except Exception as unreadable:
+            fault = path or "data", f"can't be read: {describe(unreadable)}"
         where, reason = fault or (path, str(error))
         return InvalidEventError(type, where.lstrip("."), reason)
 
@@ -252,7 +254,7 @@ def child_session_id(given: str | None) -> str:
 
 def _checked_type(type: object) -> str:
     if not isinstance(type, str):
-        raise InvalidEventError(repr(type)[:80], "type", "is no string")
+        raise InvalidEventError(describe(type), "type", "is no string")
     if not type:
         raise InvalidEventError("", "type", "is empty")
     try:
@@ -264,30 +266,43 @@ def _checked_type(type: object) -> str:
     return str.__str__(type)
 
 
+def _read(mapping: Mapping[str, Any]) -> TelemetryEvent:
+    try:
+        return TelemetryEvent.from_mapping(mapping)
+    except InvalidEventError:
+        raise
+    except Exception as error:
+        raise InvalidEventError("", "event", f"can't be read: {describe(error)}") from error
+
+
 def _merged(type: str, data: object, fields: Data) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise _not_a_mapping(type, data)
     try:
         return {**data, **fields}
     except Exception as error:
-        raise InvalidEventError(type, "data", f"can't be read: {error!r}") from error
+        raise InvalidEventError(type, "data", f"can't be read: {describe(error)}") from error
 
 
 def _not_a_mapping(type: object, data: object) -> InvalidEventError:
-    return InvalidEventError(str(type), "data", f"is a {data.__class__.__name__}, not a mapping")
+    name = type if isinstance(type, str) else describe(type)
+    return InvalidEventError(name, "data", f"is a {data.__class__.__name__}, not a mapping")
 
 
 def _checked_timestamp(type: str, timestamp: object) -> int:
     if timestamp is None:
         return time_ns() // 1_000_000
-    if isinstance(timestamp, datetime.datetime):
-        return int(timestamp.timestamp() * 1000)
-    if isinstance(timestamp, bool) or not hasattr(timestamp, "__int__"):
+    try:
+        if isinstance(timestamp, datetime.datetime):
+            return int(timestamp.timestamp() * 1000)
+        number = float(cast("float", timestamp))
+    except Exception as error:
+        raise InvalidEventError(type, "timestamp", "is no number of milliseconds") from error
+    if isinstance(timestamp, (bool, str, bytes)):
         raise InvalidEventError(type, "timestamp", "is no number of milliseconds")
-    number = float(cast("float", timestamp))
     if not math.isfinite(number):
         raise InvalidEventError(type, "timestamp", f"is {number}")
-    return int(cast("int", timestamp))
+    return timestamp if isinstance(timestamp, int) else int(number)
 
 
 def _checked_envelope(type: str, event: TelemetryEvent) -> dict[str, Any]:

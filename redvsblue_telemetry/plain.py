@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import cast
 
-__all__ = ["find_fault", "to_plain"]
+__all__ = ["describe", "find_fault", "to_plain"]
 
 _MAX_DEPTH = 64
 """How deep :func:`find_fault` looks into nested data before it says that it is too deep."""
@@ -53,6 +53,14 @@ def _is_sequence_like(value: object) -> bool:
     return hasattr(kind, "__len__") and hasattr(kind, "__getitem__") and not hasattr(kind, "keys")
 
 
+def describe(value: object) -> str:
+    """A short ``repr`` for a log, also of what has none."""
+    try:
+        return _printable(repr(value)[:80])
+    except Exception:
+        return f"<{_name(type(value))}>"
+
+
 def find_fault(
     value: object, path: str, encode: Callable[[object], bytes]
 ) -> tuple[str, str] | None:
@@ -84,7 +92,7 @@ def _search(
 def _parts(value: object, path: str) -> Iterable[tuple[str, object]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
-            here = f"{path}.{key}" if isinstance(key, str) else f"{path}[{key!r}]"
+            here = f"{path}.{key}" if isinstance(key, str) else f"{path}[{describe(key)}]"
             yield _printable(here), item
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,18 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 ENABLE = "REDVSBLUE_ENABLE_TELEMETRY"
 DO_NOT_TRACK = "DO_NOT_TRACK"
 _TRUE = ("1", "true", "yes", "on")
+_CREDENTIALS = re.compile(r"//[^/]*@")
 _FALSE = ("0", "false", "no", "off")
 _HANDSHAKE_HEADERS = frozenset({"authorization", "connection", "host", "telemetry-ack", "upgrade"})
 
 
 def _fault(field: str, value: object, allowed: str) -> SettingsError:
-    return SettingsError(f"{field}={value!r} is not allowed: {allowed}", field=field)
+    return SettingsError(f"{field}={_shown(value)} is not allowed: {allowed}", field=field)
+
+
+def _shown(value: object) -> str:
+    """As it may be shown: without the password of a URL."""
+    return _CREDENTIALS.sub("//…@", repr(value))
 
 
 def _must(allowed: str, holds: Callable[[Any], bool], *, secret: bool = False) -> Validator:
@@ -49,7 +56,12 @@ def _must(allowed: str, holds: Callable[[Any], bool], *, secret: bool = False) -
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int past what a float can be
+        return False
 
 
 def _is_header_text(value: object) -> bool:
@@ -286,6 +298,7 @@ class TelemetrySettings:
             if name not in attrs.fields_dict(cls):
                 raise SettingsError(f"there is no setting {name!r}", field=name)
         cls(**overrides)  # a wrong keyword is its author's to see, whatever the environment says
+        _read(cls, {ENABLE: environment.get(ENABLE, "")}, skip={})  # a kill switch must be legible
         if _is_killed(environment):
             return cls(**{**overrides, "enabled": False})
         return cls(**_read(cls, environment, skip=overrides), **overrides)
@@ -307,7 +320,7 @@ def _read(
         text = environment.get(variable, "").strip() if variable else ""
         if not text or field.name in skip:
             continue
-        shown = "…" if not field.repr else repr(text)
+        shown = _shown(text) if field.repr else "…"
         value: Any = text
         # What can't be parsed stays a string, and the validator says what is allowed instead.
         with contextlib.suppress(ValueError):

@@ -8,6 +8,8 @@ import socket
 
 __all__ = ["WaitingPlace"]
 
+_A_DAY = 86400.0  # seconds
+
 
 class WaitingPlace:
     """Waits for a descriptor, a time, or a call of :meth:`wake`, whichever comes first."""
@@ -29,7 +31,8 @@ class WaitingPlace:
         """Wait; only the worker does.
 
         Args:
-            timeout: seconds; None for as long as it takes.
+            timeout: seconds; None for as long as it takes. Either ends after a day at the latest,
+                since selectors can't wait for ever longer.
             fd: a descriptor to wait for besides; -1 for none.
             events: what it has to be ready for, as in :mod:`selectors`.
 
@@ -39,7 +42,8 @@ class WaitingPlace:
         if fd >= 0:
             self._selector.register(fd, events)
         try:
-            ready = [key.fd for key, _ in self._selector.select(timeout)]
+            longest = _A_DAY if timeout is None else min(timeout, _A_DAY)
+            ready = [key.fd for key, _ in self._selector.select(longest)]
         finally:
             if fd >= 0:
                 self._selector.unregister(fd)

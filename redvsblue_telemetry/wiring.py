@@ -142,7 +142,8 @@ def _handler(push: Push) -> Handler:
         except InvalidEventError:
             pass  # counted and logged by `push`, which raises it besides where that is wished for
         except Exception:
-            logger.exception("an engine's event could not be taken")
+            with contextlib.suppress(Exception):  # nor of a log handler that fails
+                logger.exception("an engine's event could not be taken")
 
     return take_event
 
@@ -153,14 +154,17 @@ def _event(args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
     That is: a mapping or TelemetryEvent, among positional arguments or as ``event=``; the event's
     own fields as keywords; or its type and data, one after the other.
     """
-    if "event" in fields:
+    is_all_there_is = fields.keys() == {"event"} and len(args) <= 1
+    if is_all_there_is or isinstance(fields.get("event"), (Mapping, TelemetryEvent)):
         return fields["event"]
     for argument in args:
         if isinstance(argument, (Mapping, TelemetryEvent)) and not isinstance(args[0], str):
             return argument
     if args and isinstance(args[0], str):
-        data = args[1] if len(args) > 1 else {}
-        return {"type": args[0], "data": {**data, **fields} if fields else data}
+        data = args[1] if len(args) > 1 else None
+        if fields and (data is None or isinstance(data, Mapping)):
+            data = {**(data or {}), **fields}
+        return {"type": args[0], "data": data}
     if "type" in fields:
         return fields
     return args[0] if args else fields

@@ -3,7 +3,7 @@
 Each ``python`` block of ``README.md`` and ``docs/`` is a test of its own:
 
 * It runs with telemetry turned on by the environment, and with a :class:`RecordingServer` at the
-  URL there. Everything that it has emitted must be confirmed when it is stopped afterwards.
+  URL there. Everything that it has emitted must be confirmed when it is stopped afterward.
 * It may use two names without defining them, as they are the reader's game: ``engine``, a
   :class:`FakeEngine`, and ``draw``, which does nothing.
 * What it prints must be what its comments ``# -> …`` say, if there are any, line by line.
@@ -383,7 +383,7 @@ def test_index_lists_every_page() -> None:
 def documented_default(field: attrs.Attribute[Any]) -> str:
     """How the tables write a default."""
     default = field.default
-    if default is None or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+    if default is None or isinstance(default, attrs.Factory):
         return "none"
     return str(default).lower() if isinstance(default, bool) else str(default)
 

@@ -1,201 +1,312 @@
-"""Settings: precedence, the kill switches, validation, and what they keep to themselves."""
+"""More of the settings: secrets, switches, times of any length."""
 
 from __future__ import annotations
 
 import logging
+import pickle
 import re
-import ssl
+import socket
+import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from redvsblue_telemetry import SettingsError, TelemetrySettings, start_telemetry
+import redvsblue_telemetry
+from redvsblue_telemetry import (
+    ConnectionState,
+    SettingsError,
+    TelemetrySettings,
+    get_telemetry,
+    start_telemetry,
+)
+from redvsblue_telemetry.testing import RecordingServer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(redvsblue_telemetry.__file__).parents[1]
+FIELDS = {field.name: field for field in attrs.fields(TelemetrySettings)}
 VARIABLES = {
-    field.name: field.metadata["variable"]
-    for field in attrs.fields(TelemetrySettings)
+    name: field.metadata["variable"]
+    for name, field in FIELDS.items()
     if "variable" in field.metadata
 }
+EXAMPLE = (ROOT / ".env.example").read_text()
+DOCUMENTED = dict(re.findall(r"(?m)^#? ?([A-Z_]+)=(.*)$", EXAMPLE))
+SWITCH = "REDVSBLUE_ENABLE_TELEMETRY"
 
 
-def test_defaults() -> None:
-    settings = TelemetrySettings.from_environment({})
-    assert attrs.asdict(settings) == {
-        "enabled": False,
-        "url": "ws://localhost:3000/telemetry",
-        "token": None,
-        "batch_size": 50,
-        "drain_interval": 1.0,
-        "capacity": 5000,
-        "backoff_base": 1.0,
-        "backoff_max": 30.0,
-        "connect_timeout": 10,
-        "confirm_timeout": 10,
-        "keepalive_interval": 20,
-        "confirm": "auto",
-        "wire_format": "json",
-        "max_event_bytes": 16384,
-        "max_batch_bytes": 262144,
-        "strict": False,
-        "version": None,
-        "session_id": None,
-        "headers": {},
-        "ssl_context": None,
-        "before_send": None,
-        "on_state_change": None,
-    }
+def test_the_variables_have_the_names_of_their_fields() -> None:
+    short = {"enabled": SWITCH, "url": "REDVSBLUE_TELEMETRY_WS_URL"}
+    without = {"session_id", "headers", "ssl_context", "before_send", "on_state_change"}
+    assert {
+        name: short.get(name, f"REDVSBLUE_TELEMETRY_{name.upper()}")
+        for name in FIELDS
+        if name not in without
+    } == VARIABLES
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "value"),
-    [
-        ("enabled", "true", True),
-        ("url", "wss://example.com/t", "wss://example.com/t"),
-        ("token", "secret", "secret"),
-        ("batch_size", "7", 7),
-        ("drain_interval", "0.5", 0.5),
-        ("capacity", "10", 10),
-        ("backoff_base", "0.1", 0.1),
-        ("backoff_max", "3", 3.0),
-        ("connect_timeout", "1", 1.0),
-        ("confirm_timeout", "2", 2.0),
-        ("keepalive_interval", "3", 3.0),
-        ("confirm", "none", "none"),
-        ("wire_format", "ndjson", "ndjson"),
-        ("max_event_bytes", "1000", 1000),
-        ("max_batch_bytes", "2000", 2000),
-        ("strict", "on", True),
-        ("version", "1.2", "1.2"),
-    ],
-)
-def test_the_environment_sets_each_field(name: str, text: str, value: object) -> None:
-    settings = TelemetrySettings.from_environment({VARIABLES[name]: f" {text} "})
-    assert getattr(settings, name) == value
+def test_the_example_documents_exactly_the_variables_that_there_are() -> None:
+    assert set(DOCUMENTED) == {*VARIABLES.values(), "DO_NOT_TRACK"}
 
 
-def test_each_variable_is_tested_above_and_documented() -> None:
-    documented = set(re.findall(r"(?m)^#? ?([A-Z_]+)=", (ROOT / ".env.example").read_text()))
-    assert set(VARIABLES.values()) | {"DO_NOT_TRACK"} <= documented
+def test_the_example_shows_the_defaults() -> None:
+    shown = {name: text for name, text in DOCUMENTED.items() if text}
+    assert TelemetrySettings.from_environment(shown) == TelemetrySettings()
+    defaults = TelemetrySettings()
+    for name, variable in VARIABLES.items():
+        assert bool(DOCUMENTED[variable]) == (getattr(defaults, name) is not None), variable
 
 
-def test_a_keyword_wins_over_the_environment() -> None:
-    environment = {"REDVSBLUE_TELEMETRY_BATCH_SIZE": "nonsense"}
-    assert TelemetrySettings.from_environment(environment, batch_size=9).batch_size == 9
+@pytest.mark.parametrize("word", ["1", "true", "yes", "on", "TRUE", " On "])
+def test_a_switch_is_on_by_any_of_these(word: str) -> None:
+    settings = TelemetrySettings.from_environment({SWITCH: word, VARIABLES["strict"]: word})
+    assert settings.enabled
+    assert settings.strict
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"REDVSBLUE_ENABLE_TELEMETRY": "false"},
-        {"REDVSBLUE_ENABLE_TELEMETRY": "OFF"},
-        {"REDVSBLUE_ENABLE_TELEMETRY": "0"},
-        {"DO_NOT_TRACK": "1"},
-        {"DO_NOT_TRACK": "true", "REDVSBLUE_ENABLE_TELEMETRY": "true"},
-    ],
-)
-def test_the_kill_switch_wins_over_everything(environment: dict[str, str]) -> None:
-    assert not TelemetrySettings.from_environment(environment, enabled=True).enabled
+def test_a_keyword_wins_over_the_environment_and_that_over_the_default() -> None:
+    environment = {VARIABLES["capacity"]: "7", VARIABLES["version"]: "from outside"}
+    settings = TelemetrySettings.from_environment(environment, version="from code")
+    assert (settings.capacity, settings.version, settings.batch_size) == (7, "from code", 50)
 
 
-@pytest.mark.parametrize("word", ["", "0", "false"])
-def test_do_not_track_that_says_no_kills_nothing(word: str) -> None:
-    assert TelemetrySettings.from_environment({"DO_NOT_TRACK": word}, enabled=True).enabled
+def test_a_keyword_of_false_wins_over_the_environment() -> None:
+    assert not TelemetrySettings.from_environment({SWITCH: "true"}, enabled=False).enabled
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("enabled", 1),
-        ("url", "http://example.com"),
-        ("url", "ws://user:password@example.com"),
-        ("url", "ws://"),
-        ("url", "ws://host:99999"),
-        ("url", "ws://a b"),
-        ("url", 5),
-        ("batch_size", 0),
-        ("batch_size", "50"),
-        ("batch_size", True),
-        ("batch_size", 1.5),
-        ("capacity", -1),
-        ("drain_interval", 0),
-        ("drain_interval", float("nan")),
-        ("backoff_max", float("inf")),
-        ("confirm", "maybe"),
-        ("wire_format", "xml"),
-        ("max_event_bytes", 10),
-        ("strict", "yes"),
-        ("version", ""),
-        ("session_id", "\ud800"),
-        ("ssl_context", "no context"),
-        ("before_send", "not callable"),
-        ("on_state_change", 3),
-    ],
-)
-def test_a_wrong_keyword_names_field_and_value(name: str, value: Any) -> None:
-    with pytest.raises(SettingsError) as caught:
-        TelemetrySettings(**{name: value})
-    assert caught.value.field == name
-    assert name in str(caught.value)
-    assert repr(value) in str(caught.value)
-    assert "allowed: " in str(caught.value)
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_variable_is_no_variable(text: str) -> None:
+    environment = dict.fromkeys(VARIABLES.values(), text)
+    assert TelemetrySettings.from_environment(environment) == TelemetrySettings()
 
 
-def test_an_unknown_keyword_is_refused() -> None:
-    with pytest.raises(SettingsError, match="batchsize"):
-        start_telemetry(batchsize=3)
+@pytest.mark.parametrize("word", ["false", "0", "no", "off", "False", " OFF "])
+def test_the_operators_off_wins_in_the_process_too(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWITCH, word)
+    threads = set(threading.enumerate())
+    telemetry = start_telemetry(enabled=True)
+    telemetry.emit("hit")
+    assert not telemetry.enabled
+    assert telemetry.stats().emitted == 0
+    assert set(threading.enumerate()) == threads
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Authorization": "x"},
-        {"Sec-WebSocket-Key": "x"},
-        {"a b": "x"},
-        {"X": "line\r\nbreak"},
-        {"X": 5},
-        "X: y",
-    ],
-)
-def test_headers_that_could_break_the_handshake_are_refused(headers: Any) -> None:
+@pytest.mark.parametrize("word", ["1", "true", "yes", "please", " 1 "])
+def test_do_not_track_wins_in_the_process_too(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DO_NOT_TRACK", word)
+    monkeypatch.setenv(SWITCH, "true")
+    assert not start_telemetry(enabled=True).enabled
+
+
+def test_a_wrong_keyword_is_told_also_where_the_switch_is_off() -> None:
     with pytest.raises(SettingsError):
-        TelemetrySettings(headers=headers)
+        TelemetrySettings.from_environment({SWITCH: "false"}, batch_size=0)
 
 
-@pytest.mark.parametrize("token", ["hush\r\nX: y", "hush\N{SNOWMAN}", ""])
-def test_a_bad_token_is_refused_and_not_shown(token: str) -> None:
+WRONG_TEXTS = [
+    ("enabled", "maybe"),
+    ("url", "http://example.com"),
+    ("batch_size", "0"),
+    ("batch_size", "many"),
+    ("batch_size", "1.5"),
+    ("capacity", "-1"),
+    ("drain_interval", "0"),
+    ("drain_interval", "nan"),
+    ("backoff_base", "inf"),
+    ("backoff_max", "soon"),
+    ("connect_timeout", "-1"),
+    ("confirm_timeout", """ '5' """),
+    ("keepalive_interval", "1e999"),
+    ("confirm", "perhaps"),
+    ("wire_format", "xml"),
+    ("max_event_bytes", "255"),
+    ("max_batch_bytes", "511"),
+    ("strict", "2"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), WRONG_TEXTS)
+def test_a_wrong_variable_is_named_with_its_value_and_what_is_allowed(name: str, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        TelemetrySettings(token=token)
+        TelemetrySettings.from_environment({VARIABLES[name]: text})
+    error = caught.value
+    assert (error.field, error.variable) == (name, VARIABLES[name])
+    assert f"{VARIABLES[name]}={text.strip()!r} is not allowed: " in str(error)
+    assert len(str(error).partition(" is not allowed: ")[2]) > 5
+
+
+def test_a_wrong_keyword_has_no_variable() -> None:
+    with pytest.raises(SettingsError) as caught:
+        TelemetrySettings.from_environment({}, capacity=0)
+    assert (caught.value.field, caught.value.variable) == ("capacity", None)
+
+
+def test_an_unknown_keyword_is_named() -> None:
+    with pytest.raises(SettingsError, match="'colour'") as caught:
+        TelemetrySettings.from_environment({}, colour="red")
+    assert caught.value.field == "colour"
+
+
+@pytest.mark.parametrize(
+    "field", [name for name, field in FIELDS.items() if isinstance(field.default, float)]
+)
+@pytest.mark.parametrize(
+    "value", [0, -1, float("nan"), float("inf"), True, "1", None, 10**400], ids=lambda v: str(v)[:9]
+)
+def test_a_time_is_a_number_above_zero(field: str, value: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TelemetrySettings(**{field: value})
+    assert caught.value.field == field
+
+
+def test_wrong_keywords_start_nothing() -> None:
+    before = get_telemetry()
+    with pytest.raises(SettingsError):
+        start_telemetry(enabled=True, capacity=0)
+    assert get_telemetry() is before
+
+
+@pytest.mark.parametrize(("name", "text"), WRONG_TEXTS)
+def test_a_wrong_environment_is_one_error_in_the_log_and_telemetry_is_off(
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(SWITCH, "true")
+    monkeypatch.setenv(VARIABLES[name], text)
+    threads = set(threading.enumerate())
+    telemetry = start_telemetry()
+    telemetry.emit("hit")
+    assert telemetry.flush()
+    assert (telemetry.enabled, telemetry.is_running) == (False, False)
+    assert set(threading.enumerate()) == threads
+    (record,) = caplog.records
+    assert (record.levelno, record.name) == (logging.ERROR, "redvsblue_telemetry")
+    assert VARIABLES[name] in record.getMessage()
+
+
+def test_a_switch_that_cannot_be_read_is_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator who wrote "disabled" meant no: code that says yes must not win by a typo."""
+    monkeypatch.setenv(SWITCH, "disabled")
+    assert not start_telemetry(enabled=True, url="ws://127.0.0.1:9").enabled
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert SWITCH in caplog.text
+
+
+# Secrets.
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"token": "hush\n"},
+        {"token": b"hush"},
+        {"token": ["hush"]},
+        {"headers": {"X-Key": "hush\n"}},
+        {"headers": {"hush": 5}},
+        {"headers": ["hush"]},
+        {"headers": {"Authorization": "Bearer hush"}},
+    ],
+    ids=repr,
+)
+def test_a_secret_that_is_refused_is_shown_nowhere(secrets: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TelemetrySettings(**secrets)
+    assert "hush" not in str(caught.value)
+    assert "hush" not in repr(caught.value)
+    chain = "".join(traceback.format_exception_only(caught.value))
+    assert "hush" not in chain
+    assert caught.value.__cause__ is None
+
+
+def test_a_token_of_the_environment_that_is_refused_is_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(SWITCH, "true")
+    monkeypatch.setenv(VARIABLES["token"], "hush\N{SNOWMAN}")
+    assert not start_telemetry().enabled
+    assert VARIABLES["token"] in caplog.text
+    assert "hush" not in caplog.text
+
+
+@pytest.mark.parametrize("url", ["ws://player:hush@host/", "ws://hush@host/", "ws://:hush@host/"])
+def test_credentials_in_a_url_are_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TelemetrySettings(url=url)
+    assert "hush" not in str(caught.value)
+    with pytest.raises(SettingsError) as caught:
+        TelemetrySettings.from_environment({VARIABLES["url"]: url})
     assert "hush" not in str(caught.value)
 
 
-def test_secrets_are_in_no_repr() -> None:
-    settings = TelemetrySettings(
-        token="hush", headers={"X-Key": "hush"}, ssl_context=ssl.create_default_context()
-    )
-    assert "hush" not in repr(settings)
-    assert settings.headers == {"X-Key": "hush"}
+def test_secrets_are_in_no_repr_of_what_holds_them() -> None:
+    settings = TelemetrySettings(token="hush", headers={"X-Key": "hush"})
+    telemetry = redvsblue_telemetry.Telemetry(settings)
+    for text in (repr(settings), str(settings), repr(telemetry), repr(telemetry.stats())):
+        assert "hush" not in text
+
+
+# The object.
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = TelemetrySettings()
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        settings.capacity = 3  # type: ignore[misc]
+
+
+def test_headers_are_a_copy() -> None:
+    headers = {"X-Game": "red"}
+    settings = TelemetrySettings(headers=headers)
+    headers["X-Game"] = "changed"
+    assert settings.headers == {"X-Game": "red"}
+
+
+def test_settings_are_copied_by_pickle() -> None:
+    settings = TelemetrySettings(capacity=7, token="secret")
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+# What is allowed has to work.
 
 
 @pytest.mark.parametrize(
-    ("variable", "text"),
+    "times",
     [
-        ("REDVSBLUE_TELEMETRY_BATCH_SIZE", "many"),
-        ("REDVSBLUE_TELEMETRY_DRAIN_INTERVAL", "-1"),
-        ("REDVSBLUE_ENABLE_TELEMETRY", "maybe"),
+        {"connect_timeout": 1e9},
+        {"drain_interval": 1e9, "keepalive_interval": 1e9, "confirm_timeout": 1e9},
     ],
+    ids=["connecting", "connected"],
 )
-def test_a_wrong_environment_is_logged_once_and_telemetry_is_off(
-    variable: str, text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("REDVSBLUE_ENABLE_TELEMETRY", "true")
-    monkeypatch.setenv(variable, text)
-    telemetry = start_telemetry()
-    telemetry.emit("nothing")
-    assert not telemetry.enabled
-    (record,) = caplog.records
-    assert record.levelno == logging.ERROR
-    assert variable in record.getMessage()
-    assert text in record.getMessage()
+def test_a_time_may_be_as_long_as_for_ever(times: dict[str, float]) -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(enabled=True, url=server.url, **times)
+        telemetry.emit("hit")
+        assert telemetry.flush(3)
+        assert [event["type"] for event in server.events] == ["hit"]
+
+
+def test_a_backoff_may_be_as_long_as_for_ever() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    waits = threading.Event()
+
+    def look(state: ConnectionState) -> None:
+        if state is ConnectionState.BACKING_OFF:
+            waits.set()
+
+    telemetry = start_telemetry(
+        enabled=True,
+        url=f"ws://127.0.0.1:{port}/telemetry",
+        backoff_base=1e12,
+        backoff_max=1e12,
+        on_state_change=look,
+    )
+    assert waits.wait(5)
+    with RecordingServer(port=port) as server:
+        telemetry.emit("hit")
+        assert telemetry.stop(3)
+        assert [event["type"] for event in server.events] == ["hit"]

@@ -1,63 +1,306 @@
-"""What game authors are given for their own tests."""
+"""More of the test helpers: nesting, closing, TLS, threads."""
 
 from __future__ import annotations
 
-import pytest
+import contextlib
+import json
+import socket
+import ssl
+import threading
+from typing import Any
 
-from redvsblue_telemetry import InvalidEventError, emit, get_telemetry, start_telemetry
+import pytest
+import trustme
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from redvsblue_telemetry import (
+    ConnectionState,
+    TelemetryEvent,
+    emit,
+    get_telemetry,
+    start_telemetry,
+    stop_telemetry,
+)
 from redvsblue_telemetry.testing import RecordingServer, record_events
 
 
-def test_events_are_recorded_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DO_NOT_TRACK", "1")
-    before = get_telemetry()
+def client(server: RecordingServer, **options: Any) -> Any:
+    return connect(server.url, compression=None, **options)
+
+
+# record_events
+
+
+def test_all_ways_to_telemetry_lead_to_the_recording() -> None:
     with record_events() as events:
-        emit("a", x=1)
-        telemetry = start_telemetry(enabled=True)
-        telemetry.emit("b", {"y": 2})
-        telemetry.emit("bad", {"z": object()})
-        assert telemetry.stop()
-        emit("a", x=3)
-        assert events.types() == ["a", "b", "a"]
-        assert [event.data["x"] for event in events.of_type("a")] == [1, 3]
-        assert [event.seq for event in events[1:]] == [2, 3]
-        assert len(events) == 3
-        assert "a {'x': 1}" in repr(events)
-        assert events.stats().rejected == 1
-        with record_events() as inner:
-            emit("inner")
-            assert inner.types() == ["inner"]
-        assert len(events) == 3
+        emit("one")
+        get_telemetry().emit("two")
+        start_telemetry().emit("three")
+        start_telemetry(enabled=True, url="ws://example.com").push({"type": "four"})
+        assert events.types() == ["one", "two", "three", "four"]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"DO_NOT_TRACK": "1"},
+        {"REDVSBLUE_ENABLE_TELEMETRY": "false"},
+        {"REDVSBLUE_TELEMETRY_BATCH_SIZE": "nonsense"},
+        {"REDVSBLUE_TELEMETRY_MAX_EVENT_BYTES": "256"},
+    ],
+)
+def test_the_environment_does_not_matter(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    with record_events() as events:
+        start_telemetry().emit("hit", {"pad": "x" * 500})
+        assert events.types() == ["hit"]
+
+
+def test_what_was_before_is_back_also_after_an_error() -> None:
+    before = get_telemetry()
+    with pytest.raises(ZeroDivisionError), record_events():
+        _ = 1 / 0
     assert get_telemetry() is before
 
 
-def test_strict_recording_raises() -> None:
-    with record_events(strict=True), pytest.raises(InvalidEventError):
-        emit("bad", {"z": object()})
+def test_of_nested_recordings_the_inner_one_records() -> None:
+    with record_events() as outer:
+        emit("one")
+        with record_events() as inner:
+            emit("two")
+        emit("three")
+    assert (outer.types(), inner.types()) == (["one", "three"], ["two"])
 
 
-@pytest.mark.parametrize("acks", [True, False])
-@pytest.mark.parametrize("wire_format", ["json", "ndjson"])
-def test_the_server_records_what_it_is_sent(acks: bool, wire_format: str) -> None:
-    with RecordingServer(acks=acks) as server:
-        telemetry = start_telemetry(enabled=True, url=server.url, wire_format=wire_format)
-        assert server.wait_for_connection()
-        assert server.connections == 1
-        telemetry.emit("a", x=1)
-        telemetry.emit("b")
+def test_a_recording_can_be_read_when_it_is_over() -> None:
+    with record_events() as events:
+        emit("hit")
+    emit("miss")
+    assert events.types() == ["hit"]
+
+
+def test_a_recording_starts_no_thread() -> None:
+    threads = set(threading.enumerate())
+    with record_events():
+        start_telemetry().emit("hit")
+        assert get_telemetry().flush()
+        assert set(threading.enumerate()) == threads
+
+
+def test_a_recording_is_a_sequence_of_events() -> None:
+    with record_events(session_id="match-1", version="1") as events:
+        assert not events
+        emit("hit", by="red")
+        emit("miss")
+        emit("hit", by="blue")
+    assert len(events) == 3
+    assert isinstance(events[0], TelemetryEvent)
+    assert (events[0].session_id, events[0].version) == ("match-1", "1")
+    assert [event.seq for event in events] == [1, 2, 3]
+    assert events[-1].data == {"by": "blue"}
+    assert [event.type for event in events[:2]] == ["hit", "miss"]
+    assert [event.data["by"] for event in events.of_type("hit")] == ["red", "blue"]
+    assert events.of_type("nothing") == []
+    assert events[1] in events
+    with pytest.raises(IndexError):
+        events[3]
+
+
+def test_its_repr_shows_what_was_recorded() -> None:
+    with record_events() as events:
+        emit("hit", by="red")
+    assert repr(events) == "<1 recorded events>\n  hit {'by': 'red'}"
+
+
+def test_what_could_not_be_recorded_is_counted() -> None:
+    with record_events() as events:
+        emit("hit", at=object())
+        emit("")  # type: ignore[arg-type]
+    assert (len(events), events.stats().rejected, events.stats().emitted) == (0, 2, 0)
+
+
+def test_a_game_that_stops_telemetry_goes_on_being_recorded() -> None:
+    with record_events() as events:
+        emit("one")
+        assert stop_telemetry()
+        start_telemetry()
+        emit("two")
+        assert events.types() == ["one", "two"]
+
+
+def test_a_recording_that_is_off_records_nothing() -> None:
+    with record_events(enabled=False) as events:
+        emit("hit")
+        get_telemetry().enabled = True
+        emit("hit")
+        assert len(events) == 0
+
+
+def test_a_telemetry_that_runs_is_left_alone() -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(enabled=True, url=server.url)
+        with record_events() as events:
+            emit("recorded")
+        emit("sent")
         assert telemetry.flush(5)
+        assert [event["type"] for event in server.events] == ["sent"]
+        assert events.types() == ["recorded"]
+
+
+# RecordingServer
+
+
+def test_it_has_the_messages_and_the_events_in_them() -> None:
+    with RecordingServer() as server, client(server) as connection:
+        connection.send('[{"type":"a"},{"type":"b"}]')
+        connection.send('{"type":"c"}\n{"type":"d"}\n')
+        assert server.wait_for(4)
+        assert [event["type"] for event in server.events] == ["a", "b", "c", "d"]
+        assert server.messages == ['[{"type":"a"},{"type":"b"}]', '{"type":"c"}\n{"type":"d"}\n']
+
+
+def test_what_it_returns_is_a_copy() -> None:
+    with RecordingServer() as server, client(server) as connection:
+        connection.send('[{"type":"a"}]')
+        assert server.wait_for(1)
+        for kept in (server.messages, server.events, server.requests):
+            assert len(kept) == 1
+            kept.clear()
+        assert [len(server.messages), len(server.events), len(server.requests)] == [1, 1, 1]
+
+
+def test_wait_for_waits_until_events_have_come() -> None:
+    with RecordingServer() as server, client(server) as connection:
+        assert not server.wait_for(1, timeout=0)
+        assert server.wait_for(0, timeout=0)
+        timer = threading.Timer(0.05, connection.send, ['[{"type":"a"}]'])
+        timer.start()
+        assert server.wait_for(1)
+        timer.join()
+
+
+def test_wait_for_connection_waits_until_there_is_one() -> None:
+    with RecordingServer() as server:
+        assert not server.wait_for_connection(timeout=0)
+        with client(server):
+            assert server.wait_for_connection()
+            assert server.connections == 1
+
+
+@pytest.mark.parametrize("code", [1001, 1008, 1013])
+def test_disconnect_closes_with_the_code_and_stays_open_for_more(code: int) -> None:
+    with RecordingServer() as server:
+        with client(server) as connection:
+            assert server.wait_for_connection()
+            server.disconnect(code)
+            with pytest.raises(ConnectionClosed) as caught:
+                connection.recv(timeout=5)
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == code
+        with client(server) as connection:
+            connection.send('[{"type":"again"}]')
+            assert server.wait_for(1)
+
+
+def test_a_client_that_is_disconnected_comes_back() -> None:
+    states: list[ConnectionState] = []
+    with RecordingServer() as server:
+        telemetry = start_telemetry(
+            enabled=True, url=server.url, backoff_base=0.01, on_state_change=states.append
+        )
+        telemetry.emit("one")
+        assert telemetry.flush(5)
+        server.disconnect()
+        telemetry.emit("two")
+        assert telemetry.flush(5)
+        assert [event["type"] for event in server.events] == ["one", "two"]
+        assert states.count(ConnectionState.CONNECTED) == 2
+
+
+@pytest.mark.parametrize(
+    ("acks", "offer", "expected"),
+    [(True, True, True), (True, False, False), (False, True, False)],
+)
+def test_acks_are_sent_where_both_want_them(acks: bool, offer: bool, expected: bool) -> None:
+    headers = {"Telemetry-Ack": "cumulative"} if offer else {}
+    with (
+        RecordingServer(acks=acks) as server,
+        client(server, additional_headers=headers) as connection,
+    ):
+        answer = connection.response.headers.get("Telemetry-Ack")
+        assert answer == ("cumulative" if expected else None)
+        for number in (1, 2):
+            connection.send('[{"type":"a"}]')
+            if expected:
+                assert json.loads(connection.recv(timeout=5)) == {"ack": number}
         assert server.wait_for(2)
-        assert [event["type"] for event in server.events] == ["a", "b"]
-        assert len(server.messages) == 1
-        assert server.requests[0].path == "/telemetry"
+        if not expected:
+            with pytest.raises(TimeoutError):
+                connection.recv(timeout=0.05)
 
 
-def test_the_server_refuses_a_wrong_token() -> None:
+@pytest.mark.parametrize("header", [None, "Bearer wrong", "right", "bearer right "])
+def test_a_handshake_without_the_token_is_refused(header: str | None) -> None:
+    headers = {"Authorization": header} if header else {}
     with RecordingServer(token="right") as server:
-        telemetry = start_telemetry(enabled=True, url=server.url, token="wrong")
-        assert not server.wait_for_connection(0.3)
-        assert telemetry.stats().last_error is not None
-        assert "401" in str(telemetry.stats().last_error)
-        telemetry.stop(0.1)
-        start_telemetry(enabled=True, url=server.url, token="right")
-        assert server.wait_for_connection()
+        with (
+            pytest.raises(InvalidStatus) as caught,
+            client(server, additional_headers=headers),
+        ):
+            pass
+        assert caught.value.response.status_code == 401
+        assert len(server.requests) == 1
+        assert not server.wait_for_connection(timeout=0)
+        with client(server, additional_headers={"Authorization": "Bearer right"}):
+            assert server.wait_for_connection()
+
+
+def test_its_url_says_where_it_listens() -> None:
+    with RecordingServer() as server:
+        assert server.url == f"ws://127.0.0.1:{server.port}/telemetry"
+        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+
+
+def test_it_comes_back_on_the_same_port() -> None:
+    with RecordingServer() as server, client(server):
+        port = server.port
+    with RecordingServer(port=port) as server, client(server) as connection:
+        assert server.port == port
+        connection.send('[{"type":"a"}]')
+        assert server.wait_for(1)
+
+
+def test_it_speaks_tls() -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with RecordingServer(ssl_context=context) as server:
+        assert server.url == f"wss://127.0.0.1:{server.port}/telemetry"
+        telemetry = start_telemetry(enabled=True, url=server.url, ssl_context=trusting)
+        telemetry.emit("hit")
+        assert telemetry.flush(5)
+        assert [event["type"] for event in server.events] == ["hit"]
+        assert telemetry.stop()
+
+
+@pytest.mark.parametrize("leave", ["politely", "without a word", "not at all"])
+def test_a_stop_leaves_no_thread_behind(leave: str) -> None:
+    before = set(threading.enumerate())
+    with contextlib.ExitStack() as clients, RecordingServer() as server:
+        connection = clients.enter_context(client(server))
+        connection.send('[{"type":"a"}]')
+        assert server.wait_for(1)
+        if leave == "politely":
+            connection.close()
+        elif leave == "without a word":
+            connection.socket.shutdown(socket.SHUT_RDWR)
+    left = set(threading.enumerate()) - before
+    for thread in left:
+        thread.join(2)
+    assert not [thread for thread in left if thread.is_alive()]

@@ -1,12 +1,14 @@
-"""``attach`` in the four dialects, each with the real library."""
+"""More of ``attach``: shapes, other handlers, loss without a trace."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import attrs
 import blinker
 import pyee
 import pytest
@@ -15,8 +17,10 @@ from pyglet.event import EventDispatcher
 from redvsblue_telemetry import TelemetryError, TelemetryEvent, start_telemetry
 from redvsblue_telemetry.testing import RecordedEvents, record_events
 
+HIT = {"type": "hit", "data": {"by": "red-1"}}
 
-class Emitter:
+
+class Engine:
     """A game's own: on/off."""
 
     def __init__(self) -> None:
@@ -28,175 +32,310 @@ class Emitter:
     def off(self, event: str, handler: Callable[..., object]) -> None:
         self.handlers.remove((event, handler))
 
-    def emit(self, event: str, *args: object, **fields: object) -> None:
+    def emit(self, event: str, /, *args: object, **fields: object) -> None:
         for name, handler in list(self.handlers):
             if name == event:
                 handler(*args, **fields)
 
 
-class Window(EventDispatcher):
-    """Such as pyglet's."""
+class Dispatcher(EventDispatcher):
+    """A pyglet window has more to it, but its events are these."""
 
 
-Window.register_event_type("telemetry")
-
-HIT = {"type": "hit", "data": {"by": "red-1"}}
-
-
-def plain() -> tuple[Any, Callable[[Any], object]]:
-    engine = Emitter()
-    return engine, lambda event: engine.emit("telemetry", event)
+Dispatcher.register_event_type("telemetry")
+Dispatcher.register_event_type("stats")
 
 
-def with_pyee() -> tuple[Any, Callable[[Any], object]]:
-    engine = pyee.EventEmitter()
-    return engine, lambda event: engine.emit("telemetry", event)
+class ArcadeLikeWindow(Dispatcher):
+    """With methods of its own that happen to be called on and off."""
+
+    is_lit = False
+
+    def on(self) -> None:
+        self.is_lit = True
+
+    def off(self) -> None:
+        self.is_lit = False
 
 
-def with_blinker() -> tuple[Any, Callable[[Any], object]]:
-    signal = blinker.Signal()
-    return signal, lambda event: signal.send(object(), event=event)
+@attrs.frozen
+class Dialect:
+    make: Callable[[], Any]
+    emit: Callable[[Any, Any], object]
+    subscribe: Callable[[Any, Callable[..., object]], object]
+    handlers: Callable[[Any], int]
 
 
-def with_pyglet() -> tuple[Any, Callable[[Any], object]]:
-    window = Window()
-    return window, lambda event: window.dispatch_event("telemetry", event)
+def dispatch(engine: Any, event: object) -> object:
+    return engine.dispatch_event("telemetry", event)
 
 
-DIALECTS = [plain, with_pyee, with_blinker, with_pyglet]
-Make = Callable[[], tuple[Any, Callable[[Any], object]]]
+def stacked(engine: Any) -> int:
+    return sum(len(frame) for frame in engine._event_stack)
 
 
-@pytest.mark.parametrize("make", DIALECTS)
-def test_events_are_taken_until_it_is_detached(make: Make) -> None:
+DIALECTS = {
+    "on/off": Dialect(
+        Engine,
+        lambda engine, event: engine.emit("telemetry", event),
+        lambda engine, handler: engine.on("telemetry", handler),
+        lambda engine: len(engine.handlers),
+    ),
+    "pyee": Dialect(
+        pyee.EventEmitter,
+        lambda engine, event: engine.emit("telemetry", event),
+        lambda engine, handler: engine.on("telemetry", handler),
+        lambda engine: len(engine.listeners("telemetry")),
+    ),
+    "blinker": Dialect(
+        blinker.Signal,
+        lambda signal, event: signal.send("the game", event=event),
+        lambda signal, handler: signal.connect(handler, weak=False),
+        lambda signal: len(signal.receivers),
+    ),
+    "pyglet": Dialect(
+        Dispatcher,
+        dispatch,
+        lambda engine, handler: engine.push_handlers(telemetry=handler),
+        stacked,
+    ),
+    "arcade": Dialect(
+        ArcadeLikeWindow,
+        dispatch,
+        lambda engine, handler: engine.push_handlers(telemetry=handler),
+        stacked,
+    ),
+}
+
+
+@pytest.fixture(params=DIALECTS)
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    return DIALECTS[request.param]
+
+
+@pytest.fixture
+def events() -> Iterator[RecordedEvents]:
     with record_events() as events:
-        engine, emit = make()
-        with start_telemetry().attach(engine) as binding:
-            assert binding.is_attached
-            gc.collect()
-            emit(HIT)
-            emit(TelemetryEvent("miss"))
-        assert not binding.is_attached
-        emit(HIT)
-        binding.detach()
-        assert events.types() == ["hit", "miss"]
-        assert events[0].data == HIT["data"]
-
-
-@pytest.mark.parametrize("make", DIALECTS)
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("broken", [None, 5, "", {"type": 3}, {"type": "t", "data": {"a": open}}])
-def test_a_broken_event_never_raises_into_the_engine(make: Make, strict: bool, broken: Any) -> None:
-    with record_events(strict=strict) as events:
-        engine, emit = make()
-        start_telemetry().attach(engine)
-        emit(broken)
-        assert (len(events), events.stats().rejected) == (0, 1)
-
-
-@pytest.mark.parametrize("make", DIALECTS)
-def test_the_engine_is_not_kept_alive(make: Make) -> None:
-    with record_events():
-        engine, emit = make()
-        binding = start_telemetry().attach(engine)
-        gone = weakref.ref(engine)
-        del engine, emit
-        gc.collect()
-        assert gone() is None
-        binding.detach()
-
-
-def test_detaching_what_the_engine_has_let_go_already() -> None:
-    with record_events():
-        engine = Emitter()
-        binding = start_telemetry().attach(engine)
-        engine.handlers.clear()
-        binding.detach()
-        assert not binding.is_attached
+        yield events
 
 
 def shapes(events: RecordedEvents) -> list[tuple[str, dict[str, Any]]]:
     return [(event.type, dict(event.data)) for event in events]
 
 
-def test_the_shapes_in_which_an_event_comes() -> None:
-    with record_events() as events:
-        engine = Emitter()
-        start_telemetry().attach(engine, "stats")
-        engine.emit("stats", "hit", {"by": 1})
-        engine.emit("stats", "hit", {"by": 1}, damage=2)
-        engine.emit("stats", "hit")
-        engine.emit("stats", object(), {"type": "hit"})
-        engine.emit("stats", type="hit", data={"by": 3})
-        engine.emit("telemetry", "another name")
-        assert shapes(events) == [
-            ("hit", {"by": 1}),
-            ("hit", {"by": 1, "damage": 2}),
-            ("hit", {}),
-            ("hit", {}),
-            ("hit", {"by": 3}),
-        ]
-
-
-def test_an_engine_with_slots_can_be_attached_to() -> None:
-    class Slotted(Emitter):
-        __slots__ = ()
-
-    class Signal:
-        __slots__ = ("handlers",)
-
-        def __init__(self) -> None:
-            self.handlers: list[Callable[..., object]] = []
-
-        def connect(self, handler: Callable[..., object]) -> None:
-            self.handlers.append(handler)
-
-        def disconnect(self, handler: Callable[..., object]) -> None:
-            self.handlers.remove(handler)
-
-    with record_events() as events:
-        signal = Signal()
-        with start_telemetry().attach(signal):
-            signal.handlers[0](HIT)
-        assert signal.handlers == []
-        assert events.types() == ["hit"]
-
-
-def test_a_push_that_fails_is_logged_and_goes_no_further(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_detaching_leaves_no_handler_and_may_be_repeated(
+    dialect: Dialect, events: RecordedEvents
 ) -> None:
-    with record_events():
-        telemetry = start_telemetry()
-
-        def fail(event: object) -> None:
-            raise RuntimeError("broken telemetry")
-
-        monkeypatch.setattr(telemetry, "push", fail)
-        engine = Emitter()
-        telemetry.attach(engine)
-        engine.emit("telemetry", HIT)
-        assert "broken telemetry" in caplog.text
-
-
-def test_an_engine_that_speaks_no_dialect_is_refused() -> None:
-    with record_events(), pytest.raises(TelemetryError, match="on/off"):
-        start_telemetry().attach(object())
-
-
-def test_off_means_that_nothing_is_subscribed() -> None:
-    engine = Emitter()
+    engine = dialect.make()
     binding = start_telemetry().attach(engine)
-    assert engine.handlers == []
-    assert not binding.is_attached
+    assert dialect.handlers(engine) == 1
+    binding.detach()
+    binding.detach()
+    assert dialect.handlers(engine) == 0
 
 
-def test_the_toggle_is_obeyed() -> None:
-    with record_events() as events:
-        telemetry = start_telemetry()
-        engine = Emitter()
-        telemetry.attach(engine)
-        telemetry.enabled = False
+def test_a_context_manager_detaches_when_the_game_raises(
+    dialect: Dialect, events: RecordedEvents
+) -> None:
+    engine = dialect.make()
+    with pytest.raises(ZeroDivisionError), start_telemetry().attach(engine):
+        _ = 1 / 0
+    dialect.emit(engine, HIT)
+    assert events.types() == []
+
+
+def test_one_of_two_bindings_can_be_detached(dialect: Dialect, events: RecordedEvents) -> None:
+    engine = dialect.make()
+    first = start_telemetry().attach(engine)
+    start_telemetry().attach(engine)
+    first.detach()
+    dialect.emit(engine, HIT)
+    assert events.types() == ["hit"]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("bad", [{"type": ""}, {}, 5, HIT | {"data": {"x": object()}}], ids=repr)
+def test_other_handlers_of_the_engine_still_run(dialect: Dialect, bad: Any, strict: bool) -> None:
+    with record_events(strict=strict) as events:
+        engine = dialect.make()
+        heard: list[str] = []
+        dialect.subscribe(engine, lambda *args, **fields: heard.append("before"))
+        start_telemetry().attach(engine)
+        dialect.subscribe(engine, lambda *args, **fields: heard.append("after"))
+        dialect.emit(engine, bad)
+        assert sorted(heard) == ["after", "before"]
+        assert events.stats().rejected == 1
+
+
+def test_while_telemetry_is_off_nothing_is_subscribed(dialect: Dialect) -> None:
+    engine = dialect.make()
+    with start_telemetry().attach(engine) as binding:
+        assert dialect.handlers(engine) == 0
+        assert not binding.is_attached
+
+
+def test_while_telemetry_is_off_any_engine_will_do() -> None:
+    start_telemetry().attach(object()).detach()
+
+
+def test_a_stopped_telemetry_takes_nothing_more(dialect: Dialect) -> None:
+    engine = dialect.make()
+    telemetry = start_telemetry(enabled=True, url="ws://127.0.0.1:9")
+    telemetry.attach(engine)
+    telemetry.stop(0)
+    dialect.emit(engine, HIT)
+    assert telemetry.stats().emitted == 0
+
+
+def test_the_player_may_come_back(dialect: Dialect, events: RecordedEvents) -> None:
+    engine = dialect.make()
+    telemetry = start_telemetry()
+    telemetry.attach(engine)
+    telemetry.enabled = False
+    dialect.emit(engine, HIT)
+    telemetry.enabled = True
+    dialect.emit(engine, {"type": "back"})
+    assert events.types() == ["back"]
+
+
+def test_an_event_name_of_ones_own(events: RecordedEvents) -> None:
+    for engine, emit in (
+        (emitter := pyee.EventEmitter(), emitter.emit),
+        (dispatcher := Dispatcher(), dispatcher.dispatch_event),
+        (own := Engine(), own.emit),
+    ):
+        with start_telemetry().attach(engine, event="stats"):
+            emit("telemetry", {"type": "other"})
+            emit("stats", HIT)
+    assert events.types() == ["hit"] * 3
+
+
+def test_pyglet_refuses_a_name_that_it_does_not_know(events: RecordedEvents) -> None:
+    with pytest.raises(Exception, match="nonsense"):
+        start_telemetry().attach(Dispatcher(), event="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("args", "fields", "expected"),
+    [
+        ((HIT,), {}, ("hit", {"by": "red-1"})),
+        ((TelemetryEvent("hit", {"by": 1}),), {}, ("hit", {"by": 1})),
+        (({"type": "hit", "by": 1},), {}, ("hit", {"by": 1})),
+        (("hit", {"by": 1}), {}, ("hit", {"by": 1})),
+        (("hit",), {"by": 1}, ("hit", {"by": 1})),
+        (("hit", {"by": 1}), {"by": 2}, ("hit", {"by": 2})),
+        (("hit", None), {}, ("hit", {})),
+        (("hit", None), {"by": 1}, ("hit", {"by": 1})),
+        ((), {"type": "hit", "by": 1}, ("hit", {"by": 1})),
+        ((), {"event": HIT}, ("hit", {"by": "red-1"})),
+        ((object(), HIT), {}, ("hit", {"by": "red-1"})),
+        ((object(),), {"type": "hit", "data": {"by": 1}}, ("hit", {"by": 1})),
+        ((), {"type": "quest", "event": "dragon"}, ("quest", {"event": "dragon"})),
+        (("quest", {"at": 1}), {"event": "dragon"}, ("quest", {"at": 1, "event": "dragon"})),
+    ],
+)
+def test_each_shape_of_call(
+    events: RecordedEvents, args: Any, fields: Any, expected: tuple[str, dict[str, Any]]
+) -> None:
+    engine = Engine()
+    start_telemetry().attach(engine)
+    engine.emit("telemetry", *args, **fields)
+    assert shapes(events) == [expected]
+
+
+def test_a_blinker_signal_in_each_shape(events: RecordedEvents) -> None:
+    signal = blinker.Signal()
+    start_telemetry().attach(signal)
+    signal.send(object(), event=HIT)
+    signal.send("the game", event=TelemetryEvent("hit"))
+    signal.send(HIT)
+    signal.send(None, type="hit", by=1)
+    signal.send(object(), type="hit", data={"by": 2})
+    assert shapes(events) == [
+        ("hit", {"by": "red-1"}),
+        ("hit", {}),
+        ("hit", {"by": "red-1"}),
+        ("hit", {"by": 1}),
+        ("hit", {"by": 2}),
+    ]
+
+
+@pytest.mark.parametrize("data", [5, "text", [1], object()], ids=repr)
+def test_data_that_is_no_mapping_is_counted_also_beside_keywords(
+    events: RecordedEvents, data: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine()
+    start_telemetry().attach(engine)
+    engine.emit("telemetry", "hit", data, damage=3)
+    assert events.stats().rejected == 1
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_not_even_a_log_handler_that_fails_raises_into_the_engine(
+    events: RecordedEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("the disk is full")
+
+    def fail(event: object) -> None:
+        raise RuntimeError("broken telemetry")
+
+    telemetry = start_telemetry()
+    monkeypatch.setattr(telemetry, "push", fail)
+    engine = Engine()
+    telemetry.attach(engine)
+    logger = logging.getLogger("redvsblue_telemetry")
+    handler = Failing()
+    logger.addHandler(handler)
+    try:
         engine.emit("telemetry", HIT)
-        telemetry.enabled = True
-        engine.emit("telemetry", {"type": "later"})
-        assert events.types() == ["later"]
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_an_engine_without_a_dialect_is_told_what_it_needs(events: RecordedEvents) -> None:
+    class OnlyOn:
+        def on(self) -> None: ...
+
+    for engine, name in ((object(), "object"), (OnlyOn(), "OnlyOn")):
+        with pytest.raises(TelemetryError) as caught:
+            start_telemetry().attach(engine)
+        text = str(caught.value)
+        assert name in text
+        for pair in (
+            "on/off",
+            "on/remove_listener",
+            "connect/disconnect",
+            "push_handlers/remove_handlers",
+        ):
+            assert pair in text
+
+
+def test_an_engine_that_fails_to_let_go_is_asked_once(events: RecordedEvents) -> None:
+    class Stubborn(Engine):
+        asked = 0
+
+        def off(self, event: str, handler: Callable[..., object]) -> None:
+            self.asked += 1
+            raise RuntimeError("no")
+
+    engine = Stubborn()
+    binding = start_telemetry().attach(engine)
+    binding.detach()
+    binding.detach()
+    assert engine.asked == 1
+
+
+def test_neither_binding_nor_telemetry_keeps_the_engine_alive(
+    dialect: Dialect, events: RecordedEvents
+) -> None:
+    engine = dialect.make()
+    binding = start_telemetry().attach(engine)
+    dialect.emit(engine, HIT)
+    gone = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert gone() is None
+    binding.detach()
+    assert events.types() == ["hit"]
