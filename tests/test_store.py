@@ -405,7 +405,7 @@ def at_every_step(operation: Callable[[], object], interfere: Callable[[], objec
             if frame.f_code.co_filename not in MODULES:
                 return None
             frame.f_trace_opcodes = True
-            if event == "opcode":
+            if event in ("opcode", "line"):  # Python 3.12.1 misses the opcodes of a first trace
                 steps += 1
                 other.submit(interfere).result(timeout=5)
             return trace
