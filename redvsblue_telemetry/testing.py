@@ -53,6 +53,9 @@ class _RecordingTelemetry(Telemetry):
         # A game that stops telemetry at its end goes on being recorded in its next test run.
         return True
 
+    def _on_high_water(self) -> None:
+        """A recording never gets a worker, however much it holds."""
+
     def recorded(self) -> list[TelemetryEvent]:
         codec, store = self._codec, self._store
         bodies = store.peek(len(store))

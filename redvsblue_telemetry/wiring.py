@@ -140,7 +140,7 @@ def _handler(push: Push) -> Handler:
         try:
             push(_event(args, fields))
         except InvalidEventError:
-            pass  # counted and logged by `push`, which raises it besides where that is wished for
+            pass  # `push` has counted and logged it; `strict` is for the game's own calls
         except Exception:
             with contextlib.suppress(Exception):  # nor of a log handler that fails
                 logger.exception("an engine's event could not be taken")

@@ -304,3 +304,12 @@ def test_a_stop_leaves_no_thread_behind(leave: str) -> None:
     for thread in left:
         thread.join(2)
     assert not [thread for thread in left if thread.is_alive()]
+
+
+def test_a_recording_that_fills_up_starts_no_worker() -> None:
+    with record_events(capacity=4) as events:
+        for number in range(10):
+            emit("many", i=number)
+        assert [event.data["i"] for event in events] == [6, 7, 8, 9]
+        assert get_telemetry().stats().state is ConnectionState.IDLE
+        assert not [t for t in threading.enumerate() if t.name == "redvsblue-telemetry"]
