@@ -19,7 +19,7 @@ from .connector import TelemetryConnector
 from .errors import InvalidEventError, SettingsError
 from .events import EventCodec, TelemetryEvent, child_session_id, new_session_id
 from .plain import describe
-from .settings import TelemetrySettings
+from .settings import TelemetrySettings, is_killed
 from .states import ConnectionState
 from .store import TelemetryStore
 from .tally import Tally
@@ -85,8 +85,13 @@ class Telemetry:
         settings: if None, :meth:`TelemetrySettings.from_environment`.
     """
 
+    _sends = True  # so the operator's kill switch is heeded
+
     def __init__(self, settings: TelemetrySettings | None = None) -> None:
-        self._settings = TelemetrySettings.from_environment() if settings is None else settings
+        settings = TelemetrySettings.from_environment() if settings is None else settings
+        if self._sends and is_killed(os.environ):
+            settings = attrs.evolve(settings, enabled=False)
+        self._settings = settings
         self._lifecycle = threading.RLock()  # start, stop and the toggle; never taken by `emit`
         self._rejections = Tally()
         self._warned_at: dict[str, float] = {}

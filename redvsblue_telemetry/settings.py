@@ -299,12 +299,13 @@ class TelemetrySettings:
                 raise SettingsError(f"there is no setting {name!r}", field=name)
         cls(**overrides)  # a wrong keyword is its author's to see, whatever the environment says
         _read(cls, {ENABLE: environment.get(ENABLE, "")}, skip={})  # a kill switch must be legible
-        if _is_killed(environment):
+        if is_killed(environment):
             return cls(**{**overrides, "enabled": False})
         return cls(**_read(cls, environment, skip=overrides), **overrides)
 
 
-def _is_killed(environment: Mapping[str, str]) -> bool:
+def is_killed(environment: Mapping[str, str]) -> bool:
+    """Whether the environment forbids telemetry, whatever the code says."""
     do_not_track = environment.get(DO_NOT_TRACK, "").strip().lower()
     switch = environment.get(ENABLE, "").strip().lower()
     return switch in _FALSE or do_not_track not in ("", *_FALSE)

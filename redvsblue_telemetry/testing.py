@@ -36,6 +36,8 @@ __all__ = ["RecordedEvents", "RecordingServer", "record_events"]
 class _RecordingTelemetry(Telemetry):
     """Takes events as any other, and keeps them: it has no worker."""
 
+    _sends = False
+
     def start(self) -> Telemetry:
         self._recording = self.is_running
         return self

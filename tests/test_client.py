@@ -274,3 +274,11 @@ def test_a_thread_that_cannot_be_had_turns_it_off(
     telemetry = start_telemetry(**QUICK)
     assert not telemetry.enabled
     assert "could not be started" in caplog.text
+
+
+def test_the_kill_switch_wins_over_settings_made_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DO_NOT_TRACK", "1")
+    with Telemetry(TelemetrySettings(enabled=True)) as telemetry:
+        telemetry.emit("x")
+        assert not telemetry.enabled
+        assert telemetry.stats() == TelemetryStats()
