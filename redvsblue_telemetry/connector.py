@@ -40,7 +40,8 @@ from .delivery import DeliveryWindow
 from .events import EventCodec
 from .exchange import Exchange, Outcome
 from .settings import TelemetrySettings, is_token
-from .sockets import default_ssl_context
+from .sockets import prepare
+from .statelog import Allowance, StateLog
 from .states import (
     BACKING_OFF,
     CONNECTED,
@@ -121,7 +122,7 @@ class TelemetryConnector:
         self._enabled = True
         self._online = True
         self._retry_at_once = False  # the worker, too, once it does
-        self._stop_at: float | None = None
+        self._stop_at: float | None = None  # the worker, too, once nothing more can be done
         self._flushes: deque[_Request] = deque()
         self._discards: deque[_Request] = deque()
         self._nudged = False  # the worker, too, once it drains
@@ -136,7 +137,8 @@ class TelemetryConnector:
             confirm_timeout=settings.confirm_timeout,
         )
         self._connection: Connection | None = None
-        self._reported: str | None = None  # the failure that was logged last
+        self._state_log = StateLog(clock)
+        self._refusals_log = Allowance(clock)
 
         # Written by the worker, read by callers:
         self.outcome = Outcome()
@@ -154,8 +156,7 @@ class TelemetryConnector:
     def start(self) -> None:
         """Start the worker."""
         url = urlsplit(self._settings.url)
-        if url.scheme == "wss" and self._settings.ssl_context is None:
-            default_ssl_context()  # slow the first time, so not while frames are drawn
+        prepare(is_secure=url.scheme == "wss" and self._settings.ssl_context is None)
         if url.scheme == "ws" and self._settings.token and not _is_loopback(url.hostname or ""):
             logger.warning(
                 "the token goes to %s unencrypted: use wss:// for any host but this one",
@@ -343,31 +344,33 @@ class TelemetryConnector:
         delay = self._backoff.next_delay()
         if lost.retry_after is not None:
             delay = max(delay, min(lost.retry_after, _LONGEST_RETRY_AFTER))
-        self._report(lost)
+        self.last_error = str(lost)
+        self._state_log.say(
+            logging.WARNING, "telemetry is not connected: %s; trying again", self.last_error
+        )
         self._enter(OFFLINE if lost.is_offline else BACKING_OFF)
         deadline = self._clock() + delay
         was_stopping = self._stop_at is not None
         self._retry_at_once = False
         while self._may_connect and not self._is_finished and self._clock() < deadline:
-            self._wait(deadline)
-            if self._stop_at is not None and not was_stopping:
-                return  # one attempt at once, to part with what there is
+            if self._stop_at is not None:
+                if not was_stopping and lost.retry_after is None:
+                    return  # one attempt at once, to part with what there is
+                if self._stop_at <= deadline:
+                    self._stop_at = self._clock()  # the next attempt would come too late
+                    return
             if self._retry_at_once and lost.is_offline:
                 return
-
-    def _report(self, lost: ConnectionLost) -> None:
-        self.last_error = str(lost)
-        if self.last_error != self._reported:  # one line a change, not one an attempt
-            self._reported = self.last_error
-            logger.warning("telemetry is not connected: %s; trying again", lost)
+            self._wait(deadline)
 
     def _drop_refused(self, event: bytes, lost: ConnectionLost | None) -> None:
         self.outcome.discarded += 1
-        logger.warning(
-            "an event of type %r is dropped, since the server won't have it: %s",
-            self._codec.unseal(event).type,
-            lost,
-        )
+        if self._refusals_log.take():
+            logger.warning(
+                "an event of type %r is dropped, since the server won't have it: %s",
+                self._codec.unseal(event).type,
+                lost,
+            )
 
     # An open connection.
 
@@ -383,9 +386,10 @@ class TelemetryConnector:
             clock=self._clock,
         )
         self.connections += 1
-        self._reported = None
         self._enter(CONNECTED)
-        logger.info("telemetry connected to %s", self._settings.url.partition("?")[0])
+        self._state_log.say(
+            logging.INFO, "telemetry connected to %s", self._settings.url.partition("?")[0]
+        )
         while True:
             if exchange.take_in():
                 self._backoff.reset()
@@ -417,6 +421,7 @@ class TelemetryConnector:
     def _wait(self, until: float | None, fd: int = -1, events: int = 0) -> bool:
         """Wait for a descriptor, a wake-up, or a time; whether the descriptor is ready."""
         self._settle_flushes()
+        self._state_log.catch_up()
         if self._stop_at is not None:
             until = self._stop_at if until is None else min(until, self._stop_at)
         timeout = None if until is None else max(0.0, until - self._clock())

@@ -19,7 +19,7 @@ from .delivery import DeliveryWindow, InvalidConfirmationError
 from .events import EventCodec
 from .settings import TelemetrySettings
 from .store import TelemetryStore
-from .transport import Connection, ConnectionLost, Received
+from .transport import Connection, ConnectionLost, Kind, Received
 
 __all__ = ["Exchange", "Outcome"]
 
@@ -91,7 +91,7 @@ class Exchange:
         for frame in received:
             number = _confirmation(frame, has_acks=self._connection.has_acks)
             if number is not None:
-                delivered += self._confirm(number, is_pong=frame.is_pong)
+                delivered += self._confirm(number, is_pong=frame.kind is Kind.PONG)
         if not self._has_proof and not self._connection.unwritten:
             delivered += self._confirm(self._window.last_sent, is_pong=False)
         return delivered
@@ -227,10 +227,12 @@ def _confirmation(frame: Received, *, has_acks: bool) -> int | None:
     Raises:
         ConnectionLost: it should be an ack and is none.
     """
-    if frame.is_pong:
+    if frame.kind is Kind.PONG:
         return int(frame.payload) if not has_acks and frame.payload.isdigit() else None
     if not has_acks:
         return None
+    if frame.kind is Kind.BINARY:
+        raise ConnectionLost("the server's ack makes no sense: it is binary")
     try:
         return msgspec.json.decode(frame.payload, type=_Ack).ack
     except (msgspec.MsgspecError, UnicodeDecodeError):

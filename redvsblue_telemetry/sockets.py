@@ -16,7 +16,17 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 
-__all__ = ["ConnectionLost", "Stream", "Wait", "default_ssl_context", "open_socket", "words"]
+from . import proxies
+
+__all__ = [
+    "ConnectionLost",
+    "Stream",
+    "Wait",
+    "default_ssl_context",
+    "open_socket",
+    "prepare",
+    "words",
+]
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -32,6 +42,8 @@ codecs.lookup("idna")
 TOOK_TOO_LONG = "connecting took too long"
 
 _HANDSHAKE_BYTES = 65536  # an answer to the handshake that is longer is no answer
+_HEAD_ENDS = (b"\r\n\r\n", b"\n\n")
+_PROXY_BYTES = 16384  # nor is one of a proxy
 _READ_BYTES = 65536
 _WRITE_BYTES = 65536
 _NO_NETWORK = frozenset(
@@ -71,10 +83,21 @@ def default_ssl_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+def prepare(*, is_secure: bool) -> None:
+    """Do what is slow the first time, so that no connect does it while frames are drawn.
+
+    Args:
+        is_secure: there will be connections with TLS, and no other context is given for them.
+    """
+    proxies.prepare()
+    if is_secure:
+        default_ssl_context()
+
+
 def open_socket(
     host: str, port: int, tls: ssl.SSLContext | None, wait: Wait, deadline: float
 ) -> socket.socket:
-    """Open a connection that doesn't block.
+    """Open a connection that doesn't block: through a proxy, if the environment names one.
 
     Args:
         host: a name or an address.
@@ -86,11 +109,18 @@ def open_socket(
     Raises:
         ConnectionLost: it can't be done; its message is fit for a log.
     """
+    name = host
     try:
-        sock = _open_tcp(host, port, wait, deadline)
+        proxy = proxies.find_proxy(host, port, is_secure=tls is not None)
+        if proxy is None:
+            sock = _open_tcp(host, port, wait, deadline)
+        else:
+            name = proxy.host  # the one that is looked up: the server's is the proxy's to resolve
+            sock = _open_tcp(proxy.host, proxy.port, wait, deadline)
+            _open_tunnel(sock, proxy.request(host, port), wait, deadline)
         return sock if tls is None else _open_tls(sock, host, tls, wait, deadline)
     except (OSError, UnicodeError) as error:  # the latter: it can't be a name at all
-        raise _failure(error, host) from None
+        raise _failure(error, name) from None
 
 
 def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socket:
@@ -113,6 +143,29 @@ def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socke
         else:
             return sock
     raise OSError(errno.EHOSTUNREACH, f"{host} has no address")
+
+
+def _open_tunnel(sock: socket.socket, request: bytes, wait: Wait, deadline: float) -> None:
+    try:
+        while request:
+            wait(sock.fileno(), WRITE, deadline)
+            request = request[sock.send(request) :]
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            wait(sock.fileno(), READ, deadline)
+            chunk = sock.recv(_READ_BYTES)
+            answer += chunk
+            if not chunk:
+                raise proxies.ProxyError("the proxy closed the connection")
+            if len(answer) > _PROXY_BYTES:
+                raise proxies.ProxyError("the proxy sends more than it may")
+        proxies.check_answer(answer)
+        # A server speaks when it is spoken to, so what comes before that isn't the server's.
+        if not answer.endswith(b"\r\n\r\n"):
+            raise proxies.ProxyError("the proxy sends more than it may")
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _open_tls(
@@ -152,8 +205,9 @@ def words(error: OSError) -> str:
 class Stream:
     """A socket that never blocks, in the shape that websocket-client expects of a socket.
 
-    While :meth:`waiting`, reads wait by the given function. Otherwise a read with nothing there
-    raises BlockingIOError, upon which websocket-client keeps its place within a frame.
+    While :meth:`waiting`, reads wait by the given function, and end with the head of the server's
+    answer. Otherwise a read with nothing there raises BlockingIOError, upon which websocket-client
+    keeps its place within a frame.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -164,6 +218,8 @@ class Stream:
         self._wait: Callable[[int], None] | None = None
         self._budget = 0  # bytes that may still be read before the frame has to be complete
         self.is_at_end = False
+        self.head = bytearray()
+        """What was read of the answer to the handshake."""
 
     @contextlib.contextmanager
     def waiting(self, wait: Wait, deadline: float) -> Iterator[None]:
@@ -192,6 +248,9 @@ class Stream:
 
     def recv(self, size: int) -> bytes:
         """Up to so many of the bytes that have arrived; none at the end of the connection."""
+        if self._wait is not None and self.head.endswith(_HEAD_ENDS):
+            # The body of an error, which websocket-client would read whole.
+            raise ConnectionLost("the server refused the handshake")
         while self._position >= len(self._incoming) and not self.is_at_end:
             if self._wait is None:
                 raise BlockingIOError(errno.EAGAIN, "nothing there yet")
@@ -203,6 +262,8 @@ class Stream:
         self._budget -= len(chunk)
         if self._budget < 0:
             raise ConnectionLost("the server sends more than it may")
+        if self._wait is not None:
+            self.head += chunk
         return chunk
 
     def send(self, data: bytes) -> int:

@@ -7,6 +7,8 @@ and never blocks: :class:`Stream` stands between the two.
 from __future__ import annotations
 
 import contextlib
+import enum
+import re
 import ssl
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -31,6 +33,7 @@ __all__ = [
     "Connection",
     "ConnectionLost",
     "Endpoint",
+    "Kind",
     "Received",
     "Wait",
     "WebSocketConnection",
@@ -41,7 +44,10 @@ _FRAME_BYTES = 65536  # a server has nothing to say that takes more
 _UNANSWERED_BYTES = 65536  # with so much unwritten, a server's pings aren't answered
 _FRAMES_A_TURN = 256  # then other work gets its turn
 _SWITCHING_PROTOCOLS = 101
+_REDIRECTS = (301, 302, 303, 307, 308)
 _REDIRECTED = "the server redirects, which is refused"
+_STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})(?!\d)")
+_RETRY_AFTER = re.compile(rb"^retry-after:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _GOODBYE = websocket.STATUS_NORMAL.to_bytes(2, "big")
 _ACK_HEADER = "telemetry-ack"
 _CUMULATIVE = "cumulative"
@@ -58,13 +64,20 @@ class Endpoint:
     offers_acks: bool = True
 
 
+class Kind(enum.Enum):
+    """What a server can say something about delivery by."""
+
+    PONG = enum.auto()
+    TEXT = enum.auto()
+    BINARY = enum.auto()
+
+
 @attrs.frozen
 class Received:
-    """A frame from the server that has something to say about delivery."""
+    """A pong or a whole message from the server."""
 
     payload: bytes
-    is_pong: bool
-    """A pong; otherwise a whole text or binary message."""
+    kind: Kind
 
 
 class Connection(Protocol):
@@ -130,8 +143,9 @@ def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocket
             client = _open_protocol(stream, endpoint)
     except BaseException as error:
         stream.close()
-        if isinstance(error, (OSError, ValueError, websocket.WebSocketException)):
-            raise _refusal(error) from None
+        failures = (OSError, ValueError, ConnectionLost, websocket.WebSocketException)
+        if isinstance(error, failures):
+            raise _refusal(error, bytes(stream.head)) from None
         raise
     return WebSocketConnection(client, stream)
 
@@ -153,35 +167,48 @@ def _open_protocol(stream: Stream, endpoint: Endpoint) -> websocket.WebSocket:
     return client
 
 
-def _refusal(error: Exception) -> ConnectionLost:
-    """Say why a handshake failed, in words that hold no secret and nothing the server made up."""
-    if isinstance(error, websocket.WebSocketBadStatusException):
-        status = error.status_code
+def _refusal(error: Exception, head: bytes) -> ConnectionLost:
+    """Say why a handshake failed, in words that hold no secret and nothing the server made up.
+
+    Args:
+        error: what it failed with.
+        head: what the server answered, as far as that was read.
+    """
+    status = int(match[1]) if (match := _STATUS.match(head)) else None
+    if status in _REDIRECTS:
+        return ConnectionLost(_REDIRECTED, status=status)
+    if status not in (None, _SWITCHING_PROTOCOLS):
         return ConnectionLost(
             f"the server refused the handshake with HTTP status {status}",
             status=status,
-            retry_after=_retry_after(error.resp_headers) if status in (429, 503) else None,
+            retry_after=_retry_after(head) if status in (429, 503) else None,
         )
+    if isinstance(error, ConnectionLost):
+        return error
     if isinstance(error, websocket.WebSocketConnectionClosedException):
         return ConnectionLost("the server closed the connection during the handshake")
     if isinstance(error, (TimeoutError, websocket.WebSocketTimeoutException)):
         return ConnectionLost(TOOK_TOO_LONG)
     if isinstance(error, OSError):
         return ConnectionLost(words(error))
-    if "edirect" in str(error):
-        return ConnectionLost(_REDIRECTED)
     return ConnectionLost("the server's answer to the handshake is no WebSocket handshake")
 
 
-def _retry_after(headers: Mapping[str, str] | None) -> float | None:
+def _retry_after(head: bytes) -> float | None:
     """Seconds, from a ``Retry-After`` header of either form (:rfc:`9110`, section 10.2.3)."""
-    text = (headers or {}).get("retry-after", "").strip()
+    match = _RETRY_AFTER.search(head)
+    if match is None:
+        return None
+    text = match[1].decode("latin-1").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time())
     except (ValueError, TypeError):
         return None
+
+
+_KINDS = {websocket.ABNF.OPCODE_TEXT: Kind.TEXT, websocket.ABNF.OPCODE_BINARY: Kind.BINARY}
 
 
 class WebSocketConnection:
@@ -191,6 +218,7 @@ class WebSocketConnection:
         self._client = client
         self._stream = stream
         self._fragments: bytearray | None = None
+        self._kind = Kind.TEXT  # of the message whose frames are coming in
         self._end: ConnectionLost | None = None
         self._has_more = False
         stream.allow(_FRAME_BYTES)
@@ -258,7 +286,7 @@ class WebSocketConnection:
 
     def _take(self, frame: websocket.ABNF, received: list[Received]) -> None:
         if frame.opcode == websocket.ABNF.OPCODE_PONG:
-            received.append(Received(_payload(frame), is_pong=True))
+            received.append(Received(_payload(frame), Kind.PONG))
         elif frame.opcode == websocket.ABNF.OPCODE_PING:
             self._answer(_payload(frame))
         elif frame.opcode == websocket.ABNF.OPCODE_CLOSE:
@@ -276,11 +304,13 @@ class WebSocketConnection:
         is_continued = frame.opcode == websocket.ABNF.OPCODE_CONT
         if is_continued != (self._fragments is not None):
             raise ConnectionLost("the server broke the WebSocket protocol")
+        if not is_continued:
+            self._kind = _KINDS[frame.opcode]
         whole = (self._fragments or bytearray()) + _payload(frame)
         if len(whole) > _FRAME_BYTES:
             raise ConnectionLost("the server sends more than it may")
         self._fragments = None if frame.fin else whole
-        return [Received(bytes(whole), is_pong=False)] if frame.fin else []
+        return [Received(bytes(whole), self._kind)] if frame.fin else []
 
     def close(self) -> None:
         self._say_goodbye()

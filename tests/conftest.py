@@ -16,9 +16,10 @@ PATIENCE = 2.0  # seconds for a thread that is on its way out; one that leaks wo
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own DO_NOT_TRACK, say, must not decide what a test finds."""
+    """A developer's own DO_NOT_TRACK or HTTP_PROXY must not decide what a test finds."""
     for variable in tuple(os.environ):
-        if variable.startswith("REDVSBLUE_") or variable == "DO_NOT_TRACK":
+        is_proxy = variable.lower().endswith("_proxy")
+        if is_proxy or variable.startswith("REDVSBLUE_") or variable == "DO_NOT_TRACK":
             monkeypatch.delenv(variable)
 
 

@@ -17,7 +17,19 @@ PACKAGE = Path(redvsblue_telemetry.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 RUN_TIME_DEPENDENCIES = {"attrs", "msgspec", "tenacity", "websocket"}
 
-PURE = ["backoff", "delivery", "errors", "events", "plain", "settings", "states", "store", "tally"]
+PURE = [
+    "backoff",
+    "delivery",
+    "errors",
+    "events",
+    "plain",
+    "proxies",
+    "settings",
+    "states",
+    "statelog",
+    "store",
+    "tally",
+]
 
 MAY_IMPORT = {
     "errors": set(),
@@ -26,7 +38,9 @@ MAY_IMPORT = {
     "plain": set(),
     "backoff": set(),
     "delivery": set(),
-    "sockets": set(),
+    "proxies": set(),
+    "statelog": set(),
+    "sockets": {"proxies"},
     "waiting": set(),
     "transport": {"sockets"},
     "exchange": {"delivery", "events", "settings", "store", "transport"},
@@ -41,6 +55,7 @@ MAY_IMPORT = {
         "exchange",
         "settings",
         "sockets",
+        "statelog",
         "states",
         "store",
         "transport",
