@@ -268,7 +268,7 @@ class TelemetryConnector:
             pass
         except ConnectionLost as error:
             lost = error
-        except Exception as error:
+        except BaseException as error:
             logger.exception("the telemetry worker met an error of its own")
             lost = ConnectionLost(f"{type(error).__name__} in the worker")
         finally:
@@ -322,12 +322,14 @@ class TelemetryConnector:
             return token
         try:
             fresh = token()
-        except Exception as error:
+        except BaseException as error:  # a CancelledError, say, must not end the worker
             # Its message may hold what it was given, so only its type is told.
-            raise ConnectionLost(f"the token callable failed: {type(error).__name__}") from None
-        if fresh is not None and not is_token(fresh):
+            kind = type(error).__name__
+        else:
+            if fresh is None or is_token(fresh):
+                return fresh
             raise ConnectionLost("the token callable returned what can't be a token")
-        return fresh
+        raise ConnectionLost(f"the token callable failed: {kind}")
 
     def _wait_to_connect(self, fd: int, events: int, deadline: float) -> None:
         """The waiting that a connect does; see :data:`Wait`."""
@@ -452,7 +454,7 @@ class TelemetryConnector:
         if self._settings.on_state_change is not None:
             try:
                 self._settings.on_state_change(state)
-            except Exception:
+            except BaseException:  # whatever it raises, the worker lives on
                 logger.exception("on_state_change failed")
 
 

@@ -171,7 +171,7 @@ class Exchange:
             event = self._settings.before_send(self._codec.unseal(sealed))
             if event is not None:
                 return self._codec.seal(self._codec.encode_event(event), number)
-        except Exception:
+        except BaseException:  # whatever it raises, the worker lives on
             self._outcome.rejected += 1
             if self._outcome.rejected == 1:  # it runs for every event: the rest are only counted
                 logger.exception("before_send failed; the events at which it fails are rejected")

@@ -141,13 +141,15 @@ def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocket
     try:
         with stream.waiting(wait, deadline):
             client = _open_protocol(stream, endpoint)
-    except BaseException as error:
+    except (OSError, ValueError, ConnectionLost, websocket.WebSocketException) as error:
+        lost = _refusal(error, bytes(stream.head))
+    except BaseException:
         stream.close()
-        failures = (OSError, ValueError, ConnectionLost, websocket.WebSocketException)
-        if isinstance(error, failures):
-            raise _refusal(error, bytes(stream.head)) from None
         raise
-    return WebSocketConnection(client, stream)
+    else:
+        return WebSocketConnection(client, stream)
+    stream.close()
+    raise lost  # not where it was caught: what the server said would hang on as its context
 
 
 def _open_protocol(stream: Stream, endpoint: Endpoint) -> websocket.WebSocket:
