@@ -137,6 +137,7 @@ class TelemetryConnector:
             confirm_timeout=settings.confirm_timeout,
         )
         self._connection: Connection | None = None
+        self._has_given_up = False  # on what was undelivered at the end
         self._state_log = StateLog(clock)
         self._refusals_log = Allowance(clock)
 
@@ -220,7 +221,8 @@ class TelemetryConnector:
         if threading.current_thread() is not self._thread:
             self._thread.join(min(timeout, threading.TIMEOUT_MAX))
         if self._thread.is_alive():
-            return self._has_delivered_all
+            # In this order: the worker says that it gives up before it does.
+            return self._has_settled_all and not self._has_given_up
         return self.left_behind == 0
 
     def abandon(self) -> None:
@@ -245,6 +247,13 @@ class TelemetryConnector:
     @property
     def _has_delivered_all(self) -> bool:
         return self._window.is_empty and not self._store
+
+    @property
+    def _has_settled_all(self) -> bool:
+        """As far as another thread can see: an event may be on its way from the store."""
+        outcome = self.outcome
+        settled = outcome.delivered + outcome.discarded + outcome.rejected + self._store.dropped
+        return settled >= self._store.pushed
 
     @property
     def _is_finished(self) -> bool:
@@ -289,6 +298,7 @@ class TelemetryConnector:
             self._wait(None)
 
     def _end(self) -> None:
+        self._has_given_up = not self._has_delivered_all
         self.left_behind = self._window.discard() + self._store.clear()
         self.outcome.discarded += self.left_behind
         self._enter(STOPPED)

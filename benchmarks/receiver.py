@@ -1,0 +1,333 @@
+"""The receiving end of the chaos run: a real WebSocket server and what it makes of what arrives.
+
+:class:`Arrivals` is the durable part: it outlives the server, as a database would. It knows every
+event that came by a few bits, so half an hour of events fits into a few hundred kilobytes.
+:class:`Receiver` is the server, which can be restarted, slowed down and stalled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+__all__ = ["Arrivals", "Receiver"]
+
+_BLOCK = 4096  # bytes of a bitmap that are counted together
+_EXAMPLES = 20  # faults that are kept in words
+
+
+class _Data(msgspec.Struct):
+    thread: int
+    n: int
+
+
+class _Event(msgspec.Struct, rename="camel"):
+    session_id: str
+    seq: int
+    data: _Data
+
+
+_decode = msgspec.json.Decoder(list[_Event]).decode
+
+
+class _Bits:
+    """A set of numbers, one bit each."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._counts: list[int] = []  # how many there are in each block
+
+    def __contains__(self, number: int) -> bool:
+        index = number >> 3
+        return index < len(self._bytes) and bool(self._bytes[index] >> (number & 7) & 1)
+
+    def add(self, number: int) -> None:
+        index = number >> 3
+        while index >= len(self._bytes):
+            self._bytes.extend(bytes(_BLOCK))
+            self._counts.append(0)
+        self._bytes[index] |= 1 << (number & 7)
+        self._counts[index // _BLOCK] += 1
+
+    def ranked(self, rank: int) -> int:
+        """The number that so many, itself among them, don't exceed; 0 for rank 0."""
+        if rank <= 0:
+            return 0
+        for block, count in enumerate(self._counts):
+            if rank > count:
+                rank -= count
+                continue
+            for index in range(block * _BLOCK, (block + 1) * _BLOCK):
+                ones = self._bytes[index].bit_count()
+                if rank > ones:
+                    rank -= ones
+                    continue
+                bits = [bit for bit in range(8) if self._bytes[index] >> bit & 1]
+                return index * 8 + bits[rank - 1]
+        raise ValueError("there are not so many")
+
+    def missing(self, last: int, limit: int) -> list[int]:
+        """The first few numbers from 1 to ``last`` that are not in it."""
+        found: list[int] = []
+        for start in range(0, last + 1, 8):
+            if start >> 3 < len(self._bytes) and self._bytes[start >> 3] == 0xFF:
+                continue
+            found += [n for n in range(max(1, start), min(start + 8, last + 1)) if n not in self]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+
+class Arrival:
+    """One connection's part of the arrivals."""
+
+    def __init__(self, confirmed_seq: int) -> None:
+        self.confirmed_seq = confirmed_seq
+        """The last event that the client knew to be delivered when it connected."""
+        self.last_seq = 0
+
+
+class Arrivals:
+    """What has arrived in one session, and what was wrong with how it did.
+
+    Used by the server's thread; read by others once that is over.
+
+    Args:
+        session_id: the one session that there should be.
+        delivered: how many events the client counts as delivered, now.
+    """
+
+    def __init__(self, session_id: str, delivered: Callable[[], int] = lambda: 0) -> None:
+        self._session_id = session_id
+        self._delivered = delivered
+        self._seen = _Bits()
+        self._starts = _Bits()  # the first event of each batch
+        self._last_of_thread: dict[int, int] = {}
+        self.highest = 0
+        self.received = 0
+        self.unique = 0
+        self.duplicates = 0
+        self.batches = 0
+        self.repeated_batches = 0
+        self.out_of_order = 0
+        """First arrivals of events older than one that had arrived before."""
+        self.thread_disorders = 0
+        """First arrivals that were not in the order in which their thread emitted them."""
+        self.unexplained = 0
+        """Batches that were repeated though that was no batch in flight, or not as it was."""
+        self.strangers = 0
+        """Events of no session that is known."""
+        self.examples: list[str] = []
+
+    def connected(self) -> Arrival:
+        """A client is about to be let in."""
+        return Arrival(self._seen.ranked(min(self._delivered(), self.unique)))
+
+    def store(self, message: str | bytes, arrival: Arrival) -> None:
+        """Keep one batch."""
+        events = _decode(message)
+        self.batches += 1
+        self.received += len(events)
+        if any(event.session_id != self._session_id for event in events):
+            self.strangers += len(events)
+            return
+        seqs = [event.seq for event in events]
+        repeats = [seq for seq in seqs if seq in self._seen]
+        if any(after <= before for before, after in pairwise([arrival.last_seq, *seqs])):
+            self._blame("unexplained", f"{_span(seqs)} after {arrival.last_seq} on one connection")
+        elif repeats:
+            self._explain(seqs, repeats, arrival)
+        if repeats:
+            self.duplicates += len(repeats)
+            self.repeated_batches += 1
+        arrival.last_seq = seqs[-1]
+        known = set(repeats)
+        for event in events:
+            if event.seq not in known:
+                known.add(event.seq)
+                self._arrive_first(event)
+        if not repeats:
+            self._starts.add(seqs[0])
+
+    def _explain(self, seqs: list[int], repeats: list[int], arrival: Arrival) -> None:
+        """A repeat is to be of a whole batch, as it was, that the client had no proof of."""
+        is_whole = len(repeats) == len(seqs) and seqs[0] in self._starts
+        following = seqs[-1] + 1
+        is_cut_short = following in self._seen and following not in self._starts
+        if not is_whole or is_cut_short or any(seq in self._starts for seq in seqs[1:]):
+            self._blame("unexplained", f"{_span(seqs)} is not as it was sent before")
+        elif seqs[0] <= arrival.confirmed_seq:
+            self._blame("unexplained", f"{_span(seqs)} again, confirmed to {arrival.confirmed_seq}")
+
+    def _arrive_first(self, event: _Event) -> None:
+        self.unique += 1
+        self._seen.add(event.seq)
+        if event.seq < self.highest:
+            self._blame("out_of_order", f"{event.seq} came after {self.highest}")
+        self.highest = max(self.highest, event.seq)
+        if event.data.n <= self._last_of_thread.get(event.data.thread, -1):
+            self._blame("thread_disorders", f"{event.seq} is {event.data}")
+        self._last_of_thread[event.data.thread] = event.data.n
+
+    def _blame(self, count: str, words: str) -> None:
+        setattr(self, count, getattr(self, count) + 1)
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(f"{count}: {words}")
+
+    def lost(self, last: int, dropped: int) -> int:
+        """How many of the events 1 to ``last`` never came, and were not counted as dropped."""
+        return max(0, last - self.unique - dropped)
+
+    def missing_examples(self, last: int) -> list[int]:
+        """The first few of the events 1 to ``last`` that never came."""
+        return self._seen.missing(last, _EXAMPLES)
+
+
+def _span(seqs: list[int]) -> str:
+    return f"batch {seqs[0]}-{seqs[-1]}"
+
+
+class Receiver:
+    """A WebSocket server on a thread of its own; a context manager.
+
+    Args:
+        arrivals: where it stores what it receives. Only what is stored is acknowledged.
+        has_acks: acknowledge what is stored; without, only pongs prove receipt.
+    """
+
+    def __init__(self, arrivals: Arrivals, *, has_acks: bool = True) -> None:
+        self._arrivals = arrivals
+        self._has_acks = has_acks
+        self.ack_delay = 0.0
+        """Seconds between storing and acknowledging; may be changed at any time."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="chaos-receiver", daemon=True)
+        self._server: Server | None = None
+        self._open: set[ServerConnection] = set()
+        # Weak, since a handshake that fails is never told of again.
+        self._accepted = weakref.WeakKeyDictionary[ServerConnection, Arrival]()
+        self._may_read = asyncio.Event()
+        self._may_read.set()
+
+    def __enter__(self) -> Receiver:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stall(False)
+        self.close(code=1001)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def listen(self) -> int:
+        """Start to serve; returns the port, a new one each time."""
+        port: int = self._call(self._listen())
+        return port
+
+    def close(self, code: int) -> None:
+        """Stop serving as a well-behaved server does: say why, and read what is on the way."""
+        self._call(self._close(code))
+
+    def kill(self) -> None:
+        """Stop serving as a crashed one does; what is stored stays."""
+        self._call(self._kill())
+
+    def stall(self, on: bool) -> None:
+        """Read nothing more for now."""
+        self._loop.call_soon_threadsafe(self._may_read.clear if on else self._may_read.set)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def _call(self, action: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(action, self._loop).result(30)
+
+    # On the server's thread.
+
+    async def _listen(self) -> int:
+        self._server = await serve(
+            self._receive,
+            "127.0.0.1",
+            0,
+            process_request=self._let_in,
+            process_response=self._offer_acks,
+            compression=None,
+            max_size=None,
+            close_timeout=2,
+        )
+        port: int = next(iter(self._server.sockets)).getsockname()[1]
+        return port
+
+    async def _close(self, code: int) -> None:
+        server, self._server = self._server, None
+        if server is None:
+            return
+        closes = [connection.close(code) for connection in tuple(self._open)]
+        server.close(close_connections=False)
+        await asyncio.gather(*closes, return_exceptions=True)
+        server.close()  # those still in their handshake
+        await server.wait_closed()
+
+    async def _kill(self) -> None:
+        server, self._server = self._server, None
+        if server is None:
+            return
+        for connection in tuple(self._open):
+            connection.transport.abort()
+        server.close()
+        await server.wait_closed()
+
+    def _let_in(self, connection: ServerConnection, request: Request) -> None:
+        # Now, while the client waits for the answer, it can't take a confirmation for anything.
+        self._accepted[connection] = self._arrivals.connected()
+
+    def _offer_acks(
+        self, connection: ServerConnection, request: Request, response: Response
+    ) -> Response:
+        if self._has_acks:
+            response.headers["Telemetry-Ack"] = "cumulative"
+        return response
+
+    async def _receive(self, connection: ServerConnection) -> None:
+        stored = asyncio.Event()
+        count = [0]
+        acker = asyncio.ensure_future(self._acknowledge(connection, stored, count))
+        arrival = self._accepted[connection]
+        self._open.add(connection)
+        try:
+            async for message in connection:
+                await self._may_read.wait()
+                self._arrivals.store(message, arrival)
+                count[0] += 1
+                stored.set()
+        except ConnectionClosed:
+            pass  # however a client goes, what it sent is stored
+        finally:
+            acker.cancel()
+            self._open.discard(connection)
+
+    async def _acknowledge(
+        self, connection: ServerConnection, stored: asyncio.Event, count: list[int]
+    ) -> None:
+        """Acknowledge what has been stored, some time after it was."""
+        with contextlib.suppress(ConnectionClosed):
+            while self._has_acks:
+                await stored.wait()
+                stored.clear()
+                number = count[0]
+                await asyncio.sleep(self.ack_delay)
+                await connection.send(json.dumps({"ack": number}))

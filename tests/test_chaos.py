@@ -1,0 +1,215 @@
+"""A short chaos run, and that its checks find what they are there to find."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
+
+from benchmarks import chaos
+from benchmarks.receiver import Arrival, Arrivals, Receiver
+from redvsblue_telemetry import TelemetryStats
+
+SESSION = "a-session"
+
+
+def batch(*seqs: int, thread: int = 0, session: str = SESSION) -> str:
+    return json.dumps(
+        [{"sessionId": session, "seq": n, "data": {"thread": thread, "n": n}} for n in seqs]
+    )
+
+
+def arrived(*batches: str, delivered: int = 0) -> Arrivals:
+    """What comes of these batches, each on a connection of its own."""
+    arrivals = Arrivals(SESSION, lambda: delivered)
+    for each in batches:
+        arrivals.store(each, arrivals.connected())
+    return arrivals
+
+
+def found(arrivals: Arrivals, **ledger: Any) -> str:
+    delivered = ledger.get("delivered", arrivals.unique)
+    numbers: dict[str, Any] = {"emitted": delivered, "delivered": delivered, **ledger}
+    stats = TelemetryStats(**numbers)
+    return "; ".join(chaos.problems(stats, arrivals, stats.emitted + stats.rejected))
+
+
+# The run itself.
+
+
+@pytest.mark.parametrize(("has_acks", "seconds", "seed"), [(True, 5, 4), (False, 2.5, 7)])
+def test_a_short_run_adds_up(has_acks: bool, seconds: float, seed: int) -> None:
+    report = chaos.run(seconds=seconds, seed=seed, has_acks=has_acks)
+    assert report.problems == []
+    assert report.lost == 0
+    assert report.ledger["emitted"] == report.emitted_by_threads > 500 * seconds
+    assert report.ledger["delivered"] + report.ledger["dropped"] == report.ledger["emitted"]
+    assert report.receiver["unique"] == report.ledger["delivered"]
+    assert report.reconnects > 0
+    assert sum(report.faults.values()) >= 2
+    assert all(line for line in report.lines())
+
+
+def test_a_server_that_forgets_an_event_makes_the_run_fail(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Forgetful(Arrivals):
+        def store(self, message: str | bytes, arrival: Arrival) -> None:
+            events = json.loads(message)
+            super().store(json.dumps([e for e in events if e["seq"] != 300] or events), arrival)
+
+    monkeypatch.setattr(chaos, "Arrivals", Forgetful)
+    target = tmp_path / "results" / "chaos.json"
+    command = ["chaos", "--minutes", "0.02", "--seed", "1", "--json", str(target)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert chaos.main() == 1
+    report = json.loads(target.read_text())
+    assert report["lost"] == 1
+    assert "1 events were lost; among those that never came: [300]" in report["problems"]
+    printed = capsys.readouterr().out
+    assert printed.startswith("seed 1\n")
+    assert "PROBLEM: 1 events were lost" in printed
+
+
+# The server.
+
+
+def test_a_killed_server_says_nothing_a_closed_one_says_why_and_what_is_stored_stays() -> None:
+    arrivals = Arrivals(SESSION)
+    with Receiver(arrivals) as receiver:
+        for number, code in enumerate((None, 1012), 1):
+            with connect(f"ws://127.0.0.1:{receiver.listen()}/", compression=None) as client:
+                client.send(batch(number))
+                assert json.loads(client.recv(timeout=5)) == {"ack": 1}
+                receiver.kill() if code is None else receiver.close(code)
+                with pytest.raises(ConnectionClosedError) as closed:
+                    client.recv(timeout=5)
+                assert (closed.value.rcvd and closed.value.rcvd.code) == code
+            assert arrivals.unique == number
+
+
+# The schedule.
+
+
+def test_a_seed_repeats_its_schedule() -> None:
+    def steps(seed: int) -> list[chaos.Step]:
+        return list(islice(chaos.schedule(seed, has_acks=True), 200))
+
+    assert steps(1) == steps(1) != steps(2)
+    assert {step.fault for step in steps(1)} == {*chaos.FAULTS, *chaos.ACKS_ONLY}
+    assert any(step.resets for step in steps(1))
+
+
+def test_without_acks_the_server_is_never_made_to_lose_what_it_received() -> None:
+    steps = islice(chaos.schedule(1, has_acks=False), 500)
+    assert {step.fault for step in steps} == set(chaos.FAULTS)
+
+
+# The checks.
+
+
+def test_what_came_once_and_in_order_is_no_problem() -> None:
+    arrivals = arrived(batch(1, 2, 3), batch(4, 5))
+    assert found(arrivals) == ""
+    assert (arrivals.unique, arrivals.duplicates, arrivals.batches) == (5, 0, 2)
+
+
+def test_a_batch_in_flight_may_be_repeated() -> None:
+    arrivals = arrived(batch(1, 2, 3), batch(4, 5), batch(4, 5), delivered=3)
+    assert found(arrivals) == ""
+    assert (arrivals.duplicates, arrivals.repeated_batches) == (2, 1)
+
+
+def test_an_event_that_never_came_is_lost() -> None:
+    assert "1 events were lost; among those that never came: [2]" in found(
+        arrived(batch(1, 3)), emitted=3, delivered=3
+    )
+    assert "1 events were lost; among those that never came: [4]" in found(
+        arrived(batch(1, 2, 3)), emitted=4, delivered=4
+    )
+
+
+def test_an_event_that_was_counted_as_dropped_is_not_lost() -> None:
+    assert found(arrived(batch(1, 3)), emitted=3, delivered=2, dropped=1) == ""
+    assert "lost" in found(arrived(batch(1, 4)), emitted=4, delivered=3, dropped=1)
+
+
+def test_a_drop_that_arrived_all_the_same_does_not_add_up() -> None:
+    assert "2 delivered, but 3 arrived" in found(
+        arrived(batch(1, 2, 3)), emitted=3, delivered=2, dropped=1
+    )
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        {"emitted": 4, "delivered": 3},
+        {"emitted": 4, "delivered": 3, "in_flight": 1},
+        {"emitted": 4, "delivered": 3, "buffered": 1},
+    ],
+)
+def test_a_ledger_that_does_not_close_is_a_problem(ledger: dict[str, Any]) -> None:
+    assert found(arrived(batch(1, 2, 3)), **ledger) != ""
+
+
+def test_what_the_threads_counted_is_compared() -> None:
+    stats = TelemetryStats(emitted=3, delivered=3)
+    words = list(chaos.problems(stats, arrived(batch(1, 2, 3)), emitted=4))
+    assert words == ["the threads emitted 4, the ledger has 3"]
+
+
+def test_a_first_arrival_out_of_order_is_a_problem() -> None:
+    assert "out_of_order: 2 came after 3" in found(arrived(batch(1, 3), batch(2)))
+
+
+def test_events_of_a_thread_that_changed_places_are_a_problem() -> None:
+    swapped = batch(1, 2).replace('"n": 1', '"n": 9')
+    assert "thread_disorders: 1" in found(arrived(swapped))
+
+
+def test_a_repeat_of_what_was_confirmed_is_a_problem() -> None:
+    words = found(arrived(batch(1, 2, 3), batch(4, 5), batch(4, 5), delivered=4))
+    assert "unexplained: batch 4-5 again, confirmed to 4" in words
+
+
+@pytest.mark.parametrize("repeat", [(1, 2), (2, 3), (1, 2, 3, 4), (3, 4, 5), (3, 6)])
+def test_a_repeat_that_is_no_batch_as_it_was_is_a_problem(repeat: tuple[int, ...]) -> None:
+    words = found(arrived(batch(1, 2, 3), batch(4, 5), batch(*repeat)))
+    assert "is not as it was sent before" in words
+
+
+def test_a_repeat_on_the_same_connection_is_a_problem() -> None:
+    arrivals = Arrivals(SESSION)
+    connection = arrivals.connected()
+    for _ in range(2):
+        arrivals.store(batch(1, 2), connection)
+    assert "batch 1-2 after 2 on one connection" in found(arrivals)
+
+
+def test_a_repeat_within_a_batch_is_a_problem() -> None:
+    assert "unexplained" in found(arrived(batch(1, 1)))
+
+
+def test_an_event_of_another_session_is_a_problem() -> None:
+    assert "strangers: 1" in found(arrived(batch(1), batch(7, session="another")))
+
+
+def test_an_event_that_was_never_emitted_is_a_problem() -> None:
+    assert "event 9 came, of 3" in found(arrived(batch(1, 2, 9)), emitted=3)
+
+
+def test_the_rank_of_an_event_is_found_across_gaps_and_blocks() -> None:
+    seqs = [*range(3, 20_000, 3), *range(70_000, 70_010)]
+    arrivals = Arrivals(SESSION, lambda: rank)
+    rank = 0
+    arrivals.store(batch(*seqs), arrivals.connected())
+    for rank in (1, 2, 5000, len(seqs) - 10, len(seqs) - 9, len(seqs)):
+        assert arrivals.connected().confirmed_seq == seqs[rank - 1]
+    rank = 0
+    assert arrivals.connected().confirmed_seq == 0
