@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -95,9 +96,12 @@ class Telemetry:
         self._lifecycle = threading.RLock()  # start, stop and the toggle; never taken by `emit`
         self._rejections = Tally()
         self._warned_at: dict[str, float] = {}
+        self._is_started = False
+        self._is_starting = False  # while the first event of a forked child starts its worker
         self._is_stopped = False
-        self._stopped_well = True
+        self._stopped_well: bool | None = None  # what `stop` returned; None until it has
         self._recording = False
+        self._online = True  # what the host said last; a forked child is on the same network
         self._begin(self._settings.session_id or new_session_id())
 
     def _begin(self, session_id: str) -> None:
@@ -183,10 +187,12 @@ class Telemetry:
     def start(self) -> Telemetry:
         """Start the worker, if telemetry is on and it isn't started yet."""
         with self._lifecycle:
-            if self.is_running:
-                _started.add(self)
-                self._started_connector()
-                self._recording = True
+            if self.is_running and not self._is_started:
+                connector = self._started_connector()
+                self._is_started = self._recording = True
+                if self._is_stopped:  # by a signal handler, meanwhile
+                    self._recording = False
+                    connector.stop(0)
         return self
 
     @property
@@ -204,8 +210,10 @@ class Telemetry:
             True: it is. False: the time ran out, or some of it was dropped meanwhile.
         """
         connector = self._connector
-        if connector is None or self._is_stopped:
-            return self._stopped_well
+        if connector is None:
+            return True
+        if self._is_stopped:
+            return self._stopped_well is True
         dropped = self._dropped(connector)
         return connector.flush(timeout) and self._dropped(connector) == dropped
 
@@ -221,17 +229,24 @@ class Telemetry:
             True: everything that was waiting is confirmed. False: something was left behind,
             which is counted in ``dropped``.
         """
-        self._recording = False
         with self._lifecycle:
-            if not self._is_stopped:
-                self._is_stopped = True
-                if self._connector is not None:
-                    self._stopped_well = False  # for a stop from within this one
-                    self._stopped_well = self._connector.stop(timeout)
+            self._is_stopped, self._recording = True, False
+            connector = self._connector
+        if self._stopped_well is not None:
             return self._stopped_well
+        # Waiting without the lock: a callback on the worker, another thread and a signal handler
+        # may all call `stop` while this one waits, and each returns within its own timeout.
+        since = _monotonic()
+        ended_well = connector is None or connector.stop(timeout)
+        has_ended = connector is None or connector.state is ConnectionState.STOPPED
+        # A callback on the worker doesn't wait: then the next call has to.
+        if has_ended or _monotonic() - since >= timeout:
+            self._stopped_well = ended_well
+        return ended_well
 
     def set_online(self, online: bool) -> None:
         """Tell what the host knows about the network: without one, no attempt is made."""
+        self._online = online
         connector = self._connector
         if connector is not None:
             connector.set_online(online)
@@ -249,13 +264,28 @@ class Telemetry:
     @enabled.setter
     def enabled(self, enabled: bool) -> None:
         with self._lifecycle:
-            if not self.is_running or enabled == self._recording:
-                return
-            self._recording = enabled
-            connector = self._started_connector()
-            connector.set_enabled(enabled)
-            if not enabled:
-                connector.discard(_DISCARD_TIMEOUT)
+            if enabled:
+                if self.is_running and not self._recording:
+                    self._switch_on()
+            else:
+                self._switch_off()
+
+    def _switch_on(self) -> None:
+        connector = self._connector or self._late_connector()
+        if connector is None:
+            return
+        if self._store:
+            # From an `emit` that had begun before the player said no, and ended after it.
+            connector.discard(_DISCARD_TIMEOUT)
+        self._recording = True
+        connector.set_enabled(True)
+
+    def _switch_off(self) -> None:
+        was_recording, self._recording = self._recording, False
+        if self._connector is not None and (was_recording or self._is_stopped):
+            self._connector.set_enabled(False)  # also while a `stop` delivers what there is
+            if not self._is_stopped:
+                self._connector.discard(_DISCARD_TIMEOUT)
 
     @property
     def settings(self) -> TelemetrySettings:
@@ -270,19 +300,22 @@ class Telemetry:
     def stats(self) -> TelemetryStats:
         """The ledger and the connection's state, now."""
         connector = self._connector
+        buffered, stranded = len(self._store), 0
+        if self._is_stopped and (connector is None or connector.state is ConnectionState.STOPPED):
+            # From an `emit` that had begun before `stop`, and ended after the worker.
+            buffered, stranded = 0, buffered
         if connector is None:
-            pushed = self._store.pushed
             return TelemetryStats(
-                emitted=pushed,
-                buffered=len(self._store),
-                dropped=self._store.dropped,
+                emitted=self._store.pushed,
+                buffered=buffered,
+                dropped=self._store.dropped + stranded,
                 rejected=self._rejections.value,
             )
         return TelemetryStats(
             emitted=self._store.pushed - connector.outcome.rejected,
             delivered=connector.outcome.delivered,
-            dropped=self._dropped(connector),
-            buffered=len(self._store),
+            dropped=self._dropped(connector) + stranded,
+            buffered=buffered,
             in_flight=connector.in_flight,
             rejected=self._rejections.value + connector.outcome.rejected,
             state=connector.state,
@@ -313,24 +346,45 @@ class Telemetry:
     def _started_connector(self) -> TelemetryConnector:
         with self._lifecycle:
             if self._connector is None:
+                _started.add(self)
                 connector = TelemetryConnector(self._store, self._codec, self._settings)
                 try:
+                    connector.set_online(self._online)
                     connector.start()
                 except BaseException:
                     connector.abandon()
                     raise
                 self._connector = connector
+                self._store.high_water = self._high_water
+                connector.set_online(self._online)  # it may have been set meanwhile
+                _stop_at_the_end_of_a_child()
             return self._connector
+
+    def _late_connector(self) -> TelemetryConnector | None:
+        """Start the worker of a forked child; None if there is none to be had, which is logged."""
+        if self._is_starting:  # and a log handler or a signal handler emits meanwhile
+            return None
+        self._is_starting = True
+        try:
+            return self._started_connector()
+        except (OSError, RuntimeError):  # no descriptor or no thread to be had
+            self._is_stopped, self._recording = True, False
+            with contextlib.suppress(Exception):  # this may be the game's frame
+                logger.exception("telemetry is off: it could not be started")
+            return None
+        finally:
+            self._is_starting = False
 
     def _on_high_water(self) -> None:
         connector = self._connector
         if connector is not None:
             connector.nudge()
-        # The first event after a fork. If the lock is taken, another thread starts the worker.
-        elif self._recording and self._lifecycle.acquire(blocking=False):
+        # The first event after a fork. If the lock is taken, another thread starts the worker,
+        # or has just stopped or switched it off.
+        elif self._lifecycle.acquire(blocking=False):
             try:
-                self._started_connector()
-                self._store.high_water = self._high_water
+                if self._recording:
+                    self._late_connector()
             finally:
                 self._lifecycle.release()
 
@@ -357,15 +411,17 @@ class Telemetry:
         self._lifecycle = threading.RLock()  # a thread of the parent may have held the old one
         self._rejections = Tally()
         self._begin(child_session_id(self._settings.session_id))
+        self._store.high_water = 1
+        self._is_starting = False
         if inherited is not None:
             inherited.abandon()
-            self._store.high_water = 1
 
 
 # One for the process. Written under `_process_lock`, which `emit` doesn't take.
 _current = Telemetry(TelemetrySettings(enabled=False))
 _process_lock = threading.RLock()
 _started: weakref.WeakSet[Telemetry] = weakref.WeakSet()
+_finalized_process = 0  # the id of the child of `multiprocessing` whose end was seen to
 
 
 def start_telemetry(**overrides: Any) -> Telemetry:
@@ -431,6 +487,19 @@ def install_telemetry(telemetry: Telemetry) -> Telemetry:
     with _process_lock:
         previous, _current = _current, telemetry
         return previous
+
+
+def _stop_at_the_end_of_a_child() -> None:
+    """See to it that a child of ``multiprocessing`` flushes: it may end without atexit hooks."""
+    global _finalized_process
+    # Such a child has imported both; they are never imported from here.
+    process = sys.modules.get("multiprocessing.process")
+    util = sys.modules.get("multiprocessing.util")
+    if process is None or util is None or _finalized_process == os.getpid():
+        return
+    if process.parent_process() is not None:
+        _finalized_process = os.getpid()
+        util.Finalize(None, stop_telemetry, exitpriority=0)
 
 
 def _after_fork_in_child() -> None:

@@ -70,12 +70,19 @@ _WINDOW_BATCHES = 512
 _WINDOW_BYTES = 4 * 1024 * 1024
 _LONGEST_RETRY_AFTER = 3600.0  # seconds; a server that asks for more gets this
 _STOP_MARGIN = 0.1  # the part of a stop's timeout that is left for the worker to end in
+_LAST_STEPS = 0.05  # seconds that a thread may take to be gone once it has told that it ends
 
 Connect = Callable[[Endpoint, Wait, float], Connection]
 
 
 class _InterruptedError(Exception):
     """The reason for an attempt is gone: by a stop, the toggle, or the network's state."""
+
+
+def _held_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 @attrs.define(eq=False)
@@ -85,7 +92,13 @@ class _Request:
     up_to: int
     loaded: int | None = None
     """How many events the window had been given when the last of them left the store."""
-    done: threading.Event = attrs.field(factory=threading.Event)
+    done: threading.Lock = attrs.field(factory=_held_lock)
+    """Released by the worker. An Event has a lock inside: a caller may hold that when a signal
+    handler stops the worker, and then the two would wait for each other."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it is done; whether it is."""
+        return self.done.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX)))
 
 
 class TelemetryConnector:
@@ -125,6 +138,7 @@ class TelemetryConnector:
         self._stop_at: float | None = None  # the worker, too, once nothing more can be done
         self._flushes: deque[_Request] = deque()
         self._discards: deque[_Request] = deque()
+        self._stops: deque[_Request] = deque()
         self._nudged = False  # the worker, too, once it drains
         self._wants_wake_up = False  # the worker sets it before a wait; whoever wakes it clears it
 
@@ -196,7 +210,7 @@ class TelemetryConnector:
         self._place.wake()
         if threading.current_thread() is self._thread:
             return False  # a callback that waited for its own thread would wait for ever
-        return request.done.wait(min(timeout, threading.TIMEOUT_MAX))
+        return request.wait(timeout)
 
     def set_enabled(self, enabled: bool) -> None:
         """Connect, or stay away."""
@@ -217,13 +231,18 @@ class TelemetryConnector:
         deadline = self._clock() + timeout * (1 - _STOP_MARGIN)
         if self._stop_at is None or deadline < self._stop_at:
             self._stop_at = deadline
+        request = _Request(0)
+        self._stops.append(request)
         self._place.wake()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(min(timeout, threading.TIMEOUT_MAX))
-        if self._thread.is_alive():
-            # In this order: the worker says that it gives up before it does.
-            return self._has_settled_all and not self._has_given_up
-        return self.left_behind == 0
+        if threading.current_thread() is not self._thread and (
+            self.state is STOPPED or request.wait(timeout)
+        ):
+            # Not joined for longer: until Python 3.13, a join by a signal handler in the midst of
+            # a join waits for that one, which can't go on.
+            self._thread.join(_LAST_STEPS)
+            return self.left_behind == 0
+        # In this order: the worker says that it gives up before it does.
+        return self._has_settled_all and not self._has_given_up
 
     def abandon(self) -> None:
         """Close the descriptors without a word: for a forked child, whose parent uses them on."""
@@ -302,9 +321,9 @@ class TelemetryConnector:
         self.left_behind = self._window.discard() + self._store.clear()
         self.outcome.discarded += self.left_behind
         self._enter(STOPPED)
-        for request in (*self._flushes, *self._discards):
-            request.done.set()
         self._place.close()
+        for request in (*self._flushes, *self._discards, *self._stops):
+            request.done.release()
         logger.info(
             "telemetry stopped: %d events delivered, %d left behind",
             self.outcome.delivered,
@@ -396,6 +415,7 @@ class TelemetryConnector:
             outcome=self.outcome,
             settings=self._settings,
             clock=self._clock,
+            may_send=lambda: self._may_connect,
         )
         self.connections += 1
         self._enter(CONNECTED)
@@ -447,14 +467,14 @@ class TelemetryConnector:
                 request.loaded = self._window.loaded
             if request.loaded is not None and settled >= request.loaded:
                 self._flushes.remove(request)
-                request.done.set()
+                request.done.release()
 
     def _discard_as_asked(self) -> None:
         while self._discards:
             up_to = self._discards[0].up_to
             self.outcome.discarded += self._window.discard()
             self.outcome.discarded += len(self._store.drain_numbered(up_to - self._store.departed))
-            self._discards.popleft().done.set()
+            self._discards.popleft().done.release()
 
     def _enter(self, state: ConnectionState) -> None:
         if state is self.state:

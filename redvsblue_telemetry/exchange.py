@@ -28,6 +28,7 @@ logger = logging.getLogger("redvsblue_telemetry")
 _UNWRITTEN_BYTES = 256 * 1024  # with so much in hand that the socket won't take, no more is sent
 _BATCHES_A_TURN = 8  # sent between two writes to the socket
 _KEEPALIVE = b"keepalive"
+_LONGEST_NUMBER = 19  # digits; of a longer one, int() may even fail
 
 
 @attrs.define
@@ -52,6 +53,8 @@ class Exchange:
         outcome: counts them.
         settings: see :class:`TelemetrySettings`.
         clock: seconds that only go forward.
+        may_send: asked before each batch: ``before_send`` may take its time, and the player may
+            say no meanwhile.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Exchange:
         outcome: Outcome,
         settings: TelemetrySettings,
         clock: Callable[[], float],
+        may_send: Callable[[], bool],
     ) -> None:
         self._connection = connection
         self._store = store
@@ -72,6 +76,7 @@ class Exchange:
         self._outcome = outcome
         self._settings = settings
         self._clock = clock
+        self._may_send = may_send
         self._is_draining = False
         self._drain_at = self._heard_at = clock()
         self._asked_at: float | None = None  # when a keepalive went out that is unanswered
@@ -114,7 +119,7 @@ class Exchange:
         """
         self._is_draining = self._is_time_to_drain(is_urgent=is_urgent)
         for _ in range(_BATCHES_A_TURN):
-            if not self._can_send:
+            if not (self._can_send and self._may_send()):
                 break
             batch = self._window.next_unsent()
             if batch is None:
@@ -228,14 +233,15 @@ def _confirmation(frame: Received, *, has_acks: bool) -> int | None:
         ConnectionLost: it should be an ack and is none.
     """
     if frame.kind is Kind.PONG:
-        return int(frame.payload) if not has_acks and frame.payload.isdigit() else None
+        is_number = frame.payload.isdigit() and len(frame.payload) <= _LONGEST_NUMBER
+        return int(frame.payload) if is_number and not has_acks else None
     if not has_acks:
         return None
     if frame.kind is Kind.BINARY:
         raise ConnectionLost("the server's ack makes no sense: it is binary")
     try:
         return msgspec.json.decode(frame.payload, type=_Ack).ack
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ConnectionLost("the server's ack makes no sense: it is no ack at all") from None
 
 

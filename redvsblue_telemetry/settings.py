@@ -32,6 +32,7 @@ ENABLE = "REDVSBLUE_ENABLE_TELEMETRY"
 DO_NOT_TRACK = "DO_NOT_TRACK"
 _TRUE = ("1", "true", "yes", "on")
 _CREDENTIALS = re.compile(r"//[^/]*@")
+_QUERY = re.compile(r"(://[^?'\"]*)\?[^'\"]*")
 _FALSE = ("0", "false", "no", "off")
 _HANDSHAKE_HEADERS = frozenset({"authorization", "connection", "host", "telemetry-ack", "upgrade"})
 
@@ -41,8 +42,8 @@ def _fault(field: str, value: object, allowed: str) -> SettingsError:
 
 
 def _shown(value: object) -> str:
-    """As it may be shown: without the password of a URL."""
-    return _CREDENTIALS.sub("//…@", repr(value))
+    """As it may be shown: without the password and the query of a URL."""
+    return _QUERY.sub(r"\1?…", _CREDENTIALS.sub("//…@", repr(value)))
 
 
 def _must(allowed: str, holds: Callable[[Any], bool], *, secret: bool = False) -> Validator:
@@ -189,6 +190,7 @@ class TelemetrySettings:
     """The feature flag: nothing is recorded, opened or sent unless it is on."""
 
     url: str = attrs.field(
+        repr=_shown,
         default="ws://localhost:3000/telemetry",
         validator=_must("a ws:// or wss:// URL with a host and no credentials", _is_websocket_url),
         metadata={"variable": "REDVSBLUE_TELEMETRY_WS_URL", "parse": str},

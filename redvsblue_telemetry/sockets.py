@@ -11,9 +11,11 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import selectors
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Iterator
 
 from . import proxies
@@ -40,9 +42,12 @@ Raises TimeoutError at the deadline, and whatever else the caller wants a connec
 codecs.lookup("idna")
 
 TOOK_TOO_LONG = "connecting took too long"
+NO_HANDSHAKE = "the server's answer to the handshake is no WebSocket handshake"
+TOO_MUCH = "the server sends more than it may"
 
 _HANDSHAKE_BYTES = 65536  # an answer to the handshake that is longer is no answer
-_HEAD_ENDS = (b"\r\n\r\n", b"\n\n")
+_HEAD_END = re.compile(rb"\n\r?\n")
+_COOKIE = re.compile(rb"^[^\n:]*set-cookie[^\n:]*:[^\n]*\n", re.IGNORECASE | re.MULTILINE)
 _PROXY_BYTES = 16384  # nor is one of a proxy
 _READ_BYTES = 65536
 _WRITE_BYTES = 65536
@@ -75,6 +80,19 @@ class ConnectionLost(Exception):  # noqa: N818 (it is an event in a connection's
         self.status = status
         self.retry_after = retry_after
         self.is_offline = is_offline
+
+
+_open_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _leave_to_the_parent() -> None:
+    """Close them in a forked child: also those of a handshake, which only a lost thread knows."""
+    for sock in tuple(_open_sockets):
+        sock.close()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 @functools.lru_cache(maxsize=1)
@@ -127,6 +145,7 @@ def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socke
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for index, (family, kind, proto, _, address) in enumerate(addresses):
         sock = socket.socket(family, kind, proto)
+        _open_sockets.add(sock)
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -172,6 +191,7 @@ def _open_tls(
     plain: socket.socket, host: str, context: ssl.SSLContext, wait: Wait, deadline: float
 ) -> ssl.SSLSocket:
     sock = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+    _open_sockets.add(sock)
     try:
         while True:
             try:
@@ -205,9 +225,9 @@ def words(error: OSError) -> str:
 class Stream:
     """A socket that never blocks, in the shape that websocket-client expects of a socket.
 
-    While :meth:`waiting`, reads wait by the given function, and end with the head of the server's
-    answer. Otherwise a read with nothing there raises BlockingIOError, upon which websocket-client
-    keeps its place within a frame.
+    While :meth:`waiting`, the first read waits, by the given function, for the whole head of the
+    server's answer, and that is all there is to read. Otherwise a read with nothing there raises
+    BlockingIOError, upon which websocket-client keeps its place within a frame.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -218,13 +238,12 @@ class Stream:
         self._wait: Callable[[int], None] | None = None
         self._budget = 0  # bytes that may still be read before the frame has to be complete
         self.is_at_end = False
-        self.head = bytearray()
-        """What was read of the answer to the handshake."""
+        self.head = b""
+        """The head of the answer to the handshake, or what came in its place."""
 
     @contextlib.contextmanager
     def waiting(self, wait: Wait, deadline: float) -> Iterator[None]:
-        """Let reads wait until the deadline, within the bytes of one handshake."""
-        self._budget = _HANDSHAKE_BYTES
+        """Let reads wait until the deadline, for the answer to a handshake."""
         self._wait = lambda events: wait(self._sock.fileno(), events, deadline)
         yield
         self._wait = None
@@ -248,23 +267,35 @@ class Stream:
 
     def recv(self, size: int) -> bytes:
         """Up to so many of the bytes that have arrived; none at the end of the connection."""
-        if self._wait is not None and self.head.endswith(_HEAD_ENDS):
-            # The body of an error, which websocket-client would read whole.
-            raise ConnectionLost("the server refused the handshake")
-        while self._position >= len(self._incoming) and not self.is_at_end:
+        if self._wait is not None and not self.head:
+            self._read_head(self._wait)
+        if self._position >= len(self._incoming) and not self.is_at_end:
             if self._wait is None:
                 raise BlockingIOError(errno.EAGAIN, "nothing there yet")
-            self.flush()
-            if not self.fill():
-                self._wait(READ | WRITE if self._outgoing else READ)
+            # The body of an error, which websocket-client would read whole; or no head at all.
+            raise ConnectionLost(NO_HANDSHAKE)
         chunk = self._incoming[self._position : self._position + size]
         self._position += len(chunk)
         self._budget -= len(chunk)
         if self._budget < 0:
-            raise ConnectionLost("the server sends more than it may")
-        if self._wait is not None:
-            self.head += chunk
+            raise ConnectionLost(TOO_MUCH)
         return chunk
+
+    def _read_head(self, wait: Callable[[int], None]) -> None:
+        end = None
+        while b"HTTP/".startswith(self._incoming[:5]) and not self.is_at_end:
+            if end := _HEAD_END.search(self._incoming):
+                break
+            if len(self._incoming) >= _HANDSHAKE_BYTES:
+                raise ConnectionLost(TOO_MUCH)
+            self.flush()
+            if not self.fill():
+                wait(READ | WRITE if self._outgoing else READ)
+        length = len(self._incoming) if end is None else end.end()
+        self.head = self._incoming[:length]
+        # websocket-client keeps cookies for the whole process, fails at odd ones, and sends them.
+        self._incoming = _COOKIE.sub(b"", self.head) + self._incoming[length:]
+        self.allow(len(self._incoming))
 
     def send(self, data: bytes) -> int:
         """Take all of it, to be written by :meth:`flush`."""
@@ -284,6 +315,8 @@ class Stream:
 
     def fill(self) -> bool:
         """Read what has arrived; whether there was something, the end included."""
+        if len(self._incoming) - self._position >= _READ_BYTES:
+            return True  # enough to go on with: a flood has to wait in the network
         try:
             chunk = self._sock.recv(_READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):

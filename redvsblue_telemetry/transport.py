@@ -20,6 +20,8 @@ import attrs
 import websocket
 
 from .sockets import (
+    NO_HANDSHAKE,
+    TOO_MUCH,
     TOOK_TOO_LONG,
     ConnectionLost,
     Stream,
@@ -57,7 +59,7 @@ _CUMULATIVE = "cumulative"
 class Endpoint:
     """Where to connect to, and how."""
 
-    url: str
+    url: str = attrs.field(repr=False)
     token: str | None = attrs.field(default=None, repr=False)
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     ssl_context: ssl.SSLContext | None = None
@@ -142,7 +144,7 @@ def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocket
         with stream.waiting(wait, deadline):
             client = _open_protocol(stream, endpoint)
     except (OSError, ValueError, ConnectionLost, websocket.WebSocketException) as error:
-        lost = _refusal(error, bytes(stream.head))
+        lost = _refusal(error, stream.head)
     except BaseException:
         stream.close()
         raise
@@ -193,7 +195,7 @@ def _refusal(error: Exception, head: bytes) -> ConnectionLost:
         return ConnectionLost(TOOK_TOO_LONG)
     if isinstance(error, OSError):
         return ConnectionLost(words(error))
-    return ConnectionLost("the server's answer to the handshake is no WebSocket handshake")
+    return ConnectionLost(NO_HANDSHAKE)
 
 
 def _retry_after(head: bytes) -> float | None:
@@ -206,7 +208,7 @@ def _retry_after(head: bytes) -> float | None:
         return float(text[:9])
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
@@ -263,19 +265,21 @@ class WebSocketConnection:
         if self._end is not None and not received:
             raise self._end
         # What arrived before the end still counts; the next call raises it.
-        self._has_more = self._end is not None or len(received) >= _FRAMES_A_TURN
+        self._has_more = self._has_more or self._end is not None
         return received
 
     def _read_frames(self, received: list[Received]) -> ConnectionLost | None:
         """Read what has arrived into ``received``; returns the connection's end if it is met."""
+        self._has_more = False
         try:
             self._stream.fill()
-            while len(received) < _FRAMES_A_TURN:
+            for _ in range(_FRAMES_A_TURN):
                 frame = self._client.recv_frame()  # type: ignore[no-untyped-call]
                 self._stream.allow(_FRAME_BYTES)
                 self._take(frame, received)
+            self._has_more = True
         except BlockingIOError:
-            return None  # all that has arrived is read
+            pass  # all that has arrived is read
         except ConnectionLost as lost:
             return lost
         except websocket.WebSocketConnectionClosedException:
@@ -287,6 +291,8 @@ class WebSocketConnection:
         return None
 
     def _take(self, frame: websocket.ABNF, received: list[Received]) -> None:
+        if frame.mask_value:  # a server must not (RFC 6455, section 5.1)
+            raise ConnectionLost("the server broke the WebSocket protocol")
         if frame.opcode == websocket.ABNF.OPCODE_PONG:
             received.append(Received(_payload(frame), Kind.PONG))
         elif frame.opcode == websocket.ABNF.OPCODE_PING:
@@ -310,7 +316,7 @@ class WebSocketConnection:
             self._kind = _KINDS[frame.opcode]
         whole = (self._fragments or bytearray()) + _payload(frame)
         if len(whole) > _FRAME_BYTES:
-            raise ConnectionLost("the server sends more than it may")
+            raise ConnectionLost(TOO_MUCH)
         self._fragments = None if frame.fin else whole
         return [Received(bytes(whole), self._kind)] if frame.fin else []
 
