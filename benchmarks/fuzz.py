@@ -1,0 +1,400 @@
+"""What a hostile server can send, by the thousand: at worst, it may cost the connection.
+
+Each input is a handshake's answer, or frames on an open connection: a valid one that is mutated,
+or pure noise. It goes through a real socket into the real transport and exchange, cut at random
+places. Whatever else than :class:`ConnectionLost` comes out of them, a ledger that doesn't balance,
+a buffer that grows past its bound and a hang are failures. An input follows from the seed and its
+number alone, so a failure is repeated by ``--seed S --only NUMBER``.
+
+::
+
+    python -m benchmarks.fuzz --inputs 100000 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import faulthandler
+import hashlib
+import random
+import selectors
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import websocket
+
+from redvsblue_telemetry.delivery import DeliveryWindow
+from redvsblue_telemetry.events import EventCodec
+from redvsblue_telemetry.exchange import Exchange, Outcome
+from redvsblue_telemetry.settings import TelemetrySettings
+from redvsblue_telemetry.sockets import Stream
+from redvsblue_telemetry.store import TelemetryStore
+from redvsblue_telemetry.transport import (
+    ConnectionLost,
+    Endpoint,
+    WebSocketConnection,
+    open_websocket,
+)
+
+EVENTS = 6  # on each connection, in batches of 2
+INPUT_BYTES = UNWRITTEN_BOUND = 512 * 1024
+HANG = 20.0  # seconds
+HANDSHAKES = 10  # one input in so many is a handshake
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+SETTINGS = TelemetrySettings(enabled=True, batch_size=2, keepalive_interval=3600.0)
+
+
+class Failure(Exception):  # noqa: N818 (of the library, not of this program)
+    """A promise was broken."""
+
+
+# What is valid, more or less.
+
+
+def payload(rng: random.Random) -> bytes:
+    """Something that stands in a frame, of the kinds that somebody has to read."""
+    number = rng.choice((0, 1, 2, 3, 4, -1, 2**31, 2**63, 2**64, 10**60, rng.randrange(6)))
+    digits = rng.choice((b"0", b"1", b"9")) * rng.choice((1, 20, 125, 126, 400, 4301, 5000))
+    value = rng.choice((b"true", b"null", b'"1"', b"[]", b"1e400", b"1.0", b"-0", digits))
+    return rng.choice(
+        (
+            b"%d" % number,
+            b"%d" % number,
+            digits,
+            b'{"ack": %d}' % number,
+            b'{"ack": %d, "more": [1, {"x": null}]}' % number,
+            b'{"ack": %b}' % value,
+            b'{"ack": 1, "ack": %d}' % number,
+            b'{"ack": 1, "x": ' + rng.choice((b"[", b'{"a":')) * rng.choice((3, 300, 9000)),
+            rng.choice(("²", "\u0661", "\U0001d7d9", "1_0", "+1", " 1", "1\n")).encode(),
+            struct.pack("!H", rng.choice(CODES)) + rng.randbytes(rng.randrange(4)),
+            struct.pack("!H", rng.randrange(65536)),
+            b"keepalive",
+            b"\xff\xfe\xed\xa0\x80"[: rng.randrange(6)],
+            rng.randbytes(rng.choice((0, 1, 2, 125, 126, 127))),
+            bytes(rng.choice((1000, 65535, 65536, 70000)) if rng.random() < 0.05 else 0),
+        )
+    )
+
+
+CODES = (1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, 1015, 4000, 5000)
+
+
+LENGTHS = (0, 125, 126, 65535, 65536, 2**31, 2**63 - 1, 2**63, 2**64 - 1)
+
+
+def frame(
+    opcode: int, data: bytes, *, head: int = 0x80, mask: bytes = b"", says: int = -1
+) -> bytes:
+    """A frame; ``head`` holds FIN and the reserved bits, ``says`` is the length that it claims."""
+    length = len(data) if says < 0 else says
+    bit = 0x80 if mask else 0
+    if length < 126:
+        size = bytes([bit | length])
+    elif length < 1 << 16:
+        size = bytes([bit | 126]) + struct.pack("!H", length)
+    else:
+        size = bytes([bit | 127]) + struct.pack("!Q", length)
+    return bytes([head | opcode]) + size + mask + data
+
+
+def sequence(rng: random.Random) -> list[bytes]:
+    """Frames as an honest server might send them, and a few that only look so."""
+    frames: list[bytes] = []
+    for _ in range(rng.choice((1, 1, 2, 3, 5, 8))):
+        data = payload(rng)
+        opcode = rng.choice((TEXT, TEXT, PONG, PONG, PING, BINARY, CLOSE))
+        if opcode in (TEXT, BINARY) and rng.random() < 0.3:
+            middle = rng.randrange(len(data) + 1)
+            frames.append(frame(opcode, data[:middle], head=0))
+            frames.append(frame(0, data[middle:]))
+        else:
+            frames.append(frame(opcode, data))
+    if rng.random() < 0.02:
+        frames *= max(1, min(500, INPUT_BYTES // (1 + sum(map(len, frames)))))
+    return frames
+
+
+def odd_frame(rng: random.Random) -> bytes:
+    """A frame that breaks one rule, or two."""
+    return frame(
+        rng.randrange(16),
+        payload(rng),
+        head=rng.choice((0x80, 0x80, 0x00, 0xC0, 0x90, 0xF0, 0x40)),
+        mask=rng.choice((b"", b"", b"\0\0\0\0", b"abcd")),
+        says=rng.choice((-1, rng.choice(LENGTHS))),
+    )
+
+
+def mutated(rng: random.Random, data: bytes) -> bytes:
+    """The bytes with a few changes that know nothing of what they mean."""
+    changed = bytearray(data)
+    for _ in range(rng.choice((0, 1, 1, 2, 4))):
+        at = rng.randrange(len(changed) + 1)
+        kind = rng.randrange(5)
+        if kind == 0 and at < len(changed):
+            changed[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            changed[at:at] = rng.randbytes(rng.randrange(1, 9))
+        elif kind == 2:
+            del changed[at : at + rng.randrange(1, 9)]
+        elif kind == 3:
+            changed[at:at] = changed[at : at + rng.randrange(1, 40)]
+        else:
+            del changed[at:]
+    return bytes(changed)
+
+
+def frames_input(rng: random.Random) -> bytes:
+    """What comes over an open connection."""
+    kind = rng.randrange(8)
+    if kind == 0:
+        return rng.randbytes(rng.choice((1, 2, 10, 100, 1000)))
+    frames = sequence(rng)
+    if kind < 4:
+        frames[rng.randrange(len(frames) + 1) :] = [odd_frame(rng), *sequence(rng)]
+    data = b"".join(frames)[:INPUT_BYTES]
+    return data if kind == 7 else mutated(rng, data)
+
+
+HEADERS: tuple[bytes, ...] = (
+    b"Telemetry-Ack: cumulative",
+    b"Telemetry-Ack: \xff",
+    b"Retry-After: 5",
+    b"Retry-After: " + b"9" * 5000,
+    b"Retry-After: Fri, 31 Dec 2100 23:59:59 GMT",
+    b"Retry-After: Fri, 31 Dec 99999999999999999999 23:59:59 GMT",
+    b"Retry-After: Fri, 31 Dec 2100 23:59:59 +99999999999999",
+    b"Content-Length: 5",
+    b"Content-Length: -5",
+    b"Content-Length: 99999999999999999999",
+    b"Content-Length: \xd9\xa1",
+    b"Transfer-Encoding: chunked",
+    b"Location: ws://127.0.0.1:1/",
+    b"Set-Cookie: a=b; domain=127.0.0.1",
+    b"Set-Cookie: a@b=c; domain=127.0.0.1",
+    b'Set-Cookie: a="\\015\\012X: y"; domain=127.0.0.1',
+    b"Sec-WebSocket-Protocol: x",
+    b"Sec-WebSocket-Extensions: permessage-deflate",
+    b"no colon",
+    b": no name",
+    b"X: " + b"y" * 70000,
+    b" folded",
+)
+STATUSES = b"101 101 101 101 100 200 302 308 401 429 503 0 x".split()
+VERSIONS = (b"HTTP/1.1 ", b"HTTP/1.1 ", b"HTTP/1.0 ", b"HTTP/2 ", b"")
+
+
+def handshake_input(rng: random.Random, key: bytes) -> bytes:
+    """An answer to a handshake, and perhaps something behind it."""
+    lines = [
+        rng.choice(VERSIONS) + rng.choice(STATUSES) + b" Words",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Accept: " + base64.b64encode(hashlib.sha1(key + GUID).digest()),
+        *rng.choices(HEADERS, k=rng.randrange(3)),
+    ]
+    if rng.random() < 0.2:
+        rng.shuffle(lines)
+    data = b"\r\n".join((*lines, b"", b"")) + rng.choice((b"", b"hello", frame(CLOSE, b"")))
+    return data if rng.random() < 0.4 else mutated(rng, data)
+
+
+# Where it goes.
+
+
+def pieces(rng: random.Random, data: bytes) -> Iterator[bytes]:
+    """The bytes, cut as a network might cut them."""
+    cuts = rng.choice((0, 0, 1, 2, 5))
+    edges = sorted(rng.randrange(len(data) + 1) for _ in range(cuts))
+    for start, end in zip([0, *edges], [*edges, len(data)], strict=True):
+        # No more at once than the socket takes, so nobody waits.
+        for at in range(start, end, 32768):
+            yield data[at : min(end, at + 32768)]
+
+
+def try_frames(rng: random.Random) -> str:
+    """Play one input into an exchange that has batches in flight; returns what became of it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        codec, store = EventCodec("session"), TelemetryStore[bytes](EVENTS)
+        window = DeliveryWindow(
+            max_batches=512, max_bytes=1 << 22, max_batch_bytes=1 << 18, confirm_timeout=3600.0
+        )
+        outcome, dropped, ending = Outcome(), 0, "survived"
+        for number in range(EVENTS):
+            store.push(codec.encode("fuzz", {"n": number}, {}))
+        connection = open_connection(ours, has_acks=rng.random() < 0.5)
+        exchange = Exchange(
+            connection,
+            store=store,
+            codec=codec,
+            window=window,
+            outcome=outcome,
+            settings=SETTINGS,
+            clock=time.monotonic,
+            may_send=lambda: True,
+        )
+        is_reading = rng.random() < 0.8
+        try:
+            exchange.send_out(is_urgent=True)
+            for piece in pieces(rng, frames_input(rng)):
+                theirs.sendall(piece)
+                take_all_in(exchange)
+                exchange.send_out(is_urgent=False)
+                if is_reading:
+                    with contextlib.suppress(BlockingIOError):
+                        theirs.recv(1 << 20)
+            theirs.shutdown(socket.SHUT_WR)
+            take_all_in(exchange)
+        except ConnectionLost as lost:
+            ending = str(lost)
+            dropped = window.connection_lost(lost.close_code) is not None
+        if connection.unwritten > UNWRITTEN_BOUND:
+            raise Failure(f"{connection.unwritten} bytes wait to be written")
+        if outcome.delivered + window.in_flight + len(store) + dropped != EVENTS:
+            raise Failure(f"the ledger: {outcome}, in flight {window.in_flight}, dropped {dropped}")
+        connection.abort()
+        return ending
+
+
+def open_connection(sock: socket.socket, *, has_acks: bool) -> WebSocketConnection:
+    """A connection as it is after its handshake."""
+    client = websocket.WebSocket(enable_multithread=False, skip_utf8_validation=True)
+    stream = Stream(sock)
+    client.sock = stream  # type: ignore[assignment]
+    client.connected = True
+    headers = {"telemetry-ack": "cumulative"} if has_acks else {}
+    client.handshake_response = SimpleNamespace(status=101, headers=headers)  # type: ignore[assignment]
+    return WebSocketConnection(client, stream)
+
+
+def take_all_in(exchange: Exchange) -> None:
+    """Read until there is nothing more; as the worker does, but for the waiting."""
+    exchange.take_in()
+    while exchange.has_work:
+        exchange.take_in()
+        exchange.send_out(is_urgent=False)
+
+
+def try_handshake(rng: random.Random, listener: socket.socket) -> str:
+    """Play one input as the answer to a handshake; this thread is client and server in one."""
+    port = listener.getsockname()[1]
+    server: list[socket.socket] = []
+    answer: list[bytes] = []
+
+    def wait(_fd: int, events: int, _deadline: float) -> None:
+        if events == selectors.EVENT_WRITE:
+            return
+        if not server:
+            peer, _ = listener.accept()
+            # Its close is a reset: no port is held for a minute by each input.
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            server.append(peer)
+            request = b""
+            while not request.endswith(b"\r\n\r\n"):
+                request += peer.recv(65536)
+            if b"\r\nX: y" in request:
+                raise Failure("the server wrote a header of the request")
+            key = request.split(b"Sec-WebSocket-Key: ")[1].split(b"\r\n")[0]
+            answer.extend(pieces(rng, handshake_input(rng, key)))
+        if answer:
+            server[0].sendall(answer.pop(0))
+            return
+        if rng.random() < 0.1:
+            raise TimeoutError
+        with contextlib.suppress(OSError):
+            server[0].shutdown(socket.SHUT_WR)
+
+    endpoint = Endpoint(f"ws://127.0.0.1:{port}/", token="hush")
+    try:
+        open_websocket(endpoint, wait, 0.0).abort()
+    except ConnectionLost as lost:
+        if "hush" in str(lost):
+            raise Failure("the token is told") from None
+        return str(lost)
+    else:
+        return "handshake done"
+    finally:
+        for peer in server:
+            peer.close()
+
+
+# All of it.
+
+
+def run(inputs: range, seed: int) -> tuple[Counter[str], tuple[float, int], list[int]]:
+    """Try the inputs; returns their endings, the slowest one, and those that failed."""
+    endings: Counter[str] = Counter()
+    slowest = (0.0, -1)
+    failed = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for number in inputs:
+            if number % 64 == 0 or number == inputs.start:
+                faulthandler.dump_traceback_later(HANG, exit=True)
+            rng = random.Random(f"{seed}/{number}")
+            start = time.perf_counter()
+            try:
+                if number % HANDSHAKES == 0:
+                    ending = try_handshake(rng, listener)
+                else:
+                    ending = try_frames(rng)
+            except Exception as error:
+                ending = f"FAILED: {type(error).__name__}"
+                failed.append(number)
+                if ending not in endings:  # the first of each kind
+                    sys.stderr.write(f"input {number}:\n{traceback.format_exc()}\n")
+            # What was confirmed, and which status it was, says little here.
+            endings[ending.rstrip("0123456789.").partition(": confirmed")[0]] += 1
+            slowest = max(slowest, (time.perf_counter() - start, number))
+    faulthandler.cancel_dump_traceback_later()
+    return endings, slowest, failed
+
+
+def peak_memory() -> float:
+    """The most memory that this process ever had, in MiB; 0 where that isn't known."""
+    try:
+        import resource  # noqa: PLC0415 (not on Windows)
+    except ImportError:
+        return 0.0
+    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--inputs", type=int, default=10_000, metavar="N")
+    parser.add_argument("--seed", type=int, default=1, metavar="S")
+    parser.add_argument("--only", type=int, metavar="NUMBER", help="try this one input of the seed")
+    arguments = parser.parse_args()
+    inputs = range(arguments.inputs)
+    if arguments.only is not None:
+        inputs = range(arguments.only, arguments.only + 1)
+    at_first, start = peak_memory(), time.perf_counter()
+    endings, (longest, number), failed = run(inputs, arguments.seed)
+    seconds = time.perf_counter() - start
+    lines = [f"{count:>9}  {ending}" for ending, count in endings.most_common()]
+    lines += [
+        f"{len(inputs)} inputs of seed {arguments.seed} in {seconds:.1f} s",
+        f"slowest: {longest * 1000:.1f} ms, input {number}",
+        f"peak memory: {peak_memory():.1f} MiB, {at_first:.1f} MiB before the first input",
+        f"failed: {len(failed)}" + (f", the first at input {failed[0]}" if failed else ""),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
