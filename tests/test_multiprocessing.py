@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 from pathlib import Path
 
@@ -89,6 +90,8 @@ assert child.exitcode == 0
     assert end - start < 2 + 3
 
 
-def test_importing_the_package_imports_no_multiprocessing() -> None:
+def test_importing_the_package_imports_no_multiprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.startswith("COVERAGE")]:
+        monkeypatch.delenv(variable)  # measuring coverage in the child would import it
     done = run("import sys, redvsblue_telemetry; print('multiprocessing' in sys.modules)")
     assert done.stdout == "False\n"
