@@ -466,3 +466,30 @@ def test_picture_is_made_as_its_example_says() -> None:
     (command,) = (block.text for block in SHELL if "--screenshot" in block.text)
     example = (REPOSITORY / "examples" / "pygame_window.py").read_text(encoding="utf-8")
     assert command.splitlines()[-1] in example
+
+
+def test_the_figures_of_the_chaos_run_are_those_of_its_report() -> None:
+    report = json.loads((REPOSITORY / "benchmarks" / "results" / "chaos.json").read_text("utf-8"))
+    page = (
+        (REPOSITORY / "docs" / "delivery.md").read_text("utf-8").partition("### The chaos run")[2]
+    )
+    told = dict(re.findall(r"^\| \**(.+?)\** \| \**([\d,]+)\** \|$", page, re.MULTILINE))
+    faults = report["faults"]
+    assert {words: int(number.replace(",", "")) for words, number in told.items()} == {
+        "emitted by four threads": report["emitted_by_threads"],
+        "delivered, by the library's ledger": report["ledger"]["delivered"],
+        "dropped": report["ledger"]["dropped"],
+        "arrived at the server, each event counted once": report["receiver"]["unique"],
+        "lost": report["lost"],
+        "first arrivals out of order": report["receiver"]["out_of_order"],
+        "repeats of events in flight (a server drops these)": report["receiver"]["duplicates"],
+        "repeats of anything else": report["receiver"]["unexplained"],
+        "reconnects": report["reconnects"],
+        "resets, those of flapping included": faults["reset"],
+        "other faults": sum(faults.values()) - faults["reset"],
+    }
+    assert report["problems"] == []
+    assert report["seconds"] >= 30 * 60 - 5
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    assert f"{report['emitted_by_threads']:,} events" in readme
+    assert f"{report['reconnects']:,}" in readme
