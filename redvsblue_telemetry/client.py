@@ -212,8 +212,8 @@ class Telemetry:
         connector = self._connector
         if connector is None:
             return True
-        if self._is_stopped:
-            return self._stopped_well is True
+        if self._stopped_well is not None:
+            return self._stopped_well
         dropped = self._dropped(connector)
         return connector.flush(timeout) and self._dropped(connector) == dropped
 

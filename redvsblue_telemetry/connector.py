@@ -24,8 +24,10 @@ down in an attribute of their own and wake it; it looks at them only between wai
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
+import math
 import selectors
 import threading
 import time
@@ -41,7 +43,7 @@ from .events import EventCodec
 from .exchange import Exchange, Outcome
 from .settings import TelemetrySettings, is_token
 from .sockets import prepare
-from .statelog import Allowance, StateLog
+from .statelog import Allowance, StateLog, tell
 from .states import (
     BACKING_OFF,
     CONNECTED,
@@ -64,12 +66,11 @@ from .waiting import WaitingPlace
 
 __all__ = ["TelemetryConnector"]
 
-logger = logging.getLogger("redvsblue_telemetry")
-
 _WINDOW_BATCHES = 512
 _WINDOW_BYTES = 4 * 1024 * 1024
 _LONGEST_RETRY_AFTER = 3600.0  # seconds; a server that asks for more gets this
 _STOP_MARGIN = 0.1  # the part of a stop's timeout that is left for the worker to end in
+_AFTER_AN_ERROR = 1.0  # seconds until the worker goes on
 _LAST_STEPS = 0.05  # seconds that a thread may take to be gone once it has told that it ends
 
 Connect = Callable[[Endpoint, Wait, float], Connection]
@@ -151,6 +152,7 @@ class TelemetryConnector:
             confirm_timeout=settings.confirm_timeout,
         )
         self._connection: Connection | None = None
+        self._not_before = -math.inf  # when a server that asked for it may be called on again
         self._has_given_up = False  # on what was undelivered at the end
         self._state_log = StateLog(clock)
         self._refusals_log = Allowance(clock)
@@ -173,7 +175,8 @@ class TelemetryConnector:
         url = urlsplit(self._settings.url)
         prepare(is_secure=url.scheme == "wss" and self._settings.ssl_context is None)
         if url.scheme == "ws" and self._settings.token and not _is_loopback(url.hostname or ""):
-            logger.warning(
+            tell(
+                logging.WARNING,
                 "the token goes to %s unencrypted: use wss:// for any host but this one",
                 url.hostname,
             )
@@ -198,16 +201,23 @@ class TelemetryConnector:
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that is in the store or in flight now is confirmed, or else gone."""
-        return self._ask(self._flushes, timeout)
+        request = _Request(self._store.pushed)
+        self._nudged = True  # whoever doesn't wait for it wants it done all the same
+        if self._ask(self._flushes, request, timeout):
+            return True
+        with contextlib.suppress(ValueError):  # it was done just now
+            self._flushes.remove(request)
+        return False
 
     def discard(self, timeout: float) -> bool:
         """Close the connection and discard all that is in the store or in flight now."""
-        return self._ask(self._discards, timeout)
+        return self._ask(self._discards, _Request(self._store.pushed), timeout)
 
-    def _ask(self, requests: deque[_Request], timeout: float) -> bool:
-        request = _Request(self._store.pushed)
+    def _ask(self, requests: deque[_Request], request: _Request, timeout: float) -> bool:
         requests.append(request)
         self._place.wake()
+        if self.state is STOPPED:  # then nobody looks at it any more
+            return self.left_behind == 0
         if threading.current_thread() is self._thread:
             return False  # a callback that waited for its own thread would wait for ever
         return request.wait(timeout)
@@ -253,15 +263,25 @@ class TelemetryConnector:
     # The worker's life.
 
     def _run(self) -> None:
-        logger.info("telemetry started: session %s", self._codec.session_id)
         try:
+            tell(logging.INFO, "telemetry started: session %s", self._codec.session_id)
             while not self._is_finished:
-                if self._may_connect:
-                    self._hold_connection()
-                else:
-                    self._stay_away()
+                try:
+                    self._take_a_step()
+                except BaseException:  # whatever it is, events are waiting
+                    self._lament()
+                    self._wait(self._clock() + _AFTER_AN_ERROR)
         finally:
             self._end()
+
+    def _take_a_step(self) -> None:
+        if self._may_connect:
+            self._hold_connection()
+        else:
+            self._stay_away()
+
+    def _lament(self) -> None:
+        tell(logging.ERROR, "the telemetry worker met an error of its own", with_traceback=True)
 
     @property
     def _has_delivered_all(self) -> bool:
@@ -288,16 +308,22 @@ class TelemetryConnector:
         """Connect and serve the connection until it ends; then wait before the next attempt."""
         lost = None
         try:
+            if self._clock() < self._not_before:
+                self._enter(BACKING_OFF)
+                self._pause(self._not_before, is_offline=False)
+                return
             self._enter(CONNECTING)
             self._connection = self._open()
             self._serve(self._connection)
+            if not self._enabled and self._window.awaits_confirmation:
+                self._connection.reset()  # the player's no holds for what is in the network, too
             self._connection.close()
         except _InterruptedError:
             pass
         except ConnectionLost as error:
             lost = error
         except BaseException as error:
-            logger.exception("the telemetry worker met an error of its own")
+            self._lament()
             lost = ConnectionLost(f"{type(error).__name__} in the worker")
         finally:
             if self._connection is not None:
@@ -324,7 +350,8 @@ class TelemetryConnector:
         self._place.close()
         for request in (*self._flushes, *self._discards, *self._stops):
             request.done.release()
-        logger.info(
+        tell(
+            logging.INFO,
             "telemetry stopped: %d events delivered, %d left behind",
             self.outcome.delivered,
             self.left_behind,
@@ -372,36 +399,48 @@ class TelemetryConnector:
                 raise TimeoutError
 
     def _back_off(self, lost: ConnectionLost) -> None:
-        delay = self._backoff.next_delay()
+        now = self._clock()
         if lost.retry_after is not None:
-            delay = max(delay, min(lost.retry_after, _LONGEST_RETRY_AFTER))
+            self._not_before = now + min(lost.retry_after, _LONGEST_RETRY_AFTER)
         self.last_error = str(lost)
         self._state_log.say(
             logging.WARNING, "telemetry is not connected: %s; trying again", self.last_error
         )
         self._enter(OFFLINE if lost.is_offline else BACKING_OFF)
-        deadline = self._clock() + delay
+        until = max(now + self._backoff.next_delay(), self._not_before)
+        self._pause(until, is_offline=lost.is_offline)
+
+    def _pause(self, until: float, *, is_offline: bool) -> None:
+        """Wait before an attempt; not as long if it is the last, or a network is back."""
         was_stopping = self._stop_at is not None
         self._retry_at_once = False
-        while self._may_connect and not self._is_finished and self._clock() < deadline:
-            if self._stop_at is not None:
-                if not was_stopping and lost.retry_after is None:
-                    return  # one attempt at once, to part with what there is
-                if self._stop_at <= deadline:
-                    self._stop_at = self._clock()  # the next attempt would come too late
-                    return
-            if self._retry_at_once and lost.is_offline:
-                return
-            self._wait(deadline)
+        while self._may_connect and not self._is_finished and self._clock() < until:
+            is_last = self._stop_at is not None and not was_stopping
+            if is_last or (self._retry_at_once and is_offline):
+                until = min(
+                    until, self._not_before
+                )  # at once, if the server has nothing against it
+                was_stopping, is_offline = self._stop_at is not None, False
+            elif self._stop_at is not None and self._stop_at <= until:
+                self._stop_at = self._clock()  # the attempt would come too late
+            else:
+                self._wait(until)
 
     def _drop_refused(self, event: bytes, lost: ConnectionLost | None) -> None:
         self.outcome.discarded += 1
         if self._refusals_log.take():
-            logger.warning(
+            tell(
+                logging.WARNING,
                 "an event of type %r is dropped, since the server won't have it: %s",
-                self._codec.unseal(event).type,
+                self._type_of(event),
                 lost,
             )
+
+    def _type_of(self, event: bytes) -> str:
+        try:
+            return self._codec.unseal(event).type
+        except Exception:  # its data may be nested too deep to be read, or no JSON by msgspec.Raw
+            return "?"
 
     # An open connection.
 
@@ -466,7 +505,8 @@ class TelemetryConnector:
             if request.loaded is None and self._store.departed >= request.up_to:
                 request.loaded = self._window.loaded
             if request.loaded is not None and settled >= request.loaded:
-                self._flushes.remove(request)
+                with contextlib.suppress(ValueError):  # whoever waited for it has given up
+                    self._flushes.remove(request)
                 request.done.release()
 
     def _discard_as_asked(self) -> None:
@@ -485,7 +525,7 @@ class TelemetryConnector:
             try:
                 self._settings.on_state_change(state)
             except BaseException:  # whatever it raises, the worker lives on
-                logger.exception("on_state_change failed")
+                tell(logging.ERROR, "on_state_change failed", with_traceback=True)
 
 
 def _is_loopback(host: str) -> bool:

@@ -18,12 +18,11 @@ import msgspec
 from .delivery import DeliveryWindow, InvalidConfirmationError
 from .events import EventCodec
 from .settings import TelemetrySettings
+from .statelog import tell
 from .store import TelemetryStore
 from .transport import Connection, ConnectionLost, Kind, Received
 
 __all__ = ["Exchange", "Outcome"]
-
-logger = logging.getLogger("redvsblue_telemetry")
 
 _UNWRITTEN_BYTES = 256 * 1024  # with so much in hand that the socket won't take, no more is sent
 _BATCHES_A_TURN = 8  # sent between two writes to the socket
@@ -179,7 +178,11 @@ class Exchange:
         except BaseException:  # whatever it raises, the worker lives on
             self._outcome.rejected += 1
             if self._outcome.rejected == 1:  # it runs for every event: the rest are only counted
-                logger.exception("before_send failed; the events at which it fails are rejected")
+                tell(
+                    logging.ERROR,
+                    "before_send failed; the events at which it fails are rejected",
+                    with_traceback=True,
+                )
         else:
             self._outcome.discarded += 1
         return None

@@ -15,8 +15,10 @@ import re
 import selectors
 import socket
 import ssl
+import struct
 import weakref
 from collections.abc import Callable, Iterator
+from time import monotonic
 
 from . import proxies
 
@@ -29,6 +31,8 @@ __all__ = [
     "prepare",
     "words",
 ]
+
+_NO_LINGERING = struct.pack("ii", 1, 0)  # on, for no time at all
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -45,9 +49,8 @@ TOOK_TOO_LONG = "connecting took too long"
 NO_HANDSHAKE = "the server's answer to the handshake is no WebSocket handshake"
 TOO_MUCH = "the server sends more than it may"
 
-_HANDSHAKE_BYTES = 65536  # an answer to the handshake that is longer is no answer
+_HANDSHAKE_BYTES = 16384  # an answer to the handshake that is longer is no answer
 _HEAD_END = re.compile(rb"\n\r?\n")
-_COOKIE = re.compile(rb"^[^\n:]*set-cookie[^\n:]*:[^\n]*\n", re.IGNORECASE | re.MULTILINE)
 _PROXY_BYTES = 16384  # nor is one of a proxy
 _READ_BYTES = 65536
 _WRITE_BYTES = 65536
@@ -122,7 +125,7 @@ def open_socket(
         port: the server's.
         tls: for an encrypted connection; None for a plain one.
         wait: waits for the socket; see :data:`Wait`.
-        deadline: until when it has to be done, on the clock of ``wait``.
+        deadline: until when it has to be done, on the clock of :func:`time.monotonic`.
 
     Raises:
         ConnectionLost: it can't be done; its message is fit for a log.
@@ -133,9 +136,11 @@ def open_socket(
         if proxy is None:
             sock = _open_tcp(host, port, wait, deadline)
         else:
+            request = proxy.request(host, port)
             name = proxy.host  # the one that is looked up: the server's is the proxy's to resolve
             sock = _open_tcp(proxy.host, proxy.port, wait, deadline)
-            _open_tunnel(sock, proxy.request(host, port), wait, deadline)
+            name = host
+            _open_tunnel(sock, request, wait, deadline)
         return sock if tls is None else _open_tls(sock, host, tls, wait, deadline)
     except (OSError, UnicodeError) as error:  # the latter: it can't be a name at all
         raise _failure(error, name) from None
@@ -150,14 +155,16 @@ def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socke
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if (code := sock.connect_ex(address)) in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-                wait(sock.fileno(), WRITE, deadline)
+                # An address that doesn't answer must leave time for the others.
+                share = (deadline - monotonic()) / (len(addresses) - index)
+                wait(sock.fileno(), WRITE, min(deadline, monotonic() + share))
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
         except BaseException as error:
             sock.close()
             is_last = index + 1 == len(addresses)
-            if is_last or isinstance(error, TimeoutError) or not isinstance(error, OSError):
+            if is_last or not isinstance(error, OSError):
                 raise
         else:
             return sock
@@ -220,6 +227,13 @@ def _failure(error: OSError | UnicodeError, host: str) -> ConnectionLost:
 def words(error: OSError) -> str:
     """What an error of the operating system or of TLS says, without its number."""
     return error.strerror or str(error) or type(error).__name__
+
+
+def _without_cookies(head: bytes) -> bytes:
+    lines = head.split(b"\n")
+    return b"\n".join(
+        line for line in lines if b"set-cookie" not in line.partition(b":")[0].lower()
+    )
 
 
 class Stream:
@@ -294,7 +308,7 @@ class Stream:
         length = len(self._incoming) if end is None else end.end()
         self.head = self._incoming[:length]
         # websocket-client keeps cookies for the whole process, fails at odd ones, and sends them.
-        self._incoming = _COOKIE.sub(b"", self.head) + self._incoming[length:]
+        self._incoming = _without_cookies(self.head) + self._incoming[length:]
         self.allow(len(self._incoming))
 
     def send(self, data: bytes) -> int:
@@ -304,6 +318,12 @@ class Stream:
 
     def close(self) -> None:
         """Close the socket, without a word."""
+        self._sock.close()
+
+    def reset(self) -> None:
+        """Close it, and take back what has not left this machine yet."""
+        with contextlib.suppress(OSError):  # it is gone, and so is what was in it
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
         self._sock.close()
 
     # What the connection calls:

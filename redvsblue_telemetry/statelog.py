@@ -6,15 +6,22 @@ first changes are told as they come; after that a line a minute says where thing
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
-__all__ = ["Allowance", "StateLog"]
+__all__ = ["Allowance", "StateLog", "tell"]
 
 logger = logging.getLogger("redvsblue_telemetry")
 
 _BURST = 8  # lines that may follow on each other at once
 _SECONDS_A_LINE = 60.0  # after these, one in so many seconds
+
+
+def tell(level: int, message: str, *args: object, with_traceback: bool = False) -> None:
+    """Write a line to the log, from the worker: a handler that fails must not end delivery."""
+    with contextlib.suppress(Exception):
+        logger.log(level, message, *args, exc_info=with_traceback)
 
 
 class Allowance:
@@ -71,5 +78,5 @@ class StateLog:
         if self._current is None or self._current == self._told:
             return
         if self._allowance.take():
-            logger.log(*self._current)
+            tell(*self._current)
             self._told = self._current

@@ -30,10 +30,10 @@ class ConnectionState(enum.Enum):
 IDLE, CONNECTING, CONNECTED, BACKING_OFF, OFFLINE, STOPPED = ConnectionState
 
 TRANSITIONS: dict[ConnectionState, frozenset[ConnectionState]] = {
-    IDLE: frozenset({CONNECTING, OFFLINE, STOPPED}),
+    IDLE: frozenset({CONNECTING, BACKING_OFF, OFFLINE, STOPPED}),
     CONNECTING: frozenset({CONNECTED, BACKING_OFF, OFFLINE, IDLE, STOPPED}),
     CONNECTED: frozenset({CONNECTING, BACKING_OFF, OFFLINE, IDLE, STOPPED}),
     BACKING_OFF: frozenset({CONNECTING, OFFLINE, IDLE, STOPPED}),
-    OFFLINE: frozenset({CONNECTING, IDLE, STOPPED}),
+    OFFLINE: frozenset({CONNECTING, BACKING_OFF, IDLE, STOPPED}),
     STOPPED: frozenset(),
 }

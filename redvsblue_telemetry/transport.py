@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 _FRAME_BYTES = 65536  # a server has nothing to say that takes more
+_HEADER_BYTES = 14  # the most that a frame's may have
 _UNANSWERED_BYTES = 65536  # with so much unwritten, a server's pings aren't answered
 _FRAMES_A_TURN = 256  # then other work gets its turn
 _SWITCHING_PROTOCOLS = 101
@@ -121,6 +122,9 @@ class Connection(Protocol):
 
     def abort(self) -> None:
         """Close without a word."""
+
+    def reset(self) -> None:
+        """Close without a word, and take back what the network hasn't sent yet."""
 
 
 def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocketConnection:
@@ -225,7 +229,7 @@ class WebSocketConnection:
         self._kind = Kind.TEXT  # of the message whose frames are coming in
         self._end: ConnectionLost | None = None
         self._has_more = False
-        stream.allow(_FRAME_BYTES)
+        stream.allow(_HEADER_BYTES + _FRAME_BYTES)
         answer: Mapping[str, str] = client.getheaders() or {}
         self.has_acks = answer.get(_ACK_HEADER, "").strip().lower() == _CUMULATIVE
 
@@ -275,7 +279,7 @@ class WebSocketConnection:
             self._stream.fill()
             for _ in range(_FRAMES_A_TURN):
                 frame = self._client.recv_frame()  # type: ignore[no-untyped-call]
-                self._stream.allow(_FRAME_BYTES)
+                self._stream.allow(_HEADER_BYTES + _FRAME_BYTES)
                 self._take(frame, received)
             self._has_more = True
         except BlockingIOError:
@@ -333,6 +337,9 @@ class WebSocketConnection:
 
     def abort(self) -> None:
         self._stream.close()
+
+    def reset(self) -> None:
+        self._stream.reset()
 
 
 def _payload(frame: websocket.ABNF) -> bytes:

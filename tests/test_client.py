@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -282,3 +283,29 @@ def test_the_kill_switch_wins_over_settings_made_by_hand(monkeypatch: pytest.Mon
         telemetry.emit("x")
         assert not telemetry.enabled
         assert telemetry.stats() == TelemetryStats()
+
+
+def test_flushes_that_nobody_waits_for_leave_nothing_behind() -> None:
+    telemetry = Telemetry(TelemetrySettings(enabled=True, url="ws://127.0.0.1:1/")).start()
+    telemetry.emit("x")
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(2000):
+        assert not telemetry.flush(0)
+    gc.collect()
+    assert len(gc.get_objects()) - before < 500
+    telemetry.stop(0)
+
+
+def test_a_flush_beside_a_stop_tells_the_truth() -> None:
+    with RecordingServer() as server:
+        for _ in range(30):
+            telemetry = Telemetry(TelemetrySettings(enabled=True, url=server.url)).start()
+            telemetry.emit("x")
+            assert telemetry.flush(10)
+            thread = threading.Thread(target=telemetry.stop, args=(10,))
+            thread.start()
+            start = time.monotonic()
+            assert telemetry.flush(10)
+            assert time.monotonic() - start < 9
+            thread.join(10)

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "sockets": {"proxies"},
     "waiting": set(),
     "transport": {"sockets"},
-    "exchange": {"delivery", "events", "settings", "store", "transport"},
+    "exchange": {"delivery", "events", "settings", "statelog", "store", "transport"},
     "store": {"tally"},
     "events": {"errors", "plain"},
     "settings": {"errors"},

@@ -6,13 +6,19 @@ import itertools
 import logging
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from raw_server import Script, frame, raw_server, read_request, read_to_the_end, shake_hands
 from waiting_for import wait_until
 
-from redvsblue_telemetry import SettingsError, TelemetrySettings, start_telemetry
+from redvsblue_telemetry import (
+    SettingsError,
+    TelemetryEvent,
+    TelemetrySettings,
+    start_telemetry,
+)
 from redvsblue_telemetry.connector import TelemetryConnector
 from redvsblue_telemetry.events import EventCodec
 from redvsblue_telemetry.store import TelemetryStore
@@ -272,3 +278,45 @@ def test_no_settings_error_tells_a_secret(wrong: dict[str, Any]) -> None:
         start_telemetry(**QUICK, **wrong)
     assert_tells_no_secret(str(caught.value))
     assert_tells_no_secret(repr(caught.value))
+
+
+class Broken(logging.Handler):
+    """A handler that fails at every line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError("no space left on device")
+
+
+def test_a_log_handler_that_fails_ends_no_delivery() -> None:
+    log = logging.getLogger("redvsblue_telemetry")
+    broken = Broken(logging.INFO)
+    log.addHandler(broken)
+    level = log.level
+    log.setLevel(logging.INFO)
+    try:
+        with raw_server(lambda client: None) as port:  # slams the door
+            telemetry = start_telemetry(
+                enabled=True,
+                url=f"ws://127.0.0.1:{port}/",
+                backoff_base=0.01,
+                before_send=failing_at_first(),
+            )
+            telemetry.emit("rejected")
+            telemetry.emit("kept")
+            assert wait_until(lambda: telemetry.stats().last_error)
+        with RecordingServer(port=port) as server:
+            assert server.wait_for(1, 20)
+            assert telemetry.stop(5)
+            assert [event["type"] for event in server.events] == ["kept"]
+    finally:
+        log.removeHandler(broken)
+        log.setLevel(level)
+
+
+def failing_at_first() -> Callable[[TelemetryEvent], TelemetryEvent]:
+    def before_send(event: TelemetryEvent) -> TelemetryEvent:
+        if event.type == "rejected":
+            raise ValueError
+        return event
+
+    return before_send

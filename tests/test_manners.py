@@ -10,7 +10,14 @@ import time
 import pytest
 from connect_proxy import relay_to
 from one_event import QUICK
-from raw_server import Script, frame, raw_server, read_request, shake_hands
+from raw_server import (
+    Script,
+    frame,
+    raw_server,
+    read_request,
+    read_to_the_end,
+    shake_hands,
+)
 from waiting_for import wait_until
 
 from redvsblue_telemetry import ConnectionState, Telemetry, start_telemetry, stop_telemetry
@@ -294,3 +301,53 @@ def test_games_that_were_cut_off_together_do_not_come_back_in_step() -> None:
                 telemetry.stop(1)
     # Eight even draws from half a second are within 50 ms of each other once in a million times.
     assert came[games - 1] - came[0] > 0.05
+
+
+def test_neither_the_host_nor_the_player_can_hurry_a_server_that_asked_for_peace() -> None:
+    door = Door(answer("503 No\r\nRetry-After: 60"))
+    with raw_server(door) as port:
+        telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/")
+        telemetry.emit("x")
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.BACKING_OFF)
+        for _ in range(5):
+            telemetry.set_online(False)
+            assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE)
+            telemetry.set_online(True)
+            assert wait_until(lambda: telemetry.stats().state is ConnectionState.BACKING_OFF)
+            telemetry.enabled = False
+            assert wait_until(lambda: telemetry.stats().state is ConnectionState.IDLE)
+            telemetry.enabled = True
+            assert wait_until(lambda: telemetry.stats().state is ConnectionState.BACKING_OFF)
+        assert len(door.came) == 1
+        telemetry.stop(1)
+
+
+def test_a_stop_does_not_wait_for_an_attempt_that_would_come_too_late() -> None:
+    with raw_server(lambda client: None) as port:
+        telemetry = start_telemetry(
+            enabled=True, url=f"ws://127.0.0.1:{port}/", backoff_base=600, backoff_max=600
+        )
+        telemetry.emit("x")
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.BACKING_OFF)
+        start = time.monotonic()
+        assert not telemetry.stop(60)
+        assert time.monotonic() - start < 30
+        assert telemetry.stats().dropped == 1
+
+
+def test_a_server_is_told_goodbye() -> None:
+    parting: list[bytes] = []
+
+    def script(client: socket.socket) -> None:
+        shake_hands(client)
+        parting.append(read_to_the_end(client))
+
+    with raw_server(script) as port:
+        telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/")
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.CONNECTED)
+        assert telemetry.stop(5)
+        assert wait_until(lambda: parting)
+    (frame_,) = parting
+    assert frame_[:2] == b"\x88\x82"  # a close with two bytes, masked
+    code = bytes(a ^ b for a, b in zip(frame_[2:4], frame_[6:8], strict=True))
+    assert int.from_bytes(code, "big") == 1000

@@ -170,3 +170,9 @@ def test_a_stop_in_the_middle_of_the_proxy_s_answer_returns_in_time(
         assert not telemetry.stop(0.3)
         assert time.monotonic() - start < 2
     assert telemetry.stats().dropped == 1
+
+
+def test_a_name_that_is_none_is_not_blamed_on_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ConnectProxy() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        assert "é..example" in failure("ws://é..example/")

@@ -15,7 +15,8 @@ from waiting_for import wait_until
 from websockets.http11 import Response
 from websockets.sync.server import ServerConnection, serve
 
-from redvsblue_telemetry import Telemetry, start_telemetry
+from redvsblue_telemetry import Telemetry, TelemetryEvent, start_telemetry
+from redvsblue_telemetry.events import EventCodec
 
 # Refusals cost a connection each, and each a wait: so short ones.
 QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.001, "backoff_max": 0.003}
@@ -235,3 +236,21 @@ def test_what_the_servers_library_refuses_is_found_without_acks(
     assert wait_until(lambda: set(arrived) == set(range(1, 41)) - {30})
     (told,) = drops_told(caplog)
     assert "'fat'" in told
+
+
+def test_an_offender_that_cannot_even_be_read_is_dropped_without_a_name(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_deep(codec: EventCodec, sealed: bytes) -> TelemetryEvent:
+        raise RecursionError
+
+    monkeypatch.setattr(EventCodec, "unseal", too_deep)
+    with picky_server(lambda types: 1007 if "bad" in types else None) as server:
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        for type in ("good", "bad", "good"):
+            telemetry.emit(type)
+        assert wait_until(lambda: telemetry.stats().dropped == 1, 20)
+        telemetry.emit("good")  # the worker lives on
+        assert telemetry.flush(20)
+        assert server.arrived == [1, 3, 4]
+    assert "an event of type '?' is dropped" in caplog.text

@@ -316,3 +316,35 @@ def test_a_callback_may_use_the_toggle() -> None:
         assert wait_until(lambda: telemetry.stats().dropped == 1)
         assert server.messages == []
         assert telemetry.stop(5)
+
+
+def test_what_has_not_left_this_machine_when_the_player_says_no_never_does() -> None:
+    is_over = threading.Event()
+    arrived: list[int] = []
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+
+    def serve() -> None:
+        client, _ = listener.accept()
+        with client:
+            shake_hands(client)
+            is_over.wait(30)
+            arrived.append(len(read_to_the_end(client)))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with listener:
+        telemetry = made(url=f"ws://127.0.0.1:{listener.getsockname()[1]}/", drain_interval=0.01)
+        telemetry.start()
+        for _ in range(3000):
+            telemetry.emit("x", text="x" * 1000)
+        # In the window is what the operating system has taken, most of which it hasn't sent.
+        assert wait_until(lambda: telemetry.stats().in_flight >= 2000, 20)
+        switched_off(telemetry)
+        assert is_in(telemetry, ConnectionState.IDLE)
+        is_over.set()
+        thread.join(30)
+    assert arrived[0] < 500_000  # of 3 MB: what the receiving end had already
+    telemetry.stop(1)

@@ -223,6 +223,7 @@ def test_what_comes_before_a_close_still_counts() -> None:
         (frame(0x1, b"a", fin=False) + frame(0x1, b"b"), "broke the WebSocket protocol"),
         (b"\xf1\x00", "broke the WebSocket protocol"),
         (b"\x83\x00", "broke the WebSocket protocol"),
+        (b"\x8a\x81\x00\x00\x00\x001", "broke the WebSocket protocol"),  # it is masked
         (frame(0x8), "code 1005"),
     ],
 )
@@ -281,3 +282,26 @@ def test_a_server_that_does_not_read_blocks_nobody() -> None:
 
         assert wait_until(written)
         connection.close()
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with RecordingServer() as server, socket.socket() as hole:
+        hole.bind(("127.0.0.2", 0))
+        hole.listen(0)
+        fill = [socket.socket() for _ in range(4)]
+        for sock in fill:  # then the next one's SYN is dropped
+            sock.setblocking(False)
+            sock.connect_ex(hole.getsockname())
+        addresses = [hole.getsockname(), ("127.0.0.1", server.port)]
+        monkeypatch.setattr(
+            "socket.getaddrinfo",
+            lambda *_, **__: [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses
+            ],
+        )
+        connect("ws://two.addresses:1/", timeout=2).close()
+        monkeypatch.undo()
+        for sock in fill:
+            sock.close()
