@@ -32,7 +32,7 @@ from types import SimpleNamespace
 import websocket
 
 from redvsblue_telemetry.delivery import DeliveryWindow
-from redvsblue_telemetry.events import EventCodec
+from redvsblue_telemetry.events import Body, EventCodec
 from redvsblue_telemetry.exchange import Exchange, Outcome
 from redvsblue_telemetry.settings import TelemetrySettings
 from redvsblue_telemetry.sockets import Stream
@@ -228,7 +228,7 @@ def try_frames(rng: random.Random) -> str:
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        codec, store = EventCodec("session"), TelemetryStore[bytes](EVENTS)
+        codec, store = EventCodec("session"), TelemetryStore[Body](EVENTS)
         window = DeliveryWindow(
             max_batches=512, max_bytes=1 << 22, max_batch_bytes=1 << 18, confirm_timeout=3600.0
         )
@@ -365,7 +365,7 @@ def run(inputs: range, seed: int) -> tuple[Counter[str], tuple[float, int], list
 def peak_memory() -> float:
     """The most memory that this process ever had, in MiB; 0 where that isn't known."""
     try:
-        import resource  # noqa: PLC0415 (not on Windows)
+        import resource
     except ImportError:
         return 0.0
     peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

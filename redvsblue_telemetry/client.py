@@ -17,8 +17,9 @@ from typing import Any
 import attrs
 
 from .connector import TelemetryConnector
+from .emission import Emit, Switch, bound_emit, emit_nothing
 from .errors import InvalidEventError, SettingsError
-from .events import EventCodec, TelemetryEvent, child_session_id, new_session_id
+from .events import Body, EventCodec, TelemetryEvent, child_session_id, new_session_id
 from .plain import describe
 from .settings import TelemetrySettings, is_killed
 from .states import ConnectionState
@@ -100,27 +101,25 @@ class Telemetry:
         self._is_starting = False  # while the first event of a forked child starts its worker
         self._is_stopped = False
         self._stopped_well: bool | None = None  # what `stop` returned; None until it has
-        self._recording = False
+        self._switch = Switch()
         self._online = True  # what the host said last; a forked child is on the same network
-        self._begin(self._settings.session_id or new_session_id())
-
-    def _begin(self, session_id: str) -> None:
-        """Set up a session: everything that a forked child may not share with its parent."""
-        settings = self._settings
+        self._connector: TelemetryConnector | None = None
         self._codec = EventCodec(
-            session_id,
+            settings.session_id or new_session_id(),
             settings.version,
             max_event_bytes=min(settings.max_event_bytes, settings.max_batch_bytes - 2),
         )
         self._high_water = max(1, settings.capacity // _HIGH_WATER)
-        self._store = TelemetryStore[bytes](
+        self._store = TelemetryStore[Body](
             settings.capacity,
             high_water=self._high_water,
             on_high_water=self._on_high_water,
         )
-        self._connector: TelemetryConnector | None = None
-        self._encode = self._codec.encode
-        self._push = self._store.push
+        self._bound_emit: Emit = emit_nothing
+        if settings.enabled:
+            self._bound_emit = bound_emit(self._switch, self._codec, self._store, self._reject)
+        if type(self).emit is Telemetry.emit:
+            vars(self)["emit"] = self._bound_emit  # what a game calls: saves it a call
 
     # Events.
 
@@ -136,14 +135,7 @@ class Telemetry:
             InvalidEventError: the event can't be sent, and ``strict`` is set. Otherwise such an
                 event is counted in ``rejected``.
         """
-        if not self._recording:
-            return
-        try:
-            body = self._encode(type, data, fields)
-        except Exception as error:
-            self._reject(error, type)
-            return
-        self._push(body)
+        self._bound_emit(type, data, **fields)
 
     def push(self, event: TelemetryEvent | Mapping[str, Any]) -> None:
         """Record an event that may bring its own id, timestamp, seq, session and version.
@@ -161,7 +153,7 @@ class Telemetry:
         except Exception as error:
             self._reject(error, "")
             return
-        self._push(body)
+        self._store.push(body)
 
     def attach(self, engine: object, event: str = "telemetry") -> EngineBinding:
         """Take what an engine emits under a name; see :mod:`redvsblue_telemetry.wiring`.
@@ -194,6 +186,14 @@ class Telemetry:
                     self._recording = False
                     connector.stop(0)
         return self
+
+    @property
+    def _recording(self) -> bool:
+        return self._switch.on
+
+    @_recording.setter
+    def _recording(self, on: bool) -> None:
+        self._switch.on = on
 
     @property
     def is_running(self) -> bool:
@@ -410,7 +410,10 @@ class Telemetry:
         inherited = self._connector
         self._lifecycle = threading.RLock()  # a thread of the parent may have held the old one
         self._rejections = Tally()
-        self._begin(child_session_id(self._settings.session_id))
+        self._connector = None
+        # The same objects: an `emit` that the game holds on to puts its events into them.
+        self._codec.begin(child_session_id(self._settings.session_id))
+        self._store.begin()
         self._store.high_water = 1
         self._is_starting = False
         if inherited is not None:

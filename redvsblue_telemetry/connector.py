@@ -39,7 +39,7 @@ import attrs
 
 from .backoff import Backoff
 from .delivery import DeliveryWindow
-from .events import EventCodec
+from .events import Body, EventCodec
 from .exchange import Exchange, Outcome
 from .settings import TelemetrySettings, is_token
 from .sockets import prepare
@@ -117,7 +117,7 @@ class TelemetryConnector:
 
     def __init__(
         self,
-        store: TelemetryStore[bytes],
+        store: TelemetryStore[Body],
         codec: EventCodec,
         settings: TelemetrySettings,
         *,

@@ -51,10 +51,15 @@ class Batch:
     sent_at: float = 0.0
     """When it was last sent, in seconds of the clock that the window is given."""
 
-    @property
-    def size(self) -> int:
-        """Bytes on the wire, with the array's brackets and commas."""
-        return sum(map(len, self.events)) + len(self.events) + 1
+    size: int = attrs.field(init=False)
+    """Bytes on the wire, with the array's brackets and commas."""
+
+    def __attrs_post_init__(self) -> None:
+        self.size = _size(self.events)
+
+
+def _size(events: Sequence[bytes]) -> int:
+    return sum(map(len, events)) + len(events) + 1
 
 
 class DeliveryWindow:
@@ -115,14 +120,19 @@ class DeliveryWindow:
 
     def load(self, events: Sequence[bytes]) -> None:
         """Take events in, as one batch, or as several where one would have too many bytes."""
+        if not events:
+            return
+        batch = Batch(tuple(events))
+        if batch.size <= self._max_batch_bytes or len(events) == 1:
+            self._append(batch)
+            return
         start = size = 0
         for index, event in enumerate(events):
             if index > start and size + len(event) + 2 > self._max_batch_bytes:
                 self._append(Batch(tuple(events[start:index])))
                 start, size = index, 0
             size += len(event) + 1
-        if len(events) > start:
-            self._append(Batch(tuple(events[start:])))
+        self._append(Batch(tuple(events[start:])))
 
     def _append(self, batch: Batch) -> None:
         self._unsent.append(batch)

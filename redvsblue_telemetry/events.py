@@ -1,9 +1,9 @@
 """Events: what one is, how it is stamped, and its bytes on the wire.
 
-An event is encoded where it is emitted, into a *body*: ``{"type":…,"timestamp":…,"data":…}``.
-That is the snapshot of its data, and it finds a bad event while its author is on the stack. What
-is the same for a whole session, and the number that the event gets when it leaves the store, are
-put in front of the body on the worker's side, by :meth:`EventCodec.seal`.
+An event is encoded where it is emitted, into a :class:`Body`. That is the snapshot of its data,
+and it finds a bad event while its author is on the stack. The body is put together with what is
+the same for a whole session, and with the number that the event gets when it leaves the store, on
+the worker's side, by :meth:`EventCodec.seal`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import datetime
 import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from time import time_ns  # a module-level name, so that tests can freeze it
 from types import MappingProxyType
 from typing import Any, cast
@@ -23,7 +23,7 @@ import msgspec
 from .errors import InvalidEventError
 from .plain import describe, find_fault, to_plain
 
-__all__ = ["EventCodec", "TelemetryEvent"]
+__all__ = ["Body", "EventCodec", "TelemetryEvent", "merged"]
 
 Data = Mapping[str, Any]
 
@@ -40,6 +40,11 @@ _WIRE_NAMES = {
 }
 _PLAIN = frozenset({"type", "data"})
 _LARGEST_SEQ = 2**63 - 1
+_HALF_A_MICROSECOND = 500  # so that a clock that is kept as a float loses no millisecond
+_THIRTEEN_DIGITS = 10**12  # what a timestamp has until the year 2286
+_HEADS = 1024  # types whose heads are kept
+_HEAD_BYTES = 256  # a longer one is not kept
+_ROOM_FOR_A_PROCESS_ID = 32  # which the session id of a forked child ends with
 
 
 @attrs.frozen(kw_only=True)
@@ -84,7 +89,7 @@ class TelemetryEvent:
         if "type" not in known:
             raise InvalidEventError("", "type", "is missing")
         if others:
-            known["data"] = {**others, **_merged(known["type"], known.get("data", {}), _NO_DATA)}
+            known["data"] = {**others, **merged(known["type"], known.get("data", {}), _NO_DATA)}
         return cls(**known)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -101,16 +106,19 @@ class TelemetryEvent:
         return {name: value for name, value in fields.items() if value is not None}
 
 
-class _Body(msgspec.Struct, gc=False):
-    """What is encoded at emission, in the order of the wire."""
+class Body(msgspec.Struct, gc=False):
+    """What is kept of an event from its emission on: nothing that the game can change."""
 
-    type: str
-    timestamp: int
-    data: Data
+    head: bytes
+    """``"type":…,"timestamp":``, one object for all events of a type."""
+    time: int
+    """When it happened, in nanoseconds since the epoch."""
+    data: bytes
+    """Its data, as JSON."""
 
 
-class _Given(bytes):
-    """A body whose event brought some of its envelope along: ``envelope`` is kept as given."""
+class _Given(Body, gc=False):
+    """A body whose event brought some of its envelope along, which is kept as given."""
 
     envelope: dict[str, Any]
 
@@ -128,19 +136,29 @@ class EventCodec:
     def __init__(
         self, session_id: str, version: str | None = None, max_event_bytes: int = 16384
     ) -> None:
-        self.session_id = session_id
         self.version = version
         self.max_event_bytes = max_event_bytes
-        self._run = uuid.uuid4().hex[:16]  # a reused session_id must not repeat event ids
-        self._encoder = msgspec.json.Encoder(enc_hook=to_plain)
-        head = {"sessionId": session_id} | ({"version": version} if version else {})
-        constant = self._encoder.encode(head)[:-1].replace(b"%", b"%%")
-        self._envelope = constant + f',"id":"{self._run}-%d","seq":%d,'.encode()
-        longest = self._envelope % (_LARGEST_SEQ, _LARGEST_SEQ)
-        self._overhead = len(longest) - 1  # the body's own brace is dropped
-        self._max_body_bytes = max_event_bytes - self._overhead
+        self.encode_json = msgspec.json.Encoder(enc_hook=to_plain).encode
+        self.heads: dict[str, bytes] = {}
+        """What the bodies of each type begin with; of the types that were met lately."""
+        self.begin(session_id)
 
-    def encode(self, type: str, data: Data | None, fields: Data = _NO_DATA) -> bytes:
+    def begin(self, session_id: str) -> None:
+        """Begin a session. Only while no other thread uses the codec: after a fork, say."""
+        self.session_id = session_id
+        self._run = uuid.uuid4().hex[:16]  # a reused session_id must not repeat event ids
+        head = {"sessionId": session_id} | ({"version": self.version} if self.version else {})
+        constant = self.encode_json(head)[:-1].replace(b"%", b"%%")
+        self._whole = constant + f',"id":"{self._run}-%d","seq":%d,'.encode() + b'%b%d,"data":%b}'
+        longest = self._whole % (_LARGEST_SEQ, _LARGEST_SEQ, b"", _THIRTEEN_DIGITS, b"")
+        self._overhead = len(longest)
+
+    @property
+    def surely_fits(self) -> int:
+        """So many bytes of data make no event too large, whatever its type, also after a fork."""
+        return self.max_event_bytes - self._overhead - _HEAD_BYTES - _ROOM_FOR_A_PROCESS_ID
+
+    def encode(self, type: str, data: Data | None, fields: Data = _NO_DATA) -> Body:
         """Encode an event that happens now.
 
         Args:
@@ -151,24 +169,32 @@ class EventCodec:
         Raises:
             InvalidEventError: it can't be sent.
         """
-        if type.__class__ is not str or not type:
-            type = _checked_type(type)
-        if not data:
-            # `not` also holds for things that are no mapping, such as 0 or "".
-            if data is not None and not isinstance(data, Mapping):
-                raise _not_a_mapping(type, data)
+        if data is None:
             data = fields
-        elif data.__class__ is not dict or fields:
-            data = _merged(type, data, fields)
+        elif fields or data.__class__ is not dict:
+            data = merged(type, data, fields)
+        head = self._head(type)
         try:
-            body = self._encoder.encode(_Body(type, time_ns() // 1_000_000, data))
+            text = self.encode_json(data)
         except Exception as error:
             raise self._explained(type, data, error) from error
-        if len(body) > self._max_body_bytes:
-            raise self._too_large(type, len(body) + self._overhead)
-        return body
+        size = self._overhead + len(head) + len(text)
+        if size > self.max_event_bytes:
+            raise self._too_large(type, size)
+        return Body(head, time_ns(), text)
 
-    def encode_event(self, event: TelemetryEvent | Mapping[str, Any]) -> bytes:
+    def _head(self, type: object) -> bytes:
+        name = _checked_type(type)
+        if (head := self.heads.get(name)) is not None:
+            return head
+        head = b'"type":%b,"timestamp":' % self.encode_json(name)
+        if len(head) <= _HEAD_BYTES:
+            if len(self.heads) >= _HEADS:
+                self.heads.clear()
+            self.heads[name] = head
+        return head
+
+    def encode_event(self, event: TelemetryEvent | Mapping[str, Any]) -> Body:
         """Encode an event that may bring its own timestamp, id, seq, session and version.
 
         Raises:
@@ -187,30 +213,31 @@ class EventCodec:
         timestamp = _checked_timestamp(type, event.timestamp)
         data = event.data
         if data.__class__ is not dict:
-            data = _merged(type, data, _NO_DATA)
+            data = merged(type, data, _NO_DATA)
+        head = self._head(type)
         try:
-            body = self._encoder.encode(_Body(type, timestamp, data))
+            text = self.encode_json(data)
+            # Kept in nanoseconds as the others are, of which the milliseconds are cut out again.
+            body = Body(head, timestamp * 1_000_000, text)
             if envelope:
-                body = _Given(body)
-                body.envelope = envelope
-                size = len(self.seal(body, _LARGEST_SEQ))
-            else:
-                size = len(body) + self._overhead
+                body = _Given(body.head, body.time, body.data, envelope)
+            size = len(self.seal(body, _LARGEST_SEQ))
         except Exception as error:
             raise self._explained(type, {**envelope, "data": data}, error, path="") from error
         if size > self.max_event_bytes:
             raise self._too_large(type, size)
         return body
 
-    def seal(self, body: bytes, number: int) -> bytes:
+    def seal(self, body: Body, number: int) -> bytes:
         """The whole event as it goes over the wire.
 
         Args:
             body: what ``encode`` made.
             number: the event's place in the session, which becomes its ``seq``.
         """
-        if body.__class__ is bytes:
-            return self._envelope % (number, number) + body[1:]
+        milliseconds = (body.time + _HALF_A_MICROSECOND) // 1_000_000
+        if body.__class__ is Body:
+            return self._whole % (number, number, body.head, milliseconds, body.data)
         standard: dict[str, Any] = {
             "sessionId": self.session_id,
             "id": f"{self._run}-{number}",
@@ -218,8 +245,19 @@ class EventCodec:
         }
         if self.version:
             standard["version"] = self.version
-        envelope = self._encoder.encode(standard | cast("_Given", body).envelope)
-        return envelope[:-1] + b"," + body[1:]
+        envelope = self.encode_json(standard | cast("_Given", body).envelope)[:-1]
+        return b'%b,%b%d,"data":%b}' % (envelope, body.head, milliseconds, body.data)
+
+    def seal_all(self, numbered: Iterable[tuple[Body, int]]) -> list[bytes]:
+        """Likewise, many at once."""
+        whole, seal = self._whole, self.seal
+        return [
+            whole
+            % (number, number, body.head, (body.time + _HALF_A_MICROSECOND) // 1_000_000, body.data)
+            if body.__class__ is Body
+            else seal(body, number)
+            for body, number in numbered
+        ]
 
     def unseal(self, sealed: bytes) -> TelemetryEvent:
         """Read an event back from its bytes on the wire."""
@@ -230,7 +268,7 @@ class EventCodec:
     ) -> InvalidEventError:
         _checked_type(type)  # the encoder meets a fault in it as well
         try:
-            fault = find_fault(data, path, self._encoder.encode)
+            fault = find_fault(data, path, self.encode_json)
         except Exception as unreadable:
             fault = path or "data", f"can't be read: {describe(unreadable)}"
         where, reason = fault or (path, str(error))
@@ -275,7 +313,12 @@ def _read(mapping: Mapping[str, Any]) -> TelemetryEvent:
         raise InvalidEventError("", "event", f"can't be read: {describe(error)}") from error
 
 
-def _merged(type: str, data: object, fields: Data) -> dict[str, Any]:
+def merged(type: str, data: object, fields: Data) -> dict[str, Any]:
+    """All the fields of an event.
+
+    Raises:
+        InvalidEventError: its data is no mapping, or can't be read.
+    """
     if not isinstance(data, Mapping):
         raise _not_a_mapping(type, data)
     try:

@@ -3,8 +3,8 @@
 Events are taken from the store when the drain interval is over, when the store passes its
 high-water mark, and when somebody flushes; and then all of them, batch after batch, as far as the
 window and the socket have room. So the interval is the longest that an event waits, and no limit
-on how many go. After a few batches the socket is written to, which gives up the GIL: the game
-gets its turn.
+on how many go. Every few batches the socket is written to, which gives up the GIL: the game gets
+its turn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import attrs
 import msgspec
 
 from .delivery import DeliveryWindow, InvalidConfirmationError
-from .events import EventCodec
+from .events import Body, EventCodec
 from .settings import TelemetrySettings
 from .statelog import tell
 from .store import TelemetryStore
@@ -25,7 +25,8 @@ from .transport import Connection, ConnectionLost, Kind, Received
 __all__ = ["Exchange", "Outcome"]
 
 _UNWRITTEN_BYTES = 256 * 1024  # with so much in hand that the socket won't take, no more is sent
-_BATCHES_A_TURN = 8  # sent between two writes to the socket
+_BATCHES_A_TURN = 8  # sent between two looks at what has come in
+_WRITE_BYTES = 32 * 1024  # written at once: a write gives up the GIL, and the game gets its turn
 _KEEPALIVE = b"keepalive"
 _LONGEST_NUMBER = 19  # digits; of a longer one, int() may even fail
 
@@ -60,7 +61,7 @@ class Exchange:
         self,
         connection: Connection,
         *,
-        store: TelemetryStore[bytes],
+        store: TelemetryStore[Body],
         codec: EventCodec,
         window: DeliveryWindow,
         outcome: Outcome,
@@ -128,6 +129,8 @@ class Exchange:
             number = self._window.mark_sent(self._clock())
             if self._has_proof and not self._connection.has_acks:
                 self._connection.ping(b"%d" % number)
+            if self._connection.unwritten >= _WRITE_BYTES:
+                self._connection.flush()
         self._connection.flush()
 
     @property
@@ -161,10 +164,10 @@ class Exchange:
         if len(taken) < self._settings.batch_size:  # that was all there is
             self._is_draining = False
             self._drain_at = self._clock() + self._settings.drain_interval
-        seal = self._codec.seal
         if self._settings.before_send is None:
-            self._window.load([seal(body, number) for body, number in taken])
+            self._window.load(self._codec.seal_all(taken))
         else:
+            seal = self._codec.seal
             reviewed = [self._reviewed(seal(body, number), number) for body, number in taken]
             self._window.load([event for event in reviewed if event is not None])
 

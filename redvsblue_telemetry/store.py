@@ -18,6 +18,7 @@ interrupts:
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from itertools import islice, repeat
@@ -58,23 +59,30 @@ class TelemetryStore(Generic[T]):
         self.capacity = capacity
         self._on_high_water = on_high_water
         self.high_water = capacity + 1 if high_water is None else min(high_water, capacity)
-        self._items: deque[T] = deque()
+        self.items: deque[T] = deque()
+        """What is in the store. Only ``emit`` works on it from outside, as :meth:`push` does."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Be empty, and count from 1. Only while no other thread uses it: after a fork, say."""
+        self.items.clear()
         # These three are written by any thread, each by one uninterruptible call (see above).
         self._departed = Tally()
         self._dropped = Tally()
         self._departures = zip(
-            map(deque[T].popleft, repeat(self._items)), self._departed, strict=False
+            map(deque[T].popleft, repeat(self.items)), self._departed, strict=False
         )
 
     def push(self, item: T) -> None:
         """Put an item at the back. If that is one too many, the oldest is dropped and counted."""
-        items = self._items
+        items = self.items
         items.append(item)
         if len(items) >= self.high_water:
-            self._rise_above_high_water()
+            self.rise_above_high_water()
 
-    def _rise_above_high_water(self) -> None:
-        if len(self._items) > self.capacity:
+    def rise_above_high_water(self) -> None:
+        """Look after a store that was just pushed to and that holds much."""
+        if len(self.items) > self.capacity:
             try:
                 next(self._departures)
             except IndexError:  # the worker has just drained it all: there is room again
@@ -93,27 +101,23 @@ class TelemetryStore(Generic[T]):
         A gap in the numbers is an item that was dropped.
         """
         drained: list[tuple[T, int]] = []
-        departures = self._departures
-        try:
-            while len(drained) < limit:
-                drained.append(next(departures))
-        except IndexError:  # empty
-            pass
+        with contextlib.suppress(IndexError):  # it is empty; what was taken until then is kept
+            drained.extend(islice(self._departures, max(0, limit)))
         return drained
 
     def peek(self, limit: int) -> list[T]:
         """The oldest items, at most ``limit`` of them, oldest first; they stay where they are."""
-        return list(islice(self._items.copy(), limit))
+        return list(islice(self.items.copy(), limit))
 
     def clear(self) -> int:
         """Take out everything that is there now and return how many items it was.
 
         They don't count as dropped: whoever clears knows why.
         """
-        return len(self.drain_numbered(len(self._items)))
+        return len(self.drain_numbered(len(self.items)))
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     @property
     def dropped(self) -> int:
@@ -130,6 +134,6 @@ class TelemetryStore(Generic[T]):
         """How many items were ever pushed: also the number of the newest item."""
         while True:
             departed = self.departed
-            waiting = len(self._items)
+            waiting = len(self.items)
             if departed == self.departed:  # nothing left in between, so the two belong together
                 return departed + waiting

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import attrs
 import websocket
 
+from .frames import MaskingKeys, client_frame
 from .sockets import (
     NO_HANDSHAKE,
     TOO_MUCH,
@@ -225,6 +226,7 @@ class WebSocketConnection:
     def __init__(self, client: websocket.WebSocket, stream: Stream) -> None:
         self._client = client
         self._stream = stream
+        self._keys = MaskingKeys()
         self._fragments: bytearray | None = None
         self._kind = Kind.TEXT  # of the message whose frames are coming in
         self._end: ConnectionLost | None = None
@@ -247,10 +249,7 @@ class WebSocketConnection:
         self._send(payload, websocket.ABNF.OPCODE_PING)
 
     def _send(self, payload: bytes, opcode: int) -> None:
-        try:
-            self._client.send_frame(websocket.ABNF.create_frame(payload, opcode))
-        except websocket.WebSocketConnectionClosedException:
-            raise ConnectionLost("the connection ended without a close") from None
+        self._stream.send(client_frame(opcode, payload, self._keys.next()))
 
     def flush(self) -> None:
         try:

@@ -286,7 +286,7 @@ def test_a_stop_by_a_signal_is_soon_done_wherever_the_game_is_in_a_call() -> Non
     # The signal comes right at the start of a function: a thread may hold a lock there.
     script = """
 import threading
-settings = TelemetrySettings(enabled=True, url=sys.argv[1])
+settings = TelemetrySettings(enabled=True, url=sys.argv[1], capacity=1)  # so each emit rises
 stopped = 0
 def handler(*_):
     answers.append(telemetry.stop(20))
@@ -296,7 +296,8 @@ def trace(frame, *_):
         sys.settrace(None)
         signal.raise_signal(signal.SIGUSR1)
 for place in (
-    Telemetry.emit, TelemetryStore.push, Telemetry.flush, Telemetry.stop, TelemetryConnector.stop,
+    Telemetry(settings).emit, TelemetryStore.rise_above_high_water, Telemetry.flush,
+    Telemetry.stop, TelemetryConnector.stop,
     threading.Event.wait, threading.Condition.wait, threading.Thread.join,
 ):
     telemetry = Telemetry(settings).start()

@@ -1,0 +1,41 @@
+"""The frames that a client sends, as the RFC, websocket-client and a real server read them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import websocket
+
+from redvsblue_telemetry.frames import MaskingKeys, client_frame
+
+TEXT, PING = 0x1, 0x9
+
+
+def test_the_example_of_the_rfc() -> None:
+    # RFC 6455, section 5.7: "a single-frame masked text message"
+    expected = bytes.fromhex("818537fa213d7f9f4d5158")
+    assert client_frame(TEXT, b"Hello", bytes.fromhex("37fa213d")) == expected
+
+
+@pytest.mark.parametrize(
+    "size",
+    [0, 1, 2, 3, 4, 5, 125, 126, 127, 1000, 65535, 65536, 65537, 262_144, 262_145, 1_000_001],
+)
+def test_a_frame_is_the_one_that_websocket_client_makes(size: int) -> None:
+    payload, key = os.urandom(size), os.urandom(4)
+    theirs = websocket.ABNF.create_frame(payload, websocket.ABNF.OPCODE_BINARY)
+    theirs.get_mask_key = lambda _: key
+    assert client_frame(websocket.ABNF.OPCODE_BINARY, payload, key) == theirs.format()
+
+
+def test_a_ping_is_masked_too() -> None:
+    assert client_frame(PING, b"7", b"\x01\x02\x03\x04") == b"\x89\x81\x01\x02\x03\x04\x36"
+
+
+def test_keys_do_not_repeat_and_have_four_bytes() -> None:
+    keys = MaskingKeys()
+    drawn = [keys.next() for _ in range(5000)]
+    assert {len(key) for key in drawn} == {4}
+    assert len(set(drawn)) > 4990  # of four thousand million, a few may meet by chance
+    assert drawn[:3] != [keys.next() for _ in range(3)]
