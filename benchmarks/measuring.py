@@ -1,0 +1,360 @@
+"""What the benchmarks share: children and servers in processes of their own, medians, tables, JSON.
+
+A *child* is one measurement in a fresh process: a benchmark's module, started with ``--child`` and
+a task as JSON; the last line that it prints is its result as JSON. Every child is bounded by a
+timeout; one that fails gives ``{"failure": "..."}``, and the run goes on. A *server* is a module
+that prints one line of JSON with its port, and ends when its standard input does: so it outlives
+nobody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import faulthandler
+import http.client
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+"""What a measurement gives: whatever can be written as JSON."""
+
+ROOT = Path(__file__).resolve().parent.parent
+EVENT_TYPE = "ship_hit"
+_BODY_OVERHEAD = len(b'{"type":"ship_hit","timestamp":1700000000000,"data":}')
+_PACKAGES = ("redvsblue-telemetry", "websocket-client", "msgspec", "attrs", "tenacity")
+_ENDING = 5.0  # seconds that a server has to end
+
+
+# Events.
+
+
+def event_data(size: int) -> dict[str, Any]:
+    """Six fields, such that type, timestamp and data are JSON of ``size`` bytes.
+
+    On the wire an event is larger: the session's id, its own id and its number are put in front.
+    """
+    data: dict[str, Any] = {
+        "shipId": "red-3",
+        "by": "blue-1",
+        "x": 123.25,
+        "y": -45.5,
+        "shield": True,
+        "note": "",
+    }
+    padding = size - _BODY_OVERHEAD - len(json.dumps(data, separators=(",", ":")))
+    if padding < 0:
+        raise ValueError(f"an event has at least {size - padding} bytes, not {size}")
+    data["note"] = "n" * padding
+    return data
+
+
+# Children.
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a child: this one's, without settings of telemetry and proxies."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("REDVSBLUE_")
+        and not name.lower().endswith("_proxy")
+        and name != "DO_NOT_TRACK"
+    }
+    return kept | more
+
+
+def run_bounded(
+    command: Sequence[str], timeout: float, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; at the timeout, end it and whatever it started.
+
+    Args:
+        command: the program and its arguments.
+        timeout: seconds.
+        more: variables for its environment.
+
+    Raises:
+        subprocess.TimeoutExpired: the time ran out.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(**more),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def run_child(module: str, task: Result, timeout: float) -> Result:
+    """Run one measurement in a fresh process; its result, or ``{"failure": ...}``."""
+    command = [sys.executable, "-m", module, "--child", json.dumps({**task, "timeout": timeout})]
+    try:
+        done = run_bounded(command, timeout + 10)
+    except subprocess.TimeoutExpired:
+        return {"failure": f"not done within {timeout + 10:g} s"}
+    lines = done.stdout.strip().splitlines()
+    try:
+        if done.returncode == 0:
+            result: Result = json.loads(lines[-1])
+            return result
+    except (IndexError, ValueError):
+        pass
+    return {"failure": f"exit code {done.returncode}: {done.stderr.strip()[-600:]}"}
+
+
+def answer(task: str, kinds: Mapping[str, Callable[[Result], Result]]) -> int:
+    """Be a child: do the task and print its result. A child that hangs ends itself."""
+    parsed: Result = json.loads(task)
+    faulthandler.dump_traceback_later(parsed["timeout"], exit=True)
+    print(json.dumps(kinds[parsed["kind"]](parsed)), flush=True)
+    faulthandler.cancel_dump_traceback_later()
+    return 0
+
+
+def wait_for_state(telemetry: Any, state: str, timeout: float = 20.0) -> None:
+    """Wait, in a child, until the connection is in a state, such as ``"connected"``."""
+    deadline = time.monotonic() + timeout
+    while telemetry.stats().state.value != state:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it is not {state}: {telemetry.stats()}")
+        time.sleep(0.002)
+
+
+# Servers.
+
+
+class Server:
+    """A module that serves in a process of its own; a context manager.
+
+    Args:
+        module: its name, such as ``benchmarks.fast_sink``.
+        arguments: for its command line.
+    """
+
+    def __init__(self, module: str, *arguments: object) -> None:
+        self._command = [sys.executable, "-m", module, *map(str, arguments)]
+        self.hello: Result = {}
+        """What it said at its start."""
+
+    def __enter__(self) -> Server:
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        watchdog = threading.Timer(20, self._process.kill)
+        watchdog.start()
+        try:
+            self.hello = json.loads(self._process.stdout.readline())
+        except ValueError:
+            self.__exit__()
+            raise RuntimeError(f"{' '.join(self._command)} did not start") from None
+        finally:
+            watchdog.cancel()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(_ENDING)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self.hello["port"]
+        return port
+
+    @property
+    def url(self) -> str:
+        """What to give to ``start_telemetry``."""
+        scheme = "wss" if "ca" in self.hello else "ws"
+        return f"{scheme}://127.0.0.1:{self.port}/telemetry"
+
+
+def ask_sink(url: str, command: str = "stats") -> Result:
+    """Ask a plain sink for its counts (``stats``), or tell it to cut its connections (``cut``)."""
+    host = url.partition("://")[2].partition("/")[0]
+    connection = http.client.HTTPConnection(host, timeout=20)
+    try:
+        connection.request("GET", f"/control/{command}")
+        counts: Result = json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+    return counts
+
+
+def introduce(hello: Result) -> None:
+    """Say to whoever started this server where it is; end when they do."""
+    print(json.dumps(hello), flush=True)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+# Numbers.
+
+
+def median(results: Sequence[Result], name: str) -> float | None:
+    """The median of a figure over the rounds that have it."""
+    figures = [result[name] for result in results if result.get(name) is not None]
+    return statistics.median(figures) if figures else None
+
+
+def greatest(results: Sequence[Result], name: str) -> float | None:
+    """The greatest of a figure over the rounds that have it."""
+    return max((r[name] for r in results if r.get(name) is not None), default=None)
+
+
+def grouped(results: Sequence[Result], *names: str) -> dict[tuple[Any, ...], list[Result]]:
+    """The results by what they have under these names, in the order of their first."""
+    groups: dict[tuple[Any, ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault(tuple(result[name] for name in names), []).append(result)
+    return groups
+
+
+def summary(figures: Sequence[float | None]) -> Result:
+    """Median, least and greatest, of the rounds that have the figure."""
+    known = [figure for figure in figures if figure is not None]
+    if not known:
+        return {"median": None, "min": None, "max": None, "rounds": 0}
+    return {
+        "median": statistics.median(known),
+        "min": min(known),
+        "max": max(known),
+        "rounds": len(known),
+    }
+
+
+def resident_bytes() -> int | None:
+    """The memory of this process that is in RAM; None where /proc doesn't tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+# Output.
+
+
+def cell(value: object, digits: int = 2) -> str:
+    """A figure for a table."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table in Markdown; figures to the right."""
+    cells = [list(headers), *([cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    print(f"\n{title}\n")
+    for index, row in enumerate(cells):
+        texts = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
+        print("| " + " | ".join(texts) + " |")
+        if index == 0:
+            rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+            print("| " + " | ".join(rules) + " |")
+    print(flush=True)
+
+
+def progress(text: str) -> None:
+    """Say what is being done, apart from the tables."""
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
+    parser.add_argument("--quick", action="store_true", help="only to see that it works")
+    parser.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser
+
+
+def save(path: Path | None, name: str, results: Result) -> None:
+    """Write the results, with what they were measured on."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        report = {"benchmark": name, "machine": machine(), **results}
+        path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def machine() -> Result:
+    """What the figures were measured on, and how busy it was."""
+    return {
+        "python": sys.version.split()[0],
+        "implementation": platform.python_implementation(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cpus": os.cpu_count(),
+        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "finished_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else None
+
+
+def failures(results: Sequence[Result]) -> list[str]:
+    """What went wrong, each thing once."""
+    return sorted({str(result["failure"]) for result in results if "failure" in result})

@@ -1,0 +1,351 @@
+"""The SDKs that are compared, each behind one small adapter; and the floors they are compared to.
+
+Each is set up as its documentation's first page does, with its defaults, but for where to send to:
+``deviation`` says what else was changed. ``emit_all`` emits a list of events in a loop of its own,
+with the call that the SDK's documentation shows: there is no adapter between the loop and the SDK
+whose cost would be counted as the SDK's.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import logging.handlers
+import os
+import queue
+import time
+from collections.abc import Sequence
+from concurrent.futures import wait
+from typing import Any
+
+from .measuring import wait_for_state
+
+Event = dict[str, Any]
+
+HOST = "127.0.0.1"
+EVENT_TYPE = "ship_hit"
+PLAYER = "player-1"
+_NAMES = tuple(f"blue-{number}" for number in range(1, 24))
+_FOREIGN_SETTINGS = ("OTEL_", "SENTRY_", "POSTHOG_", "SEGMENT_", "AMPLITUDE_")
+
+
+def make_events(first: int, count: int) -> list[Event]:
+    """Events with six fields each, of the kinds that games have, numbered from ``first``.
+
+    Their values vary, so that compression isn't flattered by a thousand times the same.
+    """
+    return [
+        {
+            "shipId": "red-3",
+            "by": _NAMES[number % len(_NAMES)],
+            "n": number,
+            "damage": number * 7 % 41,
+            "distance": number * 37 % 1009 / 8,
+            "shield": number % 3 == 0,
+        }
+        for number in range(first, first + count)
+    ]
+
+
+class Peer:
+    """One that can be asked to take events. This one is a loop without telemetry."""
+
+    name = "none"
+    title = "no telemetry"
+    package = ""
+    import_statement = ""
+    destination = "-"
+    call = "-"
+    deviation = "-"
+    emits = False
+    """Whether events are handed to anything at all."""
+    sends = False
+    """Whether events should arrive."""
+
+    def load(self) -> None:
+        """Import what is needed."""
+        exec(self.import_statement, {})
+
+    def start(self, ports: dict[str, int]) -> None:
+        """Set the SDK up, to send to the sink on these ports."""
+
+    def wait_until_ready(self) -> None:
+        """Wait until it is connected, where it connects before it has something to send."""
+
+    def emit_all(self, events: Sequence[Event]) -> None:
+        """Emit them one by one."""
+
+    def stop(self, timeout: float) -> None:
+        """Flush, and shut down."""
+
+
+class EmptyFunction(Peer):
+    """What a call costs that does nothing, with the signature of this SDK's ``emit``."""
+
+    name = "empty"
+    title = "an empty function"
+    call = "a method with emit's signature"
+    emits = True
+
+    def nothing(self, type: str, data: Event | None = None, /, **fields: Any) -> None:
+        """Do nothing."""
+
+    def emit_all(self, events: Sequence[Event]) -> None:
+        emit = self.nothing
+        for data in events:
+            emit(EVENT_TYPE, data)
+
+
+class Ours(Peer):
+    name = "ours"
+    title = "redvsblue-telemetry"
+    package = "redvsblue-telemetry"
+    import_statement = "import redvsblue_telemetry"
+    destination = "WebSocket, JSON, confirmed by Pongs"
+    call = "telemetry.emit(type, data)"
+    deviation = "enabled=True, url"
+    emits = sends = True
+
+    def start(self, ports: dict[str, int]) -> None:
+        from redvsblue_telemetry import start_telemetry
+
+        self._telemetry = start_telemetry(
+            enabled=self.sends, url=f"ws://{HOST}:{ports['websocket']}/telemetry"
+        )
+
+    def wait_until_ready(self) -> None:
+        wait_for_state(self._telemetry, "connected")
+
+    def emit_all(self, events: Sequence[Event]) -> None:
+        emit = self._telemetry.emit
+        for data in events:
+            emit(EVENT_TYPE, data)
+
+    def stop(self, timeout: float) -> None:
+        self._telemetry.stop(timeout)
+
+
+class OursOff(Ours):
+    name = "off"
+    title = "redvsblue-telemetry, off"
+    destination = "-"
+    deviation = "-"
+    sends = False
+
+    def wait_until_ready(self) -> None:
+        """It never connects."""
+
+
+class Sentry(Peer):
+    name = "sentry"
+    title = "Sentry (logs)"
+    package = "sentry-sdk"
+    import_statement = "import sentry_sdk, sentry_sdk.logger"
+    destination = "HTTP, JSON envelopes, gzip"
+    call = "sentry_sdk.logger.info(type, attributes=data)"
+    deviation = "enable_logs=True (as its page on logs says), dsn"
+    emits = sends = True
+
+    def start(self, ports: dict[str, int]) -> None:
+        import sentry_sdk
+        import sentry_sdk.logger
+
+        sentry_sdk.init(dsn=f"http://key@{HOST}:{ports['http']}/1", enable_logs=True)
+        self._sdk = sentry_sdk
+
+    def emit_all(self, events: Sequence[Event]) -> None:
+        info = self._sdk.logger.info
+        for data in events:
+            info(EVENT_TYPE, attributes=data)
+
+    def stop(self, timeout: float) -> None:
+        self._sdk.get_client().close(timeout)
+
+
+class OpenTelemetry(Peer):
+    name = "opentelemetry"
+    title = "OpenTelemetry (logs)"
+    package = "opentelemetry-sdk"
+    import_statement = (
+        "import opentelemetry._logs, opentelemetry.sdk._logs, opentelemetry.sdk._logs.export, "
+        "opentelemetry.exporter.otlp.proto.http._log_exporter"
+    )
+    destination = "HTTP, OTLP protobuf"
+    call = "logger.emit(event_name=, severity_number=, attributes=)"
+    deviation = "endpoint"
+    emits = sends = True
+
+    def start(self, ports: dict[str, int]) -> None:
+        from opentelemetry._logs import SeverityNumber
+        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+        from opentelemetry.sdk._logs import LoggerProvider
+        from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+
+        exporter = OTLPLogExporter(endpoint=f"http://{HOST}:{ports['http']}/v1/logs")
+        self._provider = LoggerProvider()
+        self._provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
+        self._logger = self._provider.get_logger("game")
+        self._severity = SeverityNumber.INFO
+
+    def emit_all(self, events: Sequence[Event]) -> None:
+        emit, severity = self._logger.emit, self._severity
+        for data in events:
+            emit(event_name=EVENT_TYPE, severity_number=severity, attributes=data)
+
+    def stop(self, timeout: float) -> None:
+        self._provider.shutdown()
+
+
+class PostHog(Peer):
+    name = "posthog"
+    title = "PostHog"
+    package = "posthog"
+    import_statement = "import posthog"
+    destination = "HTTP, JSON"
+    call = "client.capture(type, distinct_id=, properties=)"
+    deviation = "host"
+    emits = sends = True
+
+    def start(self, ports: dict[str, int]) -> None:
+        from posthog import Posthog
+
+        self._client = Posthog("phc_key", host=f"http://{HOST}:{ports['http']}")
+
+    def emit_all(self, events: Sequence[Event]) -> None:
+        capture = self._client.capture
+        for data in events:
+            capture(EVENT_TYPE, distinct_id=PLAYER, properties=data)
+
+    def stop(self, timeout: float) -> None:
+        self._client.flush(timeout)
+        self._client.shutdown()
+
+
+class Segment(Peer):
+    name = "segment"
+    title = "Segment"
+    package = "segment-analytics-python"
+    import_statement = "import segment.analytics"
+    destination = "HTTP, JSON"
+    call = "client.track(user, type, data)"
+    deviation = "host"
+    emits = sends = True
+
+    def start(self, ports: dict[str, int]) -> None:
+        from segment.analytics import Client
+
+        self._client = Client("key", host=f"http://{HOST}:{ports['http']}")
+
+    def emit_all(self, events: Sequence[Event]) -> None:
+        track = self._client.track
+        for data in events:
+            track(PLAYER, EVENT_TYPE, data)
+
+    def stop(self, timeout: float) -> None:
+        self._client.shutdown()
+
+
+class Amplitude(Peer):
+    name = "amplitude"
+    title = "Amplitude"
+    package = "amplitude-analytics"
+    import_statement = "import amplitude"
+    destination = "HTTP, JSON"
+    call = "client.track(BaseEvent(type, user_id=, event_properties=))"
+    deviation = "server_url"
+    emits = sends = True
+
+    def start(self, ports: dict[str, int]) -> None:
+        from amplitude import Amplitude as Client
+        from amplitude import BaseEvent, Config
+
+        config = Config(server_url=f"http://{HOST}:{ports['http']}/2/httpapi")
+        self._client = Client("key", config)
+        self._event = BaseEvent
+
+    def emit_all(self, events: Sequence[Event]) -> None:
+        track, event = self._client.track, self._event
+        for data in events:
+            track(event(EVENT_TYPE, user_id=PLAYER, event_properties=data))
+
+    def stop(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        wait([future for future in self._client.flush() if future is not None], timeout)
+        if time.monotonic() < deadline:
+            self._client.shutdown()
+
+
+class JsonLinesHandler(logging.handlers.SocketHandler):
+    """Sends a line of JSON for each record, where ``SocketHandler`` sends a pickle."""
+
+    def makePickle(self, record: logging.LogRecord) -> bytes:  # noqa: N802 (logging's name)
+        line = {"type": record.msg, "timestamp": record.created, **record.__dict__["data"]}
+        return json.dumps(line).encode() + b"\n"
+
+
+class QueueHandler(Peer):
+    name = "queuehandler"
+    title = "logging, QueueHandler"
+    import_statement = "import json, logging, logging.handlers, queue, socket"
+    destination = "TCP, a line of JSON for each event, nothing confirmed"
+    call = 'logger.info(type, extra={"data": data})'
+    deviation = "a SocketHandler that writes JSON instead of pickles"
+    emits = sends = True
+
+    def start(self, ports: dict[str, int]) -> None:
+        records: queue.Queue[logging.LogRecord] = queue.Queue(-1)
+        handler = JsonLinesHandler(HOST, ports["lines"])
+        self._listener = logging.handlers.QueueListener(records, handler)
+        self._logger = logging.getLogger("game")
+        self._logger.setLevel(logging.INFO)
+        self._logger.propagate = False
+        self._logger.addHandler(logging.handlers.QueueHandler(records))
+        self._listener.start()
+
+    def emit_all(self, events: Sequence[Event]) -> None:
+        info = self._logger.info
+        for data in events:
+            info(EVENT_TYPE, extra={"data": data})
+
+    def stop(self, timeout: float) -> None:
+        self._listener.stop()
+
+
+PEERS: dict[str, type[Peer]] = {
+    peer.name: peer
+    for peer in (
+        Peer,
+        EmptyFunction,
+        OursOff,
+        Ours,
+        QueueHandler,
+        Sentry,
+        OpenTelemetry,
+        Segment,
+        Amplitude,
+        PostHog,
+    )
+}
+RIVALS = ("sentry", "opentelemetry", "segment", "amplitude", "posthog")
+"""The SDKs of others."""
+
+
+def forget_settings() -> None:
+    """Take what would configure an SDK out of the environment: what is measured are defaults."""
+    for variable in [name for name in os.environ if name.startswith(_FOREIGN_SETTINGS)]:
+        del os.environ[variable]
+
+
+def versions() -> dict[str, str | None]:
+    """The installed version of each package."""
+    packages = {peer.package for peer in PEERS.values() if peer.package}
+    packages |= {"opentelemetry-exporter-otlp-proto-http", "websockets", "requests", "urllib3"}
+    return {package: _version(package) for package in sorted(packages)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
