@@ -248,11 +248,11 @@ def try_frames(rng: random.Random) -> str:
         )
         is_reading = rng.random() < 0.8
         try:
-            exchange.send_out(is_urgent=True)
+            exchange.send_out(is_urgent=True, is_awaited=True)
             for piece in pieces(rng, frames_input(rng)):
                 theirs.sendall(piece)
                 take_all_in(exchange)
-                exchange.send_out(is_urgent=False)
+                exchange.send_out(is_urgent=False, is_awaited=True)
                 if is_reading:
                     with contextlib.suppress(BlockingIOError):
                         theirs.recv(1 << 20)
@@ -285,7 +285,7 @@ def take_all_in(exchange: Exchange) -> None:
     exchange.take_in()
     while exchange.has_work:
         exchange.take_in()
-        exchange.send_out(is_urgent=False)
+        exchange.send_out(is_urgent=False, is_awaited=True)
 
 
 def try_handshake(rng: random.Random, listener: socket.socket) -> str:

@@ -466,15 +466,16 @@ class TelemetryConnector:
                 self._backoff.reset()
             if not self._may_connect or self._is_finished:
                 return
-            exchange.send_out(is_urgent=self._is_urgent())
+            nudged, self._nudged = self._nudged, False
+            exchange.send_out(is_urgent=nudged, is_awaited=self._is_awaited)
             exchange.keep_alive()
             self._wait_for_work(connection, exchange)
 
-    def _is_urgent(self) -> bool:
-        """Whether somebody wants the store drained now."""
-        nudged, self._nudged = self._nudged, False
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether somebody waits for the store to be drained."""
         is_flushed = any(request.loaded is None for request in tuple(self._flushes))
-        return nudged or is_flushed or self._stop_at is not None
+        return is_flushed or self._stop_at is not None
 
     def _wait_for_work(self, connection: Connection, exchange: Exchange) -> None:
         events = selectors.EVENT_READ

@@ -3,19 +3,23 @@
 Events are taken from the store when the drain interval is over, when the store passes its
 high-water mark, and when somebody flushes; and then all of them, batch after batch, as far as the
 window and the socket have room. So the interval is the longest that an event waits, and no limit
-on how many go. Every few batches the socket is written to, which gives up the GIL: the game gets
-its turn.
+on how many go. After each batch the worker sleeps for a moment, so that the game gets its turn: a
+system call alone gives up the GIL for too short a time for another thread to take it. A game that
+never rests gives it back after 5 ms only (:func:`sys.setswitchinterval`), so the fuller the store,
+the more batches go between two such moments. While somebody waits for a flush or a stop, there are
+none.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import sleep
 
 import attrs
 import msgspec
 
-from .delivery import DeliveryWindow, InvalidConfirmationError
+from .delivery import Batch, DeliveryWindow, InvalidConfirmationError
 from .events import Body, EventCodec
 from .settings import TelemetrySettings
 from .statelog import tell
@@ -26,7 +30,8 @@ __all__ = ["Exchange", "Outcome"]
 
 _UNWRITTEN_BYTES = 256 * 1024  # with so much in hand that the socket won't take, no more is sent
 _BATCHES_A_TURN = 8  # sent between two looks at what has come in
-_WRITE_BYTES = 32 * 1024  # written at once: a write gives up the GIL, and the game gets its turn
+_WRITE_BYTES = 64 * 1024  # written at once while somebody waits for it
+_MOMENT = 50e-6  # seconds
 _KEEPALIVE = b"keepalive"
 _LONGEST_NUMBER = 19  # digits; of a longer one, int() may even fail
 
@@ -111,27 +116,36 @@ class Exchange:
         self._outcome.delivered += delivered
         return delivered
 
-    def send_out(self, *, is_urgent: bool) -> None:
+    def send_out(self, *, is_urgent: bool, is_awaited: bool) -> None:
         """Send as many batches as one turn may, if it is time to.
 
         Args:
             is_urgent: it is time, whatever the interval says.
+            is_awaited: somebody waits for it, and would rather it were done than be disturbed less.
         """
-        self._is_draining = self._is_time_to_drain(is_urgent=is_urgent)
-        for _ in range(_BATCHES_A_TURN):
-            if not (self._can_send and self._may_send()):
-                break
+        self._is_draining = self._is_time_to_drain(is_urgent=is_urgent or is_awaited)
+        between_moments = max(1, len(self._store) // self._store.high_water)
+        sent = 0
+        while sent < _BATCHES_A_TURN and self._can_send and self._may_send():
             batch = self._window.next_unsent()
             if batch is None:
                 self._load()
                 continue
-            self._connection.send(self._message(batch.events))
-            number = self._window.mark_sent(self._clock())
-            if self._has_proof and not self._connection.has_acks:
-                self._connection.ping(b"%d" % number)
-            if self._connection.unwritten >= _WRITE_BYTES:
+            self._send(batch)
+            sent += 1
+            if is_awaited:
+                if self._connection.unwritten >= _WRITE_BYTES:
+                    self._connection.flush()
+            elif sent % between_moments == 0:
                 self._connection.flush()
+                sleep(_MOMENT)
         self._connection.flush()
+
+    def _send(self, batch: Batch) -> None:
+        self._connection.send(self._message(batch.events))
+        number = self._window.mark_sent(self._clock())
+        if self._has_proof and not self._connection.has_acks:
+            self._connection.ping(b"%d" % number)
 
     @property
     def has_work(self) -> bool:

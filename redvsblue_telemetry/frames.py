@@ -1,7 +1,7 @@
-"""The frames that a WebSocket client sends (:rfc:`6455`, section 5.2): whole, and masked.
+"""The frames that there are many of (:rfc:`6455`, section 5.2): what is sent, and pongs that come.
 
-websocket-client makes such frames, too, by way of an object and a system call for each. Here it
-is done for the batches and pings of a hot path; reading frames is left to websocket-client.
+websocket-client makes and reads such frames, too, by way of several objects and, to make one, a
+system call. Reading whatever else a server sends is left to it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import struct
 
-__all__ = ["MaskingKeys", "client_frame"]
+__all__ = ["MaskingKeys", "client_frame", "pong_end"]
 
 _FIN = 0x80
+_PONG = 0x8A  # with FIN
+_LONGEST_CONTROL = 125
 _MASKED = 0x80
 _KEY_BYTES = 4
 _SUPPLY = 4096  # bytes: a thousand keys for one system call
@@ -46,6 +48,19 @@ def client_frame(opcode: int, payload: bytes, key: bytes) -> bytes:
     else:
         head = struct.pack("!BBQ", _FIN | opcode, _MASKED | 127, size)
     return b"%b%b%b" % (head, key, masked[:size])
+
+
+def pong_end(incoming: bytes, start: int) -> int:
+    """Where the pong ends that begins at a position, two bytes before its payload.
+
+    Returns:
+        0 if there is something else, or not all of it yet.
+    """
+    if len(incoming) < start + 2 or incoming[start] != _PONG:
+        return 0
+    size = incoming[start + 1]
+    end = start + 2 + size
+    return end if size <= _LONGEST_CONTROL and end <= len(incoming) else 0
 
 
 class MaskingKeys:

@@ -346,6 +346,17 @@ class Stream:
         self.is_at_end = not chunk
         return True
 
+    def take(self, end_of: Callable[[bytes, int], int]) -> bytes:
+        """Take what has arrived, up to the end that is found in it; nothing if that is 0."""
+        start = self._position
+        self._position = end_of(self._incoming, start) or start
+        return self._incoming[start : self._position]
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something has arrived that wasn't taken yet."""
+        return self._position < len(self._incoming)
+
     def flush(self) -> None:
         """Write as much as the socket takes."""
         while self._outgoing:

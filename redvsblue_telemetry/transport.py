@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import attrs
 import websocket
 
-from .frames import MaskingKeys, client_frame
+from .frames import MaskingKeys, client_frame, pong_end
 from .sockets import (
     NO_HANDSHAKE,
     TOO_MUCH,
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 _FRAME_BYTES = 65536  # a server has nothing to say that takes more
+_PONG_HEADER = 2  # bytes
 _HEADER_BYTES = 14  # the most that a frame's may have
 _UNANSWERED_BYTES = 65536  # with so much unwritten, a server's pings aren't answered
 _FRAMES_A_TURN = 256  # then other work gets its turn
@@ -231,6 +232,7 @@ class WebSocketConnection:
         self._kind = Kind.TEXT  # of the message whose frames are coming in
         self._end: ConnectionLost | None = None
         self._has_more = False
+        self._is_within_frame = False
         stream.allow(_HEADER_BYTES + _FRAME_BYTES)
         answer: Mapping[str, str] = client.getheaders() or {}
         self.has_acks = answer.get(_ACK_HEADER, "").strip().lower() == _CUMULATIVE
@@ -277,7 +279,13 @@ class WebSocketConnection:
         try:
             self._stream.fill()
             for _ in range(_FRAMES_A_TURN):
+                if not self._is_within_frame and (pong := self._stream.take(pong_end)):
+                    received.append(Received(pong[_PONG_HEADER:], Kind.PONG))
+                    continue
+                # websocket-client keeps what it has read of a frame that isn't whole yet.
+                self._is_within_frame = self._is_within_frame or self._stream.has_unread
                 frame = self._client.recv_frame()  # type: ignore[no-untyped-call]
+                self._is_within_frame = False
                 self._stream.allow(_HEADER_BYTES + _FRAME_BYTES)
                 self._take(frame, received)
             self._has_more = True

@@ -7,7 +7,7 @@ import os
 import pytest
 import websocket
 
-from redvsblue_telemetry.frames import MaskingKeys, client_frame
+from redvsblue_telemetry.frames import MaskingKeys, client_frame, pong_end
 
 TEXT, PING = 0x1, 0x9
 
@@ -39,3 +39,28 @@ def test_keys_do_not_repeat_and_have_four_bytes() -> None:
     assert {len(key) for key in drawn} == {4}
     assert len(set(drawn)) > 4990  # of four thousand million, a few may meet by chance
     assert drawn[:3] != [keys.next() for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("incoming", "start", "end"),
+    [
+        (b"\x8a\x011", 0, 3),
+        (b"\x8a\x00", 0, 2),
+        (b"xx\x8a\x0212\x8a\x013", 2, 6),
+        (b"xx\x8a\x0212\x8a\x013", 6, 9),
+        (b"\x8a\x7d" + b"1" * 125, 0, 127),
+        (b"", 0, 0),
+        (b"\x8a", 0, 0),  # not all of it yet
+        (b"\x8a\x0212", 4, 0),
+        (b"\x8a\x031", 0, 0),
+        (b"\x0a\x011", 0, 0),  # in pieces, which no control frame may be
+        (b"\xca\x011", 0, 0),  # with a reserved bit
+        (b"\x8a\x81\x00\x00\x00\x001", 0, 0),  # masked, which no server may
+        (b"\x8a\x7e\x00\x01" + b"1" * 126, 0, 0),  # longer than a control frame may be
+        (b"\x81\x011", 0, 0),  # a text
+    ],
+)
+def test_the_end_of_a_pong_is_found_and_of_nothing_else(
+    incoming: bytes, start: int, end: int
+) -> None:
+    assert pong_end(incoming, start) == end
