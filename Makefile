@@ -25,6 +25,9 @@ python_version := $(shell "$(PYTHON)" -c 'import platform; print(platform.python
 venv_made := $(VENV)/.python-$(python_version)
 testing_installed := $(VENV)/.testing-installed
 dev_installed := $(VENV)/.dev-installed
+# The other SDKs are installed where they are measured, and nowhere else.
+BENCH ?= .venv-bench
+bench_installed := $(BENCH)/.bench-installed
 
 .PHONY: help
 help: ## Show this list
@@ -63,6 +66,17 @@ test-lowest: ## Run the tests with the oldest dependencies that setup.cfg allows
 		'/^install_requires/,/^$$/s/^ *\([a-z-]*\) *>=\([0-9.]*\).*/\1==\2/p' setup.cfg)
 	.venv-lowest/bin/python -m pytest
 
+.PHONY: bench
+bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes most of an hour
+	$(BENCH)/bin/python -m benchmarks.side_by_side --json benchmarks/results/side-by-side.json --plots docs/images
+	$(BENCH)/bin/python -m benchmarks.throughput --json benchmarks/results/throughput.json
+	$(BENCH)/bin/python -m benchmarks.stalls --json benchmarks/results/stalls.json
+	$(BENCH)/bin/python -m benchmarks.backlog --json benchmarks/results/backlog.json
+
+.PHONY: bench-check
+bench-check: $(dev_installed) ## Count the instructions of an emit, where valgrind is installed
+	$(BIN)/python -m benchmarks.instructions --check
+
 .PHONY: build
 build: $(dev_installed) ## Build the wheel and the source distribution into dist/
 	rm -rf dist
@@ -70,7 +84,7 @@ build: $(dev_installed) ## Build the wheel and the source distribution into dist
 
 .PHONY: clean
 clean: ## Remove all that these commands made
-	rm -rf .venv .venv-lowest .venv-3.* build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-bench .venv-lowest .venv-3.* build dist *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -93,3 +107,8 @@ $(testing_installed): $(venv_made) setup.cfg pyproject.toml
 $(dev_installed): $(venv_made) setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $(testing_installed) $@
+
+$(bench_installed): $(venv_made) setup.cfg pyproject.toml benchmarks/requirements.txt
+	"$(PYTHON)" -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --editable '.[dev]' --requirement benchmarks/requirements.txt
+	@touch $@

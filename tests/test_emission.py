@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import json
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -163,3 +165,25 @@ def test_without_the_feature_flag_anything_goes_and_nothing_happens() -> None:
     telemetry.emit("hit", {"a": 1}, b=2)
     telemetry.emit(None)  # type: ignore[arg-type]
     assert telemetry.stats().emitted == telemetry.stats().rejected == 0
+
+
+@pytest.mark.parametrize("usage", ["data", "fields"])
+def test_the_usual_emit_makes_no_call_of_python_and_few_into_c(bench: Bench, usage: str) -> None:
+    # Counted, not timed: what a frame pays for doesn't depend on the machine's mood.
+    data, fields = ({"a": 1}, {}) if usage == "data" else (None, {"a": 1})
+    bench.emit("hit")
+    calls: list[str] = []
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            calls.append(frame.f_code.co_name)
+        elif event == "c_call":
+            calls.append(argument.__name__)
+
+    sys.setprofile(note)
+    try:
+        bench.emit("hit", data, **fields)
+    finally:
+        sys.setprofile(None)
+    assert calls[:-1] == ["emit", "encode", "len", "time_ns", "append", "len"]
+    assert len(bench.store) == 2
