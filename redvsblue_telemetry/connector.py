@@ -25,7 +25,6 @@ down in an attribute of their own and wake it; it looks at them only between wai
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import math
 import selectors
@@ -530,6 +529,8 @@ class TelemetryConnector:
 
 
 def _is_loopback(host: str) -> bool:
+    import ipaddress  # noqa: PLC0415 (slow, and needed for a token over ws:// only)
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -17,7 +17,7 @@ _LONGEST_CONTROL = 125
 _MASKED = 0x80
 _KEY_BYTES = 4
 _SUPPLY = 4096  # bytes: a thousand keys for one system call
-_MOST_ONES = 1 << 16  # words; enough for the largest batch that the default settings allow
+_MOST_ONES = 1 << 13  # words; enough for a usual batch
 
 
 def _ones(words: int) -> int:

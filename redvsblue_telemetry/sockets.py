@@ -42,9 +42,6 @@ Wait = Callable[[int, int, float], None]
 Raises TimeoutError at the deadline, and whatever else the caller wants a connect to end with.
 """
 
-# Looked up now: what a thread imports while another forks is broken in the child for good.
-codecs.lookup("idna")
-
 TOOK_TOO_LONG = "connecting took too long"
 NO_HANDSHAKE = "the server's answer to the handshake is no WebSocket handshake"
 TOO_MUCH = "the server sends more than it may"
@@ -110,6 +107,8 @@ def prepare(*, is_secure: bool) -> None:
     Args:
         is_secure: there will be connections with TLS, and no other context is given for them.
     """
+    # Here, since what a thread imports while another forks is broken in the child for good.
+    codecs.lookup("idna")
     proxies.prepare()
     if is_secure:
         default_ssl_context()

@@ -11,7 +11,6 @@ import enum
 import re
 import ssl
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from time import time
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -212,6 +211,8 @@ def _retry_after(head: bytes) -> float | None:
     text = match[1].decode("latin-1").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 (slow, and rarely needed)
+
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time())
     except (ValueError, TypeError, OverflowError):
