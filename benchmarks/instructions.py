@@ -45,9 +45,9 @@ from .measuring import (
 
 MODULE = "benchmarks.instructions"
 LIMITS = {
-    ("emit_on", "msgspec_encode"): 3.5,
-    ("emit_full", "msgspec_encode"): 5.0,
-    ("emit_off", "empty_function"): 1.5,
+    ("emit_on", "msgspec_encode"): 2.4,
+    ("emit_full", "msgspec_encode"): 3.6,
+    ("emit_off", "empty_function"): 2.0,
 }
 """The most that the first case may take, as a multiple of the second."""
 
