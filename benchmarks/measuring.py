@@ -65,13 +65,17 @@ def event_data(size: int) -> dict[str, Any]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a child: this one's, without settings of telemetry and proxies."""
+    """The environment of a child: this one's, without settings of telemetry and proxies.
+
+    And without what keeps Python from caching bytecode: then an import would compile its modules
+    each time, unless an installer had done it.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("REDVSBLUE_")
         and not name.lower().endswith("_proxy")
-        and name != "DO_NOT_TRACK"
+        and name not in ("DO_NOT_TRACK", "PYTHONDONTWRITEBYTECODE")
     }
     return kept | more
 

@@ -34,8 +34,6 @@ from collections import deque
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-import attrs
-
 from .backoff import Backoff
 from .delivery import DeliveryWindow
 from .events import Body, EventCodec
@@ -79,22 +77,17 @@ class _InterruptedError(Exception):
     """The reason for an attempt is gone: by a stop, the toggle, or the network's state."""
 
 
-def _held_lock() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
-@attrs.define(eq=False)
 class _Request:
     """Something that a caller wants done with the events up to a number, and waits for."""
 
-    up_to: int
-    loaded: int | None = None
-    """How many events the window had been given when the last of them left the store."""
-    done: threading.Lock = attrs.field(factory=_held_lock)
-    """Released by the worker. An Event has a lock inside: a caller may hold that when a signal
-    handler stops the worker, and then the two would wait for each other."""
+    def __init__(self, up_to: int) -> None:
+        self.up_to = up_to
+        self.loaded: int | None = None
+        """How many events the window had been given when the last of them left the store."""
+        self.done = threading.Lock()
+        """Released by the worker. An Event has a lock inside: a caller may hold that when a signal
+        handler stops the worker, and then the two would wait for each other."""
+        self.done.acquire()
 
     def wait(self, timeout: float) -> bool:
         """Wait until it is done; whether it is."""

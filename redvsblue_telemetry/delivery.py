@@ -27,8 +27,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-import attrs
-
 __all__ = ["Batch", "DeliveryWindow", "InvalidConfirmationError"]
 
 TOO_BIG = 1009
@@ -41,21 +39,19 @@ class InvalidConfirmationError(Exception):
     """The peer confirmed what can't be: never sent, or less than before."""
 
 
-@attrs.define(eq=False)
 class Batch:
     """Events that travel in one message, as their bytes on the wire."""
 
-    events: tuple[bytes, ...]
-    refusals: int = 0
-    """How often in a row the server closed with this batch at the front."""
-    sent_at: float = 0.0
-    """When it was last sent, in seconds of the clock that the window is given."""
+    __slots__ = ("events", "refusals", "sent_at", "size")
 
-    size: int = attrs.field(init=False)
-    """Bytes on the wire, with the array's brackets and commas."""
-
-    def __attrs_post_init__(self) -> None:
-        self.size = _size(self.events)
+    def __init__(self, events: tuple[bytes, ...], refusals: int = 0) -> None:
+        self.events = events
+        self.refusals = refusals
+        """How often in a row the server closed with this batch at the front."""
+        self.sent_at = 0.0
+        """When it was last sent, in seconds of the clock that the window is given."""
+        self.size = _size(events)
+        """Bytes on the wire, with the array's brackets and commas."""
 
 
 def _size(events: Sequence[bytes]) -> int:

@@ -3,20 +3,15 @@
 Events are taken from the store when the drain interval is over, when the store passes its
 high-water mark, and when somebody flushes; and then all of them, batch after batch, as far as the
 window and the socket have room. So the interval is the longest that an event waits, and no limit
-on how many go. After each batch the worker sleeps for a moment, so that the game gets its turn: a
-system call alone gives up the GIL for too short a time for another thread to take it. A game that
-never rests gives it back after 5 ms only (:func:`sys.setswitchinterval`), so the fuller the store,
-the more batches go between two such moments. While somebody waits for a flush or a stop, there are
-none.
+on how many go. Meanwhile the worker lets the game have its turns (:mod:`.turns`), unless somebody
+waits for a flush or a stop.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from time import sleep
 
-import attrs
 import msgspec
 
 from .delivery import Batch, DeliveryWindow, InvalidConfirmationError
@@ -25,19 +20,18 @@ from .settings import TelemetrySettings
 from .statelog import tell
 from .store import TelemetryStore
 from .transport import Connection, ConnectionLost, Kind, Received
+from .turns import Turn
 
 __all__ = ["Exchange", "Outcome"]
 
 _UNWRITTEN_BYTES = 256 * 1024  # with so much in hand that the socket won't take, no more is sent
 _BATCHES_A_TURN = 8  # sent between two looks at what has come in
 _WRITE_BYTES = 64 * 1024  # written at once while somebody waits for it
-_MOMENT = 50e-6  # seconds
 _KEEPALIVE = b"keepalive"
 _LONGEST_NUMBER = 19  # digits; of a longer one, int() may even fail
 
 
-@attrs.define
-class Outcome:
+class Outcome(msgspec.Struct):
     """What became of the events that left the store. Written by the worker, read by anybody."""
 
     delivered: int = 0
@@ -82,6 +76,7 @@ class Exchange:
         self._settings = settings
         self._clock = clock
         self._may_send = may_send
+        self._turn = Turn(clock)
         self._is_draining = False
         self._drain_at = self._heard_at = clock()
         self._asked_at: float | None = None  # when a keepalive went out that is unanswered
@@ -93,6 +88,7 @@ class Exchange:
         Raises:
             ConnectionLost: the connection is gone, or the server talks nonsense.
         """
+        self._begin_turn()
         delivered = 0
         received = self._connection.receive()
         if received:
@@ -124,22 +120,31 @@ class Exchange:
             is_awaited: somebody waits for it, and would rather it were done than be disturbed less.
         """
         self._is_draining = self._is_time_to_drain(is_urgent=is_urgent or is_awaited)
-        between_moments = max(1, len(self._store) // self._store.high_water)
         sent = 0
         while sent < _BATCHES_A_TURN and self._can_send and self._may_send():
+            if self._turn.is_over:
+                self._let_go(is_awaited=is_awaited)
             batch = self._window.next_unsent()
             if batch is None:
                 self._load()
-                continue
-            self._send(batch)
-            sent += 1
-            if is_awaited:
-                if self._connection.unwritten >= _WRITE_BYTES:
-                    self._connection.flush()
-            elif sent % between_moments == 0:
-                self._connection.flush()
-                sleep(_MOMENT)
-        self._connection.flush()
+            else:
+                self._send(batch)
+                sent += 1
+        if sent == _BATCHES_A_TURN:
+            self._let_go(is_awaited=is_awaited)
+        else:
+            self._connection.flush()
+
+    def _let_go(self, *, is_awaited: bool) -> None:
+        """Write what there is, and let the game have its turn, unless it waits for the worker."""
+        if not is_awaited:
+            self._turn.hand_over(self._connection.flush)
+            self._begin_turn()
+        elif self._connection.unwritten >= _WRITE_BYTES:
+            self._connection.flush()
+
+    def _begin_turn(self) -> None:
+        self._turn.begin(len(self._store) / self._store.high_water)
 
     def _send(self, batch: Batch) -> None:
         self._connection.send(self._message(batch.events))

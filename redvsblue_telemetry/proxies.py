@@ -13,31 +13,29 @@ import base64
 import re
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
-import attrs
-
 __all__ = ["Proxy", "ProxyError", "check_answer", "find_proxy", "prepare"]
 
 _DEFAULT_PORT = 80
-_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r|$)")
+_STATUS = rb"HTTP/1\.[01] (\d{3})(?: |\r|$)"
 
 
 class ProxyError(ConnectionError):
     """The proxy can't be used, or won't do its work; the message holds no secret."""
 
 
-@attrs.frozen
 class Proxy:
-    """A proxy that makes tunnels.
+    """A proxy that makes tunnels. It has no ``repr`` of its own, since it keeps a secret.
 
-    Attributes:
+    Args:
         host: its name or address.
         port: its port.
         credentials: for ``Proxy-Authorization``: what ``user:password`` is in Base64, if given.
     """
 
-    host: str
-    port: int
-    credentials: str | None = attrs.field(default=None, repr=False)
+    def __init__(self, host: str, port: int, credentials: str | None = None) -> None:
+        self.host = host
+        self.port = port
+        self.credentials = credentials
 
     def request(self, host: str, port: int) -> bytes:
         """What asks for a tunnel to a server."""
@@ -58,7 +56,7 @@ def check_answer(head: bytes) -> None:
     Raises:
         ProxyError: it makes no tunnel.
     """
-    match = _STATUS.match(head)
+    match = re.match(_STATUS, head)
     if match is None:
         raise ProxyError("the proxy's answer is no HTTP")
     status = int(match[1])

@@ -31,8 +31,8 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 ENABLE = "REDVSBLUE_ENABLE_TELEMETRY"
 DO_NOT_TRACK = "DO_NOT_TRACK"
 _TRUE = ("1", "true", "yes", "on")
-_CREDENTIALS = re.compile(r"//[^/]*@")
-_QUERY = re.compile(r"(://[^?'\"]*)\?[^'\"]*")
+_CREDENTIALS = r"//[^/]*@"
+_QUERY = r"(://[^?'\"]*)\?[^'\"]*"
 _FALSE = ("0", "false", "no", "off")
 _HANDSHAKE_HEADERS = frozenset({"authorization", "connection", "host", "telemetry-ack", "upgrade"})
 
@@ -43,7 +43,7 @@ def _fault(field: str, value: object, allowed: str) -> SettingsError:
 
 def _shown(value: object) -> str:
     """As it may be shown: without the password and the query of a URL."""
-    return _QUERY.sub(r"\1?…", _CREDENTIALS.sub("//…@", repr(value)))
+    return re.sub(_QUERY, r"\1?…", re.sub(_CREDENTIALS, "//…@", repr(value)))
 
 
 def _must(allowed: str, holds: Callable[[Any], bool], *, secret: bool = False) -> Validator:

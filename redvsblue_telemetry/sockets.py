@@ -47,7 +47,7 @@ NO_HANDSHAKE = "the server's answer to the handshake is no WebSocket handshake"
 TOO_MUCH = "the server sends more than it may"
 
 _HANDSHAKE_BYTES = 16384  # an answer to the handshake that is longer is no answer
-_HEAD_END = re.compile(rb"\n\r?\n")
+_HEAD_END = rb"\n\r?\n"
 _PROXY_BYTES = 16384  # nor is one of a proxy
 _READ_BYTES = 65536
 _WRITE_BYTES = 65536
@@ -297,7 +297,7 @@ class Stream:
     def _read_head(self, wait: Callable[[int], None]) -> None:
         end = None
         while b"HTTP/".startswith(self._incoming[:5]) and not self.is_at_end:
-            if end := _HEAD_END.search(self._incoming):
+            if end := re.search(_HEAD_END, self._incoming):
                 break
             if len(self._incoming) >= _HANDSHAKE_BYTES:
                 raise ConnectionLost(TOO_MUCH)

@@ -12,10 +12,11 @@ import re
 import ssl
 from collections.abc import Mapping
 from time import time
+from types import MappingProxyType
 from typing import Protocol
 from urllib.parse import urlsplit
 
-import attrs
+import msgspec
 import websocket
 
 from .frames import MaskingKeys, client_frame, pong_end
@@ -50,22 +51,30 @@ _FRAMES_A_TURN = 256  # then other work gets its turn
 _SWITCHING_PROTOCOLS = 101
 _REDIRECTS = (301, 302, 303, 307, 308)
 _REDIRECTED = "the server redirects, which is refused"
-_STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})(?!\d)")
-_RETRY_AFTER = re.compile(rb"^retry-after:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_STATUS = rb"HTTP/\d\.\d (\d{3})(?!\d)"
+_RETRY_AFTER = rb"(?im)^retry-after:([^\r\n]*)"
 _GOODBYE = websocket.STATUS_NORMAL.to_bytes(2, "big")
 _ACK_HEADER = "telemetry-ack"
 _CUMULATIVE = "cumulative"
 
 
-@attrs.frozen
 class Endpoint:
-    """Where to connect to, and how."""
+    """Where to connect to, and how. It has no ``repr`` of its own, since it keeps secrets."""
 
-    url: str = attrs.field(repr=False)
-    token: str | None = attrs.field(default=None, repr=False)
-    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    ssl_context: ssl.SSLContext | None = None
-    offers_acks: bool = True
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        ssl_context: ssl.SSLContext | None = None,
+        offers_acks: bool = True,
+    ) -> None:
+        self.url = url
+        self.token = token
+        self.headers = headers
+        self.ssl_context = ssl_context
+        self.offers_acks = offers_acks
 
 
 class Kind(enum.Enum):
@@ -76,8 +85,7 @@ class Kind(enum.Enum):
     BINARY = enum.auto()
 
 
-@attrs.frozen
-class Received:
+class Received(msgspec.Struct, frozen=True, gc=False):
     """A pong or a whole message from the server."""
 
     payload: bytes
@@ -183,7 +191,7 @@ def _refusal(error: Exception, head: bytes) -> ConnectionLost:
         error: what it failed with.
         head: what the server answered, as far as that was read.
     """
-    status = int(match[1]) if (match := _STATUS.match(head)) else None
+    status = int(match[1]) if (match := re.match(_STATUS, head)) else None
     if status in _REDIRECTS:
         return ConnectionLost(_REDIRECTED, status=status)
     if status not in (None, _SWITCHING_PROTOCOLS):
@@ -205,7 +213,7 @@ def _refusal(error: Exception, head: bytes) -> ConnectionLost:
 
 def _retry_after(head: bytes) -> float | None:
     """Seconds, from a ``Retry-After`` header of either form (:rfc:`9110`, section 10.2.3)."""
-    match = _RETRY_AFTER.search(head)
+    match = re.search(_RETRY_AFTER, head)
     if match is None:
         return None
     text = match[1].decode("latin-1").strip()
