@@ -69,6 +69,7 @@ test-lowest: ## Run the tests with the oldest dependencies that setup.cfg allows
 .PHONY: bench
 bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes most of an hour
 	$(BENCH)/bin/python -m benchmarks.side_by_side --json benchmarks/results/side-by-side.json --plots docs/images
+	$(BENCH)/bin/python -m benchmarks.frame_pairs --json benchmarks/results/frame-pairs.json
 	$(BENCH)/bin/python -m benchmarks.throughput --json benchmarks/results/throughput.json
 	$(BENCH)/bin/python -m benchmarks.stalls --json benchmarks/results/stalls.json
 	$(BENCH)/bin/python -m benchmarks.backlog --json benchmarks/results/backlog.json

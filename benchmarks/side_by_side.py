@@ -127,7 +127,7 @@ def measure(rounds: int, seconds: float, names: Sequence[str], path: Path | None
 # Figures.
 
 
-def _of(part: str, *names: str, scale: float = 1.0) -> Figure:
+def of(part: str, *names: str, scale: float = 1.0) -> Figure:
     """A figure by its place in the results; None if it was not measured."""
 
     def find(result: Result) -> float | None:
@@ -151,62 +151,62 @@ def _share(name: str) -> Figure:
     return find
 
 
-_GAME_THREAD: dict[str, Figure] = {
-    "emit, CPU µs": _of("frames", "emit_cpu_ns", scale=1e-3),
-    "tight loop, CPU µs": _of("emits", "tight_cpu_ns", scale=1e-3),
-    "emit p50 µs": _of("emits", "emit", "p50_us"),
-    "p99 µs": _of("emits", "emit", "p99_us"),
-    "max µs": _of("emits", "emit", "max_us"),
+GAME_THREAD: dict[str, Figure] = {
+    "emit, CPU µs": of("frames", "emit_cpu_ns", scale=1e-3),
+    "tight loop, CPU µs": of("emits", "tight_cpu_ns", scale=1e-3),
+    "emit p50 µs": of("emits", "emit", "p50_us"),
+    "p99 µs": of("emits", "emit", "p99_us"),
+    "max µs": of("emits", "emit", "max_us"),
 }
-_FRAMES: dict[str, Figure] = {
-    "frame p50 ms": _of("frames", "frame", "p50_us", scale=1e-3),
-    "p99 ms": _of("frames", "frame", "p99_us", scale=1e-3),
-    "max ms": _of("frames", "frame", "max_us", scale=1e-3),
-    "wake-up late p99 ms": _of("frames", "lateness", "p99_us", scale=1e-3),
-    "late max ms": _of("frames", "lateness", "max_us", scale=1e-3),
-    "overrun frames": _of("frames", "overruns"),
+FRAMES: dict[str, Figure] = {
+    "frame p50 ms": of("frames", "frame", "p50_us", scale=1e-3),
+    "p99 ms": of("frames", "frame", "p99_us", scale=1e-3),
+    "max ms": of("frames", "frame", "max_us", scale=1e-3),
+    "wake-up late p99 ms": of("frames", "lateness", "p99_us", scale=1e-3),
+    "late max ms": of("frames", "lateness", "max_us", scale=1e-3),
+    "overrun frames": of("frames", "overruns"),
 }
-_FOOTPRINT: dict[str, Figure] = {
+FOOTPRINT: dict[str, Figure] = {
     "arrived in the loop %": _share("arrived_in_time"),
     "after shutdown %": _share("arrived"),
-    "repeats": _of("frames", "repeats"),
-    "process CPU %": _of("frames", "cpu_share", scale=100),
-    "of it background %": _of("frames", "background_cpu_share", scale=100),
-    "memory MB": _of("frames", "memory_bytes", scale=1e-6),
-    "sent B/event": _of("frames", "bytes_per_event"),
-    "import ms": _of("imports", "import_ms"),
-    "set-up ms": _of("frames", "start_ms"),
+    "repeats": of("frames", "repeats"),
+    "process CPU %": of("frames", "cpu_share", scale=100),
+    "of it background %": of("frames", "background_cpu_share", scale=100),
+    "memory MB": of("frames", "memory_bytes", scale=1e-6),
+    "sent B/event": of("frames", "bytes_per_event"),
+    "import ms": of("imports", "import_ms"),
+    "set-up ms": of("frames", "start_ms"),
 }
 
 
-def _results_of(report: Result, name: str) -> list[Result]:
+def results_of(report: Result, name: str) -> list[Result]:
     return [result for result in report["results"] if result["peer"] == name]
 
 
-def _names(report: Result) -> list[str]:
+def names_of(report: Result) -> list[str]:
     """The peers that were measured, in their usual order."""
     measured = {result["peer"] for result in report["results"]}
     return [name for name in PEERS if name in measured]
 
 
-def _summary(report: Result, name: str, figure: Figure) -> Result:
-    return summary([figure(result) for result in _results_of(report, name)])
+def summary_of(report: Result, name: str, figure: Figure) -> Result:
+    return summary([figure(result) for result in results_of(report, name)])
 
 
-def _against(report: Result, figure: Figure, name: str, other: str, *, divide: bool) -> Result:
+def against(report: Result, figure: Figure, name: str, other: str, *, divide: bool) -> Result:
     """One peer's figure over another's, or beyond it, in each round."""
-    by_round = {result["round"]: figure(result) for result in _results_of(report, other)}
+    by_round = {result["round"]: figure(result) for result in results_of(report, other)}
     figures: list[float | None] = []
-    for result in _results_of(report, name):
+    for result in results_of(report, name):
         mine, others = figure(result), by_round.get(result["round"])
         if mine is not None and others is not None and (others or not divide):
             figures.append(mine / others if divide else mine - others)
     return summary(figures)
 
 
-def _cheapest(report: Result, figure: Figure) -> str | None:
+def cheapest_of(report: Result, figure: Figure) -> str | None:
     """The SDK of somebody else whose figure is the lowest."""
-    medians = {name: _summary(report, name, figure)["median"] for name in RIVALS}
+    medians = {name: summary_of(report, name, figure)["median"] for name in RIVALS}
     known = {name: value for name, value in medians.items() if value is not None}
     return min(known, key=known.__getitem__, default=None)
 
@@ -214,25 +214,25 @@ def _cheapest(report: Result, figure: Figure) -> str | None:
 def _comparisons(report: Result) -> list[list[str]]:
     """What the SDK promises, as ratios and differences within a round."""
     emit, frame, late = (
-        _GAME_THREAD["emit, CPU µs"],
-        _FRAMES["p99 ms"],
-        _FRAMES["wake-up late p99 ms"],
+        GAME_THREAD["emit, CPU µs"],
+        FRAMES["p99 ms"],
+        FRAMES["wake-up late p99 ms"],
     )
     rows = []
-    cheapest = _cheapest(report, emit)
+    cheapest = cheapest_of(report, emit)
     for name in (*RIVALS, "queuehandler"):
-        ratio = _against(report, emit, name, "ours", divide=True)
+        ratio = against(report, emit, name, "ours", divide=True)
         mark = ", the cheapest SDK" if name == cheapest else ""
-        rows.append([f"emit: {PEERS[name].title}{mark}, times this SDK's", _spread(ratio)])
-    tight = _GAME_THREAD["tight loop, CPU µs"]
+        rows.append([f"emit: {PEERS[name].title}{mark}, times this SDK's", spread(ratio)])
+    tight = GAME_THREAD["tight loop, CPU µs"]
     for title, figure in (("in the frame", emit), ("in a tight loop", tight)):
-        ratio = _against(report, figure, "off", "empty", divide=True)
-        rows.append([f"emit when off {title}, times an empty function's", _spread(ratio)])
+        ratio = against(report, figure, "off", "empty", divide=True)
+        rows.append([f"emit when off {title}, times an empty function's", spread(ratio)])
     for title, figure in (("frame p99", frame), ("wake-up lateness p99", late)):
-        beyond = _against(report, figure, "ours", "none", divide=False)
-        rows.append([f"{title} beyond no telemetry, ms", _spread(beyond)])
-    own = _summary(report, "ours", _of("imports", "import_own_ms"))
-    rows.append(["import beyond its dependencies, ms", _spread(own)])
+        beyond = against(report, figure, "ours", "none", divide=False)
+        rows.append([f"{title} beyond no telemetry, ms", spread(beyond)])
+    own = summary_of(report, "ours", of("imports", "import_own_ms"))
+    rows.append(["import beyond its dependencies, ms", spread(own)])
     return [row for row in rows if row[1] != "-"]
 
 
@@ -257,15 +257,15 @@ def _failures(results: Sequence[Result]) -> list[str]:
 # The report.
 
 
-def _spread(figures: Result) -> str:
+def spread(figures: Result) -> str:
     """The median, with the least and the greatest in brackets where there are several."""
     if figures["median"] is None:
         return "-"
-    middle, least, most = (_number(figures[name]) for name in ("median", "min", "max"))
+    middle, least, most = (number(figures[name]) for name in ("median", "min", "max"))
     return middle if least == most else f"{middle} ({least} to {most})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits that mean something, without more than three decimals."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "-"
@@ -299,11 +299,11 @@ def _table(
 
 def describe(report: Result, *, markdown: bool) -> str:
     """The whole report."""
-    names = _names(report)
+    names = names_of(report)
     sections = {
-        "The game's thread": _GAME_THREAD,
-        "The frame": _FRAMES,
-        "Delivery and footprint": _FOOTPRINT,
+        "The game's thread": GAME_THREAD,
+        "The frame": FRAMES,
+        "Delivery and footprint": FOOTPRINT,
     }
     texts = [
         _table(
@@ -311,7 +311,7 @@ def describe(report: Result, *, markdown: bool) -> str:
             ["", *columns],
             [
                 [PEERS[name].title]
-                + [_spread(_summary(report, name, figure)) for figure in columns.values()]
+                + [spread(summary_of(report, name, figure)) for figure in columns.values()]
                 for name in names
             ],
             markdown=markdown,

@@ -35,6 +35,7 @@ import trustme
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
+from benchmarks import page
 from redvsblue_telemetry import (
     TelemetrySettings,
     TelemetryStats,
@@ -493,3 +494,10 @@ def test_the_figures_of_the_chaos_run_are_those_of_its_report() -> None:
     readme = (REPOSITORY / "README.md").read_text("utf-8")
     assert f"{report['emitted_by_threads']:,} events" in readme
     assert f"{report['reconnects']:,}" in readme
+
+
+def test_the_figures_of_the_benchmarks_are_those_of_their_results() -> None:
+    for path in page.PAGES:
+        text = path.read_text("utf-8")
+        assert "<!-- table:" in text
+        assert page.with_tables(text) == text
