@@ -73,6 +73,8 @@ bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes 
 	$(BENCH)/bin/python -m benchmarks.throughput --json benchmarks/results/throughput.json
 	$(BENCH)/bin/python -m benchmarks.stalls --json benchmarks/results/stalls.json
 	$(BENCH)/bin/python -m benchmarks.backlog --json benchmarks/results/backlog.json
+	$(BENCH)/bin/python -m benchmarks.instructions --json benchmarks/results/instructions.json
+	$(BENCH)/bin/python -m benchmarks.page
 
 .PHONY: bench-check
 bench-check: $(dev_installed) ## Count the instructions of an emit, where valgrind is installed

@@ -199,6 +199,11 @@ class Server:
         self._process.stdout.close()
 
     @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
     def port(self) -> int:
         """Where it listens."""
         port: int = self.hello["port"]

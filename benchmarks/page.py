@@ -34,7 +34,7 @@ from .side_by_side import (
 
 PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
 RESULTS = ROOT / "benchmarks" / "results"
-_TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n\n).*?\n\n(<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(?:(?!<!--).)*?(<!-- end -->)", re.DOTALL)
 _OURS, _FLOOR = "ours", "none"
 
 
@@ -94,6 +94,21 @@ def peers() -> str:
     return _markdown(["", *columns], rows)
 
 
+def emits() -> str:
+    """Single emits: the usual and the longest."""
+    report = load("side-by-side")
+    columns = ("emit p50 µs", "p99 µs", "max µs")
+    rows = [
+        [
+            PEERS[name].title,
+            *(spread(summary_of(report, name, GAME_THREAD[column])) for column in columns),
+        ]
+        for name in (_OURS, *RIVALS, "queuehandler", "off", "empty")
+        if results_of(report, name)
+    ]
+    return _markdown(["µs", "p50", "p99", "max"], rows)
+
+
 def setups() -> str:
     """How each SDK was called."""
     report = load("side-by-side")
@@ -112,11 +127,14 @@ def setups() -> str:
     return _markdown(headers, rows).replace("---:", "---")
 
 
-def _met(value: float, must: float, goal: float, *, at_most: bool) -> str:
+def _met(figures: Result, must: float, goal: float, *, at_most: bool) -> str:
     sign = 1 if at_most else -1
-    if sign * value <= sign * goal:
-        return "met, and the goal"
-    return "met" if sign * value <= sign * must else "**not met**"
+    value = sign * figures["median"]
+    if value > sign * must:
+        return "**not met**"
+    worst = max(sign * figures["min"], sign * figures["max"])
+    text = "met" if worst <= sign * must else "met by the median, not in each round"
+    return text + (", and the goal" if value <= sign * goal else "")
 
 
 def _aim(
@@ -128,7 +146,7 @@ def _aim(
         spread(figures),
         f"{sign} {must:g}{unit}",
         f"{sign} {goal:g}{unit}",
-        _met(figures["median"], must, goal, at_most=at_most),
+        _met(figures, must, goal, at_most=at_most),
     ]
 
 
@@ -162,8 +180,8 @@ def aims() -> str:
             at_most=False,
         ),
         _aim(
-            "an emit while off, in calls of an empty function",
-            against(report, emit, "off", "empty", divide=True),
+            "instructions of an emit while off, in those of an empty function",
+            summary([_instructions()["emit_off", "empty_function"]["ratio"]]),
             1.5,
             1.2,
             "",
@@ -270,9 +288,10 @@ def stalls() -> str:
             f"{sum(result['hold_ms_beyond'][limit] for result in group):,}"
             for limit in ("0.3", "1")
         ]
+        drained = median(group, "drained_in_seconds")
         call = median(group, "call_ms")
-        rows.append([name, spread(holds), *counts, _figure(call)])
-    headers = ["", "longest hold, ms", "beyond 0.3 ms", "beyond 1 ms", "the call to start, ms"]
+        rows.append([name, spread(holds), *counts, _figure(drained), _figure(call)])
+    headers = ["", "longest hold, ms", "> 0.3 ms", "> 1 ms", "drained, s", "call to start, ms"]
     return _markdown(headers, rows)
 
 
@@ -305,6 +324,19 @@ def memory() -> str:
         for (events, by), group in grouped(results, "events", "by").items()
     ]
     return _markdown(["events of 150 bytes", "MB", "bytes an event"], rows)
+
+
+def _instructions() -> dict[tuple[str, str], Result]:
+    return {(ratio["case"], ratio["base"]): ratio for ratio in load("instructions")["ratios"]}
+
+
+def instructions() -> str:
+    """The ratios that are guarded."""
+    rows = [
+        [f"`{case}` / `{base}`", _figure(ratio["ratio"]), f"{ratio['limit']:g}"]
+        for (case, base), ratio in _instructions().items()
+    ]
+    return _markdown(["instructions", "ratio", "limit"], rows)
 
 
 def soak() -> str:
@@ -349,6 +381,7 @@ def promise() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "machine": machine,
     "peers": peers,
+    "emits": emits,
     "setups": setups,
     "aims": aims,
     "pairs": pairs,
@@ -358,13 +391,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "backlog": backlog,
     "memory": memory,
     "soak": soak,
+    "instructions": instructions,
     "promise": promise,
 }
 
 
 def with_tables(text: str) -> str:
     """The page, with its tables as the results have them."""
-    return _TABLE.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n\n{match[3]}", text)
+    return _TABLE.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n\n{match[3]}", text)
 
 
 def main() -> int:

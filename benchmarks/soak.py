@@ -61,6 +61,12 @@ def _descriptors() -> int | None:
         return None
 
 
+def _objects() -> int:
+    """What is left after a collection: an exception and its frames wait for the next one."""
+    gc.collect()
+    return len(gc.get_objects())
+
+
 def _sample(telemetry: Any, seconds: float) -> Result:
     stats = telemetry.stats()
     return {
@@ -68,7 +74,7 @@ def _sample(telemetry: Any, seconds: float) -> Result:
         "rss_bytes": resident_bytes(),
         "descriptors": _descriptors(),
         "threads": threading.active_count(),
-        "objects": len(gc.get_objects()),
+        "objects": _objects(),
         "buffered": stats.buffered,
         "in_flight": stats.in_flight,
         "emitted": stats.emitted,

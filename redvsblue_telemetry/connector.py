@@ -446,7 +446,7 @@ class TelemetryConnector:
             outcome=self.outcome,
             settings=self._settings,
             clock=self._clock,
-            may_send=lambda: self._may_connect,
+            may_send=lambda: self._may_connect and not self._is_finished,
         )
         self.connections += 1
         self._enter(CONNECTED)

@@ -60,6 +60,7 @@ def bound_emit(
             return
         body = None
         try:
+            head = heads[type]
             if data is None:
                 text = encode_json(fields)
             elif fields or data.__class__ is not dict:
@@ -67,7 +68,7 @@ def bound_emit(
             else:
                 text = encode_json(data)
             if len(text) <= most:
-                body = Body(heads[type], time_ns(), text)
+                body = Body(head, time_ns(), text)
         except Exception:  # a type that is new, say; what is really wrong goes wrong again
             body = None
         if body is None:

@@ -25,7 +25,7 @@ from .turns import Turn
 __all__ = ["Exchange", "Outcome"]
 
 _UNWRITTEN_BYTES = 256 * 1024  # with so much in hand that the socket won't take, no more is sent
-_BATCHES_A_TURN = 8  # sent between two looks at what has come in
+_STEPS_A_TURN = 16  # batches loaded or sent between two looks at what has come in
 _WRITE_BYTES = 64 * 1024  # written at once while somebody waits for it
 _KEEPALIVE = b"keepalive"
 _LONGEST_NUMBER = 19  # digits; of a longer one, int() may even fail
@@ -120,8 +120,9 @@ class Exchange:
             is_awaited: somebody waits for it, and would rather it were done than be disturbed less.
         """
         self._is_draining = self._is_time_to_drain(is_urgent=is_urgent or is_awaited)
-        sent = 0
-        while sent < _BATCHES_A_TURN and self._can_send and self._may_send():
+        for _ in range(_STEPS_A_TURN):
+            if not (self._can_send and self._may_send()):
+                break
             if self._turn.is_over:
                 self._let_go(is_awaited=is_awaited)
             batch = self._window.next_unsent()
@@ -129,11 +130,9 @@ class Exchange:
                 self._load()
             else:
                 self._send(batch)
-                sent += 1
-        if sent == _BATCHES_A_TURN:
-            self._let_go(is_awaited=is_awaited)
         else:
-            self._connection.flush()
+            self._let_go(is_awaited=is_awaited)
+        self._connection.flush()
 
     def _let_go(self, *, is_awaited: bool) -> None:
         """Write what there is, and let the game have its turn, unless it waits for the worker."""
