@@ -38,8 +38,8 @@ test: $(dev_installed) ## Run all the tests, with branch coverage
 	$(BIN)/python -m pytest --cov
 
 .PHONY: demo
-demo: $(testing_installed) ## Play a short battle against a local receiver
-	$(BIN)/python examples/demo.py
+demo: $(testing_installed) ## Play a short battle against a collector, and compare their counts
+	$(BIN)/python -m redvsblue_telemetry demo --no-browser
 
 .PHONY: lint
 lint: $(dev_installed) ## Check the style and the formatting
@@ -104,7 +104,7 @@ $(venv_made):
 	@touch $@
 
 $(testing_installed): $(venv_made) setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[testing]'
+	$(BIN)/python -m pip install --quiet --editable '.[testing,collector]'
 	@touch $@
 
 $(dev_installed): $(venv_made) setup.cfg pyproject.toml

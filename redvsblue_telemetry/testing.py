@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from .client import Telemetry, TelemetryStats, install_telemetry
+from .comparison import difference, fits, nearest, shown
 from .events import TelemetryEvent
 from .settings import TelemetrySettings
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from websockets.http11 import Request, Response
     from websockets.sync.server import ServerConnection
 
-__all__ = ["RecordedEvents", "RecordingServer", "record_events"]
+__all__ = ["Events", "RecordedEvents", "RecordingServer", "record_events"]
 
 
 class _RecordingTelemetry(Telemetry):
@@ -64,25 +65,57 @@ class _RecordingTelemetry(Telemetry):
         return [codec.unseal(codec.seal(body, n)) for n, body in enumerate(bodies, start=1)]
 
 
-class RecordedEvents(Sequence[TelemetryEvent]):
-    """The events that were emitted so far, in order; grows while it is looked at."""
+class Events(Sequence[TelemetryEvent]):
+    """Events in the order of their emission, made to be compared with what a test expects.
 
-    def __init__(self, telemetry: _RecordingTelemetry) -> None:
-        self._telemetry = telemetry
+    ::
+
+        assert events == ["round_start", ("ship_hit", {"by": "red"}), "round_end"]
+        assert "ship_hit" in events
+        assert ("ship_hit", {"by": "blue"}) not in events
+
+    A string stands for an event of that type whatever its data is, a pair for its type and its
+    data, and a :class:`TelemetryEvent` for its type, its data and what else of it is set. Under
+    pytest, an assertion that fails says where the events differ.
+    """
+
+    kind = "events"
+    """What they are called when they are shown."""
+
+    def now(self) -> list[TelemetryEvent]:
+        """The events that there are now."""
+        raise NotImplementedError
 
     @overload
     def __getitem__(self, index: int) -> TelemetryEvent: ...
     @overload
     def __getitem__(self, index: slice) -> list[TelemetryEvent]: ...
     def __getitem__(self, index: int | slice) -> TelemetryEvent | list[TelemetryEvent]:
-        return self._telemetry.recorded()[index]
+        return self.now()[index]
+
+    def __iter__(self) -> Iterator[TelemetryEvent]:
+        return iter(self.now())
 
     def __len__(self) -> int:
-        return len(self._telemetry.recorded())
+        return len(self.now())
+
+    def __contains__(self, expected: object) -> bool:
+        return any(fits(event, expected) for event in self.now())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Events):
+            return self.now() == other.now()
+        if isinstance(other, Sequence) and not isinstance(other, (str, bytes)):
+            events = self.now()
+            return len(events) == len(other) and all(map(fits, events, other))
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # they grow
 
     def __repr__(self) -> str:
-        lines = "".join(f"\n  {event.type} {dict(event.data)}" for event in self)
-        return f"<{len(self)} recorded events>{lines}"
+        events = self.now()
+        lines = "".join(f"\n  {event.type} {dict(event.data)}" for event in events)
+        return f"<{len(events)} {self.kind}>{lines}"
 
     def types(self) -> list[str]:
         """The type of each event."""
@@ -92,9 +125,44 @@ class RecordedEvents(Sequence[TelemetryEvent]):
         """The events of one type."""
         return [event for event in self if event.type == type]
 
+
+class RecordedEvents(Events):
+    """The events that were emitted so far, in order; grows while it is looked at."""
+
+    kind = "recorded events"
+
+    def __init__(self, telemetry: _RecordingTelemetry) -> None:
+        self._telemetry = telemetry
+
+    def now(self) -> list[TelemetryEvent]:
+        """The events that were emitted so far."""
+        return self._telemetry.recorded()
+
     def stats(self) -> TelemetryStats:
         """The ledger; ``rejected`` says how many events could not be recorded."""
         return self._telemetry.stats()
+
+    def summary(self) -> str:
+        """The events, line by line, and how many could not be recorded."""
+        rejected = self.stats().rejected
+        note = f"\n{rejected} could not be recorded; the log says why" if rejected else ""
+        return f"{self!r}{note}"
+
+
+def explain_assertion(op: str, left: object, right: object) -> list[str] | None:
+    """Why an assertion about events doesn't hold; None if it isn't about any. For pytest's hook."""
+    if op == "==" and isinstance(left, Events) and isinstance(right, Sequence):
+        found, expected, sides = left, right, f"{left.kind} == what was expected"
+    elif op == "==" and isinstance(right, Events) and isinstance(left, Sequence):
+        found, expected, sides = right, left, f"what was expected == {right.kind}"
+    elif op == "in" and isinstance(right, Events):
+        return [f"{shown(left)} in {right.kind}", *nearest(right.now(), left)]
+    elif op == "not in" and isinstance(right, Events):
+        there = [f"  {shown(event)}" for event in right if fits(event, left)]
+        return [f"{shown(left)} not in {right.kind}", f"{len(there)} of it:", *there]
+    else:
+        return None
+    return [sides, *difference(found.now(), list(expected))]
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "redvsblue_telemetry"
+PLUGIN = "_redvsblue_telemetry_pytest"
 RUNTIME_DEPENDENCIES = {"attrs", "msgspec", "tenacity", "websocket-client"}
 
 # Two environments are made and filled over the network: a slow network is no failure.
@@ -56,7 +57,7 @@ def package_index(tmp_path_factory: pytest.TempPathFactory) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory, package_index: None) -> Path:
     """Built from a copy: setuptools writes `build` and `*.egg-info` beside what it reads."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", f"{PLUGIN}.py"):
         shutil.copy(REPOSITORY / name, source)
     no_caches = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, source / PACKAGE.name, ignore=no_caches)
@@ -92,7 +93,9 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
 
     modules = {path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rglob("*.py")}
-    assert packed == modules | {"redvsblue_telemetry/py.typed"}
+    page = PACKAGE / "collector" / "page"
+    shown = {path.relative_to(REPOSITORY).as_posix() for path in page.iterdir()}
+    assert packed == modules | shown | {"redvsblue_telemetry/py.typed", f"{PLUGIN}.py"}
 
 
 def test_metadata_asks_for_the_four_runtime_dependencies(metadata: Message) -> None:

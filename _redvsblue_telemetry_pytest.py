@@ -1,0 +1,118 @@
+"""The pytest plugin: fixtures for the tests of games, and assertions that say what differs.
+
+It stands beside the package and not in it, as pytest loads it in every run, of any project: so it
+imports the package when a test asks for a fixture, and not before. The page on testing tells how to
+use it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from redvsblue_telemetry.collector.testing import RunningCollector
+    from redvsblue_telemetry.testing import RecordedEvents
+
+_SOON = "0.02"  # seconds; with the default of one, each test would wait for that
+
+
+@pytest.fixture
+def telemetry_events() -> Iterator[RecordedEvents]:
+    """Records what the code under test emits; nothing is sent, whatever the environment says."""
+    from redvsblue_telemetry.testing import record_events
+
+    with record_events() as events:
+        yield events
+
+
+@pytest.fixture
+def telemetry_collector(_telemetry_collectors: _Collectors) -> Iterator[RunningCollector]:
+    """A real collector that is empty, and that ``start_telemetry()`` sends to."""
+    from redvsblue_telemetry.collector.testing import sending_for_real
+
+    collector = _telemetry_collectors.take()
+    with pytest.MonkeyPatch.context() as patch:
+        _set_environment(patch, collector.url)
+        with sending_for_real():
+            yield collector
+    _telemetry_collectors.give_back()
+
+
+@pytest.fixture(scope="session")
+def _telemetry_collectors() -> Iterator[_Collectors]:
+    try:
+        from redvsblue_telemetry.collector.testing import RunningCollector
+    except ImportError as error:
+        pytest.fail(
+            "telemetry_collector needs the collector, of which something is not installed "
+            f"({error}): pip install 'redvsblue-telemetry[collector]'",
+            pytrace=False,
+        )
+    collectors = _Collectors(RunningCollector)
+    yield collectors
+    collectors.close()
+
+
+class _Collectors:
+    """Gives each test an empty collector: the same one, unless a test left a client connected."""
+
+    def __init__(self, make: Callable[[], RunningCollector]) -> None:
+        self._make = make
+        self._running: RunningCollector | None = None
+
+    def take(self) -> RunningCollector:
+        if self._running is None:
+            self._running = self._make().start()
+        return self._running
+
+    def give_back(self) -> None:
+        if self._running is not None and self._running.is_deserted():
+            self._running.reset()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        if self._running is not None:
+            self._running.stop()
+            self._running = None
+
+
+def _set_environment(patch: pytest.MonkeyPatch, url: str) -> None:
+    """Have ``start_telemetry()`` send to a URL, here and in child processes."""
+    for name in tuple(os.environ):
+        if name.startswith("REDVSBLUE_") or name == "DO_NOT_TRACK":
+            patch.delenv(name)
+    patch.setenv("REDVSBLUE_ENABLE_TELEMETRY", "true")
+    patch.setenv("REDVSBLUE_TELEMETRY_WS_URL", url)
+    patch.setenv("REDVSBLUE_TELEMETRY_DRAIN_INTERVAL", _SOON)
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    patch.setenv("no_proxy", f"{direct},127.0.0.1" if direct else "127.0.0.1")
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Say where events differ from what was expected of them."""
+    testing = sys.modules.get("redvsblue_telemetry.testing")
+    return None if testing is None else testing.explain_assertion(op, left, right)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Put beside a test that failed what it has emitted."""
+    if call.when != "call" or call.excinfo is None:
+        return
+    fixtures = getattr(item, "funcargs", None) or {}
+    for name in ("telemetry_events", "telemetry_collector"):
+        if (source := fixtures.get(name)) is not None:
+            item.add_report_section("call", name, _summary_of(source))
+
+
+def _summary_of(source: RecordedEvents | RunningCollector) -> str:
+    try:
+        return source.summary()
+    except Exception as error:  # a report of a failure must not become one
+        return f"it can't be shown: {error!r}"

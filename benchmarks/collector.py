@@ -1,0 +1,329 @@
+"""How much the collector takes: stored, committed and acknowledged, by real clients.
+
+    python -m benchmarks.collector [--rounds 3] [--json benchmarks/results/collector.json]
+
+1. *Throughput.* Ten SDK clients, two in each of five processes, emit events of 150 bytes as fast as
+   they are taken (default settings but for the capacity; a client pauses while half its store is
+   full). The clock runs from the first emit to the last acknowledgement. In the same round: the
+   collector, the collector with a viewer of its live page, bare parts (``collector_server``:
+   uvicorn, ``json``, one INSERT an event), and SQLite's own rate: the same rows into the same
+   tables, in one thread, in groups of as many rows as the collector's were on average.
+2. *Latency of an acknowledgement*, at 10,000 events a second in messages of 50, by one client.
+3. *Idle connections*: the collector's memory with 1,000 of them, less what it was without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from .measuring import (
+    EVENT_TYPE,
+    Result,
+    Server,
+    answer,
+    event_data,
+    failures,
+    grouped,
+    parser,
+    print_table,
+    progress,
+    run_child,
+    save,
+    summary,
+    wait_for_state,
+)
+
+MODULE = "benchmarks.collector"
+_PROCESSES, _CLIENTS = 5, 2  # of each process
+_SIZE = 150
+_CAPACITY = 20_000
+_BLOCK = 256
+_TIMEOUT = 120.0
+_ACK_RATE, _ACK_BATCH = 10_000, 50
+_IDLE = 1000
+
+
+# In the children.
+
+
+def load(task: Result) -> Result:
+    """Some clients that emit as fast as they can; when they began and ended."""
+    from redvsblue_telemetry import Telemetry, TelemetrySettings  # not in every child
+
+    settings = TelemetrySettings(enabled=True, url=task["url"], capacity=_CAPACITY)
+    clients = [Telemetry(settings).start() for _ in range(_CLIENTS)]
+    for client in clients:
+        wait_for_state(client, "connected")
+    while time.time() < task["at"]:
+        time.sleep(0.001)
+    data = event_data(_SIZE)
+    began = time.time()
+    for _ in range(0, task["events"], _BLOCK):
+        for client in clients:
+            for _ in range(_BLOCK):
+                client.emit(EVENT_TYPE, data)
+        while any(client.stats().buffered > _CAPACITY // 2 for client in clients):
+            time.sleep(0.002)
+    flushed = [client.flush(_TIMEOUT) for client in clients]
+    ended = time.time()
+    stats = [client.stats() for client in clients]
+    for client in clients:
+        client.stop(5)
+    if not all(flushed) or any(figures.delivered != figures.emitted for figures in stats):
+        raise RuntimeError(f"not all was delivered: {stats}")
+    return {"began": began, "ended": ended, "events": sum(figures.delivered for figures in stats)}
+
+
+def acks(task: Result) -> Result:
+    """One client at a steady rate: how long each acknowledgement takes, in ms."""
+    from websockets.sync.client import connect
+
+    event = {"type": EVENT_TYPE, "timestamp": 1, "data": event_data(_SIZE), "sessionId": task["id"]}
+    sent: list[float] = []
+    took: list[float] = []
+    with connect(task["url"], additional_headers={"Telemetry-Ack": "cumulative"}) as client:
+        count = int(task["seconds"] * _ACK_RATE / _ACK_BATCH)
+
+        def read() -> None:
+            while len(took) < count:
+                number = json.loads(client.recv(timeout=_TIMEOUT))["ack"]
+                now = time.perf_counter()
+                took.extend(1000 * (now - at) for at in sent[len(took) : number])
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        due = time.perf_counter()
+        for number in range(count):
+            first = number * _ACK_BATCH + 1
+            batch = [
+                event | {"seq": seq, "id": f"{task['id']}-{seq}"}
+                for seq in range(first, first + _ACK_BATCH)
+            ]
+            message = json.dumps(batch)
+            time.sleep(max(0.0, due - time.perf_counter()))
+            sent.append(time.perf_counter())
+            client.send(message)
+            due += _ACK_BATCH / _ACK_RATE
+        reader.join()
+    took.sort()
+    return {"p50_ms": took[len(took) // 2], "p99_ms": took[int(0.99 * len(took))], "acks": count}
+
+
+def sqlite(task: Result) -> Result:
+    """What SQLite itself takes: ready-made rows, grouped as the collector's were."""
+    import msgspec
+
+    from redvsblue_telemetry.collector import database as collector_database
+
+    with tempfile.TemporaryDirectory() as folder:
+        database = collector_database.Database(Path(folder) / "events.sqlite3")
+        connection = database.connect()
+        connection.execute("PRAGMA synchronous = FULL")
+        data = msgspec.json.encode(event_data(_SIZE)).decode()
+        rows = [
+            (
+                number % 10,
+                number,
+                1,
+                1_700_000_000_000,
+                1_700_000_000_000,
+                f"{number:024}",
+                None,
+                data,
+            )
+            for number in range(task["events"])
+        ]
+        statement = (
+            "INSERT INTO events (session, seq, type, timestamp, received, id, version, data) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        )
+        began = time.perf_counter()
+        for start in range(0, len(rows), task["group"]):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(statement, rows[start : start + task["group"]])
+            connection.execute("COMMIT")
+        seconds = time.perf_counter() - began
+        connection.close()
+        database.close()
+    return {"events": len(rows), "seconds": seconds, "events_per_second": len(rows) / seconds}
+
+
+KINDS = {"load": load, "acks": acks, "sqlite": sqlite}
+
+
+# In the parent.
+
+
+@contextlib.contextmanager
+def _server(name: str) -> Iterator[Server]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server("benchmarks.collector_server", name, Path(folder) / "telemetry.sqlite3") as server,
+    ):
+        yield server
+
+
+def _throughput(name: str, events: int, *, viewed: bool = False) -> Result:
+    with _server(name) as server, contextlib.ExitStack() as stack:
+        if viewed:
+            stack.enter_context(_viewer(server.port))
+        task = {"kind": "load", "url": server.url, "events": events, "at": time.time() + 3.0}
+        with ThreadPoolExecutor(_PROCESSES) as pool:
+            results = list(pool.map(lambda _: run_child(MODULE, task, _TIMEOUT), range(_PROCESSES)))
+        if lost := failures(results):
+            return {"failure": "; ".join(lost)}
+        metrics = _metrics(server.port) if name == "collector" else {}
+    seconds = max(r["ended"] for r in results) - min(r["began"] for r in results)
+    total = sum(result["events"] for result in results)
+    stored = metrics.get("telemetry_events_stored_total", total)
+    if stored != total:
+        return {"failure": f"{total} events were acknowledged, but {stored} are stored"}
+    groups = metrics.get("telemetry_groups_stored_total")
+    return {
+        "events": total,
+        "seconds": seconds,
+        "events_per_second": total / seconds,
+        "group": total / groups if groups else None,
+    }
+
+
+@contextlib.contextmanager
+def _viewer(port: int) -> Iterator[None]:
+    """Reads the stream that the live page reads, and its lists as often as it does."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/api/live")
+        response = connection.getresponse()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while not is_over.is_set() and response.readline():
+                pass
+        connection.close()
+
+    def ask() -> None:
+        while not is_over.wait(2.0):
+            _get(port, "/api/sessions")
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (watch, ask)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join(5)
+
+
+def _get(port: int, path: str) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+def _metrics(port: int) -> dict[str, float]:
+    lines = _get(port, "/metrics").decode().splitlines()
+    return {
+        name: float(value)
+        for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    }
+
+
+def _idle(connections: int) -> Result:
+    from websockets.sync.client import connect
+
+    with _server("collector") as server, contextlib.ExitStack() as stack:
+        before = _resident(server)
+        for _ in range(connections):
+            stack.enter_context(
+                connect(server.url, additional_headers={"Telemetry-Ack": "cumulative"})
+            )
+        time.sleep(2.0)
+        after = _resident(server)
+    return {"connections": connections, "bytes_each": (after - before) / connections}
+
+
+def _resident(server: Server) -> int:
+    pages = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _round(events: int, idle: int, seconds: float) -> list[Result]:
+    results: list[Result] = []
+
+    def note(name: str, result: Result) -> None:
+        results.append({"name": name} | result)
+
+    stored = _throughput("collector", events)
+    note("collector", stored)
+    note("collector, with a viewer", _throughput("collector", events, viewed=True))
+    note("bare parts", _throughput("bare", max(_BLOCK, events // 10)))
+    group = round(stored.get("group") or 1000)
+    total = events * _PROCESSES * _CLIENTS
+    rows = run_child(MODULE, {"kind": "sqlite", "events": total, "group": group}, _TIMEOUT)
+    note("SQLite alone", rows)
+    with _server("collector") as server:
+        task: dict[str, Any] = {"kind": "acks", "url": server.url, "seconds": seconds, "id": "one"}
+        note("acks", run_child(MODULE, task, _TIMEOUT))
+    note("idle", _idle(idle))
+    return results
+
+
+def _report(results: list[Result]) -> None:
+    groups = {name: group for (name,), group in grouped(results, "name").items()}
+    rows: list[list[object]] = []
+    whole = [result.get("events_per_second") for result in groups["collector"]]
+    for name in ("collector", "collector, with a viewer", "bare parts", "SQLite alone"):
+        rates = [result.get("events_per_second") for result in groups[name]]
+        ratios = [mine / its for its, mine in zip(rates, whole, strict=True) if mine and its]
+        figures = summary(rates)
+        share = statistics.median(ratios) if ratios else None
+        rows.append([name, figures["median"], figures["min"], figures["max"], share])
+    headers = ["ten clients", "events a second", "least", "greatest", "the collector's, of these"]
+    print_table("Stored and acknowledged", headers, rows)
+    latency = groups["acks"]
+    title = f"An acknowledgement at {_ACK_RATE:,} events a second, ms"
+    times = [summary([result.get(name) for result in latency]) for name in ("p50_ms", "p99_ms")]
+    print_table(title, ["p50", "p99"], [[took["median"] for took in times]])
+    idle = summary([result.get("bytes_each") for result in groups["idle"]])["median"]
+    print(f"Memory of an idle connection: {idle or 0:,.0f} bytes")
+
+
+def main() -> int:
+    """Measure, and print."""
+    options = parser(__doc__, rounds=3)
+    arguments = options.parse_args()
+    if arguments.child:
+        return answer(arguments.child, KINDS)
+    rounds, events, idle, seconds = (
+        (1, 1024, 50, 1.0) if arguments.quick else (arguments.rounds, 60_000, _IDLE, 10.0)
+    )
+    results: list[Result] = []
+    for number in range(1, rounds + 1):
+        progress(f"collector: round {number} of {rounds}")
+        results += [{"round": number} | result for result in _round(events, idle, seconds)]
+        save(arguments.json, "collector", {"rounds": number, "results": results})
+    _report(results)
+    for failure in failures(results):
+        print(f"failure: {failure}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The servers of ``benchmarks.collector``: the collector, and what one would write first.
+
+    python -m benchmarks.collector_server collector|bare DATABASE
+
+``bare`` is uvicorn, ``json`` and one INSERT for each event, committed and acknowledged message by
+message, with the same table layout of an event and the same sync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from redvsblue_telemetry.collector.server import Options, serve
+
+from .measuring import introduce
+
+_TABLE = (
+    "CREATE TABLE events (session TEXT, seq INTEGER, type TEXT, timestamp INTEGER, id TEXT, "
+    "version TEXT, data TEXT, UNIQUE (session, seq))"
+)
+_INSERT = "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?)"
+_ACKS = [(b"telemetry-ack", b"cumulative")]
+
+
+async def collector(path: Path) -> None:
+    """Serve as ``redvsblue-telemetry collect`` does."""
+    options = Options(port=0, db=path, max_rate=10_000_000.0)
+    await serve(
+        options, asyncio.Event(), lambda url: introduce({"port": int(url.split(":")[2][:-1])})
+    )
+
+
+async def bare(path: Path) -> None:
+    """Serve with bare parts."""
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute(_TABLE)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "websocket"
+        await receive()
+        await send({"type": "websocket.accept", "headers": _ACKS})
+        messages = 0
+        while (message := await receive())["type"] == "websocket.receive":
+            database.execute("BEGIN")
+            for event in json.loads(message.get("text") or message["bytes"]):
+                row = [event[name] for name in ("sessionId", "seq", "type", "timestamp", "id")]
+                database.execute(_INSERT, (*row, event.get("version"), json.dumps(event["data"])))
+            database.execute("COMMIT")
+            messages += 1
+            await send({"type": "websocket.send", "text": json.dumps({"ack": messages})})
+
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    introduce({"port": listener.getsockname()[1]})
+    config = uvicorn.Config(app, ws="websockets-sansio", lifespan="off", log_level="error")
+    await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def main() -> None:
+    """Serve until whoever started this ends."""
+    name, path = sys.argv[1:]
+    uvloop.run({"collector": collector, "bare": bare}[name](Path(path)))
+
+
+if __name__ == "__main__":
+    main()

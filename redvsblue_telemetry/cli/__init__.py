@@ -1,0 +1,1 @@
+"""The commands of ``redvsblue-telemetry``. Importing this imports none of what they need."""

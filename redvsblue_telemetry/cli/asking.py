@@ -1,0 +1,143 @@
+"""Asks a collector by HTTP, as a program of its own would. Knows nothing of terminals."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+from collections.abc import Mapping
+from typing import TypeVar
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
+
+import msgspec
+
+from ..collector.queries import EventFilter, Session, StoredEvent
+
+__all__ = ["TOKEN_VARIABLE", "AnswerError", "Asker", "AskingError", "UnreachableError"]
+
+TOKEN_VARIABLE = "REDVSBLUE_COLLECTOR_TOKEN"
+_TIMEOUT = 10.0  # seconds
+_MOST_BYTES = 256 * 1024 * 1024
+
+
+class AskingError(Exception):
+    """The collector can't be asked; the message says why."""
+
+
+class UnreachableError(AskingError):
+    """It doesn't answer, or can't do so now. Later it may."""
+
+
+class AnswerError(AskingError):
+    """It answers, and won't say what is asked. It won't later, either."""
+
+
+_Kind = TypeVar("_Kind")
+
+
+class _Page(msgspec.Struct):
+    events: list[StoredEvent]
+
+
+class Asker:
+    """One collector, over one connection that is kept. No proxy is between.
+
+    Args:
+        url: of its page.
+        token: if it wants one.
+
+    Raises:
+        ValueError: the URL is none of a collector; the message says why.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        parts = urlsplit(url)
+        _check(parts, url)
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ValueError(
+                "the token holds what no HTTP header can: use ASCII letters and digits"
+            )
+        self.url = url
+        self._host, self._port = parts.hostname or "", parts.port
+        self._is_secure = parts.scheme == "https"
+        self._folder = parts.path.rstrip("/")
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._connection: http.client.HTTPConnection | None = None
+
+    def newest(self) -> StoredEvent | None:
+        """The event that arrived last."""
+        found = self.events(EventFilter(), limit=1, is_newest_first=True)
+        return found[0] if found else None
+
+    def events(
+        self,
+        wanted: EventFilter,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = 100,
+        is_newest_first: bool = False,
+    ) -> list[StoredEvent]:
+        """Some events; see :func:`..collector.queries.events`."""
+        asked = msgspec.to_builtins(wanted) | {"after": after, "before": before, "limit": limit}
+        if is_newest_first:
+            asked["order"] = "desc"
+        given = {name: value for name, value in asked.items() if value is not None}
+        return self._get("/api/events", given, _Page).events
+
+    def session(self, session_id: str) -> Session:
+        """What is known of a session."""
+        return self._get(f"/api/sessions/{quote(session_id, safe='')}", {}, Session)
+
+    def close(self) -> None:
+        """Let the connection go. The next question makes another one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _get(self, path: str, asked: Mapping[str, object], kind: type[_Kind]) -> _Kind:
+        body = self._answer(f"{self._folder}{path}?{urlencode(asked)}")
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise AnswerError(f"{self.url} answers, but is no collector: {error}") from error
+
+    def _answer(self, target: str) -> bytes:
+        connection = self._connected()
+        try:
+            connection.request("GET", target, headers=self._headers)
+            response = connection.getresponse()
+            body = response.read(_MOST_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            reason = str(error) or type(error).__name__
+            raise UnreachableError(f"{self.url} doesn't answer: {reason}") from error
+        if response.status == http.client.OK:
+            return body
+        self.close()
+        raise self._refusal(response.status, body)
+
+    def _refusal(self, status: int, body: bytes) -> AskingError:
+        if status == http.client.UNAUTHORIZED:
+            return AnswerError(f"{self.url} wants another token: give the collector's --token")
+        says = body[:200].decode(errors="replace").strip()
+        with contextlib.suppress(msgspec.MsgspecError):
+            says = msgspec.json.decode(body, type=dict[str, str]).get("error", says)
+        message = f"{self.url} answers {status}: {says}"
+        return UnreachableError(message) if status >= 500 else AnswerError(message)
+
+    def _connected(self) -> http.client.HTTPConnection:
+        if self._connection is None:
+            kind = http.client.HTTPSConnection if self._is_secure else http.client.HTTPConnection
+            self._connection = kind(self._host, self._port, timeout=_TIMEOUT)
+        return self._connection
+
+
+def _check(parts: SplitResult, url: str) -> None:
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is no URL of a collector's page, such as http://127.0.0.1:3000")
+    if "@" in parts.netloc:
+        raise ValueError("the URL holds a password: give the token by --token")
+    try:
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} has a port that is none: {error}") from error

@@ -1,0 +1,203 @@
+"""``tail``: events as they arrive, all of them and in their order.
+
+It asks what has come since the last event that it printed, again and again. So nothing is left out,
+however much comes, and a collector that was away is asked for what came meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator
+
+import click
+import msgspec
+
+from ..collector.queries import EventFilter, StoredEvent
+from .asking import TOKEN_VARIABLE, Asker, AskingError, UnreachableError
+from .terminal import Refusal, ends_with_its_reader, escaped, is_coloured, one_line, wait_for_reader
+
+__all__ = ["tail"]
+
+_INTERVAL = 0.3  # seconds from one question to the next
+_LONGEST_WAIT = 2.0  # seconds, while the collector doesn't answer
+_PAGE = 500  # events in one answer
+_TYPE_COLOURS = ("cyan", "green", "yellow", "blue", "magenta", "bright_cyan", "bright_green")
+
+
+@click.command()
+@click.option(
+    "--url", default="http://127.0.0.1:3000", show_default=True, help="The collector's page."
+)
+@click.option("--token", envvar=TOKEN_VARIABLE, help="The collector's token.", show_envvar=True)
+@click.option("--type", "type_", metavar="NAME", help="Only events of this type.")
+@click.option("--session", metavar="ID", help="Only those of this session.")
+@click.option("--text", help="Only those whose data has this in its JSON.")
+@click.option("--json", "is_json", is_flag=True, help="Print each event as a line of JSON.")
+@click.option(
+    "-n",
+    "--lines",
+    "count",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Begin with so many that are there.",
+)
+def tail(
+    url: str,
+    token: str | None,
+    type_: str | None,
+    session: str | None,
+    text: str | None,
+    is_json: bool,
+    count: int,
+) -> None:
+    """Print events as they arrive, until Ctrl-C.
+
+    In colour on a terminal. Elsewhere each line is the time of arrival, the session, the event's
+    number in it, the type and the data, with tabs between.
+    """
+    try:
+        asker = Asker(url, token)
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    wanted = EventFilter(type=type_, session=session, text=text)
+    shown = _as_json if is_json else _coloured if is_coloured() else _plain
+    with contextlib.closing(asker), ends_with_its_reader(), contextlib.suppress(KeyboardInterrupt):
+        try:
+            _Tail(asker, wanted, shown).run(count)
+        except AskingError as error:
+            raise Refusal(str(error)) from error
+
+
+class _Tail:
+    """What was printed up to now, and what comes after it."""
+
+    def __init__(
+        self, asker: Asker, wanted: EventFilter, shown: Callable[[StoredEvent], str]
+    ) -> None:
+        self._asker = asker
+        self._wanted = wanted
+        self._shown = shown
+        self._seen: StoredEvent | None = None  # the last of all; what came up to it was looked at
+
+    def run(self, count: int) -> None:
+        """Print the last events, and then what comes; ends by an error only."""
+        self._begin(count)
+        while True:
+            wait_for_reader(_INTERVAL)
+            try:
+                self._go_on()
+            except UnreachableError as error:
+                self._wait_for_it(error)
+
+    def _begin(self, count: int) -> None:
+        self._seen = self._asker.newest()
+        last: list[StoredEvent] = []
+        before = self._arrival + 1
+        while before > 1 and (missing := min(count - len(last), _PAGE)):
+            page = self._asker.events(
+                self._wanted, before=before, limit=missing, is_newest_first=True
+            )
+            last += page
+            if len(page) < missing:
+                break
+            before = page[-1].arrival
+        self._print(last[::-1])
+
+    @property
+    def _arrival(self) -> int:
+        return 0 if self._seen is None else self._seen.arrival
+
+    def _go_on(self) -> None:
+        newest = self._asker.newest()
+        if newest is None or newest.arrival < self._arrival:  # all of it was deleted
+            self._seen = None
+        if newest is None or newest.arrival == self._arrival:
+            return
+        for page in self._pages(newest.arrival):
+            self._print(page)
+        self._seen = newest
+
+    def _pages(self, last: int) -> Iterator[list[StoredEvent]]:
+        while True:
+            page = self._asker.events(
+                self._wanted, after=self._arrival, before=last + 1, limit=_PAGE
+            )
+            yield page
+            if len(page) < _PAGE:
+                return
+            self._seen = page[-1]  # printed: after a lost connection it isn't again
+
+    def _wait_for_it(self, error: UnreachableError) -> None:
+        """Wait until it answers again, and say so."""
+        _notice(f"{error}; waiting for it")
+        pause = _INTERVAL
+        while True:
+            wait_for_reader(pause)
+            pause = min(_LONGEST_WAIT, pause * 1.5)
+            try:
+                is_same = self._is_there_still()
+            except UnreachableError:
+                continue
+            break
+        if is_same:
+            _notice("it answers again")
+        else:
+            _notice("it answers again, with another database: from its beginning")
+            self._seen = None
+
+    def _is_there_still(self) -> bool:
+        """Whether the event that was seen last is where it was: if not, numbers began anew."""
+        if self._seen is None:
+            self._asker.newest()
+            return True
+        found = self._asker.events(EventFilter(), after=self._seen.arrival - 1, limit=1)
+        return bool(found) and _identity(found[0]) == _identity(self._seen)
+
+    def _print(self, events: list[StoredEvent]) -> None:
+        if events:
+            click.echo("\n".join(map(self._shown, events)), color=True)
+
+
+def _identity(event: StoredEvent) -> tuple[int, str, int]:
+    return event.arrival, event.session_id, event.seq
+
+
+def _notice(text: str) -> None:
+    click.echo(escaped(text), err=True)
+
+
+def _as_json(event: StoredEvent) -> str:
+    return one_line(msgspec.json.encode(event).decode())
+
+
+def _plain(event: StoredEvent) -> str:
+    words = (_arrived(event).isoformat(timespec="milliseconds"), event.session_id)
+    rest = (str(event.seq), event.type)
+    return "\t".join((*map(escaped, (*words, *rest)), _data(event)))
+
+
+def _coloured(event: StoredEvent) -> str:
+    colour = _TYPE_COLOURS[sum(event.type.encode()) % len(_TYPE_COLOURS)]
+    clock = _arrived(event).strftime("%H:%M:%S.%f")[:-3]
+    return "  ".join(
+        (
+            click.style(clock, dim=True),
+            click.style(escaped(event.session_id[:8]), dim=True),
+            click.style(f"{event.seq:>6}", dim=True),
+            click.style(escaped(event.type), fg=colour, bold=True),
+            _data(event),
+        )
+    )
+
+
+def _data(event: StoredEvent) -> str:
+    return one_line(bytes(event.data).decode())
+
+
+def _arrived(event: StoredEvent) -> datetime.datetime:
+    """By the clock of the collector, in the time zone of this machine."""
+    return datetime.datetime.fromtimestamp(
+        event.received / 1000, datetime.timezone.utc
+    ).astimezone()

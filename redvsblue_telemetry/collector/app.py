@@ -1,0 +1,65 @@
+"""The collector's parts, put together."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp
+
+from . import pages
+from .access import Access, AccessControl
+from .api import Api
+from .database import Database, Stored
+from .ingest import Ingest, Limits
+from .live import Live
+from .metrics import Metrics
+from .storage import Storage
+
+__all__ = ["Collector"]
+
+
+class Collector:
+    """A collector without its port. Made, used and closed on the event loop's thread.
+
+    Args:
+        database: where events are stored.
+        access: who may do what.
+        limits: what clients may ask for.
+        allow_reset: whether the API may delete everything.
+    """
+
+    def __init__(
+        self, database: Database, *, access: Access, limits: Limits, allow_reset: bool = False
+    ) -> None:
+        self.database = database
+        self.allow_reset = allow_reset
+        self.live = Live(self._connections)
+        self.metrics = Metrics(self._connections, lambda: self.live.viewers)
+        self.storage = Storage(database, self._on_stored, self.metrics.note_failure)
+        self.ingest = Ingest(self.storage, limits)
+        api = Api(self)
+        routes = [WebSocketRoute("/telemetry", self.ingest.serve), *api.routes, *pages.routes]
+        starlette = Starlette(routes=routes, exception_handlers=api.error_handlers)
+        starlette.router.redirect_slashes = False  # to a URL made of what the client said
+        self.app: ASGIApp = AccessControl(starlette, access)
+
+    def _connections(self) -> int:
+        return self.ingest.connections
+
+    def _on_stored(self, stored: Stored) -> None:
+        self.metrics.note(stored)
+        self.live.note(stored)
+
+    async def clear(self) -> None:
+        """Delete all that is stored.
+
+        Raises:
+            DatabaseError: it can't be.
+        """
+        await self.storage.clear()
+        self.live.forget()
+
+    async def close(self) -> None:
+        """Store and acknowledge what was received, and let clients and viewers go."""
+        self.live.close()
+        await self.ingest.close()

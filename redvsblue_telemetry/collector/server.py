@@ -1,0 +1,199 @@
+"""The process: one event loop, one port, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import uvicorn
+
+from .access import Access, is_loopback
+from .app import Collector
+from .database import Database
+from .ingest import Limits
+
+__all__ = ["Options", "OptionsError", "serve"]
+
+logger = logging.getLogger("redvsblue_telemetry.collector")
+
+_MESSAGE_BYTES = 1024 * 1024
+_CLOSING_SECONDS = 10.0  # for all that is connected
+_GOODBYE_SECONDS = 2.0  # for clients to answer a close, before the connection is cut
+_OTHER_FILES = 256  # that are open besides the connections
+
+
+class OptionsError(Exception):
+    """The collector won't be started like this; the message says why, and what to do."""
+
+
+class Options(msgspec.Struct, kw_only=True):
+    """How a collector is to run."""
+
+    host: str = "127.0.0.1"
+    port: int = 3000
+    """0 for any that is free."""
+    db: Path | None = Path("telemetry.sqlite3")
+    """The database's file; None: in memory."""
+    token: str | None = None
+    insecure: bool = False
+    """Whether others may reach it without a token."""
+    hosts: tuple[str, ...] = ()
+    """Names that it goes by, besides addresses and ``localhost``."""
+    allow_reset: bool = False
+    max_connections: int = 2000
+    max_rate: float = 50_000.0
+    """Events a second that one connection may send."""
+    max_message_bytes: int = _MESSAGE_BYTES
+    busy_timeout: float = 5.0
+    """Seconds to wait for another program that has the database locked. A client waits for an ack
+    for its ``confirm_timeout``, 10 seconds by default."""
+
+    def check(self) -> None:
+        """Look whether it may run so.
+
+        Raises:
+            OptionsError: it may not.
+        """
+        if self.token is not None and not self.token.strip():
+            raise OptionsError("the token is empty: name one, or none at all")
+        if not (is_loopback(self.host) or self.token or self.insecure):
+            raise OptionsError(
+                f"{self.host} can be reached by others: give a --token, "
+                "or --insecure if anybody may read and write"
+            )
+        for name in ("max_connections", "max_rate", "max_message_bytes"):
+            if getattr(self, name) <= 0:
+                raise OptionsError(f"{name} is {getattr(self, name)}: it must be more than 0")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, without its own ideas about signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(
+    options: Options, stop: asyncio.Event, on_ready: Callable[[str], None] = lambda _: None
+) -> None:
+    """Run a collector until it is told to stop.
+
+    What was received by then is stored and acknowledged, and the clients are closed with 1001.
+
+    Args:
+        options: how.
+        stop: set to end it.
+        on_ready: called with the URL of its page, once it can be reached.
+
+    Raises:
+        OptionsError: it may not run so, or the port is taken.
+        DatabaseError: the database can't be used.
+    """
+    options.check()
+    listener = _listen(options)
+    with contextlib.closing(listener):
+        async with _running(options) as collector:
+            server = _Server(_config(options, collector))
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            stopping = asyncio.create_task(stop.wait())
+            try:
+                while not (server.started or serving.done()):
+                    await asyncio.sleep(0.005)
+                if not serving.done():
+                    on_ready(_url(options.host, listener))
+                await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                stopping.cancel()
+                await _close(collector, server)
+                await serving
+
+
+def _config(options: Options, collector: Collector) -> uvicorn.Config:
+    return uvicorn.Config(
+        collector.app,
+        ws="websockets-sansio",
+        ws_max_size=options.max_message_bytes,
+        ws_per_message_deflate=False,
+        ws_ping_interval=20.0,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=int(_GOODBYE_SECONDS),
+    )
+
+
+async def _close(collector: Collector, server: uvicorn.Server) -> None:
+    try:
+        await asyncio.wait_for(collector.close(), _CLOSING_SECONDS)
+    except asyncio.TimeoutError:
+        logger.warning("some clients didn't let go in %g s: they are cut off", _CLOSING_SECONDS)
+    deadline = time.monotonic() + _GOODBYE_SECONDS
+    while _is_saying_goodbye(server) and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    server.should_exit = True
+
+
+def _is_saying_goodbye(server: uvicorn.Server) -> bool:
+    """Whether a client was told that the connection closes, and has not answered yet.
+
+    uvicorn would cut it off there and then, and what it has not read by then may be lost to it.
+    """
+    return any(getattr(peer, "close_sent", False) for peer in server.server_state.connections)
+
+
+@contextlib.asynccontextmanager
+async def _running(options: Options) -> AsyncIterator[Collector]:
+    database = Database(options.db, busy_timeout=options.busy_timeout)
+    try:
+        collector = Collector(
+            database,
+            access=Access(options.token, (*options.hosts, options.host)),
+            limits=Limits(connections=options.max_connections, rate=options.max_rate),
+            allow_reset=options.allow_reset,
+        )
+        try:
+            yield collector
+        finally:
+            await collector.storage.close()
+    finally:
+        database.close()
+
+
+def _listen(options: Options) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OptionsError(
+            f"{options.host}:{options.port} can't be used: {reason}; name another --port"
+        ) from error
+    _allow_files(options.max_connections + _OTHER_FILES)
+    return listener
+
+
+def _allow_files(count: int) -> None:
+    """Raise the limit of open files, where it is lower and may be raised."""
+    try:
+        import resource  # noqa: PLC0415  # Windows has no such limit
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft not in (resource.RLIM_INFINITY, allowed) and soft < allowed:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

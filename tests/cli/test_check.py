@@ -1,0 +1,550 @@
+"""The check of a server: each fault is found, named and answered with what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import http.server
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import trustme
+from click.testing import CliRunner
+from command_process import run_command
+from connect_proxy import ConnectProxy
+from raw_server import frame, raw_server, read_to_the_end, shake_hands
+from running import collector_running, free_port
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import Server, ServerConnection, serve
+
+from redvsblue_telemetry.cli.check import check
+from redvsblue_telemetry.sockets import default_ssl_context
+from redvsblue_telemetry.testing import RecordingServer
+
+NOW = datetime.datetime.now(datetime.timezone.utc)
+A_DAY = datetime.timedelta(days=1)
+STEPS = ["url", "proxy", "name", "connect", "tls", "handshake", "auth"]
+STEPS += ["confirmation", "round trip", "event"]
+SECRET = "hush-hush-hush"
+
+
+class Outcome(NamedTuple):
+    exit_code: int
+    steps: dict[str, dict[str, str]]
+    output: str
+
+    def states(self) -> list[str]:
+        return [step["state"] for step in self.steps.values()]
+
+    def fault(self) -> tuple[str, str, str]:
+        """The step that failed, what it saw and what it says to do."""
+        (failed,) = (step for step in self.steps.values() if step["state"] == "failed")
+        return failed["step"], failed["detail"], failed["advice"]
+
+
+def examined(url: str, *options: str) -> Outcome:
+    """Check a server; what the report says holds together in any case."""
+    done = CliRunner().invoke(check, [url, "--json", *options], catch_exceptions=False)
+    found = json.loads(done.output)
+    outcome = Outcome(done.exit_code, {step["step"]: step for step in found["steps"]}, done.output)
+    assert list(outcome.steps) == STEPS
+    assert found["ok"] == ("failed" not in outcome.states())
+    assert outcome.exit_code == (0 if found["ok"] else 1)
+    if not found["ok"]:
+        after = outcome.states()[outcome.states().index("failed") + 1 :]
+        assert set(after) <= {"skipped"}
+    return outcome
+
+
+# Servers that are well.
+
+
+def test_a_server_that_stores_is_well_and_gets_one_event() -> None:
+    with RecordingServer() as server:
+        outcome = examined(server.url)
+        (event,) = server.events
+    assert outcome.exit_code == 0
+    assert event["type"] == "telemetry_check"
+    assert set(outcome.states()) == {"ok", "skipped"}
+    assert outcome.steps["tls"]["state"] == "skipped"
+    assert "acks" in outcome.steps["confirmation"]["detail"]
+    assert "median of 5 pings" in outcome.steps["round trip"]["detail"]
+    assert "confirmed" in outcome.steps["event"]["detail"]
+
+
+def test_a_server_without_acks_is_well_by_its_pongs() -> None:
+    with RecordingServer(acks=False) as server:
+        outcome = examined(server.url)
+        assert server.wait_for(1)
+    assert outcome.exit_code == 0
+    assert "pongs" in outcome.steps["confirmation"]["detail"]
+    assert "not that they are stored" in outcome.steps["confirmation"]["detail"]
+
+
+def test_the_collector_is_well_and_stores_the_event() -> None:
+    with collector_running(token=SECRET) as collector:
+        outcome = examined(collector.ws_url, "--token", SECRET)
+        assert outcome.exit_code == 0
+        assert [event["type"] for event in collector.events()] == ["telemetry_check"]
+    assert "wants one" in outcome.steps["auth"]["detail"]
+    assert "acks" in outcome.steps["confirmation"]["detail"]
+
+
+def test_the_collector_at_another_path_asks_for_the_path() -> None:
+    with collector_running() as collector:
+        step, _, advice = examined(collector.ws_url + "2").fault()
+    assert step == "handshake"
+    assert "path" in advice
+
+
+def test_people_get_a_line_for_each_step_and_what_to_do_below_it() -> None:
+    url = f"ws://127.0.0.1:{free_port()}/"
+    done = CliRunner().invoke(check, [url])
+    lines = done.output.splitlines()
+    heads = [line.split(maxsplit=1) for line in lines if not line.startswith(" ")]
+    assert done.exit_code == 1
+    assert [state for state, _ in heads] == ["ok"] * 3 + ["failed"] + ["skipped"] * 6
+    assert all(rest.startswith(name) for (_, rest), name in zip(heads, STEPS, strict=True))
+    (advice,) = (line for line in lines if line.startswith(" "))
+    assert "nothing listens" in advice
+
+
+def test_as_a_process_it_ends_with_the_exit_code_and_takes_the_token_from_the_environment() -> None:
+    with RecordingServer(token=SECRET) as server:
+        well = run_command("check", server.url, REDVSBLUE_TELEMETRY_TOKEN=SECRET)
+        ill = run_command("check", server.url)
+    assert (well.returncode, well.stderr) == (0, "")
+    assert (ill.returncode, ill.stderr) == (1, "")
+    assert "\x1b" not in well.stdout
+    assert SECRET not in well.stdout
+
+
+# The URL, and how it is called.
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1/telemetry", "ws:// instead of http://"),
+        ("https://127.0.0.1/telemetry", "wss:// instead of https://"),
+        ("127.0.0.1:3000", "ws://localhost:3000/telemetry"),
+        ("ws://127.0.0.1:99999/", "ws://localhost:3000/telemetry"),
+        ("ws://[::1/", "ws://localhost:3000/telemetry"),
+    ],
+)
+def test_a_url_that_is_none_is_told_how_to_read(url: str, words: str) -> None:
+    step, _, advice = examined(url).fault()
+    assert step == "url"
+    assert words in advice
+
+
+def test_a_password_in_the_url_is_not_repeated() -> None:
+    outcome = examined(f"ws://user:{SECRET}@127.0.0.1/")
+    assert outcome.fault()[0] == "url"
+    assert SECRET not in outcome.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["ws://x/", "--timeout", "0"], ["ws://x/", "--token", f"{SECRET}\n"], ["ws://x/", "y"]],
+)
+def test_a_wrong_call_is_refused_with_exit_code_2(arguments: list[str]) -> None:
+    done = CliRunner().invoke(check, arguments)
+    assert done.exit_code == 2
+    assert SECRET not in done.output
+
+
+def test_a_token_that_everybody_can_read_on_the_way_is_warned_of() -> None:
+    outcome = examined("ws://no-such-host.invalid/", "--token", SECRET, "--timeout", "1")
+    assert outcome.steps["url"]["state"] == "warning"
+    assert "wss://" in outcome.steps["url"]["advice"]
+    step, detail, _ = outcome.fault()
+    assert step == "name"
+    assert "no-such-host.invalid" in detail
+
+
+# Nobody there, or somebody else.
+
+
+def test_a_closed_port_asks_whether_the_server_runs() -> None:
+    port = free_port()
+    step, detail, advice = examined(f"ws://127.0.0.1:{port}/").fault()
+    assert step == "connect"
+    assert "127.0.0.1" in detail
+    assert "refused" in detail
+    assert f"nothing listens at port {port}" in advice
+
+
+@pytest.mark.parametrize(("scheme", "step"), [("ws", "handshake"), ("wss", "tls")])
+def test_a_black_hole_fails_within_the_timeout(scheme: str, step: str) -> None:
+    with raw_server(read_to_the_end) as port:
+        began = time.monotonic()
+        outcome = examined(f"{scheme}://127.0.0.1:{port}/", "--timeout", "0.2")
+        assert time.monotonic() - began < 5
+    failed, detail, advice = outcome.fault()
+    assert failed == step
+    assert "too long" in detail
+    assert "is the port right" in advice
+
+
+def test_a_server_that_closes_at_once_is_no_websocket_server() -> None:
+    with raw_server(lambda client: None) as port:
+        step, _, advice = examined(f"ws://127.0.0.1:{port}/", "--timeout", "2").fault()
+    assert step == "handshake"
+    assert "no WebSocket server" in advice
+
+
+class WebServer(http.server.ThreadingHTTPServer):
+    """Answers everything with one status, and keeps what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, status: int, headers: dict[str, str]) -> None:
+        super().__init__(("127.0.0.1", 0), WebPages)
+        self.status = status
+        self.headers = headers
+        self.asked: list[dict[str, str]] = []
+
+
+class WebPages(http.server.BaseHTTPRequestHandler):
+    server: WebServer
+
+    def do_GET(self) -> None:
+        self.server.asked.append({name.lower(): text for name, text in self.headers.items()})
+        self.send_response(self.server.status)
+        for name, text in {"Content-Length": "0", **self.server.headers}.items():
+            self.send_header(name, text)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+@contextlib.contextmanager
+def web_server(status: int, **headers: str) -> Iterator[WebServer]:
+    with WebServer(status, headers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (200, "a web server answers"),
+        (400, "Upgrade"),
+        (404, "is the path of the URL right"),
+        (421, "--allow-host"),
+        (426, "Upgrade"),
+        (429, "busy"),
+        (500, "its log"),
+        (502, "proxy in front"),
+        (503, "busy"),
+        (418, "whoever runs the server"),
+    ],
+)
+def test_a_web_server_s_answer_is_explained(status: int, words: str) -> None:
+    with web_server(status) as server:
+        outcome = examined(f"ws://127.0.0.1:{server.server_port}/telemetry")
+    step, detail, advice = outcome.fault()
+    assert step == "handshake"
+    assert str(status) in detail
+    assert words in advice
+
+
+def test_a_redirect_is_told_with_its_end_and_takes_no_token_there() -> None:
+    with web_server(301, Location="https://example.invalid/\x1b[31mtelemetry") as server:
+        url = f"ws://127.0.0.1:{server.server_port}/telemetry"
+        outcome = examined(url, "--token", SECRET)
+        step, detail, advice = outcome.fault()
+        assert [SECRET in str(asked) for asked in server.asked] == [True, False]
+    assert step == "handshake"
+    assert "redirect" in detail
+    assert "https://example.invalid/" in advice
+    assert "\x1b" not in advice
+    assert SECRET not in outcome.output
+
+
+# Who may send.
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_wrong_token_is_refused_and_never_shown(as_json: bool) -> None:
+    options = ["--json"] if as_json else []
+    with RecordingServer(token="another") as server:
+        done = CliRunner().invoke(check, [server.url, "--token", SECRET, *options])
+        assert not server.events
+    assert done.exit_code == 1
+    assert "refuses the token (HTTP status 401)" in done.output
+    assert SECRET not in done.output
+
+
+def test_a_missing_token_is_asked_for() -> None:
+    with RecordingServer(token=SECRET) as server:
+        step, detail, advice = examined(server.url).fault()
+    assert step == "auth"
+    assert "wants a token" in detail
+    assert "--token" in advice
+
+
+def test_forbidden_is_a_matter_of_the_token_too() -> None:
+    with web_server(403) as server:
+        outcome = examined(f"ws://127.0.0.1:{server.server_port}/", "--token", SECRET)
+    assert outcome.fault()[0] == "auth"
+    assert "403" in outcome.fault()[1]
+
+
+def test_a_server_that_takes_anybody_is_warned_of() -> None:
+    with RecordingServer() as server:
+        outcome = examined(server.url, "--token", SECRET)
+    assert outcome.exit_code == 0
+    assert outcome.steps["auth"]["state"] == "warning"
+
+
+def test_a_server_that_lets_in_and_throws_out_asks_about_the_token() -> None:
+    def script(client: socket.socket) -> None:
+        shake_hands(client)
+        client.sendall(frame(8, (4401).to_bytes(2, "big")))
+        read_to_the_end(client)
+
+    with raw_server(script) as port:
+        step, detail, advice = examined(f"ws://127.0.0.1:{port}/").fault()
+    assert step == "round trip"
+    assert "4401" in detail
+    assert "token" in advice
+
+
+# TLS.
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA(organization_name="Games Authority")
+
+
+@pytest.fixture
+def trusted(
+    authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """The system trusts the authority."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    default_ssl_context.cache_clear()
+    yield
+    default_ssl_context.cache_clear()
+
+
+def serving(certificate: trustme.LeafCert) -> RecordingServer:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return RecordingServer(ssl_context=context)
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_good_certificate_is_told_with_the_days_it_has_left(authority: trustme.CA) -> None:
+    certificate = authority.issue_cert("127.0.0.1", not_after=NOW + 100.5 * A_DAY)
+    with serving(certificate) as server:
+        outcome = examined(server.url)
+        assert outcome.exit_code == 0
+        assert len(server.events) == 1
+    assert outcome.steps["tls"]["state"] == "ok"
+    assert "Games Authority" in outcome.steps["tls"]["detail"]
+    assert "valid for 100 more days" in outcome.steps["tls"]["detail"]
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_certificate_that_expires_soon_is_warned_of(authority: trustme.CA) -> None:
+    with serving(authority.issue_cert("127.0.0.1", not_after=NOW + 5.5 * A_DAY)) as server:
+        outcome = examined(server.url)
+    assert outcome.exit_code == 0
+    assert outcome.steps["tls"]["state"] == "warning"
+    assert "5 more days" in outcome.steps["tls"]["detail"]
+    assert "renew" in outcome.steps["tls"]["advice"]
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("expired", "has expired: renew it"),
+        ("not yet valid", "the date of this machine"),
+        ("other name", "(it is for game.invalid, www.game.invalid)"),
+    ],
+)
+def test_a_bad_certificate_is_explained(fault: str, words: str, authority: trustme.CA) -> None:
+    certificate = {
+        "expired": lambda: authority.issue_cert(
+            "127.0.0.1", not_before=NOW - 9 * A_DAY, not_after=NOW - A_DAY
+        ),
+        "not yet valid": lambda: authority.issue_cert(
+            "127.0.0.1", not_before=NOW + A_DAY, not_after=NOW + 9 * A_DAY
+        ),
+        "other name": lambda: authority.issue_cert("game.invalid", "www.game.invalid"),
+    }[fault]()
+    with serving(certificate) as server:
+        step, detail, advice = examined(server.url).fault()
+        assert not server.requests
+    assert step == "tls"
+    assert "certificate is refused" in detail
+    assert words in advice
+
+
+def test_an_unknown_authority_is_told_how_to_make_it_known(authority: trustme.CA) -> None:
+    with serving(authority.issue_cert("127.0.0.1")) as server:
+        step, _, advice = examined(server.url, "--token", SECRET).fault()
+        assert not server.requests
+    assert step == "tls"
+    assert "SSL_CERT_FILE" in advice
+
+
+def test_a_plain_server_under_wss_is_found_to_speak_no_tls() -> None:
+    with RecordingServer() as server:
+        step, _, advice = examined(server.url.replace("ws:", "wss:")).fault()
+    assert step == "tls"
+    assert "ws:// instead of wss://" in advice
+
+
+def test_a_tls_server_under_ws_is_found_to_want_wss(authority: trustme.CA) -> None:
+    with serving(authority.issue_cert("127.0.0.1")) as server:
+        step, _, advice = examined(server.url.replace("wss:", "ws:"), "--timeout", "2").fault()
+    assert step == "handshake"
+    assert "wss://" in advice
+
+
+# What confirms.
+
+
+@contextlib.contextmanager
+def websocket_server(handler: Any, **settings: Any) -> Iterator[str]:
+    server: Server
+    with serve(handler, "127.0.0.1", 0, **settings) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def promise(connection: ServerConnection, request: Any, response: Any) -> None:
+    response.headers["Telemetry-Ack"] = "cumulative"
+
+
+def test_acks_that_never_come_are_missed() -> None:
+    def swallow(connection: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            for _ in connection:
+                pass
+
+    with websocket_server(swallow, process_response=promise) as url:
+        outcome = examined(url, "--timeout", "0.5")
+    step, detail, advice = outcome.fault()
+    assert step == "event"
+    assert "no ack came in 0.5 s" in detail
+    assert '{"ack": n}' in advice
+
+
+def test_a_server_that_refuses_the_event_is_quoted() -> None:
+    def refuse(connection: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            connection.recv()
+            connection.close(1011)
+
+    with websocket_server(refuse, process_response=promise) as url:
+        began = time.monotonic()
+        step, detail, _ = examined(url, "--timeout", "10").fault()
+        assert time.monotonic() - began < 10  # it doesn't wait for what can't come
+    assert step == "event"
+    assert "1011" in detail
+
+
+def test_pings_that_nobody_answers_are_missed() -> None:
+    def script(client: socket.socket) -> None:
+        shake_hands(client)
+        read_to_the_end(client)
+
+    with raw_server(script) as port:
+        step, detail, advice = examined(f"ws://127.0.0.1:{port}/", "--timeout", "0.3").fault()
+    assert step == "round trip"
+    assert "no pong in 0.3 s" in detail
+    assert "pings" in advice
+
+
+def test_a_server_that_talks_without_end_is_not_listened_to_without_end() -> None:
+    def script(client: socket.socket) -> None:
+        shake_hands(client)
+        while True:
+            client.sendall(frame(1, b"la" * 60) * 500)
+
+    with raw_server(script) as port:
+        began = time.monotonic()
+        step, _, _ = examined(f"ws://127.0.0.1:{port}/", "--timeout", "0.3").fault()
+        assert time.monotonic() - began < 5
+    assert step == "round trip"
+
+
+# What the environment says.
+
+
+@pytest.mark.parametrize("variable", ["DO_NOT_TRACK", "REDVSBLUE_ENABLE_TELEMETRY"])
+def test_where_telemetry_is_forbidden_no_event_is_sent(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, {"DO_NOT_TRACK": "1"}.get(variable, "false"))
+    with RecordingServer() as server:
+        step, _, advice = examined(server.url).fault()
+        assert not server.events
+    assert step == "event"
+    assert variable in advice
+
+
+def test_a_proxy_is_told_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ConnectProxy(credentials=f"me:{SECRET}") as proxy, RecordingServer() as server:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", f"//me:{SECRET}@"))
+        outcome = examined(server.url)
+        assert len(server.events) == 1
+        assert len(proxy.requests) == 2  # for the handshake, and for the event
+    assert outcome.exit_code == 0
+    assert f"127.0.0.1:{proxy.port}" in outcome.steps["proxy"]["detail"]
+    assert SECRET not in outcome.output
+
+
+@pytest.mark.parametrize(("scheme", "at"), [("ws", "handshake"), ("wss", "tls")])
+def test_a_proxy_that_wants_credentials_is_told_of(
+    scheme: str, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy(credentials="me:1") as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        step, detail, advice = examined(f"{scheme}://127.0.0.1:9/").fault()
+    assert step == at
+    assert "407" in detail
+    assert "user:password" in advice
+
+
+def test_a_proxy_that_does_not_run_is_told_apart_from_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
+    step, _, advice = examined("wss://127.0.0.1:9/").fault()
+    assert step == "connect"
+    assert "is the proxy running" in advice
+
+
+def test_a_proxy_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    step, detail, advice = examined("ws://127.0.0.1:9/").fault()
+    assert step == "proxy"
+    assert "socks5" in detail
+    assert "NO_PROXY" in advice

@@ -1,0 +1,221 @@
+"""``collect``: what it says, how it ends, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_process import (
+    PATIENCE,
+    Running,
+    environment,
+    needs_posix,
+    run_command,
+    running_command,
+)
+from running import bearer
+from waiting_for import wait_until
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from redvsblue_telemetry.cli.collect import page_url
+from redvsblue_telemetry.cli.serving import _SafeFormatter
+
+ENDINGS = [signal.SIGINT, signal.SIGTERM]
+TOKEN = "sesame-7"
+
+
+def url_of(collector: Running) -> str:
+    collector.wait_for("Ctrl-C ends it.\n")
+    found = re.search(r"http://([\w.:]+)/", collector.output)
+    assert found
+    return f"ws://{found[1]}/telemetry"
+
+
+def event(seq: int, **data: object) -> dict[str, object]:
+    names = {"id": f"id-{seq}", "type": "shot", "timestamp": 1_700_000_000_000 + seq}
+    return {**names, "sessionId": "s", "seq": seq, "data": data}
+
+
+def message(*seqs: int) -> str:
+    return json.dumps([event(seq) for seq in seqs])
+
+
+def connected(url: str, token: str | None = None) -> ClientConnection:
+    headers = {"Telemetry-Ack": "cumulative", **bearer(token)}
+    return connect(url, additional_headers=headers, proxy=None)
+
+
+def stored_in(db: Path) -> list[int]:
+    with contextlib.closing(sqlite3.connect(db)) as connection:
+        return [seq for (seq,) in connection.execute("SELECT seq FROM events ORDER BY arrival")]
+
+
+def test_what_it_says_is_what_makes_it_move(tmp_path: Path) -> None:
+    db = tmp_path / "t.sqlite3"
+    with running_command("collect", "--port", 0, "--db", db) as collector:
+        url_of(collector)
+        assert str(db) in collector.output
+        begin = collector.lines.index("from redvsblue_telemetry import start_telemetry")
+        code = collector.lines[begin : begin + 3]
+        game = subprocess.run(
+            [sys.executable, "-c", "\n".join(code)], env=environment(), check=False, timeout=30
+        )
+        assert game.returncode == 0
+        assert stored_in(db) == [1]
+        assert "\x1b" not in collector.output
+        assert collector.end(signal.SIGINT) == 0
+
+    assert collector.errors == ""
+
+
+@needs_posix
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_signal_ends_it_with_everything_stored_and_clients_told(
+    ending: signal.Signals, tmp_path: Path
+) -> None:
+    db = tmp_path / "t.sqlite3"
+    with running_command("collect", "--port", 0, "--db", db) as collector:
+        with connected(url_of(collector)) as client:
+            for seq in range(1, 51):
+                client.send(message(seq))
+            acknowledged = json.loads(client.recv(PATIENCE))["ack"]  # so it has come that far
+            collector.process.send_signal(ending)
+            for said in client:  # ends without an error when it is closed as it should be
+                acknowledged = json.loads(said)["ack"]
+            assert client.protocol.close_code == 1001
+        assert collector.end() == 0
+
+    assert stored_in(db) == list(range(1, acknowledged + 1))
+    assert "stopped" in collector.output
+    assert collector.errors == ""
+
+
+@needs_posix
+def test_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    with running_command("collect", "--port", 0, "--db", tmp_path / "t.sqlite3") as collector:
+        found = re.search(r"ws://([\d.]+):(\d+)", url_of(collector))
+        assert found
+        # A client that doesn't answer when it is to close keeps the collector waiting.
+        with socket.create_connection((found[1], int(found[2])), timeout=PATIENCE) as stubborn:
+            stubborn.sendall(
+                b"GET /telemetry HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+                b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            assert b"101" in stubborn.recv(4096)
+            collector.process.send_signal(signal.SIGINT)
+            collector.wait_for("stopping; Ctrl-C again")
+            assert collector.end(signal.SIGINT) == -signal.SIGINT
+
+
+def test_token_of_the_environment_guards_it_and_is_never_shown(tmp_path: Path) -> None:
+    variables = {"REDVSBLUE_COLLECTOR_TOKEN": TOKEN}
+    db = tmp_path / "t.sqlite3"
+    with running_command("collect", "--port", 0, "--db", db, **variables) as collector:
+        url = url_of(collector)
+        with pytest.raises(InvalidStatus) as refused, connected(url):
+            pass
+        assert refused.value.response.status_code == 401
+        with connected(url, TOKEN) as client:
+            client.send(message(1))
+            client.recv(PATIENCE)
+        assert 'token="…"' in collector.output
+        assert TOKEN not in collector.said
+
+
+def test_limits_are_those_of_the_arguments(tmp_path: Path) -> None:
+    arguments = ["--max-message-bytes", 300, "--max-connections", 1, "--max-rate", 0.5]
+    with running_command("collect", "--port", 0, "--db", ":memory:", *arguments) as collector:
+        url = url_of(collector)
+        assert "in memory" in collector.output
+        with connected(url) as client:
+            client.send(message(1))
+            client.recv(PATIENCE)
+            with connected(url) as second:
+                assert code_of_close(second) == 1013
+            client.send(message(2) + " " * 300)
+            assert code_of_close(client) == 1009
+        with connected(url) as third:
+            lines = "\n".join(json.dumps({"seq": seq}) for seq in range(6))  # of 10 s: five
+            third.send(lines)
+            assert code_of_close(third) == 1008
+
+
+def code_of_close(client: ClientConnection) -> int:
+    with pytest.raises(ConnectionClosed) as closed:
+        client.recv(PATIENCE)
+    assert closed.value.rcvd is not None
+    return int(closed.value.rcvd.code)
+
+
+def test_quiet_says_nothing(tmp_path: Path) -> None:
+    db = tmp_path / "t.sqlite3"
+    with running_command("collect", "--quiet", "--port", 0, "--db", db) as collector:
+        assert wait_until(db.exists, PATIENCE)
+        assert wait_until(lambda: _listens(collector.process.pid), PATIENCE)
+        assert collector.end(signal.SIGTERM) == 0
+
+    assert collector.said.strip("\n") == "--"
+
+
+def _listens(pid: int) -> bool:
+    """Whether a process has a loop that waits, which the collector has once it can be ended."""
+    if not os.path.isdir(f"/proc/{pid}/fd"):  # no Linux: it has had the time to come up
+        return True
+    links = (os.path.join(f"/proc/{pid}/fd", name) for name in os.listdir(f"/proc/{pid}/fd"))
+    return any("eventpoll" in os.readlink(link) for link in links if os.path.islink(link))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--host", "0.0.0.0"], "--token"),
+        (["--token", " "], "the token is empty"),
+        (["--db", "{folder}/none/t.sqlite3"], "unable to open"),
+        (["--db", "{folder}/text"], "not a database"),
+        (["--db", "{folder}/other"], "a database of something else"),
+        (["--port", "{taken}"], "--port"),
+    ],
+)
+def test_what_it_cannot_do_is_one_line_and_exit_code_2(
+    arguments: list[str], reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text("no database" * 1000)
+    with contextlib.closing(sqlite3.connect(tmp_path / "other")) as other:
+        other.execute("CREATE TABLE theirs (id)")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        names = {"folder": tmp_path, "taken": taken.getsockname()[1]}
+        told = run_command(
+            *("collect", "--port", 0, "--db", tmp_path / "t"),
+            *(argument.format(**names) for argument in arguments),
+        )
+
+    assert told.returncode == 2
+    assert told.stdout == ""
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert reason in line
+
+
+def test_page_of_every_address_is_looked_at_on_this_machine() -> None:
+    assert page_url("http://0.0.0.0:3000/") == "http://127.0.0.1:3000/"
+    assert page_url("http://[::]:3000/") == "http://[::1]:3000/"
+    assert page_url("http://127.0.0.1:3000/") == "http://127.0.0.1:3000/"
+
+
+def test_log_line_shows_what_a_client_sent_as_printable_text() -> None:
+    formatter = _SafeFormatter("%(levelname)s %(message)s")
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "bad: %s", ("\x1b[2J\nmore",), None)
+
+    assert formatter.format(record) == "ERROR bad: \\u001b[2J\nmore"

@@ -1,0 +1,147 @@
+"""``demo``: its verdict, its exit codes, and that nothing outlives it."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from command_process import (
+    PATIENCE,
+    Running,
+    Terminal,
+    needs_posix,
+    run_command,
+    running_command,
+)
+from waiting_for import wait_until
+
+from redvsblue_telemetry.cli.demo import Counts, differences
+from redvsblue_telemetry.cli.demo_game import Progress
+
+VERDICT = "every event arrived once"
+GAME = Progress(told=500, emitted=500, delivered=500, is_over=True)
+COUNTS = Counts(stored=500, unique=500, repeats=0, missing=0)
+
+
+def test_every_event_arrives_once_and_is_kept_where_it_was_said(tmp_path: Path) -> None:
+    db = tmp_path / "t.sqlite3"
+    # Settings that are meant for another game, and a proxy, aren't the demo's.
+    elsewhere = {"REDVSBLUE_TELEMETRY_CAPACITY": "1", "HTTP_PROXY": "http://127.0.0.1:9"}
+    told = run_command("demo", "--seconds", "1.5", "--no-browser", "--db", db, **elsewhere)
+
+    assert told.returncode == 0, told.stdout + told.stderr
+    found = re.search(rf"{VERDICT}: (\d+) events", told.stdout)
+    assert found
+    assert re.search(r"the live page: http://127\.0\.0\.1:\d+/\n", told.stdout)
+    assert "\x1b" not in told.stdout
+    assert told.stderr == ""
+    lines = run_command("export", "--db", db).stdout.splitlines()
+    assert len(lines) == int(found[1])
+    assert any('"frame_times"' in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("DO_NOT_TRACK", "1"), ("REDVSBLUE_ENABLE_TELEMETRY", "false")]
+)
+def test_kill_switch_wins_and_nothing_is_claimed(variable: str, value: str) -> None:
+    told = run_command("demo", "--seconds", "1", "--no-browser", **{variable: value})
+
+    assert told.returncode == 2
+    assert "nothing to show" in told.stderr
+    assert VERDICT not in told.stdout
+
+
+@needs_posix
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_game_never_outlives_the_demo(ending: str) -> None:
+    with running_command("demo", "--seconds", 60, "--no-browser") as demo:
+        demo.wait_for("1.0 s")
+        games = children_of(demo)
+        code = demo.end(signal.Signals[ending])
+
+    assert code == (-signal.SIGKILL if ending == "SIGKILL" else 130)
+    assert VERDICT not in demo.output
+    assert demo.errors == ""
+    assert games
+    assert wait_until(lambda: not any(map(is_alive, games)), PATIENCE)
+
+
+def children_of(demo: Running) -> list[int]:
+    folder = Path(f"/proc/{demo.process.pid}/task")
+    if not folder.exists():
+        pytest.skip("needs /proc")
+    found = (path.read_text().split() for path in folder.glob("*/children"))
+    return [int(pid) for pids in found for pid in pids]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@needs_posix
+def test_browser_is_opened_on_a_terminal_and_the_page_stays_if_asked(tmp_path: Path) -> None:
+    noted = tmp_path / "noted"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" >> {noted}\n')
+    browser.chmod(0o755)
+    arguments = ["demo", "--seconds", 0.2]
+    with Terminal(*arguments, "--stay", BROWSER=f"{browser} %s") as terminal:
+        terminal.wait_for(b"the page stays")
+        assert VERDICT.encode() in terminal.shown
+        assert terminal.end(signal.SIGINT) == 0
+    found = re.search(rb"http://127\.0\.0\.1:\d+/", terminal.shown)
+    assert found
+    assert noted.read_bytes() == found[0] + b"\n"
+
+    with Terminal(*arguments, "--no-browser", BROWSER=f"{browser} %s") as terminal:
+        assert terminal.end() == 0
+    assert run_command(*arguments, BROWSER=f"{browser} %s").returncode == 0
+    assert len(noted.read_text().splitlines()) == 1
+
+
+def test_port_that_is_taken_is_one_line_and_exit_code_2() -> None:
+    with running_command("demo", "--seconds", 60, "--no-browser") as first:
+        first.wait_for("the live page")
+        found = re.search(r":(\d+)/", first.output)
+        assert found
+        told = run_command("demo", "--port", found[1], "--no-browser")
+
+    assert told.returncode == 2
+    (line,) = told.stderr.splitlines()
+    assert "--port" in line
+
+
+def test_nothing_differs_when_all_counts_agree() -> None:
+    assert differences(GAME, COUNTS) == []
+
+
+@pytest.mark.parametrize(
+    "field", ["emitted", "delivered", "in_flight", "buffered", "dropped", "rejected"]
+)
+def test_count_of_the_game_that_differs_is_told(field: str) -> None:
+    change: dict[str, Any] = {field: 1}
+
+    (difference,) = differences(msgspec.structs.replace(GAME, **change), COUNTS)
+
+    assert difference.startswith(f"{field.replace('_', ' ')} 1 instead of")
+
+
+@pytest.mark.parametrize("field", ["stored", "unique", "repeats", "missing"])
+def test_count_of_the_collector_that_differs_is_told(field: str) -> None:
+    change: dict[str, Any] = {field: 1}
+
+    (difference,) = differences(GAME, msgspec.structs.replace(COUNTS, **change))
+
+    assert difference.startswith(f"{field} 1 instead of")
+
+
+def test_battle_without_events_proves_nothing() -> None:
+    assert differences(Progress(), Counts(0, 0, 0, 0)) == ["the game emitted nothing"]

@@ -1,0 +1,339 @@
+"""``export``: exactly what is stored, in little memory, and no half of a file."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_process import PATIENCE, Terminal, command, environment, needs_posix, run_command
+from running import RunningCollector, collector_running
+from waiting_for import wait_until
+
+from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry.collector.database import Database, Writer
+from redvsblue_telemetry.collector.wire import read_message
+
+MANY = 200_000
+HOSTILE = "\x9b31m\u202e\x7f\x1b]0;pwned\x07"
+EVENTS: list[dict[str, Any]] = [
+    {"seq": 1, "type": "shot", "data": {"text": 'one, "two"\nthree', "deep": {"list": [1, 2.5]}}},
+    {"seq": 2, "type": "=cmd()", "data": {}, "version": "-1+1"},
+    {"seq": 3, "type": HOSTILE, "data": {HOSTILE: HOSTILE}},
+    {"seq": 4, "type": "hit", "sessionId": "other", "data": {"big": 12345678901234567890123}},
+]
+
+
+def whole(event: dict[str, Any]) -> dict[str, Any]:
+    seq = event["seq"]
+    return {"id": f"id-{seq}", "sessionId": "s", "timestamp": 1_700_000_000_000 + seq, **event}
+
+
+def fill(path: Path, *messages: str) -> None:
+    with (
+        contextlib.closing(Database(path)) as database,
+        contextlib.closing(Writer(database)) as writer,
+    ):
+        for message in messages:
+            assert not writer.store([read_message(message)]).rejected
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    path = tmp_path / "telemetry.sqlite3"
+    # Indented: line breaks between the parts of the data are stored as they come.
+    fill(path, json.dumps([whole(event) for event in EVENTS], indent=2, ensure_ascii=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of many events, a hundred megabytes of them."""
+    path = tmp_path_factory.mktemp("many") / "many.sqlite3"
+    padding = "x" * 400
+    chunks = (range(first, first + 10_000) for first in range(1, MANY, 10_000))
+    messages = (
+        "["
+        + ",".join(
+            f'{{"id":"{seq}","type":"shot","timestamp":{seq},"sessionId":"s","seq":{seq},'
+            f'"data":{{"padding":"{padding}","seq":{seq}}}}}'
+            for seq in chunk
+        )
+        + "]"
+        for chunk in chunks
+    )
+    fill(path, *messages)
+    return path
+
+
+def exported(db: Path, *arguments: object) -> str:
+    told = run_command("export", "--db", db, *arguments)
+    assert (told.returncode, told.stderr) == (0, "")
+    return told.stdout
+
+
+def test_json_lines_are_what_was_sent(db: Path) -> None:
+    lines = exported(db).splitlines()
+
+    got = [json.loads(line) for line in lines]
+    assert [event.pop("arrival") for event in got] == [1, 2, 3, 4]
+    assert all(event.pop("received") > 1_700_000_000_000 for event in got)
+    assert got == [whole(event) for event in EVENTS]
+
+
+def test_csv_has_the_data_as_json_and_no_formula(db: Path, tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    assert exported(db, "--format", "csv", "-o", file) == ""
+
+    with file.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [json.loads(row["data"]) for row in rows] == [event["data"] for event in EVENTS]
+    assert [row["type"] for row in rows] == ["shot", "'=cmd()", HOSTILE, "hit"]
+    assert [row["version"] for row in rows] == ["", "'-1+1", "", ""]
+    assert [row["seq"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["sessionId"] for row in rows] == ["s", "s", "s", "other"]
+
+
+def test_parquet_has_the_same_rows(db: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "events.parquet"
+    assert exported(db, "--format", "parquet", "-o", file) == ""
+
+    table = parquet.read_table(file)
+    rows = table.to_pylist()
+    assert [json.loads(row["data"]) for row in rows] == [event["data"] for event in EVENTS]
+    for name in ("seq", "type", "id", "timestamp", "sessionId", "version"):
+        assert [row[name] for row in rows] == [whole(event).get(name) for event in EVENTS]
+    assert str(table.schema.field("received").type) == "timestamp[ms, tz=UTC]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--type", "hit"], [4]),
+        (["--session", "s"], [1, 2, 3]),
+        (["--text", '"deep"'], [1]),
+        (["--session", "s", "--type", "hit"], []),
+    ],
+)
+def test_filters(arguments: list[str], expected: list[int], db: Path) -> None:
+    lines = exported(db, *arguments).splitlines()
+
+    assert [json.loads(line)["seq"] for line in lines] == expected
+
+
+def test_collector_may_be_writing_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite3"
+    with collector_running(db=path) as collector, sending(collector) as telemetry:
+        for emitted in range(1, 6):
+            telemetry.emit("shot", {"n": emitted})
+            assert telemetry.flush(timeout=PATIENCE)
+            lines = exported(path).splitlines()
+            assert [json.loads(line)["seq"] for line in lines] == list(range(1, emitted + 1))
+
+
+@contextlib.contextmanager
+def sending(collector: RunningCollector) -> Iterator[Telemetry]:
+    telemetry = Telemetry(TelemetrySettings(enabled=True, url=collector.ws_url))
+    telemetry.start()
+    try:
+        yield telemetry
+    finally:
+        telemetry.stop(timeout=PATIENCE)
+
+
+@needs_posix
+@pytest.mark.parametrize(("format_", "allowed"), [("jsonl", 12), ("csv", 12), ("parquet", 60)])
+def test_memory_does_not_grow_with_the_events(
+    format_: str, allowed: int, many: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few.sqlite3"
+    fill(few, json.dumps([whole(event) for event in EVENTS]))
+
+    base = megabytes_of(few, format_, tmp_path / "few")
+    file = tmp_path / "many"
+    grown = megabytes_of(many, format_, file) - base
+
+    assert grown < allowed
+    if format_ == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        assert parquet.ParquetFile(file).metadata.num_rows == MANY
+    else:
+        with file.open("rb") as lines:
+            assert sum(1 for _ in lines) == MANY + (format_ == "csv")
+
+
+def megabytes_of(db: Path, format_: str, file: Path) -> float:
+    """The most memory that an export had at any moment."""
+    arguments = command("export", "--db", db, "--format", format_, "-o", file)
+    process = subprocess.Popen(arguments, env=environment())
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return used.ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+@needs_posix
+@pytest.mark.parametrize("format_", ["jsonl", "csv", "parquet"])
+def test_disk_that_is_full_leaves_what_was_there(format_: str, many: Path, tmp_path: Path) -> None:
+    file = tmp_path / "events"
+    file.write_text("from yesterday")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+
+    told = subprocess.run(
+        command("export", "--db", many, "--format", format_, "-o", file),
+        env=environment(),
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert told.returncode == 2, told.stderr
+    (line,) = told.stderr.splitlines()
+    assert "can't be written" in line
+    assert file.read_text() == "from yesterday"
+    assert os.listdir(tmp_path) == ["events"]
+
+
+@needs_posix
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_export_that_is_ended_leaves_nothing(
+    ending: signal.Signals, many: Path, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        command("export", "--db", many, "-o", tmp_path / "events"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+    ) as export:
+        assert wait_until(lambda: os.listdir(tmp_path), PATIENCE)
+        export.send_signal(ending)
+        _, errors = export.communicate(timeout=PATIENCE)
+
+    assert export.returncode not in (0, 2)
+    assert b"Traceback" not in errors
+    assert os.listdir(tmp_path) == []
+
+
+@needs_posix
+def test_reader_that_has_enough_ends_it_quietly(many: Path) -> None:
+    with subprocess.Popen(
+        command("export", "--db", many),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as export:
+        assert export.stdout is not None
+        assert export.stderr is not None
+        assert export.stdout.readline().startswith(b'{"arrival":1,')
+        export.stdout.close()
+        assert export.stderr.read() == b""
+        assert export.wait(PATIENCE) == 0
+
+
+@needs_posix
+def test_device_is_written_to_and_not_replaced(db: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(command("export", "--db", db, "-o", pipe), env=environment()) as export:
+        with pipe.open("rb") as reading:
+            assert len(reading.read().splitlines()) == len(EVENTS)
+        assert export.wait(PATIENCE) == 0
+    assert pipe.is_fifo()
+
+
+@needs_posix
+def test_link_stays_a_link_and_the_file_gets_the_usual_permissions(
+    db: Path, tmp_path: Path
+) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    usual = tmp_path / "usual"
+    usual.touch()
+
+    exported(db, "-o", link)
+
+    assert link.is_symlink()
+    assert len(target.read_text("utf-8").splitlines()) == len(EVENTS)
+    assert target.stat().st_mode == usual.stat().st_mode
+
+
+@needs_posix
+@pytest.mark.parametrize("format_", ["jsonl", "csv"])
+def test_terminal_gets_printable_text(format_: str, db: Path) -> None:
+    with Terminal("export", "--db", db, "--format", format_) as terminal:
+        assert terminal.end() == 0
+    written = terminal.shown.decode()
+    assert "hit" in written
+    rest = written.replace("\r\n", "")
+    for sequence in ("\x9b", "\u202e", "\x7f", "\x1b]", "\x07"):
+        assert sequence not in rest
+
+
+@needs_posix
+def test_parquet_is_nothing_for_a_terminal(db: Path) -> None:
+    with Terminal("export", "--db", db, "--format", "parquet") as terminal:
+        assert terminal.end() == 2
+    assert b"--output" in terminal.shown
+
+
+@needs_posix
+def test_terminal_shows_how_far_it_is(many: Path, tmp_path: Path) -> None:
+    with Terminal("export", "--db", many, "-o", tmp_path / "events") as terminal:
+        assert terminal.end() == 0
+    assert f"/{MANY}".encode() in terminal.shown
+
+
+def test_without_pyarrow_one_line_says_how_to_get_it(db: Path, tmp_path: Path) -> None:
+    arguments = ["export", "--db", str(db), "--format", "parquet", "-o", str(tmp_path / "events")]
+    script = (
+        "import sys; sys.modules['pyarrow'] = None\n"
+        f"sys.argv[1:] = {arguments!r}\n"
+        "from redvsblue_telemetry.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert told.returncode == 2
+    (line,) = told.stderr.splitlines()
+    assert 'pip install "redvsblue-telemetry[collector,parquet]"' in line
+    assert not (tmp_path / "events").exists()
+
+
+@pytest.mark.parametrize("kind", ["none", "empty", "text", "folder"])
+def test_what_is_no_database_is_refused_and_left_alone(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite3"
+    contents = {"empty": "", "text": "no database " * 1000}
+    if kind in contents:
+        path.write_text(contents[kind])
+    elif kind == "folder":
+        path.mkdir()
+
+    told = run_command("export", "--db", path)
+
+    assert told.returncode == 2
+    assert told.stderr.splitlines()[-1].startswith("Error: ")
+    assert path.exists() == (kind != "none")
+    if kind in contents:
+        assert path.read_text() == contents[kind]
+    assert set(os.listdir(tmp_path)) <= {"t.sqlite3"}

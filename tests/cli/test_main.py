@@ -1,0 +1,117 @@
+"""The command line as a whole: quick, lazy, and clear about what is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from command_process import environment, run_command
+
+import redvsblue_telemetry
+
+COMMANDS = ["collect", "demo", "check", "tail", "export", "report"]
+
+
+def run_python(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def without(*packages: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """The command line where packages aren't installed."""
+    return run_python(
+        f"import sys; sys.modules.update(dict.fromkeys({packages!r}))\n"
+        f"sys.argv[1:] = {arguments!r}\n"
+        "from redvsblue_telemetry.__main__ import main\n"
+        "sys.exit(main())"
+    )
+
+
+def test_help_names_every_command() -> None:
+    told = run_command("--help")
+
+    assert told.returncode == 0
+    listed = told.stdout.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    told = run_command(name, "--help")
+
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith(f"Usage: redvsblue-telemetry {name}")
+
+
+def test_version_is_the_package_s() -> None:
+    told = run_command("--version")
+
+    assert told.stdout == f"redvsblue-telemetry {redvsblue_telemetry.__version__}\n"
+
+
+def test_unknown_command_is_an_error_of_usage() -> None:
+    told = run_command("colect")
+
+    assert told.returncode == 2
+    assert "No such command" in told.stderr
+
+
+def test_without_the_extra_one_line_says_how_to_get_it() -> None:
+    told = without("click", arguments=["collect"])
+
+    assert told.returncode == 2
+    assert told.stdout == ""
+    (line,) = told.stderr.splitlines()
+    assert 'needs click: pip install "redvsblue-telemetry[collector]"' in line
+
+
+def test_package_that_is_missing_breaks_only_the_commands_that_need_it() -> None:
+    collect = without("uvicorn", arguments=["collect"])
+    tail = without("uvicorn", "starlette", "rich", "prometheus_client", arguments=["tail", "-h"])
+
+    assert collect.returncode == 2
+    (line,) = collect.stderr.splitlines()
+    assert 'collect needs uvicorn: pip install "redvsblue-telemetry[collector]"' in line
+    assert tail.returncode == 0, tail.stderr
+
+
+def test_fault_of_our_own_is_not_taken_for_a_package_that_is_missing() -> None:
+    told = without("redvsblue_telemetry.cli.terminal", arguments=["collect"])
+
+    assert "pip install" not in told.stderr
+    assert "Traceback" in told.stderr
+
+
+def test_help_imports_none_of_the_commands_dependencies() -> None:
+    heavy = ["asyncio", "rich", "starlette", "uvicorn", "uvloop", "pyarrow", "prometheus_client"]
+    told = run_python(
+        "import json, sys\n"
+        "from redvsblue_telemetry.__main__ import main\n"
+        "sys.argv[1:] = ['--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n"
+        f"    print(json.dumps([name for name in {heavy!r} if name in sys.modules]))"
+    )
+
+    assert json.loads(told.stdout.splitlines()[-1]) == []
+
+
+def test_battle_needs_nothing_that_the_commands_need() -> None:
+    told = without("click", "rich", arguments=[])
+    assert told.returncode == 2  # so they are gone
+
+    played = run_python(
+        "import sys; sys.modules.update(dict.fromkeys(['click', 'rich', 'uvicorn']))\n"
+        "from redvsblue_telemetry.cli.battle import BattleEngine\n"
+        "BattleEngine().update(0.1)"
+    )
+
+    assert played.returncode == 0, played.stderr

@@ -1,0 +1,294 @@
+"""``tail``: all that comes, in its order, and nothing that harms a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_process import (
+    PATIENCE,
+    Running,
+    Terminal,
+    command,
+    environment,
+    needs_posix,
+    run_command,
+    running_command,
+)
+from running import RunningCollector, bearer, collector_running, free_port
+from waiting_for import wait_until
+from websockets.sync.client import connect
+
+TOKEN = "sesame-7"
+HOSTILE = "\x9b31m\u202e\x7f"  # JSON allows these as they are, and ESC as an escape
+
+
+@pytest.fixture
+def collector() -> Iterator[RunningCollector]:
+    with collector_running(allow_reset=True) as running:
+        yield running
+
+
+def send(
+    collector: RunningCollector,
+    *seqs: int,
+    session: str = "s",
+    type_: str = "shot",
+    data: Mapping[str, Any] | None = None,
+    token: str | None = None,
+) -> None:
+    """Send events in one message, and wait until they are stored."""
+    events = [
+        {
+            "id": f"{session}-{seq}",
+            "type": type_,
+            "timestamp": 1_700_000_000_000 + seq,
+            "sessionId": session,
+            "seq": seq,
+            "data": {"number": seq} if data is None else data,
+        }
+        for seq in seqs
+    ]
+    headers = {"Telemetry-Ack": "cumulative", **bearer(token)}
+    with connect(collector.ws_url, additional_headers=headers, proxy=None) as client:
+        client.send(json.dumps(events, ensure_ascii=False))
+        client.recv(PATIENCE)
+
+
+def shown(tail: Running) -> list[int]:
+    """The numbers of the events that were printed as JSON."""
+    whole = tail.output.rpartition("\n")[0]
+    return [json.loads(line)["seq"] for line in whole.splitlines()]
+
+
+def test_begins_with_the_newest_and_goes_on_with_each_once_in_order(
+    collector: RunningCollector,
+) -> None:
+    send(collector, *range(1, 1301))
+    with running_command("tail", "--url", collector.url, "--json", "-n", 700) as tail:
+        tail.wait_for_lines(700)
+        assert shown(tail) == list(range(601, 1301))
+        send(collector, *range(1301, 2501))  # more than one page, between two looks
+        for seq in range(2501, 2600):
+            send(collector, seq)
+        tail.wait_for_lines(700 + 1299)
+        assert shown(tail) == list(range(601, 2600))
+        assert tail.end(signal.SIGINT) == 0
+    assert tail.errors == ""
+
+
+def test_with_none_of_the_old_ones_it_shows_only_what_comes(collector: RunningCollector) -> None:
+    send(collector, 1)
+    seqs = iter(range(2, 10_000))
+    with running_command("tail", "--url", collector.url, "--json", "-n", 0) as tail:
+
+        def is_shown_after_one_more() -> bool:
+            send(collector, next(seqs))
+            return "\n" in tail.output
+
+        assert wait_until(is_shown_after_one_more, PATIENCE), tail.said
+        first = shown(tail)[0]
+        last = next(seqs)
+        send(collector, last)
+        tail.wait_for_lines(last - first + 1)
+        assert shown(tail) == list(range(first, last + 1))
+        assert first > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--type", "hit"], [2, 5]),
+        (["--session", "other"], [3, 6]),
+        (["--text", '"needle"'], [3, 6]),
+        (["--type", "hit", "--session", "other"], []),
+    ],
+)
+def test_filters_hold_for_what_is_there_and_for_what_comes(
+    arguments: list[str], expected: list[int], collector: RunningCollector
+) -> None:
+    def send_three(first: int) -> None:
+        send(collector, first)
+        send(collector, first + 1, type_="hit")
+        send(collector, first + 2, session="other", data={"needle": 1})
+
+    send_three(1)
+    arguments = ["--json", *arguments]
+    with running_command("tail", "--url", collector.url, *arguments) as tail:
+        if expected:
+            tail.wait_for_lines(1)
+        else:
+            wait_for_a_look(tail)
+        send_three(4)
+        if expected:
+            tail.wait_for_lines(2)
+        assert shown(tail) == expected
+
+
+def wait_for_a_look(tail: Running) -> None:
+    """It handles Ctrl-C once it runs; a filter that fits nothing shows no other sign of that."""
+    maps = Path(f"/proc/{tail.process.pid}/maps")
+    if maps.exists():
+        assert wait_until(lambda: "_http" in maps.read_text() or "_ssl" in maps.read_text())
+
+
+def test_plain_line_has_its_fields_between_tabs(collector: RunningCollector) -> None:
+    send(collector, 7, type_="a\tb", data={"x": "y z"})
+    with running_command("tail", "--url", collector.url) as tail:
+        tail.wait_for_lines(1)
+        time, session, seq, type_, data = tail.lines[0].split("\t")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", time)
+    assert (session, seq, type_) == ("s", "7", r"a\u0009b")
+    assert json.loads(data) == {"x": "y z"}
+
+
+def hostile_event(collector: RunningCollector) -> None:
+    text = HOSTILE + "\x1b]0;pwned\x07"
+    send(collector, 1, session=text, type_=text, data={text: text})
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_hostile_text_is_escaped_in_a_pipe(
+    arguments: list[str], collector: RunningCollector
+) -> None:
+    hostile_event(collector)
+    with running_command("tail", "--url", collector.url, *arguments) as tail:
+        tail.wait_for_lines(1)
+        line = tail.lines[0]
+    assert line.replace("\t", "").isprintable()
+    assert "\\u202e" in line
+
+
+@needs_posix
+def test_terminal_gets_colours_and_nothing_else_that_moves_it(collector: RunningCollector) -> None:
+    hostile_event(collector)
+    send(collector, 2, type_="ship_hit")
+    with Terminal("tail", "--url", collector.url) as terminal:
+        terminal.wait_for(b"ship_hit")
+        assert terminal.end(signal.SIGINT) == 0
+    text = terminal.shown.decode()
+    assert re.search(r"\x1b\[3\dm", text)
+    rest = re.sub(r"\x1b\[[\d;]*m|\r\n", "", text)
+    assert rest.isprintable(), rest
+
+
+@needs_posix
+def test_no_colours_where_none_are_wanted(collector: RunningCollector) -> None:
+    send(collector, 1)
+    with Terminal("tail", "--url", collector.url, NO_COLOR="1") as terminal:
+        terminal.wait_for(b"number")
+        assert b"\x1b" not in terminal.shown
+
+
+def test_collector_that_restarts_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> None:
+    options = {"port": free_port(), "db": tmp_path / "t.sqlite3"}
+    with running_command_beside(options, 5) as tail:
+        with collector_running(**options) as collector:
+            tail.wait_for("it answers again")
+            send(collector, 6, 7)
+            tail.wait_for_lines(7)
+        assert shown(tail) == list(range(1, 8))
+    assert tail.errors.count("waiting for it") <= 2
+    assert "another database" not in tail.errors
+
+
+def test_another_database_is_shown_from_its_beginning() -> None:
+    options = {"port": free_port(), "db": None}
+    with running_command_beside(options, 5) as tail:
+        with collector_running(**options) as collector:
+            send(
+                collector, *range(11, 31)
+            )  # at once more than there were: numbers alone don't tell
+            tail.wait_for("another database")
+            tail.wait_for_lines(25)
+        assert shown(tail) == [*range(1, 6), *range(11, 31)]
+
+
+class running_command_beside:  # noqa: N801 - used as the function that it wraps
+    """A tail that has shown some events of a collector which is gone by now."""
+
+    def __init__(self, options: dict[str, Any], count: int) -> None:
+        self._options = options
+        self._count = count
+
+    def __enter__(self) -> Running:
+        with collector_running(**self._options) as collector:
+            send(collector, *range(1, self._count + 1))
+            self._command = running_command("tail", "--url", collector.url, "--json")
+            tail = self._command.__enter__()
+            try:
+                tail.wait_for_lines(self._count)
+            except BaseException:
+                self._command.__exit__(None, None, None)
+                raise
+        tail.wait_for("waiting for it")
+        return tail
+
+    def __exit__(self, *error: Any) -> None:
+        self._command.__exit__(*error)
+
+
+def test_what_comes_after_all_was_deleted_is_shown(collector: RunningCollector) -> None:
+    send(collector, 1, 2)
+    with running_command("tail", "--url", collector.url, "--json") as tail:
+        tail.wait_for_lines(2)
+        assert collector.request("DELETE", "/api/events").status == 204
+        send(collector, 1, 2, 3)
+        tail.wait_for_lines(5)
+        assert shown(tail) == [1, 2, 1, 2, 3]
+
+
+@needs_posix
+def test_reader_that_has_enough_ends_it_quietly_even_if_nothing_comes(
+    collector: RunningCollector,
+) -> None:
+    send(collector, *range(1, 6))
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        command("tail", "--url", collector.url),
+        env=environment(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    ) as tail:
+        os.close(writing)
+        assert os.read(reading, 100)
+        os.close(reading)
+        _, errors = tail.communicate(timeout=PATIENCE)
+    assert (tail.returncode, errors) == (0, b"")
+
+
+def test_token_is_shown_to_the_collector_alone() -> None:
+    with collector_running(token=TOKEN) as collector:
+        send(collector, 1, token=TOKEN)
+        refused = run_command("tail", "--url", collector.url, "--token", "wrong")
+        assert refused.returncode == 2
+        assert "--token" in refused.stderr
+        variables = {"REDVSBLUE_COLLECTOR_TOKEN": TOKEN}
+        with running_command("tail", "--url", collector.url, **variables) as tail:
+            tail.wait_for_lines(1)
+            assert TOKEN not in tail.said
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:{free}", "doesn't answer"),
+        ("ws://127.0.0.1:3000/telemetry", "no URL of a collector's page"),
+        ("http://user:secret@127.0.0.1", "--token"),
+        ("http://127.0.0.1:notaport", "port"),
+    ],
+)
+def test_what_it_cannot_ask_is_one_line_and_exit_code_2(url: str, reason: str) -> None:
+    told = run_command("tail", "--url", url.format(free=free_port()))
+
+    assert told.returncode == 2
+    (line,) = told.stderr.splitlines()
+    assert reason in line
+    assert "secret" not in line
