@@ -19,10 +19,14 @@ PATIENCE = 20.0  # seconds for what takes one, unless the machine is loaded
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
 
 
-def environment(**variables: str) -> dict[str, str]:
-    """What a process inherits, with no settings of ours but those given."""
-    ours = ("REDVSBLUE_", "DO_NOT_TRACK", "NO_COLOR", "BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
-    kept = {name: text for name, text in os.environ.items() if not name.startswith(ours)}
+def environment(*, is_measured: bool = True, **variables: str) -> dict[str, str]:
+    """What a process inherits, with no settings of ours but those given.
+
+    Unless it is measured, its coverage isn't: that writes files, and warns where it can't.
+    """
+    left_out = ("REDVSBLUE_", "DO_NOT_TRACK", "NO_COLOR", "BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
+    left_out += () if is_measured else ("COVERAGE_",)
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(left_out)}
     return {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **variables}
 
 

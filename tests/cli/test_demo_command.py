@@ -65,7 +65,10 @@ def test_game_never_outlives_the_demo(ending: str) -> None:
 
     assert code == (-signal.SIGKILL if ending == "SIGKILL" else 130)
     assert VERDICT not in demo.output
-    assert demo.errors == ""
+    # A game whose collector was killed with the demo may notice that before its own end.
+    told = [line for line in demo.errors.splitlines() if "telemetry is not connected" not in line]
+    assert told == []
+    assert ending == "SIGKILL" or not demo.errors
     assert games
     assert wait_until(lambda: not any(map(is_alive, games)), PATIENCE)
 

@@ -193,7 +193,7 @@ def test_disk_that_is_full_leaves_what_was_there(format_: str, many: Path, tmp_p
 
     told = subprocess.run(
         command("export", "--db", many, "--format", format_, "-o", file),
-        env=environment(),
+        env=environment(is_measured=False),
         preexec_fn=limit,
         capture_output=True,
         text=True,
