@@ -1,4 +1,4 @@
-"""Writes the figures of the README and of the page on performance from the benchmarks' results.
+"""Writes the figures of the README and of the docs from the benchmarks' results.
 
     python -m benchmarks.page [--check]
 
@@ -32,7 +32,7 @@ from .side_by_side import (
     summary_of,
 )
 
-PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "collector.md", ROOT / "README.md")
 RESULTS = ROOT / "benchmarks" / "results"
 _TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(?:(?!<!--).)*?(<!-- end -->)", re.DOTALL)
 _OURS, _FLOOR = "ours", "none"
@@ -127,25 +127,31 @@ def setups() -> str:
     return _markdown(headers, rows).replace("---:", "---")
 
 
-def _met(figures: Result, must: float, goal: float, *, at_most: bool) -> str:
+def _met(figures: Result, must: float, goal: float | None, *, at_most: bool) -> str:
     sign = 1 if at_most else -1
     value = sign * figures["median"]
     if value > sign * must:
         return "**not met**"
     worst = max(sign * figures["min"], sign * figures["max"])
     text = "met" if worst <= sign * must else "met by the median, not in each round"
-    return text + (", and the goal" if value <= sign * goal else "")
+    return text + (", and the goal" if goal is not None and value <= sign * goal else "")
 
 
 def _aim(
-    title: str, figures: Result, must: float, goal: float, unit: str, *, at_most: bool = True
+    title: str,
+    figures: Result,
+    must: float,
+    goal: float | None,
+    unit: str,
+    *,
+    at_most: bool = True,
 ) -> list[str]:
     sign = "≤" if at_most else "≥"
     return [
         title,
         spread(figures),
-        f"{sign} {must:g}{unit}",
-        f"{sign} {goal:g}{unit}",
+        f"{sign} {number(must)}{unit}",
+        "-" if goal is None else f"{sign} {number(goal)}{unit}",
         _met(figures, must, goal, at_most=at_most),
     ]
 
@@ -362,6 +368,71 @@ def soak() -> str:
 _SOAK = ("first_quarter", "last_quarter", "growth")
 
 
+def _collector() -> dict[str, list[Result]]:
+    return {name: group for (name,), group in grouped(load("collector")["results"], "name").items()}
+
+
+def _rate_against(name: str) -> Result:
+    """The collector's rate, in parts of another's in the same round."""
+    groups = _collector()
+    pairs = zip(groups["collector"], groups[name], strict=True)
+    return summary([ours["events_per_second"] / its["events_per_second"] for ours, its in pairs])
+
+
+def collector_rates() -> str:
+    """Stored, committed and acknowledged, beside others."""
+    groups = _collector()
+    titles = {
+        "collector": "the collector",
+        "collector, with a viewer": "the collector, while somebody looks at its page",
+        "bare parts": "bare parts: uvicorn, `json`, one INSERT an event",
+        "SQLite alone": "SQLite alone: the same rows, ready-made, in the same groups",
+    }
+    rows = [
+        [
+            title,
+            spread(summary([result["events_per_second"] for result in groups[name]])),
+            "1" if name == "collector" else spread(_rate_against(name)),
+        ]
+        for name, title in titles.items()
+    ]
+    return _markdown(["", "events a second", "the collector's, in parts of it"], rows)
+
+
+def collector_waits() -> str:
+    """How long an acknowledgement takes, and what an idle client costs."""
+    groups = _collector()
+    rows = [
+        [title, spread(summary([result[name] for result in groups[kind]]))]
+        for title, kind, name in (
+            ("an acknowledgement at 10,000 events a second, p50, ms", "acks", "p50_ms"),
+            ("p99, ms", "acks", "p99_ms"),
+            ("memory of an idle connection, of 1,000, bytes", "idle", "bytes_each"),
+        )
+    ]
+    return _markdown(["", "measured"], rows)
+
+
+def collector_aims() -> str:
+    """What the collector was built to reach, and whether it does."""
+    rates = summary([result["events_per_second"] for result in _collector()["collector"]])
+    viewed = _rate_against("collector, with a viewer")
+    cost = {name: 100 * (1 - 1 / viewed[name]) for name in ("median", "min", "max")}
+    rows = [
+        _aim("events a second, of ten clients", rates, 50_000, 100_000, "", at_most=False),
+        _aim(
+            "the same, in parts of SQLite's own rate",
+            _rate_against("SQLite alone"),
+            0.5,
+            None,
+            "",
+            at_most=False,
+        ),
+        _aim("what a viewer of the page takes from it", cost, 10, None, " %"),
+    ]
+    return _markdown(["", "measured", "must", "goal", ""], rows)
+
+
 def promise() -> str:
     """The one figure of the README, in words."""
     report = load("side-by-side")
@@ -392,6 +463,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": memory,
     "soak": soak,
     "instructions": instructions,
+    "collector-rates": collector_rates,
+    "collector-waits": collector_waits,
+    "collector-aims": collector_aims,
     "promise": promise,
 }
 

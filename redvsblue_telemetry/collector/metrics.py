@@ -26,6 +26,11 @@ class Metrics:
         self._stored = Counter(
             "telemetry_events_stored", "Events that were stored.", registry=registry
         )
+        self._groups = Counter(
+            "telemetry_groups_stored",
+            "Groups of messages that were stored, each in one transaction.",
+            registry=registry,
+        )
         self._repeats = Counter(
             "telemetry_events_repeated",
             "Events that came and were stored already.",
@@ -49,6 +54,7 @@ class Metrics:
 
     def note(self, stored: Stored) -> None:
         """Count what has just been stored."""
+        self._groups.inc()
         self._stored.inc(len(stored.events))
         self._repeats.inc(stored.repeats)
         self._rejected.inc(stored.rejected)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,11 +35,11 @@ def command(*arguments: object) -> list[str]:
 
 
 def run_command(
-    *arguments: object, cwd: Path | None = None, **variables: str
+    *arguments: object, before: Sequence[str] = (), cwd: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command to its end; ``before`` as for :func:`running_command`."""
     return subprocess.run(
-        command(*arguments),
+        [*before, *command(*arguments)],
         env=environment(**variables),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
@@ -95,11 +95,20 @@ class Running:
 
 
 @contextlib.contextmanager
-def running_command(*arguments: object, **variables: str) -> Iterator[Running]:
-    """A command that is ended when the block is left, if it hasn't ended by then."""
+def running_command(
+    *arguments: object, before: Sequence[str] = (), is_measured: bool = True, **variables: str
+) -> Iterator[Running]:
+    """A command that is ended when the block is left, if it hasn't ended by then.
+
+    Args:
+        arguments: of the command.
+        before: a program that becomes the command, such as ``setpriv``, with its own arguments.
+        is_measured: whether its coverage is.
+        variables: of its environment.
+    """
     process = subprocess.Popen(
-        command(*arguments),
-        env=environment(PYTHONUNBUFFERED="1", **variables),
+        [*before, *command(*arguments)],
+        env=environment(is_measured=is_measured, PYTHONUNBUFFERED="1", **variables),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -41,6 +41,7 @@ def test_metrics_count_what_came(collector: RunningCollector) -> None:
         after = scrape(collector)
         assert after["telemetry_events_repeated_total"] == 1
         assert after["telemetry_events_rejected_total"] == 1
+        assert after["telemetry_groups_stored_total"] >= 1
         assert after["telemetry_storage_failures_total"] == 0
         assert after["telemetry_connections"] == 1
         assert after["telemetry_viewers"] == 0

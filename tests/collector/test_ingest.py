@@ -1,0 +1,566 @@
+"""What clients send: stored, then acknowledged, in order; or not, and then they know."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import sqlite3
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import PATIENCE, RunningCollector, collector_running
+from waiting_for import wait_until
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from redvsblue_telemetry import Telemetry, TelemetrySettings
+
+ACKS = {"Telemetry-Ack": "cumulative"}
+SHORT = 0.05  # seconds to wait for a lock that stays
+
+
+def event(seq: int, session: str = "s", **fields: Any) -> dict[str, Any]:
+    whole = {"sessionId": session, "seq": seq, "type": "hit", "timestamp": 1000 + seq}
+    return {**whole, "id": f"{session}-{seq}", "data": {}, **fields}
+
+
+def array(*numbers: int, session: str = "s") -> str:
+    return json.dumps([event(number, session) for number in numbers])
+
+
+def lines(*numbers: int, session: str = "s") -> str:
+    return "".join(json.dumps(event(number, session)) + "\n" for number in numbers)
+
+
+@contextlib.contextmanager
+def client_of(collector: RunningCollector, acks: bool = True) -> Iterator[ClientConnection]:
+    headers = ACKS if acks else {}
+    with connect(collector.ws_url, additional_headers=headers, proxy=None) as client:
+        yield client
+
+
+def next_ack(client: ClientConnection) -> int:
+    message = json.loads(client.recv(timeout=PATIENCE))
+    assert message.keys() == {"ack"}
+    return int(message["ack"])
+
+
+def acks_up_to(client: ClientConnection, last: int) -> list[int]:
+    acks = [next_ack(client)]
+    while acks[-1] < last:
+        acks.append(next_ack(client))
+    return acks
+
+
+def read_to_the_end(client: ClientConnection) -> tuple[list[int], int]:
+    """The acks that come, and the code of the close after them."""
+    acks: list[int] = []
+    with pytest.raises(ConnectionClosed) as caught:
+        while True:
+            acks.append(next_ack(client))
+    assert caught.value.rcvd is not None, "the connection ended without a close"
+    return acks, caught.value.rcvd.code
+
+
+def seqs(collector: RunningCollector, session: str = "s") -> list[int]:
+    return [e["seq"] for e in collector.events() if e["sessionId"] == session]
+
+
+def metric(collector: RunningCollector, name: str) -> float:
+    found = re.search(rf"^{name} (.+)$", collector.get("/metrics").body.decode(), re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+@contextlib.contextmanager
+def locked(path: Path | None) -> Iterator[None]:
+    """Another program is in the middle of writing to the database."""
+    assert path is not None
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def commits(path: Path) -> int:
+    """How many transactions are in the database's log: the frames that end one are marked."""
+    log = path.with_name(path.name + "-wal").read_bytes()
+    frame = 24 + struct.unpack(">I", log[8:12])[0]
+    found = 0
+    for start in range(32, len(log) - frame + 1, frame):
+        is_of_this_log = log[start + 8 : start + 16] == log[16:24]
+        found += is_of_this_log and log[start + 4 : start + 8] != bytes(4)
+    return found
+
+
+def have_been_read(collector: RunningCollector, *clients: ClientConnection) -> None:
+    """Wait until what the clients have sent has reached the collector, and been looked at."""
+    for pong in [client.ping() for client in clients]:
+        assert pong.wait(PATIENCE)
+    assert collector.get("/metrics").status == 200  # it comes after them in the collector's loop
+
+
+@contextlib.contextmanager
+def game(collector: RunningCollector, **settings: Any) -> Iterator[Telemetry]:
+    """A real client, that is in a hurry."""
+    quick = {"backoff_base": 0.02, "backoff_max": 0.1, "drain_interval": 0.01}
+    chosen = TelemetrySettings(enabled=True, url=collector.ws_url, **(quick | settings))
+    telemetry = Telemetry(chosen).start()
+    try:
+        yield telemetry
+    finally:
+        telemetry.stop(PATIENCE)
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[RunningCollector]:
+    """Waits long for whoever has the database locked."""
+    with collector_running(db=tmp_path / "telemetry.sqlite3", busy_timeout=PATIENCE) as running:
+        yield running
+
+
+@pytest.fixture
+def hasty(tmp_path: Path) -> Iterator[RunningCollector]:
+    """Gives up on a locked database soon."""
+    with collector_running(db=tmp_path / "telemetry.sqlite3", busy_timeout=SHORT) as running:
+        yield running
+
+
+# What is taken in.
+
+
+@pytest.mark.parametrize("encode", [str, str.encode], ids=["text", "binary"])
+@pytest.mark.parametrize("write", [array, lines], ids=["array", "lines"])
+def test_both_formats_are_taken_in_both_kinds_of_message(
+    write: Callable[..., str], encode: Callable[[str], str | bytes], collector: RunningCollector
+) -> None:
+    with client_of(collector) as client:
+        client.send(encode(write(1, 2, 3)))
+        assert next_ack(client) == 1
+        client.send(encode(write(4)))
+        assert next_ack(client) == 2
+    assert seqs(collector) == [1, 2, 3, 4]
+    assert collector.stats()["rejected"] == 0
+
+
+def test_formats_and_kinds_may_alternate_on_one_connection(collector: RunningCollector) -> None:
+    with client_of(collector) as client:
+        client.send(array(1))
+        client.send(lines(2, 3).encode())
+        client.send([part.encode() for part in lines(4, 5).partition(":")])  # in three frames
+        client.send(list(array(6)))
+        assert acks_up_to(client, 4)[-1] == 4
+    assert seqs(collector) == [1, 2, 3, 4, 5, 6]
+
+
+def test_games_deliver_in_both_formats(collector: RunningCollector) -> None:
+    for number, wire_format in enumerate(("json", "ndjson"), 1):
+        with game(collector, wire_format=wire_format, session_id=wire_format) as telemetry:
+            for _ in range(200):
+                telemetry.emit("hit", {"ü": [1.5, None]})
+            assert telemetry.flush(PATIENCE)
+        assert seqs(collector, wire_format) == list(range(1, 201))
+        assert collector.stats()["sessions"] == number
+
+
+def test_good_events_of_a_bad_message_are_stored_and_the_bad_kept(
+    collector: RunningCollector,
+) -> None:
+    long = json.dumps({"sessionId": "s", "seq": 3, "note": "x" * 5000})
+    with client_of(collector) as client:
+        client.send(f"[{json.dumps(event(1))}, {long}, 7, {json.dumps(event(2))}]")
+        assert next_ack(client) == 1
+        client.send(f'{json.dumps(event(4))}\n{{"type": "torn\n{json.dumps(event(5))}\n')
+        assert next_ack(client) == 2
+        client.send(array(6))
+        assert next_ack(client) == 3
+    assert seqs(collector) == [1, 2, 4, 5, 6]
+    torn, seven, incomplete = collector.rejected()
+    assert incomplete["text"] == long[:1024]
+    assert "required field `type`" in incomplete["reason"]
+    assert seven["text"] == "7"
+    assert torn["text"] == '{"type": "torn'
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("hello", "neither an array nor lines"),
+        ("", "neither an array nor lines"),
+        (b"\xff\xfe", "neither an array nor lines"),
+        (b'[{"type": "\xff"}]', "no UTF-8"),
+        ("[", "no end"),
+        ("{}", "required field"),
+        ("[" * 2000, ""),
+    ],
+)
+def test_message_without_any_event_is_rejected_and_acknowledged(
+    message: str | bytes, reason: str, collector: RunningCollector
+) -> None:
+    with client_of(collector) as client:
+        client.send(message)
+        assert next_ack(client) == 1  # else the client would send it again for ever
+        client.send(array(1))
+        assert next_ack(client) == 2
+    assert seqs(collector) == [1]
+    (rejected,) = collector.rejected()
+    assert reason in rejected["reason"]
+
+
+def test_message_of_no_events_is_acknowledged(collector: RunningCollector) -> None:
+    with client_of(collector) as client:
+        client.send("[]")
+        assert next_ack(client) == 1
+    assert collector.stats()["events"] == collector.stats()["rejected"] == 0
+
+
+def test_event_is_stored_once_however_often_it_comes(collector: RunningCollector) -> None:
+    with client_of(collector) as one, client_of(collector) as other:
+        one.send(array(1, 2, 2))
+        assert next_ack(one) == 1
+        other.send(array(2, 3) + " ")
+        assert next_ack(other) == 1
+        one.send(lines(3, 1, 4))
+        assert next_ack(one) == 2
+        one.send(array(1, session="another"))
+        assert next_ack(one) == 3
+    assert seqs(collector) == [1, 2, 3, 4]
+    assert seqs(collector, "another") == [1]
+    assert collector.stats()["repeats"] == 4
+    assert collector.get("/api/sessions/s").json()["repeats"] == 4
+
+
+# What is acknowledged, and when.
+
+
+def test_acks_are_cumulative_and_each_connection_has_its_own(collector: RunningCollector) -> None:
+    with client_of(collector) as client:
+        for number in range(1, 501):
+            client.send(array(number))
+        acks = acks_up_to(client, 500)
+        assert acks == sorted(set(acks))
+        assert acks[-1] == 500
+        with client_of(collector) as other:
+            other.send(array(501))
+            assert next_ack(other) == 1
+        client.send(array(502))
+        assert next_ack(client) == 501
+    assert seqs(collector) == list(range(1, 503))
+
+
+def test_nothing_is_acknowledged_before_it_is_committed(patient: RunningCollector) -> None:
+    assert patient.options.db is not None
+    with client_of(patient) as client:
+        with locked(patient.options.db):
+            client.send(array(1))
+            client.send(array(2))
+            have_been_read(patient, client)
+            with pytest.raises(TimeoutError):
+                client.recv(timeout=0.3)  # long, for what would take a millisecond
+            assert patient.stats()["events"] == 0
+        assert next_ack(client) >= 1
+        with contextlib.closing(sqlite3.connect(patient.options.db)) as other:
+            assert other.execute("SELECT count(*) FROM events").fetchone()[0] >= 1
+        client.send(array(3))
+        acks_up_to(client, 3)
+    assert patient.get("/healthz").status == 200
+
+
+@pytest.mark.parametrize("offer", [None, "", "none", "cumulative, other"])
+def test_client_that_asks_for_no_acks_gets_none_and_is_served(
+    offer: str | None, collector: RunningCollector
+) -> None:
+    headers = {} if offer is None else {"Telemetry-Ack": offer}
+    with connect(collector.ws_url, additional_headers=headers, proxy=None) as client:
+        assert client.response is not None
+        assert "Telemetry-Ack" not in client.response.headers
+        for number in range(1, 101):
+            client.send(array(number))
+            if number % 10 == 0:
+                assert client.ping().wait(PATIENCE)
+        assert wait_until(lambda: len(seqs(collector)) == 100, PATIENCE)
+        with pytest.raises(TimeoutError):
+            client.recv(timeout=0.05)
+    assert seqs(collector) == list(range(1, 101))
+
+
+def test_client_that_asks_for_acks_is_promised_them(collector: RunningCollector) -> None:
+    headers = {"telemetry-ack": " Cumulative"}
+    with connect(collector.ws_url, additional_headers=headers, proxy=None) as client:
+        assert client.response is not None
+        assert client.response.headers["Telemetry-Ack"] == "cumulative"
+        client.send(array(1))
+        assert next_ack(client) == 1
+
+
+def test_game_that_wants_no_confirmation_is_served(collector: RunningCollector) -> None:
+    with game(collector, confirm="none") as telemetry:
+        for _ in range(100):
+            telemetry.emit("hit")
+        assert telemetry.flush(PATIENCE)
+        session = telemetry.session_id
+        assert wait_until(lambda: len(seqs(collector, session)) == 100, PATIENCE)
+    assert seqs(collector, session) == list(range(1, 101))
+
+
+def test_one_commit_stores_what_came_on_many_connections(patient: RunningCollector) -> None:
+    assert patient.options.db is not None
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(client_of(patient)) for _ in range(20)]
+        before = commits(patient.options.db)
+        with locked(patient.options.db):
+            for number, client in enumerate(clients):
+                client.send(array(1, session=f"s{number}"))
+                client.send(array(2, session=f"s{number}"))
+            have_been_read(patient, *clients)
+        for client in clients:
+            assert acks_up_to(client, 2)[-1] == 2
+        # One for what was taken when the first message came, one for all that came meanwhile.
+        assert 1 <= commits(patient.options.db) - before <= 2
+    assert patient.stats()["events"] == 40
+
+
+# When it can't be stored.
+
+
+def test_what_can_not_be_stored_is_not_acknowledged_and_the_client_told(
+    hasty: RunningCollector,
+) -> None:
+    with client_of(hasty) as client, client_of(hasty) as idle:
+        client.send(array(1))
+        assert next_ack(client) == 1
+        with locked(hasty.options.db):
+            client.send(array(2))
+            assert read_to_the_end(client) == ([], 1013)
+            health = hasty.get("/healthz")
+            assert (health.status, health.body) == (503, b"events can't be stored\n")
+            assert "database is locked" in hasty.stats()["lastError"]
+            assert metric(hasty, "telemetry_storage_failures_total") == 1
+        idle.send(array(3, session="other"))  # who sent nothing meanwhile is not to blame
+        assert next_ack(idle) == 1
+    assert hasty.get("/healthz").status == 200
+    assert hasty.stats()["lastError"] is None
+    assert (seqs(hasty), seqs(hasty, "other")) == ([1], [3])
+
+
+def test_client_without_acks_is_told_as_well(hasty: RunningCollector) -> None:
+    with client_of(hasty, acks=False) as client, locked(hasty.options.db):
+        client.send(array(1))
+        assert read_to_the_end(client) == ([], 1013)
+
+
+def test_game_keeps_what_can_not_be_stored_and_delivers_it_later(hasty: RunningCollector) -> None:
+    with game(hasty) as telemetry:
+        telemetry.emit("hit")
+        assert telemetry.flush(PATIENCE)
+        with locked(hasty.options.db):
+            for _ in range(300):
+                telemetry.emit("hit")
+            assert wait_until(
+                lambda: metric(hasty, "telemetry_storage_failures_total") >= 3, PATIENCE
+            )
+            stats = telemetry.stats()
+            assert (stats.delivered, stats.dropped) == (1, 0)
+            assert stats.buffered + stats.in_flight == 300
+            assert hasty.get("/healthz").status == 503
+        assert telemetry.flush(PATIENCE)
+        assert telemetry.stats().delivered == 301
+        assert hasty.get("/healthz").status == 200
+        assert seqs(hasty, telemetry.session_id) == list(range(1, 302))
+    assert hasty.stats()["repeats"] == 0
+
+
+def test_order_is_kept_through_failures(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.sqlite3"
+    is_over = threading.Event()
+
+    def lock_again_and_again() -> None:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as other:
+            while not is_over.is_set():
+                other.execute("BEGIN IMMEDIATE")
+                is_over.wait(0.03)
+                other.execute("ROLLBACK")
+                is_over.wait(0.01)
+
+    with (
+        collector_running(db=path, busy_timeout=0.005) as collector,
+        contextlib.ExitStack() as all_,
+    ):
+        games = [all_.enter_context(game(collector, batch_size=5)) for _ in range(3)]
+        disturbing = threading.Thread(target=lock_again_and_again)
+        disturbing.start()
+        try:
+            ended = time.monotonic() + 1.5
+            while time.monotonic() < ended:
+                for telemetry in games:
+                    for _ in range(20):
+                        telemetry.emit("hit")
+                time.sleep(0.005)
+        finally:
+            is_over.set()
+            disturbing.join(PATIENCE)
+        assert all(telemetry.flush(PATIENCE) for telemetry in games)
+        assert metric(collector, "telemetry_storage_failures_total") > 0
+        for telemetry in games:
+            emitted = telemetry.stats().emitted
+            assert telemetry.stats().delivered == emitted
+            assert seqs(collector, telemetry.session_id) == list(range(1, emitted + 1))
+        assert collector.stats()["missing"] == 0
+
+
+# Limits.
+
+
+def test_message_that_is_too_large_is_refused_and_what_came_before_is_not() -> None:
+    with collector_running(max_message_bytes=2000) as collector:
+        with client_of(collector) as client:
+            client.send(array(1))
+            assert next_ack(client) == 1
+            client.send("[" + " " * 1997 + "]")  # neither counts the frames' heads
+            client.send(array(2))
+            acks_up_to(client, 3)
+            client.send(" " * 2001)
+            assert read_to_the_end(client) == ([], 1009)
+        with client_of(collector) as client:
+            client.send(["[" + " " * 1200, " " * 1200 + "]"])  # nor is it to be had in parts
+            assert read_to_the_end(client) == ([], 1009)
+        assert seqs(collector) == [1, 2]
+
+
+def test_game_takes_a_batch_that_is_too_large_apart() -> None:
+    with collector_running(max_message_bytes=4000) as collector:
+        with game(collector, batch_size=100, drain_interval=PATIENCE) as telemetry:
+            for number in range(60):
+                telemetry.emit("hit", pad="x" * (6000 if number == 30 else 100))
+            assert not telemetry.flush(PATIENCE), "one event is too large by itself"
+            stats = telemetry.stats()
+            assert (stats.delivered, stats.dropped) == (59, 1)
+            expected = [seq for seq in range(1, 61) if seq != 31]
+            assert seqs(collector, telemetry.session_id) == expected
+        assert collector.stats()["missing"] == 1
+
+
+def test_no_more_clients_than_may() -> None:
+    with collector_running(max_connections=2) as collector:
+        with client_of(collector) as first, client_of(collector) as second:
+            for client in (first, second):
+                client.send(array(1))
+                assert next_ack(client) == 1
+            with client_of(collector) as third:
+                assert read_to_the_end(third) == ([], 1013)
+            assert collector.stats()["connections"] == 2
+            with game(collector) as telemetry:
+                telemetry.emit("hit")
+                refused = "the server closed with code 1013"
+                assert wait_until(lambda: telemetry.stats().last_error == refused, PATIENCE)
+                assert telemetry.stats().delivered == 0
+                second.close()  # then there is room for it
+                assert telemetry.flush(PATIENCE)
+            first.send(array(2))
+            assert next_ack(first) == 2
+
+
+def test_who_sends_too_much_is_refused_and_what_came_before_is_stored(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_rate": 10, "busy_timeout": PATIENCE}
+    with collector_running(db=tmp_path / "telemetry.sqlite3", **options) as collector:
+        with client_of(collector) as client, client_of(collector) as other:
+            with locked(collector.options.db):
+                client.send(array(*range(1, 61)))
+                client.send(array(*range(61, 101)))
+                client.send(array(*range(101, 1101)))
+                client.send(array(1101))
+                other.send(array(*range(2001, 2101)))  # each connection has its own allowance
+                have_been_read(collector, other)
+            acks, code = read_to_the_end(client)
+            assert (acks[-1], code) == (2, 1008)
+            assert next_ack(other) == 1
+        with client_of(collector) as client:
+            client.send(json.dumps(["bad"] * 1000))  # what is no event counts as well
+            assert read_to_the_end(client) == ([], 1008)
+        assert sorted(seqs(collector)) == [*range(1, 101), *range(2001, 2101)]
+        assert collector.stats()["rejected"] == 0
+
+
+def test_allowance_grows_again_with_time() -> None:
+    with collector_running(max_rate=50) as collector, client_of(collector) as client:
+        client.send(array(*range(1, 501)))
+        assert next_ack(client) == 1
+        for number in range(1, 6):
+            time.sleep(0.1)  # in which it may send five more, at least
+            client.send(array(*range(number * 1000, number * 1000 + 5)))
+            assert next_ack(client) == number + 1
+
+
+def test_game_that_sends_too_much_at_once_loses_nothing() -> None:
+    with collector_running(max_rate=50) as collector, game(collector) as telemetry:
+        for _ in range(2000):
+            telemetry.emit("hit")
+        assert telemetry.flush(PATIENCE)
+        assert telemetry.stats().reconnects >= 2
+        assert seqs(collector, telemetry.session_id) == list(range(1, 2001))
+
+
+def fill(client: ClientConnection, message: bytes, most: int) -> int:
+    """Send a message again and again until it is no longer taken; how many bytes were."""
+    from websockets.frames import Frame, Opcode
+
+    raw: socket.socket = client.socket
+    whole = Frame(Opcode.TEXT, message).serialize(mask=True)
+    sent = 0
+    timeout = raw.gettimeout()
+    raw.settimeout(0.5)  # nothing is read for so long: nothing will be
+    try:
+        while sent < most:
+            sent += raw.send(whole[sent % len(whole) :])
+    except TimeoutError:
+        pass
+    finally:
+        raw.settimeout(timeout)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("size", "most"), [(16_384, 64 * 16_384), (1_000_000, 16 * 1024 * 1024)], ids=["many", "large"]
+)
+def test_client_that_sends_more_than_is_stored_has_to_wait(
+    size: int, most: int, patient: RunningCollector
+) -> None:
+    body = lines(1).rstrip("\n").encode()
+    body = body[:-1] + b" " * (size - len(body)) + b"}"
+    with client_of(patient) as client:
+        with locked(patient.options.db):
+            sent = fill(client, body, 40_000_000)
+            # What may wait, and what fits between: a message in hand, and the sockets' buffers.
+            assert sent < most + 2 * size + 14_000_000
+            assert patient.get("/healthz").status == 200, "others aren't kept waiting"
+        whole = sent // (size + 14 if size > 65_535 else size + 8)
+        assert acks_up_to(client, whole)[-1] == whole
+    assert patient.stats()["repeats"] == whole - 1
+
+
+# Clients that go.
+
+
+@pytest.mark.parametrize("rudely", [False, True])
+def test_client_that_goes_leaves_its_events_and_nothing_else(
+    rudely: bool, patient: RunningCollector, caplog: pytest.LogCaptureFixture
+) -> None:
+    with client_of(patient) as client, locked(patient.options.db):
+        for number in range(1, 51):
+            client.send(array(number))
+        have_been_read(patient, client)
+        if rudely:
+            linger = struct.pack("ii", 1, 0)  # no goodbye, but a reset
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            client.socket.close()
+        else:
+            client.close()
+        assert wait_until(lambda: patient.stats()["connections"] == 0, PATIENCE)
+    assert wait_until(lambda: len(seqs(patient)) == 50, PATIENCE)
+    assert caplog.records == []
