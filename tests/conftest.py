@@ -10,10 +10,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 THREADS = ("redvsblue-telemetry", "recording-server")
 PATIENCE = 2.0  # seconds for a thread that is on its way out; one that leaks would stay for ever
 
+# How long an example takes is the machine's affair; and what failed is told, not kept in a file.
+settings.register_profile("tests", deadline=None, database=None)
+settings.load_profile("tests")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background job; the programs that tests start and interrupt would inherit it.

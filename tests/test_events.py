@@ -607,7 +607,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=100)
 @given(
     type=st.text(min_size=1),
     data=st.dictionaries(st.text(), JSON),
@@ -640,7 +640,7 @@ ANYTHING = st.from_type(type).flatmap(st.from_type) | st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(type=st.text(st.characters()) | ANYTHING, data=ANYTHING, timestamp=ANYTHING)
 @pytest.mark.filterwarnings("ignore")
 def test_no_object_raises_anything_but_that_the_event_is_bad(

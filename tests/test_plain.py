@@ -402,7 +402,7 @@ def test_any_plain_data_is_encoded_to_what_it_was() -> None:
     numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     leaves = st.none() | st.booleans() | numbers | st.text()
 
-    @settings(max_examples=150, deadline=None, database=None)
+    @settings(max_examples=150)
     @given(
         st.recursive(
             leaves, lambda parts: st.lists(parts) | st.dictionaries(st.text(), parts), max_leaves=20

@@ -288,9 +288,7 @@ class StoreAgainstAList(RuleBasedStateMachine):
 
 
 TestAnySequenceOfCalls = StoreAgainstAList.TestCase
-TestAnySequenceOfCalls.settings = settings(
-    max_examples=100, stateful_step_count=30, deadline=None, database=None
-)
+TestAnySequenceOfCalls.settings = settings(max_examples=100, stateful_step_count=30)
 
 
 # Threads.

@@ -13,7 +13,6 @@ import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import anyio.to_thread
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.convertors import Convertor, register_url_convertor
@@ -84,7 +83,7 @@ class Api:
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
-        self._readers = anyio.CapacityLimiter(_READERS)
+        self._readers = asyncio.Semaphore(_READERS)
         self.routes = [
             Route("/api/events", self._events, methods=["GET", "DELETE"]),
             Route("/api/sessions", self._sessions),
@@ -108,7 +107,8 @@ class Api:
             with self._collector.database.reading() as connection:
                 return query(connection)
 
-        return await anyio.to_thread.run_sync(read, limiter=self._readers)
+        async with self._readers:
+            return await asyncio.to_thread(read)
 
     async def _events(self, request: Request) -> Response:
         """Some events, in the order of their arrival; or, by DELETE, none any more.

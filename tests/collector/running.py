@@ -69,7 +69,7 @@ class RunningCollector:
         return self.request("GET", path, headers)
 
     def request(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
-        connection = http.client.HTTPConnection(urlsplit(self.url).hostname or "", self.port, 10)
+        connection = http.client.HTTPConnection(urlsplit(self.url).hostname or "", self.port, 45)
         with contextlib.closing(connection):
             connection.request(method, path, headers=dict(headers or {}))
             response = connection.getresponse()
