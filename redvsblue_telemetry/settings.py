@@ -81,6 +81,14 @@ def _is_websocket_url(value: object) -> bool:
     return url.scheme in ("ws", "wss") and bool(url.hostname) and not has_credentials
 
 
+def _with_scheme_in_lower_case(url: Any) -> Any:
+    """The same URL: case means nothing in a scheme, but to websocket-client it does."""
+    if not isinstance(url, str):
+        return url
+    scheme, colon, rest = url.partition(":")
+    return scheme.lower() + colon + rest
+
+
 def is_token(value: object) -> bool:
     """Whether it can stand in a handshake as a bearer token."""
     return _is_header_text(value) and value != ""
@@ -192,6 +200,7 @@ class TelemetrySettings:
     url: str = attrs.field(
         repr=_shown,
         default="ws://localhost:3000/telemetry",
+        converter=_with_scheme_in_lower_case,
         validator=_must("a ws:// or wss:// URL with a host and no credentials", _is_websocket_url),
         metadata={"variable": "REDVSBLUE_TELEMETRY_WS_URL", "parse": str},
     )

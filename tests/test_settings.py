@@ -252,6 +252,10 @@ def test_secrets_are_in_no_repr_of_what_holds_them() -> None:
 # The object.
 
 
+def test_case_means_nothing_in_the_scheme_of_a_url() -> None:
+    assert TelemetrySettings(url="WSS://Example.com/A?b=C").url == "wss://Example.com/A?b=C"
+
+
 def test_settings_cannot_be_changed() -> None:
     settings = TelemetrySettings()
     with pytest.raises(attrs.exceptions.FrozenInstanceError):

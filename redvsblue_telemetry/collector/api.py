@@ -133,7 +133,7 @@ class Api:
                 newest_first=newest_first,
             )
         )
-        following = found[-1].arrival if found else (before if newest_first else after)
+        following = found[-1].arrival if found else (before or 0 if newest_first else after)
         return _json({"events": found, "next": following})
 
     async def _delete_events(self, request: Request) -> Response:
@@ -186,7 +186,7 @@ class Api:
                 connection, after=after, before=before, limit=limit, newest_first=newest_first
             )
         )
-        following = found[-1].arrival if found else (before if newest_first else after)
+        following = found[-1].arrival if found else (before or 0 if newest_first else after)
         return _json({"rejected": found, "next": following})
 
     async def _stats(self, request: Request) -> Response:

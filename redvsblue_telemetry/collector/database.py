@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS sessions (
     first_received INTEGER NOT NULL,
     last_received INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX IF NOT EXISTS sessions_by_last_received ON sessions (last_received);
 CREATE TABLE IF NOT EXISTS runs (
     session INTEGER NOT NULL,
     first INTEGER NOT NULL,

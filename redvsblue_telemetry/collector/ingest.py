@@ -135,9 +135,12 @@ class _Connection:
     def _allows(self, events: int) -> bool:
         now = time.monotonic()
         gained = (now - self._counted_at) * self._rate
-        self._allowance = min(self._rate * _BURST, self._allowance + gained) - events
+        allowance = min(self._rate * _BURST, self._allowance + gained)
         self._counted_at = now
-        return self._allowance >= 0
+        # A message of nothing costs as one event. One that is larger than what is left is taken all
+        # the same, and those that follow wait for it: else a low rate would refuse every batch.
+        self._allowance = allowance - max(1, events)
+        return allowance > 0
 
     def _note_sessions(self, events: Sequence[Event]) -> None:
         known = self._sessions

@@ -57,6 +57,7 @@ _WINDOW = 20_000  # events that one query may look at
 _MOST_BYTES = 8 * 1024 * 1024  # of data in one answer
 _GAPS = 1000  # of one session, that are told
 _TYPES = 1000  # that are told, the most frequent ones
+_PART = 2**32
 
 
 class StoredEvent(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -363,9 +364,12 @@ def rejected(
 def totals(connection: sqlite3.Connection) -> Totals:
     """How much there is of everything."""
     with _snapshot(connection):
+        # What is missing is summed in two parts: a client may name a number so high that a sum of
+        # several would be more than SQLite can hold.
         row = connection.execute(
             "SELECT coalesce(sum(events), 0), count(*), coalesce(sum(repeats), 0), "
-            "coalesce(sum(missing), 0) FROM sessions"
+            "coalesce(sum(missing / ?1), 0), coalesce(sum(missing % ?1), 0) FROM sessions",
+            (_PART,),
         ).fetchone()
         # They are numbered without a gap, and counting them one by one would read them all.
         (count,) = connection.execute(
@@ -375,7 +379,8 @@ def totals(connection: sqlite3.Connection) -> Totals:
         types = connection.execute(
             "SELECT name, events FROM types ORDER BY events DESC, name LIMIT ?", (_TYPES,)
         ).fetchall()
-    events, sessions, repeats, missing = row
+    events, sessions, repeats, parts, rest = row
+    missing = parts * _PART + rest
     return Totals(events, sessions, repeats, missing, rejected=count, types=dict(types))
 
 

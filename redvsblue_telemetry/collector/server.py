@@ -62,13 +62,15 @@ class Options(msgspec.Struct, kw_only=True):
         """
         if self.token is not None and not self.token.strip():
             raise OptionsError("the token is empty: name one, or none at all")
+        if self.token is not None and self.token != self.token.strip():
+            raise OptionsError("the token begins or ends with a blank, which no client can send")
         if not (is_loopback(self.host) or self.token or self.insecure):
             raise OptionsError(
                 f"{self.host} can be reached by others: give a --token, "
                 "or --insecure if anybody may read and write"
             )
         for name in ("max_connections", "max_rate", "max_message_bytes"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # NaN isn't, either
                 raise OptionsError(f"{name} is {getattr(self, name)}: it must be more than 0")
 
 
@@ -174,8 +176,9 @@ def _listen(options: Options) -> socket.socket:
         listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
+        other = "--host" if isinstance(error, socket.gaierror) else "--port"
         raise OptionsError(
-            f"{options.host}:{options.port} can't be used: {reason}; name another --port"
+            f"{options.host}:{options.port} can't be used: {reason}; name another {other}"
         ) from error
     _allow_files(options.max_connections + _OTHER_FILES)
     return listener

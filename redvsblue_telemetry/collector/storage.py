@@ -144,19 +144,22 @@ class Storage:
         self._writer.close()
 
     def _store(self, jobs: list[_Job]) -> None:
-        messages = [job.message for job in jobs if not job.receipt.is_broken]
-        try:
-            outcome: Stored | DatabaseError = self._writer.store(messages)
-        except DatabaseError as error:
-            outcome = error
-        except Exception as error:
-            logger.exception("the collector met an error of its own")
-            outcome = DatabaseError(f"an error of the collector's own: {error!r}")
         whole = [job for job in jobs if not job.receipt.is_broken]
+        # To store nothing would succeed, and say nothing about whether anything can be stored.
+        outcome = self._outcome([job.message for job in whole]) if whole else None
         if isinstance(outcome, DatabaseError):
             for job in whole:
                 job.receipt.is_broken = True
         self._tell_later(self._tell, jobs, whole, outcome)
+
+    def _outcome(self, messages: list[Message]) -> Stored | DatabaseError:
+        try:
+            return self._writer.store(messages)
+        except DatabaseError as error:
+            return error
+        except Exception as error:
+            logger.exception("the collector met an error of its own")
+            return DatabaseError(f"an error of the collector's own: {error!r}")
 
     def _tell_later(self, callback: Callable[..., None], *values: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is there to be told
@@ -172,10 +175,14 @@ class Storage:
 
     # Back on the event loop.
 
-    def _tell(self, jobs: list[_Job], told: list[_Job], outcome: Stored | DatabaseError) -> None:
+    def _tell(
+        self, jobs: list[_Job], told: list[_Job], outcome: Stored | DatabaseError | None
+    ) -> None:
         self._waiting_bytes -= sum(job.size for job in jobs)
         if self._waiting_bytes < _MOST_BYTES:
             self._has_room.set()
+        if outcome is None:
+            return
         counts = Counter(id(job.receipt) for job in told)
         receipts = {id(job.receipt): job.receipt for job in told}
         if isinstance(outcome, DatabaseError):

@@ -349,6 +349,15 @@ def test_totals_are_those_of_everything(writer: Writer, connection: sqlite3.Conn
     }
 
 
+def test_what_is_missing_may_be_more_than_the_database_can_sum(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    largest = 2**63 - 1
+    absurd = [event(largest, session=session, timestamp=1) for session in "abc"]
+    store(writer, *absurd, event(2, session="d"))
+    assert queries.totals(connection).missing == 3 * (largest - 1) + 1
+
+
 def test_numbers_go_on_after_all_was_deleted(
     writer: Writer, connection: sqlite3.Connection
 ) -> None:
