@@ -149,6 +149,7 @@ def test_limits_are_those_of_the_arguments(tmp_path: Path) -> None:
         with connected(url) as third:
             lines = "\n".join(json.dumps({"seq": seq}) for seq in range(6))  # of 10 s: five
             third.send(lines)  # is taken, and leaves nothing for what follows
+            third.recv(PATIENCE)
             third.send(lines)
             assert code_of_close(third) == 1008
 
