@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -23,12 +23,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from . import queries
-from .database import DatabaseError
-from .live import Look
+from .database import Database, DatabaseError
+from .ingest import Ingest
+from .live import Live, Look
+from .metrics import Metrics
 from .queries import EventFilter
-
-if TYPE_CHECKING:
-    from .app import Collector
+from .storage import Storage
 
 __all__ = ["Api"]
 
@@ -63,9 +63,9 @@ register_url_convertor("anything", _Anything())
 class _LiveResponse(StreamingResponse):
     """A stream that knows who looks at it, and ends when nobody does."""
 
-    def __init__(self, collector: Collector, wanted: EventFilter) -> None:
-        self._live = collector.live
-        self._looks = _as_server_sent_events(collector.live.watch(wanted))
+    def __init__(self, live: Live, wanted: EventFilter) -> None:
+        self._live = live
+        self._looks = _as_server_sent_events(live.watch(wanted))
         super().__init__(self._looks, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,11 +78,30 @@ class Api:
     """The routes. On the event loop's thread; what is read is read on others.
 
     Args:
-        collector: what is asked about.
+        database: what is read.
+        storage: deletes, and knows whether anything can be stored.
+        ingest: knows who is connected.
+        live: what is shown as it comes.
+        metrics: what is counted.
+        allow_reset: whether everything may be deleted.
     """
 
-    def __init__(self, collector: Collector) -> None:
-        self._collector = collector
+    def __init__(
+        self,
+        database: Database,
+        storage: Storage,
+        ingest: Ingest,
+        live: Live,
+        metrics: Metrics,
+        *,
+        allow_reset: bool,
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._ingest = ingest
+        self._live = live
+        self._metrics = metrics
+        self._allow_reset = allow_reset
         self._readers = asyncio.Semaphore(_READERS)
         self.routes = [
             Route("/api/events", self._events, methods=["GET", "DELETE"]),
@@ -90,9 +109,9 @@ class Api:
             Route("/api/sessions/{session_id:anything}", self._session),
             Route("/api/rejected", self._rejected),
             Route("/api/stats", self._stats),
-            Route("/api/live", self._live),
+            Route("/api/live", self._stream),
             Route("/healthz", self._healthz),
-            Route("/metrics", self._metrics),
+            Route("/metrics", self._exposition),
         ]
         self.error_handlers = {
             _BadRequestError: _bad_request,
@@ -104,7 +123,7 @@ class Api:
 
     async def _read(self, query: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
         def read() -> _Answer:
-            with self._collector.database.reading() as connection:
+            with self._database.reading() as connection:
                 return query(connection)
 
         async with self._readers:
@@ -138,10 +157,11 @@ class Api:
 
     async def _delete_events(self, request: Request) -> Response:
         """Delete all that is stored. Takes nothing, and answers nothing, with 204."""
-        if not self._collector.allow_reset:
+        if not self._allow_reset:
             return _error(403, "deleting is off: start the collector with --allow-reset")
         _check(request)  # so that nobody who asks for one session's events deletes all
-        await self._collector.clear()
+        await self._storage.clear()
+        self._live.forget()
         return Response(status_code=204)
 
     async def _sessions(self, request: Request) -> Response:
@@ -155,7 +175,7 @@ class Api:
         found = await self._read(
             lambda connection: queries.sessions(connection, limit=limit, offset=offset)
         )
-        connected = self._collector.ingest.connected_sessions
+        connected = self._ingest.connected_sessions
         shown = [
             msgspec.to_builtins(session) | {"connected": session.session_id in connected}
             for session in found
@@ -169,7 +189,7 @@ class Api:
         found = await self._read(lambda connection: queries.session(connection, session_id))
         if found is None:
             return _error(404, f"there is no session {session_id[:_ECHOED]!r}")
-        is_connected = session_id in self._collector.ingest.connected_sessions
+        is_connected = session_id in self._ingest.connected_sessions
         return _json(msgspec.to_builtins(found) | {"connected": is_connected})
 
     async def _rejected(self, request: Request) -> Response:
@@ -193,17 +213,16 @@ class Api:
         """How much there is of everything: ``Totals``, ``connections`` and ``lastError``."""
         _check(request)
         totals = await self._read(queries.totals)
-        collector = self._collector
-        error = collector.storage.last_error
+        error = self._storage.last_error
         return _json(
             msgspec.to_builtins(totals)
             | {
-                "connections": collector.ingest.connections,
+                "connections": self._ingest.connections,
                 "lastError": None if error is None else str(error),
             }
         )
 
-    async def _live(self, request: Request) -> Response:
+    async def _stream(self, request: Request) -> Response:
         """What comes, as server-sent events: a ``Look`` twice a second.
 
         Takes ``type``, ``session`` and ``text``.
@@ -212,18 +231,18 @@ class Api:
         wanted = _filter(request)
         if request.method == "HEAD":  # its body would never end
             return Response(media_type="text/event-stream")
-        if self._collector.live.is_full:
+        if self._live.is_full:
             return _error(503, "too many look on already: close another page")
-        return _LiveResponse(self._collector, wanted)
+        return _LiveResponse(self._live, wanted)
 
     async def _healthz(self, _: Request) -> Response:
-        error = self._collector.storage.last_error
+        error = self._storage.last_error
         if error is None:
             return PlainTextResponse("ok\n")
         return PlainTextResponse("events can't be stored\n", 503)
 
-    async def _metrics(self, _: Request) -> Response:
-        text = await asyncio.to_thread(self._collector.metrics.exposition)
+    async def _exposition(self, _: Request) -> Response:
+        text = await asyncio.to_thread(self._metrics.exposition)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

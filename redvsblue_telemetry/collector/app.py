@@ -31,13 +31,13 @@ class Collector:
     def __init__(
         self, database: Database, *, access: Access, limits: Limits, allow_reset: bool = False
     ) -> None:
-        self.database = database
-        self.allow_reset = allow_reset
         self.live = Live(self._connections)
         self.metrics = Metrics(self._connections, lambda: self.live.viewers)
         self.storage = Storage(database, self._on_stored, self.metrics.note_failure)
         self.ingest = Ingest(self.storage, limits)
-        api = Api(self)
+        api = Api(
+            database, self.storage, self.ingest, self.live, self.metrics, allow_reset=allow_reset
+        )
         routes = [WebSocketRoute("/telemetry", self.ingest.serve), *api.routes, *pages.routes]
         starlette = Starlette(routes=routes, exception_handlers=api.error_handlers)
         starlette.router.redirect_slashes = False  # to a URL made of what the client said
@@ -49,15 +49,6 @@ class Collector:
     def _on_stored(self, stored: Stored) -> None:
         self.metrics.note(stored)
         self.live.note(stored)
-
-    async def clear(self) -> None:
-        """Delete all that is stored.
-
-        Raises:
-            DatabaseError: it can't be.
-        """
-        await self.storage.clear()
-        self.live.forget()
 
     async def close(self) -> None:
         """Store and acknowledge what was received, and let clients and viewers go."""
