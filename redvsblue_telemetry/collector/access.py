@@ -14,8 +14,8 @@ from __future__ import annotations
 import base64
 import hmac
 import ipaddress
+import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,7 +25,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["Access", "AccessControl", "is_loopback"]
 
 _OPEN_PATHS = frozenset({"/healthz"})  # says no more than that it runs
-_CHALLENGE = 'Basic realm="telemetry: the token is the password"'
+_CHALLENGE = 'Basic realm="telemetry: the token is the password", charset="UTF-8"'
+_HOST = re.compile(
+    r"(?:(?P<name>[\w.-]+)|\[(?P<address>[\da-f.]*:[\da-f:.]*(?:%[\w.~%-]+)?)\])(?::\d*)?",
+    re.ASCII | re.IGNORECASE,
+)
+"""A Host header (RFC 9110, section 7.2). What a URL may have besides, such as ``user@``, it hasn't:
+a parser of URLs would find a name in it that no browser means."""
 _SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -58,7 +64,7 @@ class Access:
 
     def __init__(self, token: str | None = None, hosts: Iterable[str] = ()) -> None:
         self._token = token
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
 
     def fault(self, headers: Headers, path: str, *, is_secure: bool) -> Response | None:
         """Why a request is refused: what to answer; None if it isn't."""
@@ -85,8 +91,11 @@ class Access:
         return True
 
     def _has_token(self, headers: Headers) -> bool:
-        scheme, _, credentials = headers.get("authorization", "").partition(" ")
-        credentials = credentials.strip()
+        shown = headers.getlist("authorization")
+        if len(shown) != 1:  # which one counts, a proxy in between may see differently
+            return False
+        scheme, _, credentials = shown[0].partition(" ")
+        credentials = credentials.strip(" \t")  # not the other spaces, which UTF-8 has parts of
         if scheme.lower() == "basic":
             try:
                 pair = base64.b64decode(credentials, validate=True)
@@ -103,17 +112,21 @@ class Access:
 
 def _hostname(host: str) -> str | None:
     """The name or address in a Host header, without the port."""
-    try:
-        name = urlsplit(f"//{host}").hostname
-    except ValueError:
+    found = _HOST.fullmatch(host)
+    if found is None:
         return None
-    return name.rstrip(".") if name else None
+    return (found["name"] or found["address"]).lower().rstrip(".") or None
 
 
 def _is_fetched_by_another_site(headers: Headers) -> bool:
-    """Whether a browser says that a page of another site asks, other than by a link."""
-    site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
-    return site in ("cross-site", "same-site") and mode != "navigate"
+    """Whether a browser says that a page of another site asks, other than by a link.
+
+    A frame is no link: it shows nothing (see ``frame-ancestors``), but it would be answered.
+    """
+    if headers.get("sec-fetch-site") in (None, "same-origin", "none"):
+        return False
+    is_document = headers.get("sec-fetch-dest", "document") == "document"
+    return not (headers.get("sec-fetch-mode") == "navigate" and is_document)
 
 
 def _refusal(status: int, reason: str, **headers: str) -> Response:

@@ -9,10 +9,13 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from ..settings import is_token
 from .access import Access, is_loopback
 from .app import Collector
 from .database import Database
@@ -60,18 +63,36 @@ class Options(msgspec.Struct, kw_only=True):
         Raises:
             OptionsError: it may not.
         """
-        if self.token is not None and not self.token.strip():
-            raise OptionsError("the token is empty: name one, or none at all")
-        if self.token is not None and self.token != self.token.strip():
-            raise OptionsError("the token begins or ends with a blank, which no client can send")
-        if not (is_loopback(self.host) or self.token or self.insecure):
-            raise OptionsError(
-                f"{self.host} can be reached by others: give a --token, "
-                "or --insecure if anybody may read and write"
-            )
+        if self.token is not None:
+            self._check_token(self.token)
+        self.check_reach(self.host)
         for name in ("max_connections", "max_rate", "max_message_bytes"):
             if not getattr(self, name) > 0:  # NaN isn't, either
                 raise OptionsError(f"{name} is {getattr(self, name)}: it must be more than 0")
+
+    def _check_token(self, token: str) -> None:
+        if not token.strip():
+            raise OptionsError("the token is empty: name one, or none at all")
+        if token != token.strip():
+            raise OptionsError("the token begins or ends with a blank, which no client can send")
+        if not is_token(token):
+            raise OptionsError("the token may have printable ASCII only, as HTTP headers do")
+
+    def check_reach(self, host: str) -> None:
+        """Look whether others can reach it at a host, or at the address that it turned out to be.
+
+        Raises:
+            OptionsError: they can, and they may not.
+        """
+        if not (is_loopback(host) or self.token or self.insecure):
+            raise OptionsError(
+                f"{host} can be reached by others: give a --token, "
+                "or --insecure if anybody may read and write"
+            )
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"{type(self).__name__}(host={self.host!r}, port={self.port}, db={self.db!r}, ...)"
 
 
 class _Server(uvicorn.Server):
@@ -80,6 +101,24 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's, without what goes wrong in it before a WebSocket is open."""
+
+    def data_received(self, data: bytes) -> None:
+        """Hang up on what is no handshake: uvicorn neither answers, nor can end the connection."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.transport.is_closing():
+            self.close_sent = True
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
+    async def send(self, message: Any) -> None:
+        """Note that a refusal ends a handshake: else it is logged as an error (uvicorn 3138)."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True
 
 
 async def serve(
@@ -120,7 +159,7 @@ async def serve(
 def _config(options: Options, collector: Collector) -> uvicorn.Config:
     return uvicorn.Config(
         collector.app,
-        ws="websockets-sansio",
+        ws=_WebSocketProtocol,
         ws_max_size=options.max_message_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=20.0,
@@ -180,6 +219,11 @@ def _listen(options: Options) -> socket.socket:
         raise OptionsError(
             f"{options.host}:{options.port} can't be used: {reason}; name another {other}"
         ) from error
+    try:
+        options.check_reach(listener.getsockname()[0])  # a name may be that of any address
+    except OptionsError:
+        listener.close()
+        raise
     _allow_files(options.max_connections + _OTHER_FILES)
     return listener
 
