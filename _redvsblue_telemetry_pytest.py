@@ -36,11 +36,13 @@ def telemetry_collector(_telemetry_collectors: _Collectors) -> Iterator[RunningC
     from redvsblue_telemetry.collector.testing import sending_for_real
 
     collector = _telemetry_collectors.take()
-    with pytest.MonkeyPatch.context() as patch:
-        _set_environment(patch, collector.url)
-        with sending_for_real():
-            yield collector
-    _telemetry_collectors.give_back()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            _set_environment(patch, collector.url)
+            with sending_for_real():
+                yield collector
+    finally:
+        _telemetry_collectors.give_back()
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +61,11 @@ def _telemetry_collectors() -> Iterator[_Collectors]:
 
 
 class _Collectors:
-    """Gives each test an empty collector: the same one, unless a test left a client connected."""
+    """Gives each test an empty collector: the same one, while it can be emptied.
+
+    A client that was left connected would send to the next test; and what can't be emptied, for
+    whatever reason, is no next test's trouble.
+    """
 
     def __init__(self, make: Callable[[], RunningCollector]) -> None:
         self._make = make
@@ -71,15 +77,20 @@ class _Collectors:
         return self._running
 
     def give_back(self) -> None:
-        if self._running is not None and self._running.is_deserted():
-            self._running.reset()
-        else:
-            self.close()
+        returned, self._running = self._running, None
+        if returned is None:
+            return
+        try:
+            if returned.is_running and returned.is_deserted():
+                returned.reset()
+                self._running = returned
+        finally:
+            if self._running is None:
+                returned.stop()
 
     def close(self) -> None:
         if self._running is not None:
             self._running.stop()
-            self._running = None
 
 
 def _set_environment(patch: pytest.MonkeyPatch, url: str) -> None:

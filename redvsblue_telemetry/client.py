@@ -452,7 +452,8 @@ def start_telemetry(**overrides: Any) -> Telemetry:
             logger.error("telemetry is off: %s", error)
             settings = TelemetrySettings(enabled=False)
         if _current.is_running:
-            if any(
+            # A recording takes a game's settings quietly: it has those of the test.
+            if _current._sends and any(
                 getattr(settings, name) != getattr(_current.settings, name) for name in overrides
             ):
                 logger.warning("telemetry is running already; the new settings are not used")

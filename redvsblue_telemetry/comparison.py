@@ -4,7 +4,11 @@ What is expected of one event is written as briefly as the test needs it:
 
 - ``"ship_hit"``: an event of this type, whatever its data is;
 - ``("ship_hit", {"by": "red"})``: of this type, with just this data;
-- a :class:`TelemetryEvent`: its type, its data, and whatever else of it is set.
+- a :class:`TelemetryEvent`: its type, its data, and whatever else of it is set;
+- another that was found: just that one.
+
+That holds wherever the two meet: in a list, with ``in``, and of an event by itself, which is why
+what was found is a :class:`FoundEvent`.
 
 Pure: values in, an answer or lines of text out.
 """
@@ -16,16 +20,59 @@ from typing import Any
 
 from .events import TelemetryEvent
 
-__all__ = ["difference", "fits", "nearest", "shown"]
+__all__ = [
+    "BRIEFLY",
+    "FoundEvent",
+    "briefly",
+    "difference",
+    "fits",
+    "is_expectation",
+    "mismatch",
+    "nearest",
+    "printable",
+    "shown",
+]
 
 _ENVELOPE = ("timestamp", "id", "session_id", "seq", "version")
 _MOST_PAIRS = 250_000  # that are looked at to find what is missing and what is too much
 _CONTEXT = 2  # events that are as expected, and shown beside those that aren't
 _MOST_LINES = 200
+BRIEFLY = 30  # lines of each kind, where they only stand beside what went wrong
 _LONGEST_LINE = 300
 
 _Row = tuple[str, object]  # "-" and what was expected, "+" or " " and what was found
 _MISSING = object()
+
+
+class FoundEvent(TelemetryEvent):
+    """An event that is there: equal to whatever it fits, also in a list that a test makes of it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, event: TelemetryEvent) -> FoundEvent:
+        """The same event, as one that was found."""
+        if isinstance(event, FoundEvent):
+            return event
+        return cls(
+            event.type,
+            event.data,
+            timestamp=event.timestamp,
+            id=event.id,
+            session_id=event.session_id,
+            seq=event.seq,
+            version=event.version,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return fits(self, other) if is_expectation(other) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # its data is a dict, which has none either
+
+
+def is_expectation(value: object) -> bool:
+    """Whether it is one of the forms that stand for one event."""
+    return isinstance(value, (str, tuple, TelemetryEvent))
 
 
 def fits(event: TelemetryEvent, expected: object) -> bool:
@@ -35,10 +82,20 @@ def fits(event: TelemetryEvent, expected: object) -> bool:
     if isinstance(expected, tuple):
         return len(expected) == 2 and bool((event.type, event.data) == expected)
     if isinstance(expected, TelemetryEvent):
-        return (event.type, event.data) == (expected.type, expected.data) and all(
-            getattr(expected, name) in (None, getattr(event, name)) for name in _ENVELOPE
-        )
+        is_alike = (event.type, event.data) == (expected.type, expected.data)
+        return is_alike and not _differing(event, expected)
     return bool(event == expected)  # such as what equals anything
+
+
+def _differing(event: TelemetryEvent, expected: TelemetryEvent) -> list[str]:
+    """What of the envelope isn't as expected; of an event that was found, all of it is."""
+    is_whole = isinstance(expected, FoundEvent)
+    return [
+        name
+        for name in _ENVELOPE
+        if (wanted := getattr(expected, name)) != getattr(event, name)
+        and (is_whole or wanted is not None)
+    ]
 
 
 def shown(expected: object) -> str:
@@ -49,8 +106,37 @@ def shown(expected: object) -> str:
         text = f"{expected[0]} {expected[1]}"
     else:
         text = expected if isinstance(expected, str) else repr(expected)
-    text = text.replace("\n", "\\n")
+    text = printable(text[: _LONGEST_LINE + 1])  # cut first: it may be a megabyte
     return text if len(text) <= _LONGEST_LINE else text[: _LONGEST_LINE - 1] + "\u2026"
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey or not show, which is escaped as by ``repr``."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+
+
+def briefly(found: Sequence[object], number: int | None = None) -> list[str]:
+    """The first of them, one a line, and how many more there are.
+
+    Args:
+        found: events, or lines of text.
+        number: how many there are in all, if these are only the first of them.
+    """
+    lines = [f"  {shown(each)}" for each in found[:BRIEFLY]]
+    left_out = (len(found) if number is None else number) - len(lines)
+    return [*lines, f"  and {left_out} more"] if left_out > 0 else lines
+
+
+def mismatch(event: TelemetryEvent, expected: object) -> str:
+    """In what one event isn't the one that was expected."""
+    if event.type == _type_of(expected):
+        return _detail(event, expected)
+    return f"it is {shown(event)}"
 
 
 def difference(found: Sequence[TelemetryEvent], expected: Sequence[object]) -> list[str]:
@@ -154,22 +240,24 @@ def _first_difference(rows: Sequence[_Row]) -> str:
     if not wanted or not isinstance(event, TelemetryEvent):
         return f"event {at}: {shown(event)} was not expected"
     if event.type == _type_of(wanted[0]):
-        return f"event {at}: {event.type}: {_detail(event, wanted[0])}"
+        return f"event {at}: {shown(event.type)}: {_detail(event, wanted[0])}"
     return f"event {at} is {shown(event)}, and {shown(wanted[0])} was expected"
 
 
 def _detail(event: TelemetryEvent, expected: object) -> str:
     """In what an event of the right type isn't the one that was expected."""
+    if isinstance(expected, tuple) and len(expected) != 2:
+        return shown(f"{expected!r} is no pair of a type and its data")
     data: Any = expected[1] if isinstance(expected, tuple) else None
     faults: list[str] = []
     if isinstance(expected, TelemetryEvent):
         data = expected.data
-        for name in _ENVELOPE:
-            wanted, value = getattr(expected, name), getattr(event, name)
-            if wanted not in (None, value):
-                faults.append(f"{name} is {value!r}, not {wanted!r}")
+        faults += [
+            f"{name} is {getattr(event, name)!r}, not {getattr(expected, name)!r}"
+            for name in _differing(event, expected)
+        ]
     if not isinstance(data, Mapping):
-        return f"its data is {dict(event.data)}"
+        return shown(f"its data is {dict(event.data)}")
     for key in dict.fromkeys([*data, *event.data]):
         wanted, value = data.get(key, _MISSING), event.data.get(key, _MISSING)
         if wanted is _MISSING:

@@ -18,12 +18,21 @@ import contextlib
 import json
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 from .client import Telemetry, TelemetryStats, install_telemetry
-from .comparison import difference, fits, nearest, shown
+from .comparison import (
+    FoundEvent,
+    briefly,
+    difference,
+    fits,
+    is_expectation,
+    mismatch,
+    nearest,
+    shown,
+)
 from .events import TelemetryEvent
 from .settings import TelemetrySettings
 
@@ -62,7 +71,10 @@ class _RecordingTelemetry(Telemetry):
     def recorded(self) -> list[TelemetryEvent]:
         codec, store = self._codec, self._store
         bodies = store.peek(len(store))
-        return [codec.unseal(codec.seal(body, n)) for n, body in enumerate(bodies, start=1)]
+        return [
+            FoundEvent.of(codec.unseal(codec.seal(body, n)))
+            for n, body in enumerate(bodies, start=1)
+        ]
 
 
 class Events(Sequence[TelemetryEvent]):
@@ -75,8 +87,9 @@ class Events(Sequence[TelemetryEvent]):
         assert ("ship_hit", {"by": "blue"}) not in events
 
     A string stands for an event of that type whatever its data is, a pair for its type and its
-    data, and a :class:`TelemetryEvent` for its type, its data and what else of it is set. Under
-    pytest, an assertion that fails says where the events differ.
+    data, and a :class:`TelemetryEvent` for its type, its data and what else of it is set. A slice
+    is compared likewise, and so is a single event: ``events[0] == "round_start"``. Under pytest, an
+    assertion that fails says where the events differ.
     """
 
     kind = "events"
@@ -89,8 +102,10 @@ class Events(Sequence[TelemetryEvent]):
     @overload
     def __getitem__(self, index: int) -> TelemetryEvent: ...
     @overload
-    def __getitem__(self, index: slice) -> list[TelemetryEvent]: ...
-    def __getitem__(self, index: int | slice) -> TelemetryEvent | list[TelemetryEvent]:
+    def __getitem__(self, index: slice) -> Events: ...
+    def __getitem__(self, index: int | slice) -> TelemetryEvent | Events:
+        if isinstance(index, slice):
+            return Snapshot(self.now()[index], self.kind)
         return self.now()[index]
 
     def __iter__(self) -> Iterator[TelemetryEvent]:
@@ -105,7 +120,7 @@ class Events(Sequence[TelemetryEvent]):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Events):
             return self.now() == other.now()
-        if isinstance(other, Sequence) and not isinstance(other, (str, bytes)):
+        if _is_list(other):
             events = self.now()
             return len(events) == len(other) and all(map(fits, events, other))
         return NotImplemented
@@ -114,16 +129,28 @@ class Events(Sequence[TelemetryEvent]):
 
     def __repr__(self) -> str:
         events = self.now()
-        lines = "".join(f"\n  {event.type} {dict(event.data)}" for event in events)
-        return f"<{len(events)} {self.kind}>{lines}"
+        return "\n".join([f"<{len(events)} {self.kind}>", *briefly(events)])
 
     def types(self) -> list[str]:
         """The type of each event."""
         return [event.type for event in self]
 
-    def of_type(self, type: str) -> list[TelemetryEvent]:
-        """The events of one type."""
-        return [event for event in self if event.type == type]
+    def of_type(self, type: str) -> Events:
+        """The events of one type that there are now."""
+        return Snapshot([event for event in self if event.type == type], self.kind)
+
+
+class Snapshot(Events):
+    """Events as they were at one moment."""
+
+    def __init__(self, events: Iterable[TelemetryEvent], kind: str | None = None) -> None:
+        self._events = [FoundEvent.of(event) for event in events]
+        if kind is not None:
+            self.kind = kind
+
+    def now(self) -> list[TelemetryEvent]:
+        """The events that there were."""
+        return list(self._events)
 
 
 class RecordedEvents(Events):
@@ -143,7 +170,7 @@ class RecordedEvents(Events):
         return self._telemetry.stats()
 
     def summary(self) -> str:
-        """The events, line by line, and how many could not be recorded."""
+        """The events, line by line, the first of many; and how many could not be recorded."""
         rejected = self.stats().rejected
         note = f"\n{rejected} could not be recorded; the log says why" if rejected else ""
         return f"{self!r}{note}"
@@ -151,18 +178,42 @@ class RecordedEvents(Events):
 
 def explain_assertion(op: str, left: object, right: object) -> list[str] | None:
     """Why an assertion about events doesn't hold; None if it isn't about any. For pytest's hook."""
-    if op == "==" and isinstance(left, Events) and isinstance(right, Sequence):
-        found, expected, sides = left, right, f"{left.kind} == what was expected"
-    elif op == "==" and isinstance(right, Events) and isinstance(left, Sequence):
-        found, expected, sides = right, left, f"what was expected == {right.kind}"
-    elif op == "in" and isinstance(right, Events):
+    if op == "==":
+        return _explain_equality(left, right)
+    if op == "in" and isinstance(right, Events):
         return [f"{shown(left)} in {right.kind}", *nearest(right.now(), left)]
-    elif op == "not in" and isinstance(right, Events):
-        there = [f"  {shown(event)}" for event in right if fits(event, left)]
-        return [f"{shown(left)} not in {right.kind}", f"{len(there)} of it:", *there]
+    if op == "not in" and isinstance(right, Events):
+        there = [event for event in right if fits(event, left)]
+        return [f"{shown(left)} not in {right.kind}", f"{len(there)} of it:", *briefly(there)]
+    return None
+
+
+def _explain_equality(left: object, right: object) -> list[str] | None:
+    is_left = isinstance(left, (Events, FoundEvent))
+    found, expected = (left, right) if is_left else (right, left)
+    if isinstance(found, Events) and _stands_for_one(expected):
+        sides = [found.kind, shown(expected)]
+        why = [shown(f"{found.kind} are compared with a list: [{expected!r}]")]
+    elif isinstance(found, Events) and _is_list(expected):
+        sides = [found.kind, "what was expected"]
+        why = difference(found.now(), list(expected))
+    elif isinstance(found, FoundEvent) and is_expectation(expected):
+        sides = [shown(found), shown(expected)]
+        why = [mismatch(found, expected)]
     else:
         return None
-    return [sides, *difference(found.now(), list(expected))]
+    return [" == ".join(sides if is_left else sides[::-1]), *why]
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _stands_for_one(expected: object) -> bool:
+    """Whether it is what one event may be expected to be; a tuple of two may also be a list."""
+    if isinstance(expected, tuple) and len(expected) == 2:
+        return isinstance(expected[0], str) and isinstance(expected[1], Mapping)
+    return isinstance(expected, (str, TelemetryEvent))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import re
 import subprocess
 import sys
@@ -269,6 +270,113 @@ def test_a_membership_that_fails_says_what_there_is(run: Run) -> None:
     )
 
 
+def test_a_single_event_that_is_not_what_was_expected_says_in_what(run: Run) -> None:
+    result = run(
+        """
+        import game
+
+        def test_other_data(telemetry_events):
+            game.play()
+            assert telemetry_events[1] == ("round_end", {"round": 1, "winner": "blue"})
+
+        def test_another_type(telemetry_events):
+            game.play()
+            assert "round_start" == telemetry_events[1]
+
+        def test_a_part(telemetry_events):
+            game.play()
+            assert telemetry_events.of_type("round_end") == [("round_end", {"round": 2})]
+
+        def test_not_in_a_part(telemetry_events):
+            game.play()
+            assert ("round_start", {"round": 1}) not in telemetry_events[:1]
+        """
+    )
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(
+        [
+            "E*assert round_end {'round': 1, 'winner': 'red'} == round_end {*'winner': 'blue'}",
+            "E*'winner' is 'red', not 'blue'",
+            "E*assert round_start == round_end {*",
+            "E*it is round_end {'round': 1, 'winner': 'red'}",
+            "E*assert recorded events == what was expected",
+            "E*event 0: round_end: 'round' is 1, not 2; 'winner' was not expected, and is 'red'",
+            "E*assert round_start {'round': 1} not in recorded events",
+            "E*1 of it:",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("expected", "said"),
+    [
+        ("'round_start'", "E*assert recorded events == round_start"),
+        ("('round_start', {'round': 1})", "E*assert recorded events == round_start {'round': 1}"),
+    ],
+)
+def test_what_is_compared_with_one_thing_is_told_to_be_a_list(
+    run: Run, expected: str, said: str
+) -> None:
+    result = run(
+        f"""
+        import game
+
+        def test_a_round(telemetry_events):
+            game.play()
+            assert telemetry_events == {expected}
+
+        def test_from_the_other_side(telemetry_events):
+            game.play()
+            assert {expected} == telemetry_events
+        """
+    )
+    result.assert_outcomes(failed=2)
+    hint = f"E*recorded events are compared with a list: ?{expected}?"
+    result.stdout.fnmatch_lines([said, hint, "E*assert round_start* == recorded events", hint])
+
+
+def test_a_report_is_of_bounded_length_and_moves_no_cursor(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")  # where pytest shows all that it is told
+    result = run(
+        r"""
+        import game
+
+        def test_much(telemetry_events):
+            for n in range(3000):
+                game.emit("\x1b]0;much\x07", n=n)
+            assert "\x1b]0;much\x07" not in telemetry_events
+
+        def test_in_vain(telemetry_collector):
+            game.start_telemetry(session_id="\x1b[2J")
+            for n in range(3000):
+                game.emit("\x1b]0;much\x07", n=n)
+            assert game.get_telemetry().flush(20)
+            telemetry_collector.wait_for("\x1b]0;more\x07", timeout=0.1)
+        """
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            r"E*assert \x1b]0;much\x07 not in recorded events",
+            "E*3000 of it:",
+            "E*  and 2970 more",
+            "*Captured telemetry_events call*",
+            r"  \x1b]0;much\x07 {'n': 29}",
+            "  and 2970 more",
+            "E*arrived: 3000",
+            r"E*  \x1b]0;much\x07 {'n': 29}",
+            "E*  and 2970 more",
+            r"E*  \x1b?2J (connected): 3000 events, 0 missing, 0 repeats",
+            "*Captured telemetry_collector call*",
+            "  and 2970 more",
+        ]
+    )
+    assert "\x1b" not in result.stdout.str()
+    assert len(result.outlines) < 250
+
+
 def test_beside_a_failure_of_any_kind_stands_what_was_recorded(run: Run) -> None:
     result = run(
         """
@@ -394,6 +502,95 @@ def test_a_client_that_is_left_connected_reaches_no_later_test(run: Run) -> None
         """
     )
     result.assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize("asked", ["is_deserted", "reset"])
+def test_a_collector_that_cannot_be_emptied_fails_the_test_that_had_it_and_no_other(
+    run: Run, asked: str
+) -> None:
+    result = run(
+        f"""
+        import pytest
+
+        had = []
+
+        def test_that_breaks_it(telemetry_collector):
+            def fail():
+                raise OSError("it can't be emptied")
+
+            telemetry_collector.{asked} = fail
+            had.append(telemetry_collector)
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_another(telemetry_collector, number):
+            assert telemetry_collector not in had[:1]
+            assert not had[0].is_running
+            had.append(telemetry_collector)
+
+        def test_that_those_had_the_same():
+            assert had[1] is had[2]
+        """
+    )
+    result.assert_outcomes(passed=4, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ERROR at teardown of test_that_breaks_it*", "E*OSError: it can't be emptied"]
+    )
+
+
+def test_a_game_that_cannot_be_stopped_fails_its_own_test_only(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+        from redvsblue_telemetry import Telemetry, TelemetrySettings, emit, get_telemetry
+        from redvsblue_telemetry.client import install_telemetry
+
+        class Endless(Telemetry):
+            def stop(self, timeout=2.0):
+                raise OSError("it goes on")
+
+        before = get_telemetry()
+        left = []
+
+        def test_that_has_it(telemetry_collector):
+            telemetry = Endless(TelemetrySettings.from_environment()).start()
+            install_telemetry(telemetry)
+            emit("hit")
+            telemetry_collector.wait_for("hit")
+            left.append(telemetry)
+
+        def test_another(telemetry_collector):
+            assert telemetry_collector.events == []
+            assert not get_telemetry().enabled
+
+        def test_the_end():
+            assert get_telemetry() is before
+            Telemetry.stop(left[0], 0)
+        """,
+        apart=True,  # so that what it could leave behind ends with it
+    )
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines("E*OSError: it goes on")
+
+
+def test_a_test_may_stop_the_collector_to_see_what_its_game_does_then(run: Run) -> None:
+    result = run(
+        """
+        import game
+
+        def test_that_stops_it(telemetry_collector):
+            game.start_telemetry()
+            game.emit("hit")
+            telemetry_collector.wait_for("hit")
+            telemetry_collector.stop()
+            assert not telemetry_collector.is_running
+            game.emit("lost")
+
+        def test_another(telemetry_collector):
+            assert telemetry_collector.is_running
+            assert telemetry_collector.events == []
+        """
+    )
+    result.assert_outcomes(passed=2)
 
 
 def test_a_wait_in_vain_tells_all_that_there_is_to_know(run: Run) -> None:
@@ -597,6 +794,8 @@ def test_a_collector_that_may_not_run_says_so() -> None:
     before = set(threading.enumerate())
     with pytest.raises(OptionsError, match="can be reached by others"):
         RunningCollector(host="0.0.0.0").start()
+    with pytest.raises(OptionsError, match="printable ASCII"):  # else it could not ask itself
+        RunningCollector(token="k\u00e4se").start()
     with RunningCollector() as collector:
         port = int(collector.http_url.rstrip("/").rpartition(":")[2])
         with pytest.raises(OptionsError, match="can't be used"):
@@ -619,6 +818,50 @@ def test_more_events_than_one_answer_holds_are_all_given() -> None:
         assert [found.seq for found in collector.events] == list(range(1, 2501))
         assert [found.seq for found in collector.events_of("t0")] == list(range(2, 2501, 2))
         assert "  and 2470 more" in collector.summary()
+
+
+def test_events_whose_data_is_large_are_all_given() -> None:
+    with RunningCollector() as collector, connect(collector.url) as client:
+        event = {"sessionId": "s", "id": "i", "timestamp": 1, "data": {"pad": "x" * 900_000}}
+        for number in range(1, 13):
+            client.send(json.dumps([event | {"type": "large", "seq": number}]))
+        client.send(json.dumps([event | {"type": "small", "seq": 13, "data": {}}]))
+        collector.wait_for("small", timeout=20)
+        assert [found.seq for found in collector.events] == list(range(1, 14))
+        assert [found.seq for found in collector.events_of("large")] == list(range(1, 13))
+        assert len(collector.wait_for("large", 12)) == 12
+        assert len(collector.summary()) < 10_000
+        collector.reset()
+        assert collector.events == []
+
+
+def test_a_number_of_any_size_is_given() -> None:
+    digits = "9" * 5000  # more than Python makes an int of
+    with RunningCollector() as collector, connect(collector.url) as client:
+        event = '{"sessionId":"s","id":"i","timestamp":1,"type":"odd","seq":%d,"data":%s}'
+        client.send(event % (1, '{"a":1e400,"b":[-1e400],"r\u00f6d":"1e400"}'))
+        client.send(event % (2, f'{{"a":{digits},"b":-{digits},"c":12345678901234567890123}}'))
+        large, many_digits = collector.wait_for("odd", 2)
+        assert large.data == {"a": math.inf, "b": [-math.inf], "r\u00f6d": "1e400"}
+        assert many_digits.data == {"a": math.inf, "b": -math.inf, "c": 12345678901234567890123}
+        assert "odd {'a': inf" in collector.summary()
+
+
+def test_a_database_may_be_named_by_a_string(tmp_path: Path) -> None:
+    path = tmp_path / "events.sqlite3"
+    event = '{"sessionId":"s","id":"i","timestamp":1,"type":"hit","seq":1,"data":{}}'
+    with RunningCollector(db=str(path)) as collector, connect(collector.url) as client:
+        client.send(event)
+        collector.wait_for("hit")
+    with RunningCollector(db=path) as collector:
+        assert collector.events == ["hit"]
+
+
+def test_a_database_in_memory_has_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with RunningCollector(db=":memory:") as collector:
+        assert collector.events == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_type_of_any_letters_can_be_asked_for() -> None:
@@ -699,6 +942,11 @@ def test_recordings_are_compared_with_lists_from_either_side() -> None:
         ([HIT], ["hit", "miss"], ["event 1: miss is missing", "  hit {*", "- miss"]),
         ([HIT, MISS], ["hit"], ["event 1: miss {} was not expected", "  hit {*", "+ miss {}"]),
         ([], ["hit"], ["event 0: hit is missing", "- hit"]),
+        (
+            [HIT],
+            [("hit",)],
+            ["event 0: hit: ('hit',) is no pair of a type and its data", "- ('hit',)", "+ hit {*"],
+        ),
         ([MISS], ["hit"], ["event 0 is miss {}, and hit was expected", "- hit", "+ miss {}"]),
         (
             [HIT],
@@ -771,4 +1019,7 @@ def test_what_is_not_there_is_told_by_what_is_nearest_to_it() -> None:
 def test_an_event_is_shown_in_one_line_of_bounded_length() -> None:
     assert shown(MISS) == "miss {}"
     assert shown("a\nb") == "a\\nb"
+    assert shown(("\x1b[2J", {"by": "\x1b"})) == r"\x1b[2J {'by': '\x1b'}"
+    assert shown("\ud800\u200b r\u00f6d") == "\\ud800\\u200b r\u00f6d"
+    assert len(shown("\x1b" * 1000)) == 300
     assert len(shown(TelemetryEvent("long", {"text": "x" * 1000}))) == 300

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
+import pickle
 import socket
 import ssl
 import threading
 from typing import Any
 
+import attrs
 import pytest
 import trustme
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -22,7 +25,7 @@ from redvsblue_telemetry import (
     start_telemetry,
     stop_telemetry,
 )
-from redvsblue_telemetry.testing import RecordingServer, record_events
+from redvsblue_telemetry.testing import Events, RecordingServer, record_events
 
 
 def client(server: RecordingServer, **options: Any) -> Any:
@@ -39,6 +42,13 @@ def test_all_ways_to_telemetry_lead_to_the_recording() -> None:
         start_telemetry().emit("three")
         start_telemetry(enabled=True, url="ws://example.com").push({"type": "four"})
         assert events.types() == ["one", "two", "three", "four"]
+
+
+def test_a_recording_takes_settings_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    with record_events(version="1") as events:
+        start_telemetry(version="2", enabled=True, url="ws://example.com").emit("hit")
+        assert [event.version for event in events] == ["1"]
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
@@ -110,10 +120,150 @@ def test_a_recording_is_a_sequence_of_events() -> None:
         events[3]
 
 
+def test_a_part_of_a_recording_is_compared_as_the_whole_is() -> None:
+    hits = [("hit", {"by": "red"}), ("hit", {"by": "blue"})]
+    with record_events() as events:
+        emit("hit", by="red")
+        emit("hit", by="blue")
+        emit("miss")
+    for part in (events[:2], events[:-1], events.of_type("hit"), events[:].of_type("hit")[0:]):
+        assert isinstance(part, Events)
+        assert part == hits
+        assert hits == part
+        assert part == ["hit", "hit"]
+        assert part != ["hit", "miss"]
+        assert "hit" in part
+        assert hits[1] in part
+        assert "miss" not in part
+        assert not hits[0] not in part
+        assert part.types() == ["hit", "hit"]
+        assert repr(part).startswith("<2 recorded events>")
+    assert events[::-1] == ["miss", *reversed(hits)]
+    assert events[3:] == []
+    assert not events[3:]
+
+
+def test_a_part_of_a_recording_is_what_it_was_when_it_was_asked_for() -> None:
+    with record_events() as events:
+        emit("hit")
+        all_of_it, hits = events[:], events.of_type("hit")
+        emit("hit")
+    assert (len(all_of_it), len(hits), len(events)) == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "hit",
+        ("hit", {"by": "red", "damage": 0.3}),
+        ("hit", {"by": "red", "damage": pytest.approx(0.29999999)}),
+        TelemetryEvent("hit", {"by": "red", "damage": 0.3}),
+        TelemetryEvent("hit", {"by": "red", "damage": 0.3}, seq=1),
+    ],
+)
+def test_a_single_event_is_equal_to_what_it_fits(expected: Any) -> None:
+    with record_events() as events:
+        emit("hit", by="red", damage=0.3)
+        emit("miss")
+    hit, miss = events
+    assert hit == expected
+    assert expected == hit
+    assert (hit != expected) is False
+    assert miss != expected
+    assert expected != miss
+    assert expected in list(events)
+    assert expected not in [miss]
+    assert events.count(expected) == 1
+    assert events.index(expected) == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "miss",
+        ("hit",),
+        ("hit", {}),
+        ("hit", {"by": "red"}, 1),
+        ["hit", {"by": "red"}],
+        TelemetryEvent("hit"),
+        TelemetryEvent("hit", {"by": "red"}, seq=2),
+        b"hit",
+        None,
+        1,
+    ],
+)
+def test_a_single_event_is_unequal_to_what_it_does_not_fit(other: Any) -> None:
+    with record_events() as events:
+        emit("hit", by="red")
+    assert events[0] != other
+    assert other != events[0]
+    assert (events[0] == other) is False
+
+
+def test_what_was_recorded_twice_is_not_the_same() -> None:
+    with record_events() as events:
+        emit("hit")
+        emit("hit")
+    assert events[0] != events[1]
+    assert events[0] == events[0]
+    assert events[:1] != events[1:]
+    with record_events() as others:
+        emit("hit")
+    assert others != events[:1]
+    assert events[:1] != list(others)
+
+
+def test_a_recorded_event_is_an_event_like_others() -> None:
+    with record_events(session_id="match-1", version="1") as events:
+        emit("hit", by="red")
+    (event,) = events
+    plain = TelemetryEvent.from_mapping(event.to_mapping())
+    assert type(plain) is TelemetryEvent
+    assert plain == event
+    assert attrs.asdict(plain) == attrs.asdict(event)
+    for same in (copy.copy(event), copy.deepcopy(event), pickle.loads(pickle.dumps(event))):
+        assert same == event
+    assert attrs.evolve(event, seq=2) != event
+    assert attrs.evolve(event, version=None) != event
+    assert event != attrs.evolve(event, version=None)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        event.seq = 2  # type: ignore[misc]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(event)
+    with record_events() as again:
+        get_telemetry().push(event)
+    assert again == [event]
+
+
 def test_its_repr_shows_what_was_recorded() -> None:
     with record_events() as events:
         emit("hit", by="red")
     assert repr(events) == "<1 recorded events>\n  hit {'by': 'red'}"
+
+
+def test_of_very_many_events_the_first_are_shown_and_how_many_more_there_are() -> None:
+    with record_events() as events:
+        for number in range(3000):
+            emit("tick", n=number)
+        emit("bad", at=object())
+    first, *shown, rest = repr(events).splitlines()
+    assert first == "<3000 recorded events>"
+    assert shown == [f"  tick {{'n': {number}}}" for number in range(30)]
+    assert rest == "  and 2970 more"
+    assert events.summary().splitlines() == [
+        *repr(events).splitlines(),
+        "1 could not be recorded; the log says why",
+    ]
+    assert "more" not in repr(events[:30])
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped() -> None:
+    with record_events() as events:
+        emit("\x1b]0;gone\x07\u202e", by="\x1b[2J")
+        emit("long", text="x" * 100_000)
+    lines = events.summary().splitlines()
+    assert lines[1] == r"  \x1b]0;gone\x07\u202e {'by': '\x1b[2J'}"
+    assert all(line.isprintable() and len(line) < 320 for line in lines)
 
 
 def test_what_could_not_be_recorded_is_counted() -> None:

@@ -21,22 +21,24 @@ from __future__ import annotations
 import asyncio
 import difflib
 import http.client
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
 from ..client import Telemetry, get_telemetry, install_telemetry, stop_telemetry
-from ..comparison import shown
+from ..comparison import BRIEFLY, briefly, printable, shown
 from ..events import TelemetryEvent
 from ..settings import TelemetrySettings
-from ..testing import Events
+from ..testing import Snapshot
 from .queries import RejectedMessage, Session, StoredEvent
 from .server import Options, serve
 
@@ -46,7 +48,7 @@ _PAGE = 1000  # what one request may ask for at most
 _LOOKING_AGAIN = 0.01  # seconds
 _PATIENCE = 15.0  # seconds for an answer, or for the thread to end
 _FAREWELL = 0.5  # seconds for what nobody has waited for
-_SHOWN = 30  # of each kind, in a message
+_IN_MEMORY = ":memory:"  # what the command line calls it, and SQLite
 _Answer = TypeVar("_Answer")
 
 
@@ -77,29 +79,25 @@ class _RejectedPage(msgspec.Struct):
     rejected: list[RejectedMessage]
 
 
-class CollectedEvents(Events):
+class CollectedEvents(Snapshot):
     """The events that a collector had when it was asked, in the order of their arrival."""
 
     kind = "collected events"
-
-    def __init__(self, events: Sequence[TelemetryEvent]) -> None:
-        self._events = list(events)
-
-    def now(self) -> list[TelemetryEvent]:
-        """The events that the collector had."""
-        return list(self._events)
 
 
 class RunningCollector:
     """A collector on a free port of this machine; a context manager. Usable from any thread.
 
     Args:
-        options: any of :class:`Options`, such as ``token="secret"``.
+        options: any of :class:`Options`, such as ``token="secret"``; ``db`` may be a string.
     """
 
     def __init__(self, **options: Any) -> None:
         defaults: dict[str, Any] = {"port": 0, "db": None, "allow_reset": True}
-        self._options = Options(**(defaults | options))
+        chosen = defaults | options
+        db = chosen["db"]
+        chosen["db"] = None if db in (None, _IN_MEMORY) else Path(db)
+        self._options = Options(**chosen)
         self._loop: _RealTimeLoop
         self._stop: asyncio.Event
         self._ready: Future[str] = Future()
@@ -120,8 +118,14 @@ class RunningCollector:
     def stop(self) -> None:
         """Let clients go, and end. Once is enough; more does nothing."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
+            with suppress(RuntimeError):  # it has ended meanwhile, and closed its loop
+                self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(_PATIENCE)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._thread.is_alive()
 
     @property
     def url(self) -> str:
@@ -188,7 +192,7 @@ class RunningCollector:
 
     def summary(self) -> str:
         """What has arrived, what was rejected and why, and of which sessions it is."""
-        return "\n".join(self._summary())
+        return "\n".join(map(printable, self._summary()))
 
     def __enter__(self) -> RunningCollector:
         return self.start()
@@ -206,15 +210,20 @@ class RunningCollector:
 
     # Asking.
 
-    def _events(self, **query: object) -> CollectedEvents:
+    def _events(self, **wanted: str) -> CollectedEvents:
+        # Up to the newest that there is now: else a game that never pauses would keep it asking.
+        newest = self._page(**wanted, order="desc", limit=1)
+        last = newest[0].arrival if newest else 0
         found: list[StoredEvent] = []
-        while True:
-            after = found[-1].arrival if found else 0
-            asked = query | {"limit": _PAGE, "after": after}
-            page = self._get("events", _EventsPage, asked).events
+        after = 0
+        # A page that is short need not be the last: it is cut where its data grows large.
+        while after < last and (page := self._page(**wanted, after=after, limit=_PAGE)):
             found += page
-            if len(page) < _PAGE:
-                return CollectedEvents([_as_emitted(event) for event in found])
+            after = page[-1].arrival
+        return CollectedEvents(map(_as_emitted, found))
+
+    def _page(self, **query: object) -> list[StoredEvent]:
+        return self._get("events", _EventsPage, query).events
 
     def _state(self) -> _State:
         return self._get("stats", _State)
@@ -266,15 +275,16 @@ class RunningCollector:
             lines[0] += f"; there is {' and '.join(map(repr, similar))}"
         lines += self._summary()
         lines += _of_this_process(get_telemetry(), self.url)
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def _summary(self) -> list[str]:
-        state, rejected, sessions = self._state(), self.rejected, self.sessions
-        lines = _listed("arrived", state.events, [shown(event) for event in self.events])
-        if rejected:
+        state, few = self._state(), {"limit": BRIEFLY}
+        events = [_as_emitted(event) for event in self._page(**few)]
+        lines = _listed("arrived", state.events, events)
+        if rejected := self._get("rejected", _RejectedPage, few).rejected:
             why = [f"{part.reason}: {shown(part.text)}" for part in rejected]
             lines += _listed("rejected, the newest first", state.rejected, why)
-        if sessions:
+        if sessions := self._get("sessions", _SessionsPage, few).sessions:
             lines += _listed("sessions", state.sessions, [_in_words(each) for each in sessions])
         lines.append(f"clients connected now: {state.connections}")
         if state.last_error is not None:
@@ -313,7 +323,7 @@ class _RealTimeLoop(asyncio.SelectorEventLoop):
 def _as_emitted(event: StoredEvent) -> TelemetryEvent:
     return TelemetryEvent(
         type=event.type,
-        data=msgspec.json.decode(event.data),
+        data=_decoded(event.data),
         timestamp=event.timestamp,
         id=event.id,
         session_id=event.session_id,
@@ -322,13 +332,25 @@ def _as_emitted(event: StoredEvent) -> TelemetryEvent:
     )
 
 
-def _listed(title: str, number: int, entries: Sequence[str]) -> list[str]:
-    if not entries:
+def _decoded(data: msgspec.Raw) -> dict[str, Any]:
+    """The data of an event, which may hold numbers that msgspec doesn't take, such as 1e400."""
+    try:
+        return cast("dict[str, Any]", msgspec.json.decode(data))
+    except msgspec.DecodeError:
+        return cast("dict[str, Any]", json.loads(bytes(data), parse_int=_number))
+
+
+def _number(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:  # more digits than Python makes an int of
+        return float(digits)
+
+
+def _listed(title: str, number: int, found: Sequence[object]) -> list[str]:
+    if not found:
         return [f"{title}: nothing"]
-    lines = [f"{title}: {number}", *(f"  {entry}" for entry in entries[:_SHOWN])]
-    if number > _SHOWN:
-        lines.append(f"  and {number - _SHOWN} more")
-    return lines
+    return [f"{title}: {number}", *briefly(found, number)]
 
 
 def _in_words(session: CollectedSession) -> str:
@@ -365,5 +387,7 @@ def sending_for_real() -> Iterator[None]:
     try:
         yield
     finally:
-        stop_telemetry(_FAREWELL)
-        install_telemetry(previous)
+        try:
+            stop_telemetry(_FAREWELL)
+        finally:
+            install_telemetry(previous)
