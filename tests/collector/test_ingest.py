@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import select
 import socket
 import sqlite3
 import struct
@@ -18,6 +19,7 @@ import pytest
 from running import PATIENCE, RunningCollector, collector_running
 from waiting_for import wait_until
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
@@ -62,11 +64,12 @@ def acks_up_to(client: ClientConnection, last: int) -> list[int]:
 def read_to_the_end(client: ClientConnection) -> tuple[list[int], int]:
     """The acks that come, and the code of the close after them."""
     acks: list[int] = []
-    with pytest.raises(ConnectionClosed) as caught:
+    with contextlib.suppress(ConnectionClosed):
         while True:
             acks.append(next_ack(client))
-    assert caught.value.rcvd is not None, "the connection ended without a close"
-    return acks, caught.value.rcvd.code
+    closed = client.protocol.close_rcvd
+    assert closed is not None, "the connection ended without a close"
+    return acks, closed.code
 
 
 def seqs(collector: RunningCollector, session: str = "s") -> list[int]:
@@ -74,7 +77,8 @@ def seqs(collector: RunningCollector, session: str = "s") -> list[int]:
 
 
 def metric(collector: RunningCollector, name: str) -> float:
-    found = re.search(rf"^{name} (.+)$", collector.get("/metrics").body.decode(), re.MULTILINE)
+    text = collector.get("/metrics").body.decode()
+    found = re.search(rf"^telemetry_{name}_total (.+)$", text, re.MULTILINE)
     assert found is not None
     return float(found[1])
 
@@ -314,6 +318,7 @@ def test_one_commit_stores_what_came_on_many_connections(patient: RunningCollect
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(client_of(patient)) for _ in range(20)]
         before = commits(patient.options.db)
+        assert metric(patient, "groups_stored") == 0
         with locked(patient.options.db):
             for number, client in enumerate(clients):
                 client.send(array(1, session=f"s{number}"))
@@ -323,6 +328,7 @@ def test_one_commit_stores_what_came_on_many_connections(patient: RunningCollect
             assert acks_up_to(client, 2)[-1] == 2
         # One for what was taken when the first message came, one for all that came meanwhile.
         assert 1 <= commits(patient.options.db) - before <= 2
+        assert metric(patient, "groups_stored") == commits(patient.options.db) - before
     assert patient.stats()["events"] == 40
 
 
@@ -341,7 +347,7 @@ def test_what_can_not_be_stored_is_not_acknowledged_and_the_client_told(
             health = hasty.get("/healthz")
             assert (health.status, health.body) == (503, b"events can't be stored\n")
             assert "database is locked" in hasty.stats()["lastError"]
-            assert metric(hasty, "telemetry_storage_failures_total") == 1
+            assert metric(hasty, "storage_failures") == 1
         idle.send(array(3, session="other"))  # who sent nothing meanwhile is not to blame
         assert next_ack(idle) == 1
     assert hasty.get("/healthz").status == 200
@@ -362,9 +368,7 @@ def test_game_keeps_what_can_not_be_stored_and_delivers_it_later(hasty: RunningC
         with locked(hasty.options.db):
             for _ in range(300):
                 telemetry.emit("hit")
-            assert wait_until(
-                lambda: metric(hasty, "telemetry_storage_failures_total") >= 3, PATIENCE
-            )
+            assert wait_until(lambda: metric(hasty, "storage_failures") >= 3, PATIENCE)
             stats = telemetry.stats()
             assert (stats.delivered, stats.dropped) == (1, 0)
             assert stats.buffered + stats.in_flight == 300
@@ -388,11 +392,9 @@ def test_order_is_kept_through_failures(tmp_path: Path) -> None:
                 other.execute("ROLLBACK")
                 is_over.wait(0.01)
 
-    with (
-        collector_running(db=path, busy_timeout=0.005) as collector,
-        contextlib.ExitStack() as all_,
-    ):
-        games = [all_.enter_context(game(collector, batch_size=5)) for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        collector = stack.enter_context(collector_running(db=path, busy_timeout=0.005))
+        games = [stack.enter_context(game(collector, batch_size=5)) for _ in range(3)]
         disturbing = threading.Thread(target=lock_again_and_again)
         disturbing.start()
         try:
@@ -406,7 +408,7 @@ def test_order_is_kept_through_failures(tmp_path: Path) -> None:
             is_over.set()
             disturbing.join(PATIENCE)
         assert all(telemetry.flush(PATIENCE) for telemetry in games)
-        assert metric(collector, "telemetry_storage_failures_total") > 0
+        assert metric(collector, "storage_failures") > 0
         for telemetry in games:
             emitted = telemetry.stats().emitted
             assert telemetry.stats().delivered == emitted
@@ -447,44 +449,58 @@ def test_game_takes_a_batch_that_is_too_large_apart() -> None:
 
 
 def test_no_more_clients_than_may() -> None:
-    with collector_running(max_connections=2) as collector:
-        with client_of(collector) as first, client_of(collector) as second:
-            for client in (first, second):
-                client.send(array(1))
-                assert next_ack(client) == 1
-            with client_of(collector) as third:
-                assert read_to_the_end(third) == ([], 1013)
-            assert collector.stats()["connections"] == 2
-            with game(collector) as telemetry:
-                telemetry.emit("hit")
-                refused = "the server closed with code 1013"
-                assert wait_until(lambda: telemetry.stats().last_error == refused, PATIENCE)
-                assert telemetry.stats().delivered == 0
-                second.close()  # then there is room for it
-                assert telemetry.flush(PATIENCE)
-            first.send(array(2))
-            assert next_ack(first) == 2
+    with (
+        collector_running(max_connections=2) as collector,
+        client_of(collector) as first,
+        client_of(collector) as second,
+    ):
+        for client in (first, second):
+            client.send(array(1))
+            assert next_ack(client) == 1
+        with client_of(collector) as third:
+            assert read_to_the_end(third) == ([], 1013)
+        assert collector.stats()["connections"] == 2
+        with game(collector) as telemetry:
+            telemetry.emit("hit")
+            refused = "the server closed with code 1013"
+            assert wait_until(lambda: telemetry.stats().last_error == refused, PATIENCE)
+            assert telemetry.stats().delivered == 0
+            second.close()  # then there is room for it
+            assert telemetry.flush(PATIENCE)
+        first.send(array(2))
+        assert next_ack(first) == 2
 
 
 def test_who_sends_too_much_is_refused_and_what_came_before_is_stored(tmp_path: Path) -> None:
     options: dict[str, Any] = {"max_rate": 10, "busy_timeout": PATIENCE}
-    with collector_running(db=tmp_path / "telemetry.sqlite3", **options) as collector:
-        with client_of(collector) as client, client_of(collector) as other:
-            with locked(collector.options.db):
-                client.send(array(*range(1, 61)))
-                client.send(array(*range(61, 101)))
-                client.send(array(*range(101, 1101)))
-                client.send(array(1101))
-                other.send(array(*range(2001, 2101)))  # each connection has its own allowance
-                have_been_read(collector, other)
-            acks, code = read_to_the_end(client)
-            assert (acks[-1], code) == (2, 1008)
-            assert next_ack(other) == 1
-        with client_of(collector) as client:
-            client.send(json.dumps(["bad"] * 1000))  # what is no event counts as well
-            assert read_to_the_end(client) == ([], 1008)
-        assert sorted(seqs(collector)) == [*range(1, 101), *range(2001, 2101)]
-        assert collector.stats()["rejected"] == 0
+    with (
+        collector_running(db=tmp_path / "telemetry.sqlite3", **options) as collector,
+        client_of(collector) as client,
+        client_of(collector) as other,
+    ):
+        with locked(collector.options.db):
+            client.send(array(*range(1, 61)))
+            client.send(array(*range(61, 1101)))  # some of it is within what is left
+            client.send(array(1101))
+            client.send(array(1102))
+            other.send(array(*range(2001, 2101)))  # each connection has its own allowance
+            have_been_read(collector, other)
+        acks, code = read_to_the_end(client)
+        assert (acks[-1], code) == (2, 1008)
+        assert next_ack(other) == 1
+        assert sorted(seqs(collector)) == [*range(1, 1101), *range(2001, 2101)]
+
+
+@pytest.mark.parametrize(
+    "messages", [[json.dumps(["bad"] * 1000)] * 2, ["[]"] * 1000], ids=["no events", "nothing"]
+)
+def test_what_is_no_event_counts_towards_the_rate_as_well(messages: list[str]) -> None:
+    with collector_running(max_rate=10) as collector, client_of(collector) as client:
+        with contextlib.suppress(ConnectionClosed):
+            for message in messages:
+                client.send(message)
+        acks, code = read_to_the_end(client)
+        assert (acks[-1] < len(messages), code) == (True, 1008)
 
 
 def test_allowance_grows_again_with_time() -> None:
@@ -506,22 +522,16 @@ def test_game_that_sends_too_much_at_once_loses_nothing() -> None:
         assert seqs(collector, telemetry.session_id) == list(range(1, 2001))
 
 
-def fill(client: ClientConnection, message: bytes, most: int) -> int:
-    """Send a message again and again until it is no longer taken; how many bytes were."""
-    from websockets.frames import Frame, Opcode
+def frame(opcode: Opcode, payload: bytes) -> bytes:
+    return Frame(opcode, payload).serialize(mask=True)
 
-    raw: socket.socket = client.socket
-    whole = Frame(Opcode.TEXT, message).serialize(mask=True)
+
+def fill(raw: socket.socket, part: bytes, most: int) -> int:
+    """Send something again and again until it is no longer taken; how many bytes were."""
     sent = 0
-    timeout = raw.gettimeout()
-    raw.settimeout(0.5)  # nothing is read for so long: nothing will be
-    try:
-        while sent < most:
-            sent += raw.send(whole[sent % len(whole) :])
-    except TimeoutError:
-        pass
-    finally:
-        raw.settimeout(timeout)
+    while sent < most and select.select([], [raw], [], 0.5)[1]:  # else nobody reads any more
+        with contextlib.suppress(BlockingIOError):
+            sent += raw.send(part[sent % len(part) :], socket.MSG_DONTWAIT)
     return sent
 
 
@@ -531,36 +541,49 @@ def fill(client: ClientConnection, message: bytes, most: int) -> int:
 def test_client_that_sends_more_than_is_stored_has_to_wait(
     size: int, most: int, patient: RunningCollector
 ) -> None:
-    body = lines(1).rstrip("\n").encode()
-    body = body[:-1] + b" " * (size - len(body)) + b"}"
+    large = frame(Opcode.TEXT, array(1).ljust(size).encode())
     with client_of(patient) as client:
         with locked(patient.options.db):
-            sent = fill(client, body, 40_000_000)
+            sent = fill(client.socket, large, 40_000_000)
             # What may wait, and what fits between: a message in hand, and the sockets' buffers.
-            assert sent < most + 2 * size + 14_000_000
+            assert sent < most + 2 * size + 13_000_000
             assert patient.get("/healthz").status == 200, "others aren't kept waiting"
-        whole = sent // (size + 14 if size > 65_535 else size + 8)
+        client.socket.sendall(large[sent % len(large) :])
+        whole = sent // len(large) + 1
         assert acks_up_to(client, whole)[-1] == whole
-    assert patient.stats()["repeats"] == whole - 1
+    assert wait_until(lambda: patient.stats()["repeats"] == whole - 1, PATIENCE)
 
 
 # Clients that go.
 
+HANDSHAKE = (
+    b"GET /telemetry HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Telemetry-Ack: cumulative\r\n\r\n"
+)
 
-@pytest.mark.parametrize("rudely", [False, True])
+
+@pytest.mark.parametrize("goodbye", ["a close", "none", "a reset"])
 def test_client_that_goes_leaves_its_events_and_nothing_else(
-    rudely: bool, patient: RunningCollector, caplog: pytest.LogCaptureFixture
+    goodbye: str, patient: RunningCollector, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with client_of(patient) as client, locked(patient.options.db):
-        for number in range(1, 51):
-            client.send(array(number))
-        have_been_read(patient, client)
-        if rudely:
-            linger = struct.pack("ii", 1, 0)  # no goodbye, but a reset
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            client.socket.close()
-        else:
-            client.close()
+    with (
+        socket.create_connection(("127.0.0.1", patient.port), PATIENCE) as raw,
+        raw.makefile("rb") as answers,
+        locked(patient.options.db),
+    ):
+        raw.sendall(HANDSHAKE)
+        while answers.readline() != b"\r\n":
+            pass
+        sent = [frame(Opcode.TEXT, array(number).encode()) for number in range(1, 51)]
+        raw.sendall(b"".join(sent) + frame(Opcode.PING, b""))
+        assert answers.read(2) == b"\x8a\0", "a pong, so all has been read"
+        if goodbye == "a close":
+            raw.sendall(frame(Opcode.CLOSE, b"\x03\xe8"))
+        elif goodbye == "a reset":
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        answers.close()
+        raw.close()
         assert wait_until(lambda: patient.stats()["connections"] == 0, PATIENCE)
     assert wait_until(lambda: len(seqs(patient)) == 50, PATIENCE)
     assert caplog.records == []

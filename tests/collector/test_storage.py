@@ -281,6 +281,23 @@ def test_error_is_known_until_something_is_stored_again_and_logged_once(
     assert "telemetry.sqlite3: database is locked" in caplog.messages[0]
 
 
+def test_error_is_known_also_when_what_may_not_be_stored_any_more_comes(path: Path) -> None:
+    async def run() -> None:
+        sender = Sender()
+        async with storing(path) as storage:
+            pages = storage._writer._connection.execute("PRAGMA page_count").fetchone()[0]
+            storage._writer._connection.execute(f"PRAGMA max_page_count = {pages}")  # a full disk
+            storage.submit(message(*range(1, 1001)), 1, sender)
+            await until(lambda: sender.failures == 1)
+            assert "full" in str(storage.last_error)
+            storage.submit(message(1001), 1, sender)  # it had been sent before the sender knew
+            await until(lambda: storage._waiting_bytes == 0)
+            assert "full" in str(storage.last_error), "nothing was stored since"
+        assert (sender.told, sender.failures) == (0, 1)
+
+    asyncio.run(run())
+
+
 def test_fault_of_its_own_fails_one_group_and_no_other(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -333,7 +350,20 @@ def test_who_brings_more_than_may_wait_waits_for_room(fails: bool, path: Path) -
                 if fails:
                     await until(lambda: sender.failures)
             await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE)
-            assert sender.told == (0 if fails else 2)
+            if not fails:
+                await until(lambda: sender.told == 2)
+
+    asyncio.run(run())
+
+
+def test_room_of_what_may_not_be_stored_any_more_is_given_back(path: Path) -> None:
+    async def run() -> None:
+        sender = Sender()
+        async with storing(path, busy_timeout=SHORT) as storage:
+            with locked(path):
+                storage.submit(message(1), 1, sender)
+                await until(lambda: sender.is_broken)
+            storage.submit(message(2), module._MOST_BYTES, sender)
             await asyncio.wait_for(storage.room(), PATIENCE)
 
     asyncio.run(run())
