@@ -44,8 +44,8 @@ coverage: $(dev_installed) ## Run all the tests, and tell which branches they do
 	$(BIN)/python -m pytest --cov
 
 .PHONY: demo
-demo: $(testing_installed) ## Play a short battle against a collector, and compare their counts
-	$(BIN)/python -m redvsblue_telemetry demo --no-browser
+demo: $(testing_installed) ## Play a short battle against a collector, show it live, and compare their counts
+	$(BIN)/python -m redvsblue_telemetry demo
 
 .PHONY: lint
 lint: $(dev_installed) ## Check the style and the formatting

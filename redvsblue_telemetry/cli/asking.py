@@ -12,11 +12,21 @@ import msgspec
 
 from ..collector.queries import EventFilter, Session, StoredEvent
 
-__all__ = ["TOKEN_VARIABLE", "AnswerError", "Asker", "AskingError", "UnreachableError"]
+__all__ = [
+    "TOKEN_VARIABLE",
+    "AnswerError",
+    "Asker",
+    "AskingError",
+    "ConnectionLostError",
+    "UnreachableError",
+]
 
 TOKEN_VARIABLE = "REDVSBLUE_COLLECTOR_TOKEN"
 _TIMEOUT = 10.0  # seconds
-_MOST_BYTES = 256 * 1024 * 1024
+_MEBIBYTE = 1024 * 1024
+# The data of an answer has 8 Mi characters, of up to four bytes, and one event may go beyond them;
+# the names of a thousand events, with every character escaped, have 24 MiB.
+_MOST_MEBIBYTES = 64
 
 
 class AskingError(Exception):
@@ -25,6 +35,14 @@ class AskingError(Exception):
 
 class UnreachableError(AskingError):
     """It doesn't answer, or can't do so now. Later it may."""
+
+
+class ConnectionLostError(UnreachableError):
+    """The connection that was kept is gone; over another one it may answer at once.
+
+    So it is whenever nothing was asked for some seconds: servers close what is idle. Since then it
+    may have become another collector, which is why the question isn't asked again unseen.
+    """
 
 
 class AnswerError(AskingError):
@@ -103,14 +121,20 @@ class Asker:
 
     def _answer(self, target: str) -> bytes:
         connection = self._connected()
+        is_kept = connection.sock is not None  # from the question before
         try:
             connection.request("GET", target, headers=self._headers)
             response = connection.getresponse()
-            body = response.read(_MOST_BYTES)
+            body = response.read(_MOST_MEBIBYTES * _MEBIBYTE + 1)
         except (OSError, http.client.HTTPException) as error:
             self.close()
+            is_lost = is_kept and isinstance(error, ConnectionError)
+            kind = ConnectionLostError if is_lost else UnreachableError
             reason = str(error) or type(error).__name__
-            raise UnreachableError(f"{self.url} doesn't answer: {reason}") from error
+            raise kind(f"{self.url} doesn't answer: {reason}") from error
+        if len(body) > _MOST_MEBIBYTES * _MEBIBYTE:
+            self.close()
+            raise AnswerError(f"{self.url} answers with more than {_MOST_MEBIBYTES} MiB")
         if response.status == http.client.OK:
             return body
         self.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import click
 import msgspec
@@ -12,6 +14,7 @@ import msgspec
 from ..settings import is_token
 from .check_findings import Finding, State
 from .check_steps import Checkup
+from .terminal import refuses_unwritable_output
 
 __all__ = ["check"]
 
@@ -24,6 +27,19 @@ _COLOURS = {
 _INDENT = " " * 23  # where the details begin
 
 
+class _Seconds(click.FloatRange):
+    """A range of seconds. Of click's own, NaN is within any."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The seconds, if they are within the range."""
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return seconds
+
+
 @click.command()
 @click.argument("url", envvar="REDVSBLUE_TELEMETRY_WS_URL")
 @click.option(
@@ -34,8 +50,8 @@ _INDENT = " " * 23  # where the details begin
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.01, max=600.0),
-    default=5.0,
+    type=_Seconds(min=0.01, max=600.0),
+    default=10.0,  # a collector whose database is locked says so after 5
     show_default=True,
     help="Seconds for each step.",
 )
@@ -64,14 +80,19 @@ def _print_lines(findings: Iterator[Finding]) -> bool:
     for finding in findings:
         is_well &= finding.state is not State.FAILED
         state = click.style(f"{finding.state.value:<8}", fg=_COLOURS[finding.state])
-        click.echo(f"{state} {finding.step:<13} {finding.detail}")
+        _say(f"{state} {finding.step:<13} {finding.detail}")
         if finding.advice:
-            click.echo(f"{_INDENT}{finding.advice}")
+            _say(f"{_INDENT}{finding.advice}")
     return is_well
 
 
 def _print_json(findings: Iterator[Finding]) -> bool:
     found = list(findings)
     is_well = all(finding.state is not State.FAILED for finding in found)
-    click.echo(json.dumps({"ok": is_well, "steps": msgspec.to_builtins(found)}, indent=2))
+    _say(json.dumps({"ok": is_well, "steps": msgspec.to_builtins(found)}, indent=2))
     return is_well
+
+
+def _say(text: str) -> None:
+    with refuses_unwritable_output():
+        click.echo(text)

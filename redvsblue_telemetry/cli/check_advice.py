@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..sockets import words
 from .report_text import plain
 
 __all__ = [
+    "about_close",
     "about_connecting",
+    "about_handshake",
     "about_proxy",
     "about_status",
     "about_tls",
@@ -48,6 +52,25 @@ _STATUS = {
     503: _BUSY,
     504: _BEHIND,
 }
+_SENT_AWAY = "the server lets clients in and then sends them away: is the token right?"
+_CLOSE = {
+    1001: "the server is being stopped or restarted: try again in a moment",
+    1002: "the server finds fault with the protocol: does a proxy change what is sent?",
+    1003: "the server takes no text messages: are port and path those of a telemetry server?",
+    1007: "the server can't read the message: the SDK sends text, an array of events as JSON",
+    1008: f"{_SENT_AWAY} Or it limits how much a client may send (the collector: --max-rate)",
+    1009: "the server takes no message as large as one event: raise its limit (the collector: "
+    "--max-message-bytes)",
+    1011: "the server failed over what it was sent: its log says why",
+    1012: "the server is restarting: try again in a moment",
+    1014: _BEHIND,
+    3000: _SENT_AWAY,
+    3003: _SENT_AWAY,
+}
+_CLIENT_CERTIFICATE = (
+    "the server wants a certificate of its clients, which check has none of: give games one by the "
+    "setting ssl_context"
+)
 
 
 def about_connecting(error: OSError, host: str, port: int, *, is_proxy: bool) -> str:
@@ -87,6 +110,46 @@ def about_status(status: int) -> str:
     return "ask whoever runs the server what it means there"
 
 
+def about_handshake(fault: str, *, is_secure: bool) -> str:
+    """What to do when there is no answer to a handshake that has a status.
+
+    Args:
+        fault: what was seen instead.
+        is_secure: it was sent encrypted.
+    """
+    # By TLS 1.3 a client takes itself for connected before the server has looked for a certificate.
+    if is_secure and _is_about_certificate(fault):
+        return _CLIENT_CERTIFICATE
+    advice = (
+        "something takes the connection and is no WebSocket server: is the port right, and does "
+        "the server run?"
+    )
+    return f"{advice} Or {_CLIENT_CERTIFICATE}" if is_secure else advice
+
+
+def _is_about_certificate(fault: str) -> bool:
+    return "CERTIFICATE_REQUIRED" in fault or "ALERT_BAD_CERTIFICATE" in fault
+
+
+def about_close(code: int | None, health_page: str) -> str:
+    """What to do when a server takes the handshake, and then ends the connection.
+
+    Args:
+        code: what it closed with; None if it didn't.
+        health_page: where a collector says whether it can store events.
+    """
+    if code == 1013:
+        return (
+            "the server can take no events now: it has too many clients, or can't store them. A "
+            f"collector says at {health_page} whether it can, and in its log why it can't"
+        )
+    if code in _CLOSE:
+        return _CLOSE[code]
+    if 4000 <= (code or 0) < 5000:
+        return _SENT_AWAY
+    return "the server takes the handshake and then ends the connection: its log may say why"
+
+
 def about_tls(error: BaseException | None, host: str) -> str:
     """What to do when there is no encrypted connection.
 
@@ -99,8 +162,13 @@ def about_tls(error: BaseException | None, host: str) -> str:
     if isinstance(error, ssl.SSLError):
         if error.reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"):
             return "what answers there speaks no TLS: is it a server for ws://, is the port right?"
+        if _is_about_certificate(error.reason or ""):
+            return _CLIENT_CERTIFICATE
         if "HANDSHAKE_FAILURE" in (error.reason or "") or "PROTOCOL" in (error.reason or ""):
-            return "the server and this machine share no version of TLS, or no cipher: update it"
+            return (
+                "the server and this machine share no version of TLS, or no cipher: update it. Or "
+                f"{_CLIENT_CERTIFICATE}"
+            )
     if isinstance(error, TimeoutError):
         return "something listens there and says nothing: is it a TLS server, is the port right?"
     if isinstance(error, ConnectionError):
@@ -118,14 +186,26 @@ def _about_certificate(code: int, host: str) -> str:
     if code == _SELF_SIGNED:
         return (
             "the certificate is signed by nobody but itself: get one of an authority, or make it "
-            "known here by SSL_CERT_FILE, and to the game by the setting ssl_context"
+            f"known to the game by the setting ssl_context, and here: {_how_to_trust()}"
         )
     if code in _UNKNOWN_AUTHORITY:
         return (
             "who signed the certificate is not known here: does the server send the whole chain? "
-            "An authority of your own is made known by SSL_CERT_FILE, or by the setting ssl_context"
+            "An authority of your own is made known to the game by the setting ssl_context, and "
+            f"here: {_how_to_trust()}"
         )
     return "get the server another certificate"
+
+
+def _how_to_trust() -> str:
+    name = os.environ.get("SSL_CERT_FILE")
+    if name is None:
+        return "set SSL_CERT_FILE to a file with its certificate"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(name)
+    except OSError as error:
+        return f"SSL_CERT_FILE names {plain(name)}, which is of no use ({words(error)})"
+    return f"SSL_CERT_FILE names {plain(name)}, which has to have its certificate, and hasn't"
 
 
 def about_unconfirmed(*, has_acks: bool, seconds: float) -> Mapping[str, str]:

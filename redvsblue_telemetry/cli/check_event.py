@@ -1,4 +1,4 @@
-"""The last step of a check: one event, sent by the SDK as a game sends it."""
+"""The last step of a check: one event, sent by the SDK's worker as it sends those of a game."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from collections.abc import Iterator
 import msgspec
 
 from .. import __version__
-from ..client import Telemetry
+from ..connector import TelemetryConnector
+from ..events import Body, EventCodec, new_session_id
 from ..settings import TelemetrySettings
+from ..sockets import Wait
+from ..store import TelemetryStore
+from ..transport import ConnectionLost, Endpoint
+from .check_network import WatchedConnection, open_watched
 
 __all__ = ["Outcome", "send_event"]
 
 _NEVER = 600.0  # seconds: there is one attempt
+_GOODBYE = 2.0  # seconds
 _SDK_LOG = logging.getLogger("redvsblue_telemetry")
 
 
@@ -27,6 +33,28 @@ class Outcome(msgspec.Struct, frozen=True):
     """How long that took."""
     error: str | None
     """Why the connection failed, if it did."""
+    refusal: ConnectionLost | None
+    """Why there was none at all, if that is why."""
+    close_code: int | None
+    """What the server closed it with, if it did."""
+    close_reason: str
+    """What the server said to that."""
+
+
+class _Attempt:
+    """The connection that the event goes by. Written by the worker, and read when it has failed."""
+
+    def __init__(self) -> None:
+        self.connection: WatchedConnection | None = None
+        self.refusal: ConnectionLost | None = None
+
+    def connect(self, endpoint: Endpoint, wait: Wait, deadline: float) -> WatchedConnection:
+        try:
+            self.connection = open_watched(endpoint, wait, deadline)
+        except ConnectionLost as lost:
+            self.refusal = lost
+            raise
+        return self.connection
 
 
 def send_event(url: str, token: str | None, timeout: float) -> Outcome:
@@ -46,20 +74,39 @@ def send_event(url: str, token: str | None, timeout: float) -> Outcome:
         backoff_base=_NEVER,
         backoff_max=_NEVER,
     )
-    with _quiet(), Telemetry(settings) as telemetry:
+    codec = EventCodec(new_session_id(), None, max_event_bytes=settings.max_event_bytes)
+    store = TelemetryStore[Body](1)
+    store.push(codec.encode("telemetry_check", {"by": f"redvsblue-telemetry {__version__}"}))
+    attempt = _Attempt()
+    connector = TelemetryConnector(store, codec, settings, connect=attempt.connect)
+    with _quiet():
         began = time.monotonic()
-        telemetry.emit("telemetry_check", {"by": f"redvsblue-telemetry {__version__}"})
-        is_confirmed = _is_confirmed(telemetry, began + 2 * timeout + 1.0)
-        seconds = time.monotonic() - began
-        error = telemetry.stats().last_error
-        telemetry.enabled = is_confirmed  # the stop would try what is unconfirmed once more
-    return Outcome(is_confirmed, seconds, error)
+        connector.start()
+        try:
+            is_confirmed = _is_confirmed(connector, began + 2 * timeout + 1.0)
+            seconds = time.monotonic() - began
+            error = connector.last_error
+        finally:
+            # What is unconfirmed would be tried once more by the stop.
+            connector.set_enabled(connector.outcome.delivered > 0)
+            connector.stop(_GOODBYE)
+    connection = attempt.connection
+    lost = connection.lost if connection is not None else None
+    return Outcome(
+        is_confirmed,
+        seconds,
+        error,
+        refusal=attempt.refusal,
+        close_code=lost.close_code if lost is not None else None,
+        close_reason=connection.reason if connection is not None else "",
+    )
 
 
-def _is_confirmed(telemetry: Telemetry, deadline: float) -> bool:
-    while not telemetry.flush(0.1):
-        if telemetry.stats().last_error is not None or time.monotonic() > deadline:
+def _is_confirmed(connector: TelemetryConnector, deadline: float) -> bool:
+    while not connector.outcome.delivered:
+        if connector.last_error is not None or time.monotonic() > deadline:
             return False
+        connector.flush(0.1)
     return True
 
 

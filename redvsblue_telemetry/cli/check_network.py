@@ -13,21 +13,67 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..sockets import default_ssl_context, open_socket
-from ..transport import ConnectionLost, Endpoint, open_websocket
+from ..sockets import Wait, default_ssl_context, open_socket
+from ..transport import (
+    ConnectionLost,
+    Endpoint,
+    Received,
+    WebSocketConnection,
+    open_websocket,
+)
 from . import check_advice
 
 __all__ = [
+    "WatchedConnection",
     "answers_plainly",
     "answers_tls",
     "looked_up",
     "milliseconds",
     "names_in_certificate",
     "open_tls",
+    "open_watched",
     "redirect_of",
     "since",
     "wait",
 ]
+
+
+_CLOSE_FRAME = 8  # RFC 6455, section 11.8
+
+
+class WatchedConnection(WebSocketConnection):
+    """A connection that remembers its end.
+
+    The SDK keeps no reason that a server closes with: it may be anything, and goes into no log.
+    """
+
+    lost: ConnectionLost | None = None
+    """How it ended; None while it hasn't."""
+    reason = ""
+    """What the server said as it closed, whatever that is."""
+
+    def receive(self) -> list[Received]:
+        """What has arrived by now; see :class:`..transport.Connection`."""
+        try:
+            return super().receive()
+        except ConnectionLost as lost:
+            self.lost = lost
+            raise
+
+    def _take(self, frame: Any, received: list[Received]) -> None:
+        if frame.opcode == _CLOSE_FRAME:
+            self.reason = frame.data[2:].decode(errors="replace")
+        super()._take(frame, received)
+
+
+def open_watched(endpoint: Endpoint, wait: Wait, deadline: float) -> WatchedConnection:
+    """Connect as the SDK does; see :func:`..transport.open_websocket`.
+
+    Raises:
+        ConnectionLost: it can't be done.
+    """
+    opened = open_websocket(endpoint, wait, deadline)
+    return WatchedConnection(opened._client, opened._stream)
 
 
 def wait(fd: int, events: int, deadline: float) -> None:

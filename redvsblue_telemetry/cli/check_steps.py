@@ -21,23 +21,19 @@ from ..errors import SettingsError
 from ..proxies import Proxy, ProxyError, find_proxy
 from ..settings import TelemetrySettings, is_killed
 from ..sockets import default_ssl_context, words
-from ..transport import (
-    ConnectionLost,
-    Endpoint,
-    Kind,
-    WebSocketConnection,
-    open_websocket,
-)
+from ..transport import ConnectionLost, Endpoint, Kind
 from . import check_advice
 from .check_event import send_event
 from .check_findings import Finding, Problem, State
 from .check_network import (
+    WatchedConnection,
     answers_plainly,
     answers_tls,
     looked_up,
     milliseconds,
     names_in_certificate,
     open_tls,
+    open_watched,
     redirect_of,
     since,
     wait,
@@ -48,6 +44,7 @@ __all__ = ["Checkup"]
 
 _PINGS = 5
 _SOON = 14  # days before its end at which a certificate is worth a word
+_REASON = 150  # characters of what a server says as it closes; by the protocol it can't say more
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -66,7 +63,7 @@ class Checkup:
         self._timeout = timeout
         self._proxy: Proxy | None = None
         self._addresses: list[tuple[Any, ...]] = []
-        self._connection: WebSocketConnection | None = None
+        self._connection: WatchedConnection | None = None
         self._refused_with: int | None = None  # 401 or 403
         self._has_acks = False
         with contextlib.suppress(ValueError):  # the first step tells of it
@@ -245,8 +242,8 @@ class Checkup:
             raise Problem(str(lost), self._advice_about(lost)) from None
         return Finding("handshake", State.OK, f"a WebSocket ({since(began)})")
 
-    def _open(self, token: str | None) -> WebSocketConnection:
-        return open_websocket(Endpoint(self._url, token=token), wait, self._deadline)
+    def _open(self, token: str | None) -> WatchedConnection:
+        return open_watched(Endpoint(self._url, token=token), wait, self._deadline)
 
     def _advice_about(self, lost: ConnectionLost) -> str:
         if lost.status is not None and 300 <= lost.status < 400:
@@ -260,10 +257,7 @@ class Checkup:
             return check_advice.about_proxy(str(lost))
         if not self._is_secure and answers_tls(self._host, self._port, self._timeout):
             return "the server speaks TLS: begin the URL with wss:// instead of ws://"
-        return (
-            "something takes the connection and is no WebSocket server: is the port right, and "
-            "does the server run?"
-        )
+        return check_advice.about_handshake(str(lost), is_secure=self._is_secure)
 
     def _is_of_proxy(self, lost: ConnectionLost) -> bool:
         return self._proxy is not None and str(lost).startswith("the proxy")
@@ -300,7 +294,7 @@ class Checkup:
         )
 
     @property
-    def _open_connection(self) -> WebSocketConnection:
+    def _open_connection(self) -> WatchedConnection:
         assert self._connection is not None
         return self._connection
 
@@ -327,7 +321,9 @@ class Checkup:
                     "something on the way hold them back, or does the server not read?",
                 ) from None
             except ConnectionLost as lost:
-                raise Problem(str(lost), _about_close(lost)) from None
+                raise self._ended(
+                    str(lost), lost.close_code, self._open_connection.reason
+                ) from None
             times.append(time.monotonic() - began)
         self._hang_up()
         return Finding(
@@ -366,16 +362,21 @@ class Checkup:
             raise Problem(
                 **check_advice.about_unconfirmed(has_acks=self._has_acks, seconds=self._timeout)
             )
-        raise Problem(
-            f"the event was not confirmed: {outcome.error}",
-            "the log of the server may say why; a close with 1003, 1007, 1008 or 1011 is about "
-            "what was in the message",
-        )
+        fault = f"the event was not confirmed: {outcome.error}"
+        if outcome.refusal is not None:
+            raise Problem(fault, self._advice_about(outcome.refusal))
+        raise self._ended(fault, outcome.close_code, outcome.close_reason)
 
+    def _ended(self, fault: str, code: int | None, reason: str) -> Problem:
+        """The server took the handshake, and then ended the connection."""
+        if reason:
+            if self._token:  # a server may repeat what it was told
+                reason = reason.replace(self._token, "…")
+            fault = f'{fault}, and says "{plain(reason, _REASON)}"'
+        return Problem(fault, check_advice.about_close(code, self._health_page))
 
-def _about_close(lost: ConnectionLost) -> str:
-    if lost.close_code in (1008, 3000, 3003) or 4000 <= (lost.close_code or 0) < 5000:
-        return "the server lets clients in and then sends them away: is the token right?"
-    if lost.close_code in (1012, 1013):
-        return "the server is restarting, or has too many clients: try again later"
-    return "the server takes the handshake and then ends the connection: its log may say why"
+    @property
+    def _health_page(self) -> str:
+        parts = urlsplit(self._url)
+        scheme = "https" if self._is_secure else "http"
+        return plain(f"{scheme}://{parts.netloc}{parts.path.rpartition('/')[0]}/healthz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,9 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from ..collector.server import Options, serve
+from .arguments import NumberRange
 from .asking import TOKEN_VARIABLE
 from .serving import run, stopped_by_signals
-from .terminal import escaped
+from .terminal import Refusal, escaped, output_for_whoever_reads
 
 __all__ = ["collect", "page_url"]
 
@@ -61,7 +63,7 @@ _DEFAULTS = Options()
 )
 @click.option(
     "--max-rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberRange(min=0, min_open=True),
     default=_DEFAULTS.max_rate,
     show_default=True,
     help="Events a second that one game may send.",
@@ -103,19 +105,25 @@ def collect(
         max_rate=max_rate,
         max_message_bytes=max_message_bytes,
     )
-    console = Console(highlight=False, soft_wrap=True, quiet=quiet)
+    console = Console(file=output_for_whoever_reads(), highlight=False, soft_wrap=True, quiet=quiet)
     run(_collect(options, console))
-    console.print("stopped: what was received is stored")
+    _say_at_the_end(console, "stopped: what was received is stored")
 
 
 async def _collect(options: Options, console: Console) -> None:
     stop = asyncio.Event()
 
     def note_stop() -> None:
-        console.print("\nstopping; Ctrl-C again ends it at once")
+        _say_at_the_end(console, "\nstopping; Ctrl-C again ends it at once")
 
     with stopped_by_signals(stop, note_stop):
         await serve(options, stop, lambda url: _introduce(page_url(url), options, console))
+
+
+def _say_at_the_end(console: Console, text: str) -> None:
+    """A disk that has become full since the beginning must not be in the way of an orderly end."""
+    with contextlib.suppress(Refusal):
+        console.print(text)
 
 
 def page_url(url: str) -> str:

@@ -21,12 +21,13 @@ from rich.text import Text
 from ..collector.queries import EventFilter
 from ..collector.server import Options, serve
 from ..settings import is_killed
+from .arguments import NumberRange
 from .asking import Asker, AskingError
 from .demo_game import Progress
 from .serving import run, stopped_by_signals
-from .terminal import Refusal
+from .terminal import Refusal, output_for_whoever_reads
 
-__all__ = ["Counts", "demo", "differences"]
+__all__ = ["Counts", "demo", "differences", "progress_line"]
 
 _DIFFERS, _INTERRUPTED = 1, 130
 _PAGE = 1000  # events in one answer of the collector
@@ -46,7 +47,7 @@ class Counts(msgspec.Struct):
 @click.command()
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.1, max=86400),
+    type=NumberRange(min=0.1, max=86400),
     default=10.0,
     show_default=True,
     help="How long to play.",
@@ -77,14 +78,14 @@ def demo(
     """Play a battle against a collector, and compare their counts.
 
     The game is a process of its own, which sends as any game does. The exit code is 0 if every
-    event arrived once, and 1 if not.
+    event arrived once, and 1 if not, whether or not anybody reads what is printed.
     """
     if is_killed(os.environ):
         raise Refusal(
             "DO_NOT_TRACK or REDVSBLUE_ENABLE_TELEMETRY says that nothing may be sent. "
             "That wins over this demo, so there is nothing to show"
         )
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(file=output_for_whoever_reads(), highlight=False, soft_wrap=True)
     opens = not no_browser and _has_browser()
     options = Options(port=port, db=db)
     context.exit(run(_Demo(options, console, seconds, opens=opens, stays=stay).run()))
@@ -95,7 +96,7 @@ def _has_browser() -> bool:
     has_windows = sys.platform in ("win32", "darwin") or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )
-    return sys.stdout.isatty() and has_windows
+    return has_windows and sys.stdout.isatty()
 
 
 class _Demo:
@@ -121,11 +122,14 @@ class _Demo:
                     await asyncio.wait([playing])
                     self._console.print("\ninterrupted: nothing is claimed")
                     return _INTERRUPTED
+                code = await playing
                 if self._stays and not stop.is_set():
                     self._console.print(f"\nthe page stays at {url} until Ctrl-C")
                     await stopping
+                elif self._opens:
+                    self._console.print("\nthe page goes with its collector; --stay keeps it")
                 stopping.cancel()
-                return await playing
+                return code
 
     @contextlib.asynccontextmanager
     async def _collecting(self, stop: asyncio.Event) -> AsyncIterator[str]:
@@ -175,10 +179,11 @@ class _Demo:
     def _shown(self) -> Iterator[Callable[[Progress], None]]:
         """How to show progress: one line that renews itself on a terminal, else line by line."""
         if not self._console.is_terminal:
-            yield lambda progress: self._console.print(_line(progress))
+            yield lambda progress: self._console.print(progress_line(progress))
             return
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
-            yield lambda progress: live.update(_line(progress), refresh=True)
+            width = self._console.width
+            yield lambda progress: live.update(progress_line(progress, width), refresh=True)
 
     def _print_ledgers(self, game: Progress, counts: Counts) -> None:
         left = [
@@ -237,12 +242,24 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _line(progress: Progress) -> Text:
-    return Text(
-        f"{progress.seconds:5.1f} s{progress.emitted:7} emitted{progress.delivered:7} delivered"
-        f"{progress.in_flight:5} in flight   frames {progress.frame_ms:.2f} ms, "
-        f"slowest {progress.slowest_ms:.2f}"
+def progress_line(progress: Progress, width: int = 80) -> Text:
+    """How the game is doing, in fewer columns than that, at least as long as it plays for hours.
+
+    What is emitted is delivered, or waits for it; how many of those are in flight changes faster
+    than it can be read.
+    """
+    waiting = progress.buffered + progress.in_flight
+    counts = (
+        f"{progress.seconds:5.1f} s {progress.emitted:5} emitted {progress.delivered:5} delivered "
+        f"{waiting:4} waiting"
     )
+    frames = f"  frames {_short(progress.frame_ms)} ms, worst {_short(progress.slowest_ms)}"
+    is_known = progress.slowest_ms > 0.0
+    return Text(counts + frames if is_known and len(counts + frames) < width else counts)
+
+
+def _short(milliseconds: float) -> str:
+    return f"{milliseconds:.2f}" if milliseconds < 10 else f"{milliseconds:.0f}"
 
 
 def count(url: str, session_id: str) -> Counts:

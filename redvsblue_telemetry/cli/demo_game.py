@@ -43,6 +43,7 @@ class Progress(msgspec.Struct):
     frame_ms: float = 0.0
     """The median of the last second's frames, from when a frame was due until its work is done."""
     slowest_ms: float = 0.0
+    """0 until the first second is over."""
     session: str = ""
     is_over: bool = False
 

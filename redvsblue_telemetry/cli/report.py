@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from ..collector.database import DatabaseError
 from .export import opened
-from .report_gathering import gather
+from .output import counting, output_to, to_standard_output
+from .report_gathering import Report, gather
 from .report_page import page
-from .report_words import amount
-from .terminal import Refusal, ends_with_its_reader, escaped
+from .report_words import amount_of
+from .terminal import Refusal, escaped
 
 __all__ = ["report"]
 
@@ -32,50 +30,41 @@ __all__ = ["report"]
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    default=Path("report.html"),
+    type=click.Path(dir_okay=False, allow_dash=True),
+    default="report.html",
     show_default=True,
     help="The page to write; - for standard output.",
 )
-def report(db: Path, session: str | None, output: Path, *, all_sessions: bool) -> None:
+def report(db: Path, session: str | None, output: str, *, all_sessions: bool) -> None:
     """Make one HTML page of what is stored: timeline, counts by type, loss, rejected messages.
 
     The page stands alone: it runs no script and asks no server for anything.
 
     It shows frame times where events tell them. In an event of any type, it takes the first of
     these fields that is a number: frame_time_ms, frameTimeMs, frame_ms, frameMs (milliseconds),
-    dt (seconds), fps (frames a second).
+    fps (frames a second). A field dt is not taken: some games give it in seconds, others in
+    milliseconds.
     """
     if session is not None and all_sessions:
         raise click.UsageError("--session and --all exclude each other")
+    if not output:
+        raise click.BadParameter("it names no file", param_hint="'--output'")
+    found = _gathered(db, session, output)
+    with output_to(output) as stream:
+        for part in page(found):
+            stream.write(part.encode())
+    if output != "-":
+        with to_standard_output():
+            sessions = amount_of(found.session_count, "session")
+            click.echo(f"{escaped(output)}: {amount_of(found.events, 'event')} of {sessions}")
+
+
+def _gathered(db: Path, session: str | None, output: str) -> Report:
     try:
-        with opened(db) as connection:
-            found = gather(connection, session)
+        with opened(db) as connection, counting("reading", output) as counted:
+            found = gather(connection, session, counted)
     except DatabaseError as error:
         raise Refusal(str(error)) from error
-    except sqlite3.Error as error:
-        raise Refusal(f"{db}: {error}") from error
     if found is None:
         raise Refusal(f"{db} holds no session {session}; a report of all lists those that it holds")
-    if str(output) == "-":
-        with ends_with_its_reader():
-            for part in page(found):
-                click.echo(part, nl=False)
-        return
-    try:
-        _write(output, page(found))
-    except OSError as error:
-        raise Refusal(f"{output} can't be written: {error.strerror or error}") from error
-    sessions = f"{amount(found.session_count)} session{'' if found.session_count == 1 else 's'}"
-    click.echo(f"{escaped(str(output))}: {amount(found.events)} events of {sessions}")
-
-
-def _write(path: Path, parts: Iterable[str]) -> None:
-    """Write a file; it gets its name when it is whole."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with unfinished.open("x", encoding="utf-8") as file:
-            file.writelines(parts)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    return found

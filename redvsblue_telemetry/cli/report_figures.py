@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain, count
@@ -12,7 +13,8 @@ import msgspec
 
 __all__ = ["BIN_EDGES", "Distribution", "FrameTimes", "Timeline", "frame_time"]
 
-_GROWTH = math.log(1.01)  # from one bucket of a distribution to the next
+_MOST_EXACT = 4096  # different numbers of a distribution
+_GROWTH = math.log(1.002)  # from one bucket of a distribution to the next
 _LONGEST_FRAME = 60_000.0  # ms; what is longer is a pause, or a mistake
 BIN_EDGES = (4.0, 8.0, 12.0, 16.7, 20.0, 25.0, 33.4, 50.0, 66.7, 100.0, 200.0, 500.0)
 """Milliseconds up to which the bins of the frame times go; the last bin has no end."""
@@ -23,29 +25,44 @@ _WIDTHS = (1, 5, 15, 60, 300, 900, 3600, 14_400, 43_200, 86_400, 604_800)
 
 
 class Distribution:
-    """How numbers above 0 are distributed; any share of them is known to within one per cent."""
+    """How numbers above 0 are distributed.
+
+    While few of them differ, they are kept as they are; then any share of them is known to within
+    0.1 per cent.
+    """
 
     def __init__(self) -> None:
-        self._buckets: Counter[int] = Counter()
+        self._counts: Counter[float] = Counter()
+        self._is_exact = True  # the counts are of numbers; and of buckets, once they are too many
         self.count = 0
         self.largest = 0.0
 
     def add(self, value: float) -> None:
         """Count a number."""
-        self._buckets[math.floor(math.log(value) / _GROWTH)] += 1
+        self._counts[value if self._is_exact else _bucket(value)] += 1
         self.count += 1
         self.largest = max(self.largest, value)
+        if self._is_exact and len(self._counts) > _MOST_EXACT:
+            self._round()
+
+    def _round(self) -> None:
+        exact, self._counts, self._is_exact = self._counts, Counter(), False
+        for value, number in exact.items():
+            self._counts[_bucket(value)] += number
 
     def quantile(self, share: float) -> float:
         """The number that so great a share of them does not exceed; 0.0 if there are none."""
-        if not self.count:
-            return 0.0
         wanted = math.ceil(share * self.count)
-        for bucket in sorted(self._buckets):
-            wanted -= self._buckets[bucket]
+        for key in sorted(self._counts):
+            wanted -= self._counts[key]
             if wanted <= 0:
-                return min(self.largest, math.exp((bucket + 0.5) * _GROWTH))
+                middle = key if self._is_exact else math.exp((key + 0.5) * _GROWTH)
+                return min(self.largest, middle)
         return self.largest
+
+
+def _bucket(value: float) -> int:
+    return math.floor(math.log(value) / _GROWTH)
 
 
 class _Fields(msgspec.Struct):
@@ -55,7 +72,6 @@ class _Fields(msgspec.Struct):
     frameTimeMs: Any = None  # noqa: N815 (what games write)
     frame_ms: Any = None
     frameMs: Any = None  # noqa: N815
-    dt: Any = None
     fps: Any = None
 
 
@@ -66,7 +82,8 @@ def frame_time(data: msgspec.Raw) -> float | None:
     """The frame time that an event tells, in milliseconds; None if it tells none.
 
     It is the first of these fields that is a number: ``frame_time_ms``, ``frameTimeMs``,
-    ``frame_ms``, ``frameMs`` (milliseconds), ``dt`` (seconds), ``fps`` (frames a second).
+    ``frame_ms``, ``frameMs`` (milliseconds), ``fps`` (frames a second). Each says its unit; ``dt``
+    is seconds in some games and milliseconds in others, so it is not taken.
 
     Args:
         data: the event's, as JSON.
@@ -78,8 +95,6 @@ def frame_time(data: msgspec.Raw) -> float | None:
     for value in (fields.frame_time_ms, fields.frameTimeMs, fields.frame_ms, fields.frameMs):
         if _is_positive(value):
             return _plausible(value)
-    if _is_positive(fields.dt):
-        return _plausible(fields.dt * 1000.0)
     if _is_positive(fields.fps):
         return _plausible(1000.0 / fields.fps)
     return None
@@ -104,7 +119,7 @@ class FrameTimes(Distribution):
     def add(self, value: float) -> None:
         """Count a frame."""
         super().add(value)
-        self.bins[sum(value > edge for edge in BIN_EDGES)] += 1
+        self.bins[bisect_left(BIN_EDGES, value)] += 1
 
     def slower_than(self, edge: float) -> float:
         """The share of frames that took longer than an edge of the bins."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
 
 import msgspec
 
 from ..collector import queries
 from ..collector.queries import EventFilter, RejectedMessage, Session, SessionDetail
+from .output import Counted
 from .report_figures import Distribution, FrameTimes, Timeline, frame_time
 
 __all__ = ["SHOWN_TYPES", "Report", "gather"]
@@ -17,7 +17,6 @@ __all__ = ["SHOWN_TYPES", "Report", "gather"]
 SHOWN_TYPES = 7  # in the colours of the timeline
 _SHOWN_SESSIONS = 100
 _SHOWN_REJECTED = 50
-_PAGE = 500  # sessions
 _A_DAY = 86_400_000  # ms
 
 
@@ -48,12 +47,15 @@ class Report(msgspec.Struct):
     """The newest of them, of all sessions: what is no event belongs to none."""
 
 
-def gather(connection: sqlite3.Connection, session_id: str | None) -> Report | None:
+def gather(
+    connection: sqlite3.Connection, session_id: str | None, counted: Counted
+) -> Report | None:
     """Read what there is.
 
     Args:
         connection: to read by.
         session_id: of one session; None for all.
+        counted: told how far it is with the events.
 
     Returns:
         The report; None if there is no such session.
@@ -86,16 +88,16 @@ def gather(connection: sqlite3.Connection, session_id: str | None) -> Report | N
         rejected=queries.rejected(connection, limit=_SHOWN_REJECTED),
     )
     _read_sessions(connection, report)
-    _read_events(connection, report)
+    _read_events(connection, report, counted)
     return report
 
 
 def _read_sessions(connection: sqlite3.Connection, report: Report) -> None:
-    found = iter([report.session]) if report.session else _sessions(connection)
-    for session in found:
+    for session in [report.session] if report.session else queries.stream_sessions(connection):
         report.durations.add(max(1, session.last_timestamp - session.first_timestamp))
-        if report.session is None and len(report.sessions) < _SHOWN_SESSIONS:
-            report.sessions.append(_with_gaps(connection, session))
+    if report.session is None:
+        newest = queries.sessions(connection, limit=_SHOWN_SESSIONS)
+        report.sessions = [_with_gaps(connection, session) for session in newest]
 
 
 def _with_gaps(connection: sqlite3.Connection, session: Session) -> SessionDetail:
@@ -103,18 +105,12 @@ def _with_gaps(connection: sqlite3.Connection, session: Session) -> SessionDetai
     return detail or SessionDetail(*msgspec.structs.astuple(session))
 
 
-def _sessions(connection: sqlite3.Connection) -> Iterator[Session]:
-    offset = 0
-    while page := queries.sessions(connection, limit=_PAGE, offset=offset):
-        yield from page
-        offset += len(page)
-
-
-def _read_events(connection: sqlite3.Connection, report: Report) -> None:
+def _read_events(connection: sqlite3.Connection, report: Report, counted: Counted) -> None:
     wanted = EventFilter(session=report.session.session_id if report.session else None)
     add = report.timeline.add
     first, last = report.first, report.last
-    for event in queries.stream_events(connection, wanted):
+    events = queries.stream_events(connection, wanted)
+    for event in counted(events, queries.newest_arrival(connection)):
         when = event.timestamp
         # A player's clock may be wrong by years, which would leave the timeline nothing to show.
         if abs(when - event.received) > _A_DAY:

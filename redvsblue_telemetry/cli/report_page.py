@@ -14,7 +14,7 @@ from .report_figures import FrameTimes
 from .report_gathering import SHOWN_TYPES, Report
 from .report_style import STYLE
 from .report_text import in_html
-from .report_words import amount, duration, moment, share, span
+from .report_words import amount, amount_of, duration, milliseconds, moment, share, span
 
 __all__ = ["page"]
 
@@ -72,7 +72,7 @@ def _cards(report: Report) -> str:
     sent = report.events + report.missing
     cards.append(
         _card(
-            f"Lost: {amount(report.missing)} event{'' if report.missing == 1 else 's'}",
+            f"Lost: {amount_of(report.missing, 'event')}",
             share(report.missing, sent),
             "poor" if report.missing else "good",
         )
@@ -105,7 +105,7 @@ def _types(report: Report) -> str:
     for index, (name, count) in enumerate(list(report.types.items())[:_SHOWN_ROWS]):
         series = min(index, SHOWN_TYPES)
         rows.append(
-            f'<tr><td><span class="swatch s{series}"></span>{in_html(name, 120)}</td>'
+            f'<tr><td class="type"><span class="swatch s{series}"></span>{in_html(name, 120)}</td>'
             f'<td class="number">{amount(count)}</td>'
             f'<td class="number">{share(count, report.events)}</td>'
             f'<td class="wide"><span class="bar s{series}" style="width:{100 * count / most:.2f}%">'
@@ -113,13 +113,9 @@ def _types(report: Report) -> str:
         )
     table = _table(["Type", "#Events", "#Share", ""], rows)
     unseen = report.events - sum(list(report.types.values())[:_SHOWN_ROWS])
-    note = f'<p class="note">Rarer types: {amount(unseen)} events.</p>' if unseen else ""
-    number = len(report.types)
+    note = f'<p class="note">Rarer types: {amount_of(unseen, "event")}.</p>' if unseen else ""
     is_whole = sum(report.types.values()) == report.events
-    about = (
-        f"{'' if is_whole else 'More than '}{amount(number)} type{'' if number == 1 else 's'} "
-        "of events."
-    )
+    about = f"{'' if is_whole else 'More than '}{amount_of(len(report.types), 'type')} of events."
     return _section("Events by type", about, table + note)
 
 
@@ -132,15 +128,15 @@ def _frames(frames: FrameTimes) -> str:
             "",
         )
     cards = [
-        _card("Median frame", f"{frames.quantile(0.5):.3g} ms"),
-        _card("99 of 100 frames within", f"{frames.quantile(0.99):.3g} ms"),
-        _card("Slowest frame", f"{frames.largest:.3g} ms"),
+        _card("Median frame", milliseconds(frames.quantile(0.5))),
+        _card("99 of 100 frames within", milliseconds(frames.quantile(0.99))),
+        _card("Slowest frame", milliseconds(frames.largest)),
         _card("Below 60 frames a second", _percent(frames.slower_than(16.7))),
         _card("Below 30 frames a second", _percent(frames.slower_than(33.4))),
     ]
     return _section(
         "Frame times",
-        f"{amount(frames.count)} frames, as the game tells them; in milliseconds.",
+        f"{amount_of(frames.count, 'frame time')}, as events tell them; in milliseconds.",
         f'<div class="cards">{"".join(cards)}</div>{report_charts.histogram(frames)}',
     )
 
@@ -191,7 +187,7 @@ def _sessions(report: Report) -> str:
         ["Session", "Version", "Began", "#Duration", "#Events", "#Lost", "Gaps", "#Repeats"], rows
     )
     more = report.session_count - len(report.sessions)
-    note = f'<p class="note">And {amount(more)} earlier sessions.</p>' if more else ""
+    note = f'<p class="note">And {amount_of(more, "earlier session")}.</p>' if more else ""
     about = "The one heard of last comes first. A gap is a run of numbers that have not come."
     return _section("Sessions and loss", about, table + note)
 
@@ -211,7 +207,7 @@ def _rejected(messages: Sequence[RejectedMessage], count: int) -> str:
         for message in messages
     ]
     more = count - len(messages)
-    note = f'<p class="note">And {amount(more)} earlier ones.</p>' if more else ""
+    note = f'<p class="note">And {amount_of(more, "earlier one")}.</p>' if more else ""
     return _section(
         "Rejected",
         "What came, from whichever session, and was no event; the newest first.",

@@ -40,8 +40,8 @@ section {
   margin-top: 26px; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 14px 16px; }
-.card b { display: block; font-size: 25px; line-height: 1.25; font-weight: 650;
-  font-variant-numeric: tabular-nums; }
+.card b { display: block; font-size: 22px; line-height: 1.35; font-weight: 650;
+  letter-spacing: -.02em; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .card span { color: var(--muted); font-size: 13.5px; }
 .card.good b { color: var(--good); } .card.poor b { color: var(--poor); }
 svg { display: block; width: 100%; height: auto; margin-top: 10px; }
@@ -62,11 +62,18 @@ td:last-child, th:last-child { padding-right: 0; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .nowrap { white-space: nowrap; } .wide { width: 40%; overflow-wrap: anywhere; }
 td { overflow-wrap: anywhere; }
-.swatch { display: inline-block; width: 11px; height: 11px; border-radius: 3px;
-  margin-right: 9px; }
+.type { position: relative; padding-left: 20px; min-width: 150px; }
+.swatch { position: absolute; left: 0; top: 13px; width: 11px; height: 11px; border-radius: 3px; }
 .bar { display: block; height: 9px; border-radius: 4px; margin-top: 7px; min-width: 2px; }
 .loss { color: var(--poor); font-weight: 600; }
 footer { margin-top: 26px; font-size: 13px; }
+@media (max-width: 700px) {
+  main { padding: 26px 12px 40px; }
+  section { padding: 16px; }
+  svg { min-width: 600px; }
+  .id { display: inline-block; min-width: 130px; }
+  .wide { display: none; }
+}
 @media print {
   :root { color-scheme: light; }
   main { max-width: none; padding: 0; }

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import datetime
 
-__all__ = ["amount", "clock_time", "duration", "moment", "share", "span"]
+__all__ = [
+    "amount",
+    "amount_of",
+    "clock_time",
+    "duration",
+    "milliseconds",
+    "moment",
+    "share",
+    "span",
+]
 
 
 def amount(number: int) -> str:
     """A count, with a narrow space between the thousands."""
     return f"{number:,}".replace(",", "\u202f")
+
+
+def amount_of(number: int, noun: str) -> str:
+    """So many of something.
+
+    Args:
+        number: how many.
+        noun: what one of them is called.
+    """
+    return f"{amount(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def share(part: int, whole: int) -> str:
@@ -65,6 +84,16 @@ def duration(milliseconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes:02} min"
     return f"{amount(hours // 24)} days"
+
+
+def milliseconds(number: float) -> str:
+    """A short time, as exact as it is of use."""
+    if 0 < number < 0.01:
+        return "< 0.01 ms"
+    if number >= 100:
+        return f"{amount(round(number))} ms"
+    exact = f"{number:.{1 if number >= 10 else 2}f}"
+    return f"{exact.rstrip('0').rstrip('.')} ms"
 
 
 def span(seconds: int) -> str:

@@ -45,15 +45,15 @@ def stopped_by_signals(stop: asyncio.Event, on_stop: Callable[[], None]) -> Iter
 
     Args:
         stop: what to set, on the running loop.
-        on_stop: called besides, in a signal handler.
+        on_stop: called before that, by the loop: a signal handler may not print.
     """
     loop = asyncio.get_running_loop()
 
     def note(*_: object) -> None:
         for number in previous:
             signal.signal(number, signal.SIG_DFL)
+        loop.call_soon_threadsafe(on_stop)
         loop.call_soon_threadsafe(stop.set)
-        on_stop()
 
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in previous:

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import click
 import msgspec
 
 from ..collector.queries import EventFilter, StoredEvent
-from .asking import TOKEN_VARIABLE, Asker, AskingError, UnreachableError
-from .terminal import Refusal, ends_with_its_reader, escaped, is_coloured, one_line, wait_for_reader
+from .asking import TOKEN_VARIABLE, Asker, AskingError, ConnectionLostError, UnreachableError
+from .terminal import (
+    Refusal,
+    ends_with_its_reader,
+    escaped,
+    is_coloured,
+    one_line,
+    refuses_unwritable_output,
+    wait_for_reader,
+)
 
 __all__ = ["tail"]
 
@@ -83,27 +91,30 @@ class _Tail:
 
     def run(self, count: int) -> None:
         """Print the last events, and then what comes; ends by an error only."""
-        self._begin(count)
+        try:
+            self._seen = self._before_the_last(count)
+        except ConnectionLostError:  # this process was stopped meanwhile
+            self._seen = self._before_the_last(count)
         while True:
-            wait_for_reader(_INTERVAL)
             try:
                 self._go_on()
             except UnreachableError as error:
-                self._wait_for_it(error)
+                self._find_again(error)
+            wait_for_reader(_INTERVAL)
 
-    def _begin(self, count: int) -> None:
-        self._seen = self._asker.newest()
-        last: list[StoredEvent] = []
-        before = self._arrival + 1
-        while before > 1 and (missing := min(count - len(last), _PAGE)):
-            page = self._asker.events(
-                self._wanted, before=before, limit=missing, is_newest_first=True
-            )
-            last += page
-            if len(page) < missing:
-                break
+    def _before_the_last(self, count: int) -> StoredEvent | None:
+        """What to go on from, to begin with so many events; they themselves are kept nowhere."""
+        if count == 0:
+            return self._asker.newest()
+        missing, before = count + 1, None
+        while page := self._asker.events(
+            self._wanted, before=before, limit=min(missing, _PAGE), is_newest_first=True
+        ):
+            missing -= len(page)
+            if not missing:
+                return page[-1]
             before = page[-1].arrival
-        self._print(last[::-1])
+        return None
 
     @property
     def _arrival(self) -> int:
@@ -113,39 +124,43 @@ class _Tail:
         newest = self._asker.newest()
         if newest is None or newest.arrival < self._arrival:  # all of it was deleted
             self._seen = None
-        if newest is None or newest.arrival == self._arrival:
+        if newest is None:
             return
-        for page in self._pages(newest.arrival):
+        # A page is short when its data is large: only an empty one is the end.
+        while self._arrival < newest.arrival and (
+            page := self._asker.events(
+                self._wanted, after=self._arrival, before=newest.arrival + 1, limit=_PAGE
+            )
+        ):
             self._print(page)
+            self._seen = page[-1]  # printed: after a lost connection it isn't again
         self._seen = newest
 
-    def _pages(self, last: int) -> Iterator[list[StoredEvent]]:
-        while True:
-            page = self._asker.events(
-                self._wanted, after=self._arrival, before=last + 1, limit=_PAGE
-            )
-            yield page
-            if len(page) < _PAGE:
-                return
-            self._seen = page[-1]  # printed: after a lost connection it isn't again
+    def _find_again(self, error: UnreachableError) -> None:
+        """Ask over another connection, and look whether it is the same collector as before."""
+        is_same = None
+        if isinstance(error, ConnectionLostError):  # as after each pause: no news by itself
+            try:
+                is_same = self._is_there_still()
+            except UnreachableError as another:
+                error = another
+        if is_same is None:
+            is_same = self._wait_for_it(error)
+        if not is_same:
+            _notice("it has another database, or was emptied: from its beginning")
+            self._seen = None
 
-    def _wait_for_it(self, error: UnreachableError) -> None:
-        """Wait until it answers again, and say so."""
+    def _wait_for_it(self, error: UnreachableError) -> bool:
+        """Wait until it answers again, and say so; whether what was seen last is there still."""
         _notice(f"{error}; waiting for it")
         pause = _INTERVAL
         while True:
             wait_for_reader(pause)
             pause = min(_LONGEST_WAIT, pause * 1.5)
-            try:
+            with contextlib.suppress(UnreachableError):
                 is_same = self._is_there_still()
-            except UnreachableError:
-                continue
-            break
-        if is_same:
-            _notice("it answers again")
-        else:
-            _notice("it answers again, with another database: from its beginning")
-            self._seen = None
+                _notice("it answers again")
+                return is_same
 
     def _is_there_still(self) -> bool:
         """Whether the event that was seen last is where it was: if not, numbers began anew."""
@@ -156,7 +171,7 @@ class _Tail:
         return bool(found) and _identity(found[0]) == _identity(self._seen)
 
     def _print(self, events: list[StoredEvent]) -> None:
-        if events:
+        with refuses_unwritable_output():
             click.echo("\n".join(map(self._shown, events)), color=True)
 
 
@@ -165,7 +180,8 @@ def _identity(event: StoredEvent) -> tuple[int, str, int]:
 
 
 def _notice(text: str) -> None:
-    click.echo(escaped(text), err=True)
+    with contextlib.suppress(OSError):  # whether anybody hears it or not
+        click.echo(escaped(text), err=True)
 
 
 def _as_json(event: StoredEvent) -> str:

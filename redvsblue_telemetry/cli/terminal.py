@@ -14,6 +14,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterator
+from typing import Any, TextIO, cast
 
 import click
 
@@ -23,6 +24,8 @@ __all__ = [
     "escaped",
     "is_coloured",
     "one_line",
+    "output_for_whoever_reads",
+    "refuses_unwritable_output",
     "wait_for_reader",
 ]
 
@@ -70,7 +73,7 @@ def one_line(json_text: str) -> str:
 def is_coloured() -> bool:
     """Whether what is written to standard output may have colours."""
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return sys.stdout.isatty() and not is_plain
+    return _standard_output().isatty() and not is_plain
 
 
 def wait_for_reader(seconds: float) -> None:
@@ -79,7 +82,7 @@ def wait_for_reader(seconds: float) -> None:
     Raises:
         BrokenPipeError: there is nobody any more.
     """
-    output = sys.stdout.fileno()
+    output = _standard_output().fileno()
     if not (hasattr(select, "poll") and stat.S_ISFIFO(os.fstat(output).st_mode)):
         time.sleep(seconds)
         return
@@ -96,8 +99,73 @@ def ends_with_its_reader() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is left to be flushed at exit goes nowhere, and so without an error.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _let_go(sys.stdout)
         raise SystemExit(0) from None
+
+
+@contextlib.contextmanager
+def refuses_unwritable_output() -> Iterator[None]:
+    """Around what is written to standard output, and nothing else that has to do with files.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+        Refusal: something else keeps it from being written, such as a full disk.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _let_go(sys.stdout)
+        reason = error.strerror or error
+        raise Refusal(f"standard output can't be written: {reason}") from error
+
+
+def output_for_whoever_reads() -> TextIO:
+    """Standard output, for a command that goes on when nobody reads it any more.
+
+    What is written from then on goes nowhere. What else keeps it from being written is raised as a
+    :class:`Refusal`, once.
+    """
+    return cast(TextIO, _Output(_standard_output()))
+
+
+def _standard_output() -> TextIO:
+    if sys.stdout is None:
+        # The next file or socket would be taken for it, by libuv for one, which aborts then.
+        raise Refusal(f"standard output is closed: send it to {os.devnull} instead")
+    return sys.stdout
+
+
+class _Output:
+    """A stream that takes all that is written to it, and passes it on while it is read."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._while_it_is_read():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._while_it_is_read():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _while_it_is_read(self) -> Iterator[None]:
+        try:
+            with refuses_unwritable_output():
+                yield
+        except BrokenPipeError:
+            _let_go(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Have it end nowhere: what is left in it is flushed at exit, and would be an error again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -35,6 +35,7 @@ __all__ = [
     "session",
     "sessions",
     "stream_events",
+    "stream_sessions",
     "totals",
 ]
 
@@ -284,6 +285,15 @@ def sessions(connection: sqlite3.Connection, *, limit: int = 100, offset: int = 
         (limit, offset),
     )
     return [Session(*row) for row in rows]
+
+
+def stream_sessions(connection: sqlite3.Connection) -> Iterator[Session]:
+    """All sessions, one by one, the oldest first; in memory there are never many."""
+    query = f"SELECT key, {_SESSION_COLUMNS} FROM sessions WHERE key > ? ORDER BY key LIMIT ?"
+    key = 0
+    while rows := connection.execute(query, (key, _CHUNK)).fetchall():
+        yield from (Session(*columns) for _, *columns in rows)
+        key = rows[-1][0]
 
 
 def session(connection: sqlite3.Connection, session_id: str) -> SessionDetail | None:

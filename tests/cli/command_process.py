@@ -16,7 +16,9 @@ from waiting_for import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0  # seconds for what takes one, unless the machine is loaded
+FULL_DISK = Path("/dev/full")
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
+needs_full_disk = pytest.mark.skipif(not FULL_DISK.exists(), reason=f"needs {FULL_DISK}")
 
 
 def environment(*, is_measured: bool = True, **variables: str) -> dict[str, str]:
@@ -35,12 +37,16 @@ def command(*arguments: object) -> list[str]:
 
 
 def run_command(
-    *arguments: object, before: Sequence[str] = (), cwd: Path | None = None, **variables: str
+    *arguments: object,
+    before: Sequence[str] = (),
+    cwd: Path | None = None,
+    is_measured: bool = True,
+    **variables: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; ``before`` as for :func:`running_command`."""
+    """Run a command to its end; see :func:`running_command`."""
     return subprocess.run(
         [*before, *command(*arguments)],
-        env=environment(**variables),
+        env=environment(is_measured=is_measured, **variables),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -48,6 +54,39 @@ def run_command(
         timeout=60,
         check=False,
     )
+
+
+def run_command_onto_full_disk(*arguments: object) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose standard output can't be written."""
+    with FULL_DISK.open("wb") as full:
+        return subprocess.run(
+            command(*arguments),
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+
+
+@contextlib.contextmanager
+def command_without_reader(*arguments: object, until: bytes) -> Iterator[subprocess.Popen[bytes]]:
+    """A command whose standard output was read until something came in it, and no further."""
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        command(*arguments), env=environment(), stdout=writing, stderr=subprocess.PIPE
+    ) as process:
+        os.close(writing)
+        try:
+            read = b""
+            while until not in read and (chunk := os.read(reading, 65536)):
+                read += chunk
+            os.close(reading)
+            assert until in read
+            yield process
+        finally:
+            process.kill()
 
 
 class Running:
@@ -123,16 +162,16 @@ def running_command(
 
 
 class Terminal:
-    """A pseudo-terminal with a command on it."""
+    """A pseudo-terminal with a command on it; ``before`` as for :func:`running_command`."""
 
-    def __init__(self, *arguments: object, **variables: str) -> None:
+    def __init__(self, *arguments: object, before: Sequence[str] = (), **variables: str) -> None:
         import pty
 
         self._master, slave = pty.openpty()
         self.shown = b""
         self.process = subprocess.Popen(
-            command(*arguments),
-            env=environment(COLUMNS="200", **variables),
+            [*before, *command(*arguments)],
+            env=environment(**{"COLUMNS": "200", **variables}),
             stdin=subprocess.DEVNULL,
             stdout=slave,
             stderr=slave,

@@ -7,6 +7,7 @@ import datetime
 import http.server
 import json
 import socket
+import sqlite3
 import ssl
 import threading
 import time
@@ -17,14 +18,17 @@ from typing import Any, NamedTuple
 import pytest
 import trustme
 from click.testing import CliRunner
-from command_process import run_command
+from command_process import needs_full_disk, run_command, run_command_onto_full_disk
 from connect_proxy import ConnectProxy
 from raw_server import frame, raw_server, read_to_the_end, shake_hands
 from running import collector_running, free_port
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 from websockets.sync.server import Server, ServerConnection, serve
 
 from redvsblue_telemetry.cli.check import check
+from redvsblue_telemetry.cli.check_advice import about_handshake
+from redvsblue_telemetry.collector.server import Options
 from redvsblue_telemetry.sockets import default_ssl_context
 from redvsblue_telemetry.testing import RecordingServer
 
@@ -126,6 +130,15 @@ def test_as_a_process_it_ends_with_the_exit_code_and_takes_the_token_from_the_en
     assert SECRET not in well.stdout
 
 
+@needs_full_disk
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_output_that_can_t_be_written_is_told_in_a_line(options: list[str]) -> None:
+    done = run_command_onto_full_disk("check", "nonsense", *options)
+    assert done.returncode == 2
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("Error: standard output can't be written: ")
+
+
 # The URL, and how it is called.
 
 
@@ -153,7 +166,13 @@ def test_a_password_in_the_url_is_not_repeated() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["ws://x/", "--timeout", "0"], ["ws://x/", "--token", f"{SECRET}\n"], ["ws://x/", "y"]],
+    [
+        [],
+        ["ws://x/", "--timeout", "0"],
+        ["ws://x/", "--timeout", "nan"],
+        ["ws://x/", "--token", f"{SECRET}\n"],
+        ["ws://x/", "y"],
+    ],
 )
 def test_a_wrong_call_is_refused_with_exit_code_2(arguments: list[str]) -> None:
     done = CliRunner().invoke(check, arguments)
@@ -408,6 +427,48 @@ def test_an_unknown_authority_is_told_how_to_make_it_known(authority: trustme.CA
     assert "SSL_CERT_FILE" in advice
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_ssl_cert_file_names_is_looked_at(
+    is_there: bool, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tmp_path / "authorities.pem"
+    if is_there:
+        trustme.CA().cert_pem.write_to_path(str(named))
+    monkeypatch.setenv("SSL_CERT_FILE", str(named))
+    default_ssl_context.cache_clear()
+    with serving(authority.issue_cert("127.0.0.1")) as server:
+        step, _, advice = examined(server.url).fault()
+    default_ssl_context.cache_clear()
+    assert step == "tls"
+    assert f"SSL_CERT_FILE names {named}, which" in advice
+    assert ("has to have its certificate" in advice) == is_there
+    assert ("No such file" in advice) == (not is_there)
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_server_that_wants_a_certificate_of_its_clients_is_understood(
+    version: ssl.TLSVersion, authority: trustme.CA
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = context.maximum_version = version
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with RecordingServer(ssl_context=context) as server:
+        step, _, advice = examined(server.url).fault()
+    assert step == ("tls" if version is ssl.TLSVersion.TLSv1_2 else "handshake")
+    assert "wants a certificate of its clients" in advice
+    assert "ssl_context" in advice
+
+
+def test_a_missing_certificate_of_a_client_is_all_that_is_told_where_the_server_says_so() -> None:
+    # It may as well reset the connection, so that what it says is lost.
+    told = about_handshake("[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert", is_secure=True)
+    assert told.startswith("the server wants a certificate of its clients")
+    assert "certificate" not in about_handshake("connection reset", is_secure=False)
+
+
 def test_a_plain_server_under_wss_is_found_to_speak_no_tls() -> None:
     with RecordingServer() as server:
         step, _, advice = examined(server.url.replace("ws:", "wss:")).fault()
@@ -443,12 +504,7 @@ def promise(connection: ServerConnection, request: Any, response: Any) -> None:
 
 
 def test_acks_that_never_come_are_missed() -> None:
-    def swallow(connection: ServerConnection) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            for _ in connection:
-                pass
-
-    with websocket_server(swallow, process_response=promise) as url:
+    with websocket_server(read_messages, process_response=promise) as url:
         outcome = examined(url, "--timeout", "0.5")
     step, detail, advice = outcome.fault()
     assert step == "event"
@@ -456,18 +512,103 @@ def test_acks_that_never_come_are_missed() -> None:
     assert '{"ack": n}' in advice
 
 
-def test_a_server_that_refuses_the_event_is_quoted() -> None:
+def closed_at_the_event(code: int, reason: str, *options: str) -> Outcome:
+    """What is found at a server that closes when it gets the event."""
+
     def refuse(connection: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             connection.recv()
-            connection.close(1011)
+            connection.close(code, reason)
 
     with websocket_server(refuse, process_response=promise) as url:
-        began = time.monotonic()
-        step, detail, _ = examined(url, "--timeout", "10").fault()
-        assert time.monotonic() - began < 10  # it doesn't wait for what can't come
+        return examined(url, *options)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (1001, "stopped or restarted"),
+        (1003, "takes no text"),
+        (1007, "as JSON"),
+        (1008, "--max-rate"),
+        (1009, "--max-message-bytes"),
+        (1011, "its log says why"),
+        (1012, "is restarting"),
+        (1013, "/healthz"),
+        (3000, "is the token right"),
+        (4001, "is the token right"),
+        (1000, "its log may say why"),
+    ],
+)
+def test_a_close_at_the_event_is_told_with_its_reason_and_what_to_do(code: int, words: str) -> None:
+    began = time.monotonic()
+    step, detail, advice = closed_at_the_event(code, "because\x1b[31m", "--timeout", "30").fault()
+    assert time.monotonic() - began < 30  # it doesn't wait for what can't come
     assert step == "event"
-    assert "1011" in detail
+    assert f'with code {code}, and says "because\\u001b[31m"' in detail
+    assert words in advice
+
+
+def test_a_reason_that_repeats_the_token_doesn_t_show_it() -> None:
+    outcome = closed_at_the_event(1008, f"{SECRET} may not send", "--token", SECRET)
+    assert "… may not send" in outcome.fault()[1]
+    assert SECRET not in outcome.output
+
+
+def test_a_collector_that_can_t_store_is_not_blamed_on_the_event(tmp_path: Path) -> None:
+    db = tmp_path / "telemetry.sqlite3"
+    with (
+        collector_running(db=db, busy_timeout=0.1) as collector,
+        contextlib.closing(sqlite3.connect(db, isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        step, detail, advice = examined(collector.ws_url).fault()
+    assert step == "event"
+    assert "1013" in detail
+    assert "it can't be stored now" in detail
+    assert f"{collector.url}/healthz" in advice
+    assert "log" in advice
+
+
+def test_a_collector_with_too_many_clients_says_so() -> None:
+    with collector_running(max_connections=1) as collector, connect(collector.ws_url):
+        step, detail, advice = examined(collector.ws_url).fault()
+    assert step == "round trip"
+    assert "too many connections" in detail
+    assert "too many clients" in advice
+
+
+def test_a_collector_that_takes_no_event_as_large_says_so() -> None:
+    with collector_running(max_message_bytes=100) as collector:
+        step, detail, advice = examined(collector.ws_url).fault()
+    assert step == "event"
+    assert "1009" in detail
+    assert "--max-message-bytes" in advice
+
+
+def test_it_waits_for_longer_than_a_collector_waits_for_its_database() -> None:
+    (timeout,) = (option.default for option in check.params if option.name == "timeout")
+    assert isinstance(timeout, float)
+    assert timeout > Options().busy_timeout
+
+
+def test_a_server_that_refuses_the_event_s_connection_is_told_by_its_status() -> None:
+    def refuse_the_second(connection: ServerConnection, request: Any) -> Any:
+        asked.append(request)
+        return None if len(asked) == 1 else connection.respond(429, "slowly\n")
+
+    asked: list[Any] = []
+    with websocket_server(read_messages, process_request=refuse_the_second) as url:
+        step, detail, advice = examined(url).fault()
+    assert step == "event"
+    assert "429" in detail
+    assert "busy" in advice
+
+
+def read_messages(connection: ServerConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        for _ in connection:
+            pass
 
 
 def test_pings_that_nobody_answers_are_missed() -> None:

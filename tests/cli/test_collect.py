@@ -18,12 +18,15 @@ import pytest
 from command_process import (
     PATIENCE,
     Running,
+    command_without_reader,
     environment,
+    needs_full_disk,
     needs_posix,
     run_command,
+    run_command_onto_full_disk,
     running_command,
 )
-from running import bearer
+from running import bearer, free_port
 from waiting_for import wait_until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -117,6 +120,41 @@ def test_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
             collector.process.send_signal(signal.SIGINT)
             collector.wait_for("stopping; Ctrl-C again")
             assert collector.end(signal.SIGINT) == -signal.SIGINT
+
+
+@needs_posix
+@pytest.mark.parametrize("until", [b"collecting", b"Ctrl-C ends it."])
+def test_it_goes_on_and_ends_as_it_should_though_nobody_reads_what_it_says(
+    until: bytes, tmp_path: Path
+) -> None:
+    db, port = tmp_path / "t.sqlite3", free_port()
+    with command_without_reader("collect", "--port", port, "--db", db, until=until) as collector:
+        with connected(f"ws://127.0.0.1:{port}/telemetry") as client:
+            client.send(message(1))
+            client.recv(PATIENCE)
+            collector.send_signal(signal.SIGTERM)
+            assert code_of_close(client) == 1001
+        _, errors = collector.communicate(timeout=PATIENCE)
+
+    assert (collector.returncode, errors) == (0, b"")
+    assert stored_in(db) == [1]
+
+
+@needs_full_disk
+def test_full_disk_for_what_it_says_is_one_line_and_exit_code_2() -> None:
+    told = run_command_onto_full_disk("collect", "--port", 0, "--db", ":memory:")
+
+    assert told.returncode == 2
+    (line,) = told.stderr.splitlines()
+    assert line.startswith(b"Error: standard output can't be written: ")
+
+
+@pytest.mark.parametrize("rate", ["nan", "0"])
+def test_rate_that_is_none_is_wrong_usage(rate: str) -> None:
+    told = run_command("collect", "--port", 0, "--db", ":memory:", "--max-rate", rate)
+
+    assert told.returncode == 2
+    assert "Invalid value for '--max-rate'" in told.stderr
 
 
 def test_token_of_the_environment_guards_it_and_is_never_shown(tmp_path: Path) -> None:

@@ -13,13 +13,16 @@ from command_process import (
     PATIENCE,
     Running,
     Terminal,
+    command_without_reader,
+    needs_full_disk,
     needs_posix,
     run_command,
+    run_command_onto_full_disk,
     running_command,
 )
 from waiting_for import wait_until
 
-from redvsblue_telemetry.cli.demo import Counts, differences
+from redvsblue_telemetry.cli.demo import Counts, differences, progress_line
 from redvsblue_telemetry.cli.demo_game import Progress
 
 VERDICT = "every event arrived once"
@@ -100,6 +103,7 @@ def test_browser_is_opened_on_a_terminal_and_the_page_stays_if_asked(tmp_path: P
         terminal.wait_for(b"the page stays")
         assert VERDICT.encode() in terminal.shown
         assert terminal.end(signal.SIGINT) == 0
+    assert b"--stay" not in terminal.shown
     found = re.search(rb"http://127\.0\.0\.1:\d+/", terminal.shown)
     assert found
     assert noted.read_bytes() == found[0] + b"\n"
@@ -108,6 +112,98 @@ def test_browser_is_opened_on_a_terminal_and_the_page_stays_if_asked(tmp_path: P
         assert terminal.end() == 0
     assert run_command(*arguments, BROWSER=f"{browser} %s").returncode == 0
     assert len(noted.read_text().splitlines()) == 1
+
+
+@needs_posix
+def test_browser_that_was_opened_is_told_that_the_page_goes(tmp_path: Path) -> None:
+    with Terminal("demo", "--seconds", 0.2, BROWSER="true %s") as terminal:
+        assert terminal.end() == 0
+    assert b"--stay keeps it" in terminal.shown
+
+
+@needs_posix
+def test_exit_code_is_the_verdict_though_nobody_reads_it() -> None:
+    arguments = ["demo", "--seconds", 0.5, "--no-browser"]
+    with command_without_reader(*arguments, until=b"the live page") as demo:
+        _, errors = demo.communicate(timeout=PATIENCE)
+
+    assert (demo.returncode, errors) == (0, b"")
+
+
+@needs_full_disk
+def test_full_disk_is_one_line_and_exit_code_2() -> None:
+    told = run_command_onto_full_disk("demo", "--seconds", 60, "--no-browser", "--stay")
+
+    assert told.returncode == 2
+    (line,) = told.stderr.splitlines()
+    assert line.startswith(b"Error: standard output can't be written: ")
+
+
+@needs_posix
+def test_closed_output_is_one_line_and_exit_code_2() -> None:
+    shell = ("sh", "-c", 'exec "$@" >&-', "sh")
+    told = run_command("demo", "--seconds", 1, "--no-browser", before=shell)
+
+    assert told.returncode == 2
+    (line,) = told.stderr.splitlines()
+    assert "standard output is closed" in line
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf"])
+def test_seconds_that_are_none_are_wrong_usage(seconds: str) -> None:
+    told = run_command("demo", "--no-browser", "--seconds", seconds)
+
+    assert told.returncode == 2
+    assert "Invalid value for '--seconds'" in told.stderr
+    assert told.stdout == ""
+
+
+@needs_posix
+def test_progress_on_a_terminal_fits_its_columns() -> None:
+    with Terminal("demo", "--seconds", 1.2, "--no-browser", COLUMNS="80") as terminal:
+        assert terminal.end() == 0
+    shown = re.findall(r" +[\d.]+ s [^\r\n\x1b]*", terminal.shown.decode())
+    assert all(len(line) < 80 and "waiting" in line for line in shown)
+    assert re.search(r"frames [\d.]+ ms, worst [\d.]+$", shown[-1])
+
+
+def test_what_is_emitted_is_delivered_or_waits() -> None:
+    progress = Progress(seconds=3, emitted=243, delivered=146, buffered=90, in_flight=7)
+
+    text = progress_line(progress).plain
+
+    assert "243 emitted" in text
+    assert "146 delivered" in text
+    assert "97 waiting" in text
+    assert "frames" not in text, "none is known yet"
+
+
+@pytest.mark.parametrize("milliseconds", [0.01, 9.99, 16.67, 9999.0])
+@pytest.mark.parametrize("events", [0, 99_999])
+def test_progress_of_minutes_fits_eighty_columns(milliseconds: float, events: int) -> None:
+    progress = Progress(
+        seconds=600,
+        emitted=events,
+        delivered=events,
+        buffered=5000,
+        frame_ms=milliseconds,
+        slowest_ms=milliseconds,
+    )
+    text = progress_line(progress, 80).plain
+
+    assert len(text) < 80
+    assert text.endswith(f"{milliseconds:.2f}" if milliseconds < 10 else f"{milliseconds:.0f}")
+
+
+def test_progress_of_a_day_leaves_out_what_does_not_fit() -> None:
+    events = 86_400 * 200
+    progress = Progress(
+        seconds=86_400, emitted=events, delivered=events, frame_ms=16.6, slowest_ms=16.6
+    )
+    text = progress_line(progress, 80).plain
+
+    assert len(text) < 80
+    assert text.endswith(" waiting")
 
 
 def test_port_that_is_taken_is_one_line_and_exit_code_2() -> None:

@@ -7,23 +7,36 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_process import PATIENCE, Terminal, command, environment, needs_posix, run_command
+from click.testing import CliRunner
+from command_process import (
+    PATIENCE,
+    Terminal,
+    command,
+    environment,
+    needs_full_disk,
+    needs_posix,
+    run_command,
+    run_command_onto_full_disk,
+)
 from running import RunningCollector, collector_running
 from waiting_for import wait_until
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
-from redvsblue_telemetry.collector.database import Database, Writer
+from redvsblue_telemetry.cli.export import export, opened
+from redvsblue_telemetry.collector.database import Database, DatabaseError, Writer
 from redvsblue_telemetry.collector.wire import read_message
 
-MANY = 200_000
+MANY = 100_000
 HOSTILE = "\x9b31m\u202e\x7f\x1b]0;pwned\x07"
 EVENTS: list[dict[str, Any]] = [
     {"seq": 1, "type": "shot", "data": {"text": 'one, "two"\nthree', "deep": {"list": [1, 2.5]}}},
@@ -57,7 +70,7 @@ def db(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of many events, a hundred megabytes of them."""
+    """A database of many events, fifty megabytes of them."""
     path = tmp_path_factory.mktemp("many") / "many.sqlite3"
     padding = "x" * 400
     chunks = (range(first, first + 10_000) for first in range(1, MANY, 10_000))
@@ -278,6 +291,7 @@ def test_terminal_gets_printable_text(format_: str, db: Path) -> None:
         assert terminal.end() == 0
     written = terminal.shown.decode()
     assert "hit" in written
+    assert "exporting" not in written  # the bar, in the midst of the data
     rest = written.replace("\r\n", "")
     for sequence in ("\x9b", "\u202e", "\x7f", "\x1b]", "\x07"):
         assert sequence not in rest
@@ -287,6 +301,7 @@ def test_terminal_gets_printable_text(format_: str, db: Path) -> None:
 def test_parquet_is_nothing_for_a_terminal(db: Path) -> None:
     with Terminal("export", "--db", db, "--format", "parquet") as terminal:
         assert terminal.end() == 2
+    assert terminal.shown.startswith(b"Error: Parquet is nothing for a terminal")
     assert b"--output" in terminal.shown
 
 
@@ -295,6 +310,33 @@ def test_terminal_shows_how_far_it_is(many: Path, tmp_path: Path) -> None:
     with Terminal("export", "--db", many, "-o", tmp_path / "events") as terminal:
         assert terminal.end() == 0
     assert f"/{MANY}".encode() in terminal.shown
+
+
+@needs_posix
+def test_terminal_shows_how_far_it_is_while_a_pipe_gets_the_data(db: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    piped = ["sh", "-c", '"$@" | cat > "$OUT"', "sh"]
+    with Terminal("export", "--db", db, before=piped, OUT=str(out)) as terminal:
+        assert terminal.end() == 0
+    assert b"exporting" in terminal.shown
+    assert len(out.read_text("utf-8").splitlines()) == len(EVENTS)
+
+
+@needs_full_disk
+@pytest.mark.parametrize("format_", ["jsonl", "csv", "parquet"])
+def test_standard_output_that_can_t_be_written_is_told_in_a_line(format_: str, db: Path) -> None:
+    told = run_command_onto_full_disk("export", "--db", db, "--format", format_)
+
+    assert told.returncode == 2
+    (line,) = told.stderr.decode().splitlines()
+    assert line.startswith("Error: standard output can't be written: ")
+
+
+def test_output_without_a_name_is_wrong_usage(db: Path) -> None:
+    done = CliRunner().invoke(export, ["--db", str(db), "-o", ""])
+
+    assert done.exit_code == 2
+    assert "it names no file" in done.output
 
 
 def test_without_pyarrow_one_line_says_how_to_get_it(db: Path, tmp_path: Path) -> None:
@@ -337,3 +379,169 @@ def test_what_is_no_database_is_refused_and_left_alone(kind: str, tmp_path: Path
     if kind in contents:
         assert path.read_text() == contents[kind]
     assert set(os.listdir(tmp_path)) <= {"t.sqlite3"}
+
+
+# Reading writes nothing.
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def foreign_without_tables(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("DROP TABLE t")
+        connection.commit()
+
+
+def foreign_with_tables(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE events (x)")
+
+
+def foreign_in_wal_mode(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE events (x)")
+
+
+def foreign_in_use(path: Path) -> None:
+    live = path.with_name("live")
+    with contextlib.closing(sqlite3.connect(live)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE events (x)")
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint")
+        shutil.copy(live, path)
+        shutil.copy(f"{live}-wal", f"{path}-wal")  # without its index, which SQLite would make
+
+
+@pytest.mark.parametrize("command_name", ["export", "report"])
+@pytest.mark.parametrize(
+    "make", [foreign_without_tables, foreign_with_tables, foreign_in_wal_mode, foreign_in_use]
+)
+def test_database_of_something_else_is_refused_and_left_alone(
+    make: Callable[[Path], None], command_name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "foreign.sqlite3"
+    make(path)
+    before = contents(tmp_path)
+
+    told = run_command(command_name, "--db", path, "-o", tmp_path / "out")
+
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"Error: {path} is a database of something else")
+    assert contents(tmp_path) == before
+
+
+def test_tables_of_another_version_are_refused(db: Path) -> None:
+    with contextlib.closing(sqlite3.connect(db)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+
+    with pytest.raises(DatabaseError, match="version 2"), opened(db):
+        pass
+
+
+def test_nothing_is_left_beside_a_database_that_nobody_writes_to(db: Path, tmp_path: Path) -> None:
+    before = contents(tmp_path)
+
+    exported(db)
+
+    assert contents(tmp_path) == before
+
+
+def test_what_a_killed_collector_left_in_its_log_is_read_and_left_there(
+    db: Path, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed" / db.name
+    killed.parent.mkdir()
+    with (
+        contextlib.closing(Database(db)) as database,
+        contextlib.closing(Writer(database)) as writer,
+    ):
+        writer.store([read_message(json.dumps([whole({"seq": 9, "type": "late", "data": {}})]))])
+        for end in ("", "-wal", "-shm"):
+            shutil.copy(f"{db}{end}", f"{killed}{end}")
+    before = contents(killed.parent)
+
+    lines = exported(killed).splitlines()
+
+    assert json.loads(lines[-1])["type"] == "late"
+    after = contents(killed.parent)
+    for name in (db.name, f"{db.name}-wal"):
+        assert after[name] == before[name]
+    assert after.keys() == before.keys()
+
+
+def test_collector_that_has_stored_nothing_yet_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite3"
+    with collector_running(db=path):  # whose tables are in its log only
+        assert exported(path) == ""
+
+
+def test_collector_that_begins_to_write_meanwhile_is_noticed(db: Path) -> None:
+    with pytest.raises(DatabaseError, match="do it again"), opened(db):
+        fill(db, json.dumps([whole({"seq": 9, "type": "late", "data": {}})]))
+
+
+def test_database_without_a_log_may_be_written_to_meanwhile(db: Path) -> None:
+    with contextlib.closing(sqlite3.connect(db)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    with opened(db) as connection:
+        fill(db, json.dumps([whole({"seq": 9, "type": "late", "data": {}})]))
+        assert connection.execute("SELECT count(*) FROM events").fetchone() == (len(EVENTS) + 1,)
+
+
+@pytest.fixture
+def bound_by_modes(tmp_path: Path) -> Sequence[str]:
+    """What a command is run by so that the modes of files hold for it, as they don't for root."""
+    if os.geteuid() != 0:
+        return ()
+    before = ["setpriv", "--bounding-set=-dac_override"]
+    file = tmp_path / "read-only"
+    file.touch(0o444)
+    if shutil.which("setpriv") is None or subprocess.call([*before, "test", "-w", file]) != 1:
+        pytest.skip("root may write to what is read-only, and can't be kept from it here")
+    return before
+
+
+@pytest.fixture
+def read_only_folder(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    yield folder
+    folder.chmod(0o755)
+
+
+@needs_posix
+@pytest.mark.parametrize("command_name", ["export", "report"])
+def test_place_that_is_read_only_will_do(
+    command_name: str, db: Path, read_only_folder: Path, bound_by_modes: Sequence[str]
+) -> None:
+    path = Path(shutil.copy(db, read_only_folder))
+    read_only_folder.chmod(0o555)
+
+    told = run_command(
+        command_name, "--db", path, "-o", "-", before=bound_by_modes, is_measured=False
+    )
+
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "id-1" in told.stdout or "4 " in told.stdout
+
+
+@needs_posix
+def test_log_without_its_index_in_a_place_that_is_read_only_says_what_to_do(
+    db: Path, read_only_folder: Path, bound_by_modes: Sequence[str]
+) -> None:
+    path = read_only_folder / db.name
+    with contextlib.closing(Database(db)) as database, contextlib.closing(Writer(database)) as w:
+        w.check()
+        for end in ("", "-wal"):
+            shutil.copy(f"{db}{end}", f"{path}{end}")
+    read_only_folder.chmod(0o555)
+
+    told = run_command("export", "--db", path, before=bound_by_modes, is_measured=False)
+
+    assert told.returncode == 2
+    assert f"{db.name}-shm is missing" in told.stderr

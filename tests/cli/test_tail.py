@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from command_process import (
     Running,
     Terminal,
     command,
+    command_without_reader,
     environment,
+    needs_full_disk,
     needs_posix,
     run_command,
+    run_command_onto_full_disk,
     running_command,
 )
 from running import RunningCollector, bearer, collector_running, free_port
@@ -82,6 +86,50 @@ def test_begins_with_the_newest_and_goes_on_with_each_once_in_order(
         assert shown(tail) == list(range(601, 2600))
         assert tail.end(signal.SIGINT) == 0
     assert tail.errors == ""
+
+
+def test_large_events_that_fit_into_no_page_are_all_shown() -> None:
+    with collector_running(max_message_bytes=32 * 1024 * 1024) as collector:
+        large = {"text": "x" * 1_000_000}  # eight of them are the most that one answer has
+        send(collector, *range(1, 14), data=large)
+        with running_command("tail", "--url", collector.url, "--json", "-n", 12) as tail:
+            tail.wait_for_lines(12)
+            assert shown(tail) == list(range(2, 14))
+            send(collector, *range(14, 27), data=large)  # in one transaction: seen by one look
+            tail.wait_for_lines(12 + 13)
+            assert shown(tail) == list(range(2, 27))
+
+
+def test_more_are_asked_for_than_there_are(collector: RunningCollector) -> None:
+    send(collector, 1, 2)
+    with running_command("tail", "--url", collector.url, "--json", "-n", 10**9) as tail:
+        tail.wait_for_lines(2)
+        assert shown(tail) == [1, 2]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_events_to_begin_with_are_not_all_in_memory(tmp_path: Path) -> None:
+    with collector_running(max_message_bytes=64 * 1024 * 1024) as collector:
+        send(collector, *range(1, 1201), data={"text": "x" * 50_000})
+        peaks = [peak_of_tail(collector, count, tmp_path / "shown") for count in (1, 1200)]
+    assert peaks[1] - peaks[0] < 100 * 1024 * 1024  # 60 MB, kept and then joined, take 250
+
+
+def peak_of_tail(collector: RunningCollector, count: int, output: Path) -> int:
+    """The most bytes of memory that it took to begin with so many events of 50 kB."""
+    arguments = command("tail", "--url", collector.url, "-n", count)
+    with (
+        output.open("wb") as stream,
+        subprocess.Popen(arguments, env=environment(), stdout=stream) as tail,
+    ):
+        try:
+            assert wait_until(lambda: output.stat().st_size > count * 50_000, PATIENCE)
+            status = Path(f"/proc/{tail.pid}/status").read_text()
+        finally:
+            tail.kill()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) * 1024
 
 
 def test_with_none_of_the_old_ones_it_shows_only_what_comes(collector: RunningCollector) -> None:
@@ -250,18 +298,120 @@ def test_reader_that_has_enough_ends_it_quietly_even_if_nothing_comes(
     collector: RunningCollector,
 ) -> None:
     send(collector, *range(1, 6))
-    reading, writing = os.pipe()
-    with subprocess.Popen(
-        command("tail", "--url", collector.url),
-        env=environment(),
-        stdout=writing,
-        stderr=subprocess.PIPE,
-    ) as tail:
-        os.close(writing)
-        assert os.read(reading, 100)
-        os.close(reading)
+    with command_without_reader("tail", "--url", collector.url, until=b"shot") as tail:
         _, errors = tail.communicate(timeout=PATIENCE)
     assert (tail.returncode, errors) == (0, b"")
+
+
+@needs_full_disk
+def test_full_disk_is_one_line_and_exit_code_2(collector: RunningCollector) -> None:
+    send(collector, 1)
+    told = run_command_onto_full_disk("tail", "--url", collector.url)
+
+    assert told.returncode == 2
+    (line,) = told.stderr.splitlines()
+    assert line.startswith(b"Error: standard output can't be written: ")
+
+
+class ClosingGateway(ThreadingHTTPServer):
+    """Stands before a collector, and closes a connection when it is told to, as one that is idle
+    is closed: without a word, between one question and the next."""
+
+    daemon_threads = True
+
+    def __init__(self, collector: RunningCollector) -> None:
+        super().__init__(("127.0.0.1", 0), _Forwarding)
+        self.collector = collector
+        self.closings: list[RunningCollector] = []
+        """For each connection that is to be closed, the collector that the later ones lead to."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Forwarding(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: ClosingGateway
+
+    def do_GET(self) -> None:
+        answer = self.server.collector.get(self.path)
+        self.send_response(answer.status)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+        if self.server.closings:
+            self.server.collector = self.server.closings.pop()
+            self.close_connection = True
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - its name there
+        pass
+
+
+@pytest.fixture
+def gateway(collector: RunningCollector) -> Iterator[ClosingGateway]:
+    with ClosingGateway(collector) as gateway:
+        serving = threading.Thread(target=gateway.serve_forever, args=(0.01,))
+        serving.start()
+        try:
+            yield gateway
+        finally:
+            gateway.shutdown()
+            serving.join()
+
+
+def test_connection_that_was_closed_while_idle_is_no_news(
+    collector: RunningCollector, gateway: ClosingGateway
+) -> None:
+    send(collector, *range(1, 701))
+    gateway.closings.append(collector)  # between the first question and the second
+    with running_command("tail", "--url", gateway.url, "--json", "-n", 600) as tail:
+        tail.wait_for_lines(600)
+        for seq in range(701, 706):
+            gateway.closings.append(collector)
+            assert wait_until(lambda: not gateway.closings, PATIENCE)
+            send(collector, seq)
+            tail.wait_for_lines(seq - 100)
+        assert shown(tail) == list(range(101, 706))
+        assert tail.end(signal.SIGINT) == 0
+    assert tail.errors == ""
+
+
+def test_another_collector_after_a_pause_is_shown_from_its_beginning(
+    collector: RunningCollector, gateway: ClosingGateway
+) -> None:
+    send(collector, 1, 2)
+    with collector_running() as another:
+        send(another, *range(11, 31))  # at once more than there were
+        with running_command("tail", "--url", gateway.url, "--json") as tail:
+            tail.wait_for_lines(2)
+            gateway.closings.append(another)
+            tail.wait_for_lines(22)
+            assert shown(tail) == [1, 2, *range(11, 31)]
+            assert tail.end(signal.SIGINT) == 0
+    (line,) = tail.errors.splitlines()
+    assert "another database" in line
+
+
+def test_answer_without_end_is_refused(gateway: ClosingGateway) -> None:
+    gateway.RequestHandlerClass = _Endless
+    told = run_command("tail", "--url", gateway.url)
+
+    assert told.returncode == 2
+    (line,) = told.stderr.splitlines()
+    assert "more than 64 MiB" in line
+
+
+class _Endless(_Forwarding):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        for _ in range(200):
+            try:
+                self.wfile.write(b" " * 1024 * 1024)
+            except OSError:  # it has had enough
+                return
 
 
 def test_token_is_shown_to_the_collector_alone() -> None:
