@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Iterator
-from typing import Any
 
 import click
 import msgspec
 
 from ..settings import is_token
+from .arguments import NumberRange
 from .check_findings import Finding, State
 from .check_steps import Checkup
 from .terminal import refuses_unwritable_output
@@ -27,19 +26,6 @@ _COLOURS = {
 _INDENT = " " * 23  # where the details begin
 
 
-class _Seconds(click.FloatRange):
-    """A range of seconds. Of click's own, NaN is within any."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """The seconds, if they are within the range."""
-        seconds: float = super().convert(value, param, ctx)
-        if math.isnan(seconds):
-            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
-        return seconds
-
-
 @click.command()
 @click.argument("url", envvar="REDVSBLUE_TELEMETRY_WS_URL")
 @click.option(
@@ -50,7 +36,7 @@ class _Seconds(click.FloatRange):
 )
 @click.option(
     "--timeout",
-    type=_Seconds(min=0.01, max=600.0),
+    type=NumberRange(min=0.01, max=600.0),
     default=10.0,  # a collector whose database is locked says so after 5
     show_default=True,
     help="Seconds for each step.",

@@ -191,7 +191,8 @@ class Storage:
             for receipt in receipts.values():
                 receipt.failed()
             return
-        self._note_success()
+        if outcome.events or outcome.repeats or outcome.rejected:  # else there was nothing to do
+            self._note_success()
         for key, receipt in receipts.items():
             receipt.stored(counts[key])
         self._on_stored(outcome)

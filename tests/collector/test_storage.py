@@ -293,6 +293,10 @@ def test_error_is_known_also_when_what_may_not_be_stored_any_more_comes(path: Pa
             storage.submit(message(1001), 1, sender)  # it had been sent before the sender knew
             await until(lambda: storage._waiting_bytes == 0)
             assert "full" in str(storage.last_error), "nothing was stored since"
+            other = Sender()
+            storage.submit(message(), 1, other)  # of no event
+            await until(lambda: other.told == 1)
+            assert "full" in str(storage.last_error), "nothing had to be stored"
         assert (sender.told, sender.failures) == (0, 1)
 
     asyncio.run(run())
