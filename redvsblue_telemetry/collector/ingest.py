@@ -61,6 +61,7 @@ class _Connection:
         self._stored = 0
         self._told = 0
         self._is_ending = False
+        self._is_idle = False  # waiting for the client, which has sent nothing more
         self._has_failed = False
         self._progress = asyncio.Event()
         self._sessions: dict[str, None] = {}  # the one that was heard of last at the end
@@ -91,12 +92,17 @@ class _Connection:
         tasks: set[asyncio.Task[object]] = {receiving, acknowledging, waiting}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if acknowledging.done() and not self._has_failed:
+                # It has gone, and its last words are here already.
+                await asyncio.wait([receiving, waiting], return_when=asyncio.FIRST_COMPLETED)
             if self._has_failed:
                 await self.close(TRY_AGAIN_LATER, "it can't be stored now")
             elif receiving.done() and receiving.exception() is None and receiving.result():
                 await self._settle(acknowledging)
                 await self.close(POLICY, f"more than {self._rate:g} events a second")
             elif waiting.done():
+                if not self._wants_acks:  # it believes that all is stored that was read
+                    await self._catch_up(receiving)
                 receiving.cancel()
                 await asyncio.wait([receiving])
                 await self._settle(acknowledging)
@@ -115,9 +121,11 @@ class _Connection:
         """
         while True:
             await storage.room()
-            while self._received - self._stored >= _UNSTORED_MESSAGES:
+            while self._received - self._stored >= _UNSTORED_MESSAGES and not self._has_failed:
                 await self._wait()
+            self._is_idle = True
             event = await self._websocket.receive()
+            self._is_idle = False
             if event["type"] != "websocket.receive":
                 return False
             body = event.get("bytes") or event.get("text") or b""
@@ -127,6 +135,13 @@ class _Connection:
             self._received += 1
             self._note_sessions(message.events)
             storage.submit(message, len(body), self)
+
+    async def _catch_up(self, receiving: asyncio.Task[bool]) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while not (self._is_idle or self._has_failed or receiving.done()):
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.01)
 
     async def _wait(self) -> None:
         self._progress.clear()

@@ -378,8 +378,8 @@ def totals(connection: sqlite3.Connection) -> Totals:
         # several would be more than SQLite can hold.
         row = connection.execute(
             "SELECT coalesce(sum(events), 0), count(*), coalesce(sum(repeats), 0), "
-            "coalesce(sum(missing / ?1), 0), coalesce(sum(missing % ?1), 0) FROM sessions",
-            (_PART,),
+            "coalesce(sum(missing / ?), 0), coalesce(sum(missing % ?), 0) FROM sessions",
+            (_PART, _PART),
         ).fetchone()
         # They are numbered without a gap, and counting them one by one would read them all.
         (count,) = connection.execute(

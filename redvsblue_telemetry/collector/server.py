@@ -66,6 +66,8 @@ class Options(msgspec.Struct, kw_only=True):
         if self.token is not None:
             self._check_token(self.token)
         self.check_reach(self.host)
+        if not 0 <= self.port <= 65_535:
+            raise OptionsError(f"port is {self.port}: it must be 0 to 65535")
         for name in ("max_connections", "max_rate", "max_message_bytes"):
             if not getattr(self, name) > 0:  # NaN isn't, either
                 raise OptionsError(f"{name} is {getattr(self, name)}: it must be more than 0")
@@ -113,6 +115,26 @@ class _WebSocketProtocol(WebSocketsSansIOProtocol):
             self.close_sent = True
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
+
+    def handle_parser_exception(self) -> None:
+        """Close, and read on until the client has gone.
+
+        uvicorn would end the connection while the client still sends: the answer to that is a
+        reset, and a client that meets it never reads the close, nor learns that 1009 is the reason.
+        """
+        if self.close_sent:
+            return  # what comes after it is thrown away
+        close = self.conn.close_sent
+        assert close is not None
+        self.queue.put_nowait(
+            {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
+        )
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(_GOODBYE_SECONDS, self.transport.close)
 
     async def send(self, message: Any) -> None:
         """Note that a refusal ends a handshake: else it is logged as an error (uvicorn 3138)."""
