@@ -66,7 +66,7 @@ def export(
     try:
         # The database inside: what turns out at its end keeps the file from getting its name.
         with (
-            output_to(output) as stream,
+            output_to(output, db) as stream,
             _shown(stream, output) as shown,
             opened(db) as connection,
             counting("exporting", output) as counted,

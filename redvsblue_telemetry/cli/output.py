@@ -30,13 +30,14 @@ def is_on_terminal(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def output_to(name: str) -> Iterator[BinaryIO]:
+def output_to(name: str, source: Path) -> Iterator[BinaryIO]:
     """A stream to write to.
 
     A file gets its name, and what had it before is replaced, only at the end.
 
     Args:
         name: of a file; ``-`` is standard output.
+        source: the database that is read, which must not be replaced.
 
     Raises:
         Refusal: it can't be written.
@@ -48,6 +49,8 @@ def output_to(name: str) -> Iterator[BinaryIO]:
             yield sys.stdout.buffer
         return
     try:
+        if Path(name).resolve() == source.resolve():
+            raise Refusal(f"{name} is the database itself: name another --output")
         with _file(Path(name).resolve()) as stream:
             yield stream
     except OSError as error:

@@ -50,7 +50,7 @@ def report(db: Path, session: str | None, output: str, *, all_sessions: bool) ->
     if not output:
         raise click.BadParameter("it names no file", param_hint="'--output'")
     found = _gathered(db, session, output)
-    with output_to(output) as stream:
+    with output_to(output, db) as stream:
         for part in page(found):
             stream.write(part.encode())
     if output != "-":

@@ -545,3 +545,14 @@ def test_log_without_its_index_in_a_place_that_is_read_only_says_what_to_do(
 
     assert told.returncode == 2
     assert f"{db.name}-shm is missing" in told.stderr
+
+
+@pytest.mark.parametrize("made", ["export", "report"])
+def test_database_is_not_replaced_by_what_is_made_of_it(made: str, db: Path) -> None:
+    before = db.read_bytes()
+    told = run_command(made, "--db", db, "-o", db.parent / "." / db.name)
+
+    assert told.returncode == 2
+    assert "is the database itself" in told.stderr
+    assert db.read_bytes() == before
+    assert os.listdir(db.parent) == [db.name]
