@@ -18,6 +18,7 @@ import contextlib
 import json
 import ssl
 import threading
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeGuard, overload
@@ -95,9 +96,9 @@ class Events(Sequence[TelemetryEvent]):
     kind = "events"
     """What they are called when they are shown."""
 
+    @abstractmethod
     def now(self) -> list[TelemetryEvent]:
         """The events that there are now."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, index: int) -> TelemetryEvent: ...
