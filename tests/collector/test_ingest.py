@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -563,6 +564,22 @@ HANDSHAKE = (
 )
 
 
+def send_and_go(raw: socket.socket, answers: BufferedReader, messages: int, goodbye: str) -> None:
+    """Send messages of one event each, and go when they have been read."""
+    raw.sendall(HANDSHAKE)
+    while answers.readline() != b"\r\n":
+        pass
+    sent = [frame(Opcode.TEXT, array(number).encode()) for number in range(1, messages + 1)]
+    raw.sendall(b"".join(sent) + frame(Opcode.PING, b""))
+    assert answers.read(2) == b"\x8a\0", "a pong, so all has been read"
+    if goodbye == "a close":
+        raw.sendall(frame(Opcode.CLOSE, b"\x03\xe8"))
+    elif goodbye == "a reset":
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    answers.close()
+    raw.close()
+
+
 @pytest.mark.parametrize("goodbye", ["a close", "none", "a reset"])
 def test_client_that_goes_leaves_its_events_and_nothing_else(
     goodbye: str, patient: RunningCollector, caplog: pytest.LogCaptureFixture
@@ -572,18 +589,7 @@ def test_client_that_goes_leaves_its_events_and_nothing_else(
         raw.makefile("rb") as answers,
         locked(patient.options.db),
     ):
-        raw.sendall(HANDSHAKE)
-        while answers.readline() != b"\r\n":
-            pass
-        sent = [frame(Opcode.TEXT, array(number).encode()) for number in range(1, 51)]
-        raw.sendall(b"".join(sent) + frame(Opcode.PING, b""))
-        assert answers.read(2) == b"\x8a\0", "a pong, so all has been read"
-        if goodbye == "a close":
-            raw.sendall(frame(Opcode.CLOSE, b"\x03\xe8"))
-        elif goodbye == "a reset":
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        answers.close()
-        raw.close()
+        send_and_go(raw, answers, 50, goodbye)
         assert wait_until(lambda: patient.stats()["connections"] == 0, PATIENCE)
     assert wait_until(lambda: len(seqs(patient)) == 50, PATIENCE)
     assert caplog.records == []

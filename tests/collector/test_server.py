@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import math
@@ -521,3 +522,11 @@ def test_it_can_be_told_to_end_before_it_has_begun() -> None:
         await serve(Options(port=0, db=None), stop)
 
     asyncio.run(asyncio.wait_for(run(), PATIENCE))
+
+
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_port_that_is_none_is_refused_and_leaves_no_socket(port: int, path: Path) -> None:
+    with pytest.raises(OptionsError, match=f"{port}"):
+        RunningCollector(Options(port=port, db=path)).start()
+    assert not path.exists()
+    gc.collect()  # a socket that was left open is a warning, and fails the test
