@@ -12,8 +12,9 @@ from typing import BinaryIO, cast
 
 import click
 
-from ..collector.database import DatabaseError, read_only
+from ..collector.database import DatabaseError
 from ..collector.queries import EventFilter, newest_arrival, stream_events
+from ..collector.reading import read_only
 from .formats import FORMATS, MissingPackageError, TerminalOutput
 from .output import counting, is_on_terminal, output_to
 from .terminal import Refusal
