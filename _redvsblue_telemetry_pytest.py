@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from redvsblue_telemetry.collector.testing import RunningCollector
     from redvsblue_telemetry.testing import RecordedEvents
+    from redvsblue_telemetry.testing.collector import RunningCollector
 
 _SOON = "0.02"  # seconds; with the default of one, each test would wait for that
 
@@ -33,7 +33,7 @@ def telemetry_events() -> Iterator[RecordedEvents]:
 @pytest.fixture
 def telemetry_collector(_telemetry_collectors: _Collectors) -> Iterator[RunningCollector]:
     """A real collector that is empty, and that ``start_telemetry()`` sends to."""
-    from redvsblue_telemetry.collector.testing import sending_for_real
+    from redvsblue_telemetry.testing.collector import sending_for_real
 
     collector = _telemetry_collectors.take()
     try:
@@ -48,7 +48,7 @@ def telemetry_collector(_telemetry_collectors: _Collectors) -> Iterator[RunningC
 @pytest.fixture(scope="session")
 def _telemetry_collectors() -> Iterator[_Collectors]:
     try:
-        from redvsblue_telemetry.collector.testing import RunningCollector
+        from redvsblue_telemetry.testing.collector import RunningCollector
     except ImportError as error:
         pytest.fail(
             "telemetry_collector needs the collector, of which something is not installed "

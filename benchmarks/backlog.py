@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from itertools import repeat
 from typing import Any
 
-from .measuring import (
+from benchmarks.measuring import (
     EVENT_TYPE,
     Result,
     answer,

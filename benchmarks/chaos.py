@@ -26,11 +26,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.receiver import Arrivals, Receiver
 from redvsblue_telemetry import Telemetry, TelemetryStats, start_telemetry
-from redvsblue_telemetry.events import new_session_id
-
-from .fault_proxy import BOTH, Direction, FaultProxy
-from .receiver import Arrivals, Receiver
+from redvsblue_telemetry._recording.codec import new_session_id
+from tests.support.fault_proxy import BOTH, Direction, FaultProxy
 
 logger = logging.getLogger("chaos")
 

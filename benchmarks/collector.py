@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .measuring import (
+from benchmarks.measuring import (
     EVENT_TYPE,
     Result,
     Server,
@@ -125,7 +125,7 @@ def sqlite(task: Result) -> Result:
     """What SQLite itself takes: ready-made rows, grouped as the collector's were."""
     import msgspec
 
-    from redvsblue_telemetry.collector import database as collector_database
+    from redvsblue_telemetry.collector.storage import database as collector_database
 
     with tempfile.TemporaryDirectory() as folder:
         database = collector_database.Database(Path(folder) / "events.sqlite3")

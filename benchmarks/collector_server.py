@@ -19,9 +19,8 @@ from typing import Any
 import uvicorn
 import uvloop
 
+from benchmarks.measuring import introduce
 from redvsblue_telemetry.collector.server import Options, serve
-
-from .measuring import introduce
 
 _TABLE = (
     "CREATE TABLE events (session TEXT, seq INTEGER, type TEXT, timestamp INTEGER, id TEXT, "

@@ -15,7 +15,7 @@ import asyncio
 import socket
 from collections import deque
 
-from .measuring import introduce
+from benchmarks.measuring import introduce
 
 _RESOLUTION = 0.0002  # seconds; what is due so soon goes at once
 

@@ -30,7 +30,7 @@ import time
 
 import numpy as np
 
-from .measuring import Result, introduce
+from benchmarks.measuring import Result, introduce
 
 _BUFFER = 8 * 1024 * 1024
 _LARGEST_FRAME = 2 * 1024 * 1024

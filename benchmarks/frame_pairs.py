@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .game_loop import Loop, calibrate
-from .measuring import ROOT, Result, Server, environment, print_table, progress, save
-from .peers import PEERS, forget_settings
+from benchmarks.game_loop import Loop, calibrate
+from benchmarks.measuring import ROOT, Result, Server, environment, print_table, progress, save
+from benchmarks.peers import PEERS, forget_settings
 
 MODULE = "benchmarks.frame_pairs"
 _SLICE = 1.0  # seconds

@@ -31,18 +31,14 @@ from types import SimpleNamespace
 
 import websocket
 
-from redvsblue_telemetry.delivery import DeliveryWindow
-from redvsblue_telemetry.events import Body, EventCodec
-from redvsblue_telemetry.exchange import Exchange, Outcome
+from redvsblue_telemetry._delivery.session import Outcome, WireSession
+from redvsblue_telemetry._delivery.window import DeliveryWindow
+from redvsblue_telemetry._network.contract import ConnectionLost, Endpoint
+from redvsblue_telemetry._network.stream import Stream
+from redvsblue_telemetry._network.websocket import WebSocketConnection, open_websocket
+from redvsblue_telemetry._recording.codec import EncodedEvent, EventCodec
+from redvsblue_telemetry._recording.store import TelemetryStore
 from redvsblue_telemetry.settings import TelemetrySettings
-from redvsblue_telemetry.sockets import Stream
-from redvsblue_telemetry.store import TelemetryStore
-from redvsblue_telemetry.transport import (
-    ConnectionLost,
-    Endpoint,
-    WebSocketConnection,
-    open_websocket,
-)
 
 EVENTS = 6  # on each connection, in batches of 2
 INPUT_BYTES = UNWRITTEN_BOUND = 512 * 1024
@@ -228,7 +224,7 @@ def try_frames(rng: random.Random) -> str:
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        codec, store = EventCodec("session"), TelemetryStore[Body](EVENTS)
+        codec, store = EventCodec("session"), TelemetryStore[EncodedEvent](EVENTS)
         window = DeliveryWindow(
             max_batches=512, max_bytes=1 << 22, max_batch_bytes=1 << 18, confirm_timeout=3600.0
         )
@@ -236,7 +232,7 @@ def try_frames(rng: random.Random) -> str:
         for number in range(EVENTS):
             store.push(codec.encode("fuzz", {"n": number}, {}))
         connection = open_connection(ours, has_acks=rng.random() < 0.5)
-        exchange = Exchange(
+        exchange = WireSession(
             connection,
             store=store,
             codec=codec,
@@ -280,7 +276,7 @@ def open_connection(sock: socket.socket, *, has_acks: bool) -> WebSocketConnecti
     return WebSocketConnection(client, stream)
 
 
-def take_all_in(exchange: Exchange) -> None:
+def take_all_in(exchange: WireSession) -> None:
     """Read until there is nothing more; as the worker does, but for the waiting."""
     exchange.take_in()
     while exchange.has_work:

@@ -37,8 +37,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .measuring import Result, Server, answer, resident_bytes
-from .peers import HOST, PEERS, Peer, forget_settings, make_events
+from benchmarks.measuring import Result, Server, answer, resident_bytes
+from benchmarks.peers import HOST, PEERS, Peer, forget_settings, make_events
 
 FRAME = 1 / 60  # seconds
 EVENTS_A_FRAME = 100

@@ -31,8 +31,8 @@ from collections.abc import Callable, Mapping
 from itertools import repeat
 from typing import Any
 
-from .backlog import empty, offline
-from .measuring import (
+from benchmarks.backlog import empty, offline
+from benchmarks.measuring import (
     EVENT_TYPE,
     Result,
     event_data,
@@ -109,7 +109,9 @@ def msgspec_encode(count: int) -> None:
     """The compiled encoder alone."""
     import msgspec
 
-    body_type = msgspec.defstruct("Body", [("type", str), ("timestamp", int), ("data", dict)])
+    body_type = msgspec.defstruct(
+        "EncodedEvent", [("type", str), ("timestamp", int), ("data", dict)]
+    )
     body = body_type(EVENT_TYPE, 1_700_000_000_000, event_data(_SIZE))
     encode = msgspec.json.Encoder().encode
     for _ in repeat(None, count):

@@ -16,9 +16,9 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from .measuring import ROOT, Result, greatest, grouped, median, summary
-from .peers import PEERS, RIVALS
-from .side_by_side import (
+from benchmarks.measuring import ROOT, Result, greatest, grouped, median, summary
+from benchmarks.peers import PEERS, RIVALS
+from benchmarks.side_by_side import (
     FOOTPRINT,
     FRAMES,
     GAME_THREAD,

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import Any
 
-from .measuring import wait_for_state
+from benchmarks.measuring import wait_for_state
 
 Event = dict[str, Any]
 

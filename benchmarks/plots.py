@@ -23,9 +23,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from .game_loop import BINS_A_DECADE
-from .measuring import Result, summary
-from .peers import PEERS
+from benchmarks.game_loop import BINS_A_DECADE
+from benchmarks.measuring import Result, summary
+from benchmarks.peers import PEERS
 
 _OURS = "ours"
 _INK, _GREY, _BLUE = "#222222", "#9a9a9a", "#0072B2"

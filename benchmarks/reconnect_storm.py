@@ -81,7 +81,7 @@ def bounds(base: float, maximum: float, attempts: Ints) -> Floats:
 
 
 def full_jitter(rng: np.random.Generator, attempts: Ints) -> Floats:
-    """As ``redvsblue_telemetry.backoff.Backoff`` does it, with the default settings."""
+    """As ``redvsblue_telemetry._delivery.backoff.Backoff`` does it, with the default settings."""
     return rng.uniform(0.0, bounds(_DEFAULTS.backoff_base, _DEFAULTS.backoff_max, attempts))
 
 

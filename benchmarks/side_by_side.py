@@ -26,8 +26,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .game_loop import EVENTS_A_FRAME, FRAME, STOP_TIMEOUT, calibrate
-from .measuring import (
+from benchmarks.game_loop import EVENTS_A_FRAME, FRAME, STOP_TIMEOUT, calibrate
+from benchmarks.measuring import (
     Result,
     cell,
     failures,
@@ -38,7 +38,7 @@ from .measuring import (
     save,
     summary,
 )
-from .peers import PEERS, RIVALS, Peer, forget_settings, versions
+from benchmarks.peers import PEERS, RIVALS, Peer, forget_settings, versions
 
 _WORK = 0.004  # seconds in each frame
 _EMITS_SHARE = 0.25  # of the seconds, for the loop in which each emit is timed
@@ -359,7 +359,7 @@ def main() -> int:
         progress(f"{time.monotonic() - started:.0f} s")
     print(describe(report, markdown=options.markdown))
     if options.plots:
-        from .plots import draw  # matplotlib, only where it is asked for
+        from benchmarks.plots import draw  # matplotlib, only where it is asked for
 
         draw(report, options.plots)
     return 1 if any("failure" in r["frames"] for r in report["results"]) else 0

@@ -28,7 +28,7 @@ from typing import Any
 import websockets.asyncio.server
 import websockets.exceptions
 
-from .measuring import Result, introduce
+from benchmarks.measuring import Result, introduce
 
 HOST = "127.0.0.1"
 _LONGEST_LINE = 1024 * 1024

@@ -30,7 +30,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .measuring import (
+from benchmarks.measuring import (
     EVENT_TYPE,
     Result,
     Server,

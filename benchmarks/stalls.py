@@ -45,7 +45,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .measuring import (
+from benchmarks.measuring import (
     EVENT_TYPE,
     Result,
     Server,

@@ -40,7 +40,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from .measuring import (
+from benchmarks.measuring import (
     EVENT_TYPE,
     Result,
     Server,

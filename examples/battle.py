@@ -6,7 +6,7 @@ telemetry knows of it is ``on("telemetry", handler)``.
 
 from __future__ import annotations
 
-from redvsblue_telemetry.cli.battle import (
+from redvsblue_telemetry.cli.demo.battle import (
     FULL_HEALTH,
     ROUND_LIMIT,
     SHIP_RADIUS,

@@ -10,20 +10,13 @@
 
 from __future__ import annotations
 
-from .client import (
-    Telemetry,
-    TelemetryStats,
-    emit,
-    get_telemetry,
-    start_telemetry,
-    stop_telemetry,
-)
-from .connector import TelemetryConnector
+from ._delivery.states import ConnectionState
+from ._delivery.worker import TelemetryConnector
+from ._recording.store import TelemetryStore
+from .client import Telemetry, TelemetryStats, emit, get_telemetry, start_telemetry, stop_telemetry
 from .errors import InvalidEventError, SettingsError, TelemetryError
 from .events import TelemetryEvent
 from .settings import TelemetrySettings
-from .states import ConnectionState
-from .store import TelemetryStore
 
 __version__ = "0.1.0"
 

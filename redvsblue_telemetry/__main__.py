@@ -17,7 +17,7 @@ _HINT = 'redvsblue-telemetry needs {}: pip install "redvsblue-telemetry[collecto
 def main() -> int:
     """Run the command that the arguments name; returns or raises the exit code."""
     try:
-        commands = import_module(".cli.commands", __package__)
+        commands = import_module(".cli.main", __package__)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing == __package__:

@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
@@ -16,16 +15,17 @@ from typing import Any
 
 import attrs
 
-from .connector import TelemetryConnector
-from .emission import Emit, Switch, bound_emit, emit_nothing
+from ._delivery.states import ConnectionState
+from ._delivery.worker import TelemetryConnector
+from ._recording.codec import EncodedEvent, EventCodec, child_session_id, new_session_id
+from ._recording.counter import AtomicCounter
+from ._recording.emit import Emit, Flag, emit_nothing, make_emit
+from ._recording.store import TelemetryStore
+from ._shared import describe, monotonic
+from .engines import EngineBinding, attach
 from .errors import InvalidEventError, SettingsError
-from .events import Body, EventCodec, TelemetryEvent, child_session_id, new_session_id
-from .plain import describe
+from .events import TelemetryEvent
 from .settings import TelemetrySettings, is_killed
-from .states import ConnectionState
-from .store import TelemetryStore
-from .tally import Tally
-from .wiring import EngineBinding, attach
 
 __all__ = [
     "Telemetry",
@@ -42,8 +42,6 @@ _HIGH_WATER = 8  # the worker is woken when one part in so many of the store is 
 _DISCARD_TIMEOUT = 0.05  # seconds that the toggle waits for the worker to have let go
 _WARNING_INTERVAL = 60.0  # seconds between two warnings about rejected events of one type
 _WARNED_TYPES = 256  # the most types that are remembered for that
-
-_monotonic = time.monotonic  # bound now, so that frozen time in a game's tests doesn't stop it
 
 
 @attrs.frozen(kw_only=True)
@@ -95,13 +93,13 @@ class Telemetry:
             settings = attrs.evolve(settings, enabled=False)
         self._settings = settings
         self._lifecycle = threading.RLock()  # start, stop and the toggle; never taken by `emit`
-        self._rejections = Tally()
+        self._rejections = AtomicCounter()
         self._warned_at: dict[str, float] = {}
         self._is_started = False
         self._is_starting = False  # while the first event of a forked child starts its worker
         self._is_stopped = False
         self._stopped_well: bool | None = None  # what `stop` returned; None until it has
-        self._switch = Switch()
+        self._switch = Flag()
         self._online = True  # what the host said last; a forked child is on the same network
         self._connector: TelemetryConnector | None = None
         self._codec = EventCodec(
@@ -110,14 +108,14 @@ class Telemetry:
             max_event_bytes=min(settings.max_event_bytes, settings.max_batch_bytes - 2),
         )
         self._high_water = max(1, settings.capacity // _HIGH_WATER)
-        self._store = TelemetryStore[Body](
+        self._store = TelemetryStore[EncodedEvent](
             settings.capacity,
             high_water=self._high_water,
             on_high_water=self._on_high_water,
         )
         self._bound_emit: Emit = emit_nothing
         if settings.enabled:
-            self._bound_emit = bound_emit(self._switch, self._codec, self._store, self._reject)
+            self._bound_emit = make_emit(self._switch, self._codec, self._store, self._reject)
         if type(self).emit is Telemetry.emit:
             vars(self)["emit"] = self._bound_emit  # what a game calls: saves it a call
 
@@ -156,7 +154,7 @@ class Telemetry:
         self._store.push(body)
 
     def attach(self, engine: object, event: str = "telemetry") -> EngineBinding:
-        """Take what an engine emits under a name; see :mod:`redvsblue_telemetry.wiring`.
+        """Take what an engine emits under a name; see :mod:`redvsblue_telemetry.engines`.
 
         Args:
             engine: an object with ``on``/``off``, ``on``/``remove_listener``,
@@ -236,11 +234,11 @@ class Telemetry:
             return self._stopped_well
         # Waiting without the lock: a callback on the worker, another thread and a signal handler
         # may all call `stop` while this one waits, and each returns within its own timeout.
-        since = _monotonic()
+        since = monotonic()
         ended_well = connector is None or connector.stop(timeout)
         has_ended = connector is None or connector.state is ConnectionState.STOPPED
         # A callback on the worker doesn't wait: then the next call has to.
-        if has_ended or _monotonic() - since >= timeout:
+        if has_ended or monotonic() - since >= timeout:
             self._stopped_well = ended_well
         return ended_well
 
@@ -393,7 +391,7 @@ class Telemetry:
         self._rejections.increment()
         if not isinstance(error, InvalidEventError):
             error = InvalidEventError(describe(type), "event", describe(error))
-        now = _monotonic()
+        now = monotonic()
         if now >= self._warned_at.get(error.event_type, 0.0):
             if len(self._warned_at) >= _WARNED_TYPES:
                 self._warned_at.clear()
@@ -409,7 +407,7 @@ class Telemetry:
         """Begin a session of the child's own; its worker starts with its first event."""
         inherited = self._connector
         self._lifecycle = threading.RLock()  # a thread of the parent may have held the old one
-        self._rejections = Tally()
+        self._rejections = AtomicCounter()
         self._connector = None
         # The same objects: an `emit` that the game holds on to puts its events into them.
         self._codec.begin(child_session_id(self._settings.session_id))

@@ -1,33 +1,21 @@
-"""Events: what one is, how it is stamped, and its bytes on the wire.
-
-An event is encoded where it is emitted, into a :class:`Body`. That is the snapshot of its data,
-and it finds a bad event while its author is on the stack. The body is put together with what is
-the same for a whole session, and with the number that the event gets when it leaves the store, on
-the worker's side, by :meth:`EventCodec.seal`.
-"""
+"""The event as a game's author sees it: :class:`TelemetryEvent`."""
 
 from __future__ import annotations
 
-import datetime
-import math
-import os
-import uuid
-from collections.abc import Iterable, Mapping
-from time import time_ns  # a module-level name, so that tests can freeze it
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import attrs
-import msgspec
 
+from ._shared import describe
 from .errors import InvalidEventError
-from .plain import describe, find_fault, to_plain
 
-__all__ = ["Body", "EventCodec", "TelemetryEvent", "merged"]
+__all__ = ["NO_DATA", "Data", "TelemetryEvent", "merged"]
 
 Data = Mapping[str, Any]
 
-_NO_DATA: Data = MappingProxyType({})
+NO_DATA: Data = MappingProxyType({})
 _WIRE_NAMES = {
     "id": "id",
     "type": "type",
@@ -38,13 +26,6 @@ _WIRE_NAMES = {
     "data": "data",
     "version": "version",
 }
-_PLAIN = frozenset({"type", "data"})
-_LARGEST_SEQ = 2**63 - 1
-_HALF_A_MICROSECOND = 500  # so that a clock that is kept as a float loses no millisecond
-_THIRTEEN_DIGITS = 10**12  # what a timestamp has until the year 2286
-_HEADS = 1024  # types whose heads are kept
-_HEAD_BYTES = 256  # a longer one is not kept
-_ROOM_FOR_A_PROCESS_ID = 32  # which the session id of a forked child ends with
 
 
 @attrs.frozen(kw_only=True)
@@ -56,7 +37,7 @@ class TelemetryEvent:
 
     type: str = attrs.field(kw_only=False)
     """What happened, such as ``"ship_destroyed"``. Not empty."""
-    data: Data = attrs.field(kw_only=False, default=_NO_DATA)
+    data: Data = attrs.field(kw_only=False, default=NO_DATA)
     """The event's own fields: anything that can be written as JSON."""
     timestamp: int | None = None
     """When it happened, in milliseconds since the epoch."""
@@ -89,7 +70,7 @@ class TelemetryEvent:
         if "type" not in known:
             raise InvalidEventError("", "type", "is missing")
         if others:
-            known["data"] = {**others, **merged(known["type"], known.get("data", {}), _NO_DATA)}
+            known["data"] = {**others, **merged(known["type"], known.get("data", {}), NO_DATA)}
         return cls(**known)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -104,213 +85,6 @@ class TelemetryEvent:
             "data": self.data,
         }
         return {name: value for name, value in fields.items() if value is not None}
-
-
-class Body(msgspec.Struct, gc=False):
-    """What is kept of an event from its emission on: nothing that the game can change."""
-
-    head: bytes
-    """``"type":…,"timestamp":``, one object for all events of a type."""
-    time: int
-    """When it happened, in nanoseconds since the epoch."""
-    data: bytes
-    """Its data, as JSON."""
-
-
-class _Given(Body, gc=False):
-    """A body whose event brought some of its envelope along, which is kept as given."""
-
-    envelope: dict[str, Any]
-
-
-class EventCodec:
-    """Encodes the events of one session. Stateless but for its constants; safe in any thread.
-
-    Args:
-        session_id: written into each event as ``sessionId``.
-        version: of the game's build, written into each event; or None.
-        max_event_bytes: the most that one event may take on the wire, counted with the longest
-            ``seq`` that there can be, so that the limit doesn't depend on when it is emitted.
-    """
-
-    def __init__(
-        self, session_id: str, version: str | None = None, max_event_bytes: int = 16384
-    ) -> None:
-        self.version = version
-        self.max_event_bytes = max_event_bytes
-        self.encode_json = msgspec.json.Encoder(enc_hook=to_plain).encode
-        self.heads: dict[str, bytes] = {}
-        """What the bodies of each type begin with; of the types that were met lately."""
-        self.begin(session_id)
-
-    def begin(self, session_id: str) -> None:
-        """Begin a session. Only while no other thread uses the codec: after a fork, say."""
-        self.session_id = session_id
-        self._run = uuid.uuid4().hex[:16]  # a reused session_id must not repeat event ids
-        head = {"sessionId": session_id} | ({"version": self.version} if self.version else {})
-        constant = self.encode_json(head)[:-1].replace(b"%", b"%%")
-        self._whole = constant + f',"id":"{self._run}-%d","seq":%d,'.encode() + b'%b%d,"data":%b}'
-        longest = self._whole % (_LARGEST_SEQ, _LARGEST_SEQ, b"", _THIRTEEN_DIGITS, b"")
-        self._overhead = len(longest)
-
-    @property
-    def surely_fits(self) -> int:
-        """So many bytes of data make no event too large, whatever its type, also after a fork."""
-        return self.max_event_bytes - self._overhead - _HEAD_BYTES - _ROOM_FOR_A_PROCESS_ID
-
-    def encode(self, type: str, data: Data | None, fields: Data = _NO_DATA) -> Body:
-        """Encode an event that happens now.
-
-        Args:
-            type: the event's type.
-            data: its fields, as a mapping; or None for none.
-            fields: more of them, which win over ``data``.
-
-        Raises:
-            InvalidEventError: it can't be sent.
-        """
-        if data is None:
-            data = fields
-        elif fields or data.__class__ is not dict:
-            data = merged(type, data, fields)
-        head = self._head(type)
-        try:
-            text = self.encode_json(data)
-        except Exception as error:
-            raise self._explained(type, data, error) from error
-        size = self._overhead + len(head) + len(text)
-        if size > self.max_event_bytes:
-            raise self._too_large(type, size)
-        return Body(head, time_ns(), text)
-
-    def _head(self, type: object) -> bytes:
-        name = _checked_type(type)
-        if (head := self.heads.get(name)) is not None:
-            return head
-        head = b'"type":%b,"timestamp":' % self.encode_json(name)
-        if len(head) <= _HEAD_BYTES:
-            if len(self.heads) >= _HEADS:
-                self.heads.clear()
-            self.heads[name] = head
-        return head
-
-    def encode_event(self, event: TelemetryEvent | Mapping[str, Any]) -> Body:
-        """Encode an event that may bring its own timestamp, id, seq, session and version.
-
-        Raises:
-            InvalidEventError: it can't be sent.
-        """
-        if event.__class__ is dict and event.keys() == _PLAIN:
-            event = cast("dict[str, Any]", event)  # as most engines emit it
-            if event["type"].__class__ is str:
-                return self.encode(event["type"], event["data"])
-        if not isinstance(event, TelemetryEvent):
-            if not isinstance(event, Mapping):
-                raise InvalidEventError("", "event", "is neither a TelemetryEvent nor a mapping")
-            event = _read(event)
-        type = _checked_type(event.type)
-        envelope = _checked_envelope(type, event)
-        timestamp = _checked_timestamp(type, event.timestamp)
-        data = event.data
-        if data.__class__ is not dict:
-            data = merged(type, data, _NO_DATA)
-        head = self._head(type)
-        try:
-            text = self.encode_json(data)
-            # Kept in nanoseconds as the others are, of which the milliseconds are cut out again.
-            body = Body(head, timestamp * 1_000_000, text)
-            if envelope:
-                body = _Given(body.head, body.time, body.data, envelope)
-            size = len(self.seal(body, _LARGEST_SEQ))
-        except Exception as error:
-            raise self._explained(type, {**envelope, "data": data}, error, path="") from error
-        if size > self.max_event_bytes:
-            raise self._too_large(type, size)
-        return body
-
-    def seal(self, body: Body, number: int) -> bytes:
-        """The whole event as it goes over the wire.
-
-        Args:
-            body: what ``encode`` made.
-            number: the event's place in the session, which becomes its ``seq``.
-        """
-        milliseconds = (body.time + _HALF_A_MICROSECOND) // 1_000_000
-        if body.__class__ is Body:
-            return self._whole % (number, number, body.head, milliseconds, body.data)
-        standard: dict[str, Any] = {
-            "sessionId": self.session_id,
-            "id": f"{self._run}-{number}",
-            "seq": number,
-        }
-        if self.version:
-            standard["version"] = self.version
-        envelope = self.encode_json(standard | cast("_Given", body).envelope)[:-1]
-        return b'%b,%b%d,"data":%b}' % (envelope, body.head, milliseconds, body.data)
-
-    def seal_all(self, numbered: Iterable[tuple[Body, int]]) -> list[bytes]:
-        """Likewise, many at once."""
-        whole, seal = self._whole, self.seal
-        return [
-            whole
-            % (number, number, body.head, (body.time + _HALF_A_MICROSECOND) // 1_000_000, body.data)
-            if body.__class__ is Body
-            else seal(body, number)
-            for body, number in numbered
-        ]
-
-    def unseal(self, sealed: bytes) -> TelemetryEvent:
-        """Read an event back from its bytes on the wire."""
-        return TelemetryEvent.from_mapping(msgspec.json.decode(sealed))
-
-    def _explained(
-        self, type: str, data: object, error: Exception, path: str = "data"
-    ) -> InvalidEventError:
-        _checked_type(type)  # the encoder meets a fault in it as well
-        try:
-            fault = find_fault(data, path, self.encode_json)
-        except Exception as unreadable:
-            fault = path or "data", f"can't be read: {describe(unreadable)}"
-        where, reason = fault or (path, str(error))
-        return InvalidEventError(type, where.lstrip("."), reason)
-
-    def _too_large(self, type: str, size: int) -> InvalidEventError:
-        return InvalidEventError(
-            type, "data", f"makes an event of {size} bytes; {self.max_event_bytes} are allowed"
-        )
-
-
-def new_session_id() -> str:
-    """A fresh id for one run of the game."""
-    return uuid.uuid4().hex
-
-
-def child_session_id(given: str | None) -> str:
-    """The id of the session of a forked child: its own, yet recognisable where one was given."""
-    return f"{given}.{os.getpid()}" if given else new_session_id()
-
-
-def _checked_type(type: object) -> str:
-    if not isinstance(type, str):
-        raise InvalidEventError(describe(type), "type", "is no string")
-    if not type:
-        raise InvalidEventError("", "type", "is empty")
-    try:
-        type.encode()
-    except UnicodeEncodeError:
-        raise InvalidEventError(
-            ascii(type), "type", "holds a lone surrogate, which no UTF-8 text can"
-        ) from None
-    return str.__str__(type)
-
-
-def _read(mapping: Mapping[str, Any]) -> TelemetryEvent:
-    try:
-        return TelemetryEvent.from_mapping(mapping)
-    except InvalidEventError:
-        raise
-    except Exception as error:
-        raise InvalidEventError("", "event", f"can't be read: {describe(error)}") from error
 
 
 def merged(type: str, data: object, fields: Data) -> dict[str, Any]:
@@ -330,39 +104,3 @@ def merged(type: str, data: object, fields: Data) -> dict[str, Any]:
 def _not_a_mapping(type: object, data: object) -> InvalidEventError:
     name = type if isinstance(type, str) else describe(type)
     return InvalidEventError(name, "data", f"is a {data.__class__.__name__}, not a mapping")
-
-
-def _checked_timestamp(type: str, timestamp: object) -> int:
-    if timestamp is None:
-        return time_ns() // 1_000_000
-    try:
-        if isinstance(timestamp, datetime.datetime):
-            return int(timestamp.timestamp() * 1000)
-        number = float(cast("float", timestamp))
-    except Exception as error:
-        raise InvalidEventError(type, "timestamp", "is no number of milliseconds") from error
-    if isinstance(timestamp, (bool, str, bytes)):
-        raise InvalidEventError(type, "timestamp", "is no number of milliseconds")
-    if not math.isfinite(number):
-        raise InvalidEventError(type, "timestamp", f"is {number}")
-    return timestamp if isinstance(timestamp, int) else int(number)
-
-
-def _checked_envelope(type: str, event: TelemetryEvent) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    for name, value in (
-        ("id", event.id),
-        ("sessionId", event.session_id),
-        ("version", event.version),
-    ):
-        if value is None:
-            continue
-        text = str(value) if isinstance(value, uuid.UUID) else value
-        if not isinstance(text, str) or not text:
-            raise InvalidEventError(type, name, "is no string, or an empty one")
-        given[name] = text
-    if (seq := event.seq) is not None:
-        if isinstance(seq, bool) or not isinstance(seq, int) or not 0 <= seq <= _LARGEST_SEQ:
-            raise InvalidEventError(type, "seq", "is no whole number from 0 up")
-        given["seq"] = seq
-    return given

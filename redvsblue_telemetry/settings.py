@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from ._shared import ACK_HEADER
 from .errors import SettingsError
 
 if TYPE_CHECKING:
+    from ._delivery.states import ConnectionState
     from .events import TelemetryEvent
-    from .states import ConnectionState
 
 __all__ = ["TelemetrySettings"]
 
@@ -34,7 +35,7 @@ _TRUE = ("1", "true", "yes", "on")
 _CREDENTIALS = r"//[^/]*@"
 _QUERY = r"(://[^?'\"]*)\?[^'\"]*"
 _FALSE = ("0", "false", "no", "off")
-_HANDSHAKE_HEADERS = frozenset({"authorization", "connection", "host", "telemetry-ack", "upgrade"})
+_HANDSHAKE_HEADERS = frozenset({"authorization", "connection", "host", ACK_HEADER, "upgrade"})
 
 
 def _fault(field: str, value: object, allowed: str) -> SettingsError:

@@ -36,16 +36,11 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 from benchmarks import page
-from redvsblue_telemetry import (
-    TelemetrySettings,
-    TelemetryStats,
-    start_telemetry,
-    states,
-    stop_telemetry,
-)
+from redvsblue_telemetry import TelemetrySettings, TelemetryStats, start_telemetry, stop_telemetry
+from redvsblue_telemetry._delivery import states
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "redvsblue_telemetry"
 README = REPOSITORY / "README.md"
 DOCS = REPOSITORY / "docs"

@@ -14,65 +14,137 @@ import pytest
 import redvsblue_telemetry
 
 PACKAGE = Path(redvsblue_telemetry.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
-RUN_TIME_DEPENDENCIES = {"attrs", "msgspec", "tenacity", "websocket"}
 
-PURE = [
-    "backoff",
-    "delivery",
-    "emission",
-    "errors",
-    "events",
-    "frames",
-    "plain",
-    "proxies",
-    "settings",
-    "states",
-    "statelog",
-    "store",
-    "tally",
-]
+# Who may import whom. A row is a room: a module, or a package with all that is in it (its own
+# rooms have a picture below). A room imports from the rooms named beside it, and from no others;
+# each of these stands above it in the picture, so the imports only ever go up.
+THE_PACKAGE = """
+    _shared         |
+    errors          |
+    events          | errors  _shared
+    settings        | errors  _shared
+    engines         | errors  events
+    _recording      | errors  events  _shared
+    _network        | _shared
+    _delivery       | settings  _recording  _network  _shared
+    client          | errors  events  settings  engines  _recording  _delivery  _shared
+    __init__        | errors  events  settings  client  _recording  _delivery
+    collector       | settings  _shared
+    testing         | events  settings  client  collector  _shared
+    collector.testing | testing
+    cli             | *
+    __main__        |
+"""
 
-MAY_IMPORT = {
-    "errors": set(),
-    "states": set(),
-    "tally": set(),
-    "plain": set(),
-    "backoff": set(),
-    "delivery": set(),
-    "proxies": set(),
-    "statelog": set(),
-    "sockets": {"proxies"},
-    "waiting": set(),
-    "turns": set(),
-    "frames": set(),
-    "transport": {"frames", "sockets"},
-    "exchange": {"delivery", "events", "settings", "statelog", "store", "transport", "turns"},
-    "store": {"tally"},
-    "events": {"errors", "plain"},
-    "emission": {"events", "store"},
-    "settings": {"errors"},
-    "wiring": {"errors", "events"},
-    "connector": {
-        "backoff",
-        "delivery",
-        "events",
-        "exchange",
-        "settings",
-        "sockets",
-        "statelog",
-        "states",
-        "store",
-        "transport",
-        "waiting",
-    },
+ROOMS = {
+    # On the game's thread: emit encodes an event and puts it into the store.
+    "_recording": """
+        counter         |
+        jsonable        |
+        store           | counter
+        codec           | jsonable
+        emit            | codec  store
+    """,
+    # Bytes: nothing here knows what an event is.
+    "_network": """
+        contract        |
+        frames          |
+        proxy           |
+        dial            | contract  proxy
+        stream          | contract
+        websocket       | contract  dial  stream  frames
+    """,
+    # On the worker's thread: from the store to a confirmed batch.
+    "_delivery": """
+        states          |
+        backoff         |
+        pacing          |
+        poller          |
+        log             |
+        window          |
+        session         | window  pacing  log
+        worker          | session  window  states  backoff  poller  log
+    """,
+    "collector": """
+        messages        |
+        storage         | messages
+        ingest          | messages  storage
+        http            | messages  storage  ingest
+        app             | http  ingest  storage
+        server          | app  http  ingest  storage
+        client          | storage
+    """,
+    "collector.storage": """
+        seqranges       |
+        queries         | seqranges
+        sessions        | seqranges
+        database        | sessions
+        readonly        | database
+        thread          | database
+    """,
+    "collector.http": """
+        access          |
+        static          |
+        metrics         |
+        live            |
+        api             | live  metrics
+    """,
+    "testing": """
+        _matching       |
+        __init__        | _matching
+        collector       | __init__  _matching
+    """,
+    "cli": """
+        _arguments      |
+        _terminal       |
+        _output         | _terminal
+        _runner         | _terminal
+        _formats        |
+        collect         | _arguments  _terminal  _runner
+        tail            | _terminal
+        export          | _terminal  _output  _formats
+        report          | _terminal  _output  export
+        check           | _arguments  _terminal  report
+        demo            | _arguments  _terminal  _runner
+        main            | _terminal
+    """,
 }
 
+# These know no thread and no socket: values in, values out.
+PURE = [
+    "_delivery.backoff",
+    "_delivery.log",
+    "_delivery.states",
+    "_delivery.window",
+    "_network.contract",
+    "_network.frames",
+    "_network.proxy",
+    "_recording",
+    "collector.messages",
+    "collector.storage.seqranges",
+    "errors",
+    "events",
+    "settings",
+    "testing._matching",
+]
+SHELL = {"asyncio", "select", "selectors", "socket", "threading", "_thread", "websocket"}
 
-def imports_of(module: str, *, at_top_only: bool = False) -> set[str]:
+RUN_TIME_DEPENDENCIES = {"attrs", "msgspec", "tenacity", "websocket"}
+GAME = ["_", "client", "engines", "errors", "events", "settings"]  # what a game loads begins so
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports_of(path: Path, *, at_top_only: bool = False) -> set[str]:
     """What a module imports when it runs: outside names as they are, the package's as ``.name``."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
-    return {name for node in _statements(tree, at_top_only) for name in _imported(node)}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {
+        name
+        for node in _statements(tree, at_top_only)
+        for name in _imported(node, module_name(path))
+    }
 
 
 def _statements(node: ast.AST, at_top_only: bool) -> Iterator[ast.AST]:
@@ -85,70 +157,156 @@ def _statements(node: ast.AST, at_top_only: bool) -> Iterator[ast.AST]:
         yield from _statements(child, at_top_only)
 
 
-def _imported(node: ast.AST) -> Iterator[str]:
+def _imported(node: ast.AST, importer: str) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name.partition(".")[0] for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and node.level:
-        yield from (f".{node.module or alias.name}" for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-        assert node.module is not None
-        yield node.module.partition(".")[0]
+        source = node.module or ""
+        if node.level:
+            package = importer.split(".")[: -node.level]
+            source = ".".join([PACKAGE.name, *package, *filter(None, [node.module])])
+        if source.partition(".")[0] != PACKAGE.name:
+            yield source.partition(".")[0]
+            return
+        for alias in node.names:
+            below = ".".join([*source.split(".")[1:], alias.name])
+            above = ".".join(source.split(".")[1:])
+            yield "." + next(filter(MODULES.__contains__, candidates(below, above)))
 
 
-def siblings_of(module: str) -> set[str]:
-    return {name[1:] for name in imports_of(module) if name.startswith(".")}
+def candidates(*names: str) -> Iterator[str]:
+    for name in names:
+        yield from (name, f"{name}.__init__".removeprefix("."))
 
 
-def test_the_imports_are_read_at_all() -> None:
-    assert "websocket" in imports_of("transport")
-    assert "store" in siblings_of("connector")
-    assert "websockets" in imports_of("testing")
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = set(FILES)
+IMPORTS = {name: imports_of(path) for name, path in FILES.items()}
+INSIDE = {
+    name: {found[1:] for found in imported if found.startswith(".")}
+    for name, imported in IMPORTS.items()
+}
+OUTSIDE = {
+    name: {found for found in imported if not found.startswith(".")}
+    for name, imported in IMPORTS.items()
+}
+IS_OF_THE_GAME = [
+    name for name in MODULES if name.startswith(tuple(GAME)) and not name.startswith("__main__")
+]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_only_the_transport_imports_websocket(module: str) -> None:
-    assert ("websocket" in imports_of(module)) == (module == "transport")
+def picture(text: str) -> dict[str, list[str]]:
+    rows = [line.partition("|") for line in text.strip().splitlines()]
+    return {room.strip(): names.split() for room, _, names in rows}
 
 
-@pytest.mark.parametrize("module", PURE)
-def test_the_core_knows_no_thread_and_no_socket(module: str) -> None:
-    shell = {"asyncio", "select", "selectors", "socket", "threading", "_thread", "websocket"}
-    assert imports_of(module).isdisjoint(shell)
+def is_within(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
 
 
-def test_the_window_and_the_transport_read_no_clock_of_their_own() -> None:
-    assert "time" not in imports_of("delivery")
-    assert not imports_of("transport") & {"threading", "tenacity"}
+def crossings(package: str) -> Iterator[tuple[str, str, str]]:
+    """Each import from one room of a package into another: room, importer, imported."""
+    prefix = f"{package}." if package else ""
+    rooms = picture(ROOMS[package] if package else THE_PACKAGE)
+    for module in sorted(MODULES):
+        own = max((r for r in rooms if is_within(module, prefix + r)), key=len, default=None)
+        for imported in INSIDE[module] if own else ():
+            if imported.startswith(prefix) and not is_within(imported, prefix + str(own)):
+                yield str(own), module, imported.removeprefix(prefix)
 
 
-@pytest.mark.parametrize("module", MAY_IMPORT)
-def test_a_module_imports_only_what_it_may_know_of(module: str) -> None:
-    assert siblings_of(module) <= MAY_IMPORT[module]
+PACKAGES = ["", *ROOMS]
 
 
-def test_the_wiring_does_not_know_the_client_and_what_is_behind_it() -> None:
-    assert siblings_of("wiring").isdisjoint({"client", "connector", "transport"})
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_has_its_room_in_the_picture(package: str) -> None:
+    prefix = f"{package}." if package else ""
+    rooms = picture(ROOMS[package] if package else THE_PACKAGE)
+    children = {
+        module.removeprefix(prefix).partition(".")[0]
+        for module in MODULES - {"collector.testing"}
+        if module.startswith(prefix)
+    }
+    is_plain_init = package != "" and not INSIDE.get(f"{prefix}__init__")
+    named = {room.partition(".")[0] for room in rooms}
+    assert children - ({"__init__"} if is_plain_init else set()) == named
 
 
-def test_the_client_does_not_know_the_wire() -> None:
-    assert siblings_of("client").isdisjoint({"delivery", "transport"})
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_arrows_of_the_picture_only_go_up(package: str) -> None:
+    above: set[str] = set()
+    for room, names in picture(ROOMS[package] if package else THE_PACKAGE).items():
+        assert set(names) - {"*"} <= above, room
+        above.add(room)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_room_imports_only_what_the_picture_says(package: str) -> None:
+    rooms = picture(ROOMS[package] if package else THE_PACKAGE)
+    strangers = [
+        f"{module} imports {imported}"
+        for room, module, imported in crossings(package)
+        if rooms[room] != ["*"] and not any(is_within(imported, known) for known in rooms[room])
+    ]
+    assert strangers == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_picture_has_no_arrow_that_the_code_has_not(package: str) -> None:
+    used = {(room, imported) for room, _, imported in crossings(package)}
+    idle = [
+        f"{room} -> {known}"
+        for room, names in picture(ROOMS[package] if package else THE_PACKAGE).items()
+        for known in names
+        if known != "*" and not any(r == room and is_within(i, known) for r, i in used)
+    ]
+    assert idle == []
 
 
 def test_there_is_no_circle() -> None:
-    graph = {module: siblings_of(module) for module in MODULES}
-    assert set(TopologicalSorter(graph).static_order()) >= set(MODULES)
+    assert set(TopologicalSorter(INSIDE).static_order()) >= MODULES
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_only_testing_imports_websockets_and_only_when_a_server_starts(module: str) -> None:
-    assert "websockets" not in imports_of(module, at_top_only=True)
-    assert ("websockets" in imports_of(module)) == (module == "testing")
+@pytest.mark.parametrize("room", PURE)
+def test_the_core_knows_no_thread_and_no_socket(room: str) -> None:
+    modules = [name for name in MODULES if is_within(name, room)]
+    assert modules
+    assert not {found for name in modules for found in OUTSIDE[name]} & SHELL
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name != "testing"])
-def test_nothing_from_outside_is_imported_but_the_dependencies(module: str) -> None:
-    outside = {name for name in imports_of(module) if not name.startswith(".")}
+def test_the_window_and_the_connection_read_no_clock_of_their_own() -> None:
+    assert "time" not in OUTSIDE["_delivery.window"]
+    assert "._shared" not in IMPORTS["_delivery.window"]
+    assert not OUTSIDE["_network.websocket"] & {"threading", "tenacity"}
+
+
+def test_only_one_module_imports_websocket() -> None:
+    assert [name for name in MODULES if "websocket" in OUTSIDE[name]] == ["_network.websocket"]
+
+
+def test_a_game_imports_only_the_run_time_dependencies() -> None:
+    assert "_delivery.worker" in IS_OF_THE_GAME
+    outside = {found for name in IS_OF_THE_GAME for found in OUTSIDE[name]}
     assert outside - RUN_TIME_DEPENDENCIES <= sys.stdlib_module_names
+
+
+def test_testing_imports_websockets_only_when_a_server_starts() -> None:
+    modules = [name for name in MODULES if is_within(name, "testing")]
+    assert any("websockets" in OUTSIDE[name] for name in modules)
+    for name in modules:
+        assert "websockets" not in imports_of(FILES[name], at_top_only=True)
+
+
+def run_python(script: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return result.stderr.strip()
 
 
 def test_importing_the_package_brings_in_nothing_that_is_not_needed() -> None:
@@ -157,15 +315,7 @@ def test_importing_the_package_brings_in_nothing_that_is_not_needed() -> None:
         "import sys, redvsblue_telemetry\n"
         f"raise SystemExit(repr([m for m in {unneeded} if m in sys.modules]))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=PACKAGE.parent,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert result.stderr.strip() == "[]"
+    assert run_python(script) == "[]"
 
 
 def test_importing_the_package_starts_no_thread() -> None:
@@ -173,12 +323,4 @@ def test_importing_the_package_starts_no_thread() -> None:
         "import threading, redvsblue_telemetry\n"
         "raise SystemExit(repr([t.name for t in threading.enumerate()]))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=PACKAGE.parent,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert result.stderr.strip() == "['MainThread']"
+    assert run_python(script) == "['MainThread']"

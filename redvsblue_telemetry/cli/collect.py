@@ -11,11 +11,12 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from .._shared import escape
+from ..collector.client import TOKEN_VARIABLE
 from ..collector.server import Options, serve
-from .arguments import NumberRange
-from .asking import TOKEN_VARIABLE
-from .serving import run, stopped_by_signals
-from .terminal import Refusal, escaped, output_for_whoever_reads
+from ._arguments import FiniteFloatRange
+from ._runner import run, stopped_by_signals
+from ._terminal import CommandError, pipe_safe_stdout
 
 __all__ = ["collect", "page_url"]
 
@@ -63,7 +64,7 @@ _DEFAULTS = Options()
 )
 @click.option(
     "--max-rate",
-    type=NumberRange(min=0, min_open=True),
+    type=FiniteFloatRange(min=0, min_open=True),
     default=_DEFAULTS.max_rate,
     show_default=True,
     help="Events a second that one game may send.",
@@ -105,7 +106,7 @@ def collect(
         max_rate=max_rate,
         max_message_bytes=max_message_bytes,
     )
-    console = Console(file=output_for_whoever_reads(), highlight=False, soft_wrap=True, quiet=quiet)
+    console = Console(file=pipe_safe_stdout(), highlight=False, soft_wrap=True, quiet=quiet)
     run(_collect(options, console))
     _say_at_the_end(console, "stopped: what was received is stored")
 
@@ -122,7 +123,7 @@ async def _collect(options: Options, console: Console) -> None:
 
 def _say_at_the_end(console: Console, text: str) -> None:
     """A disk that has become full since the beginning must not be in the way of an orderly end."""
-    with contextlib.suppress(Refusal):
+    with contextlib.suppress(CommandError):
         console.print(text)
 
 
@@ -133,7 +134,7 @@ def page_url(url: str) -> str:
 
 def _introduce(url: str, options: Options, console: Console) -> None:
     """Say where it is, and what makes it move. The lines of Python can be copied as they are."""
-    where = "in memory, until it ends" if options.db is None else escaped(str(options.db))
+    where = "in memory, until it ends" if options.db is None else escape(str(options.db))
     console.print(Text.assemble("collecting at ", (url, "bold underline"), f", stored {where}"))
     if options.token is None and options.insecure:
         console.print(Text("anybody who can reach it can read and write", "yellow"))

@@ -12,12 +12,12 @@ from typing import BinaryIO, cast
 
 import click
 
-from ..collector.database import DatabaseError
-from ..collector.queries import EventFilter, newest_arrival, stream_events
-from ..collector.reading import read_only
-from .formats import FORMATS, MissingPackageError, TerminalOutput
-from .output import counting, is_on_terminal, output_to
-from .terminal import Refusal
+from ..collector.storage.database import DatabaseError
+from ..collector.storage.queries import EventFilter, newest_arrival, stream_events
+from ..collector.storage.readonly import read_only
+from ._formats import FORMATS, MissingPackageError, TerminalOutput
+from ._output import counting, is_on_terminal, output_to
+from ._terminal import CommandError
 
 __all__ = ["export", "opened"]
 
@@ -60,7 +60,7 @@ def export(
     if not output:
         raise click.BadParameter("it names no file", param_hint="'--output'")
     if format_ == "parquet" and is_on_terminal(output):
-        raise Refusal("Parquet is nothing for a terminal: name a file by --output")
+        raise CommandError("Parquet is nothing for a terminal: name a file by --output")
     wanted = EventFilter(type=type_, session=session, text=text)
     # Ended by SIGTERM, it removes what it has begun, as it does after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -75,7 +75,7 @@ def export(
             events = counted(stream_events(connection, wanted), newest_arrival(connection))
             FORMATS[format_](events, shown)
     except (DatabaseError, MissingPackageError) as error:
-        raise Refusal(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -13,16 +13,22 @@ from collections.abc import Callable
 import click
 import msgspec
 
-from ..collector.queries import EventFilter, StoredEvent
-from .asking import TOKEN_VARIABLE, Asker, AskingError, ConnectionLostError, UnreachableError
-from .terminal import (
-    Refusal,
-    ends_with_its_reader,
-    escaped,
+from .._shared import escape
+from ..collector.client import (
+    TOKEN_VARIABLE,
+    CollectorClient,
+    CollectorError,
+    ConnectionLostError,
+    UnreachableError,
+)
+from ..collector.storage.queries import EventFilter, StoredEvent
+from ._terminal import (
+    CommandError,
+    exit_on_broken_pipe,
     is_coloured,
     one_line,
-    refuses_unwritable_output,
-    wait_for_reader,
+    sleep_unless_pipe_closed,
+    stdout_errors,
 )
 
 __all__ = ["tail"]
@@ -66,23 +72,23 @@ def tail(
     number in it, the type and the data, with tabs between.
     """
     try:
-        asker = Asker(url, token)
+        asker = CollectorClient(url, token)
     except ValueError as error:
-        raise Refusal(str(error)) from error
+        raise CommandError(str(error)) from error
     wanted = EventFilter(type=type_, session=session, text=text)
     shown = _as_json if is_json else _coloured if is_coloured() else _plain
-    with contextlib.closing(asker), ends_with_its_reader(), contextlib.suppress(KeyboardInterrupt):
+    with contextlib.closing(asker), exit_on_broken_pipe(), contextlib.suppress(KeyboardInterrupt):
         try:
             _Tail(asker, wanted, shown).run(count)
-        except AskingError as error:
-            raise Refusal(str(error)) from error
+        except CollectorError as error:
+            raise CommandError(str(error)) from error
 
 
 class _Tail:
     """What was printed up to now, and what comes after it."""
 
     def __init__(
-        self, asker: Asker, wanted: EventFilter, shown: Callable[[StoredEvent], str]
+        self, asker: CollectorClient, wanted: EventFilter, shown: Callable[[StoredEvent], str]
     ) -> None:
         self._asker = asker
         self._wanted = wanted
@@ -100,7 +106,7 @@ class _Tail:
                 self._go_on()
             except UnreachableError as error:
                 self._find_again(error)
-            wait_for_reader(_INTERVAL)
+            sleep_unless_pipe_closed(_INTERVAL)
 
     def _before_the_last(self, count: int) -> StoredEvent | None:
         """What to go on from, to begin with so many events; they themselves are kept nowhere."""
@@ -155,7 +161,7 @@ class _Tail:
         _notice(f"{error}; waiting for it")
         pause = _INTERVAL
         while True:
-            wait_for_reader(pause)
+            sleep_unless_pipe_closed(pause)
             pause = min(_LONGEST_WAIT, pause * 1.5)
             with contextlib.suppress(UnreachableError):
                 is_same = self._is_there_still()
@@ -171,7 +177,7 @@ class _Tail:
         return bool(found) and _identity(found[0]) == _identity(self._seen)
 
     def _print(self, events: list[StoredEvent]) -> None:
-        with refuses_unwritable_output():
+        with stdout_errors():
             click.echo("\n".join(map(self._shown, events)), color=True)
 
 
@@ -181,7 +187,7 @@ def _identity(event: StoredEvent) -> tuple[int, str, int]:
 
 def _notice(text: str) -> None:
     with contextlib.suppress(OSError):  # whether anybody hears it or not
-        click.echo(escaped(text), err=True)
+        click.echo(escape(text), err=True)
 
 
 def _as_json(event: StoredEvent) -> str:
@@ -191,7 +197,7 @@ def _as_json(event: StoredEvent) -> str:
 def _plain(event: StoredEvent) -> str:
     words = (_arrived(event).isoformat(timespec="milliseconds"), event.session_id)
     rest = (str(event.seq), event.type)
-    return "\t".join((*map(escaped, (*words, *rest)), _data(event)))
+    return "\t".join((*map(escape, (*words, *rest)), _data(event)))
 
 
 def _coloured(event: StoredEvent) -> str:
@@ -200,9 +206,9 @@ def _coloured(event: StoredEvent) -> str:
     return "  ".join(
         (
             click.style(clock, dim=True),
-            click.style(escaped(event.session_id[:8]), dim=True),
+            click.style(escape(event.session_id[:8]), dim=True),
             click.style(f"{event.seq:>6}", dim=True),
-            click.style(escaped(event.type), fg=colour, bold=True),
+            click.style(escape(event.type), fg=colour, bold=True),
             _data(event),
         )
     )

@@ -6,14 +6,14 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
-from . import pages
-from .access import Access, AccessControl
-from .api import Api
-from .database import Database, Stored
+from .http import static
+from .http.access import Access, AccessControl
+from .http.api import Api
+from .http.live import Live
+from .http.metrics import Metrics
 from .ingest import Ingest, Limits
-from .live import Live
-from .metrics import Metrics
-from .storage import Storage
+from .storage.database import Database, Stored
+from .storage.thread import WriterThread
 
 __all__ = ["Collector"]
 
@@ -33,12 +33,12 @@ class Collector:
     ) -> None:
         self.live = Live(self._connections)
         self.metrics = Metrics(self._connections, lambda: self.live.viewers)
-        self.storage = Storage(database, self._on_stored, self.metrics.note_failure)
+        self.storage = WriterThread(database, self._on_stored, self.metrics.note_failure)
         self.ingest = Ingest(self.storage, limits)
         api = Api(
             database, self.storage, self.ingest, self.live, self.metrics, allow_reset=allow_reset
         )
-        routes = [WebSocketRoute("/telemetry", self.ingest.serve), *api.routes, *pages.routes]
+        routes = [WebSocketRoute("/telemetry", self.ingest.serve), *api.routes, *static.routes]
         starlette = Starlette(routes=routes, exception_handlers=api.error_handlers)
         starlette.router.redirect_slashes = False  # to a URL made of what the client said
         self.app: ASGIApp = AccessControl(starlette, access)

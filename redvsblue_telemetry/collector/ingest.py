@@ -15,12 +15,12 @@ from collections.abc import Iterable, Sequence
 from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from .storage import Storage
-from .wire import Event, read_message
+from .._shared import ACK_CUMULATIVE, ACK_HEADER, TokenBucket
+from .messages import Event, read_message
+from .storage.thread import WriterThread
 
 __all__ = ["Ingest", "Limits"]
 
-_ACK_HEADER, _CUMULATIVE = "telemetry-ack", "cumulative"
 _UNSTORED_MESSAGES = 64  # of one connection; then it waits to be read
 _BURST = 10.0  # seconds of the allowed rate that may come at once
 _NEWEST_SESSIONS = 32  # of one connection, that are known to be connected
@@ -55,8 +55,7 @@ class _Connection:
         self._websocket = websocket
         self._wants_acks = wants_acks
         self._rate = rate
-        self._allowance = rate * _BURST
-        self._counted_at = time.monotonic()
+        self._events_allowed = TokenBucket(rate, rate * _BURST)
         self._received = 0
         self._stored = 0
         self._told = 0
@@ -84,7 +83,7 @@ class _Connection:
 
     # What the connection does.
 
-    async def serve(self, storage: Storage, closing: asyncio.Event) -> None:
+    async def serve(self, storage: WriterThread, closing: asyncio.Event) -> None:
         """Serve the client until it goes, goes too far, has to wait, or the collector closes."""
         receiving = asyncio.create_task(self._receive(storage))
         acknowledging = asyncio.create_task(self._acknowledge())
@@ -114,7 +113,7 @@ class _Connection:
                 if isinstance(outcome, Exception) and not isinstance(outcome, _IT_IS_GONE):
                     raise outcome
 
-    async def _receive(self, storage: Storage) -> bool:
+    async def _receive(self, storage: WriterThread) -> bool:
         """Take messages in until the client goes, or goes too far; whether it went too far.
 
         It may be cancelled wherever it waits: it never waits with a message in its hands.
@@ -130,7 +129,8 @@ class _Connection:
                 return False
             body = event.get("bytes") or event.get("text") or b""
             message = read_message(body)
-            if not self._allows(len(message.events) + len(message.rejected)):
+            # A message of nothing costs as one event.
+            if not self._events_allowed.take(max(1, len(message.events) + len(message.rejected))):
                 return True
             self._received += 1
             self._note_sessions(message.events)
@@ -146,16 +146,6 @@ class _Connection:
     async def _wait(self) -> None:
         self._progress.clear()
         await self._progress.wait()
-
-    def _allows(self, events: int) -> bool:
-        now = time.monotonic()
-        gained = (now - self._counted_at) * self._rate
-        allowance = min(self._rate * _BURST, self._allowance + gained)
-        self._counted_at = now
-        # A message of nothing costs as one event. One that is larger than what is left is taken all
-        # the same, and those that follow wait for it: else a low rate would refuse every batch.
-        self._allowance = allowance - max(1, events)
-        return allowance > 0
 
     def _note_sessions(self, events: Sequence[Event]) -> None:
         known = self._sessions
@@ -199,7 +189,7 @@ class Ingest:
         limits: what they may ask for.
     """
 
-    def __init__(self, storage: Storage, limits: Limits) -> None:
+    def __init__(self, storage: WriterThread, limits: Limits) -> None:
         self._storage = storage
         self._limits = limits
         self._closing = asyncio.Event()
@@ -224,8 +214,8 @@ class Ingest:
             answer = PlainTextResponse("closing\n", 503, headers={"Retry-After": "1"})
             await websocket.send_denial_response(answer)
             return
-        wants_acks = websocket.headers.get(_ACK_HEADER, "").strip().lower() == _CUMULATIVE
-        headers = [(_ACK_HEADER.encode(), _CUMULATIVE.encode())] if wants_acks else []
+        wants_acks = websocket.headers.get(ACK_HEADER, "").strip().lower() == ACK_CUMULATIVE
+        headers = [(ACK_HEADER.encode(), ACK_CUMULATIVE.encode())] if wants_acks else []
         await websocket.accept(headers=headers)
         connection = _Connection(websocket, self._limits.rate, wants_acks=wants_acks)
         if self.connections >= self._limits.connections:

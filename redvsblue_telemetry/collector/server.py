@@ -15,11 +15,12 @@ import msgspec
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from .._shared import is_loopback
 from ..settings import is_token
-from .access import Access, is_loopback
 from .app import Collector
-from .database import Database
+from .http.access import Access
 from .ingest import Limits
+from .storage.database import Database
 
 __all__ = ["Options", "OptionsError", "serve"]
 

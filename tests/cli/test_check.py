@@ -18,19 +18,19 @@ from typing import Any, NamedTuple
 import pytest
 import trustme
 from click.testing import CliRunner
-from command_process import needs_full_disk, run_command, run_command_onto_full_disk
-from connect_proxy import ConnectProxy
-from raw_server import frame, raw_server, read_to_the_end, shake_hands
-from running import collector_running, free_port
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import Server, ServerConnection, serve
 
-from redvsblue_telemetry.cli.check import check
-from redvsblue_telemetry.cli.check_advice import about_handshake
+from redvsblue_telemetry._network.dial import default_ssl_context
+from redvsblue_telemetry.cli.check.advice import about_handshake
+from redvsblue_telemetry.cli.check.command import check
 from redvsblue_telemetry.collector.server import Options
-from redvsblue_telemetry.sockets import default_ssl_context
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.collector import collector_running, free_port
+from tests.support.command import needs_full_disk, run_command, run_command_onto_full_disk
+from tests.support.connect_proxy import ConnectProxy
+from tests.support.raw_server import frame, raw_server, read_to_the_end, shake_hands
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
 A_DAY = datetime.timedelta(days=1)

@@ -15,7 +15,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_process import (
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from redvsblue_telemetry.cli._runner import _SafeFormatter
+from redvsblue_telemetry.cli.collect import page_url
+from tests.support.collector import bearer, free_port
+from tests.support.command import (
     PATIENCE,
     Running,
     command_without_reader,
@@ -26,13 +32,7 @@ from command_process import (
     run_command_onto_full_disk,
     running_command,
 )
-from running import bearer, free_port
-from waiting_for import wait_until
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
-
-from redvsblue_telemetry.cli.collect import page_url
-from redvsblue_telemetry.cli.serving import _SafeFormatter
+from tests.support.wait import wait_until
 
 ENDINGS = [signal.SIGINT, signal.SIGTERM]
 TOKEN = "sesame-7"

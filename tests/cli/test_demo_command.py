@@ -9,7 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from command_process import (
+
+from redvsblue_telemetry.cli.demo.command import Counts, differences, progress_line
+from redvsblue_telemetry.cli.demo.game import Progress
+from tests.support.command import (
     PATIENCE,
     Running,
     Terminal,
@@ -20,10 +23,7 @@ from command_process import (
     run_command_onto_full_disk,
     running_command,
 )
-from waiting_for import wait_until
-
-from redvsblue_telemetry.cli.demo import Counts, differences, progress_line
-from redvsblue_telemetry.cli.demo_game import Progress
+from tests.support.wait import wait_until
 
 VERDICT = "every event arrived once"
 GAME = Progress(told=500, emitted=500, delivered=500, is_over=True)

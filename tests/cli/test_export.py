@@ -18,7 +18,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from command_process import (
+
+from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry.cli.export import export, opened
+from redvsblue_telemetry.collector.messages import read_message
+from redvsblue_telemetry.collector.storage.database import Database, DatabaseError, Writer
+from tests.support.collector import RunningCollector, collector_running
+from tests.support.command import (
     PATIENCE,
     Terminal,
     command,
@@ -28,13 +34,7 @@ from command_process import (
     run_command,
     run_command_onto_full_disk,
 )
-from running import RunningCollector, collector_running
-from waiting_for import wait_until
-
-from redvsblue_telemetry import Telemetry, TelemetrySettings
-from redvsblue_telemetry.cli.export import export, opened
-from redvsblue_telemetry.collector.database import Database, DatabaseError, Writer
-from redvsblue_telemetry.collector.wire import read_message
+from tests.support.wait import wait_until
 
 MANY = 100_000
 HOSTILE = "\x9b31m\u202e\x7f\x1b]0;pwned\x07"

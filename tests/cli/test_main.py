@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from command_process import environment, run_command
 
 import redvsblue_telemetry
+from tests.support.command import environment, run_command
 
 COMMANDS = ["collect", "demo", "check", "tail", "export", "report"]
 
@@ -84,7 +84,7 @@ def test_package_that_is_missing_breaks_only_the_commands_that_need_it() -> None
 
 
 def test_fault_of_our_own_is_not_taken_for_a_package_that_is_missing() -> None:
-    told = without("redvsblue_telemetry.cli.terminal", arguments=["collect"])
+    told = without("redvsblue_telemetry.cli._terminal", arguments=["collect"])
 
     assert "pip install" not in told.stderr
     assert "Traceback" in told.stderr
@@ -110,7 +110,7 @@ def test_battle_needs_nothing_that_the_commands_need() -> None:
 
     played = run_python(
         "import sys; sys.modules.update(dict.fromkeys(['click', 'rich', 'uvicorn']))\n"
-        "from redvsblue_telemetry.cli.battle import BattleEngine\n"
+        "from redvsblue_telemetry.cli.demo.battle import BattleEngine\n"
         "BattleEngine().update(0.1)"
     )
 

@@ -20,23 +20,23 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
-from command_process import (
+
+from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry.cli.export import opened
+from redvsblue_telemetry.cli.report import format as formatting
+from redvsblue_telemetry.cli.report.command import report
+from redvsblue_telemetry.cli.report.data import gather
+from redvsblue_telemetry.cli.report.stats import Distribution, FrameTimes, Timeline, frame_time
+from redvsblue_telemetry.collector.messages import read_message
+from redvsblue_telemetry.collector.storage.database import Database, Writer
+from tests.support.collector import collector_running
+from tests.support.command import (
     Terminal,
     needs_full_disk,
     needs_posix,
     run_command,
     run_command_onto_full_disk,
 )
-from running import collector_running
-
-from redvsblue_telemetry import Telemetry, TelemetrySettings
-from redvsblue_telemetry.cli import report_words
-from redvsblue_telemetry.cli.export import opened
-from redvsblue_telemetry.cli.report import report
-from redvsblue_telemetry.cli.report_figures import Distribution, FrameTimes, Timeline, frame_time
-from redvsblue_telemetry.cli.report_gathering import gather
-from redvsblue_telemetry.collector.database import Database, Writer
-from redvsblue_telemetry.collector.wire import read_message
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -429,7 +429,7 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from redvsblue_telemetry.cli.export import opened
-from redvsblue_telemetry.cli.report import report
+from redvsblue_telemetry.cli.report.command import report
 report(sys.argv[1:], standalone_mode=False)
 # Not ru_maxrss, which counts what the process was forked from.
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
@@ -558,12 +558,12 @@ def test_a_timeline_s_bins_widen_and_lose_nothing(step: int, width: int) -> None
 
 
 def test_times_and_amounts_read_well() -> None:
-    assert report_words.duration(350) == "0.3 s"
-    assert report_words.duration(59_900) == "60 s"
-    assert report_words.duration(200_000) == "3 min 20 s"
-    assert report_words.duration(3_720_000) == "1 h 02 min"
-    assert report_words.duration(2**63).endswith("days")
-    assert [report_words.milliseconds(time) for time in (0.004, 0.5, 7, 16.666, 99.96, 1234.6)] == [
+    assert formatting.duration(350) == "0.3 s"
+    assert formatting.duration(59_900) == "60 s"
+    assert formatting.duration(200_000) == "3 min 20 s"
+    assert formatting.duration(3_720_000) == "1 h 02 min"
+    assert formatting.duration(2**63).endswith("days")
+    assert [formatting.milliseconds(time) for time in (0.004, 0.5, 7, 16.666, 99.96, 1234.6)] == [
         "< 0.01 ms",
         "0.5 ms",
         "7 ms",
@@ -571,10 +571,10 @@ def test_times_and_amounts_read_well() -> None:
         "100 ms",
         "1\u202f235 ms",
     ]
-    assert report_words.moment(2**63 - 1) == "no such time"
-    assert report_words.share(1, 10**9).startswith("< 0.01")
-    assert report_words.share(10**9 - 1, 10**9).startswith("> 99.99")
-    assert [report_words.span(width) for width in (1, 5, 60, 900, 3600, 86_400, 1_209_600)] == [
+    assert formatting.moment(2**63 - 1) == "no such time"
+    assert formatting.share(1, 10**9).startswith("< 0.01")
+    assert formatting.share(10**9 - 1, 10**9).startswith("> 99.99")
+    assert [formatting.span(width) for width in (1, 5, 60, 900, 3600, 86_400, 1_209_600)] == [
         "second",
         "5 seconds",
         "minute",

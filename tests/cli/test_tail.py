@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_process import (
+from websockets.sync.client import connect
+
+from tests.support.collector import RunningCollector, bearer, collector_running, free_port
+from tests.support.command import (
     PATIENCE,
     Running,
     Terminal,
@@ -26,9 +29,7 @@ from command_process import (
     run_command_onto_full_disk,
     running_command,
 )
-from running import RunningCollector, bearer, collector_running, free_port
-from waiting_for import wait_until
-from websockets.sync.client import connect
+from tests.support.wait import wait_until
 
 TOKEN = "sesame-7"
 HOSTILE = "\x9b31m\u202e\x7f"  # JSON allows these as they are, and ESC as an escape

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from redvsblue_telemetry.cli.terminal import Refusal, escaped, one_line
+from redvsblue_telemetry.cli._terminal import CommandError, escaped, one_line
 
 HOSTILE = {
     "clears the screen": "\x1b[2J",
@@ -61,4 +61,4 @@ def test_json_over_many_lines_is_one_line_with_the_same_meaning() -> None:
 
 
 def test_refusal_is_safe_as_well() -> None:
-    assert Refusal("no \x1b[2J").format_message() == r"no \u001b[2J"
+    assert CommandError("no \x1b[2J").format_message() == r"no \u001b[2J"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import RunningCollector, collector_running
 
-# What runs the commands as processes is beside the tests of the commands.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cli"))
+from tests.support.collector import RunningCollector, collector_running
 
 
 @pytest.fixture

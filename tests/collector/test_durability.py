@@ -25,14 +25,14 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from command_process import Running, needs_posix, run_command, running_command
-from running import collector_running
-from waiting_for import wait_until
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry import ConnectionState, Telemetry, TelemetrySettings
-from redvsblue_telemetry.collector.database import Database, Writer
+from redvsblue_telemetry.collector.storage.database import Database, Writer
+from tests.support.collector import collector_running
+from tests.support.command import Running, needs_posix, run_command, running_command
+from tests.support.wait import wait_until
 
 pytestmark = needs_posix
 

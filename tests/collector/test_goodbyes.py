@@ -7,11 +7,12 @@ import socket
 from pathlib import Path
 
 import pytest
-from running import PATIENCE, RunningCollector, collector_running
-from test_ingest import HANDSHAKE, array, frame, game, locked, send_and_go, seqs
-from test_server import ending, stored
-from waiting_for import wait_until
 from websockets.frames import Opcode
+
+from tests.collector.test_ingest import HANDSHAKE, array, frame, game, locked, send_and_go, seqs
+from tests.collector.test_server import ending, stored
+from tests.support.collector import PATIENCE, RunningCollector, collector_running
+from tests.support.wait import wait_until
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import PATIENCE, RunningCollector, collector_running
-from waiting_for import wait_until
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
+from tests.support.collector import PATIENCE, RunningCollector, collector_running
+from tests.support.wait import wait_until
 
 ACKS = {"Telemetry-Ack": "cumulative"}
 SHORT = 0.05  # seconds to wait for a lock that stays

@@ -20,15 +20,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from running import PATIENCE, RunningCollector, bearer, collector_running, free_port
-from waiting_for import wait_until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
 from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
-from redvsblue_telemetry.collector.database import DatabaseError
 from redvsblue_telemetry.collector.server import Options, OptionsError, serve
+from redvsblue_telemetry.collector.storage.database import DatabaseError
+from tests.support.collector import PATIENCE, RunningCollector, bearer, collector_running, free_port
+from tests.support.wait import wait_until
 
 ACKS = {"Telemetry-Ack": "cumulative"}
 SHORT = 0.05  # seconds to wait for a lock that stays
@@ -245,7 +245,7 @@ def test_every_address_is_listened_to_if_that_is_wanted(options: dict[str, Any])
 LIMITED = """
 import asyncio, resource, sys
 from pathlib import Path
-from redvsblue_telemetry.cli.serving import run
+from redvsblue_telemetry.cli._runner import run
 from redvsblue_telemetry.collector.server import Options, serve
 
 async def main():

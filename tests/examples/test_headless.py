@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from example_process import run_example
-
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.example import run_example
 
 
 def test_plays_without_telemetry_and_says_so() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from example_process import run_example
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.example import run_example
 
 pygame = pytest.importorskip("pygame", reason="pygame-ce is not installed: no window to draw")
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support import REPOSITORY
+
 PACKAGE = REPOSITORY / "redvsblue_telemetry"
 PLUGIN = "_redvsblue_telemetry_pytest"
 RUNTIME_DEPENDENCIES = {"attrs", "msgspec", "tenacity", "websocket-client"}
@@ -93,7 +94,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
 
     modules = {path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rglob("*.py")}
-    page = PACKAGE / "collector" / "page"
+    page = PACKAGE / "collector" / "static"
     shown = {path.relative_to(REPOSITORY).as_posix() for path in page.iterdir()}
     assert packed == modules | shown | {"redvsblue_telemetry/py.typed", f"{PLUGIN}.py"}
 

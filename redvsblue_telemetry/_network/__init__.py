@@ -1,0 +1,1 @@
+"""Bytes: connections, frames and proxies. It knows nothing of events."""

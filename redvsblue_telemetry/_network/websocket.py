@@ -1,0 +1,279 @@
+"""The network: opens a WebSocket connection and moves its frames. Alone in importing ``websocket``.
+
+websocket-client speaks the protocol: the handshake and the frames. The socket below it is ours
+and never blocks: :class:`Stream` stands between the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from time import time
+from urllib.parse import urlsplit
+
+import websocket
+
+from .._shared import ACK_CUMULATIVE, ACK_HEADER
+from .contract import (
+    NO_HANDSHAKE,
+    TOO_MUCH,
+    TOOK_TOO_LONG,
+    ConnectionLost,
+    Endpoint,
+    Frame,
+    FrameKind,
+    Wait,
+    os_error_text,
+)
+from .dial import default_ssl_context, open_socket
+from .frames import MaskingKeys, client_frame, pong_end
+from .stream import Stream
+
+__all__ = ["WebSocketConnection", "open_websocket"]
+
+_FRAME_BYTES = 65536  # a server has nothing to say that takes more
+_PONG_HEADER = 2  # bytes
+_HEADER_BYTES = 14  # the most that a frame's may have
+_UNANSWERED_BYTES = 65536  # with so much unwritten, a server's pings aren't answered
+_FRAMES_A_TURN = 256  # then other work gets its turn
+_SWITCHING_PROTOCOLS = 101
+_REDIRECTS = (301, 302, 303, 307, 308)
+_REDIRECTED = "the server redirects, which is refused"
+_STATUS = rb"HTTP/\d\.\d (\d{3})(?!\d)"
+_RETRY_AFTER = rb"(?im)^retry-after:([^\r\n]*)"
+_GOODBYE = websocket.STATUS_NORMAL.to_bytes(2, "big")
+
+
+def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocketConnection:
+    """Connect: name look-up, TCP, TLS and handshake.
+
+    Args:
+        endpoint: where to.
+        wait: waits for the socket; see :data:`Wait`.
+        deadline: until when all of it has to be done, on the clock of ``wait``.
+
+    Raises:
+        ConnectionLost: it can't be done; its message is fit for a log.
+    """
+    url = urlsplit(endpoint.url)
+    host = url.hostname or ""
+    is_secure = url.scheme == "wss"
+    tls = (endpoint.ssl_context or default_ssl_context()) if is_secure else None
+    port = url.port or (443 if is_secure else 80)
+    stream = Stream(open_socket(host, port, tls, wait, deadline))
+    try:
+        with stream.waiting(wait, deadline):
+            client = _open_protocol(stream, endpoint)
+    except (OSError, ValueError, ConnectionLost, websocket.WebSocketException) as error:
+        lost = _refusal(error, stream.head)
+    except BaseException:
+        stream.close()
+        raise
+    else:
+        return WebSocketConnection(client, stream)
+    stream.close()
+    raise lost  # not where it was caught: what the server said would hang on as its context
+
+
+def _open_protocol(stream: Stream, endpoint: Endpoint) -> websocket.WebSocket:
+    headers = [f"{name}: {value}" for name, value in endpoint.headers.items()]
+    if endpoint.token:
+        headers.append(f"Authorization: Bearer {endpoint.token}")
+    if endpoint.offers_acks:
+        headers.append(f"Telemetry-Ack: {ACK_CUMULATIVE}")
+    client = websocket.WebSocket(enable_multithread=False, skip_utf8_validation=True)
+    # redirect_limit=0: a redirect would take the token somewhere else. Before websocket-client
+    # 1.9.1 that leaves the redirect looking like a connection, so the status is looked at too.
+    client.connect(  # type: ignore[no-untyped-call]
+        endpoint.url, socket=stream, header=headers, redirect_limit=0, suppress_origin=True
+    )
+    if client.getstatus() != _SWITCHING_PROTOCOLS:
+        raise ConnectionLost(_REDIRECTED)
+    return client
+
+
+def _refusal(error: Exception, head: bytes) -> ConnectionLost:
+    """Say why a handshake failed, in words that hold no secret and nothing the server made up.
+
+    Args:
+        error: what it failed with.
+        head: what the server answered, as far as that was read.
+    """
+    status = int(match[1]) if (match := re.match(_STATUS, head)) else None
+    if status in _REDIRECTS:
+        return ConnectionLost(_REDIRECTED, status=status)
+    if status not in (None, _SWITCHING_PROTOCOLS):
+        return ConnectionLost(
+            f"the server refused the handshake with HTTP status {status}",
+            status=status,
+            retry_after=_retry_after(head) if status in (429, 503) else None,
+        )
+    if isinstance(error, ConnectionLost):
+        return error
+    if isinstance(error, websocket.WebSocketConnectionClosedException):
+        return ConnectionLost("the server closed the connection during the handshake")
+    if isinstance(error, (TimeoutError, websocket.WebSocketTimeoutException)):
+        return ConnectionLost(TOOK_TOO_LONG)
+    if isinstance(error, OSError):
+        return ConnectionLost(os_error_text(error))
+    return ConnectionLost(NO_HANDSHAKE)
+
+
+def _retry_after(head: bytes) -> float | None:
+    """Seconds, from a ``Retry-After`` header of either form (:rfc:`9110`, section 10.2.3)."""
+    match = re.search(_RETRY_AFTER, head)
+    if match is None:
+        return None
+    text = match[1].decode("latin-1").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 (slow, and rarely needed)
+
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+_KINDS = {
+    websocket.ABNF.OPCODE_TEXT: FrameKind.TEXT,
+    websocket.ABNF.OPCODE_BINARY: FrameKind.BINARY,
+}
+
+
+class WebSocketConnection:
+    """An open connection; see :class:`Connection`."""
+
+    def __init__(self, client: websocket.WebSocket, stream: Stream) -> None:
+        self._client = client
+        self._stream = stream
+        self._keys = MaskingKeys()
+        self._fragments: bytearray | None = None
+        self._kind = FrameKind.TEXT  # of the message whose frames are coming in
+        self._end: ConnectionLost | None = None
+        self._has_more = False
+        self._is_within_frame = False
+        stream.allow(_HEADER_BYTES + _FRAME_BYTES)
+        answer: Mapping[str, str] = client.getheaders() or {}
+        self.has_acks = answer.get(ACK_HEADER, "").strip().lower() == ACK_CUMULATIVE
+
+    @property
+    def unwritten(self) -> int:
+        return self._stream.unwritten
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def send(self, payload: bytes) -> None:
+        self._send(payload, websocket.ABNF.OPCODE_TEXT)
+
+    def ping(self, payload: bytes) -> None:
+        self._send(payload, websocket.ABNF.OPCODE_PING)
+
+    def _send(self, payload: bytes, opcode: int) -> None:
+        self._stream.send(client_frame(opcode, payload, self._keys.next()))
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise ConnectionLost(os_error_text(error)) from None
+
+    @property
+    def has_more(self) -> bool:
+        return self._has_more
+
+    def receive(self) -> list[Frame]:
+        received: list[Frame] = []
+        if self._end is None:
+            self._end = self._read_frames(received)
+        if self._end is not None and not received:
+            raise self._end
+        # What arrived before the end still counts; the next call raises it.
+        self._has_more = self._has_more or self._end is not None
+        return received
+
+    def _read_frames(self, received: list[Frame]) -> ConnectionLost | None:
+        """Read what has arrived into ``received``; returns the connection's end if it is met."""
+        self._has_more = False
+        try:
+            self._stream.fill()
+            for _ in range(_FRAMES_A_TURN):
+                if not self._is_within_frame and (pong := self._stream.take(pong_end)):
+                    received.append(Frame(pong[_PONG_HEADER:], FrameKind.PONG))
+                    continue
+                # websocket-client keeps what it has read of a frame that isn't whole yet.
+                self._is_within_frame = self._is_within_frame or self._stream.has_unread
+                frame = self._client.recv_frame()  # type: ignore[no-untyped-call]
+                self._is_within_frame = False
+                self._stream.allow(_HEADER_BYTES + _FRAME_BYTES)
+                self._take(frame, received)
+            self._has_more = True
+        except BlockingIOError:
+            pass  # all that has arrived is read
+        except ConnectionLost as lost:
+            return lost
+        except websocket.WebSocketConnectionClosedException:
+            return ConnectionLost("the connection ended without a close")
+        except websocket.WebSocketException:
+            return ConnectionLost("the server broke the WebSocket protocol")
+        except OSError as error:
+            return ConnectionLost(os_error_text(error))
+        return None
+
+    def _take(self, frame: websocket.ABNF, received: list[Frame]) -> None:
+        if frame.mask_value:  # a server must not (RFC 6455, section 5.1)
+            raise ConnectionLost("the server broke the WebSocket protocol")
+        if frame.opcode == websocket.ABNF.OPCODE_PONG:
+            received.append(Frame(_payload(frame), FrameKind.PONG))
+        elif frame.opcode == websocket.ABNF.OPCODE_PING:
+            self._answer(_payload(frame))
+        elif frame.opcode == websocket.ABNF.OPCODE_CLOSE:
+            self._say_goodbye()
+            raise _closed(_payload(frame))
+        else:
+            received.extend(self._message(frame))
+
+    def _answer(self, ping: bytes) -> None:
+        # While the server doesn't read, it has no right to answers (RFC 6455, section 5.5.3).
+        if self.unwritten < _UNANSWERED_BYTES:
+            self._send(ping, websocket.ABNF.OPCODE_PONG)
+
+    def _message(self, frame: websocket.ABNF) -> list[Frame]:
+        is_continued = frame.opcode == websocket.ABNF.OPCODE_CONT
+        if is_continued != (self._fragments is not None):
+            raise ConnectionLost("the server broke the WebSocket protocol")
+        if not is_continued:
+            self._kind = _KINDS[frame.opcode]
+        whole = (self._fragments or bytearray()) + _payload(frame)
+        if len(whole) > _FRAME_BYTES:
+            raise ConnectionLost(TOO_MUCH)
+        self._fragments = None if frame.fin else whole
+        return [Frame(bytes(whole), self._kind)] if frame.fin else []
+
+    def close(self) -> None:
+        self._say_goodbye()
+        self.abort()
+
+    def _say_goodbye(self) -> None:
+        """Send a close, unless it would have to wait behind what the network hasn't taken yet."""
+        with contextlib.suppress(ConnectionLost):  # whoever has gone already doesn't hear it
+            if not self.unwritten:
+                self._send(_GOODBYE, websocket.ABNF.OPCODE_CLOSE)
+                self.flush()
+
+    def abort(self) -> None:
+        self._stream.close()
+
+    def reset(self) -> None:
+        self._stream.reset()
+
+
+def _payload(frame: websocket.ABNF) -> bytes:
+    return frame.data if isinstance(frame.data, bytes) else frame.data.encode()
+
+
+def _closed(payload: bytes) -> ConnectionLost:
+    code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
+    return ConnectionLost(f"the server closed with code {code}", close_code=code)

@@ -1,0 +1,121 @@
+"""What several rooms need and none of them owns. Knows nothing of the rest of the package."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+__all__ = [
+    "ACK_CUMULATIVE",
+    "ACK_HEADER",
+    "TokenBucket",
+    "describe",
+    "encodable",
+    "escape",
+    "is_loopback",
+    "monotonic",
+    "type_name",
+]
+
+ACK_HEADER = "telemetry-ack"
+"""The header of the handshake that offers, and promises, acks (lower case, as HTTP/2 has it)."""
+ACK_CUMULATIVE = "cumulative"
+"""The only kind of ack there is: "the first *n* messages of this connection are stored"."""
+
+_JOINERS = "\u200c\u200d"
+
+# freezegun replaces each module attribute that *is* time.monotonic, under whatever name, and a
+# game's tests freeze time. A partial is another object, and still one call into C.
+monotonic: Callable[[], float] = functools.partial(time.monotonic)
+"""Seconds that only go forward, also while a test has frozen time."""
+
+
+class TokenBucket:
+    """Limits how often something is done: at once a few times, and then at a steady rate.
+
+    Not thread-safe: each bucket has one thread that uses it.
+
+    Args:
+        rate: tokens that come in, per second.
+        burst: the most tokens it holds, and how many it begins with; at least 1.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = monotonic) -> None:
+        self._rate = rate
+        self._burst = max(1.0, burst)
+        self._clock = clock
+        self._tokens = self._burst
+        self._filled_at = clock()
+
+    def take(self, cost: float = 1.0) -> bool:
+        """Take tokens out if there is one left; return whether there was.
+
+        A cost of more than what is left is paid all the same, and those that follow wait for it.
+        Otherwise something that costs more than the burst could never be done.
+        """
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= cost
+        return True
+
+
+def escape(text: str) -> str:
+    r"""Return the text with unprintable characters as ``\u001b``, as JSON escapes them.
+
+    A terminal then obeys none of it, and a text that was JSON still means the same. Spaces of all
+    kinds stay, and so do the joiners that Arabic, Indic scripts and emoji are written with.
+    """
+    if text.isprintable():
+        return text
+    import unicodedata  # noqa: PLC0415 (large, and most text is printable)
+
+    return "".join(
+        letter
+        if letter.isprintable() or letter in _JOINERS or unicodedata.category(letter) == "Zs"
+        else _json_escape(letter)
+        for letter in text
+    )
+
+
+def _json_escape(letter: str) -> str:
+    code = ord(letter)
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    high, low = divmod(code - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address means this machine, which no other can reach."""
+    import ipaddress  # noqa: PLC0415 (slow to import, and a game mostly doesn't need it)
+
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        name = host.lower().rstrip(".")
+        return name == "localhost" or name.endswith(".localhost")
+
+
+def describe(value: object) -> str:
+    """Return a short ``repr`` for a log; also for an object whose ``repr`` fails."""
+    try:
+        return encodable(repr(value)[:80])
+    except Exception:
+        return f"<{type_name(type(value))}>"
+
+
+def encodable(text: str) -> str:
+    """Return the text with lone surrogates, which no encoding can write, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def type_name(kind: type) -> str:
+    """Return a type's name with its module, unless it is a built-in."""
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"

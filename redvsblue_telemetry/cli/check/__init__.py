@@ -1,0 +1,1 @@
+"""``redvsblue-telemetry check``: finds out why events do not arrive."""

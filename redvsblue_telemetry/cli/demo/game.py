@@ -1,0 +1,118 @@
+"""The game of ``demo``: the battle, at sixty frames a second, in a process of its own.
+
+    python -m redvsblue_telemetry.cli.demo.game WS_URL SECONDS
+
+So it shares neither the interpreter nor its lock with the collector. Each second it prints a line
+of JSON, and a last one with its ledger when all is delivered. It ends when its standard input does,
+so it doesn't outlive who started it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+import msgspec
+
+from ... import __version__
+from ...client import Telemetry, start_telemetry
+from .battle import BattleEngine
+
+__all__ = ["Progress"]
+
+_FPS = 60
+_SEED = 7
+_STOP_SECONDS = 15.0
+
+
+class Progress(msgspec.Struct):
+    """How the game is doing, as it tells it."""
+
+    seconds: float = 0.0
+    """Since its start."""
+    told: int = 0
+    """Events that it has handed to the library, by its own count."""
+    emitted: int = 0
+    delivered: int = 0
+    buffered: int = 0
+    in_flight: int = 0
+    dropped: int = 0
+    rejected: int = 0
+    frame_ms: float = 0.0
+    """The median of the last second's frames, from when a frame was due until its work is done."""
+    slowest_ms: float = 0.0
+    """0 until the first second is over."""
+    session: str = ""
+    is_over: bool = False
+
+
+class _Game:
+    """Plays, and counts at the source what is handed to the library."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+        self.progress = Progress()
+        self._started = time.perf_counter()
+        self._frames: list[float] = []
+
+    def play(self, seconds: float) -> None:
+        engine = BattleEngine(seed=_SEED)
+        engine.on("telemetry", self._count)
+        due = self._started
+        with self.telemetry.attach(engine):
+            for number in range(1, round(seconds * _FPS) + 1):
+                engine.update(1 / _FPS)
+                self._frames.append((time.perf_counter() - due) * 1000)
+                if number % _FPS == 0:
+                    self._tell_frame_times()
+                due += 1 / _FPS
+                time.sleep(max(0.0, due - time.perf_counter()))
+
+    def _count(self, _: object) -> None:
+        self.progress.told += 1
+
+    def _tell_frame_times(self) -> None:
+        frames = sorted(self._frames)
+        self._frames.clear()
+        median, slowest = round(frames[len(frames) // 2], 2), round(frames[-1], 2)
+        self.progress.frame_ms, self.progress.slowest_ms = median, slowest
+        self.progress.told += 1
+        self.telemetry.emit("frame_times", {"frameTimeMs": median, "slowestMs": slowest})
+        self.report()
+
+    def report(self) -> None:
+        progress, ledger = self.progress, self.telemetry.stats()
+        progress.seconds = round(time.perf_counter() - self._started, 1)
+        for name in ("emitted", "delivered", "buffered", "in_flight", "dropped", "rejected"):
+            setattr(progress, name, getattr(ledger, name))
+        _say(progress)
+
+
+def _say(progress: Progress) -> None:
+    os.write(sys.stdout.fileno(), msgspec.json.encode(progress) + b"\n")
+
+
+def _end_with_standard_input() -> None:
+    # Not sys.stdin.read(): a thread that waits in there holds a lock that is needed at exit.
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os._exit(1)
+
+
+def _main(url: str, seconds: float) -> None:
+    threading.Thread(target=_end_with_standard_input, daemon=True).start()
+    telemetry = start_telemetry(
+        enabled=True, url=url, version=f"demo {__version__}", drain_interval=0.2
+    )
+    game = _Game(telemetry)
+    game.progress.session = telemetry.session_id
+    game.play(seconds)
+    telemetry.stop(timeout=_STOP_SECONDS)
+    game.progress.is_over = True
+    game.report()
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], float(sys.argv[2]))

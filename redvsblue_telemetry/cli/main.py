@@ -1,0 +1,55 @@
+"""The group of the commands. Each is imported when it is run, and not before.
+
+So ``--help`` is quick, and a package that is missing breaks no command but the one that needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from .. import __version__
+from ._terminal import CommandError
+
+__all__ = ["commands"]
+
+# Each command, the module whose attribute of the same name it is, and its line in the list.
+_COMMANDS = {
+    "collect": (".collect", "Receive and store events, and show them live in a browser."),
+    "demo": (".demo.command", "Play a battle against a collector, and compare their counts."),
+    "check": (".check.command", "Find out why a game's events don't arrive."),
+    "tail": (".tail", "Print events as they arrive."),
+    "export": (".export", "Write stored events as JSON lines, CSV or Parquet."),
+    "report": (".report.command", "Make one HTML page of what is stored."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        try:
+            module = import_module(_COMMANDS[cmd_name][0], __package__)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing == "redvsblue_telemetry":
+                raise
+            raise CommandError(
+                f'{cmd_name} needs {missing}: pip install "redvsblue-telemetry[collector]"'
+            ) from error
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def commands() -> None:
+    """Telemetry of games: receive it, look at it, take it along."""

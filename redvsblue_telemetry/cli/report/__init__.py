@@ -1,0 +1,1 @@
+"""``redvsblue-telemetry report``: one HTML page about the stored events."""

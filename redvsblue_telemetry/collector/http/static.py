@@ -1,0 +1,41 @@
+"""The live page: files that are served as they are.
+
+There is no build step and nothing is filled in, so what a game sends never becomes part of a page
+here; the scripts of the page ask the API for it, and set it as text.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+__all__ = ["routes"]
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+}
+_FOLDER = resources.files(__package__.rpartition(".")[0]) / "static"
+
+
+def _served(path: str, name: str) -> Route:
+    body = (_FOLDER / name).read_bytes()
+    media_type = _TYPES[name[name.rindex(".") :]]
+
+    async def serve(_: Request) -> Response:
+        return Response(body, media_type=media_type)
+
+    return Route(path, serve)
+
+
+def _names() -> list[str]:
+    names = sorted(entry.name for entry in _FOLDER.iterdir())
+    return [name for name in names if name.endswith((".css", ".js"))]
+
+
+routes = [_served("/", "index.html"), *(_served(f"/static/{name}", name) for name in _names())]
+"""The page at ``/``, and what it is made of."""

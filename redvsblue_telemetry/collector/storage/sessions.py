@@ -1,0 +1,144 @@
+"""What is known of each session: in a table, and in memory for those that were heard of lately."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from ..messages import Event
+from .seqranges import SeqRanges
+
+__all__ = ["Session", "Sessions"]
+
+_KEPT = 10_000  # sessions in memory
+
+
+class Session(msgspec.Struct):
+    """One run of a game, as far as it has come."""
+
+    key: int
+    runs: SeqRanges
+    version: str | None
+    first_timestamp: int
+    last_timestamp: int
+    events: int = 0
+    repeats: int = 0
+
+    @property
+    def missing(self) -> int:
+        """How many numbers from 1 to the highest have not come."""
+        return self.runs.highest - self.events + self.runs.has_zero
+
+    def add(self, event: Event) -> bool:
+        """Take note of an event; whether it is new."""
+        if not self.runs.add(event.seq):
+            self.repeats += 1
+            return False
+        self.events += 1
+        timestamp = event.timestamp
+        if timestamp > self.last_timestamp:
+            self.last_timestamp = timestamp
+        elif timestamp < self.first_timestamp:
+            self.first_timestamp = timestamp
+        if event.version is not None:
+            self.version = event.version
+        return True
+
+
+class Sessions:
+    """The sessions. What they learn is written by :meth:`save`, in the caller's transaction.
+
+    Args:
+        connection: to read and write by.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._known: dict[str, Session] = {}
+        self._touched: dict[int, Session] = {}
+
+    def forget(self) -> None:
+        """Forget all that is in memory: it may not be what is in the table."""
+        self._known.clear()
+        self._touched.clear()
+
+    def of(self, event: Event, now: int) -> Session:
+        """The session of an event, which is made if there is none."""
+        session = self._known.get(event.session_id)
+        if session is None:
+            session = self._read(event.session_id) or self._make(event, now)
+            self._known[event.session_id] = session
+        self._touched[session.key] = session
+        return session
+
+    def _read(self, session_id: str) -> Session | None:
+        row = self._connection.execute(
+            "SELECT key, version, first_timestamp, last_timestamp, events, repeats "
+            "FROM sessions WHERE session_id = ?",
+            (session_id,),
+        ).fetchone()
+        if row is None:
+            return None
+        key, *others = row
+        return Session(key, SeqRanges(_Table(self._connection, key)), *others)
+
+    def _make(self, event: Event, now: int) -> Session:
+        time = event.timestamp
+        key = self._connection.execute(
+            "INSERT INTO sessions (session_id, version, events, repeats, missing, highest, "
+            "first_timestamp, last_timestamp, first_received, last_received) "
+            "VALUES (?, ?, 0, 0, 0, 0, ?, ?, ?, ?)",
+            (event.session_id, event.version, time, time, now, now),
+        ).lastrowid
+        assert key is not None
+        return Session(key, SeqRanges(_Table(self._connection, key)), event.version, time, time)
+
+    def save(self, now: int) -> None:
+        """Write down what was learned since this was last called."""
+        rows = []
+        for session in self._touched.values():
+            session.runs.save()
+            rows.append(
+                (
+                    session.version,
+                    session.events,
+                    session.repeats,
+                    session.missing,
+                    session.runs.highest,
+                    session.first_timestamp,
+                    session.last_timestamp,
+                    now,
+                    session.key,
+                )
+            )
+        self._connection.executemany(
+            "UPDATE sessions SET version = ?, events = ?, repeats = ?, missing = ?, highest = ?, "
+            "first_timestamp = ?, last_timestamp = ?, last_received = ? WHERE key = ?",
+            rows,
+        )
+        self._touched.clear()
+        if len(self._known) > _KEPT:
+            self._known.clear()
+
+
+class _Table:
+    """The runs of one session in the database's table; see RunTable."""
+
+    def __init__(self, connection: sqlite3.Connection, session: int) -> None:
+        self._execute = connection.execute
+        self._session = session
+
+    def find(self, number: int) -> tuple[int, int] | None:
+        row: tuple[int, int] | None = self._execute(
+            "SELECT first, last FROM runs WHERE session = ? AND first <= ? "
+            "ORDER BY first DESC LIMIT 1",
+            (self._session, number),
+        ).fetchone()
+        return row
+
+    def put(self, first: int, last: int) -> None:
+        self._execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (self._session, first, last))
+
+    def remove(self, first: int) -> None:
+        self._execute("DELETE FROM runs WHERE session = ? AND first = ?", (self._session, first))

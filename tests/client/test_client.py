@@ -1,0 +1,311 @@
+"""The front of the house: start, stop, flush, the toggle, the ledger."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+from freezegun import freeze_time
+
+import redvsblue_telemetry as package
+from redvsblue_telemetry import (
+    ConnectionState,
+    InvalidEventError,
+    Telemetry,
+    TelemetrySettings,
+    TelemetryStats,
+    emit,
+    get_telemetry,
+    start_telemetry,
+    stop_telemetry,
+)
+from redvsblue_telemetry.testing import RecordingServer
+from tests.support.raw_server import raw_server, read_to_the_end
+from tests.support.wait import wait_until
+
+QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.02, "backoff_max": 0.1}
+
+
+def test_off_means_that_everything_works_and_nothing_happens() -> None:
+    threads = threading.active_count()
+    telemetry = start_telemetry()
+    telemetry.emit("x", {"a": object()})
+    telemetry.push({"type": 5})  # type: ignore[dict-item]
+    telemetry.set_online(False)
+    telemetry.enabled = True
+    assert not telemetry.enabled
+    assert telemetry.flush()
+    assert telemetry.stop()
+    assert telemetry.stats() == TelemetryStats()
+    assert threading.active_count() == threads
+    assert "emitted=0" in repr(telemetry)
+
+
+def test_the_process_has_one() -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        assert start_telemetry() is telemetry is get_telemetry()
+        emit("hello", who="world")
+        assert telemetry.flush(5)
+        assert server.events[0]["data"] == {"who": "world"}
+        assert stop_telemetry()
+        emit("too late")
+        again = start_telemetry(**QUICK, url=server.url)
+        assert again is not telemetry
+        assert again.session_id != telemetry.session_id
+
+
+def test_only_other_settings_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    with RecordingServer() as server:
+        start_telemetry(**QUICK, url=server.url)
+        start_telemetry(url=server.url)
+        assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+        start_telemetry(batch_size=3)
+        assert "not used" in caplog.text
+
+
+def test_a_context_manager_stops_at_its_end() -> None:
+    with RecordingServer() as server:
+        with Telemetry(TelemetrySettings(**QUICK, url=server.url)) as telemetry:
+            telemetry.emit("x")
+        assert server.wait_for(1)
+        assert telemetry.stats().state is ConnectionState.STOPPED
+        telemetry.emit("y")
+        assert telemetry.stats().emitted == 1
+        assert telemetry.stop()
+
+
+def test_two_at_once_keep_to_themselves() -> None:
+    with RecordingServer() as one, RecordingServer() as two:
+        with (
+            Telemetry(TelemetrySettings(**QUICK, url=one.url)) as first,
+            Telemetry(TelemetrySettings(**QUICK, url=two.url)) as second,
+        ):
+            first.emit("a")
+            second.emit("b")
+        assert [event["type"] for event in one.events] == ["a"]
+        assert [event["type"] for event in two.events] == ["b"]
+
+
+def refused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_stop_is_bounded_and_tells_the_truth() -> None:
+    telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{refused_port()}/")
+    telemetry.emit("x")
+    start = time.monotonic()
+    assert not telemetry.stop(0.3)
+    assert time.monotonic() - start < 1
+    assert not telemetry.stop(5)
+    assert telemetry.stats().dropped == 1
+    assert not telemetry.flush()
+
+
+def test_stop_in_the_midst_of_a_handshake() -> None:
+    with raw_server(lambda client: read_to_the_end(client) and None) as port:
+        telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/")
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.CONNECTING)
+        start = time.monotonic()
+        assert telemetry.stop(5)  # nothing is waiting, so there is nothing to wait for
+        assert time.monotonic() - start < 2
+
+
+def test_stop_tries_once_more_before_it_gives_up() -> None:
+    port = refused_port()
+    telemetry = start_telemetry(
+        enabled=True, url=f"ws://127.0.0.1:{port}/", backoff_base=30, backoff_max=60
+    )
+    telemetry.emit("x")
+    assert wait_until(lambda: telemetry.stats().state is ConnectionState.BACKING_OFF)
+    with RecordingServer(port=port) as server:
+        assert telemetry.stop(5)
+        assert server.wait_for(1)
+
+
+def test_flush_and_stop_in_the_workers_own_callback_do_not_hang() -> None:
+    results = []
+
+    def note(state: ConnectionState) -> None:
+        if state is ConnectionState.CONNECTED:
+            results.append(get_telemetry().flush(5))
+            results.append(get_telemetry().stop(5))
+
+    with RecordingServer() as server:
+        start_telemetry(**QUICK, url=server.url, on_state_change=note)
+        assert wait_until(lambda: len(results) == 2)
+        assert results[0] is False
+
+
+def test_flushes_from_several_threads_all_end() -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url, drain_interval=60)
+        results: list[bool] = []
+
+        def play(name: str) -> None:
+            for number in range(200):
+                telemetry.emit(name, i=number)
+            results.append(telemetry.flush(5))
+
+        threads = [threading.Thread(target=play, args=(f"t{n}",)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert results == [True] * 4
+        events = server.events
+        assert [event["seq"] for event in events] == list(range(1, 801))
+        for name in ("t0", "t1", "t2", "t3"):
+            own = [event["data"]["i"] for event in events if event["type"] == name]
+            assert own == list(range(200))
+
+
+def test_the_toggle_discards_closes_and_resumes_in_the_same_session() -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url, drain_interval=60)
+        assert server.wait_for_connection()
+        for _ in range(5):
+            telemetry.emit("pending")
+        telemetry.enabled = False
+        assert wait_until(lambda: telemetry.stats().dropped == 5)
+        telemetry.emit("refused")
+        assert wait_until(lambda: server.connections == 0)
+        assert telemetry.stats().emitted == 5
+        assert server.events == []
+        telemetry.enabled = True
+        telemetry.emit("again")
+        assert telemetry.flush(5)
+        (event,) = server.events
+        assert (event["type"], event["seq"]) == ("again", 6)
+        assert event["sessionId"] == telemetry.session_id
+
+
+def test_rejected_events_are_counted_and_warned_about_once_a_type(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        for _ in range(100):
+            telemetry.emit("bad", {"ships": [{"target": object()}]})
+        telemetry.push({"no": "type"})
+        assert telemetry.stats().rejected == 101
+        assert telemetry.stats().emitted == 0
+    bad = [r.getMessage() for r in caplog.records if "'bad'" in r.getMessage()]
+    assert len(bad) == 1
+    assert "data.ships[0].target" in bad[0]
+
+
+def test_strict_raises() -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url, strict=True)
+        with pytest.raises(InvalidEventError, match="object"):
+            telemetry.emit("bad", x=object())
+        with pytest.raises(InvalidEventError):
+            telemetry.push(None)  # type: ignore[arg-type]
+
+
+class EmittingHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        package.emit("log", text=record.getMessage())
+        package.emit("bad", x=object())
+        raise RuntimeError("the handler's own")
+
+
+def test_a_log_handler_may_emit_and_may_fail() -> None:
+    logger = logging.getLogger("redvsblue_telemetry")
+    handler = EmittingHandler()
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        assert server.wait_for_connection()
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.CONNECTED)
+        logger.addHandler(handler)
+        try:
+            telemetry.emit("bad", x=object())
+        finally:
+            logger.removeHandler(handler)
+        assert telemetry.stats().emitted == 1
+        assert telemetry.stats().rejected == 2
+
+
+def test_fields_may_be_called_type_and_data() -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        telemetry.emit("spawn", type="asteroid", data=3, self=1)
+        assert telemetry.flush(5)
+        assert server.events[0]["data"] == {"type": "asteroid", "data": 3, "self": 1}
+
+
+def test_frozen_time_stops_no_delivery() -> None:
+    with RecordingServer() as server, freeze_time("2026-01-01"):
+        telemetry = start_telemetry(**QUICK, url=server.url, drain_interval=0.05)
+        telemetry.emit("x")
+        assert server.wait_for(1)
+        assert server.events[0]["timestamp"] == 1767225600000
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
+def test_starting_and_stopping_leaves_nothing_behind() -> None:
+    with RecordingServer() as server:
+        start_telemetry(**QUICK, url=server.url).stop()
+        assert wait_until(lambda: server.connections == 0)
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(50):
+            telemetry = start_telemetry(**QUICK, url=server.url)
+            telemetry.emit("x")
+            assert telemetry.stop(5)
+        assert wait_until(lambda: server.connections == 0)
+        assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1)
+
+
+def test_a_thread_that_cannot_be_had_turns_it_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("redvsblue_telemetry._delivery.worker.TelemetryConnector.start", fail)
+    telemetry = start_telemetry(**QUICK)
+    assert not telemetry.enabled
+    assert "could not be started" in caplog.text
+
+
+def test_the_kill_switch_wins_over_settings_made_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DO_NOT_TRACK", "1")
+    with Telemetry(TelemetrySettings(enabled=True)) as telemetry:
+        telemetry.emit("x")
+        assert not telemetry.enabled
+        assert telemetry.stats() == TelemetryStats()
+
+
+def test_flushes_that_nobody_waits_for_leave_nothing_behind() -> None:
+    telemetry = Telemetry(TelemetrySettings(enabled=True, url="ws://127.0.0.1:1/")).start()
+    telemetry.emit("x")
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(2000):
+        assert not telemetry.flush(0)
+    gc.collect()
+    assert len(gc.get_objects()) - before < 500
+    telemetry.stop(0)
+
+
+def test_a_flush_beside_a_stop_tells_the_truth() -> None:
+    with RecordingServer() as server:
+        for _ in range(30):
+            telemetry = Telemetry(TelemetrySettings(enabled=True, url=server.url)).start()
+            telemetry.emit("x")
+            assert telemetry.flush(10)
+            thread = threading.Thread(target=telemetry.stop, args=(10,))
+            thread.start()
+            start = time.monotonic()
+            assert telemetry.flush(10)
+            assert time.monotonic() - start < 9
+            thread.join(10)

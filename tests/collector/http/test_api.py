@@ -1,0 +1,522 @@
+"""The API, asked of a real collector while real clients send."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from redvsblue_telemetry import Telemetry, start_telemetry
+from tests.support import REPOSITORY
+from tests.support.collector import PATIENCE, RunningCollector, collector_running
+from tests.support.wait import wait_until
+
+PAGE = REPOSITORY / "docs" / "collector-api.md"
+
+
+def event(seq: int, type: str = "tick", session: str = "s", **fields: Any) -> dict[str, Any]:
+    whole = {"sessionId": session, "seq": seq, "type": type, "timestamp": 1000 + seq}
+    return {**whole, "id": f"{session}-{seq}", "data": {}, **fields}
+
+
+class Sender:
+    """A client that sends what it likes, and waits until it is stored."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._sent = 0
+
+    def send(self, *events: dict[str, Any]) -> None:
+        self.send_text(json.dumps(events))
+
+    def send_text(self, text: str) -> None:
+        self._connection.send(text)
+        self._sent += 1
+        while json.loads(self._connection.recv(timeout=PATIENCE))["ack"] < self._sent:
+            pass
+
+
+@contextlib.contextmanager
+def sending_to(collector: RunningCollector) -> Iterator[Sender]:
+    offer = {"Telemetry-Ack": "cumulative"}
+    with connect(collector.ws_url, additional_headers=offer, proxy=None) as connection:
+        yield Sender(connection)
+
+
+@pytest.fixture
+def sender(collector: RunningCollector) -> Iterator[Sender]:
+    with sending_to(collector) as sender:
+        yield sender
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RunningCollector]:
+    """For what leaves nothing behind, and needs nothing that is there."""
+    with collector_running() as running:
+        yield running
+
+
+@contextlib.contextmanager
+def playing(collector: RunningCollector, **settings: Any) -> Iterator[Telemetry]:
+    telemetry = start_telemetry(enabled=True, url=collector.ws_url, drain_interval=0.01, **settings)
+    try:
+        yield telemetry
+    finally:
+        telemetry.stop(timeout=PATIENCE)
+
+
+def ask(collector: RunningCollector, path: str, **parameters: Any) -> Any:
+    query = "?" + urlencode(parameters) if parameters else ""
+    answer = collector.get(path + query)
+    assert answer.status == 200, answer.body
+    assert answer.headers["Content-Type"] == "application/json"
+    return answer.json()
+
+
+def refusal(collector: RunningCollector, path: str, method: str = "GET") -> tuple[int, str]:
+    answer = collector.request(method, path)
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.json().keys() == {"error"}
+    return answer.status, answer.json()["error"]
+
+
+def seqs(answer: Any) -> list[int]:
+    return [event["seq"] for event in answer["events"]]
+
+
+# Events.
+
+
+def test_event_of_a_game_is_there_as_soon_as_it_is_confirmed(collector: RunningCollector) -> None:
+    with playing(collector, version="1.4") as telemetry:
+        telemetry.emit("ship_destroyed", shipId="red-3", by="Zoë")
+        assert telemetry.flush(PATIENCE)
+        answer = ask(collector, "/api/events")
+
+    (found,) = answer["events"]
+    assert answer["next"] == found["arrival"] == 1
+    assert found["sessionId"] == telemetry.session_id
+    assert (found["type"], found["seq"], found["version"]) == ("ship_destroyed", 1, "1.4")
+    assert found["data"] == {"shipId": "red-3", "by": "Zoë"}
+    assert abs(found["received"] - found["timestamp"]) < 60_000
+    assert found["id"]
+
+
+def test_who_pages_while_events_come_gets_each_exactly_once(collector: RunningCollector) -> None:
+    total = 6000
+    with playing(collector, capacity=total) as telemetry:
+
+        def play() -> None:
+            for number in range(total):
+                telemetry.emit("tick", number=number)
+                if number % 50 == 0:
+                    time.sleep(0.002)  # a frame
+
+        player = threading.Thread(target=play)
+        player.start()
+        seen: list[dict[str, Any]] = []
+        after, deadline, empty_answers = 0, time.monotonic() + PATIENCE, 0
+        while len(seen) < total and time.monotonic() < deadline:
+            answer = ask(collector, "/api/events", after=after, limit=37)
+            empty_answers += not answer["events"]
+            seen += answer["events"]
+            after = answer["next"]
+        player.join()
+        assert telemetry.flush(PATIENCE)
+
+    assert [event["seq"] for event in seen] == list(range(1, total + 1))
+    assert [event["data"]["number"] for event in seen] == list(range(total))
+    assert ask(collector, "/api/events", after=after) == {"events": [], "next": after}
+    assert empty_answers, "the events were all there before they were asked for"
+
+
+def test_pages_backwards_while_events_come(collector: RunningCollector, sender: Sender) -> None:
+    sender.send(*(event(seq) for seq in range(1, 101)))
+    seen, before = [], {}
+    for extra in range(101, 140):
+        answer = ask(collector, "/api/events", order="desc", limit=7, **before)
+        seen += seqs(answer)
+        if not answer["events"]:
+            break
+        before = {"before": answer["next"]}
+        sender.send(event(extra))
+    assert seen == list(range(100, 0, -1))
+    assert answer["next"] == 1
+
+
+def test_filters_are_taken_together(collector: RunningCollector, sender: Sender) -> None:
+    sender.send(
+        event(1, "hit", "a/b", data={"by": "Red-3"}),
+        event(2, "hit", "a/b", data={"by": "blue-1"}),
+        event(3, "miss & more", "a/b", data={"by": "red-3"}),
+        event(4, "hit", "other", data={"by": "red-3"}),
+    )
+    assert seqs(ask(collector, "/api/events", type="hit")) == [1, 2, 4]
+    assert seqs(ask(collector, "/api/events", type="miss & more")) == [3]
+    assert seqs(ask(collector, "/api/events", session="a/b", text="rEd")) == [1, 3]
+    assert seqs(ask(collector, "/api/events", session="a/b", text="red", type="hit")) == [1]
+    assert seqs(ask(collector, "/api/events", type="", session="", text="")) == [1, 2, 3, 4]
+    assert ask(collector, "/api/events", type="none", after=3) == {"events": [], "next": 3}
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("limit=0", "limit is 0"),
+        ("limit=1001", "1 to 1000"),
+        ("limit=", "limit is no whole number: ''"),
+        ("limit=-1", "'-1'"),
+        ("after=1.5", "after is no whole number: '1.5'"),
+        ("after=" + "9" * 5000, "after is no whole number"),
+        ("before=%D9%A1", "before is no whole number"),
+        ("order=up", "order is 'up'"),
+        ("sesion=x", "unknown parameter 'sesion'"),
+        ("type=a&type=b", "type is given more than once"),
+        ("text=" + "x" * 1001, "text has 1001 characters"),
+    ],
+)
+def test_request_that_makes_no_sense_is_told_why(
+    shared: RunningCollector, query: str, words: str
+) -> None:
+    status, message = refusal(shared, f"/api/events?{query}")
+    assert status == 400
+    assert words in message
+    assert len(message) < 300
+
+
+# Sessions.
+
+
+def test_sessions_tell_who_is_connected(collector: RunningCollector) -> None:
+    with sending_to(collector) as here, sending_to(collector) as leaving:
+        leaving.send(event(1, session="gone", version="0.9"))
+        here.send(event(1, session="here"), event(4, session="here"), event(4, session="here"))
+
+        def is_connected() -> dict[str, bool]:
+            found = ask(collector, "/api/sessions")["sessions"]
+            return {session["sessionId"]: session["connected"] for session in found}
+
+        assert is_connected() == {"here": True, "gone": True}
+        leaving._connection.close()
+        assert wait_until(lambda: not is_connected()["gone"], PATIENCE)
+
+        first, second = ask(collector, "/api/sessions")["sessions"]
+        assert (second["sessionId"], second["version"], second["connected"]) == (
+            "gone",
+            "0.9",
+            False,
+        )
+        counts = [first[name] for name in ("events", "repeats", "missing", "highest")]
+        assert counts == [2, 1, 2, 4]
+        assert (first["firstTimestamp"], first["lastTimestamp"]) == (1001, 1004)
+        assert ask(collector, "/api/sessions", limit=1, offset=1)["sessions"] == [second]
+
+        whole = ask(collector, "/api/sessions/here")
+        assert whole == {**first, "gaps": [[2, 3]], "types": {"tick": 2}}
+
+
+@pytest.mark.parametrize(
+    "session_id",
+    [
+        "a/b",
+        "/",
+        "a%2Fb",
+        "?limit=1#x",
+        "line\nand\n",
+        "nul\0nul",
+        "Zoë 😀",
+        "' OR 1=1 --",
+        "<script>alert(1)</script>",
+        "..%2F..",
+        "x" * 200,
+    ],
+    ids=range(11),
+)
+def test_session_is_found_by_whatever_id_it_has(shared: RunningCollector, session_id: str) -> None:
+    with sending_to(shared) as sender:
+        sender.send(event(1, session=session_id), event(1, session="decoy"))
+    found = ask(shared, f"/api/sessions/{quote(session_id, safe='')}")
+    assert (found["sessionId"], found["events"]) == (session_id, 1)
+    events = ask(shared, "/api/events", session=session_id)["events"]
+    assert [event["sessionId"] for event in events] == [session_id]
+
+
+@pytest.mark.parametrize("path", ["", "none", "none%0A", "%00", "%FF%FE", "x" * 20_000, "a/b/c"])
+def test_session_that_is_not_there_is_not_found(shared: RunningCollector, path: str) -> None:
+    status, message = refusal(shared, f"/api/sessions/{path}")
+    assert (status, message[:20]) == (404, "there is no session ")
+    assert len(message) < 200
+
+
+# What was rejected, and totals.
+
+
+def test_rejected_is_told_beside_what_is_stored(
+    collector: RunningCollector, sender: Sender
+) -> None:
+    sender.send_text("nonsense <script>")
+    sender.send(event(1), {"type": "lonely"})
+
+    answer = ask(collector, "/api/rejected")
+    assert [part["text"] for part in answer["rejected"]] == [
+        '{"type": "lonely"}',
+        "nonsense <script>",
+    ]
+    assert all(part["reason"] for part in answer["rejected"])
+    assert answer["next"] == 1
+    assert ask(collector, "/api/rejected", order="asc", limit=1)["next"] == 1
+    (newer,) = ask(collector, "/api/rejected", after=1)["rejected"]
+    assert newer == answer["rejected"][0]
+    assert seqs(ask(collector, "/api/events")) == [1]
+
+
+def test_stats_are_those_of_everything(collector: RunningCollector, sender: Sender) -> None:
+    sender.send(event(1), event(3, "hit"), event(3), {"type": "lonely"})
+    assert ask(collector, "/api/stats") == {
+        "events": 2,
+        "sessions": 1,
+        "repeats": 1,
+        "missing": 1,
+        "rejected": 1,
+        "types": {"hit": 1, "tick": 1},
+        "connections": 1,
+        "lastError": None,
+    }
+
+
+# Deleting.
+
+
+def test_nothing_is_deleted_unless_that_was_allowed(
+    collector: RunningCollector, sender: Sender
+) -> None:
+    sender.send(event(1))
+    status, message = refusal(collector, "/api/events", "DELETE")
+    assert status == 403
+    assert "--allow-reset" in message
+    assert seqs(ask(collector, "/api/events")) == [1]
+
+
+@pytest.mark.parametrize("is_in_memory", [False, True])
+def test_what_is_sent_after_all_was_deleted_is_stored(tmp_path: Path, is_in_memory: bool) -> None:
+    db = None if is_in_memory else tmp_path / "telemetry.sqlite3"
+    with collector_running(db=db, allow_reset=True) as collector, playing(collector) as telemetry:
+        for _ in range(3):
+            telemetry.emit("before")
+        assert telemetry.flush(PATIENCE)
+        cursor = ask(collector, "/api/events")["next"]
+        assert cursor == 3
+
+        answer = collector.request("DELETE", "/api/events")
+        assert (answer.status, answer.body) == (204, b"")
+        assert ask(collector, "/api/events") == {"events": [], "next": 0}
+        assert ask(collector, "/api/sessions") == {"sessions": []}
+        stats = ask(collector, "/api/stats")
+        assert (stats["events"], stats["sessions"], stats["types"]) == (0, 0, {})
+
+        telemetry.emit("after")
+        assert telemetry.flush(PATIENCE)
+        (found,) = ask(collector, "/api/events", after=cursor)["events"]
+        assert (found["type"], found["seq"], found["arrival"]) == ("after", 4, 4)
+
+
+def test_deleting_takes_no_filter() -> None:
+    with collector_running(allow_reset=True) as collector, sending_to(collector) as sender:
+        sender.send(event(1, session="a"), event(1, session="b"))
+        status, message = refusal(collector, "/api/events?session=a", "DELETE")
+        assert (status, message[:17]) == (400, "unknown parameter")
+        assert len(ask(collector, "/api/events")["events"]) == 2
+
+
+# Reading and writing at once.
+
+
+def fill(collector: RunningCollector, path: Path, events: int) -> None:
+    """Many events, written by hand."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO events (session, seq, type, timestamp, received, id, data) "
+            "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            """SELECT 1, i, 1, i, i, '', '{"ship":"red-' || printf('%0150d', i) || '"}' FROM n""",
+            (events,),
+        )
+
+
+def test_ingest_goes_on_while_slow_questions_are_answered(
+    collector: RunningCollector, sender: Sender, tmp_path: Path
+) -> None:
+    sender.send(event(1))
+    fill(collector, tmp_path / "telemetry.sqlite3", 200_000)
+    path = "/api/events?" + urlencode({"text": 'nowhere "é"'})
+    stored = 0
+    with ThreadPoolExecutor(8) as pool:
+        questions = [pool.submit(collector.get, path) for _ in range(8)]
+        while not any(question.done() for question in questions):
+            sender.send(event(stored + 1, session="other"))
+            stored += 1
+            # Nor does anything else wait that needs no reading.
+            assert collector.get("/healthz").status == 200
+    assert all(question.result().json()["events"] == [] for question in questions)
+    assert stored >= 5
+    assert ask(collector, "/api/sessions/other")["events"] == stored
+
+
+def test_answers_are_whole_while_much_is_written_and_deleted() -> None:
+    """In memory, where readers and the writer share a cache."""
+    with collector_running(allow_reset=True) as collector, ThreadPoolExecutor(4) as pool:
+        is_over = threading.Event()
+
+        def look_on() -> int:
+            rounds = 0
+            while not is_over.is_set():
+                for path in ("/api/events?text=x&limit=9", "/api/sessions", "/api/sessions/s",
+                             "/api/stats", "/api/rejected"):  # fmt: skip
+                    answer = collector.get(path)
+                    assert answer.status in (200, 404), answer.body
+                    answer.json()
+                rounds += 1
+            return rounds
+
+        onlookers = [pool.submit(look_on) for _ in range(3)]
+        try:
+            with sending_to(collector) as sender:
+                for turn in range(40):
+                    sender.send(*(event(turn * 50 + n, data={"t": "x" * 50}) for n in range(50)))
+                    if turn % 10 == 9:
+                        assert collector.request("DELETE", "/api/events").status == 204
+        finally:
+            is_over.set()
+        assert all(onlooker.result(PATIENCE) for onlooker in onlookers)
+
+
+# What is not there.
+
+
+@pytest.mark.parametrize("path", ["/api/", "/api/nothing", "/api/events/", "/api/%00", "/api/..."])
+def test_unknown_path_of_the_api_is_told_in_json(shared: RunningCollector, path: str) -> None:
+    status, message = refusal(shared, path)
+    assert (status, message[:22]) == (404, "there is nothing at '/")
+
+
+def test_other_unknown_path_is_told_in_words(shared: RunningCollector) -> None:
+    answer = shared.get("/nothing%0A<script>")
+    assert answer.status == 404
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/api/events", "/api/sessions", "/api/stats", "/api/live"])
+def test_head_is_answered_as_get_without_a_body(shared: RunningCollector, path: str) -> None:
+    answer = shared.request("HEAD", path)
+    assert (answer.status, answer.body) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/api/events", {"GET", "HEAD", "DELETE"}), ("/api/stats", {"GET", "HEAD"})],
+)
+@pytest.mark.parametrize("method", ["OPTIONS", "POST", "PUT", "TRACE"])
+def test_other_methods_are_told_which_are_allowed(
+    shared: RunningCollector, method: str, path: str, allowed: set[str]
+) -> None:
+    answer = shared.request(method, path)
+    assert answer.status == 405
+    assert set(answer.headers["Allow"].split(", ")) == allowed
+    assert answer.json()["error"].startswith(method)
+
+
+def test_database_that_is_gone_is_told(collector: RunningCollector, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "telemetry.sqlite3")) as connection:
+        connection.execute("ALTER TABLE types RENAME TO others")
+    status, message = refusal(collector, "/api/stats")
+    assert status == 503
+    assert "the database can't be read: no such table: types" in message
+
+
+def test_collector_is_healthy_until_it_can_not_store(
+    collector: RunningCollector, tmp_path: Path
+) -> None:
+    assert collector.get("/healthz").body == b"ok\n"
+    with contextlib.closing(sqlite3.connect(tmp_path / "telemetry.sqlite3")) as connection:
+        connection.execute("ALTER TABLE types RENAME TO others")
+        with connect(collector.ws_url, proxy=None) as client:
+            client.send(json.dumps([event(1)]))
+            assert wait_until(lambda: collector.get("/healthz").status == 503, PATIENCE)
+        connection.execute("ALTER TABLE others RENAME TO types")
+    assert collector.get("/healthz").body == b"events can't be stored\n"
+    assert "no such table" in ask(collector, "/api/stats")["lastError"]
+    with sending_to(collector) as sender:
+        sender.send(event(1))
+    assert collector.get("/healthz").status == 200
+    assert ask(collector, "/api/stats")["lastError"] is None
+
+
+# The page on the API.
+
+
+def documented() -> list[tuple[str, str]]:
+    """The commands of the page, each with the answer that follows it; "" if none does."""
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+    blocks.append(("", ""))
+    return [
+        (text.strip(), blocks[at + 1][1] if blocks[at + 1][0] == "json" else "")
+        for at, (language, text) in enumerate(blocks)
+        if language == "sh" and "curl" in text
+    ]
+
+
+VARYING = ("data", "seconds")
+
+
+def shape(value: Any) -> Any:
+    """An answer without what differs from one to the next.
+
+    Whether a second was over by then, for one.
+    """
+    if isinstance(value, dict):
+        return {name: shape(part) for name, part in value.items() if name not in VARYING}
+    if isinstance(value, list):
+        return [shape(part) for part in value[:1]]
+    return type(value).__name__
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_commands_of_the_page_answer_as_it_says() -> None:
+    session = re.findall(r'"sessionId":"(\w+)"', PAGE.read_text("utf-8"))[0]
+    with collector_running(allow_reset=True) as collector, sending_to(collector) as sender:
+        sender.send(
+            event(1, "ship_hit", session, version="1.4.2", data={"shipId": "red-3"}),
+            event(5, "ship_destroyed", session, version="1.4.2", data={"shipId": "red-3"}),
+            {"type": "lonely"},
+        )
+        commands = documented()
+        assert len(commands) >= 9
+        for command, answer in commands:
+            local = command.replace("http://localhost:3000", collector.url)
+            assert local != command
+            live = "/api/live" in command
+            done = subprocess.run(
+                ["sh", "-c", local + (" --max-time 1" if live else "")],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+            assert done.returncode in ((28,) if live else (0,)), done.stderr
+            printed = re.findall(r"^data: (.*)$", done.stdout, re.M)[0] if live else done.stdout
+            if answer:
+                assert shape(json.loads(printed)) == shape(json.loads(answer)), command
+            assert '"error"' not in printed, command

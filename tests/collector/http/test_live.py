@@ -1,0 +1,315 @@
+"""The live stream: what a viewer sees, and what a viewer can't do to ingest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.sync.client import ClientConnection, connect
+
+from redvsblue_telemetry.collector.http import live
+from redvsblue_telemetry.collector.http.live import Live, Look
+from redvsblue_telemetry.collector.messages import Event
+from redvsblue_telemetry.collector.storage.database import Stored
+from redvsblue_telemetry.collector.storage.queries import EventFilter
+from tests.support.collector import PATIENCE, RunningCollector, collector_running
+from tests.support.wait import wait_until
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def stored(first: int, types: list[str], data: str = "{}") -> Stored:
+    by_type: dict[str, int] = {}
+    events = []
+    for number, type_ in enumerate(types, first):
+        by_type[type_] = by_type.get(type_, 0) + 1
+        raw = msgspec.Raw(data.encode())
+        events.append(Event("s", number, type_, 0, raw, f"s-{number}"))
+    return Stored(events, first, 0, 0, by_type)
+
+
+def looks(
+    *happenings: Callable[[Live], object], wanted: EventFilter | None = None, clock: Clock
+) -> list[Look]:
+    """What a viewer sees at first, and after each thing that happens."""
+
+    async def look_on() -> list[Look]:
+        watched = Live(lambda: 7, clock)
+        watching = watched.watch(wanted or EventFilter())
+        async with contextlib.aclosing(watching):
+            seen = [await anext(watching)]
+            for happening in happenings:
+                happening(watched)
+                seen.append(await anext(watching))
+        return seen
+
+    return asyncio.run(look_on())
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_INTERVAL", 0.005)
+
+
+# What a look has.
+
+
+def test_look_has_what_is_new_since_the_last() -> None:
+    seen = looks(
+        lambda live: live.note(stored(1, ["a", "b"])),
+        lambda live: None,
+        lambda live: live.note(stored(3, ["c"])),
+        clock=Clock(),
+    )
+    assert [[event.arrival for event in look.events] for look in seen] == [[], [1, 2], [], [3]]
+    assert [look.arrived for look in seen] == [0, 2, 0, 1]
+    assert [look.total for look in seen] == [0, 2, 2, 3]
+    assert {(look.skipped, look.connections) for look in seen} == {(0, 7)}
+
+
+def test_counts_are_whole_when_events_are_skipped() -> None:
+    count = 3 * live._KEPT
+    seen = looks(
+        *(lambda live, n=n: live.note(stored(n * count + 1, ["a"] * count)) for n in range(3)),
+        clock=Clock(),
+    )
+    assert [look.arrived for look in seen] == [0, count, count, count]
+    assert [look.skipped + look.matching for look in seen] == [0, count, count, count]
+    assert [len(look.events) for look in seen] == [0, *[live._SHOWN] * 3]
+    assert seen[-1].events[-1].arrival == 3 * count
+
+
+def test_seconds_are_told_once_each_when_they_are_over() -> None:
+    clock = Clock()
+    start = int(clock.now)
+
+    def at(second: float, types: list[str]) -> Callable[[Live], None]:
+        def happen(live: Live) -> None:
+            clock.now = start + second
+            if types:
+                live.note(stored(1, types))
+
+        return happen
+
+    seen = looks(
+        at(0.1, ["a", "a", "b"]), at(0.9, ["a"]), at(1.0, ["c"]), at(4.5, ["d"]), at(5.0, []),
+        clock=clock,
+    )  # fmt: skip
+    assert [look.seconds for look in seen] == [
+        [], [], [], [(start, {"a": 3, "b": 1})], [(start + 1, {"c": 1})], [(start + 4, {"d": 1})],
+    ]  # fmt: skip
+
+
+def test_filter_decides_what_is_shown_and_not_what_is_counted() -> None:
+    seen = looks(
+        lambda live: live.note(stored(1, ["a", "b", "a"], '{"Name":"Zoe"}')),
+        wanted=EventFilter(type="a", text="zoe"),
+        clock=Clock(),
+    )[-1]
+    assert ([event.arrival for event in seen.events], seen.matching, seen.arrived) == ([1, 3], 2, 3)
+
+
+def test_types_that_nobody_could_count_apart_are_counted_together() -> None:
+    clock = Clock()
+
+    def flood(live: Live) -> None:
+        live.note(stored(1, ["known"] + [f"type {n}" for n in range(10_000)] + ["x" * 10_000]))
+        live.note(stored(10_003, ["known"]))
+        clock.now += 1
+
+    ((_, counts),) = looks(flood, clock=clock)[-1].seconds
+    assert len(counts) == live._TYPES + 1
+    assert counts["known"] == 2
+    assert sum(counts.values()) == 10_003
+
+
+def test_what_is_kept_and_shown_is_bounded_in_bytes() -> None:
+    async def fill() -> tuple[int, Look]:
+        watched = Live(lambda: 0)
+        for number in range(1, 101):
+            watched.note(stored(number, ["a"], '{"x":"' + "y" * 200_000 + '"}'))
+        kept = sum(memoryview(event.data).nbytes for event in watched._newest)
+        watching = watched.watch(EventFilter())
+        async with contextlib.aclosing(watching):
+            return kept, await anext(watching)
+
+    kept, look = asyncio.run(fill())
+    assert kept <= live._KEPT_BYTES
+    assert [event.arrival for event in look.events] == [99, 100]
+
+
+def test_event_that_is_kept_does_not_keep_its_message() -> None:
+    message = b'[{"x":"' + b"y" * 500_000 + b'"},{}]'
+    data = msgspec.json.decode(message, type=list[msgspec.Raw])[1]
+
+    async def keep() -> int:
+        watched = Live(lambda: 0)
+        watched.note(Stored([Event("s", 1, "a", 0, data, "id")], 1, 0, 0, {"a": 1}))
+        return memoryview(watched._newest[0].data).obj is memoryview(data).obj
+
+    assert not asyncio.run(keep())
+
+
+# A real stream.
+
+
+class Viewer:
+    """Looks on by a socket, as fast as it is told to."""
+
+    def __init__(self, collector: RunningCollector, path: str = "/api/live") -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.settimeout(PATIENCE)
+        self._socket.connect(("127.0.0.1", collector.port))
+        self._socket.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        self.read_bytes = 0
+        self._rest = b""
+
+    def lines(self) -> Iterator[bytes]:
+        while received := self._socket.recv(65536):
+            self.read_bytes += len(received)
+            *lines, self._rest = (self._rest + received).split(b"\n")
+            yield from lines
+
+    def looks(self) -> Iterator[dict[str, Any]]:
+        for line in self.lines():
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+
+    def leave(self, *, rudely: bool = False) -> None:
+        if rudely:  # a reset, not a farewell
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+
+@contextlib.contextmanager
+def viewing(collector: RunningCollector, path: str = "/api/live") -> Iterator[Viewer]:
+    viewer = Viewer(collector, path)
+    try:
+        yield viewer
+    finally:
+        viewer.leave()
+
+
+@contextlib.contextmanager
+def connected(collector: RunningCollector) -> Iterator[ClientConnection]:
+    offer = {"Telemetry-Ack": "cumulative"}
+    with connect(collector.ws_url, additional_headers=offer, proxy=None) as connection:
+        yield connection
+
+
+def batch(first: int, size: int, data: str = "{}") -> str:
+    return "[" + ",".join(
+        f'{{"sessionId":"s","seq":{seq},"type":"t","timestamp":0,"id":"{seq}","data":{data}}}'
+        for seq in range(first, first + size)
+    ) + "]"  # fmt: skip
+
+
+def viewers(collector: RunningCollector) -> float:
+    text = collector.get("/metrics").body.decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    return families["telemetry_viewers"].samples[0].value
+
+
+def test_viewer_sees_events_as_they_come_with_line_breaks_in_them(
+    collector: RunningCollector,
+) -> None:
+    data = '{\r\n  "a":\n1, "b": "\\n </script>"\r}'
+    with viewing(collector, "/api/live?type=t") as viewer, connected(collector) as client:
+        stream = viewer.looks()
+        assert next(stream)["events"] == []
+        client.send(batch(1, 3, data))
+        found = next(look["events"] for look in stream if look["events"])
+    assert [event["arrival"] for event in found] == [1, 2, 3]
+    assert found[0]["data"] == {"a": 1, "b": "\n </script>"}
+
+
+def test_viewer_that_comes_late_sees_what_is_there(collector: RunningCollector) -> None:
+    with connected(collector) as client:
+        client.send(batch(1, 100))
+        client.recv(timeout=PATIENCE)
+        assert wait_until(lambda: collector.stats()["events"] == 100)
+        with viewing(collector) as viewer:
+            look = next(viewer.looks())
+    assert [event["seq"] for event in look["events"]] == list(range(61, 101))
+    assert (look["arrived"], look["total"]) == (0, 100)
+
+
+@pytest.mark.parametrize("rudely", [False, True])
+def test_viewer_that_leaves_is_forgotten(collector: RunningCollector, rudely: bool) -> None:
+    viewer = Viewer(collector)
+    try:
+        next(viewer.looks())
+        assert viewers(collector) == 1
+    finally:
+        viewer.leave(rudely=rudely)
+    assert wait_until(lambda: viewers(collector) == 0, PATIENCE)
+
+
+def test_no_more_viewers_than_may(
+    collector: RunningCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_VIEWERS", 1)
+    with viewing(collector) as viewer:
+        next(viewer.looks())
+        answer = collector.get("/api/live")
+        assert answer.status == 503
+        assert "too many" in answer.json()["error"]
+    assert wait_until(lambda: viewers(collector) == 0, PATIENCE)
+
+
+def test_viewers_are_let_go_when_the_collector_closes() -> None:
+    with collector_running() as collector:
+        viewer = Viewer(collector)
+        next(viewer.looks())
+        started = time.monotonic()
+        collector.stop()
+        assert time.monotonic() - started < 5
+    assert list(viewer.lines())[-1:] in ([], [b""])
+    viewer.leave()
+
+
+def test_viewer_that_does_not_read_costs_ingest_and_memory_nothing(
+    collector: RunningCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_SHOWN", 1000)  # so that what the kernel keeps for it is soon full
+    batches, size = 80, 250
+    total = batches * size
+    data = '{"x":"' + "y" * 1000 + '"}'
+    with viewing(collector) as viewer, connected(collector) as client:
+        assert wait_until(lambda: viewers(collector) == 1, PATIENCE)
+        started = time.monotonic()
+        for number in range(batches):
+            client.send(batch(number * size + 1, size, data))
+            time.sleep(0.04)  # so that it takes a while: about 5,000 a second
+        while json.loads(client.recv(timeout=PATIENCE))["ack"] < batches:
+            pass
+        seconds = time.monotonic() - started
+        assert collector.stats()["events"] == total
+
+        # Now it reads: all that was kept for it, and then what is new.
+        seen = []
+        for look in viewer.looks():
+            seen.append(look)
+            if look["total"] == total:
+                break
+    assert seconds < PATIENCE
+    assert sum(look["arrived"] for look in seen) == total
+    assert max(look["skipped"] for look in seen) > 0
+    assert viewer.read_bytes < total * len(data) / 2
+    assert wait_until(lambda: viewers(collector) == 0, PATIENCE)

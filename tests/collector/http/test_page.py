@@ -1,0 +1,288 @@
+"""The live page, in a real browser, with real clients sending to a real collector."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+from redvsblue_telemetry import Telemetry
+from tests.support import REPOSITORY
+from tests.support.browser import (
+    Look,
+    browser,
+    event_text,
+    expect,
+    game,
+    look,
+    needs_chromium,
+    rows,
+    send,
+    send_events,
+)
+from tests.support.collector import RunningCollector
+from tests.support.wait import wait_until
+
+__all__ = ["browser", "game", "look"]  # fixtures
+
+
+# The files.
+
+
+class Elements(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_page_has_nothing_inline_and_loads_only_what_is_served_here(
+    collector: RunningCollector,
+) -> None:
+    answer = collector.get("/")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    elements = Elements(answer.body.decode()).found
+    for tag, attributes in elements:
+        assert tag != "style"
+        assert "style" not in attributes
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href"):
+            if (link := attributes.get(name)) and not link.startswith("data:image/"):
+                assert collector.get(link).status == 200, link
+    assert [a.get("src") for tag, a in elements if tag == "script"] == ["/static/app.js"]
+
+
+def test_scripts_and_styles_are_served_as_such(collector: RunningCollector) -> None:
+    script, style = collector.get("/static/app.js"), collector.get("/static/app.css")
+    assert script.headers["Content-Type"].startswith("text/javascript")
+    assert style.headers["Content-Type"].startswith("text/css")
+    for imported in re.findall(rb'from "\./([a-z]+\.js)"', script.body):
+        assert collector.get(f"/static/{imported.decode()}").status == 200
+    assert collector.get("/static/../app.py").status == 404
+    assert collector.get("/static/index.html").status == 404
+
+
+def test_scripts_never_make_html_of_a_text() -> None:
+    folder = REPOSITORY / "redvsblue_telemetry" / "collector" / "static"
+    ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|srcdoc"
+    scripts = list(folder.glob("*.js"))
+    assert scripts
+    for script in scripts:
+        assert not re.search(ways, script.read_text("utf-8")), script.name
+
+
+# What it shows.
+
+
+@needs_chromium
+def test_empty_page_shows_three_lines_that_make_it_move(
+    collector: RunningCollector, look: Look, tmp_path: Path
+) -> None:
+    page = look(collector.url)
+    snippet = page.locator("#snippet")
+    expect(snippet).to_be_visible()
+    lines = snippet.inner_text()
+    assert len(lines.splitlines()) == 3
+
+    program = tmp_path / "three_lines.py"
+    program.write_text(lines, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, program], env={"PYTHONPATH": str(REPOSITORY)}, timeout=30, check=False
+    )
+
+    assert done.returncode == 0
+    expect(rows(page).first).to_contain_text("hello")
+    expect(rows(page).first).to_contain_text('"my game"')
+    expect(snippet).to_be_hidden()
+
+
+@needs_chromium
+def test_events_of_a_game_appear_as_they_come(
+    collector: RunningCollector, game: Telemetry, look: Look
+) -> None:
+    page = look(collector.url)
+    expect(page.locator("#connection")).to_have_text("live")
+
+    game.emit("ship_hit", {"shipId": "red-3", "damage": 12})
+    game.emit("round_end", winner="red")
+
+    expect(rows(page)).to_have_count(2)
+    expect(rows(page).nth(0)).to_contain_text("round_end")
+    expect(rows(page).nth(1)).to_contain_text('shipId "red-3"')
+    expect(rows(page).nth(1)).to_contain_text("#1")
+    expect(page.locator("#tile-events")).to_have_text("2")
+    expect(page.locator("#tile-connections")).to_have_text("1")
+    expect(page.locator("#legend")).to_contain_text("ship_hit")
+    session = page.locator("#sessions tr")
+    expect(session).to_have_count(1)
+    expect(session).to_contain_text("live · 1.4.2")
+    assert game.stop(timeout=5)
+    expect(session).to_contain_text("ended")
+
+
+@needs_chromium
+def test_events_that_came_before_the_page_are_there(
+    collector: RunningCollector, look: Look
+) -> None:
+    events = [event_text(f'{{"number": {n}}}', seq=n, type=f"type-{n % 3}") for n in range(1, 151)]
+    send_events(collector, *events)
+
+    page = look(collector.url)
+
+    expect(rows(page)).to_have_count(100)
+    numbers = page.locator("#events .seq").all_inner_texts()
+    assert numbers == [f"#{number}" for number in range(150, 50, -1)]
+
+
+@needs_chromium
+def test_filters_are_asked_of_the_collector_and_kept_in_the_address(
+    collector: RunningCollector, look: Look
+) -> None:
+    page = look(collector.url)
+    send_events(
+        collector,
+        event_text('{"shipId": "red-3"}', sessionId="one", seq=1, type="hit"),
+        event_text('{"shipId": "blue-1"}', sessionId="one", seq=2, type="hit"),
+        event_text('{"shipId": "red-3"}', sessionId="two", seq=1, type="lost"),
+    )
+    expect(rows(page)).to_have_count(3)
+
+    page.get_by_label("Type", exact=True).fill("hit")
+    expect(rows(page)).to_have_count(2)
+    page.get_by_label("Text in the data").fill("red-3")
+    expect(rows(page)).to_have_count(1)
+    expect(rows(page).first).to_contain_text("red-3")
+    assert "type=hit" in page.url
+    assert "text=red-3" in page.url
+
+    # What comes from now on is filtered, too.
+    send_events(
+        collector,
+        event_text('{"shipId": "red-3", "new": 1}', sessionId="one", seq=3, type="hit"),
+        event_text('{"shipId": "red-3", "new": 2}', sessionId="one", seq=4, type="lost"),
+    )
+    expect(rows(page)).to_have_count(2)
+    expect(rows(page).first).to_contain_text("new 1")
+
+    page.reload()
+    expect(rows(page)).to_have_count(2)
+    expect(page.get_by_label("Type", exact=True)).to_have_value("hit")
+    page.get_by_role("button", name="Clear").click()
+    expect(rows(page)).to_have_count(5)
+    page.get_by_role("searchbox", name="Session").fill("two")
+    expect(rows(page)).to_have_count(1)
+
+
+@needs_chromium
+def test_type_in_the_legend_is_a_filter(collector: RunningCollector, look: Look) -> None:
+    page = look(collector.url)
+    send_events(collector, event_text(seq=1, type="hit"), event_text(seq=2, type="lost"))
+
+    page.locator("#legend").get_by_role("button", name="lost").click()
+
+    expect(page.get_by_label("Type", exact=True)).to_have_value("lost")
+    expect(rows(page)).to_have_count(1)
+    expect(rows(page)).to_contain_text("lost")
+
+
+@needs_chromium
+def test_paused_list_stands_still_and_goes_on_with_what_came(
+    collector: RunningCollector, look: Look
+) -> None:
+    page = look(collector.url)
+    send_events(collector, event_text(seq=1))
+    expect(rows(page)).to_have_count(1)
+    page.get_by_role("button", name="Pause").click()
+
+    send_events(collector, event_text(seq=2), event_text(seq=3))
+
+    expect(page.locator("#events-note")).to_have_text("paused, 2 came since")
+    expect(rows(page)).to_have_count(1)
+    page.get_by_role("button", name="Go on").click()
+    expect(rows(page)).to_have_count(3)
+
+
+@needs_chromium
+def test_list_holds_while_the_pointer_is_on_it(collector: RunningCollector, look: Look) -> None:
+    page = look(collector.url)
+    send_events(collector, event_text(seq=1))
+    rows(page).first.hover()
+
+    send_events(collector, event_text(seq=2))
+
+    expect(page.locator("#events-note")).to_contain_text("1 came since")
+    expect(rows(page)).to_have_count(1)
+    page.mouse.move(5, 5)
+    expect(rows(page)).to_have_count(2)
+
+
+@needs_chromium
+def test_session_shows_its_loss_its_repeats_and_its_gaps(
+    collector: RunningCollector, look: Look
+) -> None:
+    came = [event_text(seq=seq, sessionId="lossy", type="hit") for seq in (1, 2, 5, 6, 9, 9, 2)]
+    send_events(collector, *came)
+    page = look(collector.url)
+
+    cells = page.locator("#sessions tr td")
+    expect(cells.nth(1)).to_have_text("5")
+    expect(cells.nth(2)).to_have_text("4 (44.4%)")
+    expect(cells.nth(3)).to_have_text("2")
+    page.locator("#sessions button").click()
+    detail = page.locator("#detail")
+    expect(detail).to_contain_text("3 to 4")
+    expect(detail).to_contain_text("7 to 8")
+    detail.get_by_role("button", name="Only its events").click()
+    expect(detail).to_be_hidden()
+    expect(page.get_by_role("searchbox", name="Session")).to_have_value("lossy")
+
+
+@needs_chromium
+def test_rejected_parts_are_shown_with_the_reason(collector: RunningCollector, look: Look) -> None:
+    page = look(collector.url)
+    send(collector, '[{"type": "<img src=x onerror=alert(1)>", "timestamp": "yesterday"}]')
+
+    part = page.locator("#rejected li")
+    expect(part).to_have_count(1)
+    expect(part).to_contain_text(collector.rejected()[0]["reason"])
+    part.locator("button").click()
+    expect(page.locator("#detail-text")).to_contain_text("<img src=x onerror=alert(1)>")
+    page.keyboard.press("Escape")
+    send(collector, "nonsense \u202e\x1b[31m")
+    expect(part).to_have_count(2)
+    expect(part.first).to_contain_text(r"nonsense \u202e\u001b[31m")
+
+
+@needs_chromium
+def test_chart_tells_what_a_second_had(collector: RunningCollector, look: Look) -> None:
+    page = look(collector.url)
+    send_events(collector, *(event_text(seq=n, type=f"type-{n % 2}") for n in range(1, 11)))
+    expect(page.locator("#legend li")).to_have_count(2)
+    chart = page.locator("#chart")
+    expect(chart).to_be_visible()
+
+    chart.focus()
+    said = page.locator("#chart-said")
+
+    def tells(words: str) -> bool:
+        page.keyboard.press("ArrowLeft")
+        return words in said.inner_text()
+
+    assert wait_until(lambda: tells("10 events, type-0 5, type-1 5"), 10)
+    expect(page.locator("#chart-tip")).to_contain_text("type-0")
+    page.keyboard.press("Escape")
+    expect(page.locator("#chart-tip")).to_be_hidden()
+    box = chart.bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 30, box["y"] + 60)
+    expect(page.locator("#chart-tip")).to_be_visible()

@@ -1,0 +1,184 @@
+"""What comes to the live page is hostile, or too much: the page shows it, and stays as it is."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from websockets.sync.client import connect
+
+from tests.support.browser import (
+    OFFER,
+    WIDE,
+    Look,
+    browser,
+    event_text,
+    expect,
+    game,
+    look,
+    needs_chromium,
+    rows,
+    send_events,
+)
+from tests.support.collector import RunningCollector, collector_running, free_port
+
+__all__ = ["browser", "game", "look"]  # fixtures
+
+
+# What is hostile.
+
+
+DEEP = '{"a":' + "[" * 400 + "1" + "]" * 400 + "}"
+HOSTILE = {
+    "script": r'{"x": "<script>window.hacked = 1</script>"}',
+    "image": r'{"x": "<img src=x onerror=\"window.hacked = 1\">"}',
+    "svg": r'{"<svg onload=window.hacked=1>": "</pre></dialog><svg onload=window.hacked=1>"}',
+    "link": r'{"url": "javascript:window.hacked=1", "other": "https://example.com/x.png"}',
+    "bidi": '{"name": "abc\u202edcba\u2066x"}',
+    "proto": r'{"__proto__": {"hacked": 1}, "constructor": {"prototype": {"hacked": 1}}}',
+    "numbers": '{"big": 12345678901234567890123456789012345678901234567890, "more": 1e400, '
+    '"less": -0.0, "fine": 0.1000000000000000055511151231257827}',
+    "escapes": r'{"nul": "\u0000", "pair": "\ud83d\ude80"}',
+    "template": r'{"x": "${window.hacked=1} {{7*7}} `"}',
+    "twice": r'{"a": 1, "a": 2}',
+    "empty": "{}",
+    "quotes": r'{"a": "\"]}\\", "b": "\\\""}',
+    "long": '{"x": "' + "A" * 100_000 + '"}',
+    "deep": DEEP,
+    "wide": WIDE,
+}
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s", "", text)
+
+
+@needs_chromium
+def test_hostile_data_is_shown_as_it_came_and_does_nothing(
+    collector: RunningCollector, look: Look
+) -> None:
+    page = look(collector.url)
+    for number, (name, data) in enumerate(HOSTILE.items(), start=1):
+        send_events(collector, event_text(data, seq=number, type=name))
+    assert collector.stats()["events"] == len(HOSTILE)
+    expect(rows(page)).to_have_count(len(HOSTILE))
+
+    for name, data in HOSTILE.items():
+        page.locator(f'#events button:has(.type bdi:text-is("{name}"))').click()
+        expect(page.locator("#detail-title")).to_have_text(name)
+        shown = page.locator("#detail-text").evaluate("node => node.textContent")
+        came = data.replace("\u202e", r"\u202e").replace("\u2066", r"\u2066")
+        assert squeezed(shown) == squeezed(came), name
+        page.keyboard.press("Escape")
+        expect(page.locator("#detail")).to_be_hidden()
+
+    assert page.evaluate("window.hacked === undefined && ({}).hacked === undefined")
+    assert page.locator("#events :is(script, img, svg, a, iframe)").count() == 0
+
+
+@needs_chromium
+def test_hostile_names_are_shown_and_do_nothing(collector: RunningCollector, look: Look) -> None:
+    names = [
+        "<img src=x onerror=window.hacked=1>",
+        "__proto__",
+        "constructor",
+        "hasOwnProperty",
+        "\u202etxt.exe",
+        "a\x00b",
+        "../../etc/passwd?x=1&y=2#z",
+        "%2e%2e%2f",
+        "'; DROP TABLE events; --",
+        "x" * 1000,
+        "\u0300" * 200,
+        "\U0001f680" * 40,
+    ]
+    for number, name in enumerate(names):
+        send_events(
+            collector,
+            event_text("{}", type=name, sessionId=name, id=name, version=name, timestamp=-(2**62)),
+            event_text("{}", type=name, sessionId=name, seq=7, id=name, timestamp=2**62 + number),
+        )
+    assert collector.stats()["events"] == 2 * len(names)
+    page = look(collector.url)
+
+    expect(rows(page)).to_have_count(2 * len(names))
+    expect(page.locator("#sessions tr")).to_have_count(len(names))
+    expect(page.locator("#events")).to_contain_text(r"\u202etxt.exe")
+    expect(page.locator("#events")).to_contain_text(r"a\u0000b")
+    for name in names[:9]:
+        link = page.locator("#sessions tr").filter(has_text=shown_start_of(name)).locator("button")
+        link.first.click()
+        expect(page.locator("#detail")).to_contain_text("2 to 6")
+        page.keyboard.press("Escape")
+    width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1]
+    assert page.evaluate("window.hacked === undefined && ({}).hacked === undefined")
+
+
+def shown_start_of(name: str) -> str:
+    return name[:12].replace("\u202e", r"\u202e").replace("\x00", r"\u0000")
+
+
+@needs_chromium
+def test_filter_that_is_hostile_is_only_a_text(collector: RunningCollector, look: Look) -> None:
+    send_events(collector, event_text('{"a": "<b>&x=1#?%00</b>"}', type="odd"))
+    page = look(f"{collector.url}/?text=%3Cb%3E%26x%3D1%23%3F%2500&type=&session=")
+
+    expect(rows(page)).to_have_count(1)
+    expect(page.get_by_label("Text in the data")).to_have_value("<b>&x=1#?%00")
+
+
+# Much, and long.
+
+
+@needs_chromium
+def test_flood_is_sampled_and_the_page_says_so_and_keeps_few_rows(
+    collector: RunningCollector, look: Look
+) -> None:
+    page = look(collector.url)
+    send_events(collector, event_text(seq=1))
+    expect(rows(page)).to_have_count(1)
+    note = page.locator("#events-note")
+    most = seq = 0
+    is_said = False
+    with connect(collector.ws_url, additional_headers=OFFER) as websocket:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not (is_said and seq > 5_000):
+            for _ in range(10):
+                batch = [event_text('{"x": 1}', seq=seq + n) for n in range(1, 101)]
+                websocket.send(f"[{','.join(batch)}]")
+                seq += 100
+            page.wait_for_timeout(150)
+            most = max(most, rows(page).count())
+            is_said = is_said or bool(
+                re.fullmatch(r"showing [\d,]+ of [\d,]+ in the last 5 s", note.inner_text())
+            )
+    assert is_said
+    assert 40 < most <= 200
+    expect(page.locator("#tile-events")).to_have_text(f"{seq:,}")
+
+
+@needs_chromium
+def test_many_types_share_a_colour(collector: RunningCollector, look: Look) -> None:
+    page = look(collector.url)
+    send_events(collector, *(event_text(seq=n, type=f"type-{n:04}") for n in range(1, 3001)))
+
+    expect(page.locator("#legend li")).to_have_count(9)
+    expect(page.locator("#legend li").last).to_contain_text("all others")
+    expect(page.locator("#legend li").last).to_contain_text("2,992")
+
+
+@needs_chromium
+def test_page_finds_back_to_a_collector_that_was_restarted(tmp_path: Path, look: Look) -> None:
+    options = {"port": free_port(), "db": tmp_path / "telemetry.sqlite3"}
+    with collector_running(**options) as collector:
+        page = look(collector.url, faults_allowed="ERR_|Failed to load")
+        send_events(collector, event_text(seq=1))
+        expect(rows(page)).to_have_count(1)
+    expect(page.locator("#connection")).to_have_text("reconnecting")
+
+    with collector_running(**options) as collector:
+        expect(page.locator("#connection")).to_have_text("live")
+        send_events(collector, event_text(seq=2))
+        expect(rows(page)).to_have_count(2)

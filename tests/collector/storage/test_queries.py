@@ -1,0 +1,370 @@
+"""What can be asked of the database, asked without a server."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from redvsblue_telemetry.collector.messages import read_message
+from redvsblue_telemetry.collector.storage import queries
+from redvsblue_telemetry.collector.storage.database import Database, Writer
+from redvsblue_telemetry.collector.storage.queries import EventFilter, StoredEvent
+
+
+@pytest.fixture(params=["file", "memory"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    database = Database(tmp_path / "telemetry.sqlite3" if request.param == "file" else None)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def writer(database: Database) -> Iterator[Writer]:
+    writer = Writer(database)
+    yield writer
+    writer.close()
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[sqlite3.Connection]:
+    with database.reading() as connection:
+        yield connection
+
+
+def event(seq: int, type: str = "tick", session: str = "s", **fields: Any) -> dict[str, Any]:
+    whole = {"sessionId": session, "seq": seq, "type": type, "timestamp": 1000 + seq}
+    return {**whole, "id": f"{session}-{seq}", "data": {}, **fields}
+
+
+def with_data(event: dict[str, Any], data: str) -> str:
+    """The JSON of an event with this as the text of its data."""
+    return json.dumps(event).replace('"data": {}', f'"data": {data}')
+
+
+def store(writer: Writer, *events: dict[str, Any] | str) -> None:
+    """Store events as one message; those that are texts go as they are."""
+    parts = [part if isinstance(part, str) else json.dumps(part) for part in events]
+    writer.store([read_message(f"[{','.join(parts)}]")])
+
+
+def numbers(found: Sequence[StoredEvent]) -> list[int]:
+    return [event.arrival for event in found]
+
+
+# Events.
+
+
+def test_event_comes_out_as_it_went_in(writer: Writer, connection: sqlite3.Connection) -> None:
+    data = '{"n":12345678901234567890123456789012345678901234567890,"x":1e400,"a":"\\ud83d\\ude00"}'
+    store(writer, with_data(event(7, version="1.2"), data))
+
+    (found,) = queries.events(connection, EventFilter())
+
+    assert (found.session_id, found.seq, found.type, found.id) == ("s", 7, "tick", "s-7")
+    assert (found.timestamp, found.version, found.arrival) == (1007, "1.2", 1)
+    assert bytes(found.data).decode() == data
+    assert found.received > 1_600_000_000_000
+
+
+def test_events_are_in_the_order_of_their_arrival(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    store(writer, event(3), event(1), event(2, session="other"))
+    store(writer, event(2))
+    found = queries.events(connection, EventFilter())
+    assert [(e.session_id, e.seq) for e in found] == [("s", 3), ("s", 1), ("other", 2), ("s", 2)]
+    assert numbers(found) == [1, 2, 3, 4]
+
+
+def test_after_before_and_limit_cut_out_a_part(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    store(writer, *(event(seq) for seq in range(1, 21)))
+
+    def asked(**how: Any) -> list[int]:
+        return numbers(queries.events(connection, EventFilter(), **how))
+
+    assert asked(after=5, limit=3) == [6, 7, 8]
+    assert asked(before=4) == [1, 2, 3]
+    assert asked(after=5, before=8) == [6, 7]
+    assert asked(newest_first=True, limit=3) == [20, 19, 18]
+    assert asked(newest_first=True, before=18, limit=3) == [17, 16, 15]
+    assert asked(newest_first=True, after=18) == [20, 19]
+    assert asked(after=20) == asked(before=1) == asked(after=7, before=8) == []
+    assert asked(after=10**18) == asked(before=0) == []
+
+
+def test_no_events_are_found_where_there_are_none(connection: sqlite3.Connection) -> None:
+    assert queries.events(connection, EventFilter()) == []
+    assert queries.events(connection, EventFilter(text="x"), newest_first=True) == []
+    assert queries.newest_arrival(connection) == 0
+
+
+def test_all_of_a_filter_has_to_fit(writer: Writer, connection: sqlite3.Connection) -> None:
+    store(
+        writer,
+        event(1, "hit", "a", data={"ship": "red-3"}),
+        event(2, "miss", "a", data={"ship": "red-3"}),
+        event(1, "hit", "b", data={"ship": "red-3"}),
+        event(2, "hit", "b", data={"ship": "blue-1"}),
+    )
+
+    def asked(**filters: str) -> list[int]:
+        return numbers(queries.events(connection, EventFilter(**filters)))
+
+    assert asked(type="hit") == [1, 3, 4]
+    assert asked(session="b") == [3, 4]
+    assert asked(text="red-3") == [1, 2, 3]
+    assert asked(type="hit", session="b") == [3, 4]
+    assert asked(type="hit", session="b", text="blue") == [4]
+    assert asked(type="HIT") == asked(session="hit") == asked(type="miss", session="b") == []
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize("window", [1, 3, 7, 100])
+def test_search_finds_the_same_whatever_its_windows(
+    writer: Writer,
+    connection: sqlite3.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    window: int,
+    newest_first: bool,
+) -> None:
+    store(writer, *(event(n, "even" if n % 2 == 0 else "odd") for n in range(1, 31)))
+    monkeypatch.setattr(queries, "_WINDOW", window)
+    for after, before, limit in [(0, None, 100), (3, 29, 5), (4, 28, 12), (5, 6, 1), (0, 31, 1)]:
+        found = queries.events(
+            connection,
+            EventFilter(type="even"),
+            after=after,
+            before=before,
+            limit=limit,
+            newest_first=newest_first,
+        )
+        expected = [n for n in range(2, 31, 2) if after < n < (before or 99)]
+        assert numbers(found) == (expected[::-1] if newest_first else expected)[:limit]
+
+
+def test_answer_with_large_data_is_cut_short_and_can_be_gone_on_from(
+    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "_MOST_BYTES", 1000)
+    store(writer, *(event(n, data={"x": "y" * (2000 if n == 5 else 300)}) for n in range(1, 11)))
+    pages, after = [], 0
+    while found := queries.events(connection, EventFilter(), after=after):
+        pages.append(numbers(found))
+        after = found[-1].arrival
+    assert pages == [[1, 2, 3, 4], [5], [6, 7, 8, 9], [10]]
+    assert numbers(list(queries.stream_events(connection, EventFilter()))) == list(range(1, 11))
+
+
+def test_stream_ends_although_events_keep_coming(
+    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "_CHUNK", 2)
+    store(writer, *(event(n) for n in range(1, 6)))
+    seen = []
+    for found in queries.stream_events(connection, EventFilter()):
+        seen.append(found.arrival)
+        store(writer, event(100 + found.arrival))
+    assert seen == [1, 2, 3, 4, 5]
+
+
+# Text, as somebody would type it.
+
+DATA = {
+    "SDK": (
+        '{"shipId":"Red-3","by":"blue-1","hp":12.5,"name":"Zoë",'
+        '"say":"he said \\"hi\\"","p":"a\\\\b"}'
+    ),
+    "laid out": '{\n  "shipId": "Red-3",\n  "by": "blue-1",\n  "hp": 12.5\n}',
+    "escaped": '{"name":"Zo\\u00eb","smile":"\\ud83d\\ude00","shout":"Zo\\u00EB"}',
+    "other": '{"x":"100%","y":"under_score","z":"*?["}',
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("Red-3", {"SDK", "laid out"}),
+        ("red-3", {"SDK", "laid out"}),
+        ("SHIPID", {"SDK", "laid out"}),
+        ("12.5", {"SDK", "laid out"}),
+        ("Zoë", {"SDK", "escaped"}),
+        ("zoë", {"SDK", "escaped"}),
+        ("😀", {"escaped"}),
+        ('he said "hi"', {"SDK"}),
+        ('he said \\"HI\\"', {"SDK"}),
+        ("a\\b", {"SDK"}),
+        ('"shipId":"Red-3"', {"SDK"}),
+        ('"shipId": "Red-3"', {"SDK", "laid out"}),
+        ('"Red-3", "by": "blue-1"', {"SDK"}),
+        ("100%", {"other"}),
+        ("1%", set()),
+        ("under_score", {"other"}),
+        ("underXscore", set()),
+        ("*?[", {"other"}),
+        ("r.d", set()),
+        ("'; DROP TABLE events; --", set()),
+        ("\0", set()),
+        ("nowhere", set()),
+    ],
+)
+def test_text_is_found_as_it_would_be_typed(
+    writer: Writer, connection: sqlite3.Connection, text: str, fits: set[str]
+) -> None:
+    for seq, (name, data) in enumerate(DATA.items()):
+        store(writer, with_data(event(seq, name), data))
+    stored = queries.events(connection, EventFilter())
+    assert len(stored) == len(DATA)
+
+    found = queries.events(connection, EventFilter(text=text))
+
+    assert {event.type for event in found} == fits
+    assert EventFilter(text=text).matching(stored) == found
+
+
+# Sessions.
+
+
+def test_session_tells_its_gaps_its_repeats_and_its_types(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    store(writer, *(event(n, "hit" if n > 8 else "tick") for n in (2, 3, 7, 8, 9)))
+    store(writer, event(7), event(8))
+
+    found = queries.session(connection, "s")
+
+    assert found is not None
+    assert (found.events, found.repeats, found.missing, found.highest) == (5, 2, 4, 9)
+    assert found.gaps == [(1, 1), (4, 6)]
+    assert found.types == {"tick": 4, "hit": 1}
+    assert (found.first_timestamp, found.last_timestamp) == (1002, 1009)
+    assert found.first_received <= found.last_received
+    assert queries.session(connection, "other") is None
+
+
+def test_gap_that_is_filled_is_one_no_more(writer: Writer, connection: sqlite3.Connection) -> None:
+    store(writer, event(1), event(5))
+    store(writer, event(3))
+    store(writer, event(2))
+    found = queries.session(connection, "s")
+    assert found is not None
+    assert (found.gaps, found.missing) == ([(4, 4)], 1)
+
+
+def test_only_the_first_thousand_gaps_are_told(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    store(writer, *(event(2 * n) for n in range(1, 1501)))
+    found = queries.session(connection, "s")
+    assert found is not None
+    assert found.gaps == [(n, n) for n in range(1, 2000, 2)]
+    assert found.missing == 1500
+
+
+def test_types_of_a_session_are_counted_across_windows(
+    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "_WINDOW", 4)
+    for n in range(1, 21):
+        store(writer, event(n, "hit" if n % 5 == 0 else "tick"), event(n, "tick", "other"))
+    found = queries.session(connection, "s")
+    assert found is not None
+    assert list(found.types.items()) == [("tick", 16), ("hit", 4)]
+
+
+def test_most_frequent_types_are_told_first_and_not_more_than_a_page_can_show(
+    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "_TYPES", 2)
+    store(writer, *(event(n, "abcdd"[n % 5]) for n in range(5)))
+    store(writer, event(5, "c"))
+    found = queries.session(connection, "s")
+    assert found is not None
+    assert set(found.types) == {"c", "d"}
+    assert queries.totals(connection).types == {"c": 2, "d": 2}
+
+
+def test_session_that_was_heard_of_last_is_first(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    store(writer, *(event(1, session=name) for name in "abc"))
+    names = [found.session_id for found in queries.sessions(connection)]
+    assert names == ["c", "b", "a"]
+    assert [s.session_id for s in queries.sessions(connection, limit=1, offset=1)] == ["b"]
+    assert queries.sessions(connection, offset=3) == []
+
+
+# What was rejected, and totals.
+
+
+def test_rejected_is_told_with_its_reason_and_its_text(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    for text in (b"nonsense", b'[{"type":1}]', b"\xff\xfe"):
+        writer.store([read_message(text)])
+
+    found = queries.rejected(connection)
+
+    assert [part.arrival for part in found] == [3, 2, 1]
+    assert [part.text for part in found] == ["\ufffd\ufffd", '{"type":1}', "nonsense"]
+    assert all(part.reason and part.received for part in found)
+
+
+def test_rejected_can_be_paged_through_both_ways(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    for _ in range(5):
+        writer.store([read_message(b"nonsense")])
+
+    def asked(**how: Any) -> list[int]:
+        return [part.arrival for part in queries.rejected(connection, **how)]
+
+    assert asked(limit=2) == [5, 4]
+    assert asked(limit=2, before=4) == [3, 2]
+    assert asked(after=3) == [5, 4]
+    assert asked(after=1, limit=2, newest_first=False) == [2, 3]
+
+
+def test_totals_are_those_of_everything(writer: Writer, connection: sqlite3.Connection) -> None:
+    assert msgspec.to_builtins(queries.totals(connection)) == dict.fromkeys(
+        ("events", "sessions", "repeats", "missing", "rejected"), 0
+    ) | {"types": {}}
+    store(writer, event(1), event(3, "hit"), event(3), event(1, session="other"))
+    for _ in range(3):
+        writer.store([read_message(b"nonsense")])
+    assert msgspec.to_builtins(queries.totals(connection)) == {
+        "events": 3,
+        "sessions": 2,
+        "repeats": 1,
+        "missing": 1,
+        "rejected": 3,
+        "types": {"tick": 2, "hit": 1},
+    }
+
+
+def test_what_is_missing_may_be_more_than_the_database_can_sum(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    largest = 2**63 - 1
+    absurd = [event(largest, session=session, timestamp=1) for session in "abc"]
+    store(writer, *absurd, event(2, session="d"))
+    assert queries.totals(connection).missing == 3 * (largest - 1) + 1
+
+
+def test_numbers_go_on_after_all_was_deleted(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    store(writer, event(1), event(2), "7")
+    writer.clear()
+    assert queries.totals(connection).rejected == 0
+    store(writer, event(1), "8", "9")
+    assert numbers(queries.events(connection, EventFilter(), after=2)) == [3]
+    assert [part.arrival for part in queries.rejected(connection)] == [3, 2]
+    assert queries.totals(connection).rejected == 2

@@ -1,0 +1,306 @@
+"""What a message says: every good event of it, and a reason for whatever is none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry.collector.messages import Event, read_message
+from redvsblue_telemetry.testing import record_events
+
+GOOD: dict[str, Any] = {
+    "sessionId": "s",
+    "seq": 1,
+    "type": "hit",
+    "timestamp": 1795479878536,
+    "data": {},
+    "id": "i",
+}
+
+
+def event(**fields: Any) -> str:
+    return json.dumps(GOOD | fields)
+
+
+def without(key: str) -> str:
+    return json.dumps({name: value for name, value in GOOD.items() if name != key})
+
+
+def seqs(events: list[Event]) -> list[int]:
+    return [event.seq for event in events]
+
+
+def only_reason(message: bytes | str) -> str:
+    found = read_message(message)
+    assert found.events == []
+    (rejected,) = found.rejected
+    return rejected.reason
+
+
+@pytest.mark.parametrize("encode", [str, str.encode], ids=["text", "binary"])
+def test_an_array_and_lines_say_the_same(encode: Any) -> None:
+    parts = [event(seq=n, version="1.4") for n in (1, 2, 3)]
+    for message in ("[" + ", ".join(parts) + "]", "\n".join(parts) + "\n", "\n\r\n".join(parts)):
+        found = read_message(encode(message))
+        assert (seqs(found.events), found.rejected) == ([1, 2, 3], [])
+        assert {event.version for event in found.events} == {"1.4"}
+
+
+def test_what_the_sdk_sends_is_read_in_both_formats() -> None:
+    with record_events() as recorded:
+        telemetry = Telemetry(TelemetrySettings(enabled=True))
+        assert telemetry.settings.wire_format == "json"
+        from redvsblue_telemetry import emit
+
+        emit("märz\u2028", {"\U0001f600": [1.5, None, {"deep": True}], "text": "\x00\ud7ff"})
+        sent = recorded[0]
+    line = json.dumps(
+        {
+            "sessionId": sent.session_id,
+            "seq": sent.seq,
+            "type": sent.type,
+            "timestamp": sent.timestamp,
+            "data": dict(sent.data),
+            "id": sent.id,
+        },
+        ensure_ascii=False,
+    )
+    for message in (f"[{line}]", line + "\n"):
+        (read,) = read_message(message).events
+        assert (read.type, read.session_id, read.seq) == (sent.type, sent.session_id, sent.seq)
+        assert json.loads(bytes(read.data)) == dict(sent.data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        '{"big":10000000000000000000000000000000000000000000000001}',
+        '{"small": 1e-400,  "large":1e400}',
+        r'{"nul":"\u0000","pair":"\ud83d\ude00"}',
+        '{"same":1,"same":2}',
+        '{"ümlaut":"\u2028"}',
+    ],
+)
+def test_data_is_kept_as_it_came(data: str) -> None:
+    message = "[" + event().replace("{}", data) + "]"
+    for body in (message, message.encode()):
+        assert [bytes(event.data).decode() for event in read_message(body).events] == [data]
+
+
+@pytest.mark.parametrize("key", ["sessionId", "seq", "type", "timestamp", "data", "id"])
+def test_an_event_that_lacks_a_key_is_rejected_by_its_name(key: str) -> None:
+    assert f"`{key}`" in only_reason(f"[{without(key)}]")
+    assert f"`{key}`" in only_reason(without(key) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"sessionId": ""}, "$.sessionId"),
+        ({"sessionId": "x" * 1025}, "$.sessionId"),
+        ({"sessionId": 1}, "$.sessionId"),
+        ({"type": ""}, "$.type"),
+        ({"type": None}, "$.type"),
+        ({"seq": -1}, "$.seq"),
+        ({"seq": 2**63}, "$.seq"),
+        ({"seq": 1.5}, "$.seq"),
+        ({"seq": True}, "$.seq"),
+        ({"seq": "1"}, "$.seq"),
+        ({"timestamp": 1.5}, "$.timestamp"),
+        ({"timestamp": 2**63}, "$.timestamp"),
+        ({"timestamp": "now"}, "$.timestamp"),
+        ({"id": None}, "$.id"),
+        ({"version": 2}, "$.version"),
+        ({"data": []}, "$.data"),
+        ({"data": None}, "$.data"),
+        ({"data": "{}"}, "$.data"),
+    ],
+)
+def test_a_field_that_is_wrong_is_named_and_spares_the_others(
+    fields: dict[str, Any], path: str
+) -> None:
+    parts = [event(seq=1), event(**fields), event(seq=3)]
+    for message in ("[" + ",".join(parts) + "]", "\n".join(parts)):
+        found = read_message(message)
+        assert seqs(found.events) == [1, 3]
+        (rejected,) = found.rejected
+        assert path in rejected.reason
+        assert rejected.text == parts[1].encode()[:1024]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        r'{"a":"\ud800"}',
+        r'{"\udfff":1}',
+        '{"a":"\x00"}',
+        '{"a":01}',
+        '{"a":NaN}',
+        '{"a":' + "[" * 5000 + "]" * 5000 + "}",
+        '{"a":[1,2}',
+        '{"a":"],[{"}x',
+        '{"a":1}}',
+    ],
+    ids=lambda bad: bad[:16],
+)
+def test_an_event_that_is_no_json_spares_the_others(bad: str) -> None:
+    for before in ([], [event(seq=1), event(seq=2)]):
+        parts = [*before, event().replace("{}", bad), event(seq=3)]
+        found = read_message("\n".join(parts))
+        assert seqs(found.events) == [*range(1, len(before) + 1), 3]
+        assert len(found.rejected) == 1
+    found = read_message("[" + ",".join(parts) + "]")
+    assert seqs(found.events)[:2] == [1, 2]
+    assert found.rejected
+
+
+@pytest.mark.parametrize("surrogate", [r"\ud800", r"\udc00\ud800", r"a\ud800\u0041"])
+@pytest.mark.parametrize("key", ["type", "id", "sessionId", "version"])
+def test_a_lone_surrogate_in_a_name_spares_the_others(key: str, surrogate: str) -> None:
+    bad = event(seq=2, **{key: "HERE"}).replace("HERE", surrogate)
+    found = read_message(f"[{event(seq=1)},{bad},{event(seq=3)}]")
+    assert seqs(found.events) == [1, 3]
+    assert [rejected.text for rejected in found.rejected] == [bad.encode()]
+
+
+def test_a_nul_in_a_name_is_a_character_like_others() -> None:
+    (found,) = read_message(f"[{event(type='a' + chr(0) + 'b')}]").events
+    assert found.type == "a\0b"
+
+
+def test_bytes_that_are_no_utf8_spare_the_others() -> None:
+    bad = event(seq=2, data={"a": "HERE"}).encode().replace(b"HERE", b"\xff")
+    for joined in (b"[%b,%b,%b]", b"%b\n%b\n%b\n"):
+        found = read_message(joined % (event(seq=1).encode(), bad, event(seq=3).encode()))
+        assert seqs(found.events) == [1, 3]
+        (rejected,) = found.rejected
+        assert (rejected.reason[:14], rejected.text) == ("it is no UTF-8", bad)
+
+
+def test_of_an_array_that_is_cut_off_the_whole_events_are_good() -> None:
+    message = f"[{event(seq=1)},{event(seq=2)},{event(seq=3)}]"
+    whole = [message.index(part) + len(part) for part in (event(seq=n) for n in (1, 2, 3))]
+    for length in range(1, len(message)):
+        found = read_message(message[:length])
+        # What stands before a comma is whole; of the last one, nobody knows.
+        least = sum(end < length for end in whole[:2])
+        assert least <= len(found.events) <= sum(end <= length for end in whole)
+        assert seqs(found.events) == [1, 2, 3][: len(found.events)]
+        assert found.rejected
+
+
+@pytest.mark.parametrize(
+    "message", [b"", b"  ", b"null", b"1", b'"x"', b"\xef\xbb\xbf[]", b"\xff\xfe", b"hello"]
+)
+def test_what_is_neither_array_nor_lines_is_rejected_whole(message: bytes) -> None:
+    assert only_reason(message) == "it is neither an array nor lines of JSON objects"
+
+
+def test_an_empty_array_says_nothing() -> None:
+    for message in ("[]", " [ ]\n"):
+        found = read_message(message)
+        assert (found.events, found.rejected) == ([], [])
+
+
+def test_only_the_first_kilobyte_is_kept_of_what_is_rejected() -> None:
+    (rejected,) = read_message("x" * 100_000).rejected
+    assert rejected.text == b"x" * 1024
+
+
+def test_of_very_many_bad_parts_the_first_are_named_and_the_others_counted() -> None:
+    found = read_message("[" + "7," * 300_000 + event(seq=9) + "]")
+    assert seqs(found.events) == [9]
+    assert len(found.rejected) == 101
+    assert found.rejected[-1].reason.startswith("299900 more in the same message")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"[" * 1_000_000,
+        b'["' * 300_000,
+        b'["' + b'\\"' * 500_000,
+        b"[" + b"," * 1_000_000,
+        b'{"a":' * 200_000,
+        b"\n" * 1_000_000,
+        b"[" + b"{}" * 300_000,
+        b'["\\',
+        b"]" * 1000,
+        b"[]" * 1000,
+        b"[}" * 1000,
+    ],
+    ids=lambda hostile: repr(hostile[:8]),
+)
+@pytest.mark.timeout(10)
+def test_a_megabyte_of_nonsense_takes_no_long_time(hostile: bytes) -> None:
+    found = read_message(hostile)
+    assert found.events == []
+    assert len(found.rejected) <= 101
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+events = st.fixed_dictionaries(
+    {
+        "sessionId": st.text(min_size=1, max_size=9),
+        "seq": st.integers(0, 2**63 - 1),
+        "type": st.text(min_size=1, max_size=9),
+        "timestamp": st.integers(-(2**63), 2**63 - 1),
+        "data": st.dictionaries(st.text(max_size=3), json_values, max_size=3),
+        "id": st.text(max_size=9),
+    },
+    optional={"version": st.none() | st.text(max_size=3), "more": json_values},
+)
+
+
+@given(st.binary() | st.text())
+def test_reading_never_raises(message: bytes | str) -> None:
+    found = read_message(message)
+    assert found.events == []  # by chance there is none
+    assert found.rejected or message.strip() in ("[]", b"[]")
+
+
+@given(st.binary(max_size=20), st.integers(0), st.integers(0), st.booleans())
+def test_reading_what_was_damaged_never_raises(
+    damage: bytes, at: int, length: int, lines: bool
+) -> None:
+    parts = [event(seq=n).encode() for n in (1, 2, 3)]
+    message = b"\n".join(parts) if lines else b"[" + b",".join(parts) + b"]"
+    at %= len(message)
+    found = read_message(message[:at] + damage + message[at + length % 80 :])
+    assert len(found.events) + len(found.rejected) >= 1
+
+
+@given(st.lists(st.tuples(st.booleans(), events, json_values), max_size=8), st.booleans())
+def test_each_part_is_either_an_event_or_rejected(parts: list[Any], is_binary: bool) -> None:
+    values = [good if is_good else bad for is_good, good, bad in parts]
+    message: Any = json.dumps(values, ensure_ascii=False)
+    found = read_message(message.encode() if is_binary else message)
+    goods = [good for is_good, good, _ in parts if is_good]
+    assert len(found.events) + len(found.rejected) == len(parts)
+    for read, good in zip(found.events, goods, strict=True):
+        said = msgspec.json.decode(msgspec.json.encode(read))
+        assert said == {"version": None} | {k: v for k, v in good.items() if k != "more"}
+
+
+@given(st.lists(events, min_size=1, max_size=8))
+def test_lines_say_the_same_as_an_array(values: list[Any]) -> None:
+    lines = b"".join(msgspec.json.encode(value) + b"\n" for value in values)
+    as_array, as_lines = read_message(msgspec.json.encode(values)), read_message(lines)
+    assert as_lines.rejected == as_array.rejected == []
+    assert [msgspec.json.encode(e) for e in as_lines.events] == [
+        msgspec.json.encode(e) for e in as_array.events
+    ]

@@ -1,0 +1,83 @@
+"""How the worker and the game take turns."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from redvsblue_telemetry._delivery import pacing
+from redvsblue_telemetry._delivery.pacing import TimeSlice
+
+TURN = 100e-6  # seconds
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were made; none takes any time."""
+    made: list[float] = []
+    monkeypatch.setattr(pacing, "sleep", made.append)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("fullness", "times"), [(0.0, 1.0), (0.9, 1.0), (2.5, 2.5), (8.0, 4.0)], ids=repr
+)
+def test_a_turn_is_longer_the_fuller_the_store_is(fullness: float, times: float) -> None:
+    clock = Clock()
+    turn = TimeSlice(clock)
+    turn.begin(fullness)
+    clock.now += 0.99 * times * TURN
+    assert not turn.is_over
+    clock.now += 0.02 * times * TURN
+    assert turn.is_over
+
+
+def test_after_a_short_write_the_worker_pauses(pauses: list[float]) -> None:
+    written: list[str] = []
+    TimeSlice(Clock()).yield_gil(lambda: written.append("all"))
+    assert written == ["all"]
+    assert len(pauses) == 1
+
+
+def test_after_a_write_in_which_the_game_had_its_turn_it_does_not(pauses: list[float]) -> None:
+    clock = Clock()
+
+    def write() -> None:
+        clock.now += 0.005
+
+    TimeSlice(clock).yield_gil(write)
+    assert pauses == []
+
+
+def test_a_game_that_never_rests_gets_the_interpreter_back() -> None:
+    """By the real thing: without the pause, it gets on at some of the turns only."""
+    looks = 0
+    is_over = False
+
+    def game() -> None:
+        nonlocal looks
+        while not is_over:
+            looks += 1
+
+    thread = threading.Thread(target=game)
+    thread.start()
+    try:
+        turn = TimeSlice(Clock())
+        moved = 0
+        for _ in range(50):
+            before = looks
+            turn.yield_gil(lambda: None)
+            moved += looks > before
+    finally:
+        is_over = True
+        thread.join()
+    assert moved >= 25

@@ -1,0 +1,344 @@
+"""Through a proxy, as the environment says: the tunnel, its secrets, and never a way around it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trustme
+
+from redvsblue_telemetry import start_telemetry, stop_telemetry
+from redvsblue_telemetry.testing import RecordingServer
+from tests.support.connect_proxy import ConnectProxy
+from tests.support.sdk import QUICK, delivers, failure
+from tests.support.wait import wait_until
+
+HOST = "game.invalid"  # which the proxies below can resolve, and nobody else
+TO_LOOPBACK = {HOST: "127.0.0.1"}
+
+
+@pytest.fixture(autouse=True)
+def no_proxies_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in tuple(os.environ):
+        if variable.lower().endswith("_proxy") or variable == "REQUEST_METHOD":
+            monkeypatch.delenv(variable)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+def server() -> Iterator[RecordingServer]:
+    with RecordingServer() as server:
+        yield server
+
+
+@pytest.fixture
+def secure_server(authority: trustme.CA) -> Iterator[RecordingServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST).configure_cert(context)
+    with RecordingServer(ssl_context=context) as server:
+        yield server
+
+
+# Which proxy.
+
+
+@pytest.mark.parametrize(
+    ("scheme", "variables", "is_used"),
+    [
+        ("ws", ["HTTP_PROXY"], True),
+        ("ws", ["http_proxy"], True),
+        ("ws", ["HTTPS_PROXY", "https_proxy"], False),
+        ("ws", ["ALL_PROXY"], True),
+        ("ws", ["all_proxy"], True),
+        ("wss", ["HTTPS_PROXY"], True),
+        ("wss", ["https_proxy"], True),
+        ("wss", ["HTTP_PROXY", "http_proxy"], False),
+        ("wss", ["ALL_PROXY"], True),
+        ("wss", ["all_proxy"], True),
+        ("ws", [], False),
+    ],
+)
+def test_the_environment_says_which_proxy_is_used(
+    scheme: str,
+    variables: list[str],
+    is_used: bool,
+    authority: trustme.CA,
+    trusting: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = None
+    if scheme == "wss":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+    with RecordingServer(ssl_context=context) as server, ConnectProxy() as proxy:
+        for variable in variables:
+            monkeypatch.setenv(variable, proxy.url)
+        assert delivers(server.url, ssl_context=trusting)
+        asked = [(request.method, request.target) for request in proxy.requests]
+        assert asked == ([("CONNECT", f"127.0.0.1:{server.port}")] if is_used else [])
+        assert proxy.connections == len(asked)
+
+
+def test_the_scheme_s_own_proxy_comes_before_the_one_for_all(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as own, ConnectProxy() as general:
+        monkeypatch.setenv("HTTP_PROXY", own.url)
+        monkeypatch.setenv("ALL_PROXY", general.url)
+        assert delivers(server.url)
+        assert (own.connections, general.connections) == (1, 0)
+
+
+def test_lower_case_wins_and_an_empty_one_switches_off(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as upper, ConnectProxy() as lower:
+        monkeypatch.setenv("HTTP_PROXY", upper.url)
+        monkeypatch.setenv("http_proxy", lower.url)
+        assert delivers(server.url)
+        assert (upper.connections, lower.connections) == (0, 1)
+        monkeypatch.setenv("http_proxy", "")
+        assert delivers(server.url)
+        assert (upper.connections, lower.connections) == (0, 1)
+
+
+def test_a_proxy_without_a_scheme_or_with_a_slash_behind_it_is_understood(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{proxy.port}")
+        assert delivers(server.url)
+        monkeypatch.setenv("HTTP_PROXY", f"{proxy.url}/")
+        assert delivers(server.url)
+        assert proxy.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "exempt", "is_used"),
+    [
+        ("127.0.0.1", "127.0.0.1", False),
+        ("127.0.0.1", "other.invalid, 127.0.0.1", False),
+        ("127.0.0.1", "127.0.0.1:{port}", False),
+        ("127.0.0.1", "127.0.0.1:1", True),
+        ("127.0.0.1", "*", False),
+        ("127.0.0.1", "27.0.0.1", True),
+        ("localhost", "localhost", False),
+        ("localhost", "LocalHost", False),
+        (f"eu.{HOST}", HOST, False),
+        (f"eu.{HOST}", f".{HOST}", False),
+        (f"eu.{HOST}", "ame.invalid", True),
+        ("[::1]", "127.0.0.1", True),
+    ],
+)
+def test_no_proxy_exempts_hosts_suffixes_and_ports(
+    host: str,
+    exempt: str,
+    is_used: bool,
+    server: RecordingServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = {f"eu.{HOST}": "127.0.0.1", "::1": "127.0.0.1"}
+    with ConnectProxy(hosts=names) as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", exempt.format(port=server.port))
+        url = f"ws://{host}:{server.port}/"
+        if not is_used and host.endswith(HOST):
+            assert "can't be resolved" in failure(url)  # since nobody but the proxy can
+        else:
+            assert delivers(url)
+        assert proxy.connections == is_used
+
+
+def test_the_environment_is_looked_at_anew_for_each_attempt(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as proxy:
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        assert server.wait_for_connection()
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        server.disconnect()
+        assert wait_until(lambda: proxy.requests)
+        telemetry.emit("x")
+        assert telemetry.flush(10)
+        assert telemetry.stop(1)
+
+
+# The tunnel.
+
+
+def test_the_name_is_the_proxy_s_to_resolve_and_only_the_proxy_is_looked_up(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up = []
+    look_up = socket.getaddrinfo
+
+    def note(host: Any, *args: Any, **more: Any) -> Any:
+        looked_up.append(host)
+        return look_up(host, *args, **more)
+
+    with ConnectProxy(hosts=TO_LOOPBACK) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setattr(socket, "getaddrinfo", note)
+        assert delivers(f"ws://{HOST}:{server.port}/")
+        assert [request.target for request in proxy.requests] == [f"{HOST}:{server.port}"]
+        assert proxy.requests[0].headers["host"] == f"{HOST}:{server.port}"
+    assert HOST not in looked_up
+    assert server.requests[0].headers["Host"] == f"{HOST}:{server.port}"
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("ws://[::1]:{port}/", "[::1]:{port}"),
+        ("ws://[2001:db8::7]:{port}/", "[2001:db8::7]:{port}"),
+        ("ws://spiel.invalid:{port}/", "spiel.invalid:{port}"),
+    ],
+)
+def test_the_target_is_written_as_http_wants_it(
+    url: str, target: str, server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = dict.fromkeys(("::1", "2001:db8::7", "spiel.invalid"), "127.0.0.1")
+    with ConnectProxy(hosts=hosts) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        assert delivers(url.format(port=server.port))
+        assert proxy.requests[0].target == target.format(port=server.port)
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("ws", 80), ("wss", 443)])
+def test_a_url_without_a_port_means_the_scheme_s_own(
+    scheme: str, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy(script=lambda client: None) as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        assert "proxy" in failure(f"{scheme}://{HOST}/")
+        assert proxy.requests[0].target == f"{HOST}:{port}"
+
+
+def test_tls_through_the_tunnel_verifies_the_server_s_name(
+    secure_server: RecordingServer, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy(hosts=TO_LOOPBACK) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        assert delivers(f"wss://{HOST}:{secure_server.port}/", ssl_context=trusting)
+
+
+def test_a_certificate_for_the_proxy_s_name_is_none_for_the_server_s(
+    authority: trustme.CA, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    with (
+        RecordingServer(ssl_context=context) as server,
+        ConnectProxy(hosts=TO_LOOPBACK) as proxy,
+    ):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://localhost:{proxy.port}")
+        words = failure(f"wss://{HOST}:{server.port}/", ssl_context=trusting)
+        assert "certificate is refused" in words
+        assert HOST in words
+        assert not server.requests
+
+
+def test_a_large_store_goes_through_the_tunnel_in_order(
+    secure_server: RecordingServer, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy(hosts=TO_LOOPBACK) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        telemetry = start_telemetry(
+            **QUICK, url=f"wss://{HOST}:{secure_server.port}/", ssl_context=trusting
+        )
+        for number in range(1000):
+            telemetry.emit("x", i=number, text="y" * 2000)
+        assert telemetry.flush(20)
+        proxy.cut()
+        telemetry.emit("after")
+        assert telemetry.flush(20)
+        seqs = [event["seq"] for event in secure_server.events]
+        assert list(dict.fromkeys(seqs)) == list(range(1, 1002))
+        assert telemetry.stop(2)
+
+
+# Secrets.
+
+
+@pytest.mark.parametrize(
+    ("in_the_url", "credentials"),
+    [
+        ("player:open-sesame", "player:open-sesame"),
+        ("pl%40yer:p%3Ass%2Fw%20rd%25", "pl@yer:p:ss/w rd%"),
+        ("j%C3%BCrgen:stra%C3%9Fe", "jürgen:straße"),
+        ("player", "player:"),
+        ("player:", "player:"),
+        (":open-sesame", ":open-sesame"),
+    ],
+)
+def test_the_credentials_in_the_proxy_s_url_are_its_basic_authorization(
+    in_the_url: str,
+    credentials: str,
+    server: RecordingServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ConnectProxy(credentials=credentials) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://{in_the_url}@127.0.0.1:{proxy.port}")
+        assert delivers(server.url)
+        assert len(proxy.requests) == 1  # asked for nothing twice
+    assert "Proxy-Authorization" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize("credentials", ["", "player:wrong-horse@"])
+def test_a_proxy_that_wants_other_credentials_says_so_and_they_stay_out_of_the_logs(
+    credentials: str,
+    server: RecordingServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    with ConnectProxy(credentials="player:open-sesame") as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://{credentials}127.0.0.1:{proxy.port}")
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        assert wait_until(lambda: len(proxy.requests) >= 2)  # and it goes on trying
+        shown = f"{telemetry.stats()} {telemetry!r} {telemetry.settings!r} {caplog.text}"
+        stop_telemetry(1)
+        assert ("proxy-authorization" in proxy.requests[0].headers) == bool(credentials)
+    assert "the proxy wants other credentials" in shown
+    assert "407" in shown
+    encoded = base64.b64encode(credentials.rstrip("@").encode()).decode() or "wrong-horse"
+    for secret in ("wrong-horse", "open-sesame", encoded):
+        assert secret not in shown + caplog.text
+    assert not server.requests
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_the_proxy_is_told_no_token_and_no_header_of_the_server_s(
+    scheme: str,
+    server: RecordingServer,
+    secure_server: RecordingServer,
+    trusting: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = server if scheme == "ws" else secure_server
+    with ConnectProxy(hosts=TO_LOOPBACK) as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        url = f"{scheme}://{HOST}:{target.port}/secret-path?q=secret-query"
+        headers = {"X-Game": "secret-header"}
+        assert delivers(url, token="secret-token", headers=headers, ssl_context=trusting)
+        (request,) = proxy.requests
+        assert b"secret" not in request.raw
+        assert set(request.headers) == {"host"}
+    assert target.requests[0].headers["Authorization"] == "Bearer secret-token"
+    assert target.requests[0].headers["X-Game"] == "secret-header"

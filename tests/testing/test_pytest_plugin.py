@@ -1,0 +1,1019 @@
+"""The pytest plugin, in pytest runs of its own: what it gives, what it says, what it costs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from freezegun import freeze_time
+from websockets.sync.client import connect
+
+from redvsblue_telemetry import TelemetryEvent, emit, get_telemetry, start_telemetry, stop_telemetry
+from redvsblue_telemetry.collector.server import OptionsError
+from redvsblue_telemetry.testing import record_events
+from redvsblue_telemetry.testing._matching import difference, fits, nearest, shown
+from redvsblue_telemetry.testing.collector import RunningCollector, sending_for_real
+from tests.support import REPOSITORY
+
+pytest_plugins = ["pytester"]
+
+PLUGIN = "_redvsblue_telemetry_pytest"
+EXTRAS = ("starlette", "uvicorn", "prometheus_client", "websockets", "click", "rich", "pyarrow")
+GAME = """
+    from redvsblue_telemetry import emit, get_telemetry, start_telemetry, stop_telemetry
+
+
+    def play(winner="red"):
+        start_telemetry()
+        emit("round_start", round=1)
+        emit("round_end", round=1, winner=winner)
+        stop_telemetry()
+"""
+
+Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs tests by a pytest that has this plugin, and of the others only those that are named."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.delenv("CI", raising=False)  # where pytest cuts no explanation short
+    pytester.makepyfile(game=GAME)
+
+    def run(tests: str, *arguments: str, apart: bool = False) -> pytest.RunResult:
+        """``apart``: in a process that has imported nothing yet."""
+        pytester.makepyfile(tests)
+        if apart:
+            return pytester.runpytest_subprocess("-p", PLUGIN, *arguments, timeout=50)
+        return pytester.runpytest_inprocess("-p", PLUGIN, *arguments)
+
+    return run
+
+
+# What it costs.
+
+
+def test_it_is_found_by_every_pytest_of_an_environment_that_has_the_package() -> None:
+    (plugin,) = importlib.metadata.entry_points(group="pytest11", name="redvsblue_telemetry")
+    assert plugin.load().__name__ == PLUGIN
+
+
+def test_loading_it_imports_nothing_of_the_package_nor_of_its_dependencies(run: Run) -> None:
+    result = run(
+        f"""
+        import sys
+
+        def test_imports(request):
+            assert request.config.pluginmanager.hasplugin("{PLUGIN}")
+            roots = {{name.partition(".")[0] for name in sys.modules}}
+            assert not roots & {{"redvsblue_telemetry", "attr", "msgspec", "tenacity", "websocket"}}
+            assert not roots & set({EXTRAS})
+        """,
+        apart=True,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_loading_it_imports_no_module_that_pytest_has_not_imported_already() -> None:
+    script = (
+        "import sys, pytest\n"
+        "before = set(sys.modules)\n"
+        f"import {PLUGIN}\n"
+        "raise SystemExit(repr(sorted(set(sys.modules) - before)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stderr.strip() == repr([PLUGIN])
+
+
+def test_recording_needs_none_of_the_extras(run: Run, pytester: pytest.Pytester) -> None:
+    block_imports(pytester, EXTRAS)
+    result = run(
+        """
+        import sys, game
+
+        def test_a_round(telemetry_events):
+            game.play()
+            assert telemetry_events == ["round_start", "round_end"]
+            assert "asyncio" not in sys.modules
+        """,
+        apart=True,
+    )
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("missing", ["starlette", "uvicorn", "prometheus_client"])
+def test_without_the_extras_the_collector_fails_with_what_to_install(
+    run: Run, pytester: pytest.Pytester, missing: str
+) -> None:
+    block_imports(pytester, [missing])
+    result = run(
+        """
+        def test_a(telemetry_collector): ...
+        def test_b(): ...
+        """,
+        apart=True,
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        f"*({missing} is blocked): pip install 'redvsblue-telemetry?collector?'"
+    )
+
+
+def block_imports(pytester: pytest.Pytester, names: object) -> None:
+    """As if these were not installed."""
+    pytester.makeconftest(
+        f"""
+        import sys
+
+        class Blocker:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in {names!r}:
+                    raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+        sys.meta_path.insert(0, Blocker())
+        """
+    )
+
+
+# telemetry_events.
+
+
+def test_each_test_has_a_recording_of_its_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DO_NOT_TRACK", "1")
+    result = run(
+        """
+        import game, pytest
+        from redvsblue_telemetry import emit, get_telemetry
+
+        before = get_telemetry()
+
+        @pytest.fixture(autouse=True)
+        def is_as_it_was():
+            assert get_telemetry() is before
+            yield
+            assert get_telemetry() is before
+
+        @pytest.mark.parametrize("winner", ["red", "blue"])
+        def test_a_round(telemetry_events, winner):
+            assert len(telemetry_events) == 0
+            game.play(winner)
+            assert telemetry_events == [
+                ("round_start", {"round": 1}), ("round_end", {"round": 1, "winner": winner})
+            ]
+
+        def test_that_ends_with_telemetry_running(telemetry_events):
+            game.start_telemetry(enabled=True, url="ws://127.0.0.1:1/")
+            emit("left")
+            assert telemetry_events == ["left"]
+
+        def test_that_records_nothing():
+            emit("nowhere")
+            assert not get_telemetry().enabled
+        """
+    )
+    result.assert_outcomes(passed=4)
+
+
+def test_the_order_of_the_tests_does_not_matter(run: Run) -> None:
+    tests = """
+        import game, pytest
+
+        @pytest.mark.parametrize("number", range(5))
+        def test_recorded(telemetry_events, number):
+            game.emit("number", n=number)
+            assert telemetry_events == [("number", {"n": number})]
+
+        @pytest.mark.parametrize("number", range(5))
+        def test_collected(telemetry_collector, number):
+            game.start_telemetry()
+            game.emit("number", n=number)
+            assert telemetry_collector.wait_for("number") == [("number", {"n": number})]
+    """
+    for seed in "1", "2":
+        result = run(tests, "-p", "pytest_randomly", f"--randomly-seed={seed}", apart=True)
+        result.assert_outcomes(passed=10)
+
+
+def test_a_comparison_that_fails_says_where(run: Run) -> None:
+    result = run(
+        """
+        import game
+
+        def test_a_round(telemetry_events):
+            game.play("blue")
+            assert telemetry_events == ["round_start", ("round_end", {"round": 1, "winner": "red"})]
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E*assert recorded events == what was expected",
+            "E*event 1: round_end: 'winner' is 'blue', not 'red'",
+            "E*  round_start {'round': 1}",
+            "E*- round_end {'round': 1, 'winner': 'red'}",
+            "E*+ round_end {'round': 1, 'winner': 'blue'}",
+        ]
+    )
+
+
+def test_a_membership_that_fails_says_what_there_is(run: Run) -> None:
+    result = run(
+        """
+        import game
+
+        def test_in(telemetry_events):
+            game.play()
+            assert ("round_end", {"round": 1}) in telemetry_events
+
+        def test_not_in(telemetry_events):
+            game.play()
+            assert "round_start" not in telemetry_events
+
+        def test_of_types(telemetry_events):
+            game.play()
+            assert telemetry_events.types() == ["round_end"]
+        """
+    )
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "E*assert round_end {'round': 1} in recorded events",
+            "E*'winner' was not expected, and is 'red'",
+            "E*assert round_start not in recorded events",
+            "E*  round_start {'round': 1}",
+            "E*assert ?'round_start', 'round_end'? == ?'round_end'?",
+        ]
+    )
+
+
+def test_a_single_event_that_is_not_what_was_expected_says_in_what(run: Run) -> None:
+    result = run(
+        """
+        import game
+
+        def test_other_data(telemetry_events):
+            game.play()
+            assert telemetry_events[1] == ("round_end", {"round": 1, "winner": "blue"})
+
+        def test_another_type(telemetry_events):
+            game.play()
+            assert "round_start" == telemetry_events[1]
+
+        def test_a_part(telemetry_events):
+            game.play()
+            assert telemetry_events.of_type("round_end") == [("round_end", {"round": 2})]
+
+        def test_not_in_a_part(telemetry_events):
+            game.play()
+            assert ("round_start", {"round": 1}) not in telemetry_events[:1]
+        """
+    )
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(
+        [
+            "E*assert round_end {'round': 1, 'winner': 'red'} == round_end {*'winner': 'blue'}",
+            "E*'winner' is 'red', not 'blue'",
+            "E*assert round_start == round_end {*",
+            "E*it is round_end {'round': 1, 'winner': 'red'}",
+            "E*assert recorded events == what was expected",
+            "E*event 0: round_end: 'round' is 1, not 2; 'winner' was not expected, and is 'red'",
+            "E*assert round_start {'round': 1} not in recorded events",
+            "E*1 of it:",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("expected", "said"),
+    [
+        ("'round_start'", "E*assert recorded events == round_start"),
+        ("('round_start', {'round': 1})", "E*assert recorded events == round_start {'round': 1}"),
+    ],
+)
+def test_what_is_compared_with_one_thing_is_told_to_be_a_list(
+    run: Run, expected: str, said: str
+) -> None:
+    result = run(
+        f"""
+        import game
+
+        def test_a_round(telemetry_events):
+            game.play()
+            assert telemetry_events == {expected}
+
+        def test_from_the_other_side(telemetry_events):
+            game.play()
+            assert {expected} == telemetry_events
+        """
+    )
+    result.assert_outcomes(failed=2)
+    hint = f"E*recorded events are compared with a list: ?{expected}?"
+    result.stdout.fnmatch_lines([said, hint, "E*assert round_start* == recorded events", hint])
+
+
+def test_a_report_is_of_bounded_length_and_moves_no_cursor(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")  # where pytest shows all that it is told
+    result = run(
+        r"""
+        import game
+
+        def test_much(telemetry_events):
+            for n in range(3000):
+                game.emit("\x1b]0;much\x07", n=n)
+            assert "\x1b]0;much\x07" not in telemetry_events
+
+        def test_in_vain(telemetry_collector):
+            game.start_telemetry(session_id="\x1b[2J")
+            for n in range(3000):
+                game.emit("\x1b]0;much\x07", n=n)
+            assert game.get_telemetry().flush(20)
+            telemetry_collector.wait_for("\x1b]0;more\x07", timeout=0.1)
+        """
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            r"E*assert \x1b]0;much\x07 not in recorded events",
+            "E*3000 of it:",
+            "E*  and 2970 more",
+            "*Captured telemetry_events call*",
+            r"  \x1b]0;much\x07 {'n': 29}",
+            "  and 2970 more",
+            "E*arrived: 3000",
+            r"E*  \x1b]0;much\x07 {'n': 29}",
+            "E*  and 2970 more",
+            r"E*  \x1b?2J (connected): 3000 events, 0 missing, 0 repeats",
+            "*Captured telemetry_collector call*",
+            "  and 2970 more",
+        ]
+    )
+    assert "\x1b" not in result.stdout.str()
+    assert len(result.outlines) < 250
+
+
+def test_beside_a_failure_of_any_kind_stands_what_was_recorded(run: Run) -> None:
+    result = run(
+        """
+        import game
+
+        def test_a_round(telemetry_events):
+            game.play()
+            game.emit("bad", at=object())
+            game.nothing()
+
+        def test_that_passes(telemetry_events):
+            game.emit("not_shown")
+        """
+    )
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*Captured telemetry_events call*",
+            "<2 recorded events>",
+            "  round_start {'round': 1}",
+            "1 could not be recorded; the log says why",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*not_shown*")
+
+
+def test_other_assertions_are_explained_as_ever(run: Run) -> None:
+    result = run(
+        """
+        def test_lists(telemetry_events):
+            assert [1, 2] == [1, 3]
+
+        def test_other_things(telemetry_events):
+            assert telemetry_events == 3
+        """
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*At index 1 diff: 2 != 3", "*assert <0 recorded events> == 3"])
+
+
+# telemetry_collector.
+
+
+def test_a_game_sends_to_the_collector_without_being_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDVSBLUE_ENABLE_TELEMETRY", "false")
+    monkeypatch.setenv("REDVSBLUE_TELEMETRY_CAPACITY", "nonsense")
+    monkeypatch.setenv("DO_NOT_TRACK", "1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    result = run(
+        """
+        import os, subprocess, sys, game, pytest
+
+        def test_in_this_process(telemetry_collector):
+            game.play()
+            (end,) = telemetry_collector.wait_for("round_end")
+            assert end.data == {"round": 1, "winner": "red"}
+            assert telemetry_collector.events == ["round_start", "round_end"]
+            (session,) = telemetry_collector.sessions
+            assert (session.events, session.missing, session.repeats) == (2, 0, 0)
+            assert session.session_id == end.session_id
+
+        def test_in_a_child_process(telemetry_collector):
+            subprocess.run([sys.executable, "-c", "import game; game.play('blue')"], check=True)
+            assert telemetry_collector.events == [
+                "round_start", ("round_end", {"round": 1, "winner": "blue"})
+            ]
+
+        def test_the_environment_is_as_it_was():
+            assert os.environ["DO_NOT_TRACK"] == "1"
+            assert os.environ["REDVSBLUE_ENABLE_TELEMETRY"] == "false"
+            assert os.environ["REDVSBLUE_TELEMETRY_CAPACITY"] == "nonsense"
+            assert not {"no_proxy", "REDVSBLUE_TELEMETRY_WS_URL"} & set(os.environ)
+        """
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_each_test_has_an_empty_collector_and_they_share_one(run: Run) -> None:
+    result = run(
+        """
+        import game, pytest
+
+        addresses = set()
+
+        @pytest.mark.parametrize("winner", ["red", "blue", "nobody"])
+        def test_a_round(telemetry_collector, winner):
+            assert telemetry_collector.events == []
+            game.start_telemetry()  # and left running
+            game.emit("round_end", winner=winner)
+            assert telemetry_collector.wait_for("round_end") == [("round_end", {"winner": winner})]
+            addresses.add(telemetry_collector.url)
+            assert len(addresses) == 1
+        """
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_a_client_that_is_left_connected_reaches_no_later_test(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+        from redvsblue_telemetry import Telemetry, TelemetrySettings
+
+        left, addresses = [], set()
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_that_leaves_a_client(telemetry_collector, number):
+            telemetry = Telemetry(TelemetrySettings.from_environment(backoff_base=0.01)).start()
+            for other in [*left, telemetry]:
+                other.emit("number", n=number)
+            left.append(telemetry)
+            telemetry_collector.wait_for("number")
+            assert telemetry.flush(5)
+            assert len(telemetry_collector.events) == 1
+            addresses.add(telemetry_collector.url)
+            assert len(addresses) == number + 1
+
+        def test_the_end():
+            for telemetry in left:
+                telemetry.stop(0)
+        """
+    )
+    result.assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize("asked", ["is_deserted", "reset"])
+def test_a_collector_that_cannot_be_emptied_fails_the_test_that_had_it_and_no_other(
+    run: Run, asked: str
+) -> None:
+    result = run(
+        f"""
+        import pytest
+
+        had = []
+
+        def test_that_breaks_it(telemetry_collector):
+            def fail():
+                raise OSError("it can't be emptied")
+
+            telemetry_collector.{asked} = fail
+            had.append(telemetry_collector)
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_another(telemetry_collector, number):
+            assert telemetry_collector not in had[:1]
+            assert not had[0].is_running
+            had.append(telemetry_collector)
+
+        def test_that_those_had_the_same():
+            assert had[1] is had[2]
+        """
+    )
+    result.assert_outcomes(passed=4, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ERROR at teardown of test_that_breaks_it*", "E*OSError: it can't be emptied"]
+    )
+
+
+def test_a_game_that_cannot_be_stopped_fails_its_own_test_only(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+        from redvsblue_telemetry import Telemetry, TelemetrySettings, emit, get_telemetry
+        from redvsblue_telemetry.client import install_telemetry
+
+        class Endless(Telemetry):
+            def stop(self, timeout=2.0):
+                raise OSError("it goes on")
+
+        before = get_telemetry()
+        left = []
+
+        def test_that_has_it(telemetry_collector):
+            telemetry = Endless(TelemetrySettings.from_environment()).start()
+            install_telemetry(telemetry)
+            emit("hit")
+            telemetry_collector.wait_for("hit")
+            left.append(telemetry)
+
+        def test_another(telemetry_collector):
+            assert telemetry_collector.events == []
+            assert not get_telemetry().enabled
+
+        def test_the_end():
+            assert get_telemetry() is before
+            Telemetry.stop(left[0], 0)
+        """,
+        apart=True,  # so that what it could leave behind ends with it
+    )
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines("E*OSError: it goes on")
+
+
+def test_a_test_may_stop_the_collector_to_see_what_its_game_does_then(run: Run) -> None:
+    result = run(
+        """
+        import game
+
+        def test_that_stops_it(telemetry_collector):
+            game.start_telemetry()
+            game.emit("hit")
+            telemetry_collector.wait_for("hit")
+            telemetry_collector.stop()
+            assert not telemetry_collector.is_running
+            game.emit("lost")
+
+        def test_another(telemetry_collector):
+            assert telemetry_collector.is_running
+            assert telemetry_collector.events == []
+        """
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_a_wait_in_vain_tells_all_that_there_is_to_know(run: Run) -> None:
+    result = run(
+        """
+        import game
+        from websockets.sync.client import connect
+
+        def test_a_round(telemetry_collector):
+            with connect(telemetry_collector.url) as other:
+                other.send('[{"type": "round_end", "seq": 7}]')
+                game.play()
+                telemetry_collector.wait_for("round_end", 1)
+                telemetry_collector.wait_for("round_ends", 2, timeout=0.2)
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E*none came in 0.2 s of the events 'round_ends'; there is 'round_end'",
+            "E*arrived: 2",
+            "E*  round_start {'round': 1}",
+            "E*rejected, the newest first: 1",
+            "E*missing required field *: *round_end*seq*7*",
+            "E*sessions: 1",
+            "E* (gone): 2 events, 0 missing, 0 repeats",
+            "E*clients connected now: 1",
+            "E*this process's telemetry is stopped: 2 emitted, 2 delivered, *",
+            "*test_a_wait_in_vain*.py:*: AssertionError",  # at the test's own line
+            "*Captured telemetry_collector call*",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("game", "hint"),
+    [
+        ("pass", "*no telemetry on: is start_telemetry() called*"),
+        (
+            "game.start_telemetry(url='ws://127.0.0.1:1/there'); game.emit('hit')",
+            "*it sends to ws://127.0.0.1:1/there, not to ws://127.0.0.1:*",
+        ),
+        (
+            "game.start_telemetry(url='ws://127.0.0.1:1/there'); game.emit('hit')",
+            "*its last error: *",
+        ),
+        (
+            "request.getfixturevalue('telemetry_events'); game.play()",
+            "*this process's telemetry is recorded, so nothing is sent: 2 emitted*",
+        ),
+    ],
+)
+def test_a_wait_in_vain_hints_at_why(run: Run, game: str, hint: str) -> None:
+    result = run(
+        f"""
+        import game
+
+        def test_a_round(telemetry_collector, request):
+            {game}
+            telemetry_collector.wait_for("hit", timeout=0.3)
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*none came in 0.3 s of the events 'hit'", f"E{hint}"])
+
+
+def test_of_both_fixtures_the_one_that_is_named_later_has_the_events(run: Run) -> None:
+    result = run(
+        """
+        import game, pytest
+
+        @pytest.fixture(autouse=True)
+        def nothing_is_sent(telemetry_events): ...
+
+        def test_a_round(telemetry_events, telemetry_collector):
+            game.play()
+            assert telemetry_collector.events == ["round_start", "round_end"]
+            assert telemetry_events == []
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_it_can_be_waited_for_in_a_coroutine(run: Run) -> None:
+    result = run(
+        """
+        import asyncio, game
+
+        async def play(collector):
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.05, game.play)
+            (end,) = await asyncio.to_thread(collector.wait_for, "round_end")
+            return end.data["winner"]
+
+        def test_a_round(telemetry_collector):
+            assert asyncio.run(play(telemetry_collector)) == "red"
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_nothing_warns_and_nothing_is_left_behind(run: Run) -> None:
+    result = run(
+        """
+        import threading, game, pytest
+
+        @pytest.fixture(scope="session", autouse=True)
+        def no_thread_left():
+            before = set(threading.enumerate())
+            yield
+            assert set(threading.enumerate()) == before
+
+        def test_recorded(telemetry_events):
+            game.play()
+
+        def test_collected(telemetry_collector):
+            game.play()
+            telemetry_collector.wait_for("round_end")
+        """,
+        "-Werror",
+        apart=True,
+    )
+    result.assert_outcomes(passed=2)
+    result.stdout.no_fnmatch_line("*warning*")
+
+
+# The page on testing.
+
+PAGE = (REPOSITORY / "docs" / "testing.md").read_text("utf-8")
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+ROUND = EXAMPLES[0].partition("def test_")[0]
+
+
+@pytest.mark.parametrize("example", [text for text in EXAMPLES if "def test_" in text])
+def test_an_example_of_the_page_passes(run: Run, example: str) -> None:
+    assert run(example).parseoutcomes() == {"passed": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        (
+            "test_the_winner(telemetry_events)",
+            """
+            play_one_round("blue")
+            assert telemetry_events == [
+                "round_start", ("round_end", {"round": 1, "winner": "red"})
+            ]
+            """,
+        ),
+        (
+            "test_the_end(telemetry_collector)",
+            """
+            start_telemetry(session_id="match-1")
+            play_one_round()
+            telemetry_collector.wait_for("round_ends", timeout=0.1)
+            """,
+        ),
+    ],
+)
+def test_what_the_page_says_is_printed_is_printed(run: Run, name: str, body: str) -> None:
+    shown = PAGE.partition(f"<!-- output of: {name.partition('(')[0]} -->\n```text\n")[2]
+    expected = shown.partition("```")[0].splitlines()
+    assert len(expected) > 4
+    result = run(f"{ROUND}\ndef {name}:{textwrap.indent(textwrap.dedent(body), '    ')}")
+    result.stdout.fnmatch_lines(
+        [re.sub(r"^E +(\S)", r"E*\1", line) for line in expected], consecutive=True
+    )
+
+
+# RunningCollector.
+
+
+def test_a_collector_runs_until_it_is_told_to_stop() -> None:
+    before = set(threading.enumerate())
+    with RunningCollector() as collector, sending_for_real():
+        start_telemetry(enabled=True, url=collector.url, drain_interval=0.01)
+        emit("hit", by="r\u00f6d")
+        assert collector.wait_for("hit") == [("hit", {"by": "r\u00f6d"})]
+        (session,) = collector.sessions
+        assert session.connected
+        assert not collector.is_deserted(timeout=0)
+        assert stop_telemetry()
+        assert collector.is_deserted()
+        collector.reset()
+        assert (collector.events, collector.sessions, collector.rejected) == ([], [], [])
+    collector.stop()
+    with pytest.raises(OSError):  # noqa: PT011  (refused, by whatever name)
+        connect(collector.url, open_timeout=5)
+    assert set(threading.enumerate()) == before
+
+
+def test_a_collector_with_a_token_is_asked_with_it() -> None:
+    with RunningCollector(token="secret") as collector, sending_for_real():
+        start_telemetry(enabled=True, url=collector.url, token="secret", drain_interval=0.01)
+        emit("hit")
+        assert collector.wait_for("hit").types() == ["hit"]
+
+
+def test_a_collector_that_may_not_run_says_so() -> None:
+    before = set(threading.enumerate())
+    with pytest.raises(OptionsError, match="can be reached by others"):
+        RunningCollector(host="0.0.0.0").start()
+    with pytest.raises(OptionsError, match="printable ASCII"):  # else it could not ask itself
+        RunningCollector(token="k\u00e4se").start()
+    with RunningCollector() as collector:
+        port = int(collector.http_url.rstrip("/").rpartition(":")[2])
+        with pytest.raises(OptionsError, match="can't be used"):
+            RunningCollector(port=port).start()
+    wait_for_threads(before)
+
+
+def wait_for_threads(before: set[threading.Thread]) -> None:
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+    assert set(threading.enumerate()) == before
+
+
+def test_more_events_than_one_answer_holds_are_all_given() -> None:
+    with RunningCollector() as collector, connect(collector.url) as client:
+        event = {"sessionId": "s", "id": "i", "timestamp": 1, "data": {}}
+        events = [event | {"type": f"t{n % 2}", "seq": n} for n in range(1, 2501)]
+        client.send(json.dumps(events))
+        assert len(collector.wait_for("t1", 1250)) == 1250
+        assert [found.seq for found in collector.events] == list(range(1, 2501))
+        assert [found.seq for found in collector.events_of("t0")] == list(range(2, 2501, 2))
+        assert "  and 2470 more" in collector.summary()
+
+
+def test_events_whose_data_is_large_are_all_given() -> None:
+    with RunningCollector() as collector, connect(collector.url) as client:
+        event = {"sessionId": "s", "id": "i", "timestamp": 1, "data": {"pad": "x" * 900_000}}
+        for number in range(1, 13):
+            client.send(json.dumps([event | {"type": "large", "seq": number}]))
+        client.send(json.dumps([event | {"type": "small", "seq": 13, "data": {}}]))
+        collector.wait_for("small", timeout=20)
+        assert [found.seq for found in collector.events] == list(range(1, 14))
+        assert [found.seq for found in collector.events_of("large")] == list(range(1, 13))
+        assert len(collector.wait_for("large", 12)) == 12
+        assert len(collector.summary()) < 10_000
+        collector.reset()
+        assert collector.events == []
+
+
+def test_a_number_of_any_size_is_given() -> None:
+    digits = "9" * 5000  # more than Python makes an int of
+    with RunningCollector() as collector, connect(collector.url) as client:
+        event = '{"sessionId":"s","id":"i","timestamp":1,"type":"odd","seq":%d,"data":%s}'
+        client.send(event % (1, '{"a":1e400,"b":[-1e400],"r\u00f6d":"1e400"}'))
+        client.send(event % (2, f'{{"a":{digits},"b":-{digits},"c":12345678901234567890123}}'))
+        large, many_digits = collector.wait_for("odd", 2)
+        assert large.data == {"a": math.inf, "b": [-math.inf], "r\u00f6d": "1e400"}
+        assert many_digits.data == {"a": math.inf, "b": -math.inf, "c": 12345678901234567890123}
+        assert "odd {'a': inf" in collector.summary()
+
+
+def test_a_database_may_be_named_by_a_string(tmp_path: Path) -> None:
+    path = tmp_path / "events.sqlite3"
+    event = '{"sessionId":"s","id":"i","timestamp":1,"type":"hit","seq":1,"data":{}}'
+    with RunningCollector(db=str(path)) as collector, connect(collector.url) as client:
+        client.send(event)
+        collector.wait_for("hit")
+    with RunningCollector(db=path) as collector:
+        assert collector.events == ["hit"]
+
+
+def test_a_database_in_memory_has_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with RunningCollector(db=":memory:") as collector:
+        assert collector.events == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_type_of_any_letters_can_be_asked_for() -> None:
+    with RunningCollector() as collector, sending_for_real():
+        start_telemetry(enabled=True, url=collector.url, drain_interval=0.01)
+        for name in ("a&b=c", "100 %", "\u00fc#?/", "+"):
+            emit(name)
+            assert collector.wait_for(name).types() == [name]
+
+
+def test_a_wait_ends_though_time_stands_still() -> None:
+    with RunningCollector() as collector, sending_for_real(), freeze_time("2026-11-24"):
+        start_telemetry(enabled=True, url=collector.url, drain_interval=0.01)
+        with pytest.raises(AssertionError, match=r"none came in 0\.1 s"):
+            collector.wait_for("hit", timeout=0.1)
+
+
+def test_sending_for_real_ends_what_was_started_and_brings_back_what_was() -> None:
+    before = get_telemetry()
+    with RunningCollector() as collector:
+        with record_events() as events, sending_for_real():
+            telemetry = start_telemetry(enabled=True, url=collector.url)
+            emit("hit")
+            assert telemetry.flush(5)
+        assert not telemetry.is_running
+        assert collector.events == ["hit"]
+        assert events == []
+    assert get_telemetry() is before
+
+
+# Comparing.
+
+HIT = TelemetryEvent("hit", {"by": "red", "damage": 1.5}, timestamp=5, seq=1, session_id="s")
+MISS = TelemetryEvent("miss", {}, timestamp=6, seq=2, session_id="s")
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer"),
+    [
+        ("hit", True),
+        ("miss", False),
+        (("hit", {"by": "red", "damage": 1.5}), True),
+        (("hit", {"by": "red", "damage": pytest.approx(1.4999999)}), True),
+        (("hit", {"by": "red"}), False),
+        (("miss", {"by": "red", "damage": 1.5}), False),
+        (("hit",), False),
+        ((), False),
+        (HIT, True),
+        (TelemetryEvent("hit", HIT.data), True),
+        (TelemetryEvent("hit", HIT.data, seq=1), True),
+        (TelemetryEvent("hit", HIT.data, seq=2), False),
+        (TelemetryEvent("hit"), False),
+        (None, False),
+        (3, False),
+    ],
+)
+def test_what_an_event_is_expected_to_be(expected: object, answer: bool) -> None:
+    assert fits(HIT, expected) is answer
+
+
+def test_recordings_are_compared_with_lists_from_either_side() -> None:
+    with record_events() as events:
+        emit("hit", by="red")
+        emit("miss")
+    for same in (["hit", "miss"], ("hit", "miss"), ["hit", ("miss", {})], list(events), events):
+        assert events == same
+        assert same == events
+    for other in (["hit"], ["miss", "hit"], ["hit", "miss", "miss"], [], "hit", b"hit", 3, None):
+        assert events != other
+        assert other != events
+    assert "hit" in events
+    assert ("hit", {"by": "blue"}) not in events
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "lines"),
+    [
+        ([HIT], ["hit", "miss"], ["event 1: miss is missing", "  hit {*", "- miss"]),
+        ([HIT, MISS], ["hit"], ["event 1: miss {} was not expected", "  hit {*", "+ miss {}"]),
+        ([], ["hit"], ["event 0: hit is missing", "- hit"]),
+        (
+            [HIT],
+            [("hit",)],
+            ["event 0: hit: ('hit',) is no pair of a type and its data", "- ('hit',)", "+ hit {*"],
+        ),
+        ([MISS], ["hit"], ["event 0 is miss {}, and hit was expected", "- hit", "+ miss {}"]),
+        (
+            [HIT],
+            [("hit", {"by": "blue", "at": 3})],
+            [
+                (
+                    "event 0: hit: 'by' is 'red', not 'blue'; 'at' is missing, which should be 3; "
+                    "'damage' was not expected, and is 1.5"
+                ),
+                "- hit {'by': 'blue', 'at': 3}",
+                "+ hit {'by': 'red', 'damage': 1.5}",
+            ],
+        ),
+        (
+            [HIT],
+            [TelemetryEvent("hit", HIT.data, seq=9)],
+            ["event 0: hit: seq is 1, not 9", "- hit {*", "+ hit {*"],
+        ),
+        (
+            [MISS] * 20 + [HIT] + [MISS] * 20,
+            ["miss"] * 40,
+            [
+                "event 20: hit {'by': 'red', 'damage': 1.5} was not expected",
+                "  (18 more as expected)",
+                "  miss {}",
+                "  miss {}",
+                "+ hit {*",
+                "  miss {}",
+                "  miss {}",
+                "  (18 more as expected)",
+            ],
+        ),
+        (
+            [HIT, MISS, HIT],
+            ["miss", "hit", "miss"],
+            ["event 0: miss is missing", "- miss", "  hit*", "  miss*", "+ hit*"],
+        ),
+    ],
+)
+def test_a_difference_is_told_from_its_first_place_on(
+    found: list[TelemetryEvent], expected: list[object], lines: list[str]
+) -> None:
+    told = difference(found, expected)
+    first, *listed = lines
+    assert told[:2] == [first, "(- expected, + found)"]
+    pytest.LineMatcher(told[2:]).fnmatch_lines(listed, consecutive=True)
+    assert len(told) == len(lines) + 1
+
+
+def test_a_difference_of_very_many_events_is_told_in_little_time_and_few_lines() -> None:
+    found = [TelemetryEvent("tick", {"n": n}, seq=n) for n in range(20_000)]
+    since = time.monotonic()
+    told = difference(found, [("tick", {"n": n + 1}) for n in range(20_000)])
+    assert time.monotonic() - since < 5
+    assert told[0] == "event 0: tick: 'n' is 0, not 1"
+    assert len(told) < 300
+    assert max(map(len, told)) <= 300
+
+
+def test_what_is_not_there_is_told_by_what_is_nearest_to_it() -> None:
+    assert nearest([HIT, MISS], ("miss", {"by": "red"})) == [
+        "miss {'by': 'red'} is none of the 2 events",
+        "1 event of this type:",
+        "  miss {}: 'by' is missing, which should be 'red'",
+    ]
+    assert nearest([MISS], "hit") == ["hit is none of the 1 event", "  miss {}"]
+    assert nearest([], "hit") == ["hit is none of the 0 events"]
+
+
+def test_an_event_is_shown_in_one_line_of_bounded_length() -> None:
+    assert shown(MISS) == "miss {}"
+    assert shown("a\nb") == "a\\nb"
+    assert shown(("\x1b[2J", {"by": "\x1b"})) == r"\x1b[2J {'by': '\x1b'}"
+    assert shown("\ud800\u200b r\u00f6d") == "\\ud800\\u200b r\u00f6d"
+    assert len(shown("\x1b" * 1000)) == 300
+    assert len(shown(TelemetryEvent("long", {"text": "x" * 1000}))) == 300
