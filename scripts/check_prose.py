@@ -53,6 +53,7 @@ EXEMPT = {"scripts/check_prose.py"}
 
 
 def tracked(*patterns: str) -> list[Path]:
+    """The files of the repository that match a pattern."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
         cwd=ROOT,
@@ -67,10 +68,11 @@ def tracked(*patterns: str) -> list[Path]:
 def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """The docstrings of a module: also those below an attribute."""
     for node in ast.walk(tree):
-        for child in getattr(node, "body", ()) if not isinstance(node, ast.Lambda) else ():
-            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
-                if isinstance(child.value.value, str):
-                    yield child.lineno, child.value.value
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            for child in node.body:
+                match child:
+                    case ast.Expr(value=ast.Constant(value=str(text))):
+                        yield child.lineno, text
 
 
 def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -81,6 +83,7 @@ def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def comments(source: str) -> Iterator[tuple[int, str]]:
+    """The comments, each with its line."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
@@ -101,6 +104,7 @@ def faults(passages: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str, str]
 
 
 def main() -> int:
+    """Print the complaints; the exit code is 1 if there are any."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--counts", action="store_true", help="Show the counts of every file.")
     parser.add_argument("paths", nargs="*", help="Look at these files or folders only.")
