@@ -154,7 +154,7 @@ def test_what_was_rejected_is_listed_with_its_reason(db: Path) -> None:
     text = page_of(stored(db, [event(1), {"type": 17}], b"no json")).text
     assert "2 Rejected" in text
     assert '{"type": 17}' in text
-    assert "neither an array nor lines of JSON" in text
+    assert "must be a JSON array of events" in text
 
 
 def test_frame_times_are_told_where_events_tell_them(db: Path) -> None:
@@ -251,10 +251,10 @@ HOSTILE = [
 
 
 def hostile_database(db: Path) -> Path:
-    events = [
-        event(1, sessionId=text, type=text, version=text, data={text: text}) for text in HOSTILE
+    messages = [
+        [event(1, sessionId=text, type=text, version=text, data={text: text})] for text in HOSTILE
     ]
-    return stored(db, events, *[[event(1, type="", id=text)] for text in HOSTILE])
+    return stored(db, *messages, *[[event(1, type="", id=text)] for text in HOSTILE])
 
 
 def test_hostile_data_stays_text(db: Path) -> None:

@@ -196,11 +196,11 @@ def test_good_events_of_a_bad_message_are_stored_and_the_bad_kept(
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        ("hello", "neither an array nor lines"),
-        ("", "neither an array nor lines"),
-        (b"\xff\xfe", "neither an array nor lines"),
-        (b'[{"type": "\xff"}]', "no UTF-8"),
-        ("[", "no end"),
+        ("hello", "must be a JSON array"),
+        ("", "must be a JSON array"),
+        (b"\xff\xfe", "must be a JSON array"),
+        (b'[{"type": "\xff"}]', "not valid UTF-8"),
+        ("[", "not valid JSON"),
         ("{}", "required field"),
         ("[" * 2000, ""),
     ],
