@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -26,6 +26,11 @@ from .engines import EngineBinding, attach
 from .errors import InvalidEventError, SettingsError
 from .events import TelemetryEvent
 from .settings import TelemetrySettings, is_killed
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # for the type checker only: Python 3.11 has its own
+
+    from .settings import SettingsOverrides
 
 __all__ = [
     "Telemetry",
@@ -425,7 +430,7 @@ _started: weakref.WeakSet[Telemetry] = weakref.WeakSet()
 _finalized_process = 0  # the id of the child of `multiprocessing` whose end was seen to
 
 
-def start_telemetry(**overrides: Any) -> Telemetry:
+def start_telemetry(**overrides: Unpack[SettingsOverrides]) -> Telemetry:
     """Start telemetry for this process: the one call that a game has to make.
 
     Off unless ``enabled`` says otherwise, here or in the environment; then what is returned does

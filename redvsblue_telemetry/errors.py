@@ -1,4 +1,4 @@
-"""The exceptions that the library raises into its caller's code, all of them on purpose."""
+"""The exceptions that the library raises in its caller's code."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ __all__ = ["InvalidEventError", "SettingsError", "TelemetryError"]
 
 
 class TelemetryError(Exception):
-    """Base class of everything that this library raises."""
+    """Base class of all exceptions that this library raises."""
 
 
 class SettingsError(TelemetryError):
-    """A setting has a value that isn't allowed.
+    """A setting has a value that is not allowed, or does not exist.
 
     Attributes:
         field: the name of the setting, as in :class:`TelemetrySettings`.
-        variable: the environment variable that the value came from; None for a keyword argument.
+        variable: the environment variable that set it; None for a keyword argument.
+        allowed: the rule for its value, such as "must be a non-empty string or None".
     """
 
-    def __init__(self, message: str, *, field: str, variable: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, field: str, variable: str | None = None, allowed: str = ""
+    ) -> None:
         super().__init__(message)
         self.field = field
         self.variable = variable
+        self.allowed = allowed
 
 
 class InvalidEventError(TelemetryError):
-    """An event can't be sent: it has no type, can't be encoded, or is too large.
+    """An event can't be sent: it has no type, can't be encoded or is too large.
 
-    Raised only where ``strict`` is set; otherwise the event is counted in ``rejected``.
+    Raised only if ``strict`` is set. Otherwise the event is counted in ``rejected``.
 
     Attributes:
-        event_type: the event's type as far as it is known.
-        path: where in the event the fault is, such as ``data.ships[3].target``.
-        reason: what is wrong there.
+        event_type: the event's type, as far as it is known.
+        path: the place of the fault in the event, such as ``data.ships[3].target``.
+        reason: the fault.
     """
 
     def __init__(self, event_type: str, path: str, reason: str) -> None:

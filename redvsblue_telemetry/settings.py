@@ -1,7 +1,7 @@
-"""Settings: their defaults, the environment that sets them, and what each may be.
+"""Settings: their defaults, the environment variables that set them, and the values allowed.
 
-A keyword argument wins over the environment, the environment over the default; but an explicit
-off in the environment wins over everything: it is the operator's kill switch.
+A keyword argument wins over the environment, and the environment over the default. An explicit off
+in the environment wins over everything: it is the operator's kill switch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 from urllib.parse import urlsplit
 
 import attrs
@@ -21,12 +21,19 @@ from ._shared import ACK_HEADER
 from .errors import SettingsError
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack  # for the type checker only: Python 3.11 has its own
+
     from ._delivery.states import ConnectionState
     from .events import TelemetryEvent
 
-__all__ = ["TelemetrySettings"]
+__all__ = ["SettingsOverrides", "TelemetrySettings"]
 
 Token = str | Callable[[], str | None]
+BeforeSend = Callable[["TelemetryEvent"], "TelemetryEvent | None"]
+OnStateChange = Callable[["ConnectionState"], object]
+Confirm = Literal["auto", "none"]
+WireFormat = Literal["json", "ndjson"]
+
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 ENABLE = "REDVSBLUE_ENABLE_TELEMETRY"
@@ -38,21 +45,36 @@ _FALSE = ("0", "false", "no", "off")
 _HANDSHAKE_HEADERS = frozenset({"authorization", "connection", "host", ACK_HEADER, "upgrade"})
 
 
-def _fault(field: str, value: object, allowed: str) -> SettingsError:
-    return SettingsError(f"{field}={_shown(value)} is not allowed: {allowed}", field=field)
+def _not_allowed(
+    field: str, shown: str, allowed: str, variable: str | None = None
+) -> SettingsError:
+    """The error that names the field, or the variable that sets it, the value and the rule."""
+    return SettingsError(
+        f"{variable or field}={shown} is not allowed: it {allowed}",
+        field=field,
+        variable=variable,
+        allowed=allowed,
+    )
 
 
-def _shown(value: object) -> str:
-    """As it may be shown: without the password and the query of a URL."""
+def _without_secrets(value: object) -> str:
+    """Return the ``repr`` without the password and the query of a URL in it."""
     return re.sub(_QUERY, r"\1?…", re.sub(_CREDENTIALS, "//…@", repr(value)))
 
 
-def _must(allowed: str, holds: Callable[[Any], bool], *, secret: bool = False) -> Validator:
-    """A validator: the value has to satisfy ``holds``; ``allowed`` says so in words."""
+def _validator(allowed: str, holds: Callable[[Any], bool], *, is_secret: bool = False) -> Validator:
+    """Return a validator for attrs.
+
+    Args:
+        allowed: the rule in words: "must be …".
+        holds: the rule.
+        is_secret: whether the value must not appear in the error.
+    """
 
     def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not holds(value):
-            raise _fault(attribute.name, "…" if secret else value, allowed)
+            shown = "…" if is_secret else _without_secrets(value)
+            raise _not_allowed(attribute.name, shown, allowed)
 
     return validate
 
@@ -82,8 +104,8 @@ def _is_websocket_url(value: object) -> bool:
     return url.scheme in ("ws", "wss") and bool(url.hostname) and not has_credentials
 
 
-def _with_scheme_in_lower_case(url: Any) -> Any:
-    """The same URL: case means nothing in a scheme, but to websocket-client it does."""
+def _lower_scheme(url: Any) -> Any:
+    """Return the URL with its scheme in lower case, which websocket-client insists on."""
     if not isinstance(url, str):
         return url
     scheme, colon, rest = url.partition(":")
@@ -91,7 +113,7 @@ def _with_scheme_in_lower_case(url: Any) -> Any:
 
 
 def is_token(value: object) -> bool:
-    """Whether it can stand in a handshake as a bearer token."""
+    """Return whether a value can be sent as a bearer token."""
     return _is_header_text(value) and value != ""
 
 
@@ -111,11 +133,15 @@ def _copied(headers: Any) -> Any:
     return dict(headers) if isinstance(headers, Mapping) else headers
 
 
+# The helpers below return ``Any``, as attrs.field() itself does for a type checker: the annotation
+# of the class attribute is what counts.
+
+
 def _seconds(default: float, variable: str) -> Any:
     return attrs.field(
         default=default,
-        validator=_must(
-            "a number of seconds above 0, and finite", lambda v: _is_number(v) and v > 0
+        validator=_validator(
+            "must be a finite number of seconds greater than 0", lambda v: _is_number(v) and v > 0
         ),
         metadata={"variable": variable, "parse": float},
     )
@@ -124,8 +150,8 @@ def _seconds(default: float, variable: str) -> Any:
 def _amount(default: int, variable: str, unit: str, least: int = 1) -> Any:
     return attrs.field(
         default=default,
-        validator=_must(
-            f"a whole number of {unit}, at least {least}",
+        validator=_validator(
+            f"must be a whole number of {unit}, at least {least}",
             lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least,
         ),
         metadata={"variable": variable, "parse": int},
@@ -135,18 +161,18 @@ def _amount(default: int, variable: str, unit: str, least: int = 1) -> Any:
 def _flag(variable: str) -> Any:
     return attrs.field(
         default=False,
-        validator=_must(
-            f"True or False (in the environment: {', '.join(_TRUE + _FALSE)})",
+        validator=_validator(
+            f"must be True or False (in the environment: {', '.join(_TRUE + _FALSE)})",
             lambda v: isinstance(v, bool),
         ),
         metadata={"variable": variable, "parse": _parse_flag},
     )
 
 
-def _choice(default: str, variable: str, *choices: str) -> Any:
+def _choice(default: str, variable: str, choices: tuple[str, ...]) -> Any:
     return attrs.field(
         default=default,
-        validator=_must(" or ".join(map(repr, choices)), lambda v: v in choices),
+        validator=_validator(f"must be {' or '.join(map(repr, choices))}", choices.__contains__),
         metadata={"variable": variable, "parse": str},
     )
 
@@ -155,15 +181,15 @@ def _callback() -> Any:
     return attrs.field(
         default=None,
         repr=False,
-        validator=_must("a callable, or None", lambda v: v is None or callable(v)),
+        validator=_validator("must be a callable or None", lambda v: v is None or callable(v)),
     )
 
 
 def _optional_text(variable: str | None = None) -> Any:
     return attrs.field(
         default=None,
-        validator=_must(
-            "a string that is not empty, or None",
+        validator=_validator(
+            "must be a non-empty string or None",
             lambda v: v is None or (isinstance(v, str) and v != "" and _is_encodable(v)),
         ),
         metadata={"variable": variable, "parse": str} if variable else {},
@@ -187,137 +213,190 @@ def _parse_flag(text: str) -> bool:
     raise ValueError(text)
 
 
+class SettingsOverrides(TypedDict, total=False):
+    """The keyword arguments of ``start_telemetry``, for type checkers and editors.
+
+    The same fields as :class:`TelemetrySettings`, none of them required.
+    """
+
+    enabled: bool
+    url: str
+    token: Token | None
+    batch_size: int
+    drain_interval: float
+    capacity: int
+    backoff_base: float
+    backoff_max: float
+    connect_timeout: float
+    confirm_timeout: float
+    keepalive_interval: float
+    confirm: Confirm
+    wire_format: WireFormat
+    max_event_bytes: int
+    max_batch_bytes: int
+    strict: bool
+    version: str | None
+    session_id: str | None
+    headers: Mapping[str, str]
+    ssl_context: ssl.SSLContext | None
+    before_send: BeforeSend | None
+    on_state_change: OnStateChange | None
+
+
 @attrs.frozen(kw_only=True)
 class TelemetrySettings:
-    """What can be set. Immutable. Times are seconds, sizes are bytes or events.
+    """The settings of a :class:`Telemetry`. Immutable. Times are seconds; sizes, bytes or events.
 
     Raises:
-        SettingsError: a value isn't allowed; it names the field, the value and what is.
+        SettingsError: a value is not allowed. The error names the field, the value and the rule.
     """
 
     enabled: bool = _flag(ENABLE)
-    """The feature flag: nothing is recorded, opened or sent unless it is on."""
+    """The feature flag. While it is off, nothing is recorded, opened or sent."""
 
     url: str = attrs.field(
-        repr=_shown,
+        repr=_without_secrets,
         default="ws://localhost:3000/telemetry",
-        converter=_with_scheme_in_lower_case,
-        validator=_must("a ws:// or wss:// URL with a host and no credentials", _is_websocket_url),
+        converter=_lower_scheme,
+        validator=_validator(
+            "must be a ws:// or wss:// URL with a host and without credentials", _is_websocket_url
+        ),
         metadata={"variable": "REDVSBLUE_TELEMETRY_WS_URL", "parse": str},
     )
-    """Where to send to."""
+    """The server's address."""
 
     token: Token | None = attrs.field(
         default=None,
         repr=False,
-        validator=_must(
-            "a string of printable ASCII that is not empty, a callable, or None",
+        validator=_validator(
+            "must be a non-empty string of printable ASCII, a callable or None",
             lambda v: v is None or callable(v) or is_token(v),
-            secret=True,
+            is_secret=True,
         ),
         metadata={"variable": "REDVSBLUE_TELEMETRY_TOKEN", "parse": str},
     )
-    """Goes into the handshake as ``Authorization: Bearer``; a callable is asked at each attempt."""
+    """Sent in the handshake as ``Authorization: Bearer``. A callable is called for each attempt."""
 
     batch_size: int = _amount(50, "REDVSBLUE_TELEMETRY_BATCH_SIZE", "events")
     """The most events in one message."""
 
     drain_interval: float = _seconds(1.0, "REDVSBLUE_TELEMETRY_DRAIN_INTERVAL")
-    """The longest that an event waits before it is sent."""
+    """The longest time that an event waits before it is sent."""
 
     capacity: int = _amount(5000, "REDVSBLUE_TELEMETRY_CAPACITY", "events")
-    """The most events that wait; one more, and the oldest is dropped."""
+    """The most events that the store holds. When it is full, the oldest event is dropped."""
 
     backoff_base: float = _seconds(1.0, "REDVSBLUE_TELEMETRY_BACKOFF_BASE")
-    """The upper bound of the wait before the first new attempt; it doubles with each."""
+    """The upper bound of the wait before the first retry. It doubles with each further one."""
 
     backoff_max: float = _seconds(30.0, "REDVSBLUE_TELEMETRY_BACKOFF_MAX")
-    """The upper bound that no wait exceeds."""
+    """The longest wait between two attempts."""
 
     connect_timeout: float = _seconds(10.0, "REDVSBLUE_TELEMETRY_CONNECT_TIMEOUT")
-    """For the whole of connecting: TCP, TLS and the WebSocket handshake."""
+    """The time limit for connecting: name look-up, TCP, TLS and the WebSocket handshake."""
 
     confirm_timeout: float = _seconds(10.0, "REDVSBLUE_TELEMETRY_CONFIRM_TIMEOUT")
-    """A batch that is unconfirmed for so long means that the connection is dead."""
+    """When a batch stays unconfirmed for this long, the connection is given up as dead."""
 
     keepalive_interval: float = _seconds(20.0, "REDVSBLUE_TELEMETRY_KEEPALIVE_INTERVAL")
-    """After so long without a word from the server, it is asked for one."""
+    """After this long without a frame from the server, the client sends a ping."""
 
-    confirm: str = _choice("auto", "REDVSBLUE_TELEMETRY_CONFIRM", "auto", "none")
-    """``"auto"``: by acks where the server offers them, else by pongs. ``"none"``: sent counts."""
+    confirm: Confirm = _choice("auto", "REDVSBLUE_TELEMETRY_CONFIRM", get_args(Confirm))
+    """``"auto"``: by acks if the server offers them, otherwise by pongs. ``"none"``: a sent batch
+    counts as delivered."""
 
-    wire_format: str = _choice("json", "REDVSBLUE_TELEMETRY_WIRE_FORMAT", "json", "ndjson")
-    """A message is one JSON array, or one event a line."""
+    wire_format: WireFormat = _choice(
+        "json", "REDVSBLUE_TELEMETRY_WIRE_FORMAT", get_args(WireFormat)
+    )
+    """``"json"``: a message is a JSON array of events. ``"ndjson"``: one event a line."""
 
     max_event_bytes: int = _amount(16384, "REDVSBLUE_TELEMETRY_MAX_EVENT_BYTES", "bytes", 256)
     """A larger event is rejected."""
 
     max_batch_bytes: int = _amount(262144, "REDVSBLUE_TELEMETRY_MAX_BATCH_BYTES", "bytes", 512)
-    """The most bytes in one message; so no event may be larger either."""
+    """The most bytes in one message. No event may be larger, either."""
 
     strict: bool = _flag("REDVSBLUE_TELEMETRY_STRICT")
-    """For development: ``emit`` raises on a bad event instead of counting it."""
+    """For development: ``emit`` raises an error on an invalid event instead of counting it."""
 
     version: str | None = _optional_text("REDVSBLUE_TELEMETRY_VERSION")
     """The version of the game's build, written into each event."""
 
     session_id: str | None = _optional_text()
-    """The id of this run of the game; a fresh one if None."""
+    """The id of this run of the game. None: a new one is made."""
 
     headers: Mapping[str, str] = attrs.field(
         factory=dict[str, str],
         repr=False,
         converter=_copied,
-        validator=_must(
-            "a mapping of header names to printable ASCII, none of them the handshake's own",
+        validator=_validator(
+            "must be a mapping of header names to printable ASCII, without the handshake's own",
             _are_headers,
-            secret=True,
+            is_secret=True,
         ),
     )
-    """Sent along in the handshake."""
+    """More headers for the handshake."""
 
     ssl_context: ssl.SSLContext | None = attrs.field(
         default=None,
         repr=False,
-        validator=_must(
-            "an ssl.SSLContext, or None", lambda v: v is None or isinstance(v, ssl.SSLContext)
+        validator=_validator(
+            "must be an ssl.SSLContext or None",
+            lambda v: v is None or isinstance(v, ssl.SSLContext),
         ),
     )
-    """For ``wss://``; by default one that trusts what the system trusts."""
+    """For ``wss://``. None: a context that trusts the system's certificate authorities."""
 
-    before_send: Callable[[TelemetryEvent], TelemetryEvent | None] | None = _callback()
-    """Called with each event on the worker thread; returns it, another, or None to drop it."""
+    before_send: BeforeSend | None = _callback()
+    """Called on the worker thread with each event. Returns the one to send, or None to drop it."""
 
-    on_state_change: Callable[[ConnectionState], object] | None = _callback()
+    on_state_change: OnStateChange | None = _callback()
     """Called on the worker thread with each new state of the connection."""
 
     @classmethod
     def from_environment(
-        cls, environment: Mapping[str, str] | None = None, **overrides: Any
+        cls,
+        environment: Mapping[str, str] | None = None,
+        **overrides: Unpack[SettingsOverrides],
     ) -> TelemetrySettings:
-        """The settings that hold: keyword over environment over default, the kill switch over all.
+        """Return the settings of this process. The kill switch wins, then keywords, then variables.
 
         Args:
-            environment: ``os.environ`` if None.
-            overrides: settings by keyword.
+            environment: the variables; ``os.environ`` if None.
+            overrides: settings as keyword arguments.
 
         Raises:
-            SettingsError: a value isn't allowed. Its ``variable`` names the environment variable
-                that it came from, or is None for a keyword.
+            SettingsError: a value is not allowed. Its ``variable`` names the environment variable
+                that set it, or is None for a keyword.
         """
         environment = os.environ if environment is None else environment
         for name in overrides:
             if name not in attrs.fields_dict(cls):
-                raise SettingsError(f"there is no setting {name!r}", field=name)
-        cls(**overrides)  # a wrong keyword is its author's to see, whatever the environment says
-        _read(cls, {ENABLE: environment.get(ENABLE, "")}, skip={})  # a kill switch must be legible
+                raise _unknown(cls, name)
+        cls(**overrides)  # a wrong keyword raises at once, also while the kill switch is on
+        _read(
+            cls, {ENABLE: environment.get(ENABLE, "")}, skip={}
+        )  # a kill switch that can't be read is an error
         if is_killed(environment):
-            return cls(**{**overrides, "enabled": False})
-        return cls(**_read(cls, environment, skip=overrides), **overrides)
+            return attrs.evolve(cls(**overrides), enabled=False)
+        return cls(**{**_read(cls, environment, skip=overrides), **overrides})
+
+
+def _unknown(cls: type[TelemetrySettings], name: str) -> SettingsError:
+    import difflib  # noqa: PLC0415 (needed for a mistake only)
+
+    known = [field.name for field in attrs.fields(cls)]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return SettingsError(
+        f"unknown setting {name!r}{hint}",
+        field=name,
+        allowed=f"must be one of {', '.join(known)}",
+    )
 
 
 def is_killed(environment: Mapping[str, str]) -> bool:
-    """Whether the environment forbids telemetry, whatever the code says."""
+    """Return whether the environment forbids telemetry. Code can't overrule that."""
     do_not_track = environment.get(DO_NOT_TRACK, "").strip().lower()
     switch = environment.get(ENABLE, "").strip().lower()
     return switch in _FALSE or do_not_track not in ("", *_FALSE)
@@ -326,26 +405,24 @@ def is_killed(environment: Mapping[str, str]) -> bool:
 def _read(
     cls: type[TelemetrySettings], environment: Mapping[str, str], skip: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the environment sets, each value checked alone, so that a fault names its variable."""
+    """Return the settings that the environment makes.
+
+    Each value is checked by itself, so that an error names its variable.
+    """
     found: dict[str, Any] = {}
     for field in attrs.fields(cls):
         variable = field.metadata.get("variable")
         text = environment.get(variable, "").strip() if variable else ""
         if not text or field.name in skip:
             continue
-        shown = _shown(text) if field.repr else "…"
+        shown = _without_secrets(text) if field.repr else "…"
         value: Any = text
-        # What can't be parsed stays a string, and the validator says what is allowed instead.
+        # A text that can't be parsed stays a string, and the validator refuses it with its rule.
         with contextlib.suppress(ValueError):
             value = field.metadata["parse"](text)
         try:
             cls(**{field.name: value})
         except SettingsError as error:
-            allowed = str(error).partition(" is not allowed: ")[2]
-            raise SettingsError(
-                f"{variable}={shown} is not allowed: {allowed}",
-                field=field.name,
-                variable=variable,
-            ) from None
+            raise _not_allowed(field.name, shown, error.allowed, variable) from None
         found[field.name] = value
     return found
