@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from .._network.contract import Connection, ConnectionLost, Frame, FrameKind
+from .._network.contract import Connection, ConnectionLost, Frame, FrameKind, LostKind
 from .._recording.codec import EncodedEvent, EventCodec
 from .._recording.store import TelemetryStore
 from ..settings import TelemetrySettings
@@ -108,7 +108,8 @@ class WireSession:
         except InvalidConfirmationError as error:
             if is_pong:
                 return 0  # pongs may come unasked (RFC 6455, section 5.5.3), and repeat themselves
-            raise ConnectionLost(f"the server's ack makes no sense: {error}") from None
+            message = f"malformed ack from the server: {error}"
+            raise ConnectionLost(LostKind.PROTOCOL, message) from None
         self._outcome.delivered += delivered
         return delivered
 
@@ -224,14 +225,15 @@ class WireSession:
         now = self._clock()
         overdue_at = self._window.overdue_at
         if overdue_at is not None and now >= overdue_at:
-            raise ConnectionLost(f"nothing confirmed for {self._settings.confirm_timeout:g} s")
+            message = f"nothing confirmed for {self._settings.confirm_timeout:g} s"
+            raise ConnectionLost(LostKind.UNCONFIRMED, message)
         if self._asked_at is None:
             if now >= self._heard_at + self._settings.keepalive_interval:
                 self._asked_at = now
                 self._connection.ping(_KEEPALIVE)
                 self._connection.flush()
         elif now >= self._asked_at + self._settings.confirm_timeout:
-            raise ConnectionLost("the server is silent")
+            raise ConnectionLost(LostKind.SILENT, "the server is silent")
 
     @property
     def next_deadline(self) -> float | None:
@@ -262,11 +264,12 @@ def _confirmation(frame: Frame, *, has_acks: bool) -> int | None:
     if not has_acks:
         return None
     if frame.kind is FrameKind.BINARY:
-        raise ConnectionLost("the server's ack makes no sense: it is binary")
+        message = "malformed ack from the server: a binary message"
+        raise ConnectionLost(LostKind.PROTOCOL, message)
     try:
         return msgspec.json.decode(frame.payload, type=_Ack).ack
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise ConnectionLost("the server's ack makes no sense: it is no ack at all") from None
+        raise ConnectionLost(LostKind.PROTOCOL, "malformed ack from the server") from None
 
 
 class _Ack(msgspec.Struct):

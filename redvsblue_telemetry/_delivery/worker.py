@@ -33,7 +33,7 @@ from collections import deque
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from .._network.contract import Connection, ConnectionLost, Endpoint, Wait
+from .._network.contract import Connection, ConnectionLost, Endpoint, LostKind, Wait
 from .._network.dial import prepare
 from .._network.websocket import open_websocket
 from .._recording.codec import EncodedEvent, EventCodec
@@ -150,7 +150,7 @@ class TelemetryConnector:
         self.state: ConnectionState = IDLE
         self.connections = 0
         """How many were opened."""
-        self.last_error: str | None = None
+        self.last_lost: ConnectionLost | None = None
         """Why the last attempt or connection failed."""
         self.left_behind = 0
         """Events that were still undelivered at the end."""
@@ -168,6 +168,11 @@ class TelemetryConnector:
                 url.hostname,
             )
         self._thread.start()
+
+    @property
+    def last_error(self) -> str | None:
+        """The message of :attr:`last_lost`."""
+        return None if self.last_lost is None else str(self.last_lost)
 
     @property
     def in_flight(self) -> int:
@@ -313,7 +318,9 @@ class TelemetryConnector:
             lost = error
         except BaseException as error:
             self._log_internal_error()
-            lost = ConnectionLost(f"{type(error).__name__} in the worker")
+            lost = ConnectionLost(
+                LostKind.INTERNAL, f"internal error in the worker: {type(error).__name__}"
+            )
         finally:
             if self._connection is not None:
                 self._connection.abort()
@@ -373,8 +380,8 @@ class TelemetryConnector:
         else:
             if fresh is None or is_token(fresh):
                 return fresh
-            raise ConnectionLost("the token callable returned what can't be a token")
-        raise ConnectionLost(f"the token callable failed: {kind}")
+            raise ConnectionLost(LostKind.TOKEN, "the token callable returned an invalid token")
+        raise ConnectionLost(LostKind.TOKEN, f"the token callable raised {kind}")
 
     def _wait_to_connect(self, fd: int, events: int, deadline: float) -> None:
         """The waiting that a connect does; see :data:`Wait`."""
@@ -391,9 +398,10 @@ class TelemetryConnector:
         now = self._clock()
         if lost.retry_after is not None:
             self._not_before = now + min(lost.retry_after, _LONGEST_RETRY_AFTER)
-        self.last_error = str(lost)
+        lost.__traceback__ = lost.__context__ = None  # their frames hold the token
+        self.last_lost = lost
         self._state_log.say(
-            logging.WARNING, "telemetry is not connected: %s; trying again", self.last_error
+            logging.WARNING, "telemetry is not connected: %s; trying again", str(lost)
         )
         self._enter(OFFLINE if lost.is_offline else BACKING_OFF)
         until = max(now + self._backoff.next_delay(), self._not_before)

@@ -1,6 +1,6 @@
-"""What the worker needs of the network: an endpoint to connect to, and the connection there.
+"""The contract between the worker and the network: an endpoint, and a connection to it.
 
-Nothing here knows how bytes are moved; ``websocket`` is the one that moves them.
+Nothing here moves a byte; ``websocket`` does.
 """
 
 from __future__ import annotations
@@ -19,49 +19,121 @@ __all__ = [
     "Endpoint",
     "Frame",
     "FrameKind",
+    "LostKind",
     "Wait",
+    "lost_by_os_error",
     "os_error_text",
 ]
+
+TIMED_OUT = "timed out while connecting"
+NO_HANDSHAKE = "the server's answer is not a WebSocket handshake"
+TOO_MUCH = "the server sent too much data"
 
 Wait = Callable[[int, int, float], None]
 """``wait(fd, events, deadline)``: return when the descriptor is ready.
 
-Raises TimeoutError at the deadline, and whatever else the caller wants a connect to end with.
+Raises TimeoutError at the deadline, and any exception by which the caller ends the attempt.
 """
 
-TOOK_TOO_LONG = "connecting took too long"
-NO_HANDSHAKE = "the server's answer to the handshake is no WebSocket handshake"
-TOO_MUCH = "the server sends more than it may"
+
+class LostKind(enum.Enum):
+    """Why a connection could not be made, or ended."""
+
+    # While connecting:
+    NAME = enum.auto()
+    """The host name can't be resolved."""
+    UNREACHABLE = enum.auto()
+    """There is no network, or no route to the host; ``errno`` says which."""
+    TCP = enum.auto()
+    """The host accepts no TCP connection, or reset it while connecting; ``errno`` says why."""
+    TIMEOUT = enum.auto()
+    """Connecting did not finish by the deadline."""
+    PROXY = enum.auto()
+    """The proxy's address is invalid or unsupported, or the proxy opened no tunnel."""
+    PROXY_AUTH = enum.auto()
+    """The proxy requires other credentials (HTTP status 407)."""
+    TLS = enum.auto()
+    """The TLS handshake failed; ``tls_reason`` is OpenSSL's name for the reason."""
+    CERTIFICATE = enum.auto()
+    """The server's certificate failed verification; ``verify_code`` is OpenSSL's code."""
+    CLIENT_CERTIFICATE = enum.auto()
+    """The server requires a client certificate."""
+    REFUSED = enum.auto()
+    """The server answered the handshake with an HTTP error; see ``status``."""
+    REDIRECT = enum.auto()
+    """The server redirected the handshake, which is not followed."""
+    HANDSHAKE = enum.auto()
+    """The server's answer is not a valid WebSocket handshake, or there was none."""
+    TOKEN = enum.auto()
+    """The token callable failed or returned something that isn't a token."""
+
+    # Once connected:
+    CLOSED = enum.auto()
+    """The server closed the connection; see ``close_code`` and ``close_reason``."""
+    RESET = enum.auto()
+    """The connection ended without a close frame."""
+    PROTOCOL = enum.auto()
+    """The server violated the WebSocket protocol, or that of the acks."""
+    UNCONFIRMED = enum.auto()
+    """The server did not confirm a batch in time."""
+    SILENT = enum.auto()
+    """The server did not answer a keepalive ping in time."""
+
+    INTERNAL = enum.auto()
+    """Internal error in the worker."""
+
+
+_OFFLINE = (LostKind.NAME, LostKind.UNREACHABLE)
 
 
 class ConnectionLost(Exception):  # noqa: N818 (it is an event in a connection's life)
-    """A connection could not be made, or is gone.
+    """A connection could not be made, or ended.
+
+    The message is fit for a log: it holds no secret, and nothing that the server sent. Code
+    decides by the attributes, never by the message.
 
     Attributes:
-        close_code: what the server closed with, if it did.
-        status: the HTTP status with which it refused the handshake, if it did.
-        retry_after: for how many seconds it asked to be left alone, if it did.
-        is_offline: there is no network: no name, no route.
+        kind: why.
+        close_code: the code in the server's close frame; 1005 if the frame has none.
+        close_reason: the text in the server's close frame. Untrusted: it may repeat the token.
+        status: the HTTP status with which the server refused the handshake.
+        retry_after: seconds after which the server permits another attempt.
+        errno: the operating system's error number.
+        tls_reason: OpenSSL's name for a TLS error, such as ``WRONG_VERSION_NUMBER``.
+        verify_code: OpenSSL's ``X509_V_ERR_…`` code for a certificate.
     """
 
     def __init__(
         self,
-        reason: str,
+        kind: LostKind,
+        message: str,
         *,
         close_code: int | None = None,
+        close_reason: str = "",
         status: int | None = None,
         retry_after: float | None = None,
-        is_offline: bool = False,
+        errno: int | None = None,
+        tls_reason: str | None = None,
+        verify_code: int | None = None,
     ) -> None:
-        super().__init__(reason)
+        super().__init__(message)
+        self.kind = kind
         self.close_code = close_code
+        self.close_reason = close_reason
         self.status = status
         self.retry_after = retry_after
-        self.is_offline = is_offline
+        self.errno = errno
+        self.tls_reason = tls_reason
+        self.verify_code = verify_code
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether this machine seems to have no network."""
+        return self.kind in _OFFLINE
 
 
 class Endpoint:
-    """Where to connect to, and how. It has no ``repr`` of its own, since it keeps secrets."""
+    """Where to connect to, and how. It has no ``__repr__``, since it holds secrets."""
 
     def __init__(
         self,
@@ -80,7 +152,7 @@ class Endpoint:
 
 
 class FrameKind(enum.Enum):
-    """What a server can say something about delivery by."""
+    """Kinds of frame that can carry a delivery confirmation."""
 
     PONG = enum.auto()
     TEXT = enum.auto()
@@ -88,56 +160,80 @@ class FrameKind(enum.Enum):
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """A pong or a whole message from the server."""
+    """A pong or a complete message from the server."""
 
     payload: bytes
     kind: FrameKind
 
 
 class Connection(Protocol):
-    """What the connector needs of a connection. Used by one thread."""
+    """An open connection, as the worker uses it. Used by one thread."""
 
     @property
     def has_acks(self) -> bool:
-        """Whether the server promised to acknowledge what it has stored."""
+        """Whether the server promised to acknowledge stored messages."""
 
     @property
     def unwritten(self) -> int:
-        """Bytes that were sent here but that the network has not taken yet."""
+        """Number of bytes sent here that the network has not accepted yet."""
 
     @property
     def has_more(self) -> bool:
-        """Whether :meth:`receive` stopped short: call it again before waiting."""
+        """Whether :meth:`receive` stopped early: call it again before waiting."""
 
     def fileno(self) -> int:
-        """The descriptor to wait on."""
+        """Return the descriptor to wait on."""
 
     def send(self, payload: bytes) -> None:
-        """Send a text message. Never blocks; what can't go at once goes with :meth:`flush`."""
+        """Send a text message. Never blocks; :meth:`flush` writes it."""
 
     def ping(self, payload: bytes) -> None:
-        """Send a ping, likewise."""
+        """Send a ping. Never blocks; :meth:`flush` writes it."""
 
     def flush(self) -> None:
-        """Write as much as the network takes now."""
+        """Write as much as the network accepts now."""
 
     def receive(self) -> list[Frame]:
-        """What has arrived by now; never blocks.
+        """Return the frames that have arrived. Never blocks.
 
         Raises:
             ConnectionLost: the connection is gone, or the server broke the protocol.
         """
 
     def close(self) -> None:
-        """Say goodbye if that can be done at once, and close."""
+        """Send a close frame if that is possible at once, then close the socket."""
 
     def abort(self) -> None:
-        """Close without a word."""
+        """Close the socket without a close frame."""
 
     def reset(self) -> None:
-        """Close without a word, and take back what the network hasn't sent yet."""
+        """Close without a close frame, and discard what the network hasn't sent yet."""
 
 
 def os_error_text(error: OSError) -> str:
-    """What an error of the operating system or of TLS says, without its number."""
+    """Return the message of an operating system or TLS error, without its number."""
     return error.strerror or str(error) or type(error).__name__
+
+
+def lost_by_os_error(error: OSError, kind: LostKind) -> ConnectionLost:
+    """Return the ConnectionLost for an error of a socket.
+
+    Args:
+        error: as the operating system or OpenSSL raised it.
+        kind: the kind, unless the error shows a more specific one.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConnectionLost(
+            LostKind.CERTIFICATE,
+            f"the server's certificate was rejected: {error.verify_message}",
+            verify_code=error.verify_code,
+        )
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or ""
+        # In TLS 1.3 a client's handshake is complete before the server looks at its certificate,
+        # so this alert arrives at some later read.
+        if "CERTIFICATE_REQUIRED" in reason or "ALERT_BAD_CERTIFICATE" in reason:
+            kind = LostKind.CLIENT_CERTIFICATE
+        # Its `errno` is a code of OpenSSL's, which would be mistaken for one of the system's.
+        return ConnectionLost(kind, os_error_text(error), tls_reason=error.reason)
+    return ConnectionLost(kind, os_error_text(error), errno=error.errno)

@@ -17,14 +17,15 @@ import weakref
 from time import monotonic
 
 from . import proxy
-from .contract import TOOK_TOO_LONG, ConnectionLost, Wait, os_error_text
+from .contract import TIMED_OUT, ConnectionLost, LostKind, Wait, lost_by_os_error
 
 __all__ = ["default_ssl_context", "open_socket", "prepare"]
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 _READ_BYTES = 65536
-_PROXY_BYTES = 16384  # nor is one of a proxy
+_PROXY_BYTES = 16384  # limit on the head of a proxy's answer
+_PROXY_AUTHENTICATION_REQUIRED = 407
 _NO_NETWORK = frozenset(
     {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
 )
@@ -76,20 +77,27 @@ def open_socket(
     Raises:
         ConnectionLost: it can't be done; its message is fit for a log.
     """
-    name = host
+    name, kind = host, LostKind.TCP
     try:
         found = proxy.find_proxy(host, port, is_secure=tls is not None)
         if found is None:
             sock = _open_tcp(host, port, wait, deadline)
         else:
             request = found.request(host, port)
-            name = found.host  # the one that is looked up: the server's is the proxy's to resolve
+            name = found.host  # the proxy resolves the server's name
             sock = _open_tcp(found.host, found.port, wait, deadline)
-            name = host
+            name, kind = host, LostKind.PROXY
             _open_tunnel(sock, request, wait, deadline)
-        return sock if tls is None else _open_tls(sock, host, tls, wait, deadline)
-    except (OSError, UnicodeError) as error:  # the latter: it can't be a name at all
-        raise _failure(error, name) from None
+        if tls is None:
+            return sock
+        kind = LostKind.TLS
+        return _open_tls(sock, host, tls, wait, deadline)
+    except proxy.ProxyError as error:
+        needs_credentials = error.status == _PROXY_AUTHENTICATION_REQUIRED
+        kind = LostKind.PROXY_AUTH if needs_credentials else LostKind.PROXY
+        raise ConnectionLost(kind, str(error)) from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: no encoding of it can be a name
+        raise _failure(error, kind, name) from None
 
 
 def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socket:
@@ -130,11 +138,11 @@ def _open_tunnel(sock: socket.socket, request: bytes, wait: Wait, deadline: floa
             if not chunk:
                 raise proxy.ProxyError("the proxy closed the connection")
             if len(answer) > _PROXY_BYTES:
-                raise proxy.ProxyError("the proxy sends more than it may")
+                raise proxy.ProxyError("the proxy sent too much data")
         proxy.check_answer(answer)
         # A server speaks when it is spoken to, so what comes before that isn't the server's.
         if not answer.endswith(b"\r\n\r\n"):
-            raise proxy.ProxyError("the proxy sends more than it may")
+            raise proxy.ProxyError("the proxy sent too much data")
     except BaseException:
         sock.close()
         raise
@@ -159,12 +167,10 @@ def _open_tls(
         raise
 
 
-def _failure(error: OSError | UnicodeError, host: str) -> ConnectionLost:
-    """Say what went wrong in words that hold no secret."""
+def _failure(error: OSError | UnicodeError, kind: LostKind, host: str) -> ConnectionLost:
     if isinstance(error, (socket.gaierror, UnicodeError)):
-        return ConnectionLost(f"the name {host} can't be resolved", is_offline=True)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ConnectionLost(f"the server's certificate is refused: {error.verify_message}")
+        return ConnectionLost(LostKind.NAME, f"the host name {host} can't be resolved")
     if isinstance(error, TimeoutError):
-        return ConnectionLost(TOOK_TOO_LONG)
-    return ConnectionLost(os_error_text(error), is_offline=error.errno in _NO_NETWORK)
+        return ConnectionLost(LostKind.TIMEOUT, TIMED_OUT)
+    is_offline = error.errno in _NO_NETWORK and not isinstance(error, ssl.SSLError)
+    return lost_by_os_error(error, LostKind.UNREACHABLE if is_offline else kind)

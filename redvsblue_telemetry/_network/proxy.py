@@ -19,8 +19,16 @@ _DEFAULT_PORT = 80
 _STATUS = rb"HTTP/1\.[01] (\d{3})(?: |\r|$)"
 
 
-class ProxyError(ConnectionError):
-    """The proxy can't be used, or won't do its work; the message holds no secret."""
+class ProxyError(Exception):
+    """The proxy can't be used, or opened no tunnel. The message holds no secret.
+
+    Attributes:
+        status: the HTTP status of the proxy's answer, if it gave one.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Proxy:
@@ -58,12 +66,14 @@ def check_answer(head: bytes) -> None:
     """
     match = re.match(_STATUS, head)
     if match is None:
-        raise ProxyError("the proxy's answer is no HTTP")
+        raise ProxyError("the proxy's answer is not HTTP")
     status = int(match[1])
     if status == 407:
-        raise ProxyError("the proxy wants other credentials (HTTP status 407)")
+        message = "the proxy requires valid credentials (HTTP status 407)"
+        raise ProxyError(message, status=status)
     if not 200 <= status < 300:
-        raise ProxyError(f"the proxy refused with HTTP status {status}")
+        message = f"the proxy refused the tunnel with HTTP status {status}"
+        raise ProxyError(message, status=status)
 
 
 def prepare() -> None:
@@ -87,11 +97,11 @@ def find_proxy(host: str, port: int, *, is_secure: bool) -> Proxy | None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         proxy_port = parts.port or _DEFAULT_PORT
     except ValueError:
-        raise ProxyError("the proxy's address in the environment can't be read") from None
+        raise ProxyError("the proxy URL in the environment is invalid") from None
     if parts.scheme != "http":
-        raise ProxyError(f"a proxy by {parts.scheme}:// is not supported, only by http://")
+        raise ProxyError(f"a {parts.scheme}:// proxy is not supported; use http://")
     if not parts.hostname:
-        raise ProxyError("the proxy's address in the environment names no host")
+        raise ProxyError("the proxy URL in the environment has no host")
     return Proxy(parts.hostname, proxy_port, _credentials(parts))
 
 

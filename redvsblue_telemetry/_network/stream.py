@@ -11,7 +11,7 @@ import ssl
 import struct
 from collections.abc import Callable, Iterator
 
-from .contract import NO_HANDSHAKE, TOO_MUCH, ConnectionLost, Wait
+from .contract import NO_HANDSHAKE, TOO_MUCH, ConnectionLost, LostKind, Wait
 
 __all__ = ["Stream"]
 
@@ -58,7 +58,7 @@ class Stream:
         yield
         self._wait = None
 
-    def allow(self, size: int) -> None:
+    def limit_read(self, size: int) -> None:
         """Let so many bytes be read from now on."""
         self._budget = size
 
@@ -83,12 +83,12 @@ class Stream:
             if self._wait is None:
                 raise BlockingIOError(errno.EAGAIN, "nothing there yet")
             # The body of an error, which websocket-client would read whole; or no head at all.
-            raise ConnectionLost(NO_HANDSHAKE)
+            raise ConnectionLost(LostKind.HANDSHAKE, NO_HANDSHAKE)
         chunk = self._incoming[self._position : self._position + size]
         self._position += len(chunk)
         self._budget -= len(chunk)
         if self._budget < 0:
-            raise ConnectionLost(TOO_MUCH)
+            raise ConnectionLost(LostKind.PROTOCOL, TOO_MUCH)
         return chunk
 
     def _read_head(self, wait: Callable[[int], None]) -> None:
@@ -97,7 +97,7 @@ class Stream:
             if end := re.search(_HEAD_END, self._incoming):
                 break
             if len(self._incoming) >= _HANDSHAKE_BYTES:
-                raise ConnectionLost(TOO_MUCH)
+                raise ConnectionLost(LostKind.HANDSHAKE, TOO_MUCH)
             self.flush()
             if not self.fill():
                 wait(READ | WRITE if self._outgoing else READ)
@@ -105,7 +105,7 @@ class Stream:
         self.head = self._incoming[:length]
         # websocket-client keeps cookies for the whole process, fails at odd ones, and sends them.
         self._incoming = _without_cookies(self.head) + self._incoming[length:]
-        self.allow(len(self._incoming))
+        self.limit_read(len(self._incoming))
 
     def send(self, data: bytes) -> int:
         """Take all of it, to be written by :meth:`flush`."""

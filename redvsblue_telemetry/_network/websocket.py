@@ -17,14 +17,15 @@ import websocket
 from .._shared import ACK_CUMULATIVE, ACK_HEADER
 from .contract import (
     NO_HANDSHAKE,
+    TIMED_OUT,
     TOO_MUCH,
-    TOOK_TOO_LONG,
     ConnectionLost,
     Endpoint,
     Frame,
     FrameKind,
+    LostKind,
     Wait,
-    os_error_text,
+    lost_by_os_error,
 )
 from .dial import default_ssl_context, open_socket
 from .frames import MaskingKeys, client_frame, pong_end
@@ -39,7 +40,10 @@ _UNANSWERED_BYTES = 65536  # with so much unwritten, a server's pings aren't ans
 _FRAMES_A_TURN = 256  # then other work gets its turn
 _SWITCHING_PROTOCOLS = 101
 _REDIRECTS = (301, 302, 303, 307, 308)
-_REDIRECTED = "the server redirects, which is refused"
+_REDIRECTED = "the server redirected the handshake; redirects are not followed"
+_VIOLATION = "the server violated the WebSocket protocol"
+_NO_CLOSE_CODE = 1005  # RFC 6455, section 7.4.1
+_LONGEST_CLOSE = 125  # bytes; RFC 6455, section 5.5
 _STATUS = rb"HTTP/\d\.\d (\d{3})(?!\d)"
 _RETRY_AFTER = rb"(?im)^retry-after:([^\r\n]*)"
 _GOODBYE = websocket.STATUS_NORMAL.to_bytes(2, "big")
@@ -83,13 +87,10 @@ def _open_protocol(stream: Stream, endpoint: Endpoint) -> websocket.WebSocket:
     if endpoint.offers_acks:
         headers.append(f"Telemetry-Ack: {ACK_CUMULATIVE}")
     client = websocket.WebSocket(enable_multithread=False, skip_utf8_validation=True)
-    # redirect_limit=0: a redirect would take the token somewhere else. Before websocket-client
-    # 1.9.1 that leaves the redirect looking like a connection, so the status is looked at too.
+    # redirect_limit=0: following a redirect would take the token to another server.
     client.connect(  # type: ignore[no-untyped-call]
         endpoint.url, socket=stream, header=headers, redirect_limit=0, suppress_origin=True
     )
-    if client.getstatus() != _SWITCHING_PROTOCOLS:
-        raise ConnectionLost(_REDIRECTED)
     return client
 
 
@@ -102,9 +103,10 @@ def _refusal(error: Exception, head: bytes) -> ConnectionLost:
     """
     status = int(match[1]) if (match := re.match(_STATUS, head)) else None
     if status in _REDIRECTS:
-        return ConnectionLost(_REDIRECTED, status=status)
+        return ConnectionLost(LostKind.REDIRECT, _REDIRECTED, status=status)
     if status not in (None, _SWITCHING_PROTOCOLS):
         return ConnectionLost(
+            LostKind.REFUSED,
             f"the server refused the handshake with HTTP status {status}",
             status=status,
             retry_after=_retry_after(head) if status in (429, 503) else None,
@@ -112,12 +114,13 @@ def _refusal(error: Exception, head: bytes) -> ConnectionLost:
     if isinstance(error, ConnectionLost):
         return error
     if isinstance(error, websocket.WebSocketConnectionClosedException):
-        return ConnectionLost("the server closed the connection during the handshake")
+        message = "the server closed the connection during the handshake"
+        return ConnectionLost(LostKind.HANDSHAKE, message)
     if isinstance(error, (TimeoutError, websocket.WebSocketTimeoutException)):
-        return ConnectionLost(TOOK_TOO_LONG)
+        return ConnectionLost(LostKind.TIMEOUT, TIMED_OUT)
     if isinstance(error, OSError):
-        return ConnectionLost(os_error_text(error))
-    return ConnectionLost(NO_HANDSHAKE)
+        return lost_by_os_error(error, LostKind.HANDSHAKE)
+    return ConnectionLost(LostKind.HANDSHAKE, NO_HANDSHAKE)
 
 
 def _retry_after(head: bytes) -> float | None:
@@ -154,7 +157,7 @@ class WebSocketConnection:
         self._end: ConnectionLost | None = None
         self._has_more = False
         self._is_within_frame = False
-        stream.allow(_HEADER_BYTES + _FRAME_BYTES)
+        stream.limit_read(_HEADER_BYTES + _FRAME_BYTES)
         answer: Mapping[str, str] = client.getheaders() or {}
         self.has_acks = answer.get(ACK_HEADER, "").strip().lower() == ACK_CUMULATIVE
 
@@ -178,7 +181,7 @@ class WebSocketConnection:
         try:
             self._stream.flush()
         except OSError as error:
-            raise ConnectionLost(os_error_text(error)) from None
+            raise lost_by_os_error(error, LostKind.RESET) from None
 
     @property
     def has_more(self) -> bool:
@@ -207,7 +210,7 @@ class WebSocketConnection:
                 self._is_within_frame = self._is_within_frame or self._stream.has_unread
                 frame = self._client.recv_frame()  # type: ignore[no-untyped-call]
                 self._is_within_frame = False
-                self._stream.allow(_HEADER_BYTES + _FRAME_BYTES)
+                self._stream.limit_read(_HEADER_BYTES + _FRAME_BYTES)
                 self._take(frame, received)
             self._has_more = True
         except BlockingIOError:
@@ -215,16 +218,16 @@ class WebSocketConnection:
         except ConnectionLost as lost:
             return lost
         except websocket.WebSocketConnectionClosedException:
-            return ConnectionLost("the connection ended without a close")
+            return ConnectionLost(LostKind.RESET, "the connection ended without a close frame")
         except websocket.WebSocketException:
-            return ConnectionLost("the server broke the WebSocket protocol")
+            return ConnectionLost(LostKind.PROTOCOL, _VIOLATION)
         except OSError as error:
-            return ConnectionLost(os_error_text(error))
+            return lost_by_os_error(error, LostKind.RESET)
         return None
 
     def _take(self, frame: websocket.ABNF, received: list[Frame]) -> None:
         if frame.mask_value:  # a server must not (RFC 6455, section 5.1)
-            raise ConnectionLost("the server broke the WebSocket protocol")
+            raise ConnectionLost(LostKind.PROTOCOL, _VIOLATION)
         if frame.opcode == websocket.ABNF.OPCODE_PONG:
             received.append(Frame(_payload(frame), FrameKind.PONG))
         elif frame.opcode == websocket.ABNF.OPCODE_PING:
@@ -243,12 +246,12 @@ class WebSocketConnection:
     def _message(self, frame: websocket.ABNF) -> list[Frame]:
         is_continued = frame.opcode == websocket.ABNF.OPCODE_CONT
         if is_continued != (self._fragments is not None):
-            raise ConnectionLost("the server broke the WebSocket protocol")
+            raise ConnectionLost(LostKind.PROTOCOL, _VIOLATION)
         if not is_continued:
             self._kind = _KINDS[frame.opcode]
         whole = (self._fragments or bytearray()) + _payload(frame)
         if len(whole) > _FRAME_BYTES:
-            raise ConnectionLost(TOO_MUCH)
+            raise ConnectionLost(LostKind.PROTOCOL, TOO_MUCH)
         self._fragments = None if frame.fin else whole
         return [Frame(bytes(whole), self._kind)] if frame.fin else []
 
@@ -275,5 +278,10 @@ def _payload(frame: websocket.ABNF) -> bytes:
 
 
 def _closed(payload: bytes) -> ConnectionLost:
-    code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
-    return ConnectionLost(f"the server closed with code {code}", close_code=code)
+    code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else _NO_CLOSE_CODE
+    return ConnectionLost(
+        LostKind.CLOSED,
+        f"the server closed with code {code}",
+        close_code=code,
+        close_reason=payload[2:_LONGEST_CLOSE].decode(errors="replace"),
+    )

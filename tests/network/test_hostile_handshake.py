@@ -28,9 +28,9 @@ QUICK: dict[str, Any] = {
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\n"
 UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
 WRONG_KEY = b"Sec-WebSocket-Accept: c3VyZWx5IG5vdCB0aGlzIG9uZQ==\r\n\r\n"
-TOO_LONG = "connecting took too long"
-TOO_MUCH = "sends more than it may"
-NO_HANDSHAKE = "no WebSocket handshake"
+TOO_LONG = "timed out while connecting"
+TOO_MUCH = "sent too much data"
+NO_HANDSHAKE = "not a WebSocket handshake"
 
 
 def answer(data: bytes) -> Script:
@@ -104,13 +104,13 @@ OTHER: dict[str, tuple[Script, str]] = {
     "the wrong key": (answer(SWITCHING + UPGRADE + WRONG_KEY), NO_HANDSHAKE),
     "no upgrade": (answer(SWITCHING + b"Connection: Upgrade\r\n" + WRONG_KEY), NO_HANDSHAKE),
     "a page": (answer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhush"), "status 200"),
-    "another site": (answer(b"HTTP/1.1 308 No\r\nLocation: ws://hush/\r\n\r\n"), "redirects"),
+    "another site": (answer(b"HTTP/1.1 308 No\r\nLocation: ws://hush/\r\n\r\n"), "redirected"),
     "a status that is none": (answer(b"HTTP/1.1 hush No\r\n\r\n"), NO_HANDSHAKE),
     "a header that is no text": (answer(SWITCHING + b"X: \xff\r\n" + UPGRADE), NO_HANDSHAKE),
     "a header without a colon": (answer(SWITCHING + b"hush\r\n\r\n"), NO_HANDSHAKE),
     "a cookie that is none": (
         answer(b"HTTP/1.1 302 No\r\nSet-Cookie: a@b=hush\r\n\r\n"),
-        "redirects",
+        "redirected",
     ),
     "another cookie that is none": (
         answer(SWITCHING + UPGRADE + b"Set-Cookie: a@b=hush\r\n" + WRONG_KEY),

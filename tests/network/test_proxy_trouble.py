@@ -38,11 +38,11 @@ def server() -> Iterator[RecordingServer]:
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "502"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/hush\r\n\r\n", "302"),
         (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "101"),
-        (b"SSH-2.0-hush\r\n\r\n", "no HTTP"),
+        (b"SSH-2.0-hush\r\n\r\n", "not HTTP"),
         (b"HTTP/1.1 200", "closed"),
         (b"", "closed"),
-        (b"HTTP/1.1 200 OK\r\n" + b"X: hush\r\n" * 20_000, "more than it may"),
-        (ESTABLISHED + b"hush", "more than it may"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: hush\r\n" * 20_000, "too much data"),
+        (ESTABLISHED + b"hush", "too much data"),
     ],
 )
 def test_a_proxy_that_makes_no_tunnel_fails_the_attempt_and_is_blamed(
@@ -138,7 +138,7 @@ def test_the_proxy_s_part_is_under_the_same_deadline(
     with ConnectProxy(script=script) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         start = time.monotonic()
-        assert "too long" in failure(server.url, connect_timeout=0.3)
+        assert "timed out" in failure(server.url, connect_timeout=0.3)
         assert 0.3 <= time.monotonic() - start < 3
         assert len(proxy.requests) == 1
 
