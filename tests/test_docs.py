@@ -24,6 +24,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ from redvsblue_telemetry import TelemetrySettings, TelemetryStats, start_telemet
 from redvsblue_telemetry._delivery import states
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support import REPOSITORY
+from tests.test_imports import THE_PACKAGE
 
 PACKAGE = REPOSITORY / "redvsblue_telemetry"
 README = REPOSITORY / "README.md"
@@ -428,13 +430,45 @@ def test_table_of_states_is_that_of_the_code() -> None:
     }
 
 
-def test_table_of_modules_has_every_module() -> None:
-    documented = {plain(row[0]) for row in table_of(DOCS / "architecture.md", "module")}
-    assert documented == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+def text_block(page: Path, first_line: str) -> str:
+    """The block of a page that begins with this line."""
+    (block,) = (b for b in BLOCKS if b.page == page and b.text.startswith(f"{first_line}\n"))
+    return block.text
+
+
+def documented_files() -> set[str]:
+    """The files in the tree of the page on the architecture, with their folders."""
+    folders: list[str] = []
+    files = set()
+    for line in text_block(DOCS / "architecture.md", "redvsblue_telemetry/").splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth:] = [name]
+        if name.endswith(".py"):
+            files.add("".join(folders))
+    return files
+
+
+def test_tree_of_the_architecture_is_that_of_the_package() -> None:
+    tree = {name_of(path) for path in PACKAGE.rglob("*.py")}
+    plain_inits = {name for name in tree - documented_files() if name.endswith("/__init__.py")}
+    assert documented_files() == tree - plain_inits
+
+
+def test_files_that_the_architecture_sends_to_exist() -> None:
+    for _, places in table_of(DOCS / "architecture.md", "to change"):
+        named = re.findall(r"`([\w/]+\.\w+)`", places)
+        assert named or "<command>" in places
+        for name in named:
+            assert (PACKAGE / name).exists(), name
+
+
+def test_picture_of_the_imports_is_that_of_their_test() -> None:
+    picture = textwrap.dedent(THE_PACKAGE).lstrip()
+    assert text_block(DOCS / "architecture.md", picture.splitlines()[0]) == picture
 
 
 def test_log_lines_to_watch_are_those_of_the_code() -> None:
-    code = " ".join(path.read_text(encoding="utf-8") for path in PACKAGE.glob("*.py"))
+    code = " ".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     for line, *_ in table_of(DOCS / "rollout.md", "line"):
         for part in re.split(r"'?…'?", plain(line)):
             assert part in code, line
