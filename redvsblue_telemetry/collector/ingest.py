@@ -1,15 +1,14 @@
-"""The WebSocket that events come in by.
+"""The WebSocket endpoint that clients send events to.
 
-A message is read, looked at and handed to the storage; when it is stored, and not before, it is
-acknowledged. What can't be stored closes the connection with 1013 (try again later), which tells
-the client that its data is not to blame, so it keeps it and sends it again.
+Each message is read, parsed and handed to the storage thread, and acknowledged only once it is
+stored. If it can't be stored, the connection is closed with 1013 (try again later). That code tells
+the client that its data is not at fault, so it keeps the data and sends it again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Iterable, Sequence
 
 from starlette.responses import PlainTextResponse
@@ -21,23 +20,24 @@ from .storage.thread import WriterThread
 
 __all__ = ["Ingest", "Limits"]
 
-_UNSTORED_MESSAGES = 64  # of one connection; then it waits to be read
-_BURST = 10.0  # seconds of the allowed rate that may come at once
-_NEWEST_SESSIONS = 32  # of one connection, that are known to be connected
-_PATIENCE = 5.0  # seconds for a client to take what is said to it at the end
+_MAX_UNSTORED_MESSAGES = 64  # per connection; beyond that it is not read
+_BURST_SECONDS = 10.0  # how much of the allowed rate may arrive at once
+_MAX_CONNECTED_SESSIONS = 32  # per connection; the newest count
+_CLOSE_TIMEOUT = 5.0  # seconds for each step of an orderly close
 
 GOING_AWAY, POLICY, TRY_AGAIN_LATER = 1001, 1008, 1013  # RFC 6455, section 7.4, and IANA's registry
 
-# What waiting for, or writing to, a client that has gone ends with.
-_IT_IS_GONE = (WebSocketDisconnect, RuntimeError, OSError)
+# Raised by reading from, or writing to, a client that has gone.
+_DISCONNECTED = (WebSocketDisconnect, RuntimeError, OSError)
 
 
 class Limits:
-    """What one client, and all of them, may ask for.
+    """Limits on one client, and on all of them together.
 
     Args:
         connections: at once; a client beyond them is closed with 1013.
-        rate: events a second of one connection, over ten seconds; beyond it is closed with 1008.
+        rate: events per second and connection, averaged over ten seconds; a connection that
+            exceeds it is closed with 1008.
     """
 
     def __init__(self, *, connections: int = 2000, rate: float = 50_000.0) -> None:
@@ -46,32 +46,33 @@ class Limits:
 
 
 class _Connection:
-    """One client: what it has sent, what of that is stored, what was said to it of that.
+    """One client: counts its messages that were received, stored and acknowledged.
 
-    On the event loop's thread, but for what is marked.
+    Runs on the event loop's thread, except where noted.
     """
 
     def __init__(self, websocket: WebSocket, rate: float, *, wants_acks: bool) -> None:
         self._websocket = websocket
         self._wants_acks = wants_acks
         self._rate = rate
-        self._events_allowed = TokenBucket(rate, rate * _BURST)
+        self._events_allowed = TokenBucket(rate, rate * _BURST_SECONDS)
         self._received = 0
         self._stored = 0
-        self._told = 0
+        self._acked = 0
         self._is_ending = False
-        self._is_idle = False  # waiting for the client, which has sent nothing more
+        self._is_too_fast = False
         self._has_failed = False
-        self._progress = asyncio.Event()
-        self._sessions: dict[str, None] = {}  # the one that was heard of last at the end
-        self.is_broken = False  # see Receipt; written by the storage's thread
+        self._progress = asyncio.Event()  # something was stored, or failed, or it is ending
+        self._idle = asyncio.Event()  # set while all that the client has sent so far is read
+        self._sessions: dict[str, None] = {}  # ordered; the most recent one is last
+        self.is_broken = False  # see Receipt; written by the storage thread
 
     @property
     def sessions(self) -> Iterable[str]:
-        """The newest of the sessions that it has sent events of."""
+        """The most recent sessions that it sent events of."""
         return self._sessions.keys()
 
-    # What the storage tells; see Receipt.
+    # Called by the storage; see Receipt.
 
     def stored(self, messages: int) -> None:
         self._stored += messages
@@ -81,10 +82,10 @@ class _Connection:
         self._has_failed = True
         self._progress.set()
 
-    # What the connection does.
+    # The conversation with the client.
 
     async def serve(self, storage: WriterThread, closing: asyncio.Event) -> None:
-        """Serve the client until it goes, goes too far, has to wait, or the collector closes."""
+        """Serve the client until it leaves or has to be closed, and close it if so."""
         receiving = asyncio.create_task(self._receive(storage))
         acknowledging = asyncio.create_task(self._acknowledge())
         waiting = asyncio.create_task(closing.wait())
@@ -92,58 +93,82 @@ class _Connection:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if acknowledging.done() and not self._has_failed:
-                # It has gone, and its last words are here already.
+                # The client has gone, but its last messages may still wait to be read.
                 await asyncio.wait([receiving, waiting], return_when=asyncio.FIRST_COMPLETED)
-            if self._has_failed:
-                await self.close(TRY_AGAIN_LATER, "it can't be stored now")
-            elif receiving.done() and receiving.exception() is None and receiving.result():
-                await self._settle(acknowledging)
-                await self.close(POLICY, f"more than {self._rate:g} events a second")
-            elif waiting.done():
-                if not self._wants_acks:  # it believes that all is stored that was read
-                    await self._catch_up(receiving)
-                receiving.cancel()
-                await asyncio.wait([receiving])
-                await self._settle(acknowledging)
-                await self.close(GOING_AWAY, "the collector is closing")
+            await self._end(receiving, acknowledging, is_closing=waiting.done())
         finally:
             for task in tasks:
                 task.cancel()
             for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(outcome, Exception) and not isinstance(outcome, _IT_IS_GONE):
+                if isinstance(outcome, Exception) and not isinstance(outcome, _DISCONNECTED):
                     raise outcome
 
-    async def _receive(self, storage: WriterThread) -> bool:
-        """Take messages in until the client goes, or goes too far; whether it went too far.
+    async def _end(
+        self,
+        receiving: asyncio.Task[None],
+        acknowledging: asyncio.Task[None],
+        *,
+        is_closing: bool,
+    ) -> None:
+        """Close the connection with the code for the reason that it ends; none if it has gone."""
+        if self._has_failed:
+            await self.close(TRY_AGAIN_LATER, "events can't be stored now")
+        elif self._is_too_fast:
+            await self._settle(acknowledging)
+            await self.close(POLICY, f"more than {self._rate:g} events per second")
+        elif is_closing:
+            if not self._wants_acks:
+                # A pong has told this client that a message is delivered once it was read.
+                await self._catch_up(receiving, acknowledging)
+            receiving.cancel()
+            await asyncio.wait([receiving])
+            await self._settle(acknowledging)
+            await self.close(GOING_AWAY, "the collector is closing")
 
-        It may be cancelled wherever it waits: it never waits with a message in its hands.
+    async def _receive(self, storage: WriterThread) -> None:
+        """Submit messages until the client leaves or exceeds its rate.
+
+        Can be canceled at any await: it never waits while it holds a message.
         """
         while True:
             await storage.room()
-            while self._received - self._stored >= _UNSTORED_MESSAGES and not self._has_failed:
-                await self._wait()
-            self._is_idle = True
+            while self._received - self._stored >= _MAX_UNSTORED_MESSAGES and not self._has_failed:
+                await self._wait_for_progress()
+            self._idle.set()
             event = await self._websocket.receive()
-            self._is_idle = False
+            self._idle.clear()
             if event["type"] != "websocket.receive":
-                return False
+                return
             body = event.get("bytes") or event.get("text") or b""
             message = read_message(body)
-            # A message of nothing costs as one event.
-            if not self._events_allowed.take(max(1, len(message.events) + len(message.rejected))):
-                return True
+            # An empty message costs as much as one event.
+            cost = max(1, len(message.events) + len(message.rejected))
+            if not self._events_allowed.take(cost):
+                self._is_too_fast = True
+                return
             self._received += 1
             self._note_sessions(message.events)
             storage.submit(message, len(body), self)
 
-    async def _catch_up(self, receiving: asyncio.Task[bool]) -> None:
-        deadline = time.monotonic() + _PATIENCE
-        while not (self._is_idle or self._has_failed or receiving.done()):
-            if time.monotonic() > deadline:
-                break
-            await asyncio.sleep(0.01)
+    async def _catch_up(
+        self, receiving: asyncio.Task[None], acknowledging: asyncio.Task[None]
+    ) -> None:
+        """Wait until all that the client has sent so far is read, or can't be stored."""
+        reading = asyncio.create_task(self._wait_until_idle())
+        await asyncio.wait(
+            [reading, receiving, acknowledging],
+            timeout=_CLOSE_TIMEOUT,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        reading.cancel()
 
-    async def _wait(self) -> None:
+    async def _wait_until_idle(self) -> None:
+        # `_receive` sets and clears the event without a pause while messages are queued, which
+        # wakes this up although more follows: so the event is looked at again.
+        while not self._idle.is_set():
+            await self._idle.wait()
+
+    async def _wait_for_progress(self) -> None:
         self._progress.clear()
         await self._progress.wait()
 
@@ -152,41 +177,41 @@ class _Connection:
         for session_id in {event.session_id for event in events}:
             known.pop(session_id, None)
             known[session_id] = None
-        while len(known) > _NEWEST_SESSIONS:
+        while len(known) > _MAX_CONNECTED_SESSIONS:
             del known[next(iter(known))]
 
     async def _acknowledge(self) -> None:
-        """Tell the client what is stored, as it comes to be; ends when something can't be."""
+        """Acknowledge messages as they are stored; return when one can't be, or at the end."""
         while not self._has_failed:
             stored = self._stored
-            if stored > self._told:
+            if stored > self._acked:
                 if self._wants_acks:
                     await self._websocket.send_text(f'{{"ack":{stored}}}')
-                self._told = stored
-            elif self._is_ending and self._told == self._received:
+                self._acked = stored
+            elif self._is_ending and self._acked == self._received:
                 return
             else:
-                await self._wait()
+                await self._wait_for_progress()
 
     async def _settle(self, acknowledging: asyncio.Task[None]) -> None:
-        """Wait until what was received is stored and acknowledged, or can't be."""
+        """Wait until everything received is stored and acknowledged, or can't be."""
         self._is_ending = True
         self._progress.set()
-        await asyncio.wait([acknowledging], timeout=_PATIENCE)
+        await asyncio.wait([acknowledging], timeout=_CLOSE_TIMEOUT)
 
     async def close(self, code: int, reason: str) -> None:
-        """Say goodbye, if the client is there to hear it."""
-        with contextlib.suppress(asyncio.TimeoutError, *_IT_IS_GONE):
+        """Send a close, if the client is still connected."""
+        with contextlib.suppress(asyncio.TimeoutError, *_DISCONNECTED):
             if self._websocket.application_state is WebSocketState.CONNECTED:
-                await asyncio.wait_for(self._websocket.close(code, reason), _PATIENCE)
+                await asyncio.wait_for(self._websocket.close(code, reason), _CLOSE_TIMEOUT)
 
 
 class Ingest:
-    """Serves the clients. On the event loop's thread.
+    """Serves the clients. Runs on the event loop's thread.
 
     Args:
-        storage: where their events go.
-        limits: what they may ask for.
+        storage: stores their events.
+        limits: what they are allowed.
     """
 
     def __init__(self, storage: WriterThread, limits: Limits) -> None:
@@ -194,17 +219,18 @@ class Ingest:
         self._limits = limits
         self._closing = asyncio.Event()
         self._connections: set[_Connection] = set()
+        self._last_has_left = asyncio.Event()
 
     @property
     def connections(self) -> int:
-        """How many clients are connected now."""
+        """The number of clients connected now."""
         return len(self._connections)
 
     @property
     def connected_sessions(self) -> set[str]:
-        """The ids of the sessions that clients have sent events of, and are still there.
+        """The ids of sessions whose clients are connected now.
 
-        Of a client that sends those of many, the newest.
+        A client that sends events of many sessions counts for the most recent ones.
         """
         return set().union(*(connection.sessions for connection in self._connections))
 
@@ -226,9 +252,12 @@ class Ingest:
             await connection.serve(self._storage, self._closing)
         finally:
             self._connections.discard(connection)
+            if not self._connections:
+                self._last_has_left.set()
 
     async def close(self) -> None:
         """Store and acknowledge what was received, and close all connections with 1001."""
         self._closing.set()
         while self._connections:
-            await asyncio.sleep(0.01)
+            self._last_has_left.clear()
+            await self._last_has_left.wait()

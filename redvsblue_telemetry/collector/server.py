@@ -1,4 +1,4 @@
-"""The process: one event loop, one port, and an orderly end."""
+"""Runs a collector: one event loop, one port, and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import logging
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from .._shared import is_loopback
@@ -26,91 +26,117 @@ __all__ = ["Options", "OptionsError", "serve"]
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
-_MESSAGE_BYTES = 1024 * 1024
-_CLOSING_SECONDS = 10.0  # for all that is connected
-_GOODBYE_SECONDS = 2.0  # for clients to answer a close, before the connection is cut
-_OTHER_FILES = 256  # that are open besides the connections
+_DEFAULT_MAX_MESSAGE_BYTES = 1024 * 1024
+_CLOSE_TIMEOUT = 10.0  # seconds for all clients to get their acks and their close
+_GOODBYE_TIMEOUT = 2.0  # seconds for clients to answer a close before they are disconnected
+_FILES_BESIDE_CONNECTIONS = 256  # open files that are not client connections
 
 
 class OptionsError(Exception):
-    """The collector won't be started like this; the message says why, and what to do."""
+    """The collector can't start with these options; the message says why and what to do."""
 
 
 class Options(msgspec.Struct, kw_only=True):
-    """How a collector is to run."""
+    """How a collector runs."""
 
     host: str = "127.0.0.1"
     port: int = 3000
-    """0 for any that is free."""
+    """0 picks a free port."""
     db: Path | None = Path("telemetry.sqlite3")
-    """The database's file; None: in memory."""
+    """The database file; None keeps the data in a temporary file until the collector ends."""
     token: str | None = None
     insecure: bool = False
-    """Whether others may reach it without a token."""
+    """Whether other machines may connect without a token."""
     hosts: tuple[str, ...] = ()
-    """Names that it goes by, besides addresses and ``localhost``."""
+    """Names that a request may use for this server, besides addresses and ``localhost``."""
     allow_reset: bool = False
     max_connections: int = 2000
     max_rate: float = 50_000.0
-    """Events a second that one connection may send."""
-    max_message_bytes: int = _MESSAGE_BYTES
+    """Events per second that one connection may send."""
+    max_message_bytes: int = _DEFAULT_MAX_MESSAGE_BYTES
     busy_timeout: float = 5.0
-    """Seconds to wait for another program that has the database locked. A client waits for an ack
+    """Seconds to wait while another program has the database locked. A client waits for an ack
     for its ``confirm_timeout``, 10 seconds by default."""
 
     def check(self) -> None:
-        """Look whether it may run so.
+        """Check that a collector can run with these options.
 
         Raises:
-            OptionsError: it may not.
+            OptionsError: it can't.
         """
         if self.token is not None:
             self._check_token(self.token)
         self.check_reach(self.host)
         if not 0 <= self.port <= 65_535:
-            raise OptionsError(f"port is {self.port}: it must be 0 to 65535")
+            raise OptionsError(f"port is {self.port}; it must be 0 to 65535")
         for name in ("max_connections", "max_rate", "max_message_bytes"):
-            if not getattr(self, name) > 0:  # NaN isn't, either
-                raise OptionsError(f"{name} is {getattr(self, name)}: it must be more than 0")
+            if not getattr(self, name) > 0:  # catches NaN, too
+                raise OptionsError(f"{name} is {getattr(self, name)}; it must be more than 0")
 
     def _check_token(self, token: str) -> None:
         if not token.strip():
-            raise OptionsError("the token is empty: name one, or none at all")
+            raise OptionsError("the token is empty; set one, or don't pass it at all")
         if token != token.strip():
-            raise OptionsError("the token begins or ends with a blank, which no client can send")
+            raise OptionsError("the token starts or ends with whitespace, which no client can send")
         if not is_token(token):
-            raise OptionsError("the token may have printable ASCII only, as HTTP headers do")
+            raise OptionsError("the token must be printable ASCII, as HTTP headers require")
 
     def check_reach(self, host: str) -> None:
-        """Look whether others can reach it at a host, or at the address that it turned out to be.
+        """Check that other machines can't connect at a host or address, unless that is allowed.
 
         Raises:
-            OptionsError: they can, and they may not.
+            OptionsError: they could.
         """
         if not (is_loopback(host) or self.token or self.insecure):
             raise OptionsError(
-                f"{host} can be reached by others: give a --token, "
-                "or --insecure if anybody may read and write"
+                f"other machines can reach {host}; pass --token, "
+                "or --insecure to let anyone read and write"
             )
 
     def __repr__(self) -> str:
-        """Without the token."""
+        """Omits the token."""
         return f"{type(self).__name__}(host={self.host!r}, port={self.port}, db={self.db!r}, ...)"
 
 
+class _Config(uvicorn.Config):
+    """uvicorn's settings; the one object of ours that it hands to each of its connections."""
+
+    def __init__(self, app: ASGIApp, **settings: Any) -> None:
+        super().__init__(app, **settings)
+        self.disconnected = asyncio.Event()
+        """Set whenever a WebSocket has been disconnected."""
+
+
 class _Server(uvicorn.Server):
-    """uvicorn, without its own ideas about signals."""
+    """uvicorn without its signal handlers, and with an event for when it accepts connections."""
+
+    def __init__(self, config: _Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
 
 class _WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's, without what goes wrong in it before a WebSocket is open."""
+    """uvicorn's WebSocket connection, with three defects of its handshake and close repaired.
+
+    uvicorn has no public hooks for these, so this overrides methods and uses attributes that a
+    release may change: setup.cfg bounds the version, and tests/collector/test_uvicorn.py names each
+    of them. The alternatives were worse. uvicorn's other implementations are deprecated
+    (``websockets``) or need another dependency (``wsproto``), and a WebSocket server beside uvicorn
+    would need a second port, or a parser of our own for the first request of every connection.
+    """
+
+    config: _Config
 
     def data_received(self, data: bytes) -> None:
-        """Hang up on what is no handshake: uvicorn neither answers, nor can end the connection."""
+        """Disconnect after an invalid handshake; uvicorn would neither answer nor disconnect."""
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.transport.is_closing():
             self.close_sent = True
@@ -118,13 +144,15 @@ class _WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.close()
 
     def handle_parser_exception(self) -> None:
-        """Close, and read on until the client has gone.
+        """Send the close, and read on until the client has gone.
 
-        uvicorn would end the connection while the client still sends: the answer to that is a
-        reset, and a client that meets it never reads the close, nor learns that 1009 is the reason.
+        uvicorn disconnects at once. While the client is still sending, the kernel answers that with
+        a reset, which can discard the close before the client reads it: the SDK would not learn
+        that 1009 is the reason. uvicorn issues 3047 and 3049 describe the same for closes by the
+        application, and were fixed for these only.
         """
         if self.close_sent:
-            return  # what comes after it is thrown away
+            return  # discard all that follows
         close = self.conn.close_sent
         assert close is not None
         self.queue.put_nowait(
@@ -135,52 +163,61 @@ class _WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(_GOODBYE_SECONDS, self.transport.close)
+        self.close_timer = self.loop.call_later(_GOODBYE_TIMEOUT, self.transport.close)
 
     async def send(self, message: Any) -> None:
-        """Note that a refusal ends a handshake: else it is logged as an error (uvicorn 3138)."""
+        """Mark the handshake as complete after a refusal.
+
+        Otherwise uvicorn logs an error for each of them (uvicorn pull request 3138).
+        """
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
             self.handshake_complete = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.config.disconnected.set()
 
 
 async def serve(
     options: Options, stop: asyncio.Event, on_ready: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Run a collector until it is told to stop.
+    """Run a collector until it is stopped.
 
-    What was received by then is stored and acknowledged, and the clients are closed with 1001.
+    Everything received by then is stored and acknowledged, and the clients are closed with 1001.
 
     Args:
-        options: how.
-        stop: set to end it.
-        on_ready: called with the URL of its page, once it can be reached.
+        options: how it runs.
+        stop: set to stop it.
+        on_ready: called with the URL of its page once it accepts connections.
 
     Raises:
-        OptionsError: it may not run so, or the port is taken.
+        OptionsError: it can't run with these options, or the port is taken.
         DatabaseError: the database can't be used.
     """
     options.check()
     listener = _listen(options)
     with contextlib.closing(listener):
         async with _running(options) as collector:
-            server = _Server(_config(options, collector))
+            config = _config(options, collector)
+            server = _Server(config)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
+            starting = asyncio.create_task(server.ready.wait())
             stopping = asyncio.create_task(stop.wait())
             try:
-                while not (server.started or serving.done()):
-                    await asyncio.sleep(0.005)
+                await asyncio.wait([serving, starting], return_when=asyncio.FIRST_COMPLETED)
                 if not serving.done():
                     on_ready(_url(options.host, listener))
                 await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
             finally:
+                starting.cancel()
                 stopping.cancel()
-                await _close(collector, server)
+                await _close(collector, server, config)
                 await serving
 
 
-def _config(options: Options, collector: Collector) -> uvicorn.Config:
-    return uvicorn.Config(
+def _config(options: Options, collector: Collector) -> _Config:
+    return _Config(
         collector.app,
         ws=_WebSocketProtocol,
         ws_max_size=options.max_message_bytes,
@@ -191,27 +228,28 @@ def _config(options: Options, collector: Collector) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=int(_GOODBYE_SECONDS),
+        timeout_graceful_shutdown=int(_GOODBYE_TIMEOUT),
     )
 
 
-async def _close(collector: Collector, server: uvicorn.Server) -> None:
+async def _close(collector: Collector, server: _Server, config: _Config) -> None:
     try:
-        await asyncio.wait_for(collector.close(), _CLOSING_SECONDS)
+        await asyncio.wait_for(collector.close(), _CLOSE_TIMEOUT)
     except asyncio.TimeoutError:
-        logger.warning("some clients didn't let go in %g s: they are cut off", _CLOSING_SECONDS)
-    deadline = time.monotonic() + _GOODBYE_SECONDS
-    while _is_saying_goodbye(server) and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
+        logger.warning("clients still connected after %g s; closing them", _CLOSE_TIMEOUT)
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(_wait_for_goodbyes(server, config), _GOODBYE_TIMEOUT)
     server.should_exit = True
 
 
-def _is_saying_goodbye(server: uvicorn.Server) -> bool:
-    """Whether a client was told that the connection closes, and has not answered yet.
+async def _wait_for_goodbyes(server: _Server, config: _Config) -> None:
+    """Wait until each client that was sent a close has disconnected.
 
-    uvicorn would cut it off there and then, and what it has not read by then may be lost to it.
+    uvicorn's shutdown would disconnect it at once, with the reset that issue 3049 describes.
     """
-    return any(getattr(peer, "close_sent", False) for peer in server.server_state.connections)
+    while any(getattr(peer, "close_sent", False) for peer in server.server_state.connections):
+        config.disconnected.clear()
+        await config.disconnected.wait()
 
 
 @contextlib.asynccontextmanager
@@ -240,21 +278,21 @@ def _listen(options: Options) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         other = "--host" if isinstance(error, socket.gaierror) else "--port"
         raise OptionsError(
-            f"{options.host}:{options.port} can't be used: {reason}; name another {other}"
+            f"cannot listen on {options.host}:{options.port}: {reason}; choose another {other}"
         ) from error
     try:
-        options.check_reach(listener.getsockname()[0])  # a name may be that of any address
+        options.check_reach(listener.getsockname()[0])  # a name can resolve to any address
     except OptionsError:
         listener.close()
         raise
-    _allow_files(options.max_connections + _OTHER_FILES)
+    _allow_files(options.max_connections + _FILES_BESIDE_CONNECTIONS)
     return listener
 
 
 def _allow_files(count: int) -> None:
-    """Raise the limit of open files, where it is lower and may be raised."""
+    """Raise the limit on open files to the count, if it is lower and may be raised."""
     try:
-        import resource  # noqa: PLC0415  # Windows has no such limit
+        import resource  # noqa: PLC0415  # not on Windows, which has no such limit
     except ImportError:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -565,7 +565,7 @@ def test_a_collector_that_can_t_store_is_not_blamed_on_the_event(tmp_path: Path)
         step, detail, advice = examined(collector.ws_url).fault()
     assert step == "event"
     assert "1013" in detail
-    assert "it can't be stored now" in detail
+    assert "events can't be stored now" in detail
     assert f"{collector.url}/healthz" in advice
     assert "log" in advice
 

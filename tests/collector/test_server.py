@@ -147,7 +147,7 @@ def can_use(host: str) -> bool:
     ["0.0.0.0", "::", "", "192.0.2.1", "2001:db8::1", "128.0.0.1", "example.com", "localhost.com"],
 )
 def test_place_that_others_can_reach_wants_a_token_or_an_explicit_word(host: str) -> None:
-    with pytest.raises(OptionsError, match=r"can be reached by others: give a --token, or --insec"):
+    with pytest.raises(OptionsError, match=r"; pass --token, or --insecure"):
         Options(host=host).check()
     Options(host=host, token="secret").check()
     Options(host=host, insecure=True).check()
@@ -169,7 +169,7 @@ def test_empty_token_is_no_token(token: str) -> None:
 
 @pytest.mark.parametrize("token", [" secret", "secret\n"])
 def test_token_that_no_client_can_send_is_refused(token: str) -> None:
-    with pytest.raises(OptionsError, match="begins or ends with a blank"):
+    with pytest.raises(OptionsError, match="starts or ends with whitespace"):
         Options(token=token).check()
 
 
@@ -177,7 +177,7 @@ def test_token_that_no_client_can_send_is_refused(token: str) -> None:
 def test_limit_that_lets_nothing_through_is_refused(name: str) -> None:
     for number in (0, -1, math.nan):
         options: dict[str, Any] = {name: number}
-        with pytest.raises(OptionsError, match=f"{name} is {number}: it must be more than 0"):
+        with pytest.raises(OptionsError, match=f"{name} is {number}; it must be more than 0"):
             Options(**options).check()
 
 
@@ -197,7 +197,7 @@ def test_collector_that_may_not_run_so_touches_nothing(path: Path) -> None:
 
 def test_port_that_is_taken_is_told_and_nothing_is_touched(path: Path) -> None:
     with collector_running() as first:
-        expected = rf"127\.0\.0\.1:{first.port} can't be used: .*; name another --port"
+        expected = rf"cannot listen on 127\.0\.0\.1:{first.port}: .*; choose another --port"
         with pytest.raises(OptionsError, match=expected):
             RunningCollector(Options(port=first.port, db=path)).start()
         assert not path.exists()

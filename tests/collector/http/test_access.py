@@ -641,14 +641,14 @@ def test_variable_that_is_empty_is_no_token(monkeypatch: pytest.MonkeyPatch) -> 
     "token", [" sesame", "sesame\r\n", "ses\0ame", "s\xe9same", "ses\u200bame"]
 )
 def test_token_that_no_game_can_send_is_a_mistake(token: str) -> None:
-    with pytest.raises(OptionsError, match=r"the token (may have|begins)"):
+    with pytest.raises(OptionsError, match=r"the token (must be|starts)"):
         Options(token=token).check()
 
 
 def test_name_is_no_proof_that_no_other_can_reach_it() -> None:
     options = Options(host="game.localhost")
     options.check()
-    with pytest.raises(OptionsError, match=r"192\.0\.2\.7 can be reached by others"):
+    with pytest.raises(OptionsError, match=r"other machines can reach 192\.0\.2\.7"):
         options.check_reach("192.0.2.7")
 
 
