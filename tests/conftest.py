@@ -12,6 +12,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.support.chromium import browser, chromium
+
+__all__ = ["browser", "chromium"]  # fixtures
+
 THREADS = ("redvsblue-telemetry", "recording-server")
 PATIENCE = 2.0  # seconds for a thread that is on its way out; one that leaks would stay for ever
 

@@ -1,15 +1,13 @@
-"""A real browser for the tests of the live page, and pages that are watched meanwhile.
+"""Pages in a real browser, for the tests of the live page.
 
 An error in a page's console (a violation of the content security policy is one), a dialog, or a
-request to any other host fails the test.
+request to another host fails the test.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,49 +15,21 @@ from urllib.parse import urlsplit
 import pytest
 from websockets.sync.client import connect
 
-from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry.collector.http import live
 from tests.support.collector import RunningCollector
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
-expect = playwright.expect
+expect = pytest.importorskip("playwright.sync_api", reason="needs Playwright").expect
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE = 15_000  # milliseconds
+TIMEOUT = 15_000  # milliseconds
 OFFER = {"Telemetry-Ack": "cumulative"}
-
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs a Chromium on PATH: apt-get install chromium"
-)
 
 WIDE = "{" + ",".join(f'"key{n}":{n}' for n in range(10_000)) + "}"
 
 Look = Callable[..., Any]
 
 
-# A browser, and pages that are watched.
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 class Watch:
-    """What a page does that it shouldn't."""
+    """Collects the faults of a page."""
 
     def __init__(self, page: Any, host: str) -> None:
         self.faults: list[str] = []
@@ -85,44 +55,36 @@ class Watch:
 
 
 @pytest.fixture
-def look(browser: Any) -> Iterator[Look]:
-    """Open a page and watch it; at the end of the test it has to have behaved."""
-    contexts, watches = [], []
+def look(browser: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Look]:
+    """Open a page and watch it; fail at the end of the test if it misbehaved."""
+    monkeypatch.setattr(live, "_INTERVAL", 0.05)  # seconds between two updates; 0.5 is slow
+    watches = []
 
     def look(url: str, *, faults_allowed: str = "", **options: Any) -> Any:
         context = browser.new_context(**options)
-        contexts.append(context)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(TIMEOUT)
         page = context.new_page()
         watches.append((Watch(page, urlsplit(url).netloc.rpartition("@")[2]), faults_allowed))
         page.goto(url)
         return page
 
-    expect.set_options(timeout=PATIENCE)
+    expect.set_options(timeout=TIMEOUT)
     yield look
-    for context in contexts:
+    for context in browser.contexts:
         context.close()
     for watch, allowed in watches:
         assert [f for f in watch.faults if not (allowed and re.search(allowed, f))] == []
 
 
-# What is sent.
-
-
-def session_of(name: str) -> str:
-    return f"{name}-{uuid.uuid4().hex[:8]}"
-
-
 def event_text(data: str = "{}", **fields: Any) -> str:
-    """An event, whose data is given as the text of JSON."""
+    """Return an event as JSON; its data is given as JSON text."""
     event = {"sessionId": "s", "seq": 1, "type": "t", "timestamp": 1_795_479_878_536, "id": "i"}
     return json.dumps(event | fields)[:-1] + f', "data": {data}}}'
 
 
 def send(collector: RunningCollector, *messages: str) -> None:
-    """Send messages as they are, and wait until they are stored."""
-    headers = OFFER
-    with connect(collector.ws_url, additional_headers=headers, max_size=None) as websocket:
+    """Send messages unchanged, and wait until they are stored."""
+    with connect(collector.ws_url, additional_headers=OFFER, max_size=None) as websocket:
         for message in messages:
             websocket.send(message)
         while json.loads(websocket.recv(timeout=20))["ack"] < len(messages):
@@ -131,17 +93,6 @@ def send(collector: RunningCollector, *messages: str) -> None:
 
 def send_events(collector: RunningCollector, *events: str) -> None:
     send(collector, f"[{','.join(events)}]")
-
-
-@pytest.fixture
-def game(collector: RunningCollector) -> Iterator[Telemetry]:
-    """An SDK client that sends to the collector."""
-    settings = TelemetrySettings(
-        enabled=True, url=collector.ws_url, drain_interval=0.05, version="1.4.2"
-    )
-    telemetry = Telemetry(settings).start()
-    yield telemetry
-    telemetry.stop(timeout=5)
 
 
 def rows(page: Any) -> Any:

@@ -27,7 +27,7 @@ from ..storage import queries
 from ..storage.database import Database, DatabaseError
 from ..storage.queries import EventFilter
 from ..storage.thread import WriterThread
-from .live import Live, Look
+from .live import Arrived, Live, Look
 from .metrics import Metrics
 
 __all__ = ["Api"]
@@ -39,6 +39,7 @@ _READERS = 4  # threads at once: what is asked must leave the processor to inges
 _FILTERS = ("type", "session", "text")
 _PAGING = ("after", "before", "limit", "order")
 _Answer = TypeVar("_Answer")
+_Event = TypeVar("_Event", Arrived, queries.StoredEvent)
 
 
 class _BadRequestError(Exception):
@@ -63,9 +64,9 @@ register_url_convertor("anything", _Anything())
 class _LiveResponse(StreamingResponse):
     """A stream that knows who looks at it, and ends when nobody does."""
 
-    def __init__(self, live: Live, wanted: EventFilter) -> None:
+    def __init__(self, live: Live, wanted: EventFilter, *, as_text: bool) -> None:
         self._live = live
-        self._looks = _as_server_sent_events(live.watch(wanted))
+        self._looks = _as_server_sent_events(live.watch(wanted), as_text=as_text)
         super().__init__(self._looks, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,14 +133,15 @@ class Api:
     async def _events(self, request: Request) -> Response:
         """Some events, in the order of their arrival; or, by DELETE, none any more.
 
-        Takes ``type``, ``session``, ``text``, ``after``, ``before``, ``limit`` and ``order``, and
-        answers ``{"events": [StoredEvent], "next": arrival}``: ``next`` is what to give as
-        ``after`` (as ``before`` with ``order=desc``) to go on. There are none only at the end.
+        Takes ``type``, ``session``, ``text``, ``after``, ``before``, ``limit``, ``order`` and
+        ``data``, and answers ``{"events": [StoredEvent], "next": arrival}``: ``next`` is what to
+        give as ``after`` (as ``before`` with ``order=desc``) to go on. There are none only at the
+        end.
         """
         if request.method == "DELETE":
             return await self._delete_events(request)
-        _check(request, *_FILTERS, *_PAGING)
-        wanted = _filter(request)
+        _check(request, *_FILTERS, *_PAGING, "data")
+        wanted, as_text = _filter(request), _wants_data_as_text(request)
         after, before, limit = _cursor(request)
         newest_first = _is_newest_first(request, default="asc")
         found = await self._read(
@@ -153,7 +155,8 @@ class Api:
             )
         )
         following = found[-1].arrival if found else (before or 0 if newest_first else after)
-        return _json({"events": found, "next": following})
+        events = _with_data_as_text(found) if as_text else found
+        return _json({"events": events, "next": following})
 
     async def _delete_events(self, request: Request) -> Response:
         """Delete all that is stored. Takes nothing, and answers nothing, with 204."""
@@ -225,15 +228,15 @@ class Api:
     async def _stream(self, request: Request) -> Response:
         """What comes, as server-sent events: a ``Look`` twice a second.
 
-        Takes ``type``, ``session`` and ``text``.
+        Takes ``type``, ``session``, ``text`` and ``data``.
         """
-        _check(request, *_FILTERS)
-        wanted = _filter(request)
+        _check(request, *_FILTERS, "data")
+        wanted, as_text = _filter(request), _wants_data_as_text(request)
         if request.method == "HEAD":  # its body would never end
             return Response(media_type="text/event-stream")
         if self._live.is_full:
             return _error(503, "too many look on already: close another page")
-        return _LiveResponse(self._live, wanted)
+        return _LiveResponse(self._live, wanted, as_text=as_text)
 
     async def _healthz(self, _: Request) -> Response:
         error = self._storage.last_error
@@ -246,11 +249,15 @@ class Api:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-async def _as_server_sent_events(looks: AsyncGenerator[Look, None]) -> AsyncGenerator[bytes, None]:
+async def _as_server_sent_events(
+    looks: AsyncGenerator[Look, None], *, as_text: bool
+) -> AsyncGenerator[bytes, None]:
     encode = msgspec.json.Encoder().encode
     yield b"retry: 1000\n\n"  # a page tries again after a second
     async with contextlib.aclosing(looks):
         async for look in looks:
+            if as_text:
+                look.events = _with_data_as_text(look.events)
             # Data is as it came: its JSON may have line breaks between its parts, never inside a
             # string. A line break would end the line that all of it has to be on.
             text = encode(look).replace(b"\n", b" ").replace(b"\r", b" ")
@@ -295,6 +302,13 @@ def _is_newest_first(request: Request, default: str) -> bool:
     return order == "desc"
 
 
+def _wants_data_as_text(request: Request) -> bool:
+    form = request.query_params.get("data", "json")
+    if form not in ("json", "text"):
+        raise _BadRequestError(f"data is {form[:_ECHOED]!r}: it may be json or text")
+    return form == "text"
+
+
 def _number(request: Request, name: str) -> int | None:
     text = request.query_params.get(name)
     if text is None:
@@ -314,6 +328,20 @@ def _limit(request: Request) -> int:
 
 
 # Answers.
+
+
+def _with_data_as_text(events: list[_Event]) -> list[_Event]:
+    """Return copies of the events whose data is a string that contains the JSON.
+
+    ``JSON.parse`` in a browser would round the large numbers in it, and drop repeated keys.
+    """
+    encode = msgspec.json.Encoder().encode
+    return [
+        msgspec.structs.replace(
+            event, data=msgspec.Raw(encode(bytes(event.data).decode(errors="replace")))
+        )
+        for event in events
+    ]
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -1,7 +1,7 @@
-"""The live page: files that are served as they are.
+"""The live page: static files, served unchanged.
 
-There is no build step and nothing is filled in, so what a game sends never becomes part of a page
-here; the scripts of the page ask the API for it, and set it as text.
+There is no build step and no templating, so data from games never becomes part of a page here; the
+page's scripts request it from the API, and insert it as text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 __all__ = ["routes"]
 
-_TYPES = {
+_MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -22,9 +22,9 @@ _TYPES = {
 _FOLDER = resources.files(__package__.rpartition(".")[0]) / "static"
 
 
-def _served(path: str, name: str) -> Route:
+def _route(path: str, name: str) -> Route:
     body = (_FOLDER / name).read_bytes()
-    media_type = _TYPES[name[name.rindex(".") :]]
+    media_type = _MEDIA_TYPES[name[name.rindex(".") :]]
 
     async def serve(_: Request) -> Response:
         return Response(body, media_type=media_type)
@@ -37,5 +37,5 @@ def _names() -> list[str]:
     return [name for name in names if name.endswith((".css", ".js"))]
 
 
-routes = [_served("/", "index.html"), *(_served(f"/static/{name}", name) for name in _names())]
-"""The page at ``/``, and what it is made of."""
+routes = [_route("/", "index.html"), *(_route(f"/static/{name}", name) for name in _names())]
+"""The page at ``/``, and the styles and scripts that it loads."""

@@ -1,22 +1,22 @@
-// The live page: what is asked of the collector, and where the answers go.
+// The live page: requests to the collector, and the parts of the page that show the answers.
 
 import { Chart } from "./chart.js";
 import { Detail, copy } from "./detail.js";
 import { EventList } from "./events.js";
-import { readWithEvents } from "./rawjson.js";
 import { Stream } from "./stream.js";
 import { RejectedList, SessionTable } from "./tables.js";
-import { duration, make, moment, number, say, shortened } from "./text.js";
+import { duration, make, moment, number, setText, shortened } from "./text.js";
 
-const REFRESH = 2_000, SOONEST = 900; // milliseconds between two questions; when something has changed
-const PATIENCE = 15_000; // milliseconds for an answer
-const TYPING = 300; // milliseconds after the last key, until the filter holds
-const HISTORY = 100; // events that are asked for at first
-const SESSIONS = 100, REJECTED = 50; // that are shown
+// Milliseconds.
+const REFRESH_INTERVAL = 2_000, MIN_REFRESH_INTERVAL = 900; // the shorter one after a change
+const REQUEST_TIMEOUT = 15_000;
+const TYPING_DELAY = 300; // from the last key to the new filter
+
+const INITIAL_EVENTS = 100, MAX_SESSIONS = 100, MAX_REJECTED = 50;
 
 const $ = (id) => document.getElementById(id);
 
-/** An address of this collector. Made from the origin, as the page's own may have a password in it. */
+/** Return a URL of this collector, based on the origin: the page's own URL may contain a password. */
 function address(path, parameters = {}) {
   const url = new URL(path, location.origin);
   for (const [name, value] of Object.entries(parameters)) {
@@ -25,14 +25,14 @@ function address(path, parameters = {}) {
   return url;
 }
 
-async function ask(path, parameters, signal = AbortSignal.timeout(PATIENCE)) {
-  const answer = await fetch(address(path, parameters), { signal });
-  const text = await answer.text();
-  if (!answer.ok) throw new Error(`${answer.status}: ${shortened(text, 300)}`);
-  return text;
+async function request(path, parameters, signal = AbortSignal.timeout(REQUEST_TIMEOUT)) {
+  const response = await fetch(address(path, parameters), { signal });
+  const text = await response.text();
+  if (!response.ok) throw new Error(`${response.status}: ${shortened(text, 300)}`);
+  return JSON.parse(text);
 }
 
-// What is shown.
+// The parts of the page.
 
 const detail = new Detail($("detail"));
 
@@ -41,31 +41,31 @@ const chart = new Chart({
   tip: $("chart-tip"),
   legend: $("legend"),
   note: $("chart-note"),
-  said: $("chart-said"),
+  status: $("chart-status"),
   onType: (type) => setFilter({ type }),
-  onColours: () => list.recolour(),
+  onColors: () => list.recolor(),
 });
 
 const list = new EventList({
   list: $("events"),
   note: $("events-note"),
-  none: $("events-none"),
+  empty: $("events-empty"),
   pause: $("pause"),
-  colourOf: (type) => chart.colourOf(type),
+  colorOf: (type) => chart.colorOf(type),
   onOpen: showEvent,
 });
 
 const sessions = new SessionTable({
   body: $("sessions"),
   note: $("sessions-note"),
-  none: $("sessions-none"),
+  empty: $("sessions-empty"),
   onOpen: showSession,
 });
 
 const rejected = new RejectedList({
   list: $("rejected"),
   note: $("rejected-note"),
-  none: $("rejected-none"),
+  empty: $("rejected-empty"),
   onOpen: (part) =>
     detail.show({
       title: "Rejected",
@@ -77,44 +77,46 @@ const rejected = new RejectedList({
 async function showEvent({ arrival, type }) {
   const facts = [];
   try {
-    const text = await ask("/api/events", { after: arrival - 1, before: arrival + 1, limit: 1 });
-    const [event] = readWithEvents(text).events;
-    if (!event) throw new Error("it has been deleted");
-    facts.push(["session", event.sessionId], ["number", number(event.seq)], ["happened", moment(event.timestamp)]);
+    const page = { after: arrival - 1, before: arrival + 1, limit: 1, data: "text" };
+    const [event] = (await request("/api/events", page)).events;
+    if (!event) throw new Error("it was deleted");
+    facts.push(["session", event.sessionId], ["sequence number", number(event.seq)]);
+    facts.push(["timestamp", moment(event.timestamp)]);
     facts.push(["received", moment(event.received)], ["id", event.id]);
     if (event.version !== undefined) facts.push(["version", event.version]);
-    const onlyThese = () => setFilter({ session: event.sessionId });
-    detail.show({ title: event.type, facts, text: event.data, isJson: true, onlyThese });
+    const onFilter = () => setFilter({ session: event.sessionId });
+    detail.show({ title: event.type, facts, text: event.data, isJson: true, onFilter });
   } catch (error) {
-    detail.show({ title: type, facts: [["it can't be shown", error.message]], text: "" });
+    detail.show({ title: type, facts: [["can't show this event", error.message]], text: "" });
   }
 }
 
 async function showSession(id) {
-  const onlyThese = () => setFilter({ session: id });
+  const onFilter = () => setFilter({ session: id });
   try {
-    const session = JSON.parse(await ask(`/api/sessions/${encodeURIComponent(id)}`));
+    const session = await request(`/api/sessions/${encodeURIComponent(id)}`);
     const facts = [["session", id], ["state", session.connected ? "live" : "ended"]];
     if (session.version !== null) facts.push(["version", session.version]);
     facts.push(["first event", moment(session.firstTimestamp)], ["last event", moment(session.lastTimestamp)]);
     facts.push(["duration", duration(session.lastTimestamp - session.firstTimestamp)]);
     facts.push(["events", number(session.events)], ["missing", number(session.missing)]);
-    facts.push(["repeats", number(session.repeats)], ["highest number", number(session.highest)]);
+    facts.push(["repeats", number(session.repeats)], ["highest sequence number", number(session.highest)]);
     const gaps = session.gaps.map(([first, last]) => (first === last ? `${first}` : `${first} to ${last}`));
     const types = Object.entries(session.types).map(([type, count]) => `${number(count).padStart(10)}  ${type}`);
-    const missing = gaps.length ? `Missing numbers\n${gaps.map((gap) => `            ${gap}`).join("\n")}\n\n` : "";
-    detail.show({ title: "Session", facts, text: `${missing}Events by type\n${types.join("\n")}`, onlyThese });
+    const missing = gaps.length ? `Missing sequence numbers\n${gaps.map((gap) => `            ${gap}`).join("\n")}\n\n` : "";
+    detail.show({ title: "Session", facts, text: `${missing}Events by type\n${types.join("\n")}`, onFilter });
   } catch (error) {
-    detail.show({ title: "Session", facts: [["session", id], ["it can't be shown", error.message]], text: "", onlyThese });
+    const facts = [["session", id], ["can't show this session", error.message]];
+    detail.show({ title: "Session", facts, text: "", onFilter });
   }
 }
 
-// The filter, which is in the page's address too, so that it can be kept and sent.
+// The filter. It is part of the page's URL, which can be bookmarked and shared.
 
 const inputs = { type: $("filter-type"), session: $("filter-session"), text: $("filter-text") };
 const filter = { type: "", session: "", text: "" };
 let typing = 0;
-let filling = new AbortController();
+let loading = new AbortController();
 
 function setFilter(changes) {
   for (const [name, value] of Object.entries(changes)) inputs[name].value = value;
@@ -134,7 +136,7 @@ function apply() {
 for (const input of Object.values(inputs)) {
   input.addEventListener("input", () => {
     clearTimeout(typing);
-    typing = setTimeout(apply, TYPING);
+    typing = setTimeout(apply, TYPING_DELAY);
   });
 }
 $("filters").addEventListener("submit", (event) => {
@@ -146,101 +148,100 @@ $("clear").addEventListener("click", () => {
   inputs.type.focus();
 });
 
-// What comes.
+// Live updates.
 
 const stream = new Stream({
-  onLook: take,
+  onUpdate: showUpdate,
   onState: (state) => {
     const pill = $("connection");
     pill.dataset.state = state;
-    say(pill, state);
+    setText(pill, state);
   },
 });
 
 let total = 0;
 
-function take(look, isFirst) {
-  const isAnother = isFirst && look.total < total; // a collector that was started since
-  total = look.total;
-  if (isAnother) recall();
-  chart.take(look.now, look.seconds);
-  notice(`${look.total} ${look.repeats} ${look.rejected} ${look.connections}`);
-  say($("tile-rate"), number(chart.rate));
-  say($("tile-connections"), number(look.connections));
+function showUpdate(update, isFirst) {
+  const isRestarted = isFirst && update.total < total;
+  total = update.total;
+  if (isRestarted) loadHistory();
+  chart.add(update.now, update.seconds);
+  noteCounts(`${update.total} ${update.repeats} ${update.rejected} ${update.connections}`);
+  setText($("tile-rate"), number(chart.rate));
+  setText($("tile-connections"), number(update.connections));
   const isFiltered = Object.values(filter).some(Boolean);
-  // What the first look brings was there before: it is no share of anything.
-  if (isFirst) list.fill(look.events);
-  else list.take(look.events, isFiltered ? look.matching : look.arrived);
+  // The first update brings events from before it, which its counts don't include.
+  if (isFirst) list.fill(update.events);
+  else list.add(update.events, isFiltered ? update.matching : update.arrived);
 }
 
 function listen() {
-  stream.open(address("/api/live", filter));
-  recall();
+  stream.open(address("/api/live", { ...filter, data: "text" }));
+  loadHistory();
 }
 
-/** Show what is stored, from the newest on back. */
-async function recall() {
+/** Show the newest stored events. */
+async function loadHistory() {
   list.clear();
-  filling.abort();
-  filling = new AbortController();
+  loading.abort();
+  loading = new AbortController();
   try {
-    const text = await ask("/api/events", { ...filter, order: "desc", limit: HISTORY }, filling.signal);
-    list.fill(readWithEvents(text).events.reverse());
+    const page = { ...filter, order: "desc", limit: INITIAL_EVENTS, data: "text" };
+    list.fill((await request("/api/events", page, loading.signal)).events.reverse());
   } catch {
-    // The stream says whether there is a connection; the next one brings what is new.
+    // The stream shows whether there is a connection, and brings new events once there is one.
   }
 }
 
-// What is asked again and again, while the page is looked at.
+// Totals, sessions and rejected parts, requested regularly while the page is visible.
 
 let refreshing = 0;
-let isAsking = false;
-let rejectedShown = -1;
-let noticed = "";
+let isRefreshing = false;
+let shownRejected = -1;
+let counts = "";
 let isStale = false;
-let refreshed = 0; // when it was asked last
+let refreshedAt = 0;
 
-/** Ask before the time when something has changed. */
-function notice(state) {
-  isStale ||= state !== noticed;
-  noticed = state;
-  if (isStale && !isAsking && performance.now() - refreshed >= SOONEST) refresh();
+/** Refresh early if the counts have changed. */
+function noteCounts(newCounts) {
+  isStale ||= newCounts !== counts;
+  counts = newCounts;
+  if (isStale && !isRefreshing && performance.now() - refreshedAt >= MIN_REFRESH_INTERVAL) refresh();
 }
 
 async function refresh() {
   clearTimeout(refreshing);
-  isAsking = true;
+  isRefreshing = true;
   isStale = false;
-  refreshed = performance.now();
+  refreshedAt = performance.now();
   try {
-    const answers = await Promise.all([ask("/api/stats"), ask("/api/sessions", { limit: SESSIONS })]);
-    const [stats, found] = answers.map((text) => JSON.parse(text));
+    const requests = [request("/api/stats"), request("/api/sessions", { limit: MAX_SESSIONS })];
+    const [stats, page] = await Promise.all(requests);
     showStats(stats);
-    sessions.show(found.sessions, stats.sessions);
-    if (stats.rejected !== rejectedShown) {
-      const parts = JSON.parse(await ask("/api/rejected", { limit: REJECTED })).rejected;
-      rejected.show(parts, stats.rejected);
-      rejectedShown = stats.rejected;
+    sessions.show(page.sessions, stats.sessions);
+    if (stats.rejected !== shownRejected) {
+      rejected.show((await request("/api/rejected", { limit: MAX_REJECTED })).rejected, stats.rejected);
+      shownRejected = stats.rejected;
     }
   } catch {
-    // As above.
+    // See loadHistory().
   }
-  isAsking = false;
+  isRefreshing = false;
   clearTimeout(refreshing);
-  if (!document.hidden) refreshing = setTimeout(refresh, REFRESH);
+  if (!document.hidden) refreshing = setTimeout(refresh, REFRESH_INTERVAL);
 }
 
 function showStats(stats) {
   for (const name of ["events", "sessions", "missing", "repeats", "rejected"]) {
     const tile = $(`tile-${name}`);
-    say(tile, number(stats[name]));
+    setText(tile, number(stats[name]));
     tile.dataset.bad = String((name === "missing" || name === "rejected") && stats[name] > 0);
   }
   const isEmpty = stats.events + stats.rejected === 0;
   $("empty").hidden = !isEmpty;
   $("flow").hidden = $("columns").hidden = isEmpty;
   $("trouble").hidden = !stats.lastError;
-  say($("trouble"), stats.lastError ? `Events can't be stored, and nothing is acknowledged: ${stats.lastError}` : "");
+  setText($("trouble"), stats.lastError ? `Events can't be stored, so they are not acknowledged: ${stats.lastError}` : "");
   const types = Object.keys(stats.types).slice(0, 100);
   const options = [...$("types").children];
   if (options.map((option) => option.value).join("\n") !== types.join("\n")) {
@@ -254,7 +255,7 @@ function showStats(stats) {
   }
 }
 
-// A page that nobody sees asks for nothing, and keeps none of the few connections of its browser.
+// A hidden page makes no requests, and leaves the browser's few connections per host to other pages.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) stream.close();
   else {
@@ -264,17 +265,17 @@ document.addEventListener("visibilitychange", () => {
 });
 
 const scheme = location.protocol === "https:" ? "wss" : "ws";
-const lines = [
+const snippet = [
   "from redvsblue_telemetry import start_telemetry",
   `telemetry = start_telemetry(enabled=True, url="${scheme}://${location.host}/telemetry")`,
   'telemetry.emit("hello", {"from": "my game"})',
 ].join("\n");
-$("snippet").textContent = lines;
+$("snippet").textContent = snippet;
 $("copy-snippet").hidden = !navigator.clipboard;
-$("copy-snippet").addEventListener("click", () => copy($("copy-snippet"), lines));
+$("copy-snippet").addEventListener("click", () => copy($("copy-snippet"), snippet));
 
-const asked = new URLSearchParams(location.search);
-for (const name of Object.keys(filter)) filter[name] = inputs[name].value = asked.get(name) ?? "";
+const parameters = new URLSearchParams(location.search);
+for (const name of Object.keys(filter)) filter[name] = inputs[name].value = parameters.get(name) ?? "";
 $("clear").hidden = !Object.values(filter).some(Boolean);
 listen();
 refresh();

@@ -1,20 +1,20 @@
-// Events per second, stacked by type. Drawn when something has changed, at most once a frame.
+// The chart of events per second, stacked by type. It is redrawn after a change, at most once a frame.
 
-import { clock, counted, make, number, say } from "./text.js";
+import { clock, counted, make, number, setText } from "./text.js";
 
-const HISTORY = 300; // seconds that are kept
-const SPANS = [60, 120, 180, 240, 300]; // seconds that are shown: the least that holds what there is
-const COLOURS = 8; // types with a colour of their own; the rest share one
-const KEPT_TYPES = 40; // of one second; hostile clients may make up any number of them
-const REST = ""; // the collector, too, counts those beyond so many as this one
-const LEFT = 46, RIGHT = 8, TOP = 10, BOTTOM = 22, NARROWEST = 2.5;
+const HISTORY = 300; // seconds
+const SPANS = [60, 120, 180, 240, 300]; // seconds; the chart shows the shortest that covers all events
+const COLORS = 8; // types with separate colors; the others share one
+const MAX_TYPES = 40; // per second; a hostile client can make up any number of types
+const OTHERS = ""; // the collector, too, counts the types beyond its limit under this name
+const LEFT = 46, RIGHT = 8, TOP = 10, BOTTOM = 22, MIN_PITCH = 2.5, MIN_LABEL_PITCH = 55; // pixels
 
 export class Chart {
-  constructor({ canvas, tip, legend, note, said, onType, onColours }) {
-    Object.assign(this, { canvas, tip, legend, note, said, onType, onColours });
-    this.seconds = new Map(); // by second: a Map of counts by type
+  constructor({ canvas, tip, legend, note, status, onType, onColors }) {
+    Object.assign(this, { canvas, tip, legend, note, status, onType, onColors });
+    this.seconds = new Map(); // from a second to a Map of counts by type
     this.now = 0;
-    this.slots = new Array(COLOURS).fill(null); // which type has which colour
+    this.slots = new Array(COLORS).fill(null); // the type of each color
     this.pointed = null;
     this.isDrawing = false;
     new ResizeObserver(() => this.draw()).observe(canvas);
@@ -27,58 +27,58 @@ export class Chart {
     canvas.addEventListener("keydown", (event) => this.step(event));
   }
 
-  /** Take the counts of some seconds in, and the second that it is. */
-  take(now, seconds) {
-    for (const [second, counts] of seconds) this.seconds.set(second, folded(counts));
+  /** Add the counts of some seconds, and note the current second. */
+  add(now, seconds) {
+    for (const [second, counts] of seconds) this.seconds.set(second, limited(counts));
     if (now === this.now && !seconds.length) return;
     this.now = now;
     for (const second of this.seconds.keys()) {
       if (second < now - HISTORY || second > now) this.seconds.delete(second);
     }
-    this.share();
+    this.assignColors();
     this.draw();
   }
 
-  /** How many events came in the last whole second. */
+  /** The number of events in the last full second. */
   get rate() {
     return total(this.seconds.get(this.now - 1));
   }
 
-  /** The class of a type's colour. */
-  colourOf(type) {
+  /** Return the CSS class of a type's color. */
+  colorOf(type) {
     const slot = this.slots.indexOf(type);
-    return `c${slot < 0 ? COLOURS : slot}`;
+    return `c${slot < 0 ? COLORS : slot}`;
   }
 
-  /** Give the most frequent types colours; one that has one keeps it. */
-  share() {
+  /** Assign colors to the most frequent types; a type that has one keeps it. */
+  assignColors() {
     const sums = new Map();
     for (const counts of this.seconds.values()) {
       for (const [type, count] of counts) sums.set(type, (sums.get(type) ?? 0) + count);
     }
-    const rest = sums.get(REST) ?? 0;
-    sums.delete(REST);
+    const rest = sums.get(OTHERS) ?? 0;
+    sums.delete(OTHERS);
     const ranked = [...sums].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
-    const top = ranked.slice(0, COLOURS).map(([type]) => type);
+    const top = ranked.slice(0, COLORS).map(([type]) => type);
     const before = this.slots.join("\n");
     this.slots = this.slots.map((type) => (top.includes(type) ? type : null));
     for (const type of top) {
       if (!this.slots.includes(type)) this.slots[this.slots.indexOf(null)] = type;
     }
-    this.list(ranked, rest);
-    if (this.slots.join("\n") !== before) this.onColours();
+    this.showLegend(ranked, rest);
+    if (this.slots.join("\n") !== before) this.onColors();
   }
 
-  list(ranked, rest) {
-    const entries = ranked.slice(0, COLOURS);
-    const others = ranked.slice(COLOURS);
+  showLegend(ranked, rest) {
+    const entries = ranked.slice(0, COLORS);
+    const others = ranked.slice(COLORS);
     const count = others.reduce((sum, [, more]) => sum + more, rest);
     while (this.legend.children.length > entries.length + (count ? 1 : 0)) this.legend.lastChild.remove();
-    entries.forEach(([type, sum], at) => this.entry(at, type, sum, this.colourOf(type)));
-    if (count) this.entry(entries.length, null, count, `c${COLOURS}`);
+    entries.forEach(([type, sum], at) => this.entry(at, type, sum, this.colorOf(type)));
+    if (count) this.entry(entries.length, null, count, `c${COLORS}`);
   }
 
-  entry(at, type, sum, colour) {
+  entry(at, type, sum, color) {
     let button = this.legend.children[at]?.firstChild;
     if (!button) {
       const item = make("li");
@@ -92,18 +92,18 @@ export class Chart {
     button.type_ = type;
     button.disabled = type === null;
     const [dot, name, count] = button.children;
-    dot.className = `dot ${colour}`;
-    say(name, type ?? "all others");
-    say(count, number(sum));
+    dot.className = `dot ${color}`;
+    setText(name, type ?? "other types");
+    setText(count, number(sum));
     if (type !== null) button.title = "Show only these events";
   }
 
-  /** The counts of one second by colour, the rest last. */
+  /** Return the counts of one second by color; the shared color is last. */
   stack(second) {
-    const stack = new Array(COLOURS + 1).fill(0);
+    const stack = new Array(COLORS + 1).fill(0);
     for (const [type, count] of this.seconds.get(second) ?? []) {
-      const slot = type === REST ? -1 : this.slots.indexOf(type);
-      stack[slot < 0 ? COLOURS : slot] += count;
+      const slot = type === OTHERS ? -1 : this.slots.indexOf(type);
+      stack[slot < 0 ? COLORS : slot] += count;
     }
     return stack;
   }
@@ -117,12 +117,12 @@ export class Chart {
     });
   }
 
-  /** How many seconds are shown, and how wide each is. */
+  /** Return how many seconds fit, and the pixels from one to the next. */
   measure() {
     const width = this.canvas.clientWidth - LEFT - RIGHT;
     const oldest = Math.min(this.now, ...this.seconds.keys());
     const wanted = SPANS.find((span) => span >= this.now - oldest) ?? HISTORY;
-    const fitting = SPANS.filter((span) => width / span >= NARROWEST).at(-1) ?? SPANS[0];
+    const fitting = SPANS.filter((span) => width / span >= MIN_PITCH).at(-1) ?? SPANS[0];
     const span = Math.min(wanted, fitting);
     return { span, pitch: width / span };
   }
@@ -143,9 +143,9 @@ export class Chart {
     this.point(Math.max(this.now - span, Math.min(this.now - 1, next)));
     const counts = this.stack(this.pointed);
     const types = this.slots.filter((type, slot) => type !== null && counts[slot]);
-    const told = types.map((type) => `${type} ${number(counts[this.slots.indexOf(type)])}`);
+    const parts = types.map((type) => `${type} ${number(counts[this.slots.indexOf(type)])}`);
     const sum = counts.reduce((a, b) => a + b, 0);
-    say(this.said, `${clock(this.pointed * 1000)}: ${[counted(sum, "event"), ...told].join(", ")}`);
+    setText(this.status, `${clock(this.pointed * 1000)}: ${[counted(sum, "event"), ...parts].join(", ")}`);
   }
 
   point(second) {
@@ -163,7 +163,7 @@ export class Chart {
       canvas.height = Math.round(height * scale);
     }
     const style = getComputedStyle(canvas);
-    const colour = (name) => style.getPropertyValue(name).trim();
+    const color = (name) => style.getPropertyValue(name).trim();
     const pen = canvas.getContext("2d");
     pen.setTransform(scale, 0, 0, scale, 0, 0);
     pen.clearRect(0, 0, width, height);
@@ -178,42 +178,43 @@ export class Chart {
     pen.textBaseline = "middle";
     pen.textAlign = "right";
     for (let count = 0; count <= top; count += step) {
-      pen.fillStyle = colour("--rule");
+      pen.fillStyle = color("--rule");
       pen.fillRect(LEFT, Math.round(y(count)), width - LEFT - RIGHT, 1);
-      pen.fillStyle = colour("--quiet");
+      pen.fillStyle = color("--quiet");
       pen.fillText(short(count), LEFT - 8, y(count));
     }
     pen.textBaseline = "alphabetic";
-    const every = span <= 120 ? 15 : 60;
-    for (let ago = 0; ago <= span; ago += span / pitch > 0 && pitch * every < 55 ? every * 2 : every) {
+    const interval = span <= 120 ? 15 : 60;
+    const every = pitch * interval < MIN_LABEL_PITCH ? interval * 2 : interval;
+    for (let ago = 0; ago <= span; ago += every) {
       pen.textAlign = ago === 0 ? "right" : ago === span ? "left" : "center";
       const label = ago === 0 ? "now" : ago % 60 ? `−${ago} s` : `−${ago / 60} min`;
       pen.fillText(label, width - RIGHT - ago * pitch, height - 5);
     }
 
-    const colours = Array.from({ length: COLOURS + 1 }, (_, slot) => colour(`--c${slot}`));
+    const colors = Array.from({ length: COLORS + 1 }, (_, slot) => color(`--c${slot}`));
     const bar = pitch > 4 ? pitch - 1 : pitch - 0.5;
     for (let second = first; second < this.now; second++) {
       const x = LEFT + (second - first) * pitch;
       if (second === this.pointed) {
-        pen.fillStyle = colour("--rule");
+        pen.fillStyle = color("--rule");
         pen.fillRect(x - 1, TOP, pitch + 1, floor - TOP);
       }
       if (!this.seconds.has(second)) continue;
       let base = 0;
       this.stack(second).forEach((count, slot) => {
         if (!count) return;
-        pen.fillStyle = colours[slot];
+        pen.fillStyle = colors[slot];
         pen.fillRect(x, y(base + count), bar, y(base) - y(base + count));
         base += count;
       });
     }
-    say(this.note, peak ? `peak ${number(peak)}, last ${span / 60} min` : "");
-    this.tell(first, span, pitch, width);
+    setText(this.note, peak ? `peak ${number(peak)}, last ${span / 60} min` : "");
+    this.showTip(first, span, pitch, width);
   }
 
-  /** What the second that is pointed at had. */
-  tell(first, span, pitch, width) {
+  /** Show the counts of the second under the pointer. */
+  showTip(first, span, pitch, width) {
     const { tip, pointed } = this;
     tip.hidden = pointed === null || pointed < first || pointed >= first + span;
     if (tip.hidden) return;
@@ -222,7 +223,7 @@ export class Chart {
     stack.forEach((count, slot) => {
       if (!count) return;
       const item = make("li");
-      item.append(make("span", `dot c${slot}`), make("span", "name", this.slots[slot] ?? "all others"));
+      item.append(make("span", `dot c${slot}`), make("span", "name", this.slots[slot] ?? "other types"));
       item.append(make("span", "sum", number(count)));
       list.append(item);
     });
@@ -235,13 +236,13 @@ export class Chart {
   }
 }
 
-/** The counts with all but the most frequent types as one. */
-function folded(counts) {
-  const ranked = Object.entries(counts).filter(([type]) => type !== REST);
-  if (ranked.length > KEPT_TYPES) ranked.sort((a, b) => b[1] - a[1]);
-  const kept = new Map(ranked.slice(0, KEPT_TYPES));
-  const rest = ranked.slice(KEPT_TYPES).reduce((sum, [, count]) => sum + count, counts[REST] ?? 0);
-  if (rest) kept.set(REST, rest);
+/** Return the counts with all but the most frequent types merged. */
+function limited(counts) {
+  const ranked = Object.entries(counts).filter(([type]) => type !== OTHERS);
+  if (ranked.length > MAX_TYPES) ranked.sort((a, b) => b[1] - a[1]);
+  const kept = new Map(ranked.slice(0, MAX_TYPES));
+  const rest = ranked.slice(MAX_TYPES).reduce((sum, [, count]) => sum + count, counts[OTHERS] ?? 0);
+  if (rest) kept.set(OTHERS, rest);
   return kept;
 }
 
@@ -251,11 +252,12 @@ function total(counts) {
   return sum;
 }
 
-/** A round number that is no less than the peak, and the step of the lines below it. */
+/** Return the top of the scale, a round number at or above the peak, and the step between its lines. */
 function ceiling(peak) {
   const rough = Math.max(peak, 4) / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((part) => part * power).find((part) => part >= rough && part % 1 === 0) ?? Math.ceil(rough);
+  const steps = [1, 2, 2.5, 5, 10].map((part) => part * power);
+  const step = steps.find((size) => size >= rough && size % 1 === 0) ?? Math.ceil(rough);
   return { top: step * Math.ceil(Math.max(peak, 4) / step), step };
 }
 

@@ -1,34 +1,34 @@
-// One thing as a whole: an event, a session, or what was rejected.
+// The dialog with all there is to know about one event, session or rejected part.
 
-import { make, say, visible } from "./text.js";
-import { pretty } from "./rawjson.js";
+import { pretty } from "./json.js";
+import { make, setText, visible } from "./text.js";
 
-const LONGEST = 1_000_000; // characters that are shown
-const COLOURED = 50_000; // characters up to which they are shown in colours: each piece is an element
+const MAX_TEXT = 1_000_000; // characters
+const MAX_COLORED_TEXT = 50_000; // characters; each colored token is an element
 
 export class Detail {
   constructor(dialog) {
     const part = (name) => dialog.querySelector(`#detail-${name}`);
     Object.assign(this, { dialog, title: part("title"), facts: part("facts"), text: part("text") });
-    Object.assign(this, { only: part("filter"), copy: part("copy") });
+    Object.assign(this, { filter: part("filter"), copy: part("copy") });
     this.copied = "";
-    this.onlyThese = () => {};
+    this.onFilter = null;
     part("close").addEventListener("click", () => dialog.close());
     dialog.addEventListener("click", (event) => {
-      if (event.target === dialog) dialog.close(); // beside it
+      if (event.target === dialog) dialog.close(); // a click on the backdrop
     });
     dialog.addEventListener("close", () => this.text.replaceChildren());
-    this.only.addEventListener("click", () => {
+    this.filter.addEventListener("click", () => {
       dialog.close();
-      this.onlyThese();
+      this.onFilter();
     });
-    this.copy.hidden = !navigator.clipboard; // there is none on an insecure page
+    this.copy.hidden = !navigator.clipboard; // browsers have it on secure pages only
     this.copy.addEventListener("click", () => copy(this.copy, this.copied));
   }
 
-  /** Show a title, facts as pairs, and a text, which may be JSON. */
-  show({ title, facts, text, isJson = false, onlyThese = null }) {
-    say(this.title, title);
+  /** Show a title, facts (pairs of name and value) and a text, which may be JSON. */
+  show({ title, facts, text, isJson = false, onFilter = null }) {
+    setText(this.title, title);
     this.facts.replaceChildren();
     for (const [name, value] of facts) {
       const fact = make("div");
@@ -37,50 +37,47 @@ export class Detail {
       fact.append(make("dt", "", name), shown);
       this.facts.append(fact);
     }
-    this.only.hidden = onlyThese === null;
-    this.onlyThese = onlyThese ?? (() => {});
+    this.filter.hidden = onFilter === null;
+    this.onFilter = onFilter;
     this.copied = text;
     this.text.hidden = !text;
-    this.text.replaceChildren(isJson ? coloured(text) : visible(text).replaceAll("\\u000a", "\n"));
+    this.text.replaceChildren(isJson ? colored(text) : visible(text).replaceAll("\\u000a", "\n"));
     this.text.scrollTop = 0;
     if (!this.dialog.open) this.dialog.showModal();
   }
 }
 
-function coloured(text) {
+function colored(text) {
   const pieces = document.createDocumentFragment();
-  const isColoured = text.length <= COLOURED;
+  const isColored = text.length <= MAX_COLORED_TEXT;
   let plain = "";
-  let length = 0;
-  for (const [kind, piece] of pretty(text)) {
-    const shown = kind === "space" ? piece : visible(piece);
-    const fitting = shown.slice(0, LONGEST - length);
-    length += fitting.length;
-    if (isColoured && (kind === "key" || kind === "string" || kind === "number")) {
+  let left = MAX_TEXT;
+  for (const [kind, token] of pretty(text.slice(0, MAX_TEXT))) {
+    const shown = (kind === "space" ? token : visible(token)).slice(0, left);
+    left -= shown.length;
+    if (isColored && (kind === "key" || kind === "string" || kind === "number")) {
       const span = document.createElement("span");
       span.className = `json-${kind}`;
-      span.textContent = fitting;
+      span.textContent = shown;
       pieces.append(plain, span);
       plain = "";
     } else {
-      plain += fitting;
+      plain += shown;
     }
-    if (length >= LONGEST) {
-      plain += "\n… and more: see /api/events";
-      break;
-    }
+    if (left === 0) break;
   }
   pieces.append(plain);
+  if (left === 0 || text.length > MAX_TEXT) pieces.append("\n… truncated; get the full text from /api/events");
   return pieces;
 }
 
-/** Put a text into the clipboard, and say so on the button. */
+/** Copy a text to the clipboard, and show on the button whether that worked. */
 export async function copy(button, text) {
   try {
     await navigator.clipboard.writeText(text);
-    say(button, "Copied");
+    setText(button, "Copied");
   } catch {
-    say(button, "Not allowed");
+    setText(button, "Copy failed");
   }
-  setTimeout(() => say(button, "Copy"), 1500);
+  setTimeout(() => setText(button, "Copy"), 1500);
 }

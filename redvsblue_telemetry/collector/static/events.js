@@ -1,44 +1,44 @@
-// The newest events. There are never more than so many rows, whatever comes.
+// The list of the newest events. The number of its rows is bounded.
 
-import { clock, make, number, say, shortened, visible } from "./text.js";
-import { parts } from "./rawjson.js";
+import { fields } from "./json.js";
+import { clock, counted, make, number, setText, shortened, visible } from "./text.js";
 
-const ROWS = 200;
-const LOOKS = 10; // that what is said of the share of events is about: five seconds
-const FIELDS = 10, FIELD_LENGTH = 80, NAME_LENGTH = 60; // of what a row shows
-const KEPT_TEXT = 2000; // of the data of an event in the list; the whole is asked for when it is opened
+const MAX_ROWS = 200;
+const SHARE_UPDATES = 10; // updates that the shown share is computed over: five seconds
+const MAX_FIELDS = 10, MAX_VALUE_LENGTH = 80, MAX_TYPE_LENGTH = 60; // in one row
+const MAX_DATA_LENGTH = 2000; // characters kept for a row; opening the event fetches all of its data
 
 export class EventList {
-  constructor({ list, note, none, pause, colourOf, onOpen }) {
-    Object.assign(this, { list, note, none, pause, colourOf, onOpen });
-    this.waiting = []; // to be drawn, oldest first
-    this.looks = []; // [shown, came] of the last few
-    this.came = 0; // while held
+  constructor({ list, note, empty, pause, colorOf, onOpen }) {
+    Object.assign(this, { list, note, empty, pause, colorOf, onOpen });
+    this.pending = []; // events to draw, oldest first
+    this.shares = []; // [shown, matching] counts of the latest updates
+    this.newCount = 0; // events that arrived while the list is held
     this.isPaused = false;
     this.isPointed = false;
     this.isFocused = false;
     this.isDrawing = false;
-    this.isMixed = false;
+    this.isUnsorted = false;
     pause.addEventListener("click", () => this.setPaused(!this.isPaused));
-    // Rows that move away under the pointer, or under the keyboard, can't be opened.
+    // Rows must not move away while the pointer or the keyboard is about to open one.
     list.addEventListener("pointerenter", (event) => {
       this.isPointed = event.pointerType === "mouse";
     });
-    list.addEventListener("pointerleave", () => this.let("isPointed"));
+    list.addEventListener("pointerleave", () => this.release("isPointed"));
     list.addEventListener("focusin", (event) => {
       this.isFocused = event.target.matches(":focus-visible");
     });
-    list.addEventListener("focusout", () => this.let("isFocused"));
+    list.addEventListener("focusout", () => this.release("isFocused"));
     list.addEventListener("keydown", (event) => this.move(event));
     list.addEventListener("click", (event) => this.open(event.target.closest("button")));
   }
 
   get isHeld() {
-    const isEmpty = !this.list.children.length; // then there is nothing that could be held
+    const isEmpty = !this.list.children.length; // an empty list has no rows that could move
     return !isEmpty && (this.isPaused || this.isPointed || this.isFocused);
   }
 
-  let(reason) {
+  release(reason) {
     this[reason] = false;
     this.draw();
   }
@@ -46,50 +46,50 @@ export class EventList {
   setPaused(isPaused) {
     this.isPaused = isPaused;
     this.pause.setAttribute("aria-pressed", String(isPaused));
-    say(this.pause, isPaused ? "Go on" : "Pause");
+    setText(this.pause, isPaused ? "Resume" : "Pause");
     this.draw();
     this.describe();
   }
 
-  /** Begin anew: another filter, or another connection. */
+  /** Remove all rows, for another filter or another connection. */
   clear() {
-    this.waiting = [];
-    this.looks = [];
-    this.came = 0;
+    this.pending = [];
+    this.shares = [];
+    this.newCount = 0;
     this.list.replaceChildren();
-    this.none.hidden = false;
+    this.empty.hidden = false;
     this.describe();
   }
 
-  /** Take what is there already, oldest first. */
+  /** Add events that were stored earlier, oldest first. */
   fill(events) {
     const known = new Set([...this.list.children].map((row) => row.arrival));
-    for (const event of this.waiting) known.add(event.arrival);
+    for (const event of this.pending) known.add(event.arrival);
     const older = events.filter((event) => !known.has(event.arrival)).map(kept);
-    this.waiting = [...older, ...this.waiting].sort((a, b) => a.arrival - b.arrival).slice(-ROWS);
-    this.isMixed = true; // what was drawn already may be newer
+    this.pending = [...older, ...this.pending].sort((a, b) => a.arrival - b.arrival).slice(-MAX_ROWS);
+    this.isUnsorted = true; // newer events may have been drawn already
     this.draw();
   }
 
-  /** Take what came since the last look, oldest first, and how many there were. */
-  take(events, came) {
-    this.looks = [...this.looks, [events.length, Math.max(came, events.length)]].slice(-LOOKS);
-    if (this.isHeld) this.came += came;
-    this.waiting = this.waiting.concat(events.map(kept)).slice(-ROWS);
+  /** Add the events of an update, oldest first; `matching` counts the ones left out of it, too. */
+  add(events, matching) {
+    this.shares = [...this.shares, [events.length, Math.max(matching, events.length)]].slice(-SHARE_UPDATES);
+    if (this.isHeld) this.newCount += matching;
+    this.pending = this.pending.concat(events.map(kept)).slice(-MAX_ROWS);
     this.draw();
     this.describe();
   }
 
   describe() {
-    const [shown, came] = this.looks.reduce(([a, b], [c, d]) => [a + c, b + d], [0, 0]);
+    const [shown, matching] = this.shares.reduce(([a, b], [c, d]) => [a + c, b + d], [0, 0]);
     let text = "";
     if (this.isHeld) {
-      text = this.isPaused ? "paused" : "held while you are at it";
-      if (this.came) text += `, ${number(this.came)} came since`;
-    } else if (came > shown) {
-      text = `showing ${number(shown)} of ${number(came)} in the last 5 s`;
+      text = this.isPaused ? "paused" : "paused while you use the list";
+      if (this.newCount) text += `: ${counted(this.newCount, "new event")}`;
+    } else if (matching > shown) {
+      text = `showing ${number(shown)} of ${number(matching)} in the last 5 s`;
     }
-    say(this.note, text);
+    setText(this.note, text);
   }
 
   draw() {
@@ -102,14 +102,14 @@ export class EventList {
   }
 
   paint() {
-    this.came = 0;
-    const rows = this.waiting.map((event) => this.row(event)).reverse();
-    this.waiting = [];
+    this.newCount = 0;
+    const rows = this.pending.map((event) => this.row(event)).reverse();
+    this.pending = [];
     this.list.prepend(...rows);
-    if (this.isMixed) this.list.append(...[...this.list.children].sort((a, b) => b.arrival - a.arrival));
-    this.isMixed = false;
-    while (this.list.children.length > ROWS) this.list.lastChild.remove();
-    this.none.hidden = this.list.children.length > 0;
+    if (this.isUnsorted) this.list.append(...[...this.list.children].sort((a, b) => b.arrival - a.arrival));
+    this.isUnsorted = false;
+    while (this.list.children.length > MAX_ROWS) this.list.lastChild.remove();
+    this.empty.hidden = this.list.children.length > 0;
     this.describe();
     if (!this.list.querySelector('[tabindex="0"]')) this.list.querySelector("button")?.setAttribute("tabindex", "0");
   }
@@ -118,9 +118,9 @@ export class EventList {
     const row = make("li");
     const button = make("button");
     button.type = "button";
-    button.tabIndex = -1; // one row is in the order of the tab key, the arrow keys go on from there
+    button.tabIndex = -1; // only one row is a tab stop; the arrow keys move between rows
     const type = make("span", "type");
-    type.append(make("span", `dot ${this.colourOf(event.type)}`), make("bdi", "", shortened(event.type, NAME_LENGTH)));
+    type.append(make("span", `dot ${this.colorOf(event.type)}`), make("bdi", "", shortened(event.type, MAX_TYPE_LENGTH)));
     button.append(
       make("span", "time", clock(event.timestamp, { precise: true })),
       type,
@@ -134,16 +134,16 @@ export class EventList {
     return row;
   }
 
-  /** Types have other colours now. */
-  recolour() {
+  /** Apply the types' new colors. */
+  recolor() {
     for (const row of this.list.children) {
-      row.querySelector(".dot").className = `dot ${this.colourOf(row.event.type)}`;
+      row.querySelector(".dot").className = `dot ${this.colorOf(row.event.type)}`;
     }
   }
 
   open(button) {
     const row = button?.parentElement;
-    if (row?.event) this.onOpen(row.event);
+    if (row) this.onOpen(row.event);
   }
 
   move(event) {
@@ -159,29 +159,22 @@ export class EventList {
   }
 }
 
-/** What the list keeps of an event. */
+/** Return the parts of an event that a row needs. */
 function kept({ arrival, type, sessionId, seq, timestamp, data }) {
-  return {
-    arrival,
-    seq,
-    timestamp,
-    type,
-    sessionId,
-    data: String(data).slice(0, KEPT_TEXT),
-  };
+  return { arrival, type, sessionId, seq, timestamp, data: data.slice(0, MAX_DATA_LENGTH) };
 }
 
-/** The first fields of the data, as they came. */
+/** Return an element with the first fields of the data, exactly as they were sent. */
 function preview(data) {
   const text = make("bdi", "data");
-  let left = FIELDS;
-  for (const [key, value] of parts(data)) {
+  let left = MAX_FIELDS;
+  for (const [key, value] of fields(data)) {
     if (left-- === 0) {
       text.append("…");
       break;
     }
-    const name = visible(shortened(key.slice(1, -1), FIELD_LENGTH));
-    text.append(make("span", "key", name), ` ${visible(shortened(value, FIELD_LENGTH))}  `);
+    const name = visible(shortened(key.slice(1, -1), MAX_VALUE_LENGTH));
+    text.append(make("span", "key", name), ` ${visible(shortened(value, MAX_VALUE_LENGTH))}  `);
   }
   return text;
 }

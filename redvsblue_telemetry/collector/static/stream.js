@@ -1,21 +1,19 @@
-// The looks that the collector sends, one each half second. EventSource reconnects by itself after a
-// connection that was lost; after an answer that is none, or a long silence, it is made anew.
+// The collector's live updates, two a second. EventSource reconnects by itself after a lost connection, but
+// not after an error response or a long silence; then a new EventSource replaces it.
 
-import { readWithEvents } from "./rawjson.js";
-
-const SILENCE = 10_000; // milliseconds; a machine that slept doesn't know that its connection is gone
-const AGAIN = 3_000;
+const SILENCE_TIMEOUT = 10_000; // milliseconds; after a sleep, nothing reports that the connection is gone
+const RETRY_DELAY = 3_000; // milliseconds
 
 export class Stream {
-  constructor({ onLook, onState }) {
-    Object.assign(this, { onLook, onState });
+  constructor({ onUpdate, onState }) {
+    Object.assign(this, { onUpdate, onState });
     this.address = null;
     this.source = null;
     this.timer = 0;
     this.isFirst = true;
   }
 
-  /** Listen at an address; what was listened to is left. */
+  /** Listen at an address instead of the previous one. */
   open(address) {
     this.address = address;
     this.connect();
@@ -31,24 +29,24 @@ export class Stream {
     this.close();
     this.isFirst = true;
     const source = (this.source = new EventSource(this.address));
-    this.expect(SILENCE);
+    this.reconnectAfter(SILENCE_TIMEOUT);
     source.onopen = () => {
       this.isFirst = true;
-      this.expect(SILENCE);
+      this.reconnectAfter(SILENCE_TIMEOUT);
     };
     source.onmessage = (message) => {
       this.onState("live");
-      this.expect(SILENCE);
-      this.onLook(readWithEvents(message.data), this.isFirst);
+      this.reconnectAfter(SILENCE_TIMEOUT);
+      this.onUpdate(JSON.parse(message.data), this.isFirst);
       this.isFirst = false;
     };
     source.onerror = () => {
       this.onState("reconnecting");
-      if (source.readyState === EventSource.CLOSED) this.expect(AGAIN);
+      if (source.readyState === EventSource.CLOSED) this.reconnectAfter(RETRY_DELAY);
     };
   }
 
-  expect(milliseconds) {
+  reconnectAfter(milliseconds) {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
       this.onState("reconnecting");

@@ -1,23 +1,23 @@
-// The sessions and what was rejected. Rows are kept and their texts changed, so that nobody who is at one
-// of them with the keyboard loses it.
+// The table of sessions and the list of rejected parts. Rows are updated in place, so that a row that has the
+// keyboard's focus keeps it.
 
-import { clock, counted, duration, make, number, say, shortened } from "./text.js";
+import { clock, counted, duration, make, number, setText, shortened } from "./text.js";
 
 export class SessionTable {
-  constructor({ body, note, none, onOpen }) {
-    Object.assign(this, { body, note, none, onOpen });
-    this.rows = new Map(); // by the session's id
+  constructor({ body, note, empty, onOpen }) {
+    Object.assign(this, { body, note, empty, onOpen });
+    this.rows = new Map(); // by session id
   }
 
-  /** Show these sessions, of so many. */
+  /** Show these sessions, of `count` in all. */
   show(sessions, count) {
     const order = [...sessions].sort(
       (a, b) => b.connected - a.connected || b.firstReceived - a.firstReceived || (a.sessionId < b.sessionId ? -1 : 1),
     );
     const focused = document.activeElement;
-    const wanted = new Set(order.map((session) => session.sessionId));
+    const ids = new Set(order.map((session) => session.sessionId));
     for (const [id, row] of this.rows) {
-      if (wanted.has(id)) continue;
+      if (ids.has(id)) continue;
       row.remove();
       this.rows.delete(id);
     }
@@ -27,10 +27,10 @@ export class SessionTable {
       fill(row, session);
     });
     if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
-    this.none.hidden = sessions.length > 0;
+    this.empty.hidden = sessions.length > 0;
     const live = sessions.filter((session) => session.connected).length;
-    const shown = count > sessions.length ? `the newest ${number(sessions.length)} of ${number(count)}` : "";
-    say(this.note, [live ? `${number(live)} live` : "", shown].filter(Boolean).join(", "));
+    const shown = count > sessions.length ? `newest ${number(sessions.length)} of ${number(count)}` : "";
+    setText(this.note, [live ? `${number(live)} live` : "", shown].filter(Boolean).join(", "));
   }
 
   add(id) {
@@ -39,7 +39,7 @@ export class SessionTable {
     head.scope = "row";
     const button = make("button", "link");
     button.type = "button";
-    button.title = "Gaps and types";
+    button.title = "Show gaps and types";
     button.addEventListener("click", () => this.onOpen(id));
     button.append(make("bdi", "", shortened(id, 12)));
     head.append(button, make("span", "state"));
@@ -54,13 +54,13 @@ function fill(row, session) {
   const state = head.lastChild;
   state.dataset.live = String(Boolean(session.connected));
   const version = session.version ? ` · ${shortened(session.version, 16)}` : "";
-  say(state, (session.connected ? "live" : `ended ${clock(session.lastReceived)}`) + version);
-  say(length, duration(session.lastTimestamp - session.firstTimestamp));
-  say(events, number(session.events));
+  setText(state, (session.connected ? "live" : `ended ${clock(session.lastReceived)}`) + version);
+  setText(length, duration(session.lastTimestamp - session.firstTimestamp));
+  setText(events, number(session.events));
   const share = session.missing ? ` (${shareOf(session.missing, session.missing + session.events)})` : "";
-  say(missing, number(session.missing) + share);
+  setText(missing, number(session.missing) + share);
   missing.className = session.missing ? "bad" : "";
-  say(repeats, number(session.repeats));
+  setText(repeats, number(session.repeats));
 }
 
 function shareOf(part, whole) {
@@ -69,20 +69,20 @@ function shareOf(part, whole) {
 }
 
 export class RejectedList {
-  constructor({ list, note, none, onOpen }) {
-    Object.assign(this, { list, note, none, onOpen });
+  constructor({ list, note, empty, onOpen }) {
+    Object.assign(this, { list, note, empty, onOpen });
   }
 
-  /** Show these, of so many; the newest first. */
+  /** Show these parts, newest first, of `count` in all. */
   show(rejected, count) {
     const known = new Map([...this.list.children].map((row) => [row.arrival, row]));
     const rows = rejected.map((part) => known.get(part.arrival) ?? this.row(part));
     const focused = document.activeElement;
     this.list.replaceChildren(...rows);
     if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
-    this.none.hidden = rejected.length > 0;
-    const shown = count > rejected.length ? `the newest ${number(rejected.length)} of ${number(count)}` : counted(count, "part");
-    say(this.note, count ? shown : "");
+    this.empty.hidden = rejected.length > 0;
+    const shown = count > rejected.length ? `newest ${number(rejected.length)} of ${number(count)}` : counted(count, "part");
+    setText(this.note, count ? shown : "");
   }
 
   row(part) {

@@ -1,24 +1,24 @@
-// Text for people to read. What events bring is hostile: it is only ever set as text, and what would
-// not be seen in it, or would turn the text around it, is shown as an escape.
+// Text for people to read. Text from events is hostile: it only ever becomes a text node, and characters in
+// it that are invisible, or change the direction of the text around them, are shown as escapes.
 
-const UNSEEN = new RegExp(
+const INVISIBLE = new RegExp(
   "[\\u0000-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e" +
     "\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb]" +
     "|[\\ud800-\\udbff](?![\\udc00-\\udfff])|(?<![\\ud800-\\udbff])[\\udc00-\\udfff]",
   "g",
 );
 
-/** The text with all that is unseen in it escaped. */
+/** Return the text with its invisible characters escaped. */
 export function visible(text) {
-  return text.replace(UNSEEN, (unit) => "\\u" + unit.charCodeAt(0).toString(16).padStart(4, "0"));
+  return text.replace(INVISIBLE, (unit) => "\\u" + unit.charCodeAt(0).toString(16).padStart(4, "0"));
 }
 
-/** At most so many characters of the text, and a sign if there are more. */
-export function shortened(text, most) {
-  return text.length <= most ? text : text.slice(0, most) + "…";
+/** Return the text, cut off with an ellipsis if it is longer than `limit`. */
+export function shortened(text, limit) {
+  return text.length <= limit ? text : text.slice(0, limit) + "…";
 }
 
-/** A new element with a text in it. */
+/** Return a new element that contains a text. */
 export function make(tag, className = "", text = "") {
   const element = document.createElement(tag);
   if (className) element.className = className;
@@ -26,8 +26,8 @@ export function make(tag, className = "", text = "") {
   return element;
 }
 
-/** Set a text that may be there already: what doesn't change isn't drawn again. */
-export function say(element, text) {
+/** Set an element's text, but leave the DOM alone if it has that text already. */
+export function setText(element, text) {
   const shown = visible(text);
   if (element.textContent !== shown) element.textContent = shown;
 }
@@ -40,18 +40,18 @@ export function number(value) {
 
 const two = (value) => String(value).padStart(2, "0");
 
-/** A time of the day, by this machine's clock and zone; milliseconds where they are asked for. */
+/** Return the local time of day, with milliseconds if `precise`. */
 export function clock(milliseconds, { precise = false } = {}) {
   const date = new Date(milliseconds);
-  if (Number.isNaN(date.getTime())) return "no date";
+  if (Number.isNaN(date.getTime())) return "invalid date";
   const time = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
   return precise ? `${time}.${String(date.getMilliseconds()).padStart(3, "0")}` : time;
 }
 
-/** A date and a time, in UTC. */
+/** Return a date and time in UTC. */
 export function moment(milliseconds) {
   const date = new Date(milliseconds);
-  return Number.isNaN(date.getTime()) ? "no date" : date.toISOString();
+  return Number.isNaN(date.getTime()) ? "invalid date" : date.toISOString();
 }
 
 export function duration(milliseconds) {
@@ -65,7 +65,7 @@ export function duration(milliseconds) {
   return `${number(Math.floor(hours / 24))} days`;
 }
 
-/** "1 event", "2 events". */
-export function counted(count, word) {
-  return `${number(count)} ${word}${count === 1 ? "" : "s"}`;
+/** Return "1 event", "2 events". */
+export function counted(count, noun) {
+  return `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 }

@@ -5,34 +5,38 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from redvsblue_telemetry import Telemetry
+import pytest
+
+from redvsblue_telemetry import Telemetry, TelemetrySettings
 from tests.support import REPOSITORY
-from tests.support.browser import (
-    Look,
-    browser,
-    event_text,
-    expect,
-    game,
-    look,
-    needs_chromium,
-    rows,
-    send,
-    send_events,
-)
+from tests.support.browser import Look, event_text, expect, look, rows, send, send_events
+from tests.support.chromium import needs_chromium
 from tests.support.collector import RunningCollector
 from tests.support.wait import wait_until
 
-__all__ = ["browser", "game", "look"]  # fixtures
+__all__ = ["look"]  # a fixture
 
 
-# The files.
+@pytest.fixture
+def game(collector: RunningCollector) -> Iterator[Telemetry]:
+    """An SDK client that sends to the collector."""
+    settings = TelemetrySettings(
+        enabled=True, url=collector.ws_url, drain_interval=0.05, version="1.4.2"
+    )
+    telemetry = Telemetry(settings).start()
+    yield telemetry
+    telemetry.stop(timeout=5)
+
+
+# The files, and the data that they request.
 
 
 class Elements(HTMLParser):
-    """What a page is made of."""
+    """Collects the elements of a page and their attributes."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -43,7 +47,7 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def test_page_has_nothing_inline_and_loads_only_what_is_served_here(
+def test_page_has_no_inline_code_and_loads_only_files_of_the_collector(
     collector: RunningCollector,
 ) -> None:
     answer = collector.get("/")
@@ -63,30 +67,52 @@ def test_page_has_nothing_inline_and_loads_only_what_is_served_here(
     assert [a.get("src") for tag, a in elements if tag == "script"] == ["/static/app.js"]
 
 
-def test_scripts_and_styles_are_served_as_such(collector: RunningCollector) -> None:
+def test_scripts_and_styles_have_their_media_types(collector: RunningCollector) -> None:
     script, style = collector.get("/static/app.js"), collector.get("/static/app.css")
     assert script.headers["Content-Type"].startswith("text/javascript")
     assert style.headers["Content-Type"].startswith("text/css")
-    for imported in re.findall(rb'from "\./([a-z]+\.js)"', script.body):
-        assert collector.get(f"/static/{imported.decode()}").status == 200
+    imported = re.findall(rb'from "\./([a-z]+\.js)"', script.body)
+    assert imported
+    for name in imported:
+        assert collector.get(f"/static/{name.decode()}").status == 200
     assert collector.get("/static/../app.py").status == 404
     assert collector.get("/static/index.html").status == 404
 
 
-def test_scripts_never_make_html_of_a_text() -> None:
+def test_scripts_never_turn_text_into_html() -> None:
     folder = REPOSITORY / "redvsblue_telemetry" / "collector" / "static"
-    ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|srcdoc"
+    sinks = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|srcdoc"
     scripts = list(folder.glob("*.js"))
     assert scripts
     for script in scripts:
-        assert not re.search(ways, script.read_text("utf-8")), script.name
+        assert not re.search(sinks, script.read_text("utf-8")), script.name
 
 
-# What it shows.
+EXACT = '{"big": 12345678901234567890, "inf": 1e400, "a": 1, "a": 2, "line": "\\n",\n"x": "\u202e"}'
+
+
+def test_data_is_given_as_text_on_request(collector: RunningCollector) -> None:
+    send_events(collector, event_text(EXACT))
+
+    (event,) = collector.get("/api/events?data=text").json()["events"]
+    assert event["data"] == EXACT
+    for given in ("/api/events", "/api/events?data=json"):
+        (event,) = collector.get(given).json()["events"]
+        assert event["data"]["a"] == 2
+
+
+@pytest.mark.parametrize("path", ["/api/events", "/api/live"])
+def test_data_is_given_as_json_or_text_only(collector: RunningCollector, path: str) -> None:
+    answer = collector.get(f"{path}?data=html")
+    assert answer.status == 400
+    assert "json or text" in answer.json()["error"]
+
+
+# The page.
 
 
 @needs_chromium
-def test_empty_page_shows_three_lines_that_make_it_move(
+def test_empty_page_shows_three_lines_that_send_the_first_event(
     collector: RunningCollector, look: Look, tmp_path: Path
 ) -> None:
     page = look(collector.url)
@@ -108,7 +134,7 @@ def test_empty_page_shows_three_lines_that_make_it_move(
 
 
 @needs_chromium
-def test_events_of_a_game_appear_as_they_come(
+def test_events_of_a_game_appear_as_they_arrive(
     collector: RunningCollector, game: Telemetry, look: Look
 ) -> None:
     page = look(collector.url)
@@ -132,7 +158,7 @@ def test_events_of_a_game_appear_as_they_come(
 
 
 @needs_chromium
-def test_events_that_came_before_the_page_are_there(
+def test_page_shows_events_from_before_it_was_opened(
     collector: RunningCollector, look: Look
 ) -> None:
     events = [event_text(f'{{"number": {n}}}', seq=n, type=f"type-{n % 3}") for n in range(1, 151)]
@@ -146,7 +172,7 @@ def test_events_that_came_before_the_page_are_there(
 
 
 @needs_chromium
-def test_filters_are_asked_of_the_collector_and_kept_in_the_address(
+def test_filters_are_applied_by_the_collector_and_kept_in_the_url(
     collector: RunningCollector, look: Look
 ) -> None:
     page = look(collector.url)
@@ -159,6 +185,7 @@ def test_filters_are_asked_of_the_collector_and_kept_in_the_address(
     expect(rows(page)).to_have_count(3)
 
     page.get_by_label("Type", exact=True).fill("hit")
+    page.keyboard.press("Enter")
     expect(rows(page)).to_have_count(2)
     page.get_by_label("Text in the data").fill("red-3")
     expect(rows(page)).to_have_count(1)
@@ -166,7 +193,7 @@ def test_filters_are_asked_of_the_collector_and_kept_in_the_address(
     assert "type=hit" in page.url
     assert "text=red-3" in page.url
 
-    # What comes from now on is filtered, too.
+    # New events are filtered, too.
     send_events(
         collector,
         event_text('{"shipId": "red-3", "new": 1}', sessionId="one", seq=3, type="hit"),
@@ -181,11 +208,12 @@ def test_filters_are_asked_of_the_collector_and_kept_in_the_address(
     page.get_by_role("button", name="Clear").click()
     expect(rows(page)).to_have_count(5)
     page.get_by_role("searchbox", name="Session").fill("two")
+    page.keyboard.press("Enter")
     expect(rows(page)).to_have_count(1)
 
 
 @needs_chromium
-def test_type_in_the_legend_is_a_filter(collector: RunningCollector, look: Look) -> None:
+def test_legend_filters_by_type(collector: RunningCollector, look: Look) -> None:
     page = look(collector.url)
     send_events(collector, event_text(seq=1, type="hit"), event_text(seq=2, type="lost"))
 
@@ -197,7 +225,7 @@ def test_type_in_the_legend_is_a_filter(collector: RunningCollector, look: Look)
 
 
 @needs_chromium
-def test_paused_list_stands_still_and_goes_on_with_what_came(
+def test_paused_list_does_not_change_until_it_is_resumed(
     collector: RunningCollector, look: Look
 ) -> None:
     page = look(collector.url)
@@ -207,32 +235,30 @@ def test_paused_list_stands_still_and_goes_on_with_what_came(
 
     send_events(collector, event_text(seq=2), event_text(seq=3))
 
-    expect(page.locator("#events-note")).to_have_text("paused, 2 came since")
+    expect(page.locator("#events-note")).to_have_text("paused: 2 new events")
     expect(rows(page)).to_have_count(1)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Resume").click()
     expect(rows(page)).to_have_count(3)
 
 
 @needs_chromium
-def test_list_holds_while_the_pointer_is_on_it(collector: RunningCollector, look: Look) -> None:
+def test_list_does_not_change_under_the_pointer(collector: RunningCollector, look: Look) -> None:
     page = look(collector.url)
     send_events(collector, event_text(seq=1))
     rows(page).first.hover()
 
     send_events(collector, event_text(seq=2))
 
-    expect(page.locator("#events-note")).to_contain_text("1 came since")
+    expect(page.locator("#events-note")).to_have_text("paused while you use the list: 1 new event")
     expect(rows(page)).to_have_count(1)
     page.mouse.move(5, 5)
     expect(rows(page)).to_have_count(2)
 
 
 @needs_chromium
-def test_session_shows_its_loss_its_repeats_and_its_gaps(
-    collector: RunningCollector, look: Look
-) -> None:
-    came = [event_text(seq=seq, sessionId="lossy", type="hit") for seq in (1, 2, 5, 6, 9, 9, 2)]
-    send_events(collector, *came)
+def test_session_shows_its_loss_repeats_and_gaps(collector: RunningCollector, look: Look) -> None:
+    events = [event_text(seq=seq, sessionId="lossy", type="hit") for seq in (1, 2, 5, 6, 9, 9, 2)]
+    send_events(collector, *events)
     page = look(collector.url)
 
     cells = page.locator("#sessions tr td")
@@ -243,7 +269,7 @@ def test_session_shows_its_loss_its_repeats_and_its_gaps(
     detail = page.locator("#detail")
     expect(detail).to_contain_text("3 to 4")
     expect(detail).to_contain_text("7 to 8")
-    detail.get_by_role("button", name="Only its events").click()
+    detail.get_by_role("button", name="Show only this session").click()
     expect(detail).to_be_hidden()
     expect(page.get_by_role("searchbox", name="Session")).to_have_value("lossy")
 
@@ -265,7 +291,7 @@ def test_rejected_parts_are_shown_with_the_reason(collector: RunningCollector, l
 
 
 @needs_chromium
-def test_chart_tells_what_a_second_had(collector: RunningCollector, look: Look) -> None:
+def test_chart_shows_the_counts_of_one_second(collector: RunningCollector, look: Look) -> None:
     page = look(collector.url)
     send_events(collector, *(event_text(seq=n, type=f"type-{n % 2}") for n in range(1, 11)))
     expect(page.locator("#legend li")).to_have_count(2)
@@ -273,13 +299,13 @@ def test_chart_tells_what_a_second_had(collector: RunningCollector, look: Look) 
     expect(chart).to_be_visible()
 
     chart.focus()
-    said = page.locator("#chart-said")
+    status = page.locator("#chart-status")
 
-    def tells(words: str) -> bool:
+    def second_before_has(text: str) -> bool:
         page.keyboard.press("ArrowLeft")
-        return words in said.inner_text()
+        return text in status.inner_text()
 
-    assert wait_until(lambda: tells("10 events, type-0 5, type-1 5"), 10)
+    assert wait_until(lambda: second_before_has("10 events, type-0 5, type-1 5"), 10)
     expect(page.locator("#chart-tip")).to_contain_text("type-0")
     page.keyboard.press("Escape")
     expect(page.locator("#chart-tip")).to_be_hidden()
