@@ -104,7 +104,7 @@ ROOMS = {
         tail            | _terminal
         export          | _terminal  _output  _formats
         report          | _terminal  _output  export
-        check           | _arguments  _terminal  report
+        check           | _arguments  _terminal
         demo            | _arguments  _terminal  _runner
         main            | _terminal
     """,

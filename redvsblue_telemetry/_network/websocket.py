@@ -43,7 +43,6 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _REDIRECTED = "the server redirected the handshake; redirects are not followed"
 _VIOLATION = "the server violated the WebSocket protocol"
 _NO_CLOSE_CODE = 1005  # RFC 6455, section 7.4.1
-_LONGEST_CLOSE = 125  # bytes; RFC 6455, section 5.5
 _STATUS = rb"HTTP/\d\.\d (\d{3})(?!\d)"
 _RETRY_AFTER = rb"(?im)^retry-after:([^\r\n]*)"
 _GOODBYE = websocket.STATUS_NORMAL.to_bytes(2, "big")
@@ -283,5 +282,5 @@ def _closed(payload: bytes) -> ConnectionLost:
         LostKind.CLOSED,
         f"the server closed with code {code}",
         close_code=code,
-        close_reason=payload[2:_LONGEST_CLOSE].decode(errors="replace"),
+        close_reason=payload[2:].decode(errors="replace"),
     )

@@ -25,6 +25,7 @@ __all__ = [
     "is_coloured",
     "one_line",
     "pipe_safe_stdout",
+    "printable",
     "sleep_unless_pipe_closed",
     "stdout_errors",
 ]
@@ -42,6 +43,11 @@ class CommandError(click.ClickException):
 def one_line(json_text: str) -> str:
     """JSON on one printable line. Between its parts, where alone line breaks may be, are spaces."""
     return escape(json_text.translate({0x09: " ", 0x0A: " ", 0x0D: " "}))
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Return at most ``limit`` characters of a text, on one line, unprintable ones escaped."""
+    return escape(text) if len(text) <= limit else f"{escape(text[:limit])}…"
 
 
 def is_coloured() -> bool:

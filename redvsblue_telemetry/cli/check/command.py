@@ -1,4 +1,4 @@
-"""``check``: a doctor for any telemetry server."""
+"""``check``: finds out why games can't send to a telemetry server."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import msgspec
 from ...settings import is_token
 from .._arguments import FiniteFloatRange
 from .._terminal import stdout_errors
-from .result import Finding, State
+from .result import CheckResult, Status
 from .steps import Checkup
 
 __all__ = ["check"]
 
-_COLOURS = {
-    State.OK: "green",
-    State.WARNING: "yellow",
-    State.FAILED: "red",
-    State.SKIPPED: "bright_black",
+_COLORS = {
+    Status.OK: "green",
+    Status.WARNING: "yellow",
+    Status.FAILED: "red",
+    Status.SKIPPED: "bright_black",
 }
-_INDENT = " " * 23  # where the details begin
+_DETAIL_COLUMN = 23
 
 
 @click.command()
@@ -32,53 +32,54 @@ _INDENT = " " * 23  # where the details begin
     "--token",
     envvar="REDVSBLUE_TELEMETRY_TOKEN",
     show_envvar=True,
-    help="What the server wants to hear; it is shown nowhere.",
+    help="Bearer token to send. Never printed.",
 )
 @click.option(
     "--timeout",
     type=FiniteFloatRange(min=0.01, max=600.0),
-    default=10.0,  # a collector whose database is locked says so after 5
+    default=10.0,  # longer than a collector waits for a locked database before it reports so
     show_default=True,
-    help="Seconds for each step.",
+    help="Time limit for each step, in seconds.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 @click.pass_context
 def check(
     context: click.Context, url: str, token: str | None, timeout: float, *, as_json: bool
 ) -> None:
-    """Look whether games on this machine can send to the server at URL, and what to do if not.
+    """Check whether games on this machine can send events to the server at URL.
 
-    URL is what games are given, such as ws://localhost:3000/telemetry. The last step sends one
-    event of the type telemetry_check. The exit code is 0 if all went well, 1 if a step failed.
+    URL is the one that games are given, such as ws://localhost:3000/telemetry. The check goes
+    through a connection step by step and explains what to do about a step that fails. The last
+    step sends one event of type telemetry_check.
+
+    Exits with 0 if no step failed, and with 1 otherwise.
     """
     if token is not None and not is_token(token):
-        raise click.BadParameter(
-            "it must be printable ASCII, and not empty", param_hint="'--token'"
-        )
-    with contextlib.closing(Checkup(url, token, timeout).findings()) as findings:
-        is_well = _print_json(findings) if as_json else _print_lines(findings)
-    if not is_well:
+        raise click.BadParameter("must be non-empty printable ASCII", param_hint="'--token'")
+    with contextlib.closing(Checkup(url, token, timeout).results()) as results:
+        succeeded = _print_json(results) if as_json else _print_lines(results)
+    if not succeeded:
         context.exit(1)
 
 
-def _print_lines(findings: Iterator[Finding]) -> bool:
-    is_well = True
-    for finding in findings:
-        is_well &= finding.state is not State.FAILED
-        state = click.style(f"{finding.state.value:<8}", fg=_COLOURS[finding.state])
-        _say(f"{state} {finding.step:<13} {finding.detail}")
-        if finding.advice:
-            _say(f"{_INDENT}{finding.advice}")
-    return is_well
+def _print_lines(results: Iterator[tuple[str, CheckResult]]) -> bool:
+    succeeded = True
+    for step, result in results:
+        succeeded &= result.state is not Status.FAILED
+        state = click.style(f"{result.state.value:<8}", fg=_COLORS[result.state])
+        _print(f"{state} {step:<13} {result.detail}")
+        if result.advice:
+            _print(f"{'':{_DETAIL_COLUMN}}{result.advice}")
+    return succeeded
 
 
-def _print_json(findings: Iterator[Finding]) -> bool:
-    found = list(findings)
-    is_well = all(finding.state is not State.FAILED for finding in found)
-    _say(json.dumps({"ok": is_well, "steps": msgspec.to_builtins(found)}, indent=2))
-    return is_well
+def _print_json(results: Iterator[tuple[str, CheckResult]]) -> bool:
+    steps = [{"step": step, **msgspec.to_builtins(result)} for step, result in results]
+    succeeded = all(step["state"] != Status.FAILED for step in steps)
+    _print(json.dumps({"ok": succeeded, "steps": steps}, indent=2))
+    return succeeded
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     with stdout_errors():
         click.echo(text)

@@ -1,4 +1,4 @@
-"""What a check does to the network that the SDK has no need of."""
+"""Probes of the network that the SDK itself has no use for."""
 
 from __future__ import annotations
 
@@ -10,65 +10,30 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..._network.contract import ConnectionLost, Endpoint, Frame, Wait
+from ..._network.contract import Connection, ConnectionLost, Endpoint, FrameKind
 from ..._network.dial import default_ssl_context, open_socket
-from ..._network.websocket import WebSocketConnection, open_websocket
-from . import advice
+from ..._network.websocket import open_websocket
+from .._terminal import printable
 
 __all__ = [
-    "WatchedConnection",
-    "answers_plainly",
-    "answers_tls",
-    "looked_up",
-    "milliseconds",
-    "names_in_certificate",
+    "certificate_names",
+    "days_left",
+    "issuer",
     "open_tls",
-    "open_watched",
-    "redirect_of",
-    "since",
+    "ping",
+    "redirect_target",
+    "resolve",
+    "speaks_http",
+    "speaks_tls",
     "wait",
 ]
 
-
-_CLOSE_FRAME = 8  # RFC 6455, section 11.8
-
-
-class WatchedConnection(WebSocketConnection):
-    """A connection that remembers its end.
-
-    The SDK keeps no reason that a server closes with: it may be anything, and goes into no log.
-    """
-
-    lost: ConnectionLost | None = None
-    """How it ended; None while it hasn't."""
-    reason = ""
-    """What the server said as it closed, whatever that is."""
-
-    def receive(self) -> list[Frame]:
-        """What has arrived by now; see :class:`..transport.Connection`."""
-        try:
-            return super().receive()
-        except ConnectionLost as lost:
-            self.lost = lost
-            raise
-
-    def _take(self, frame: Any, received: list[Frame]) -> None:
-        if frame.opcode == _CLOSE_FRAME:
-            self.reason = frame.data[2:].decode(errors="replace")
-        super()._take(frame, received)
-
-
-def open_watched(endpoint: Endpoint, wait: Wait, deadline: float) -> WatchedConnection:
-    """Connect as the SDK does; see :func:`..transport.open_websocket`.
-
-    Raises:
-        ConnectionLost: it can't be done.
-    """
-    opened = open_websocket(endpoint, wait, deadline)
-    return WatchedConnection(opened._client, opened._stream)
+_A_DAY = 86400.0  # seconds
+_NAMES_SHOWN = 8
 
 
 def wait(fd: int, events: int, deadline: float) -> None:
@@ -79,69 +44,77 @@ def wait(fd: int, events: int, deadline: float) -> None:
             raise TimeoutError
 
 
-def looked_up(host: str, port: int, timeout: float) -> list[tuple[Any, ...]] | Exception | None:
-    """The addresses of a host, or why there are none; None if that took too long."""
+def resolve(host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
+    """Return the addresses of a host.
+
+    Raises:
+        TimeoutError: the look-up took too long.
+        OSError: there is no address.
+        UnicodeError: the name is not a valid one.
+    """
     answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
 
-    def look_up() -> None:  # in a thread, since the system's look-up can't be told to hurry
+    def look_up() -> None:  # in a thread, since the system's look-up takes no timeout
         try:
             answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
-        except (OSError, UnicodeError) as error:  # the latter: it can't be a name at all
+        except (OSError, UnicodeError) as error:
             answers.put(error)
 
     threading.Thread(target=look_up, name="look-up", daemon=True).start()
     try:
-        return answers.get(timeout=timeout)
+        answer = answers.get(timeout=timeout)
     except queue.Empty:
-        return None
+        raise TimeoutError from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
-def since(began: float) -> str:
-    """The time since a moment of the monotonic clock, as it is told."""
-    return milliseconds(time.monotonic() - began)
+def ping(connection: Connection, payload: bytes, timeout: float) -> float:
+    """Send a ping and return the seconds until its pong.
 
-
-def milliseconds(seconds: float) -> str:
-    """A duration, as it is told."""
-    return f"{seconds * 1000:.{2 if seconds < 0.001 else 1}f} ms"
+    Raises:
+        TimeoutError: no pong came in time.
+        ConnectionLost: the connection ended.
+    """
+    began = time.monotonic()
+    deadline = began + timeout
+    connection.ping(payload)
+    while True:
+        connection.flush()
+        for frame in connection.receive():
+            if frame.kind is FrameKind.PONG and frame.payload == payload:
+                return time.monotonic() - began
+        if time.monotonic() > deadline:  # also while other frames keep coming
+            raise TimeoutError
+        if not connection.has_more:
+            wait(connection.fileno(), selectors.EVENT_READ, deadline)
 
 
 def open_tls(host: str, port: int, context: ssl.SSLContext, timeout: float) -> ssl.SSLSocket:
-    """An encrypted connection, made as the SDK makes it.
+    """Open a TLS connection as the SDK does.
 
     Raises:
-        ConnectionLost: there is none; its context is what Python raised.
+        ConnectionLost: it failed.
     """
     sock = open_socket(host, port, context, wait, time.monotonic() + timeout)
     assert isinstance(sock, ssl.SSLSocket)
     return sock
 
 
-def names_in_certificate(host: str, port: int, timeout: float) -> str:
-    """Whom a server's certificate is for, if its name is all that is wrong with it."""
+def speaks_tls(host: str, port: int, timeout: float) -> bool:
+    """Return whether a port speaks TLS, with any certificate."""
     context = ssl.create_default_context()
     context.check_hostname = False
-    try:
-        with contextlib.closing(open_tls(host, port, context, timeout)) as sock:
-            return advice.names(sock.getpeercert() or {})
-    except ConnectionLost:
-        return ""
-
-
-def answers_tls(host: str, port: int, timeout: float) -> bool:
-    """Whether a port speaks TLS, by whatever certificate."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is sent: only whether it is TLS is asked
-    try:
+    context.verify_mode = ssl.CERT_NONE  # nothing is sent over it
+    with contextlib.suppress(ConnectionLost):
         open_tls(host, port, context, timeout).close()
-    except ConnectionLost:
-        return False
-    return True
+        return True
+    return False
 
 
-def answers_plainly(host: str, port: int, timeout: float) -> bool:
-    """Whether a port speaks HTTP without TLS. It is told no token and no path."""
+def speaks_http(host: str, port: int, timeout: float) -> bool:
+    """Return whether a port speaks HTTP without TLS. Sends neither token nor path."""
     name = f"[{host}]" if ":" in host else host
     endpoint = Endpoint(f"ws://{name}:{port}/")
     try:
@@ -151,8 +124,8 @@ def answers_plainly(host: str, port: int, timeout: float) -> bool:
     return True
 
 
-def redirect_of(url: str, timeout: float) -> str | None:
-    """Where a server redirects to, as far as it says so to somebody without a token."""
+def redirect_target(url: str, timeout: float) -> str:
+    """Return where a server redirects a client without a token; empty if it doesn't say."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     client = (
@@ -162,9 +135,37 @@ def redirect_of(url: str, timeout: float) -> str | None:
         if parts.scheme == "wss"
         else http.client.HTTPConnection(host, parts.port or 80, timeout=timeout)
     )
-    place = None
     with contextlib.closing(client), contextlib.suppress(OSError, http.client.HTTPException):
         client.request("GET", parts.path or "/", headers={"Connection": "close"})
         with client.getresponse() as answer:
-            place = answer.getheader("Location")
-    return place
+            return answer.getheader("Location") or ""
+    return ""
+
+
+# Certificates.
+
+
+def certificate_names(host: str, port: int, timeout: float) -> str:
+    """Return the names in a server's certificate; empty if it is invalid for any of them."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    with (
+        contextlib.suppress(ConnectionLost),
+        contextlib.closing(open_tls(host, port, context, timeout)) as sock,
+    ):
+        certificate: Mapping[str, Any] = sock.getpeercert() or {}
+        names = [text for _, text in certificate.get("subjectAltName", ())]
+        more = ", …" if len(names) > _NAMES_SHOWN else ""
+        return printable(", ".join(names[:_NAMES_SHOWN]), 300) + more
+    return ""
+
+
+def days_left(certificate: Mapping[str, Any]) -> int:
+    """Return the number of days for which a certificate is still valid."""
+    return int((ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) // _A_DAY)
+
+
+def issuer(certificate: Mapping[str, Any]) -> str:
+    """Return the name of a certificate's issuer."""
+    found = {key: text for part in certificate.get("issuer", ()) for key, text in part}
+    return printable(found.get("organizationName") or found.get("commonName") or "unknown", 80)

@@ -1,4 +1,4 @@
-"""What a check has to say: one finding for each step."""
+"""The result of a step of a check."""
 
 from __future__ import annotations
 
@@ -6,39 +6,42 @@ import enum
 
 import msgspec
 
-__all__ = ["Finding", "Problem", "State"]
+__all__ = ["CheckResult", "Status", "failed", "ok", "skipped", "warning"]
 
 
-class State(str, enum.Enum):
+class Status(str, enum.Enum):
     """How a step went."""
 
     OK = "ok"
     WARNING = "warning"
-    """It works, but somebody should know about it."""
+    """It works, but needs attention."""
     FAILED = "failed"
     SKIPPED = "skipped"
 
 
-class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one step found out."""
+class CheckResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a step went, what it saw, and what to do about it."""
 
-    step: str
-    state: State
+    state: Status
     detail: str
-    """What was seen."""
     advice: str = ""
-    """What to do about it."""
 
 
-class Problem(Exception):  # noqa: N818 (it is a finding, that ends the step where it is met)
-    """A step failed.
+def ok(detail: str) -> CheckResult:
+    """Return the result of a step that went well."""
+    return CheckResult(Status.OK, detail)
 
-    Attributes:
-        detail: what was seen.
-        advice: what to do about it.
-    """
 
-    def __init__(self, detail: str, advice: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.advice = advice
+def warning(detail: str, advice: str) -> CheckResult:
+    """Return the result of a step that went well enough."""
+    return CheckResult(Status.WARNING, detail, advice)
+
+
+def failed(detail: str, advice: str) -> CheckResult:
+    """Return the result of a step that failed."""
+    return CheckResult(Status.FAILED, detail, advice)
+
+
+def skipped(detail: str) -> CheckResult:
+    """Return the result of a step that was not taken."""
+    return CheckResult(Status.SKIPPED, detail)

@@ -1,15 +1,14 @@
-"""The steps of a check: from the URL to an event that is confirmed.
+"""The steps of a check, from the URL to a confirmed event.
 
-Each does what a game does, by the SDK's own means where it has them, so what is found here holds
-for games on this machine: the proxies of the environment, the certificates that the system trusts,
-and the operator's kill switch.
+Each does what a game does, with the SDK's own code where there is some. So the results hold for
+games on this machine: the proxies of the environment, the certificates that the system trusts,
+and the operator's kill switch all count.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import socket
 import statistics
 import time
@@ -17,43 +16,32 @@ from collections.abc import Callable, Generator
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..._network.contract import ConnectionLost, Endpoint, FrameKind, os_error_text
+from ..._network.contract import Connection, ConnectionLost, Endpoint, LostKind, os_error_text
 from ..._network.dial import default_ssl_context
 from ..._network.proxy import Proxy, ProxyError, find_proxy
+from ..._network.websocket import open_websocket
+from ..._shared import is_loopback
 from ...errors import SettingsError
 from ...settings import TelemetrySettings, is_killed
-from ..report.escape import plain
-from . import advice
+from .._terminal import printable
+from . import advice, probes
 from .event import send_event
-from .probes import (
-    WatchedConnection,
-    answers_plainly,
-    answers_tls,
-    looked_up,
-    milliseconds,
-    names_in_certificate,
-    open_tls,
-    open_watched,
-    redirect_of,
-    since,
-    wait,
-)
-from .result import Finding, Problem, State
+from .result import CheckResult, Status, failed, ok, skipped, warning
 
 __all__ = ["Checkup"]
 
 _PINGS = 5
-_SOON = 14  # days before its end at which a certificate is worth a word
-_REASON = 150  # characters of what a server says as it closes; by the protocol it can't say more
-_LOCAL = ("localhost", "127.0.0.1", "::1")
+_RENEWAL_DAYS = 14
+_CLOSE_REASON_LENGTH = 150  # characters shown
+_UNAUTHORIZED = (401, 403)
 
 
 class Checkup:
-    """Looks at one server, once.
+    """Checks one server, once.
 
     Args:
-        url: as a game would be given it.
-        token: likewise. It is shown nowhere.
+        url: the server's, as games are given it.
+        token: likewise. It is never shown.
         timeout: seconds for each step.
     """
 
@@ -63,57 +51,52 @@ class Checkup:
         self._timeout = timeout
         self._proxy: Proxy | None = None
         self._addresses: list[tuple[Any, ...]] = []
-        self._connection: WatchedConnection | None = None
-        self._refused_with: int | None = None  # 401 or 403
-        self._has_acks = False
-        with contextlib.suppress(ValueError):  # the first step tells of it
+        self._connection: Connection | None = None
+        self._refused_with: int | None = None
+        """The status with which the handshake was refused for want of a right token."""
+        with contextlib.suppress(ValueError):  # the first step reports it
             parts = urlsplit(url)
             self._is_secure = parts.scheme == "wss"
             self._host = parts.hostname or ""
             self._port = parts.port or (443 if self._is_secure else 80)
             self._path = parts.path or "/"
+            self._target = (self._host, self._port, timeout)
 
-    def findings(self) -> Generator[Finding, None, None]:
-        """Take the steps in their order; those after one that failed are skipped."""
-        steps: dict[str, Callable[[], Finding]] = {
-            "url": self._look_at_url,
-            "proxy": self._look_for_proxy,
-            "name": self._look_up_name,
+    def results(self) -> Generator[tuple[str, CheckResult], None, None]:
+        """Take the steps in their order. Those after one that failed are skipped."""
+        steps: dict[str, Callable[[], CheckResult]] = {
+            "url": self._check_url,
+            "proxy": self._find_proxy,
+            "name": self._resolve_name,
             "connect": self._connect,
-            "tls": self._speak_tls,
+            "tls": self._open_tls,
             "handshake": self._shake_hands,
-            "auth": self._look_at_auth,
-            "confirmation": self._look_at_confirmation,
+            "auth": self._check_auth,
+            "confirmation": self._check_confirmation,
             "round trip": self._measure_round_trip,
             "event": self._send_event,
         }
-        failed = ""
+        culprit = ""
         try:
             for name, take in steps.items():
-                if failed:
-                    yield Finding(name, State.SKIPPED, f"since {failed} failed")
+                if culprit:
+                    yield name, skipped(f"because {culprit} failed")
                     continue
-                try:
-                    finding = take()
-                except Problem as problem:
-                    failed = name
-                    finding = Finding(name, State.FAILED, problem.detail, problem.advice)
-                yield finding
+                result = take()
+                if result.state is Status.FAILED:
+                    culprit = name
+                yield name, result
         finally:
-            self._hang_up()
+            self._disconnect()
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    @property
-    def _deadline(self) -> float:
-        return time.monotonic() + self._timeout
-
     # The steps.
 
-    def _look_at_url(self) -> Finding:
+    def _check_url(self) -> CheckResult:
         try:
             TelemetrySettings(url=self._url)
         except SettingsError as error:
@@ -122,34 +105,27 @@ class Checkup:
             hint = (
                 f"begin it with {other}:// instead of {scheme}://"
                 if other
-                else "it has to read like ws://localhost:3000/telemetry"
+                else "write it like ws://localhost:3000/telemetry"
             )
-            raise Problem(str(error), hint) from None
-        shown = f"{'wss' if self._is_secure else 'ws'}, {self._host}, port {self._port}"
-        shown = f"{shown}, path {plain(self._path)}"
-        if self._token and not self._is_secure and self._host not in _LOCAL:
-            return Finding(
-                "url",
-                State.WARNING,
-                shown,
-                "without TLS everybody on the way can read the token and the events: use wss://",
-            )
-        return Finding("url", State.OK, shown)
+            return failed(str(error), hint)
+        scheme = "wss" if self._is_secure else "ws"
+        detail = f"{scheme}, {self._host}, port {self._port}, path {printable(self._path)}"
+        if self._token and not self._is_secure and not is_loopback(self._host):
+            hint = "without TLS, the network can read the token and the events: use wss://"
+            return warning(detail, hint)
+        return ok(detail)
 
-    def _look_for_proxy(self) -> Finding:
+    def _find_proxy(self) -> CheckResult:
         try:
             self._proxy = find_proxy(self._host, self._port, is_secure=self._is_secure)
         except ProxyError as error:
             variable = "HTTPS_PROXY" if self._is_secure else "HTTP_PROXY"
-            raise Problem(
-                str(error), f"look at {variable} and ALL_PROXY; NO_PROXY names who needs none"
-            ) from None
+            hint = f"check {variable} and ALL_PROXY; NO_PROXY lists hosts that need no proxy"
+            return failed(str(error), hint)
         if self._proxy is None:
-            return Finding("proxy", State.OK, "none: the way is direct")
-        shown = plain(f"{self._proxy.host}:{self._proxy.port}")
-        return Finding(
-            "proxy", State.OK, f"by a tunnel through {shown}, which the environment names"
-        )
+            return ok("none; connecting directly")
+        shown = printable(f"{self._proxy.host}:{self._proxy.port}")
+        return ok(f"tunnel through {shown}, set in the environment")
 
     @property
     def _next_hop(self) -> tuple[str, int]:
@@ -157,23 +133,21 @@ class Checkup:
             return self._proxy.host, self._proxy.port
         return self._host, self._port
 
-    def _look_up_name(self) -> Finding:
+    def _resolve_name(self) -> CheckResult:
         host, port = self._next_hop
         began = time.monotonic()
-        outcome = looked_up(host, port, self._timeout)
-        if not isinstance(outcome, list):
-            who = "the proxy's name" if self._proxy else "the name"
-            reason = "takes too long to look up" if outcome is None else "can't be resolved"
-            raise Problem(
-                f"{who} {plain(host)} {reason}",
-                "is it written right, and is this machine online? Try it by the address",
-            )
-        self._addresses = outcome
-        listed = ", ".join(str(address[4][0]) for address in outcome)
-        return Finding("name", State.OK, f"{plain(host)} is {listed} ({since(began)})")
+        try:
+            self._addresses = probes.resolve(host, port, self._timeout)
+        except (OSError, UnicodeError) as error:
+            fault = "was not resolved in time" if _timed_out(error) else "can't be resolved"
+            subject = "the proxy's name" if self._proxy else "the name"
+            hint = "is it spelled correctly, and is this machine online? Try the IP address"
+            return failed(f"{subject} {printable(host)} {fault}", hint)
+        listed = ", ".join(str(address[4][0]) for address in self._addresses)
+        return ok(f"{printable(host)} is {listed} ({_since(began)})")
 
-    def _connect(self) -> Finding:
-        told, faults = [], []
+    def _connect(self) -> CheckResult:
+        seen, errors = [], []
         for family, kind, proto, _, address in self._addresses:
             began = time.monotonic()
             with socket.socket(family, kind, proto) as sock:
@@ -181,204 +155,159 @@ class Checkup:
                 try:
                     sock.connect(address)
                 except OSError as error:
-                    faults.append(error)
-                    reason = (
-                        "no answer" if isinstance(error, TimeoutError) else os_error_text(error)
-                    )
-                    told.append(f"{address[0]}: {reason}")
+                    errors.append(error)
+                    fault = "no answer" if _timed_out(error) else os_error_text(error)
+                    seen.append(f"{address[0]}: {fault}")
                 else:
-                    told.append(f"{address[0]} in {since(began)}")
-        detail = "; ".join(told)
-        if len(faults) == len(self._addresses):
-            host, port = self._next_hop
-            hint = advice.about_connecting(
-                faults[-1], plain(host), port, is_proxy=self._proxy is not None
-            )
-            raise Problem(detail, hint)
-        if any(isinstance(error, TimeoutError) for error in faults):
-            return Finding(
-                "connect",
-                State.WARNING,
-                detail,
-                "games try the addresses in turn, and lose time with those that don't answer",
-            )
-        return Finding("connect", State.OK, detail)
+                    seen.append(f"{address[0]} in {_since(began)}")
+        detail = "; ".join(seen)
+        if len(errors) == len(self._addresses):
+            is_proxy = self._proxy is not None
+            hint = advice.about_tcp(errors[-1], self._next_hop[1], is_proxy=is_proxy)
+            return failed(detail, hint)
+        if any(map(_timed_out, errors)):
+            hint = "games try the addresses in turn and lose time on those that don't answer"
+            return warning(detail, hint)
+        return ok(detail)
 
-    def _speak_tls(self) -> Finding:
+    def _open_tls(self) -> CheckResult:
         if not self._is_secure:
-            return Finding("tls", State.SKIPPED, "ws:// is not encrypted")
-        context = default_ssl_context()
+            return skipped("ws:// is not encrypted")
         try:
-            sock = open_tls(self._host, self._port, context, self._timeout)
+            sock = probes.open_tls(self._host, self._port, default_ssl_context(), self._timeout)
         except ConnectionLost as lost:
-            if self._is_of_proxy(lost):
-                raise Problem(str(lost), advice.about_proxy(str(lost))) from None
-            cause = lost.__context__  # what it was made of
-            hint = advice.about_tls(cause, self._host)
-            code = getattr(cause, "verify_code", 0)
-            if code and (others := names_in_certificate(self._host, self._port, self._timeout)):
-                hint = f"{hint} (it is for {others})"
-            if not code and answers_plainly(self._host, self._port, self._timeout):
-                hint = "the server speaks no TLS: begin the URL with ws:// instead of wss://"
-            raise Problem(str(lost), hint) from None
+            if lost.kind in (LostKind.TLS, LostKind.TIMEOUT) and probes.speaks_http(*self._target):
+                hint = "the server does not speak TLS: begin the URL with ws:// instead of wss://"
+                return failed(str(lost), hint)
+            return self._failure(lost)
         with contextlib.closing(sock):
             certificate = sock.getpeercert() or {}
             version = sock.version()
-        left = advice.days_left(certificate, time.time())
+        days = probes.days_left(certificate)
         detail = (
-            f"{version}, a certificate by {advice.issuer(certificate)}, valid for {left} "
-            f"more day{'' if left == 1 else 's'}"
+            f"{version}, certificate issued by {probes.issuer(certificate)}, valid for {days} "
+            f"more day{'' if days == 1 else 's'}"
         )
-        if left < _SOON:
-            return Finding("tls", State.WARNING, detail, "renew the certificate")
-        return Finding("tls", State.OK, detail)
+        if days < _RENEWAL_DAYS:
+            return warning(detail, "renew the certificate")
+        return ok(detail)
 
-    def _shake_hands(self) -> Finding:
+    def _shake_hands(self) -> CheckResult:
         began = time.monotonic()
         try:
             self._connection = self._open(self._token)
         except ConnectionLost as lost:
-            if lost.status in (401, 403):
-                self._refused_with = lost.status
-                return Finding("handshake", State.OK, f"the server answers ({since(began)})")
-            raise Problem(str(lost), self._advice_about(lost)) from None
-        return Finding("handshake", State.OK, f"a WebSocket ({since(began)})")
+            if lost.status not in _UNAUTHORIZED:
+                return self._failure(lost)
+            self._refused_with = lost.status
+            return ok(f"the server answers ({_since(began)})")
+        return ok(f"WebSocket opened ({_since(began)})")
 
-    def _open(self, token: str | None) -> WatchedConnection:
-        return open_watched(Endpoint(self._url, token=token), wait, self._deadline)
+    def _open(self, token: str | None) -> Connection:
+        deadline = time.monotonic() + self._timeout
+        return open_websocket(Endpoint(self._url, token=token), probes.wait, deadline)
 
-    def _advice_about(self, lost: ConnectionLost) -> str:
-        if lost.status is not None and 300 <= lost.status < 400:
-            return (
-                "games follow no redirect, so that the token goes nowhere else: give them the URL "
-                f"where it ends{self._redirect_told()}"
-            )
-        if lost.status is not None:
-            return advice.about_status(lost.status)
-        if self._is_of_proxy(lost):
-            return advice.about_proxy(str(lost))
-        if not self._is_secure and answers_tls(self._host, self._port, self._timeout):
-            return "the server speaks TLS: begin the URL with wss:// instead of ws://"
-        return advice.about_handshake(str(lost), is_secure=self._is_secure)
-
-    def _is_of_proxy(self, lost: ConnectionLost) -> bool:
-        return self._proxy is not None and str(lost).startswith("the proxy")
-
-    def _redirect_told(self) -> str:
-        place = None if self._proxy else redirect_of(self._url, self._timeout)
-        return f", {plain(place)} (with ws for http)" if place else ""
-
-    def _look_at_auth(self) -> Finding:
+    def _check_auth(self) -> CheckResult:
         if self._refused_with is not None:
-            said = f"HTTP status {self._refused_with}"
+            status = f"HTTP status {self._refused_with}"
             if self._token:
-                raise Problem(
-                    f"the server refuses the token ({said})",
-                    "is it the one that the server was started with, whole and without blanks?",
-                )
-            raise Problem(
-                f"the server wants a token ({said})",
-                "give it by --token, or by REDVSBLUE_TELEMETRY_TOKEN",
-            )
+                hint = "is it the token that the server was started with, complete, no blanks?"
+                return failed(f"the server rejected the token ({status})", hint)
+            hint = "set it with --token or REDVSBLUE_TELEMETRY_TOKEN"
+            return failed(f"the server requires a token ({status})", hint)
         if not self._token:
-            return Finding("auth", State.OK, "the server asks for no token")
+            return ok("the server requires no token")
         try:
             self._open(None).close()
         except ConnectionLost as lost:
-            if lost.status in (401, 403):
-                return Finding("auth", State.OK, "the server takes the token, and wants one")
-            return Finding("auth", State.OK, "the server takes the token")
-        return Finding(
-            "auth",
-            State.WARNING,
-            "the server takes the token, and takes clients without one as well",
-            "start it with a token if not everybody may send",
+            is_required = " and requires one" if lost.status in _UNAUTHORIZED else ""
+            return ok(f"the server accepts the token{is_required}")
+        return warning(
+            "the server accepts the token, but also clients without one",
+            "start it with a token unless anybody may send",
         )
 
-    @property
-    def _open_connection(self) -> WatchedConnection:
+    def _check_confirmation(self) -> CheckResult:
         assert self._connection is not None
-        return self._connection
+        if self._connection.has_acks:
+            return ok("by acks: events are confirmed once they are stored")
+        return ok("by pongs: events are confirmed as received, not that they are stored")
 
-    def _look_at_confirmation(self) -> Finding:
-        self._has_acks = self._open_connection.has_acks
-        if self._has_acks:
-            return Finding("confirmation", State.OK, "by acks: the server says what is stored")
-        return Finding(
-            "confirmation",
-            State.OK,
-            "by pongs: they prove that events are received, not that they are stored",
-        )
-
-    def _measure_round_trip(self) -> Finding:
+    def _measure_round_trip(self) -> CheckResult:
+        assert self._connection is not None
         times = []
         for number in range(_PINGS):
-            began = time.monotonic()
             try:
-                self._ping(b"check %d" % number)
+                times.append(probes.ping(self._connection, b"check %d" % number, self._timeout))
             except TimeoutError:
-                raise Problem(
-                    f"no pong in {self._timeout:g} s",
-                    "a WebSocket server has to answer pings (RFC 6455, section 5.5.2): does "
-                    "something on the way hold them back, or does the server not read?",
-                ) from None
+                return failed(
+                    f"no pong within {self._timeout:g} s",
+                    "WebSocket servers must answer pings (RFC 6455, section 5.5.2): does a proxy "
+                    "hold them back, or has the server stopped reading?",
+                )
             except ConnectionLost as lost:
-                raise self._ended(
-                    str(lost), lost.close_code, self._open_connection.reason
-                ) from None
-            times.append(time.monotonic() - began)
-        self._hang_up()
-        return Finding(
-            "round trip",
-            State.OK,
-            f"{milliseconds(statistics.median(times))} (median of {_PINGS} pings)",
-        )
+                return self._failure(lost)
+        self._disconnect()
+        median = _milliseconds(statistics.median(times))
+        return ok(f"{median} (median of {_PINGS} pings)")
 
-    def _ping(self, payload: bytes) -> None:
-        connection, deadline = self._open_connection, self._deadline
-        connection.ping(payload)
-        while True:
-            connection.flush()
-            for received in connection.receive():
-                if received.kind is FrameKind.PONG and received.payload == payload:
-                    return
-            if time.monotonic() > deadline:  # however much else is said
-                raise TimeoutError
-            if not connection.has_more:
-                events = selectors.EVENT_READ
-                if connection.unwritten:
-                    events |= selectors.EVENT_WRITE
-                wait(connection.fileno(), events, deadline)
-
-    def _send_event(self) -> Finding:
+    def _send_event(self) -> CheckResult:
         if is_killed(os.environ):
-            raise Problem(
-                "games on this machine send nothing: the environment forbids telemetry",
-                "DO_NOT_TRACK or REDVSBLUE_ENABLE_TELEMETRY says so: unset it to check",
+            return failed(
+                "games on this machine send nothing: telemetry is disabled in the environment",
+                "unset DO_NOT_TRACK or REDVSBLUE_ENABLE_TELEMETRY, whichever disables it",
             )
-        outcome = send_event(self._url, self._token, self._timeout)
-        if outcome.is_confirmed:
-            took = milliseconds(outcome.seconds)
-            return Finding("event", State.OK, f"a telemetry_check was sent and confirmed ({took})")
-        if outcome.error is None or outcome.error.startswith("nothing confirmed"):
-            raise Problem(
-                **advice.about_unconfirmed(has_acks=self._has_acks, seconds=self._timeout)
-            )
-        fault = f"the event was not confirmed: {outcome.error}"
-        if outcome.refusal is not None:
-            raise Problem(fault, self._advice_about(outcome.refusal))
-        raise self._ended(fault, outcome.close_code, outcome.close_reason)
+        try:
+            seconds = send_event(self._url, self._token, self._timeout)
+        except ConnectionLost as lost:
+            return self._failure(lost, "the event was not confirmed: ")
+        return ok(f"telemetry_check sent and confirmed ({_milliseconds(seconds)})")
 
-    def _ended(self, fault: str, code: int | None, reason: str) -> Problem:
-        """The server took the handshake, and then ended the connection."""
-        if reason:
-            if self._token:  # a server may repeat what it was told
+    # What went wrong.
+
+    def _failure(self, lost: ConnectionLost, prefix: str = "") -> CheckResult:
+        detail = f"{prefix}{lost}"
+        if lost.close_reason:
+            reason = lost.close_reason
+            if self._token:  # the server may repeat it
                 reason = reason.replace(self._token, "…")
-            fault = f'{fault}, and says "{plain(reason, _REASON)}"'
-        return Problem(fault, advice.about_close(code, self._health_page))
+            detail = f'{detail}, reason "{printable(reason, _CLOSE_REASON_LENGTH)}"'
+        return failed(detail, self._advice(lost))
+
+    def _advice(self, lost: ConnectionLost) -> str:
+        """Return what to do, after probing for likely mistakes."""
+        if lost.kind is LostKind.REDIRECT:
+            target = "" if self._proxy else probes.redirect_target(self._url, self._timeout)
+            shown = f", {printable(target)} (with ws for http)" if target else ""
+            return (
+                "games follow no redirects, so that the token reaches no other server: give them "
+                f"the final URL{shown}"
+            )
+        unclear = lost.kind in (LostKind.HANDSHAKE, LostKind.TIMEOUT)
+        if unclear and not self._is_secure and probes.speaks_tls(*self._target):
+            return "the server speaks TLS: begin the URL with wss:// instead of ws://"
+        hint = advice.about(
+            lost, host=self._host, is_secure=self._is_secure, health_url=self._health_url
+        )
+        if lost.verify_code in advice.WRONG_NAME:
+            names = probes.certificate_names(*self._target)
+            return f"{hint} (it is for {names})" if names else hint
+        return hint
 
     @property
-    def _health_page(self) -> str:
+    def _health_url(self) -> str:
         parts = urlsplit(self._url)
         scheme = "https" if self._is_secure else "http"
-        return plain(f"{scheme}://{parts.netloc}{parts.path.rpartition('/')[0]}/healthz")
+        return printable(f"{scheme}://{parts.netloc}{parts.path.rpartition('/')[0]}/healthz")
+
+
+def _timed_out(error: Exception) -> bool:
+    return isinstance(error, TimeoutError)
+
+
+def _since(began: float) -> str:
+    return _milliseconds(time.monotonic() - began)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.{2 if seconds < 0.001 else 1}f} ms"
