@@ -12,7 +12,6 @@ don't agree, or if an event was lost, came out of order, or was repeated without
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import random
@@ -26,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import write_json
 from benchmarks.receiver import Arrivals, Receiver
 from redvsblue_telemetry import Telemetry, TelemetryStats, start_telemetry
 from redvsblue_telemetry._recording.codec import new_session_id
@@ -388,7 +388,7 @@ def main() -> int:
     sys.stdout.writelines(f"{line}\n" for line in report.lines())
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(asdict(report), indent=2) + "\n")
+        write_json(options.json, asdict(report))
     return 1 if report.problems else 0
 
 

@@ -326,12 +326,41 @@ def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
+_DETAILS = ("floor", "histogram", "samples", "worst")  # for a plot, or to find out why
+
+
 def save(path: Path | None, name: str, results: Result) -> None:
-    """Write the results, with what they were measured on."""
+    """Write a summary of the results, with the machine that they were measured on.
+
+    Each measurement is one line, so a comparison of two runs can be read. Details of a single
+    measurement are left out, and figures are rounded to eight digits.
+    """
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        report = {"benchmark": name, "machine": machine(), **results}
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(path, _summarized({"benchmark": name, "machine": machine(), **results}))
+
+
+def _summarized(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _summarized(item)
+            for key, item in value.items()
+            if not (key in _DETAILS and isinstance(item, dict | list))
+        }
+    if isinstance(value, list):
+        return [_summarized(item) for item in value]
+    return float(f"{value:.8g}") if isinstance(value, float) else value
+
+
+def write_json(path: Path, report: Result) -> None:
+    """Write a report with a line for each entry, and for each measurement in a list."""
+    entries = []
+    for key, value in report.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+        entries.append(f" {json.dumps(key)}: {text}")
+    path.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
 
 
 def machine() -> Result:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import math
 import platform
 import sys
@@ -21,6 +20,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.measuring import write_json
 from redvsblue_telemetry import TelemetrySettings
 
 RESULTS = Path(__file__).parent / "results" / "reconnect-storm.json"
@@ -338,7 +338,7 @@ def main(arguments: list[str] | None = None) -> None:
         for scenario in SCENARIOS
     }
     figures = report(storm, outcomes)
-    json_path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_json(json_path, figures)
     if plot_path is not None:
         draw(storm, outcomes[SCENARIOS[0].name], plot_path)
     tables = [table(scenario, policies) for scenario, policies in figures["scenarios"].items()]

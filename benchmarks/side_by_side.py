@@ -350,6 +350,8 @@ def main() -> int:
     parser.add_argument("--markdown", action="store_true", help="tables for the docs")
     parser.add_argument("--report", type=Path, metavar="FILE", help="show this, measure nothing")
     options = parser.parse_args()
+    if options.report and options.plots:
+        parser.error("--plots draws what is measured in the same run: a file has no histograms")
     forget_settings()
     started = time.monotonic()
     if options.report:
