@@ -67,12 +67,13 @@ ROOMS = {
     """,
     "collector": """
         messages        |
-        storage         | messages
+        models          |
+        storage         | messages  models
         ingest          | messages  storage
-        http            | messages  storage  ingest
+        http            | messages  models  storage  ingest
         app             | http  ingest  storage
         server          | app  http  ingest  storage
-        client          | storage
+        client          | models
     """,
     "collector.storage": """
         seqranges       |
@@ -121,6 +122,7 @@ PURE = [
     "_network.proxy",
     "_recording",
     "collector.messages",
+    "collector.models",
     "collector.storage.seqranges",
     "errors",
     "events",

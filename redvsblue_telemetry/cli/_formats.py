@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from .._shared import escape
-from ..collector.storage.queries import StoredEvent
+from ..collector.models import StoredEvent
 
 __all__ = ["FORMATS", "MissingPackageError", "TerminalOutput"]
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..collector.storage.queries import StoredEvent
+from ..collector.models import StoredEvent
 from ._terminal import CommandError, exit_on_broken_pipe, stdout_errors
 
 __all__ = ["Counted", "counting", "is_on_terminal", "output_to", "to_standard_output"]

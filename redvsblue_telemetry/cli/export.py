@@ -12,8 +12,9 @@ from typing import BinaryIO, cast
 
 import click
 
+from ..collector.models import EventFilter
 from ..collector.storage.database import DatabaseError
-from ..collector.storage.queries import EventFilter, newest_arrival, stream_events
+from ..collector.storage.queries import newest_arrival, stream_events
 from ..collector.storage.readonly import read_only
 from ._formats import FORMATS, MissingPackageError, TerminalOutput
 from ._output import counting, is_on_terminal, output_to

@@ -21,7 +21,7 @@ from ..collector.client import (
     ConnectionLostError,
     UnreachableError,
 )
-from ..collector.storage.queries import EventFilter, StoredEvent
+from ..collector.models import EventFilter, StoredEvent
 from ._terminal import (
     CommandError,
     exit_on_broken_pipe,
@@ -114,7 +114,7 @@ class _Tail:
             return self._asker.newest()
         missing, before = count + 1, None
         while page := self._asker.events(
-            self._wanted, before=before, limit=min(missing, _PAGE), is_newest_first=True
+            self._wanted, before=before, limit=min(missing, _PAGE), newest_first=True
         ):
             missing -= len(page)
             if not missing:

@@ -1,18 +1,29 @@
-"""Asks a collector by HTTP, as a program of its own would. Knows nothing of terminals."""
+"""An HTTP client of the collector's API. Knows nothing of terminals."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import TypeVar
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 import msgspec
 
-from .storage.queries import EventFilter, Session, StoredEvent
+from .models import (
+    EventFilter,
+    EventPage,
+    RejectedMessage,
+    RejectedPage,
+    Session,
+    SessionDetail,
+    SessionPage,
+    Stats,
+    StoredEvent,
+)
 
 __all__ = [
+    "MAX_PAGE_SIZE",
     "TOKEN_VARIABLE",
     "CollectorClient",
     "CollectorError",
@@ -22,49 +33,47 @@ __all__ = [
 ]
 
 TOKEN_VARIABLE = "REDVSBLUE_COLLECTOR_TOKEN"
+MAX_PAGE_SIZE = 1000
+"""The most records that the API returns in one page."""
+
 _TIMEOUT = 10.0  # seconds
 _MEBIBYTE = 1024 * 1024
-# The data of an answer has 8 Mi characters, of up to four bytes, and one event may go beyond them;
-# the names of a thousand events, with every character escaped, have 24 MiB.
-_MOST_MEBIBYTES = 64
+# A page holds 8 Mi characters of data, each of up to four bytes, and its last event may exceed
+# that; the names of a thousand events, with every character escaped, take 24 MiB.
+_MAX_RESPONSE_MEBIBYTES = 64
+_Answer = TypeVar("_Answer")
 
 
 class CollectorError(Exception):
-    """The collector can't be asked; the message says why."""
+    """A request to the collector failed; the message says why."""
 
 
 class UnreachableError(CollectorError):
-    """It doesn't answer, or can't do so now. Later it may."""
+    """The collector did not respond, or cannot respond now. A retry may succeed."""
 
 
 class ConnectionLostError(UnreachableError):
-    """The connection that was kept is gone; over another one it may answer at once.
+    """The kept connection was closed; a new connection may succeed at once.
 
-    So it is whenever nothing was asked for some seconds: servers close what is idle. Since then it
-    may have become another collector, which is why the question isn't asked again unseen.
+    Servers close connections that are idle for a few seconds, so this is common after a pause.
+    The client does not retry by itself: meanwhile another collector may have taken the port, and
+    the caller has to know that.
     """
 
 
 class CollectorRefused(CollectorError):  # noqa: N818 (it names what the collector did)
-    """It answers, and won't say what is asked. It won't later, either."""
-
-
-_Kind = TypeVar("_Kind")
-
-
-class _Page(msgspec.Struct):
-    events: list[StoredEvent]
+    """The collector rejected the request; retrying will not help."""
 
 
 class CollectorClient:
-    """One collector, over one connection that is kept. No proxy is between.
+    """One collector, over one connection that is kept open. No proxy is used. Not thread-safe.
 
     Args:
-        url: of its page.
-        token: if it wants one.
+        url: The URL of the collector's page.
+        token: The collector's token, if it has one.
 
     Raises:
-        ValueError: the URL is none of a collector; the message says why.
+        ValueError: The URL is not a collector's, or the token cannot be sent.
     """
 
     def __init__(self, url: str, token: str | None = None) -> None:
@@ -72,7 +81,8 @@ class CollectorClient:
         _check(parts, url)
         if token is not None and not (token.isascii() and token.isprintable()):
             raise ValueError(
-                "the token holds what no HTTP header can: use ASCII letters and digits"
+                "the token has characters that an HTTP header cannot carry; "
+                "use ASCII letters and digits"
             )
         self.url = url
         self._host, self._port = parts.hostname or "", parts.port
@@ -81,72 +91,104 @@ class CollectorClient:
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._connection: http.client.HTTPConnection | None = None
 
-    def newest(self) -> StoredEvent | None:
-        """The event that arrived last."""
-        found = self.events(EventFilter(), limit=1, is_newest_first=True)
+    def newest(self, wanted: EventFilter | None = None) -> StoredEvent | None:
+        """Return the matching event that arrived last, or None if there is none."""
+        found = self.events(wanted, limit=1, newest_first=True)
         return found[0] if found else None
 
     def events(
         self,
-        wanted: EventFilter,
+        wanted: EventFilter | None = None,
         *,
         after: int = 0,
         before: int | None = None,
         limit: int = 100,
-        is_newest_first: bool = False,
+        newest_first: bool = False,
     ) -> list[StoredEvent]:
-        """Some events; see :func:`..collector.queries.events`."""
-        asked = msgspec.to_builtins(wanted) | {"after": after, "before": before, "limit": limit}
-        if is_newest_first:
-            asked["order"] = "desc"
-        given = {name: value for name, value in asked.items() if value is not None}
-        return self._get("/api/events", given, _Page).events
+        """Return one page of events; see :func:`.storage.queries.events`."""
+        chosen = msgspec.to_builtins(wanted or EventFilter())
+        order = "desc" if newest_first else "asc"
+        page = self._get(
+            "events", EventPage, **chosen, after=after, before=before, limit=limit, order=order
+        )
+        return page.events
 
-    def session(self, session_id: str) -> Session:
-        """What is known of a session."""
-        return self._get(f"/api/sessions/{quote(session_id, safe='')}", {}, Session)
+    def iter_events(self, wanted: EventFilter | None = None) -> Iterator[StoredEvent]:
+        """Yield the matching events that are stored now, oldest first, page by page."""
+        # Without this limit, a game that never pauses would keep the loop going forever.
+        newest = self.newest(wanted)
+        last = newest.arrival if newest else 0
+        after = 0
+        # A short page is not the last one: a page is cut where its data grows large.
+        while after < last and (page := self.events(wanted, after=after, limit=MAX_PAGE_SIZE)):
+            yield from page
+            after = page[-1].arrival
+
+    def sessions(self, *, limit: int = 100, offset: int = 0) -> list[Session]:
+        """Return one page of sessions, the most recently active first."""
+        return self._get("sessions", SessionPage, limit=limit, offset=offset).sessions
+
+    def session(self, session_id: str) -> SessionDetail:
+        """Return one session with its gaps and types."""
+        return self._get(f"sessions/{quote(session_id, safe='')}", SessionDetail)
+
+    def rejected(self, *, limit: int = 100) -> list[RejectedMessage]:
+        """Return the rejected messages that arrived last, newest first."""
+        return self._get("rejected", RejectedPage, limit=limit).rejected
+
+    def stats(self) -> Stats:
+        """Return the counts over everything, and the collector's state."""
+        return self._get("stats", Stats)
+
+    def clear(self) -> None:
+        """Delete everything that is stored."""
+        self._request("DELETE", "events")
 
     def close(self) -> None:
-        """Let the connection go. The next question makes another one."""
+        """Close the connection. The next request opens another one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    def _get(self, path: str, asked: Mapping[str, object], kind: type[_Kind]) -> _Kind:
-        body = self._answer(f"{self._folder}{path}?{urlencode(asked)}")
+    def _get(self, path: str, kind: type[_Answer], **parameters: object) -> _Answer:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        body = self._request("GET", f"{path}?{urlencode(given)}" if given else path)
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError as error:
-            raise CollectorRefused(f"{self.url} answers, but is no collector: {error}") from error
+            raise CollectorRefused(f"{self.url} is not a collector: {error}") from error
 
-    def _answer(self, target: str) -> bytes:
+    def _request(self, method: str, path: str) -> bytes:
         connection = self._connected()
-        is_kept = connection.sock is not None  # from the question before
+        is_kept = connection.sock is not None  # from the request before
         try:
-            connection.request("GET", target, headers=self._headers)
+            connection.request(method, f"{self._folder}/api/{path}", headers=self._headers)
             response = connection.getresponse()
-            body = response.read(_MOST_MEBIBYTES * _MEBIBYTE + 1)
+            body = response.read(_MAX_RESPONSE_MEBIBYTES * _MEBIBYTE + 1)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             is_lost = is_kept and isinstance(error, ConnectionError)
             kind = ConnectionLostError if is_lost else UnreachableError
             reason = str(error) or type(error).__name__
-            raise kind(f"{self.url} doesn't answer: {reason}") from error
-        if len(body) > _MOST_MEBIBYTES * _MEBIBYTE:
+            raise kind(f"{self.url} does not respond: {reason}") from error
+        if len(body) > _MAX_RESPONSE_MEBIBYTES * _MEBIBYTE:
             self.close()
-            raise CollectorRefused(f"{self.url} answers with more than {_MOST_MEBIBYTES} MiB")
-        if response.status == http.client.OK:
+            limit = _MAX_RESPONSE_MEBIBYTES
+            raise CollectorRefused(f"the response of {self.url} is larger than {limit} MiB")
+        if response.status in (http.client.OK, http.client.NO_CONTENT):
             return body
         self.close()
         raise self._refusal(response.status, body)
 
     def _refusal(self, status: int, body: bytes) -> CollectorError:
         if status == http.client.UNAUTHORIZED:
-            return CollectorRefused(f"{self.url} wants another token: give the collector's --token")
-        says = body[:200].decode(errors="replace").strip()
+            return CollectorRefused(
+                f"{self.url} rejected the token; pass the collector's token with --token"
+            )
+        reason = body[:200].decode(errors="replace").strip()
         with contextlib.suppress(msgspec.MsgspecError):
-            says = msgspec.json.decode(body, type=dict[str, str]).get("error", says)
-        message = f"{self.url} answers {status}: {says}"
+            reason = msgspec.json.decode(body, type=dict[str, str]).get("error", reason)
+        message = f"{self.url} responded with status {status}: {reason}"
         return UnreachableError(message) if status >= 500 else CollectorRefused(message)
 
     def _connected(self) -> http.client.HTTPConnection:
@@ -158,10 +200,12 @@ class CollectorClient:
 
 def _check(parts: SplitResult, url: str) -> None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is no URL of a collector's page, such as http://127.0.0.1:3000")
+        raise ValueError(
+            f"{url!r} is not the URL of a collector's page, such as http://127.0.0.1:3000"
+        )
     if "@" in parts.netloc:
-        raise ValueError("the URL holds a password: give the token by --token")
+        raise ValueError("the URL contains a password; pass the token with --token instead")
     try:
         _ = parts.port
     except ValueError as error:
-        raise ValueError(f"{url!r} has a port that is none: {error}") from error
+        raise ValueError(f"{url!r} has an invalid port: {error}") from error

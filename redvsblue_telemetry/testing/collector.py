@@ -20,63 +20,34 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import http.client
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, cast
-from urllib.parse import urlencode, urlsplit
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
 from .._shared import monotonic
 from ..client import Telemetry, get_telemetry, install_telemetry, stop_telemetry
+from ..collector.client import MAX_PAGE_SIZE, CollectorClient
+from ..collector.models import EventFilter, RejectedMessage, Session, Stats, StoredEvent
 from ..collector.server import Options, serve
-from ..collector.storage.queries import RejectedMessage, Session, StoredEvent
 from ..events import TelemetryEvent
 from ..settings import TelemetrySettings
 from . import Snapshot
 from ._matching import BRIEFLY, briefly, printable, shown
 
-__all__ = ["CollectedEvents", "CollectedSession", "RunningCollector", "sending_for_real"]
+__all__ = ["CollectedEvents", "RunningCollector", "sending_for_real"]
 
-_PAGE = 1000  # what one request may ask for at most
 _LOOKING_AGAIN = 0.01  # seconds
 _PATIENCE = 15.0  # seconds for an answer, or for the thread to end
 _FAREWELL = 0.5  # seconds for what nobody has waited for
 _IN_MEMORY = ":memory:"  # what the command line calls it, and SQLite
-_Answer = TypeVar("_Answer")
-
-
-class CollectedSession(Session):
-    """A session that the collector has heard of."""
-
-    connected: bool
-
-
-class _State(msgspec.Struct, rename="camel"):
-    events: int
-    sessions: int
-    rejected: int
-    types: dict[str, int]
-    connections: int
-    last_error: str | None
-
-
-class _EventsPage(msgspec.Struct):
-    events: list[StoredEvent]
-
-
-class _SessionsPage(msgspec.Struct):
-    sessions: list[CollectedSession]
-
-
-class _RejectedPage(msgspec.Struct):
-    rejected: list[RejectedMessage]
 
 
 class CollectedEvents(Snapshot):
@@ -111,7 +82,11 @@ class RunningCollector:
             DatabaseError: the database can't be used.
         """
         self._thread.start()
-        self.http_url = self._ready.result(_PATIENCE)
+        try:
+            self.http_url = self._ready.result(_PATIENCE)
+        except BaseException:
+            self._thread.join(_PATIENCE)  # it is about to end
+            raise
         """Where its page and its API are."""
         return self
 
@@ -135,32 +110,33 @@ class RunningCollector:
     @property
     def events(self) -> CollectedEvents:
         """What has arrived so far, each event once."""
-        return self._events()
+        return self._events(EventFilter())
 
     def events_of(self, type: str) -> CollectedEvents:
         """What has arrived so far of one type."""
-        return self._events(type=type)
+        return self._events(EventFilter(type=type))
 
     @property
-    def sessions(self) -> list[CollectedSession]:
+    def sessions(self) -> list[Session]:
         """The sessions that events have come of, the one that was heard of last first."""
-        found: list[CollectedSession] = []
-        while True:
-            query = {"limit": _PAGE, "offset": len(found)}
-            page = self._get("sessions", _SessionsPage, query).sessions
-            found += page
-            if len(page) < _PAGE:
-                return found
+        found: list[Session] = []
+        with self._client() as client:
+            while page := client.sessions(limit=MAX_PAGE_SIZE, offset=len(found)):
+                found += page
+                if len(page) < MAX_PAGE_SIZE:
+                    break
+        return found
 
     @property
     def rejected(self) -> list[RejectedMessage]:
         """What came and was no event, the newest first; the newest thousand."""
-        return self._get("rejected", _RejectedPage, {"limit": _PAGE}).rejected
+        with self._client() as client:
+            return client.rejected(limit=MAX_PAGE_SIZE)
 
     @property
     def connections(self) -> int:
         """How many clients are connected now."""
-        return self._state().connections
+        return self._stats().connections
 
     def is_deserted(self, timeout: float = 0.5) -> bool:
         """Whether no client is connected any more; those who are leaving have so many seconds."""
@@ -168,7 +144,8 @@ class RunningCollector:
 
     def reset(self) -> None:
         """Forget all that has arrived."""
-        self._ask("DELETE", "events")
+        with self._client() as client:
+            client.clear()
 
     def wait_for(self, type: str, count: int = 1, timeout: float = 5.0) -> CollectedEvents:
         """Wait until events of a type have arrived.
@@ -186,7 +163,7 @@ class RunningCollector:
                 who was connected, and what the SDK of this process knows.
         """
         __tracebackhide__ = True
-        if not self._comes_true(lambda: self._state().types.get(type, 0) >= count, timeout):
+        if not self._comes_true(lambda: self._stats().types.get(type, 0) >= count, timeout):
             raise AssertionError(self._account(type, count, timeout))
         return self.events_of(type)
 
@@ -210,45 +187,19 @@ class RunningCollector:
 
     # Asking.
 
-    def _events(self, **wanted: str) -> CollectedEvents:
-        # Up to the newest that there is now: else a game that never pauses would keep it asking.
-        newest = self._page(**wanted, order="desc", limit=1)
-        last = newest[0].arrival if newest else 0
-        found: list[StoredEvent] = []
-        after = 0
-        # A page that is short need not be the last: it is cut where its data grows large.
-        while after < last and (page := self._page(**wanted, after=after, limit=_PAGE)):
-            found += page
-            after = page[-1].arrival
-        return CollectedEvents(map(_as_emitted, found))
+    @contextmanager
+    def _client(self) -> Iterator[CollectorClient]:
+        """Open a client for one call: a client is used by one thread only."""
+        with closing(CollectorClient(self.http_url, self._options.token)) as client:
+            yield client
 
-    def _page(self, **query: object) -> list[StoredEvent]:
-        return self._get("events", _EventsPage, query).events
+    def _events(self, wanted: EventFilter) -> CollectedEvents:
+        with self._client() as client:
+            return CollectedEvents(map(_as_emitted, client.iter_events(wanted)))
 
-    def _state(self) -> _State:
-        return self._get("stats", _State)
-
-    def _get(self, what: str, kind: type[_Answer], query: dict[str, Any] | None = None) -> _Answer:
-        path = f"{what}?{urlencode(query)}" if query else what
-        return msgspec.json.decode(self._ask("GET", path), type=kind)
-
-    def _ask(self, method: str, path: str) -> bytes:
-        address = urlsplit(self.http_url)
-        headers = {}
-        if self._options.token is not None:
-            headers["Authorization"] = f"Bearer {self._options.token}"
-        connection = http.client.HTTPConnection(
-            address.hostname or "", address.port, timeout=_PATIENCE
-        )
-        try:
-            connection.request(method, f"/api/{path}", headers=headers)
-            answer = connection.getresponse()
-            body = answer.read()
-        finally:
-            connection.close()
-        if answer.status >= 300:
-            raise RuntimeError(f"{method} /api/{path}: {answer.status} {body.decode()}")
-        return body
+    def _stats(self) -> Stats:
+        with self._client() as client:
+            return client.stats()
 
     def _comes_true(
         self,
@@ -267,7 +218,7 @@ class RunningCollector:
     # What a test that waited in vain is told.
 
     def _account(self, type: str, count: int, timeout: float) -> str:
-        there = self._state().types
+        there = self._stats().types
         came = there.get(type, 0)
         number = "none" if came == 0 else f"only {came} of {count}"
         lines = [f"{number} came in {timeout:g} s of the events {type!r}"]
@@ -278,17 +229,20 @@ class RunningCollector:
         return "\n".join(map(printable, lines))
 
     def _summary(self) -> list[str]:
-        state, few = self._state(), {"limit": BRIEFLY}
-        events = [_as_emitted(event) for event in self._page(**few)]
-        lines = _listed("arrived", state.events, events)
-        if rejected := self._get("rejected", _RejectedPage, few).rejected:
+        with self._client() as client:
+            stats = client.stats()
+            events = [_as_emitted(event) for event in client.events(limit=BRIEFLY)]
+            rejected = client.rejected(limit=BRIEFLY)
+            sessions = client.sessions(limit=BRIEFLY)
+        lines = _listed("arrived", stats.events, events)
+        if rejected:
             why = [f"{part.reason}: {shown(part.text)}" for part in rejected]
-            lines += _listed("rejected, the newest first", state.rejected, why)
-        if sessions := self._get("sessions", _SessionsPage, few).sessions:
-            lines += _listed("sessions", state.sessions, [_in_words(each) for each in sessions])
-        lines.append(f"clients connected now: {state.connections}")
-        if state.last_error is not None:
-            lines.append(f"the collector can't store: {state.last_error}")
+            lines += _listed("rejected, the newest first", stats.rejected, why)
+        if sessions:
+            lines += _listed("sessions", stats.sessions, [_in_words(each) for each in sessions])
+        lines.append(f"clients connected now: {stats.connections}")
+        if stats.last_error is not None:
+            lines.append(f"the collector can't store: {stats.last_error}")
         return lines
 
     # On the thread.
@@ -351,7 +305,7 @@ def _listed(title: str, number: int, found: Sequence[object]) -> list[str]:
     return [f"{title}: {number}", *briefly(found, number)]
 
 
-def _in_words(session: CollectedSession) -> str:
+def _in_words(session: Session) -> str:
     state = "connected" if session.connected else "gone"
     return (
         f"{session.session_id} ({state}): {session.events} events, "

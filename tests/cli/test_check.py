@@ -93,16 +93,16 @@ def test_a_server_without_acks_is_well_by_its_pongs() -> None:
 
 def test_the_collector_is_well_and_stores_the_event() -> None:
     with collector_running(token=SECRET) as collector:
-        outcome = examined(collector.ws_url, "--token", SECRET)
+        outcome = examined(collector.url, "--token", SECRET)
         assert outcome.exit_code == 0
-        assert [event["type"] for event in collector.events()] == ["telemetry_check"]
+        assert collector.events.types() == ["telemetry_check"]
     assert "requires one" in outcome.steps["auth"]["detail"]
     assert "acks" in outcome.steps["confirmation"]["detail"]
 
 
 def test_the_collector_at_another_path_asks_for_the_path() -> None:
     with collector_running() as collector:
-        step, _, advice = examined(collector.ws_url + "2").fault()
+        step, _, advice = examined(collector.url + "2").fault()
     assert step == "handshake"
     assert "path" in advice
 
@@ -554,17 +554,17 @@ def test_a_collector_that_can_t_store_is_not_blamed_on_the_event(tmp_path: Path)
         contextlib.closing(sqlite3.connect(db, isolation_level=None)) as other,
     ):
         other.execute("BEGIN IMMEDIATE")
-        step, detail, advice = examined(collector.ws_url).fault()
+        step, detail, advice = examined(collector.url).fault()
     assert step == "event"
     assert "1013" in detail
     assert "events can't be stored now" in detail
-    assert f"{collector.url}/healthz" in advice
+    assert f"{collector.http_url}healthz" in advice
     assert "log" in advice
 
 
 def test_a_collector_with_too_many_clients_says_so() -> None:
-    with collector_running(max_connections=1) as collector, connect(collector.ws_url):
-        step, detail, advice = examined(collector.ws_url).fault()
+    with collector_running(max_connections=1) as collector, connect(collector.url):
+        step, detail, advice = examined(collector.url).fault()
     assert step == "round trip"
     assert "too many connections" in detail
     assert "too many clients" in advice
@@ -572,7 +572,7 @@ def test_a_collector_with_too_many_clients_says_so() -> None:
 
 def test_a_collector_that_takes_no_event_as_large_says_so() -> None:
     with collector_running(max_message_bytes=100) as collector:
-        step, detail, advice = examined(collector.ws_url).fault()
+        step, detail, advice = examined(collector.url).fault()
     assert step == "event"
     assert "1009" in detail
     assert "--max-message-bytes" in advice

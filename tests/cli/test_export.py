@@ -156,7 +156,7 @@ def test_collector_may_be_writing_meanwhile(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def sending(collector: RunningCollector) -> Iterator[Telemetry]:
-    telemetry = Telemetry(TelemetrySettings(enabled=True, url=collector.ws_url))
+    telemetry = Telemetry(TelemetrySettings(enabled=True, url=collector.url))
     telemetry.start()
     try:
         yield telemetry

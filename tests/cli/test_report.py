@@ -314,7 +314,7 @@ def test_a_real_browser_shows_it_without_a_word_of_complaint(db: Path, tmp_path:
 
 def test_it_can_be_made_while_a_collector_stores(db: Path) -> None:
     with collector_running(db=db) as collector:
-        settings = TelemetrySettings(enabled=True, url=collector.ws_url, session_id="s1")
+        settings = TelemetrySettings(enabled=True, url=collector.url, session_id="s1")
         with Telemetry(settings) as telemetry:
             for number in range(200):
                 telemetry.emit("frame", {"frame_time_ms": 5 + number % 10})
@@ -322,7 +322,7 @@ def test_it_can_be_made_while_a_collector_stores(db: Path) -> None:
             text = page_of(db).text
             telemetry.emit("later")
             assert telemetry.flush(10)
-        assert collector.stats()["events"] == 201
+        assert collector.stats().events == 201
     assert "200 Events" in text
     assert "200 frame times" in text
 

@@ -62,7 +62,7 @@ def send(
         for seq in seqs
     ]
     headers = {"Telemetry-Ack": "cumulative", **bearer(token)}
-    with connect(collector.ws_url, additional_headers=headers, proxy=None) as client:
+    with connect(collector.url, additional_headers=headers, proxy=None) as client:
         client.send(json.dumps(events, ensure_ascii=False))
         client.recv(PATIENCE)
 
@@ -77,7 +77,7 @@ def test_begins_with_the_newest_and_goes_on_with_each_once_in_order(
     collector: RunningCollector,
 ) -> None:
     send(collector, *range(1, 1301))
-    with running_command("tail", "--url", collector.url, "--json", "-n", 700) as tail:
+    with running_command("tail", "--url", collector.http_url, "--json", "-n", 700) as tail:
         tail.wait_for_lines(700)
         assert shown(tail) == list(range(601, 1301))
         send(collector, *range(1301, 2501))  # more than one page, between two looks
@@ -93,7 +93,7 @@ def test_large_events_that_fit_into_no_page_are_all_shown() -> None:
     with collector_running(max_message_bytes=32 * 1024 * 1024) as collector:
         large = {"text": "x" * 1_000_000}  # eight of them are the most that one answer has
         send(collector, *range(1, 14), data=large)
-        with running_command("tail", "--url", collector.url, "--json", "-n", 12) as tail:
+        with running_command("tail", "--url", collector.http_url, "--json", "-n", 12) as tail:
             tail.wait_for_lines(12)
             assert shown(tail) == list(range(2, 14))
             send(collector, *range(14, 27), data=large)  # in one transaction: seen by one look
@@ -103,7 +103,7 @@ def test_large_events_that_fit_into_no_page_are_all_shown() -> None:
 
 def test_more_are_asked_for_than_there_are(collector: RunningCollector) -> None:
     send(collector, 1, 2)
-    with running_command("tail", "--url", collector.url, "--json", "-n", 10**9) as tail:
+    with running_command("tail", "--url", collector.http_url, "--json", "-n", 10**9) as tail:
         tail.wait_for_lines(2)
         assert shown(tail) == [1, 2]
 
@@ -118,7 +118,7 @@ def test_events_to_begin_with_are_not_all_in_memory(tmp_path: Path) -> None:
 
 def peak_of_tail(collector: RunningCollector, count: int, output: Path) -> int:
     """The most bytes of memory that it took to begin with so many events of 50 kB."""
-    arguments = command("tail", "--url", collector.url, "-n", count)
+    arguments = command("tail", "--url", collector.http_url, "-n", count)
     with (
         output.open("wb") as stream,
         subprocess.Popen(arguments, env=environment(), stdout=stream) as tail,
@@ -136,7 +136,7 @@ def peak_of_tail(collector: RunningCollector, count: int, output: Path) -> int:
 def test_with_none_of_the_old_ones_it_shows_only_what_comes(collector: RunningCollector) -> None:
     send(collector, 1)
     seqs = iter(range(2, 10_000))
-    with running_command("tail", "--url", collector.url, "--json", "-n", 0) as tail:
+    with running_command("tail", "--url", collector.http_url, "--json", "-n", 0) as tail:
 
         def is_shown_after_one_more() -> bool:
             send(collector, next(seqs))
@@ -170,7 +170,7 @@ def test_filters_hold_for_what_is_there_and_for_what_comes(
 
     send_three(1)
     arguments = ["--json", *arguments]
-    with running_command("tail", "--url", collector.url, *arguments) as tail:
+    with running_command("tail", "--url", collector.http_url, *arguments) as tail:
         if expected:
             tail.wait_for_lines(1)
         else:
@@ -190,7 +190,7 @@ def wait_for_a_look(tail: Running) -> None:
 
 def test_plain_line_has_its_fields_between_tabs(collector: RunningCollector) -> None:
     send(collector, 7, type_="a\tb", data={"x": "y z"})
-    with running_command("tail", "--url", collector.url) as tail:
+    with running_command("tail", "--url", collector.http_url) as tail:
         tail.wait_for_lines(1)
         time, session, seq, type_, data = tail.lines[0].split("\t")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", time)
@@ -208,7 +208,7 @@ def test_hostile_text_is_escaped_in_a_pipe(
     arguments: list[str], collector: RunningCollector
 ) -> None:
     hostile_event(collector)
-    with running_command("tail", "--url", collector.url, *arguments) as tail:
+    with running_command("tail", "--url", collector.http_url, *arguments) as tail:
         tail.wait_for_lines(1)
         line = tail.lines[0]
     assert line.replace("\t", "").isprintable()
@@ -219,7 +219,7 @@ def test_hostile_text_is_escaped_in_a_pipe(
 def test_terminal_gets_colours_and_nothing_else_that_moves_it(collector: RunningCollector) -> None:
     hostile_event(collector)
     send(collector, 2, type_="ship_hit")
-    with Terminal("tail", "--url", collector.url) as terminal:
+    with Terminal("tail", "--url", collector.http_url) as terminal:
         terminal.wait_for(b"ship_hit")
         assert terminal.end(signal.SIGINT) == 0
     text = terminal.shown.decode()
@@ -231,7 +231,7 @@ def test_terminal_gets_colours_and_nothing_else_that_moves_it(collector: Running
 @needs_posix
 def test_no_colours_where_none_are_wanted(collector: RunningCollector) -> None:
     send(collector, 1)
-    with Terminal("tail", "--url", collector.url, NO_COLOR="1") as terminal:
+    with Terminal("tail", "--url", collector.http_url, NO_COLOR="1") as terminal:
         terminal.wait_for(b"number")
         assert b"\x1b" not in terminal.shown
 
@@ -270,7 +270,7 @@ class running_command_beside:  # noqa: N801 - used as the function that it wraps
     def __enter__(self) -> Running:
         with collector_running(**self._options) as collector:
             send(collector, *range(1, self._count + 1))
-            self._command = running_command("tail", "--url", collector.url, "--json")
+            self._command = running_command("tail", "--url", collector.http_url, "--json")
             tail = self._command.__enter__()
             try:
                 tail.wait_for_lines(self._count)
@@ -286,7 +286,7 @@ class running_command_beside:  # noqa: N801 - used as the function that it wraps
 
 def test_what_comes_after_all_was_deleted_is_shown(collector: RunningCollector) -> None:
     send(collector, 1, 2)
-    with running_command("tail", "--url", collector.url, "--json") as tail:
+    with running_command("tail", "--url", collector.http_url, "--json") as tail:
         tail.wait_for_lines(2)
         assert collector.request("DELETE", "/api/events").status == 204
         send(collector, 1, 2, 3)
@@ -299,7 +299,7 @@ def test_reader_that_has_enough_ends_it_quietly_even_if_nothing_comes(
     collector: RunningCollector,
 ) -> None:
     send(collector, *range(1, 6))
-    with command_without_reader("tail", "--url", collector.url, until=b"shot") as tail:
+    with command_without_reader("tail", "--url", collector.http_url, until=b"shot") as tail:
         _, errors = tail.communicate(timeout=PATIENCE)
     assert (tail.returncode, errors) == (0, b"")
 
@@ -307,7 +307,7 @@ def test_reader_that_has_enough_ends_it_quietly_even_if_nothing_comes(
 @needs_full_disk
 def test_full_disk_is_one_line_and_exit_code_2(collector: RunningCollector) -> None:
     send(collector, 1)
-    told = run_command_onto_full_disk("tail", "--url", collector.url)
+    told = run_command_onto_full_disk("tail", "--url", collector.http_url)
 
     assert told.returncode == 2
     (line,) = told.stderr.splitlines()
@@ -400,7 +400,7 @@ def test_answer_without_end_is_refused(gateway: ClosingGateway) -> None:
 
     assert told.returncode == 2
     (line,) = told.stderr.splitlines()
-    assert "more than 64 MiB" in line
+    assert "larger than 64 MiB" in line
 
 
 class _Endless(_Forwarding):
@@ -418,11 +418,11 @@ class _Endless(_Forwarding):
 def test_token_is_shown_to_the_collector_alone() -> None:
     with collector_running(token=TOKEN) as collector:
         send(collector, 1, token=TOKEN)
-        refused = run_command("tail", "--url", collector.url, "--token", "wrong")
+        refused = run_command("tail", "--url", collector.http_url, "--token", "wrong")
         assert refused.returncode == 2
         assert "--token" in refused.stderr
         variables = {"REDVSBLUE_COLLECTOR_TOKEN": TOKEN}
-        with running_command("tail", "--url", collector.url, **variables) as tail:
+        with running_command("tail", "--url", collector.http_url, **variables) as tail:
             tail.wait_for_lines(1)
             assert TOKEN not in tail.said
 
@@ -430,8 +430,8 @@ def test_token_is_shown_to_the_collector_alone() -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("http://127.0.0.1:{free}", "doesn't answer"),
-        ("ws://127.0.0.1:3000/telemetry", "no URL of a collector's page"),
+        ("http://127.0.0.1:{free}", "does not respond"),
+        ("ws://127.0.0.1:3000/telemetry", "not the URL of a collector's page"),
         ("http://user:secret@127.0.0.1", "--token"),
         ("http://127.0.0.1:notaport", "port"),
     ],

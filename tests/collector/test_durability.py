@@ -556,13 +556,13 @@ def test_locked_database_loses_nothing(db: Path, caplog: pytest.LogCaptureFixtur
     unable = f"{UNABLE}{db}: database is locked"
     with (
         collector_running(db=db, busy_timeout=0.1) as collector,
-        streaming(collector.ws_url, 1) as clients,
+        streaming(collector.url, 1) as clients,
     ):
         assert wait_until(lambda: all(client.acknowledged for client in clients), PATIENCE)
         with locked(db):
             assert wait_until(lambda: health_of(collector.port) == 503, PATIENCE)
             assert unable in caplog.messages
-            assert_nothing_is_acknowledged(collector.ws_url)
+            assert_nothing_is_acknowledged(collector.url)
             assert_data_is_held_back(clients)
         assert_all_comes_by_itself(clients)
         assert health_of(collector.port) == 200

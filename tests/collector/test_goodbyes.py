@@ -80,7 +80,7 @@ def test_last_words_of_a_client_that_goes_are_stored(
         raw = socket.create_connection(("127.0.0.1", collector.port), PATIENCE)
         with raw, raw.makefile("rb") as answers, locked(path):
             send_and_go(raw, answers, 300, goodbye)
-        assert wait_until(lambda: collector.stats()["connections"] == 0, PATIENCE)
+        assert wait_until(lambda: collector.stats().connections == 0, PATIENCE)
         assert wait_until(lambda: len(seqs(collector)) == 300, PATIENCE)
         assert seqs(collector) == list(range(1, 301))
     assert caplog.records == []

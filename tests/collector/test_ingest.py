@@ -45,7 +45,7 @@ def lines(*numbers: int, session: str = "s") -> str:
 @contextlib.contextmanager
 def client_of(collector: RunningCollector, acks: bool = True) -> Iterator[ClientConnection]:
     headers = ACKS if acks else {}
-    with connect(collector.ws_url, additional_headers=headers, proxy=None) as client:
+    with connect(collector.url, additional_headers=headers, proxy=None) as client:
         yield client
 
 
@@ -74,7 +74,7 @@ def read_to_the_end(client: ClientConnection) -> tuple[list[int], int]:
 
 
 def seqs(collector: RunningCollector, session: str = "s") -> list[int]:
-    return [e["seq"] for e in collector.events() if e["sessionId"] == session]
+    return [event.seq for event in collector.events if event.session_id == session]
 
 
 def metric(collector: RunningCollector, name: str) -> float:
@@ -115,7 +115,7 @@ def have_been_read(collector: RunningCollector, *clients: ClientConnection) -> N
 def game(collector: RunningCollector, **settings: Any) -> Iterator[Telemetry]:
     """A real client, that is in a hurry."""
     quick = {"backoff_base": 0.02, "backoff_max": 0.1, "drain_interval": 0.01}
-    chosen = TelemetrySettings(enabled=True, url=collector.ws_url, **(quick | settings))
+    chosen = TelemetrySettings(enabled=True, url=collector.url, **(quick | settings))
     telemetry = Telemetry(chosen).start()
     try:
         yield telemetry
@@ -151,7 +151,7 @@ def test_both_formats_are_taken_in_both_kinds_of_message(
         client.send(encode(write(4)))
         assert next_ack(client) == 2
     assert seqs(collector) == [1, 2, 3, 4]
-    assert collector.stats()["rejected"] == 0
+    assert collector.stats().rejected == 0
 
 
 def test_formats_and_kinds_may_alternate_on_one_connection(collector: RunningCollector) -> None:
@@ -171,7 +171,7 @@ def test_games_deliver_in_both_formats(collector: RunningCollector) -> None:
                 telemetry.emit("hit", {"ü": [1.5, None]})
             assert telemetry.flush(PATIENCE)
         assert seqs(collector, wire_format) == list(range(1, 201))
-        assert collector.stats()["sessions"] == number
+        assert collector.stats().sessions == number
 
 
 def test_good_events_of_a_bad_message_are_stored_and_the_bad_kept(
@@ -186,11 +186,11 @@ def test_good_events_of_a_bad_message_are_stored_and_the_bad_kept(
         client.send(array(6))
         assert next_ack(client) == 3
     assert seqs(collector) == [1, 2, 4, 5, 6]
-    torn, seven, incomplete = collector.rejected()
-    assert incomplete["text"] == long[:1024]
-    assert "required field `type`" in incomplete["reason"]
-    assert seven["text"] == "7"
-    assert torn["text"] == '{"type": "torn'
+    torn, seven, incomplete = collector.rejected
+    assert incomplete.text == long[:1024]
+    assert "required field `type`" in incomplete.reason
+    assert seven.text == "7"
+    assert torn.text == '{"type": "torn'
 
 
 @pytest.mark.parametrize(
@@ -214,15 +214,15 @@ def test_message_without_any_event_is_rejected_and_acknowledged(
         client.send(array(1))
         assert next_ack(client) == 2
     assert seqs(collector) == [1]
-    (rejected,) = collector.rejected()
-    assert reason in rejected["reason"]
+    (rejected,) = collector.rejected
+    assert reason in rejected.reason
 
 
 def test_message_of_no_events_is_acknowledged(collector: RunningCollector) -> None:
     with client_of(collector) as client:
         client.send("[]")
         assert next_ack(client) == 1
-    assert collector.stats()["events"] == collector.stats()["rejected"] == 0
+    assert collector.stats().events == collector.stats().rejected == 0
 
 
 def test_event_is_stored_once_however_often_it_comes(collector: RunningCollector) -> None:
@@ -237,7 +237,7 @@ def test_event_is_stored_once_however_often_it_comes(collector: RunningCollector
         assert next_ack(one) == 3
     assert seqs(collector) == [1, 2, 3, 4]
     assert seqs(collector, "another") == [1]
-    assert collector.stats()["repeats"] == 4
+    assert collector.stats().repeats == 4
     assert collector.get("/api/sessions/s").json()["repeats"] == 4
 
 
@@ -260,17 +260,16 @@ def test_acks_are_cumulative_and_each_connection_has_its_own(collector: RunningC
 
 
 def test_nothing_is_acknowledged_before_it_is_committed(patient: RunningCollector) -> None:
-    assert patient.options.db is not None
     with client_of(patient) as client:
-        with locked(patient.options.db):
+        with locked(patient.db):
             client.send(array(1))
             client.send(array(2))
             have_been_read(patient, client)
             with pytest.raises(TimeoutError):
                 client.recv(timeout=0.3)  # long, for what would take a millisecond
-            assert patient.stats()["events"] == 0
+            assert patient.stats().events == 0
         assert next_ack(client) >= 1
-        with contextlib.closing(sqlite3.connect(patient.options.db)) as other:
+        with contextlib.closing(sqlite3.connect(patient.db)) as other:
             assert other.execute("SELECT count(*) FROM events").fetchone()[0] >= 1
         client.send(array(3))
         acks_up_to(client, 3)
@@ -282,7 +281,7 @@ def test_client_that_asks_for_no_acks_gets_none_and_is_served(
     offer: str | None, collector: RunningCollector
 ) -> None:
     headers = {} if offer is None else {"Telemetry-Ack": offer}
-    with connect(collector.ws_url, additional_headers=headers, proxy=None) as client:
+    with connect(collector.url, additional_headers=headers, proxy=None) as client:
         assert client.response is not None
         assert "Telemetry-Ack" not in client.response.headers
         for number in range(1, 101):
@@ -297,7 +296,7 @@ def test_client_that_asks_for_no_acks_gets_none_and_is_served(
 
 def test_client_that_asks_for_acks_is_promised_them(collector: RunningCollector) -> None:
     headers = {"telemetry-ack": " Cumulative"}
-    with connect(collector.ws_url, additional_headers=headers, proxy=None) as client:
+    with connect(collector.url, additional_headers=headers, proxy=None) as client:
         assert client.response is not None
         assert client.response.headers["Telemetry-Ack"] == "cumulative"
         client.send(array(1))
@@ -315,12 +314,11 @@ def test_game_that_wants_no_confirmation_is_served(collector: RunningCollector) 
 
 
 def test_one_commit_stores_what_came_on_many_connections(patient: RunningCollector) -> None:
-    assert patient.options.db is not None
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(client_of(patient)) for _ in range(20)]
-        before = commits(patient.options.db)
+        before = commits(patient.db)
         assert metric(patient, "groups_stored") == 0
-        with locked(patient.options.db):
+        with locked(patient.db):
             for number, client in enumerate(clients):
                 client.send(array(1, session=f"s{number}"))
                 client.send(array(2, session=f"s{number}"))
@@ -328,9 +326,9 @@ def test_one_commit_stores_what_came_on_many_connections(patient: RunningCollect
         for client in clients:
             assert acks_up_to(client, 2)[-1] == 2
         # One for what was taken when the first message came, one for all that came meanwhile.
-        assert 1 <= commits(patient.options.db) - before <= 2
-        assert metric(patient, "groups_stored") == commits(patient.options.db) - before
-    assert patient.stats()["events"] == 40
+        assert 1 <= commits(patient.db) - before <= 2
+        assert metric(patient, "groups_stored") == commits(patient.db) - before
+    assert patient.stats().events == 40
 
 
 # When it can't be stored.
@@ -342,22 +340,22 @@ def test_what_can_not_be_stored_is_not_acknowledged_and_the_client_told(
     with client_of(hasty) as client, client_of(hasty) as idle:
         client.send(array(1))
         assert next_ack(client) == 1
-        with locked(hasty.options.db):
+        with locked(hasty.db):
             client.send(array(2))
             assert read_to_the_end(client) == ([], 1013)
             health = hasty.get("/healthz")
             assert (health.status, health.body) == (503, b"events can't be stored\n")
-            assert "database is locked" in hasty.stats()["lastError"]
+            assert "database is locked" in hasty.stats().last_error
             assert metric(hasty, "storage_failures") == 1
         idle.send(array(3, session="other"))  # who sent nothing meanwhile is not to blame
         assert next_ack(idle) == 1
     assert hasty.get("/healthz").status == 200
-    assert hasty.stats()["lastError"] is None
+    assert hasty.stats().last_error is None
     assert (seqs(hasty), seqs(hasty, "other")) == ([1], [3])
 
 
 def test_client_without_acks_is_told_as_well(hasty: RunningCollector) -> None:
-    with client_of(hasty, acks=False) as client, locked(hasty.options.db):
+    with client_of(hasty, acks=False) as client, locked(hasty.db):
         client.send(array(1))
         assert read_to_the_end(client) == ([], 1013)
 
@@ -366,7 +364,7 @@ def test_game_keeps_what_can_not_be_stored_and_delivers_it_later(hasty: RunningC
     with game(hasty) as telemetry:
         telemetry.emit("hit")
         assert telemetry.flush(PATIENCE)
-        with locked(hasty.options.db):
+        with locked(hasty.db):
             for _ in range(300):
                 telemetry.emit("hit")
             assert wait_until(lambda: metric(hasty, "storage_failures") >= 3, PATIENCE)
@@ -378,7 +376,7 @@ def test_game_keeps_what_can_not_be_stored_and_delivers_it_later(hasty: RunningC
         assert telemetry.stats().delivered == 301
         assert hasty.get("/healthz").status == 200
         assert seqs(hasty, telemetry.session_id) == list(range(1, 302))
-    assert hasty.stats()["repeats"] == 0
+    assert hasty.stats().repeats == 0
 
 
 def test_order_is_kept_through_failures(tmp_path: Path) -> None:
@@ -414,7 +412,7 @@ def test_order_is_kept_through_failures(tmp_path: Path) -> None:
             emitted = telemetry.stats().emitted
             assert telemetry.stats().delivered == emitted
             assert seqs(collector, telemetry.session_id) == list(range(1, emitted + 1))
-        assert collector.stats()["missing"] == 0
+        assert collector.stats().missing == 0
 
 
 # Limits.
@@ -446,7 +444,7 @@ def test_game_takes_a_batch_that_is_too_large_apart() -> None:
             assert (stats.delivered, stats.dropped) == (59, 1)
             expected = [seq for seq in range(1, 61) if seq != 31]
             assert seqs(collector, telemetry.session_id) == expected
-        assert collector.stats()["missing"] == 1
+        assert collector.stats().missing == 1
 
 
 def test_no_more_clients_than_may() -> None:
@@ -460,7 +458,7 @@ def test_no_more_clients_than_may() -> None:
             assert next_ack(client) == 1
         with client_of(collector) as third:
             assert read_to_the_end(third) == ([], 1013)
-        assert collector.stats()["connections"] == 2
+        assert collector.stats().connections == 2
         with game(collector) as telemetry:
             telemetry.emit("hit")
             refused = "the server closed with code 1013"
@@ -479,7 +477,7 @@ def test_who_sends_too_much_is_refused_and_what_came_before_is_stored(tmp_path: 
         client_of(collector) as client,
         client_of(collector) as other,
     ):
-        with locked(collector.options.db):
+        with locked(collector.db):
             client.send(array(*range(1, 61)))
             client.send(array(*range(61, 1101)))  # some of it is within what is left
             client.send(array(1101))
@@ -544,7 +542,7 @@ def test_client_that_sends_more_than_is_stored_has_to_wait(
 ) -> None:
     large = frame(Opcode.TEXT, array(1).ljust(size).encode())
     with client_of(patient) as client:
-        with locked(patient.options.db):
+        with locked(patient.db):
             sent = fill(client.socket, large, 40_000_000)
             # What may wait, and what fits between: a message in hand, and the sockets' buffers.
             assert sent < most + 2 * size + 13_000_000
@@ -552,7 +550,7 @@ def test_client_that_sends_more_than_is_stored_has_to_wait(
         client.socket.sendall(large[sent % len(large) :])
         whole = sent // len(large) + 1
         assert acks_up_to(client, whole)[-1] == whole
-    assert wait_until(lambda: patient.stats()["repeats"] == whole - 1, PATIENCE)
+    assert wait_until(lambda: patient.stats().repeats == whole - 1, PATIENCE)
 
 
 # Clients that go.
@@ -587,9 +585,9 @@ def test_client_that_goes_leaves_its_events_and_nothing_else(
     with (
         socket.create_connection(("127.0.0.1", patient.port), PATIENCE) as raw,
         raw.makefile("rb") as answers,
-        locked(patient.options.db),
+        locked(patient.db),
     ):
         send_and_go(raw, answers, 50, goodbye)
-        assert wait_until(lambda: patient.stats()["connections"] == 0, PATIENCE)
+        assert wait_until(lambda: patient.stats().connections == 0, PATIENCE)
     assert wait_until(lambda: len(seqs(patient)) == 50, PATIENCE)
     assert caplog.records == []

@@ -55,7 +55,7 @@ def client_of(
     collector: RunningCollector | LimitedCollectors, acks: bool = True, token: str | None = None
 ) -> Iterator[ClientConnection]:
     headers = (ACKS if acks else {}) | bearer(token)
-    with connect(collector.ws_url, additional_headers=headers, proxy=None) as client:
+    with connect(collector.url, additional_headers=headers, proxy=None) as client:
         yield client
 
 
@@ -81,7 +81,7 @@ def have_been_read(collector: RunningCollector, *clients: ClientConnection) -> N
 def game(collector: RunningCollector | LimitedCollectors) -> Iterator[Telemetry]:
     """A real client, that is in a hurry."""
     quick: dict[str, Any] = {"backoff_base": 0.02, "backoff_max": 0.1, "drain_interval": 0.01}
-    telemetry = Telemetry(TelemetrySettings(enabled=True, url=collector.ws_url, **quick)).start()
+    telemetry = Telemetry(TelemetrySettings(enabled=True, url=collector.url, **quick)).start()
     try:
         yield telemetry
     finally:
@@ -199,7 +199,7 @@ def test_port_that_is_taken_is_told_and_nothing_is_touched(path: Path) -> None:
     with collector_running() as first:
         expected = rf"cannot listen on 127\.0\.0\.1:{first.port}: .*; choose another --port"
         with pytest.raises(OptionsError, match=expected):
-            RunningCollector(Options(port=first.port, db=path)).start()
+            RunningCollector(port=first.port, db=path).start()
         assert not path.exists()
         with client_of(first) as client:
             client.send(message(1))
@@ -209,7 +209,7 @@ def test_port_that_is_taken_is_told_and_nothing_is_touched(path: Path) -> None:
 def test_database_that_can_not_be_used_is_told_and_the_port_is_free_again(tmp_path: Path) -> None:
     port = free_port()
     with pytest.raises(DatabaseError, match="unable to open database file"):
-        RunningCollector(Options(port=port, db=tmp_path)).start()
+        RunningCollector(port=port, db=tmp_path).start()
     with collector_running(port=port) as collector:
         assert collector.port == port
 
@@ -220,11 +220,11 @@ def test_game_reaches_it_wherever_it_listens(host: str) -> None:
         pytest.skip(f"this machine has no {host}")
     shown = f"[{host}]" if ":" in host else host
     with collector_running(host=host) as collector:
-        assert collector.url == f"http://{shown}:{collector.port}"
+        assert collector.http_url == f"http://{shown}:{collector.port}/"
         with game(collector) as telemetry:
             telemetry.emit("hit")
             assert telemetry.flush(PATIENCE)
-        assert collector.stats()["events"] == 1
+        assert collector.stats().events == 1
 
 
 @pytest.mark.parametrize("options", [{"token": "secret"}, {"insecure": True}], ids=repr)
@@ -271,13 +271,13 @@ class LimitedCollectors:
         arguments = [sys.executable, "-c", LIMITED, str(path), *limits]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(arguments, text=True, **pipes)
-        self.ws_url = ""
+        self.url = ""
 
     def start_next(self) -> tuple[int, int]:
         """The limits that it has then."""
         assert self.process.stdout is not None
         url, soft, hard = self.process.stdout.readline().split()
-        self.ws_url = f"ws{url.removeprefix('http')}telemetry"
+        self.url = f"ws{url.removeprefix('http')}telemetry"
         return int(soft), int(hard)
 
     def stop(self) -> None:
@@ -324,7 +324,7 @@ def test_clients_are_served_on_when_no_more_files_can_be_opened(path: Path) -> N
     need_limit(64)
     with LimitedCollectors(path, "64,64") as collectors, contextlib.ExitStack() as stack:
         collectors.start_next()
-        address = ("127.0.0.1", urlsplit(collectors.ws_url).port)
+        address = ("127.0.0.1", urlsplit(collectors.url).port)
         client = stack.enter_context(client_of(collectors))
         crowd = stack.enter_context(contextlib.ExitStack())
         for _ in range(100):
@@ -407,7 +407,7 @@ def test_games_lose_nothing_and_nothing_is_stored_twice_when_it_is_restarted(pat
                 telemetry.emit("hit", at=time.time())
 
     with contextlib.ExitStack() as stack:
-        collector = RunningCollector(Options(port=0, db=path))
+        collector = RunningCollector(port=0, db=path)
         collector.start()
         games = [stack.enter_context(game(collector)) for _ in range(4)]
         playing = [threading.Thread(target=play, args=[telemetry]) for telemetry in games]
@@ -427,7 +427,7 @@ def test_games_lose_nothing_and_nothing_is_stored_twice_when_it_is_restarted(pat
                 for telemetry in games:
                     acknowledged = telemetry.stats().delivered
                     assert len(stored(path, telemetry.session_id)) >= acknowledged
-                collector = RunningCollector(Options(port=collector.port, db=path))
+                collector = RunningCollector(port=collector.port, db=path)
                 collector.start()
             stack.callback(collector.stop)
         finally:
@@ -440,7 +440,7 @@ def test_games_lose_nothing_and_nothing_is_stored_twice_when_it_is_restarted(pat
             assert (stats.delivered, stats.dropped) == (stats.emitted, 0)
             assert stats.reconnects >= 3
             assert stored(path, telemetry.session_id) == list(range(1, stats.emitted + 1))
-        assert collector.stats()["missing"] == 0
+        assert collector.stats().missing == 0
 
 
 def test_client_that_does_not_answer_holds_nobody_up(path: Path) -> None:
@@ -489,7 +489,7 @@ def test_what_was_stored_before_is_known_after_a_restart(path: Path) -> None:
             client.send(message(1, 2, ack + 10))
             assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
             stats = collector.stats()
-            assert (stats["events"], stats["repeats"]) == (2 + ack, 2 * (ack - 1))
+            assert (stats.events, stats.repeats) == (2 + ack, 2 * (ack - 1))
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
@@ -527,6 +527,6 @@ def test_it_can_be_told_to_end_before_it_has_begun() -> None:
 @pytest.mark.parametrize("port", [-1, 65_536])
 def test_port_that_is_none_is_refused_and_leaves_no_socket(port: int, path: Path) -> None:
     with pytest.raises(OptionsError, match=f"{port}"):
-        RunningCollector(Options(port=port, db=path)).start()
+        RunningCollector(port=port, db=path).start()
     assert not path.exists()
     gc.collect()  # a socket that was left open is a warning, and fails the test

@@ -84,7 +84,7 @@ def event_text(data: str = "{}", **fields: Any) -> str:
 
 def send(collector: RunningCollector, *messages: str) -> None:
     """Send messages unchanged, and wait until they are stored."""
-    with connect(collector.ws_url, additional_headers=OFFER, max_size=None) as websocket:
+    with connect(collector.url, additional_headers=OFFER, max_size=None) as websocket:
         for message in messages:
             websocket.send(message)
         while json.loads(websocket.recv(timeout=20))["ack"] < len(messages):

@@ -19,8 +19,8 @@ from rich.live import Live
 from rich.text import Text
 
 from ...collector.client import CollectorClient, CollectorError
+from ...collector.models import EventFilter
 from ...collector.server import Options, serve
-from ...collector.storage.queries import EventFilter
 from ...settings import is_killed
 from .._arguments import FiniteFloatRange
 from .._runner import run, stopped_by_signals
@@ -30,7 +30,6 @@ from .game import Progress
 __all__ = ["Counts", "demo", "differences", "progress_line"]
 
 _DIFFERS, _INTERRUPTED = 1, 130
-_PAGE = 1000  # events in one answer of the collector
 
 
 class Counts(msgspec.Struct):
@@ -266,11 +265,7 @@ def count(url: str, session_id: str) -> Counts:
     """Ask the collector what it has of a session, event by event."""
     wanted = EventFilter(session=session_id)
     with contextlib.closing(CollectorClient(url)) as asker:
-        numbers: list[int] = []
-        after = 0
-        while page := asker.events(wanted, after=after, limit=_PAGE):
-            numbers += [event.seq for event in page]
-            after = page[-1].arrival
+        numbers = [event.seq for event in asker.iter_events(wanted)]
         session = asker.session(session_id)
     return Counts(len(numbers), len(set(numbers)), session.repeats, session.missing)
 

@@ -7,8 +7,8 @@ import time
 
 import msgspec
 
+from ...collector.models import EventFilter, RejectedMessage, Session, SessionDetail
 from ...collector.storage import queries
-from ...collector.storage.queries import EventFilter, RejectedMessage, Session, SessionDetail
 from .._output import Counted
 from .stats import Distribution, FrameTimes, Timeline, frame_time
 

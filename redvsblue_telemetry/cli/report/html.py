@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ... import __version__
-from ...collector.storage.queries import RejectedMessage, SessionDetail
+from ...collector.models import RejectedMessage, SessionDetail
 from . import charts
 from .data import SHOWN_TYPES, Report
 from .escape import in_html

@@ -23,11 +23,19 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..ingest import Ingest
+from ..models import (
+    EventFilter,
+    EventPage,
+    LiveUpdate,
+    RejectedPage,
+    SessionPage,
+    Stats,
+    StoredEvent,
+)
 from ..storage import queries
 from ..storage.database import Database, DatabaseError
-from ..storage.queries import EventFilter
 from ..storage.thread import WriterThread
-from .live import Arrived, Live, Look
+from .live import Live
 from .metrics import Metrics
 
 __all__ = ["Api"]
@@ -39,7 +47,6 @@ _READERS = 4  # threads at once: what is asked must leave the processor to inges
 _FILTERS = ("type", "session", "text")
 _PAGING = ("after", "before", "limit", "order")
 _Answer = TypeVar("_Answer")
-_Event = TypeVar("_Event", Arrived, queries.StoredEvent)
 
 
 class _BadRequestError(Exception):
@@ -134,9 +141,7 @@ class Api:
         """Some events, in the order of their arrival; or, by DELETE, none any more.
 
         Takes ``type``, ``session``, ``text``, ``after``, ``before``, ``limit``, ``order`` and
-        ``data``, and answers ``{"events": [StoredEvent], "next": arrival}``: ``next`` is what to
-        give as ``after`` (as ``before`` with ``order=desc``) to go on. There are none only at the
-        end.
+        ``data``, and answers an :class:`EventPage`. Only a page after the last event is empty.
         """
         if request.method == "DELETE":
             return await self._delete_events(request)
@@ -156,7 +161,7 @@ class Api:
         )
         following = found[-1].arrival if found else (before or 0 if newest_first else after)
         events = _with_data_as_text(found) if as_text else found
-        return _json({"events": events, "next": following})
+        return _json(EventPage(events, following))
 
     async def _delete_events(self, request: Request) -> Response:
         """Delete all that is stored. Takes nothing, and answers nothing, with 204."""
@@ -170,8 +175,7 @@ class Api:
     async def _sessions(self, request: Request) -> Response:
         """The sessions, the one that was heard of last first.
 
-        Takes ``limit`` and ``offset``, and answers ``{"sessions": [Session]}``, each of them with
-        ``connected``: whether a client that has sent events of it is connected now.
+        Takes ``limit`` and ``offset``, and answers a :class:`SessionPage`.
         """
         _check(request, "limit", "offset")
         limit, offset = _limit(request), _number(request, "offset") or 0
@@ -179,27 +183,24 @@ class Api:
             lambda connection: queries.sessions(connection, limit=limit, offset=offset)
         )
         connected = self._ingest.connected_sessions
-        shown = [
-            msgspec.to_builtins(session) | {"connected": session.session_id in connected}
-            for session in found
-        ]
-        return _json({"sessions": shown})
+        for session in found:
+            session.connected = session.session_id in connected
+        return _json(SessionPage(found))
 
     async def _session(self, request: Request) -> Response:
-        """One session: a ``SessionDetail`` with ``connected``; 404 if there is none of this id."""
+        """One :class:`SessionDetail`; 404 if there is no session with this id."""
         _check(request)
         session_id = request.path_params["session_id"]
         found = await self._read(lambda connection: queries.session(connection, session_id))
         if found is None:
             return _error(404, f"there is no session {session_id[:_ECHOED]!r}")
-        is_connected = session_id in self._ingest.connected_sessions
-        return _json(msgspec.to_builtins(found) | {"connected": is_connected})
+        found.connected = session_id in self._ingest.connected_sessions
+        return _json(found)
 
     async def _rejected(self, request: Request) -> Response:
         """What was rejected, the newest first unless ``order=asc``.
 
-        Takes ``after``, ``before``, ``limit`` and ``order``, and answers ``{"rejected":
-        [RejectedMessage], "next": arrival}``.
+        Takes ``after``, ``before``, ``limit`` and ``order``, and answers a :class:`RejectedPage`.
         """
         _check(request, *_PAGING)
         after, before, limit = _cursor(request)
@@ -210,23 +211,23 @@ class Api:
             )
         )
         following = found[-1].arrival if found else (before or 0 if newest_first else after)
-        return _json({"rejected": found, "next": following})
+        return _json(RejectedPage(found, following))
 
     async def _stats(self, request: Request) -> Response:
-        """How much there is of everything: ``Totals``, ``connections`` and ``lastError``."""
+        """How much there is of everything, as :class:`Stats`."""
         _check(request)
         totals = await self._read(queries.totals)
         error = self._storage.last_error
         return _json(
-            msgspec.to_builtins(totals)
-            | {
-                "connections": self._ingest.connections,
-                "lastError": None if error is None else str(error),
-            }
+            Stats(
+                **msgspec.structs.asdict(totals),
+                connections=self._ingest.connections,
+                last_error=None if error is None else str(error),
+            )
         )
 
     async def _stream(self, request: Request) -> Response:
-        """What comes, as server-sent events: a ``Look`` twice a second.
+        """What comes, as server-sent events: a :class:`LiveUpdate` twice a second.
 
         Takes ``type``, ``session``, ``text`` and ``data``.
         """
@@ -250,7 +251,7 @@ class Api:
 
 
 async def _as_server_sent_events(
-    looks: AsyncGenerator[Look, None], *, as_text: bool
+    looks: AsyncGenerator[LiveUpdate, None], *, as_text: bool
 ) -> AsyncGenerator[bytes, None]:
     encode = msgspec.json.Encoder().encode
     yield b"retry: 1000\n\n"  # a page tries again after a second
@@ -330,7 +331,7 @@ def _limit(request: Request) -> int:
 # Answers.
 
 
-def _with_data_as_text(events: list[_Event]) -> list[_Event]:
+def _with_data_as_text(events: list[StoredEvent]) -> list[StoredEvent]:
     """Return copies of the events whose data is a string that contains the JSON.
 
     ``JSON.parse`` in a browser would round the large numbers in it, and drop repeated keys.

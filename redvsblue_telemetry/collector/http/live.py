@@ -14,13 +14,11 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 
-import msgspec
-
 from ..messages import Event
+from ..models import EventFilter, LiveUpdate, StoredEvent
 from ..storage.database import Stored
-from ..storage.queries import EventFilter
 
-__all__ = ["Arrived", "Live", "Look"]
+__all__ = ["Live"]
 
 _HISTORY = 300  # seconds of counts
 _TYPES = 40  # that are counted apart in one second
@@ -32,47 +30,6 @@ _SHOWN = 40  # of them at most in one look
 _SHOWN_BYTES = 512 * 1024
 _INTERVAL = 0.5  # seconds between two looks
 _VIEWERS = 100  # at once
-
-
-class Arrived(msgspec.Struct, rename="camel", omit_defaults=True):
-    """An event, and the number of its arrival."""
-
-    arrival: int
-    session_id: str
-    seq: int
-    type: str
-    timestamp: int
-    id: str
-    data: msgspec.Raw
-    version: str | None = None
-
-
-class Look(msgspec.Struct, rename="camel"):
-    """What is new since the last look. The first one has what is there already."""
-
-    now: int
-    """Seconds since the epoch."""
-    seconds: list[tuple[int, dict[str, int]]]
-    """How many events of each type were stored in each second that is over; gaps are zeros.
-
-    With more than 40 types in a second, the others are counted together, as the type ``""``.
-    """
-    events: list[Arrived]
-    """The newest that fit the viewer's filter, oldest first; at most 40."""
-    arrived: int
-    """How many were stored since the last look, of whatever kind."""
-    skipped: int
-    """How many of those weren't looked at: too many came."""
-    matching: int
-    """How many of those that were looked at fit the viewer's filter."""
-    total: int
-    """How many were stored since the collector was started."""
-    repeats: int
-    """How many repeats came since the collector was started."""
-    rejected: int
-    """How much was rejected since the collector was started."""
-    connections: int
-    """How many clients are connected now."""
 
 
 class Live:
@@ -88,7 +45,7 @@ class Live:
     ) -> None:
         self._connections = connections
         self._clock = clock
-        self._newest: deque[Arrived] = deque()
+        self._newest: deque[StoredEvent] = deque()
         self._newest_bytes = 0
         self._seconds: deque[tuple[int, dict[str, int]]] = deque(maxlen=_HISTORY)
         self._total = self._repeats = self._rejected = 0
@@ -109,15 +66,15 @@ class Live:
         self._rejected += stored.rejected
         if events:
             skipped = max(0, len(events) - _OF_GROUP)
-            self._keep(events[skipped:], stored.first_arrival + skipped)
+            self._keep(events[skipped:], stored.first_arrival + skipped, stored.received)
             self._count(stored.by_type)
 
-    def _keep(self, events: list[Event], first_arrival: int) -> None:
+    def _keep(self, events: list[Event], first_arrival: int, received: int) -> None:
         newest = self._newest
         for number, event in enumerate(events, first_arrival):
-            arrived = _arrived(number, event)
-            newest.append(arrived)
-            self._newest_bytes += _size(arrived)
+            kept = _as_stored(event, number, received)
+            newest.append(kept)
+            self._newest_bytes += _size(kept)
         while len(newest) > _KEPT or (self._newest_bytes > _KEPT_BYTES and len(newest) > 1):
             self._newest_bytes -= _size(newest.popleft())
 
@@ -131,9 +88,9 @@ class Live:
             type_ = name if is_apart else ""
             counts[type_] = counts.get(type_, 0) + count
 
-    def _later_than(self, arrival: int) -> list[Arrived]:
+    def _later_than(self, arrival: int) -> list[StoredEvent]:
         """Those of the newest events that arrived later, the newest first."""
-        later: list[Arrived] = []
+        later: list[StoredEvent] = []
         for event in reversed(self._newest):
             if event.arrival <= arrival:
                 break
@@ -158,7 +115,7 @@ class Live:
         finally:
             self.viewers -= 1
 
-    async def watch(self, wanted: EventFilter) -> AsyncGenerator[Look, None]:
+    async def watch(self, wanted: EventFilter) -> AsyncGenerator[LiveUpdate, None]:
         """Look again and again, until the collector closes.
 
         Args:
@@ -171,7 +128,7 @@ class Live:
             fresh = self._later_than(seen)
             matching = wanted.matching(fresh)
             arrived, total = self._total - total, self._total
-            look = Look(
+            look = LiveUpdate(
                 now=now,
                 seconds=[entry for entry in self._seconds if second <= entry[0] < now],
                 events=_shown(matching),
@@ -190,9 +147,10 @@ class Live:
                 await asyncio.wait_for(self._closing.wait(), _INTERVAL)
 
 
-def _arrived(number: int, event: Event) -> Arrived:
-    return Arrived(
-        arrival=number,
+def _as_stored(event: Event, arrival: int, received: int) -> StoredEvent:
+    return StoredEvent(
+        arrival=arrival,
+        received=received,
         session_id=event.session_id,
         seq=event.seq,
         type=event.type,
@@ -203,9 +161,9 @@ def _arrived(number: int, event: Event) -> Arrived:
     )
 
 
-def _shown(newest_first: list[Arrived]) -> list[Arrived]:
+def _shown(newest_first: list[StoredEvent]) -> list[StoredEvent]:
     """As many of the newest as one look may have, oldest first."""
-    shown: list[Arrived] = []
+    shown: list[StoredEvent] = []
     size = 0
     for event in newest_first[:_SHOWN]:
         size += _size(event)
@@ -215,7 +173,7 @@ def _shown(newest_first: list[Arrived]) -> list[Arrived]:
     return shown[::-1]
 
 
-def _size(event: Arrived) -> int:
+def _size(event: StoredEvent) -> int:
     """About how many bytes an event takes that whoever sent it could choose."""
     texts = len(event.session_id) + len(event.type) + len(event.id) + len(event.version or "")
     return memoryview(event.data).nbytes + texts

@@ -113,6 +113,8 @@ class Stored(msgspec.Struct):
     rejected: int
     by_type: dict[str, int]
     """How many of the events have each type."""
+    received: int
+    """When they were stored, in milliseconds since the epoch."""
 
 
 class Database:
@@ -370,7 +372,7 @@ class Writer:
             "INSERT INTO rejected (received, reason, text) VALUES (?, ?, ?)",
             [(now, part.reason, part.text) for part in rejected],
         )
-        return Stored(new, first_arrival, repeats, len(rejected), counts)
+        return Stored(new, first_arrival, repeats, len(rejected), counts, now)
 
     def _insert(self, values: list[Any]) -> int:
         """Insert the events; returns the number of the first."""

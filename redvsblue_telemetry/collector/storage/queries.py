@@ -11,24 +11,17 @@ In memory, whoever reads keeps the writer waiting; in a file, its log can only g
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any
 
 import msgspec
 
+from ..models import EventFilter, RejectedMessage, Session, SessionDetail, StoredEvent, Totals
 from .seqranges import gaps as gaps_between
 
 __all__ = [
-    "EventFilter",
-    "Filterable",
-    "RejectedMessage",
-    "Session",
-    "SessionDetail",
-    "StoredEvent",
-    "Totals",
     "events",
     "newest_arrival",
     "rejected",
@@ -39,10 +32,11 @@ __all__ = [
     "totals",
 ]
 
-_COLUMNS = (
+_COLUMNS = (  # in the order of StoredEvent's fields
     "events.arrival, events.received, sessions.session_id, events.seq, types.name, "
-    "events.timestamp, events.id, events.version, events.data"
+    "events.timestamp, events.id, events.data, events.version"
 )
+_DATA = 7  # the index of the data in these
 # CROSS JOIN keeps the order of the tables: from the events, which then need no sorting.
 _TABLES = (
     "events CROSS JOIN sessions ON sessions.key = events.session "
@@ -52,7 +46,6 @@ _SESSION_COLUMNS = (
     "session_id, version, events, repeats, missing, highest, first_timestamp, last_timestamp, "
     "first_received, last_received"
 )
-_Found = TypeVar("_Found", bound="Filterable")
 _CHUNK = 1000
 _WINDOW = 20_000  # events that one query may look at
 _MOST_BYTES = 8 * 1024 * 1024  # of data in one answer
@@ -61,134 +54,22 @@ _TYPES = 1000  # that are told, the most frequent ones
 _PART = 2**32
 
 
-class StoredEvent(msgspec.Struct, rename="camel", omit_defaults=True):
-    """An event as it came, and when it came. Times are in milliseconds since the epoch."""
-
-    arrival: int
-    received: int
-    """By the clock of the collector's machine."""
-    session_id: str
-    seq: int
-    type: str
-    timestamp: int
-    """By the clock of the player's machine."""
-    id: str
-    data: msgspec.Raw
-    version: str | None = None
-
-
-class Session(msgspec.Struct, rename="camel"):
-    """One run of a game."""
-
-    session_id: str
-    version: str | None
-    events: int
-    """How many are stored, each counted once."""
-    repeats: int
-    """How many came that were there already."""
-    missing: int
-    """How many numbers below the highest have not come: what was lost, or is late."""
-    highest: int
-    first_timestamp: int
-    last_timestamp: int
-    first_received: int
-    last_received: int
-
-
-class SessionDetail(Session):
-    """A session, and what is missing from it."""
-
-    gaps: list[tuple[int, int]] = []
-    """The first and last number of each run that is missing; the first thousand of them."""
-    types: dict[str, int] = {}
-    """How many events there are of each type; the thousand most frequent of them."""
-
-
-class RejectedMessage(msgspec.Struct):
-    """What came and was no event."""
-
-    arrival: int
-    received: int
-    reason: str
-    text: str
-    """The first kilobyte of it; what is no UTF-8 in it is shown as U+FFFD."""
-
-
-class Totals(msgspec.Struct):
-    """How much there is of everything."""
-
-    events: int
-    sessions: int
-    repeats: int
-    missing: int
-    rejected: int
-    types: dict[str, int]
-    """How many events there are of each type; the thousand most frequent of them."""
-
-
-class Filterable(Protocol):
-    """What an event has that a filter looks at."""
-
-    type: str
-    session_id: str
-    data: msgspec.Raw
-
-
-class EventFilter(msgspec.Struct):
-    """Which events are asked for; all of what is set has to fit."""
-
-    type: str | None = None
-    session: str | None = None
-    text: str | None = None
-    """Part of the data, as it is read or as JSON has it. The case of a to z means nothing."""
-
-    def where(self) -> tuple[list[str], list[object]]:
-        """The conditions in SQL, and their values."""
-        conditions: list[str] = []
-        values: list[object] = []
-        if self.type is not None:
-            conditions.append("events.type = (SELECT key FROM types WHERE name = ?)")
-            values.append(self.type)
-        if self.session is not None:
-            conditions.append("events.session = (SELECT key FROM sessions WHERE session_id = ?)")
-            values.append(self.session)
-        if self.text is not None:
-            spellings = _spellings(self.text)
-            either = " OR ".join(["instr(lower(events.data), ?) > 0"] * len(spellings))
-            conditions.append(f"({either})")
-            values += [spelling.decode() for spelling in spellings]
-        return conditions, values
-
-    def matching(self, found: Iterable[_Found]) -> list[_Found]:
-        """Those events that fit, by the same rules as in the database."""
-        spellings = None if self.text is None else _spellings(self.text)
-        return [
-            event
-            for event in found
-            if (self.type is None or event.type == self.type)
-            and (self.session is None or event.session_id == self.session)
-            and (spellings is None or _has_any(event.data, spellings))
-        ]
-
-
-def _has_any(data: msgspec.Raw, spellings: list[bytes]) -> bool:
-    text = bytes(data).lower()
-    return any(spelling in text for spelling in spellings)
-
-
-def _spellings(text: str) -> list[bytes]:
-    """What to look for in the text of JSON when somebody looks for this; a to z in lower case.
-
-    It may be inside a string, where quotes are escaped, and for some clients what isn't ASCII too.
-    Or it is copied from where JSON is laid out with spaces, which the SDK sends without.
-    """
-    spellings = (
-        text,
-        text.replace('": ', '":').replace(', "', ',"'),
-        json.dumps(text, ensure_ascii=False)[1:-1],
-        json.dumps(text)[1:-1],
-    )
-    return sorted({spelling.encode(errors="replace").lower() for spelling in spellings})
+def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
+    """Return the conditions in SQL, and the values of their parameters."""
+    conditions: list[str] = []
+    values: list[object] = []
+    if wanted.type is not None:
+        conditions.append("events.type = (SELECT key FROM types WHERE name = ?)")
+        values.append(wanted.type)
+    if wanted.session is not None:
+        conditions.append("events.session = (SELECT key FROM sessions WHERE session_id = ?)")
+        values.append(wanted.session)
+    if wanted.text is not None:
+        spellings = wanted.spellings()
+        either = " OR ".join(["instr(lower(events.data), ?) > 0"] * len(spellings))
+        conditions.append(f"({either})")
+        values += [spelling.decode() for spelling in spellings]
+    return conditions, values
 
 
 def events(
@@ -210,7 +91,7 @@ def events(
         limit: at most so many; fewer if their data is large.
         newest_first: begin with the newest, and go back.
     """
-    conditions, values = wanted.where()
+    conditions, values = _conditions(wanted)
     conditions.append("events.arrival BETWEEN ? AND ?")
     query = (
         f"SELECT {_COLUMNS} FROM {_TABLES} WHERE {' AND '.join(conditions)} "
@@ -223,7 +104,7 @@ def events(
         with contextlib.closing(rows):
             for row in rows:
                 found.append(_event(row))
-                size += len(row[-1])
+                size += len(row[_DATA])
                 if size >= _MOST_BYTES:
                     return found
         if len(found) >= limit:
@@ -262,19 +143,10 @@ def newest_arrival(connection: sqlite3.Connection) -> int:
     return row[0] or 0
 
 
-def _event(row: tuple[object, ...]) -> StoredEvent:
-    arrival, received, session_id, seq, type_, timestamp, id_, version, data = row
-    return StoredEvent(
-        arrival=arrival,  # type: ignore[arg-type]
-        received=received,  # type: ignore[arg-type]
-        session_id=session_id,  # type: ignore[arg-type]
-        seq=seq,  # type: ignore[arg-type]
-        type=type_,  # type: ignore[arg-type]
-        timestamp=timestamp,  # type: ignore[arg-type]
-        id=id_,  # type: ignore[arg-type]
-        data=msgspec.Raw(data),  # type: ignore[call-overload]
-        version=version,  # type: ignore[arg-type]
-    )
+def _event(row: tuple[Any, ...]) -> StoredEvent:
+    columns = list(row)
+    columns[_DATA] = msgspec.Raw(row[_DATA])
+    return StoredEvent(*columns)
 
 
 def sessions(connection: sqlite3.Connection, *, limit: int = 100, offset: int = 0) -> list[Session]:

@@ -135,7 +135,7 @@ def unguarded() -> Iterator[RunningCollector]:
 
 @contextlib.contextmanager
 def playing(collector: RunningCollector, **settings: Any) -> Iterator[Telemetry]:
-    telemetry = start_telemetry(enabled=True, url=collector.ws_url, drain_interval=0.01, **settings)
+    telemetry = start_telemetry(enabled=True, url=collector.url, drain_interval=0.01, **settings)
     try:
         yield telemetry
     finally:
@@ -143,7 +143,7 @@ def playing(collector: RunningCollector, **settings: Any) -> Iterator[Telemetry]
 
 
 def stored(collector: RunningCollector) -> list[str]:
-    return [event["type"] for event in collector.events()]
+    return collector.events.types()
 
 
 # The token.
@@ -473,7 +473,7 @@ def test_page_of_another_origin_writes_nothing(unguarded: RunningCollector) -> N
             assert answer.status == 403
 
     assert stored(unguarded) == ["kept"]
-    assert unguarded.rejected() == []
+    assert unguarded.rejected == []
 
 
 @pytest.mark.parametrize(
@@ -599,10 +599,10 @@ OPEN_HOSTS = """
 
 @pytest.mark.parametrize("host", [*OPEN_HOSTS.split(), ""])
 def test_where_others_can_reach_it_it_wants_a_token(host: str) -> None:
-    collector = RunningCollector(Options(host=host, port=0, db=None))
+    collector = RunningCollector(host=host)
     with pytest.raises(OptionsError, match=r"--token.* --insecure"):
         collector.start()
-    assert collector.url == ""
+    assert not collector.is_running
 
     Options(host=host, token=TOKEN).check()
     Options(host=host, insecure=True).check()

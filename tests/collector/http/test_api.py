@@ -52,7 +52,7 @@ class Sender:
 @contextlib.contextmanager
 def sending_to(collector: RunningCollector) -> Iterator[Sender]:
     offer = {"Telemetry-Ack": "cumulative"}
-    with connect(collector.ws_url, additional_headers=offer, proxy=None) as connection:
+    with connect(collector.url, additional_headers=offer, proxy=None) as connection:
         yield Sender(connection)
 
 
@@ -71,7 +71,7 @@ def shared() -> Iterator[RunningCollector]:
 
 @contextlib.contextmanager
 def playing(collector: RunningCollector, **settings: Any) -> Iterator[Telemetry]:
-    telemetry = start_telemetry(enabled=True, url=collector.ws_url, drain_interval=0.01, **settings)
+    telemetry = start_telemetry(enabled=True, url=collector.url, drain_interval=0.01, **settings)
     try:
         yield telemetry
     finally:
@@ -452,7 +452,7 @@ def test_collector_is_healthy_until_it_can_not_store(
     assert collector.get("/healthz").body == b"ok\n"
     with contextlib.closing(sqlite3.connect(tmp_path / "telemetry.sqlite3")) as connection:
         connection.execute("ALTER TABLE types RENAME TO others")
-        with connect(collector.ws_url, proxy=None) as client:
+        with connect(collector.url, proxy=None) as client:
             client.send(json.dumps([event(1)]))
             assert wait_until(lambda: collector.get("/healthz").status == 503, PATIENCE)
         connection.execute("ALTER TABLE others RENAME TO types")
@@ -505,7 +505,7 @@ def test_commands_of_the_page_answer_as_it_says() -> None:
         commands = documented()
         assert len(commands) >= 9
         for command, answer in commands:
-            local = command.replace("http://localhost:3000", collector.url)
+            local = command.replace("http://localhost:3000/", collector.http_url)
             assert local != command
             live = "/api/live" in command
             done = subprocess.run(

@@ -17,10 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry.collector.http import live
-from redvsblue_telemetry.collector.http.live import Live, Look
+from redvsblue_telemetry.collector.http.live import Live
 from redvsblue_telemetry.collector.messages import Event
+from redvsblue_telemetry.collector.models import EventFilter, LiveUpdate
 from redvsblue_telemetry.collector.storage.database import Stored
-from redvsblue_telemetry.collector.storage.queries import EventFilter
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.wait import wait_until
 
@@ -40,15 +40,15 @@ def stored(first: int, types: list[str], data: str = "{}") -> Stored:
         by_type[type_] = by_type.get(type_, 0) + 1
         raw = msgspec.Raw(data.encode())
         events.append(Event("s", number, type_, 0, raw, f"s-{number}"))
-    return Stored(events, first, 0, 0, by_type)
+    return Stored(events, first, 0, 0, by_type, 5000)
 
 
 def looks(
     *happenings: Callable[[Live], object], wanted: EventFilter | None = None, clock: Clock
-) -> list[Look]:
+) -> list[LiveUpdate]:
     """What a viewer sees at first, and after each thing that happens."""
 
-    async def look_on() -> list[Look]:
+    async def look_on() -> list[LiveUpdate]:
         watched = Live(lambda: 7, clock)
         watching = watched.watch(wanted or EventFilter())
         async with contextlib.aclosing(watching):
@@ -139,7 +139,7 @@ def test_types_that_nobody_could_count_apart_are_counted_together() -> None:
 
 
 def test_what_is_kept_and_shown_is_bounded_in_bytes() -> None:
-    async def fill() -> tuple[int, Look]:
+    async def fill() -> tuple[int, LiveUpdate]:
         watched = Live(lambda: 0)
         for number in range(1, 101):
             watched.note(stored(number, ["a"], '{"x":"' + "y" * 200_000 + '"}'))
@@ -159,7 +159,7 @@ def test_event_that_is_kept_does_not_keep_its_message() -> None:
 
     async def keep() -> int:
         watched = Live(lambda: 0)
-        watched.note(Stored([Event("s", 1, "a", 0, data, "id")], 1, 0, 0, {"a": 1}))
+        watched.note(Stored([Event("s", 1, "a", 0, data, "id")], 1, 0, 0, {"a": 1}, 5000))
         return memoryview(watched._newest[0].data).obj is memoryview(data).obj
 
     assert not asyncio.run(keep())
@@ -209,7 +209,7 @@ def viewing(collector: RunningCollector, path: str = "/api/live") -> Iterator[Vi
 @contextlib.contextmanager
 def connected(collector: RunningCollector) -> Iterator[ClientConnection]:
     offer = {"Telemetry-Ack": "cumulative"}
-    with connect(collector.ws_url, additional_headers=offer, proxy=None) as connection:
+    with connect(collector.url, additional_headers=offer, proxy=None) as connection:
         yield connection
 
 
@@ -243,7 +243,7 @@ def test_viewer_that_comes_late_sees_what_is_there(collector: RunningCollector) 
     with connected(collector) as client:
         client.send(batch(1, 100))
         client.recv(timeout=PATIENCE)
-        assert wait_until(lambda: collector.stats()["events"] == 100)
+        assert wait_until(lambda: collector.stats().events == 100)
         with viewing(collector) as viewer:
             look = next(viewer.looks())
     assert [event["seq"] for event in look["events"]] == list(range(61, 101))
@@ -300,7 +300,7 @@ def test_viewer_that_does_not_read_costs_ingest_and_memory_nothing(
         while json.loads(client.recv(timeout=PATIENCE))["ack"] < batches:
             pass
         seconds = time.monotonic() - started
-        assert collector.stats()["events"] == total
+        assert collector.stats().events == total
 
         # Now it reads: all that was kept for it, and then what is new.
         seen = []

@@ -33,7 +33,7 @@ def test_metrics_count_what_came(collector: RunningCollector) -> None:
         return {**name, "sessionId": "s", "seq": seq, "timestamp": 0}
 
     offer = {"Telemetry-Ack": "cumulative"}
-    with connect(collector.ws_url, additional_headers=offer, proxy=None) as client:
+    with connect(collector.url, additional_headers=offer, proxy=None) as client:
         client.send(json.dumps([event(1), event(2), event(2), {"type": "lonely"}]))
         client.recv(timeout=PATIENCE)
         # Acknowledged is told to the client first, and to the counters next.

@@ -25,7 +25,7 @@ __all__ = ["look"]  # a fixture
 def game(collector: RunningCollector) -> Iterator[Telemetry]:
     """An SDK client that sends to the collector."""
     settings = TelemetrySettings(
-        enabled=True, url=collector.ws_url, drain_interval=0.05, version="1.4.2"
+        enabled=True, url=collector.url, drain_interval=0.05, version="1.4.2"
     )
     telemetry = Telemetry(settings).start()
     yield telemetry
@@ -115,7 +115,7 @@ def test_data_is_given_as_json_or_text_only(collector: RunningCollector, path: s
 def test_empty_page_shows_three_lines_that_send_the_first_event(
     collector: RunningCollector, look: Look, tmp_path: Path
 ) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
     snippet = page.locator("#snippet")
     expect(snippet).to_be_visible()
     lines = snippet.inner_text()
@@ -137,7 +137,7 @@ def test_empty_page_shows_three_lines_that_send_the_first_event(
 def test_events_of_a_game_appear_as_they_arrive(
     collector: RunningCollector, game: Telemetry, look: Look
 ) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
     expect(page.locator("#connection")).to_have_text("live")
 
     game.emit("ship_hit", {"shipId": "red-3", "damage": 12})
@@ -164,7 +164,7 @@ def test_page_shows_events_from_before_it_was_opened(
     events = [event_text(f'{{"number": {n}}}', seq=n, type=f"type-{n % 3}") for n in range(1, 151)]
     send_events(collector, *events)
 
-    page = look(collector.url)
+    page = look(collector.http_url)
 
     expect(rows(page)).to_have_count(100)
     numbers = page.locator("#events .seq").all_inner_texts()
@@ -175,7 +175,7 @@ def test_page_shows_events_from_before_it_was_opened(
 def test_filters_are_applied_by_the_collector_and_kept_in_the_url(
     collector: RunningCollector, look: Look
 ) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
     send_events(
         collector,
         event_text('{"shipId": "red-3"}', sessionId="one", seq=1, type="hit"),
@@ -214,7 +214,7 @@ def test_filters_are_applied_by_the_collector_and_kept_in_the_url(
 
 @needs_chromium
 def test_legend_filters_by_type(collector: RunningCollector, look: Look) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
     send_events(collector, event_text(seq=1, type="hit"), event_text(seq=2, type="lost"))
 
     page.locator("#legend").get_by_role("button", name="lost").click()
@@ -228,7 +228,7 @@ def test_legend_filters_by_type(collector: RunningCollector, look: Look) -> None
 def test_paused_list_does_not_change_until_it_is_resumed(
     collector: RunningCollector, look: Look
 ) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
     send_events(collector, event_text(seq=1))
     expect(rows(page)).to_have_count(1)
     page.get_by_role("button", name="Pause").click()
@@ -243,7 +243,7 @@ def test_paused_list_does_not_change_until_it_is_resumed(
 
 @needs_chromium
 def test_list_does_not_change_under_the_pointer(collector: RunningCollector, look: Look) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
     send_events(collector, event_text(seq=1))
     rows(page).first.hover()
 
@@ -259,7 +259,7 @@ def test_list_does_not_change_under_the_pointer(collector: RunningCollector, loo
 def test_session_shows_its_loss_repeats_and_gaps(collector: RunningCollector, look: Look) -> None:
     events = [event_text(seq=seq, sessionId="lossy", type="hit") for seq in (1, 2, 5, 6, 9, 9, 2)]
     send_events(collector, *events)
-    page = look(collector.url)
+    page = look(collector.http_url)
 
     cells = page.locator("#sessions tr td")
     expect(cells.nth(1)).to_have_text("5")
@@ -276,12 +276,12 @@ def test_session_shows_its_loss_repeats_and_gaps(collector: RunningCollector, lo
 
 @needs_chromium
 def test_rejected_parts_are_shown_with_the_reason(collector: RunningCollector, look: Look) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
     send(collector, '[{"type": "<img src=x onerror=alert(1)>", "timestamp": "yesterday"}]')
 
     part = page.locator("#rejected li")
     expect(part).to_have_count(1)
-    expect(part).to_contain_text(collector.rejected()[0]["reason"])
+    expect(part).to_contain_text(collector.rejected[0].reason)
     part.locator("button").click()
     expect(page.locator("#detail-text")).to_contain_text("<img src=x onerror=alert(1)>")
     page.keyboard.press("Escape")
@@ -292,7 +292,7 @@ def test_rejected_parts_are_shown_with_the_reason(collector: RunningCollector, l
 
 @needs_chromium
 def test_chart_shows_the_counts_of_one_second(collector: RunningCollector, look: Look) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
     send_events(collector, *(event_text(seq=n, type=f"type-{n % 2}") for n in range(1, 11)))
     expect(page.locator("#legend li")).to_have_count(2)
     chart = page.locator("#chart")

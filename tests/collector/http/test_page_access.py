@@ -18,7 +18,7 @@ __all__ = ["look"]  # a fixture
 @needs_chromium
 def test_keyboard_opens_an_event_and_returns_to_it(collector: RunningCollector, look: Look) -> None:
     send_events(collector, *(event_text(f'{{"n": {n}}}', seq=n) for n in range(1, 6)))
-    page = look(collector.url)
+    page = look(collector.http_url)
     expect(rows(page)).to_have_count(5)
 
     page.get_by_label("Text in the data").focus()
@@ -41,7 +41,7 @@ def test_page_fits_the_window(collector: RunningCollector, look: Look) -> None:
     ]
     send_events(collector, *events)
     send(collector, "nonsense" * 100)
-    page = look(collector.url)
+    page = look(collector.http_url)
     expect(rows(page)).to_have_count(11)
     expect(page.locator("#rejected li")).to_have_count(1)
 
@@ -79,7 +79,7 @@ def test_colors_have_enough_contrast(scheme: str) -> None:
 
 @needs_chromium
 def test_page_follows_the_color_scheme(collector: RunningCollector, look: Look) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
 
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
@@ -103,9 +103,11 @@ def contrast(one: str, other: str) -> float:
 @needs_chromium
 def test_page_works_behind_a_token(look: Look) -> None:
     with collector_running(token="secret-token") as collector:
-        page = look(collector.url, http_credentials={"username": "me", "password": "secret-token"})
+        page = look(
+            collector.http_url, http_credentials={"username": "me", "password": "secret-token"}
+        )
         settings = TelemetrySettings(
-            enabled=True, url=collector.ws_url, token="secret-token", drain_interval=0.05
+            enabled=True, url=collector.url, token="secret-token", drain_interval=0.05
         )
         telemetry = Telemetry(settings).start()
         telemetry.emit("hit")
@@ -117,7 +119,7 @@ def test_page_works_behind_a_token(look: Look) -> None:
 @needs_chromium
 def test_page_works_with_the_token_in_its_url(look: Look) -> None:
     with collector_running(token="secret-token") as collector:
-        page = look(collector.url.replace("://", "://me:secret-token@"))
+        page = look(collector.http_url.replace("://", "://me:secret-token@"))
         expect(page.locator("#connection")).to_have_text("live")
         expect(page.locator("#snippet")).to_be_visible()
         assert "secret-token" not in page.locator("#snippet").inner_text()

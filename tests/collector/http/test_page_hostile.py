@@ -56,13 +56,13 @@ def without_spaces(text: str) -> str:
 def test_hostile_data_is_shown_exactly_and_does_nothing(
     collector: RunningCollector, look: Look
 ) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
     events = [
         event_text(data, seq=number, type=name)
         for number, (name, data) in enumerate(HOSTILE.items(), start=1)
     ]
     send(collector, *(f"[{event}]" for event in events))
-    assert collector.stats()["events"] == len(HOSTILE)
+    assert collector.stats().events == len(HOSTILE)
     expect(rows(page)).to_have_count(len(HOSTILE))
 
     for name, data in HOSTILE.items():
@@ -102,8 +102,8 @@ def test_hostile_names_are_shown_and_do_nothing(collector: RunningCollector, loo
             event_text(**fields, seq=7, timestamp=2**62 + number),
         ]
     send_events(collector, *events)
-    assert collector.stats()["events"] == 2 * len(names)
-    page = look(collector.url)
+    assert collector.stats().events == 2 * len(names)
+    page = look(collector.http_url)
 
     expect(rows(page)).to_have_count(2 * len(names))
     expect(page.locator("#sessions tr")).to_have_count(len(names))
@@ -126,7 +126,7 @@ def shown_start_of(name: str) -> str:
 @needs_chromium
 def test_hostile_filter_is_only_text(collector: RunningCollector, look: Look) -> None:
     send_events(collector, event_text('{"a": "<b>&x=1#?%00</b>"}', type="odd"))
-    page = look(f"{collector.url}/?text=%3Cb%3E%26x%3D1%23%3F%2500&type=&session=")
+    page = look(f"{collector.http_url}?text=%3Cb%3E%26x%3D1%23%3F%2500&type=&session=")
 
     expect(rows(page)).to_have_count(1)
     expect(page.get_by_label("Text in the data")).to_have_value("<b>&x=1#?%00")
@@ -139,10 +139,10 @@ def test_hostile_filter_is_only_text(collector: RunningCollector, look: Look) ->
 def test_page_shows_a_sample_of_a_flood_and_bounds_its_rows(
     collector: RunningCollector, look: Look
 ) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
     note = page.locator("#events-note")
     is_sampled, seq = False, 0
-    with connect(collector.ws_url, additional_headers=OFFER) as websocket:
+    with connect(collector.url, additional_headers=OFFER) as websocket:
         while rows(page).count() < 200 or not is_sampled:
             assert seq < 500_000
             batch = [event_text('{"x": 1}', seq=seq + n) for n in range(1, 301)]
@@ -158,7 +158,7 @@ def test_page_shows_a_sample_of_a_flood_and_bounds_its_rows(
 
 @needs_chromium
 def test_many_types_share_a_color(collector: RunningCollector, look: Look) -> None:
-    page = look(collector.url)
+    page = look(collector.http_url)
     send_events(collector, *(event_text(seq=n, type=f"type-{n:04}") for n in range(1, 3001)))
 
     expect(page.locator("#legend li")).to_have_count(9)
@@ -170,7 +170,7 @@ def test_many_types_share_a_color(collector: RunningCollector, look: Look) -> No
 def test_page_reconnects_to_a_restarted_collector(tmp_path: Path, look: Look) -> None:
     options = {"port": free_port(), "db": tmp_path / "telemetry.sqlite3"}
     with collector_running(**options) as collector:
-        page = look(collector.url, faults_allowed="ERR_|Failed to load")
+        page = look(collector.http_url, faults_allowed="ERR_|Failed to load")
         send_events(collector, event_text(seq=1))
         expect(rows(page)).to_have_count(1)
     expect(page.locator("#connection")).to_have_text("reconnecting")

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from redvsblue_telemetry.collector.messages import read_message
+from redvsblue_telemetry.collector.models import EventFilter, StoredEvent
 from redvsblue_telemetry.collector.storage import queries
 from redvsblue_telemetry.collector.storage.database import Database, Writer
-from redvsblue_telemetry.collector.storage.queries import EventFilter, StoredEvent
 
 
 @pytest.fixture(params=["file", "memory"])
