@@ -97,14 +97,15 @@ ROOMS = {
     """,
     "cli": """
         _arguments      |
+        _database       |
         _terminal       |
         _output         | _terminal
         _runner         | _terminal
         _formats        |
         collect         | _arguments  _terminal  _runner
         tail            | _terminal
-        export          | _terminal  _output  _formats
-        report          | _terminal  _output  export
+        export          | _terminal  _database  _output  _formats
+        report          | _terminal  _database  _output
         check           | _arguments  _terminal
         demo            | _arguments  _terminal  _runner
         main            | _terminal

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +14,12 @@ import click
 from ..collector.models import EventFilter
 from ..collector.storage.database import DatabaseError
 from ..collector.storage.queries import newest_arrival, stream_events
-from ..collector.storage.readonly import read_only
+from ._database import open_database
 from ._formats import FORMATS, MissingPackageError, TerminalOutput
 from ._output import counting, is_on_terminal, output_to
 from ._terminal import CommandError
 
-__all__ = ["export", "opened"]
+__all__ = ["export"]
 
 
 @click.command()
@@ -70,30 +69,13 @@ def export(
         with (
             output_to(output, db) as stream,
             _shown(stream, output) as shown,
-            opened(db) as connection,
+            open_database(db) as connection,
             counting("exporting", output) as counted,
         ):
             events = counted(stream_events(connection, wanted), newest_arrival(connection))
             FORMATS[format_](events, shown)
     except (DatabaseError, MissingPackageError) as error:
         raise CommandError(str(error)) from error
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A database that is there already, to read from.
-
-    Raises:
-        DatabaseError: there is none, or it can't be read.
-    """
-    try:
-        is_empty = not path.is_file() or not path.stat().st_size
-    except OSError as error:
-        raise DatabaseError(f"{path} can't be read: {error.strerror or error}") from error
-    if is_empty:
-        raise DatabaseError(f"{path} is no database: name the one that `collect` writes by --db")
-    with read_only(path) as connection:
-        yield connection
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ import pytest
 from click.testing import CliRunner
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
-from redvsblue_telemetry.cli.export import export, opened
+from redvsblue_telemetry.cli._database import open_database
+from redvsblue_telemetry.cli.export import export
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.storage.database import Database, DatabaseError, Writer
 from tests.support.collector import RunningCollector, collector_running
@@ -439,7 +440,7 @@ def test_tables_of_another_version_are_refused(db: Path) -> None:
     with contextlib.closing(sqlite3.connect(db)) as connection:
         connection.execute("PRAGMA user_version = 2")
 
-    with pytest.raises(DatabaseError, match="version 2"), opened(db):
+    with pytest.raises(DatabaseError, match="version 2"), open_database(db):
         pass
 
 
@@ -481,14 +482,14 @@ def test_collector_that_has_stored_nothing_yet_is_read(tmp_path: Path) -> None:
 
 
 def test_collector_that_begins_to_write_meanwhile_is_noticed(db: Path) -> None:
-    with pytest.raises(DatabaseError, match="do it again"), opened(db):
+    with pytest.raises(DatabaseError, match="do it again"), open_database(db):
         fill(db, json.dumps([whole({"seq": 9, "type": "late", "data": {}})]))
 
 
 def test_database_without_a_log_may_be_written_to_meanwhile(db: Path) -> None:
     with contextlib.closing(sqlite3.connect(db)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
-    with opened(db) as connection:
+    with open_database(db) as connection:
         fill(db, json.dumps([whole({"seq": 9, "type": "late", "data": {}})]))
         assert connection.execute("SELECT count(*) FROM events").fetchone() == (len(EVENTS) + 1,)
 

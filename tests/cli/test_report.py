@@ -22,7 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
-from redvsblue_telemetry.cli.export import opened
+from redvsblue_telemetry.cli._database import open_database
 from redvsblue_telemetry.cli.report import format as formatting
 from redvsblue_telemetry.cli.report.command import report
 from redvsblue_telemetry.cli.report.data import gather
@@ -428,7 +428,7 @@ def test_as_a_process_it_writes_to_a_pipe(db: Path) -> None:
 PEAK = """
 import re, sys
 from pathlib import Path
-from redvsblue_telemetry.cli.export import opened
+from redvsblue_telemetry.cli._database import open_database
 from redvsblue_telemetry.cli.report.command import report
 report(sys.argv[1:], standalone_mode=False)
 # Not ru_maxrss, which counts what the process was forked from.
@@ -467,7 +467,7 @@ def work_of(db: Path, sessions: int) -> int:
         *[[event(1, sessionId=f"s{n + m}") for m in range(1000)] for n in range(0, sessions, 1000)],
     )
     steps: list[None] = []
-    with opened(db) as connection:
+    with open_database(db) as connection:
         connection.set_progress_handler(lambda: steps.append(None), 1000)
         assert gather(connection, None, lambda events, _: iter(events)) is not None
     return len(steps)

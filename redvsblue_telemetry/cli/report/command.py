@@ -8,9 +8,9 @@ import click
 
 from ..._shared import escape
 from ...collector.storage.database import DatabaseError
+from .._database import open_database
 from .._output import counting, output_to, to_standard_output
 from .._terminal import CommandError
-from ..export import opened
 from .data import Report, gather
 from .format import amount_of
 from .html import page
@@ -62,7 +62,7 @@ def report(db: Path, session: str | None, output: str, *, all_sessions: bool) ->
 
 def _gathered(db: Path, session: str | None, output: str) -> Report:
     try:
-        with opened(db) as connection, counting("reading", output) as counted:
+        with open_database(db) as connection, counting("reading", output) as counted:
             found = gather(connection, session, counted)
     except DatabaseError as error:
         raise CommandError(str(error)) from error
