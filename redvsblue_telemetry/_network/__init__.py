@@ -1,1 +1,1 @@
-"""Bytes: connections, frames and proxies. It knows nothing of events."""
+"""Bytes: connections, frames and proxies. Nothing here knows about events."""

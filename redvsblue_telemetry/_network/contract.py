@@ -207,7 +207,7 @@ class Connection(Protocol):
         """Close the socket without a close frame."""
 
     def reset(self) -> None:
-        """Close without a close frame, and discard what the network hasn't sent yet."""
+        """Close without a close frame, and discard data that the network hasn't sent yet."""
 
 
 def os_error_text(error: OSError) -> str:

@@ -1,7 +1,9 @@
-"""Dialing: opens a socket to a server, straight or through a proxy, with or without TLS.
+"""Dialing: opens a socket to a server, directly or through a proxy, with or without TLS.
 
-All waiting is done by a function that the caller passes in, so a stop can interrupt it at any
-byte; and one deadline spans name look-up, TCP, TLS and the handshake that follows.
+The caller passes in the function that waits, so a stop can interrupt a connect at any byte. One
+deadline spans name look-up, TCP, TLS and the handshake that follows. websocket-client could open
+the socket itself, but it blocks meanwhile, with a timeout for each read instead of a deadline: a
+peer that sends a byte now and then would hold the worker for good.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import selectors
 import socket
 import ssl
 import weakref
-from time import monotonic
 
+from .._shared import monotonic
 from . import proxy
 from .contract import TIMED_OUT, ConnectionLost, LostKind, Wait, lost_by_os_error
 
@@ -24,7 +26,7 @@ __all__ = ["default_ssl_context", "open_socket", "prepare"]
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 _READ_BYTES = 65536
-_PROXY_BYTES = 16384  # limit on the head of a proxy's answer
+_MAX_PROXY_HEAD_BYTES = 16384
 _PROXY_AUTHENTICATION_REQUIRED = 407
 _NO_NETWORK = frozenset(
     {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
@@ -33,29 +35,33 @@ _NO_NETWORK = frozenset(
 _open_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
-def _leave_to_the_parent() -> None:
-    """Close them in a forked child: also those of a handshake, which only a lost thread knows."""
+def _close_in_child() -> None:
+    """Close the parent's sockets in a forked child.
+
+    Here, since the socket of a connect under way is known only to a thread that the child lacks.
+    """
     for sock in tuple(_open_sockets):
         sock.close()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_leave_to_the_parent)
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 @functools.lru_cache(maxsize=1)
 def default_ssl_context() -> ssl.SSLContext:
-    """The context that trusts what the system trusts. Built once, since that is slow."""
+    """Return the context that trusts the system's authorities. Building it takes long."""
     return ssl.create_default_context()
 
 
 def prepare(*, is_secure: bool) -> None:
-    """Do what is slow the first time, so that no connect does it while frames are drawn.
+    """Do the slow initialization, so that no connect does it while frames are drawn.
 
     Args:
-        is_secure: there will be connections with TLS, and no other context is given for them.
+        is_secure: there will be TLS connections with the default context.
     """
-    # Here, since what a thread imports while another forks is broken in the child for good.
+    # Imported here, on the caller's thread: a module that one thread is importing while another
+    # forks stays half-imported in the child.
     codecs.lookup("idna")
     proxy.prepare()
     if is_secure:
@@ -65,17 +71,17 @@ def prepare(*, is_secure: bool) -> None:
 def open_socket(
     host: str, port: int, tls: ssl.SSLContext | None, wait: Wait, deadline: float
 ) -> socket.socket:
-    """Open a connection that doesn't block: through a proxy, if the environment names one.
+    """Open a non-blocking connection, through a proxy if the environment names one.
 
     Args:
-        host: a name or an address.
-        port: the server's.
-        tls: for an encrypted connection; None for a plain one.
+        host: the server's name or address.
+        port: the server's port.
+        tls: the context of an encrypted connection; None for a plain one.
         wait: waits for the socket; see :data:`Wait`.
-        deadline: until when it has to be done, on the clock of :func:`time.monotonic`.
+        deadline: the time limit, on the clock of :func:`time.monotonic`.
 
     Raises:
-        ConnectionLost: it can't be done; its message is fit for a log.
+        ConnectionLost: it failed.
     """
     name, kind = host, LostKind.TCP
     try:
@@ -96,7 +102,7 @@ def open_socket(
         needs_credentials = error.status == _PROXY_AUTHENTICATION_REQUIRED
         kind = LostKind.PROXY_AUTH if needs_credentials else LostKind.PROXY
         raise ConnectionLost(kind, str(error)) from None
-    except (OSError, UnicodeError) as error:  # UnicodeError: no encoding of it can be a name
+    except (OSError, UnicodeError) as error:  # UnicodeError: IDNA can't encode the name
         raise _failure(error, kind, name) from None
 
 
@@ -109,7 +115,8 @@ def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socke
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if (code := sock.connect_ex(address)) in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-                # An address that doesn't answer must leave time for the others.
+                # An address that doesn't answer leaves time for the others. Happy Eyeballs
+                # (RFC 8305) would be faster then, at the price of several sockets at a time.
                 share = (deadline - monotonic()) / (len(addresses) - index)
                 wait(sock.fileno(), WRITE, min(deadline, monotonic() + share))
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -137,10 +144,10 @@ def _open_tunnel(sock: socket.socket, request: bytes, wait: Wait, deadline: floa
             answer += chunk
             if not chunk:
                 raise proxy.ProxyError("the proxy closed the connection")
-            if len(answer) > _PROXY_BYTES:
+            if len(answer) > _MAX_PROXY_HEAD_BYTES:
                 raise proxy.ProxyError("the proxy sent too much data")
         proxy.check_answer(answer)
-        # A server speaks when it is spoken to, so what comes before that isn't the server's.
+        # A server sends nothing before the client does, so further bytes are not the server's.
         if not answer.endswith(b"\r\n\r\n"):
             raise proxy.ProxyError("the proxy sent too much data")
     except BaseException:

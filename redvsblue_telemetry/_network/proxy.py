@@ -1,10 +1,14 @@
-"""Proxies: which one the environment names for a server, and what is said to it.
+"""Proxies: finds the one that the environment names for a server, and speaks its protocol.
 
 The rules are those of :mod:`urllib.request`, which most programs follow: ``HTTP_PROXY`` for
-``ws://``, ``HTTPS_PROXY`` for ``wss://``, ``ALL_PROXY`` for either, and ``NO_PROXY`` for the hosts
-that need none. Through the proxy goes a tunnel, made by ``CONNECT`` (:rfc:`9110`, section 9.3.6),
-as :rfc:`6455`, section 4.1, wants it for a WebSocket, encrypted or not: so the proxy of a ``wss://``
-server sees its name and nothing else. No socket is touched here.
+``ws://``, ``HTTPS_PROXY`` for ``wss://``, ``ALL_PROXY`` for either, and ``NO_PROXY`` for hosts that
+need no proxy. Every connection goes through a tunnel that ``CONNECT`` opens (:rfc:`9110`, section
+9.3.6), as :rfc:`6455`, section 4.1, requires, encrypted or not. So the proxy of a ``wss://`` server
+sees only its name and port.
+
+websocket-client can open a tunnel too. That is not used, since it reads the proxy's answer with
+blocking calls and a timeout for each, accepts no status but 200, and formats IPv6 addresses without
+brackets. No socket is touched here.
 """
 
 from __future__ import annotations
@@ -32,12 +36,12 @@ class ProxyError(Exception):
 
 
 class Proxy:
-    """A proxy that makes tunnels. It has no ``repr`` of its own, since it keeps a secret.
+    """A proxy that opens tunnels. It has no ``__repr__``, since it holds a secret.
 
     Args:
         host: its name or address.
         port: its port.
-        credentials: for ``Proxy-Authorization``: what ``user:password`` is in Base64, if given.
+        credentials: ``user:password`` in Base64, for ``Proxy-Authorization``; None for none.
     """
 
     def __init__(self, host: str, port: int, credentials: str | None = None) -> None:
@@ -46,7 +50,7 @@ class Proxy:
         self.credentials = credentials
 
     def request(self, host: str, port: int) -> bytes:
-        """What asks for a tunnel to a server."""
+        """Return the request for a tunnel to a server."""
         name = host.encode("ascii") if host.isascii() else host.encode("idna")
         authority = b"[%b]:%d" % (name, port) if b":" in name else b"%b:%d" % (name, port)
         lines = [b"CONNECT %b HTTP/1.1" % authority, b"Host: %b" % authority]
@@ -56,13 +60,13 @@ class Proxy:
 
 
 def check_answer(head: bytes) -> None:
-    """Look at what the proxy answers.
+    """Check the proxy's answer.
 
     Args:
         head: the answer, up to the empty line.
 
     Raises:
-        ProxyError: it makes no tunnel.
+        ProxyError: the proxy opened no tunnel.
     """
     match = re.match(_STATUS, head)
     if match is None:
@@ -77,15 +81,15 @@ def check_answer(head: bytes) -> None:
 
 
 def prepare() -> None:
-    """Import what is needed to find a proxy: too slow for a game that never starts telemetry."""
+    """Import the modules that find a proxy: too slow for a game that never starts telemetry."""
     import urllib.request  # noqa: F401, PLC0415
 
 
 def find_proxy(host: str, port: int, *, is_secure: bool) -> Proxy | None:
-    """The proxy that the environment names for a server, as it is now; None for no proxy.
+    """Return the proxy that the environment currently names for a server; None for no proxy.
 
     Raises:
-        ProxyError: it names one of a kind that isn't supported, or nonsense.
+        ProxyError: the proxy's URL is invalid or unsupported.
     """
     from urllib.request import getproxies  # noqa: PLC0415 (see `prepare`)
 
@@ -108,7 +112,7 @@ def find_proxy(host: str, port: int, *, is_secure: bool) -> Proxy | None:
 def _is_exempt(host: str, port: int) -> bool:
     from urllib.request import proxy_bypass  # noqa: PLC0415
 
-    # urllib compares with and without the port; an address of IPv6 it knows in brackets only.
+    # urllib compares with and without the port, but splits off a port only behind brackets.
     names = (f"[{host}]:{port}", host) if ":" in host else (f"{host}:{port}",)
     return any(proxy_bypass(name) for name in names)
 

@@ -1,7 +1,7 @@
-"""The network: opens a WebSocket connection and moves its frames. Alone in importing ``websocket``.
+"""Opens WebSocket connections and moves their frames. The only importer of ``websocket``.
 
-websocket-client speaks the protocol: the handshake and the frames. The socket below it is ours
-and never blocks: :class:`Stream` stands between the two.
+websocket-client speaks the protocol: the handshake, and the frames that ``frames`` leaves to it.
+It expects a socket that blocks; :class:`Stream` gives it one that doesn't.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from .stream import Stream
 
 __all__ = ["WebSocketConnection", "open_websocket"]
 
-_FRAME_BYTES = 65536  # a server has nothing to say that takes more
-_PONG_HEADER = 2  # bytes
-_HEADER_BYTES = 14  # the most that a frame's may have
-_UNANSWERED_BYTES = 65536  # with so much unwritten, a server's pings aren't answered
-_FRAMES_A_TURN = 256  # then other work gets its turn
+_MAX_MESSAGE_BYTES = 65536  # from a server, which sends acks only
+_PONG_HEADER_BYTES = 2
+_MAX_HEADER_BYTES = 14
+_MAX_UNWRITTEN_TO_ANSWER = 65536  # bytes; with more unwritten, pings aren't answered
+_FRAMES_PER_CALL = 256  # then other work gets its turn
 _SWITCHING_PROTOCOLS = 101
 _REDIRECTS = (301, 302, 303, 307, 308)
 _REDIRECTED = "the server redirected the handshake; redirects are not followed"
@@ -45,19 +45,19 @@ _VIOLATION = "the server violated the WebSocket protocol"
 _NO_CLOSE_CODE = 1005  # RFC 6455, section 7.4.1
 _STATUS = rb"HTTP/\d\.\d (\d{3})(?!\d)"
 _RETRY_AFTER = rb"(?im)^retry-after:([^\r\n]*)"
-_GOODBYE = websocket.STATUS_NORMAL.to_bytes(2, "big")
+_NORMAL_CLOSURE = websocket.STATUS_NORMAL.to_bytes(2, "big")
 
 
 def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocketConnection:
-    """Connect: name look-up, TCP, TLS and handshake.
+    """Open a connection: name look-up, TCP, TLS and handshake.
 
     Args:
-        endpoint: where to.
+        endpoint: the server.
         wait: waits for the socket; see :data:`Wait`.
-        deadline: until when all of it has to be done, on the clock of ``wait``.
+        deadline: the time limit for all of it, on the clock of ``wait``.
 
     Raises:
-        ConnectionLost: it can't be done; its message is fit for a log.
+        ConnectionLost: it failed.
     """
     url = urlsplit(endpoint.url)
     host = url.hostname or ""
@@ -76,7 +76,9 @@ def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocket
     else:
         return WebSocketConnection(client, stream)
     stream.close()
-    raise lost  # not where it was caught: what the server said would hang on as its context
+    # Raised outside the except clause: `from None` would only hide the original error, and that
+    # one holds the server's answer, which may repeat the token.
+    raise lost
 
 
 def _open_protocol(stream: Stream, endpoint: Endpoint) -> websocket.WebSocket:
@@ -86,7 +88,8 @@ def _open_protocol(stream: Stream, endpoint: Endpoint) -> websocket.WebSocket:
     if endpoint.offers_acks:
         headers.append(f"Telemetry-Ack: {ACK_CUMULATIVE}")
     client = websocket.WebSocket(enable_multithread=False, skip_utf8_validation=True)
-    # redirect_limit=0: following a redirect would take the token to another server.
+    # redirect_limit=0: by default websocket-client follows redirects (pull request 491), and the
+    # request to the next server would carry the token.
     client.connect(  # type: ignore[no-untyped-call]
         endpoint.url, socket=stream, header=headers, redirect_limit=0, suppress_origin=True
     )
@@ -94,11 +97,11 @@ def _open_protocol(stream: Stream, endpoint: Endpoint) -> websocket.WebSocket:
 
 
 def _refusal(error: Exception, head: bytes) -> ConnectionLost:
-    """Say why a handshake failed, in words that hold no secret and nothing the server made up.
+    """Return why a handshake failed. No text of the server's goes into the message.
 
     Args:
-        error: what it failed with.
-        head: what the server answered, as far as that was read.
+        error: the error of websocket-client or of the socket.
+        head: the head of the server's answer, as far as it was read.
     """
     status = int(match[1]) if (match := re.match(_STATUS, head)) else None
     if status in _REDIRECTS:
@@ -123,7 +126,7 @@ def _refusal(error: Exception, head: bytes) -> ConnectionLost:
 
 
 def _retry_after(head: bytes) -> float | None:
-    """Seconds, from a ``Retry-After`` header of either form (:rfc:`9110`, section 10.2.3)."""
+    """Return the seconds of a ``Retry-After`` header (:rfc:`9110`, section 10.2.3)."""
     match = re.search(_RETRY_AFTER, head)
     if match is None:
         return None
@@ -156,7 +159,7 @@ class WebSocketConnection:
         self._end: ConnectionLost | None = None
         self._has_more = False
         self._is_within_frame = False
-        stream.limit_read(_HEADER_BYTES + _FRAME_BYTES)
+        stream.limit_read(_MAX_HEADER_BYTES + _MAX_MESSAGE_BYTES)
         answer: Mapping[str, str] = client.getheaders() or {}
         self.has_acks = answer.get(ACK_HEADER, "").strip().lower() == ACK_CUMULATIVE
 
@@ -192,28 +195,29 @@ class WebSocketConnection:
             self._end = self._read_frames(received)
         if self._end is not None and not received:
             raise self._end
-        # What arrived before the end still counts; the next call raises it.
+        # Frames that arrived before the end still count; the next call raises it.
         self._has_more = self._has_more or self._end is not None
         return received
 
     def _read_frames(self, received: list[Frame]) -> ConnectionLost | None:
-        """Read what has arrived into ``received``; returns the connection's end if it is met."""
+        """Append arrived frames to ``received``; return why the connection ended, if it did."""
         self._has_more = False
         try:
             self._stream.fill()
-            for _ in range(_FRAMES_A_TURN):
+            for _ in range(_FRAMES_PER_CALL):
                 if not self._is_within_frame and (pong := self._stream.take(pong_end)):
-                    received.append(Frame(pong[_PONG_HEADER:], FrameKind.PONG))
+                    received.append(Frame(pong[_PONG_HEADER_BYTES:], FrameKind.PONG))
                     continue
-                # websocket-client keeps what it has read of a frame that isn't whole yet.
+                # websocket-client may hold the beginning of a frame, so that the next bytes are
+                # its continuation, even if they look like a pong.
                 self._is_within_frame = self._is_within_frame or self._stream.has_unread
                 frame = self._client.recv_frame()  # type: ignore[no-untyped-call]
                 self._is_within_frame = False
-                self._stream.limit_read(_HEADER_BYTES + _FRAME_BYTES)
+                self._stream.limit_read(_MAX_HEADER_BYTES + _MAX_MESSAGE_BYTES)
                 self._take(frame, received)
             self._has_more = True
         except BlockingIOError:
-            pass  # all that has arrived is read
+            pass  # no more data for now
         except ConnectionLost as lost:
             return lost
         except websocket.WebSocketConnectionClosedException:
@@ -225,21 +229,21 @@ class WebSocketConnection:
         return None
 
     def _take(self, frame: websocket.ABNF, received: list[Frame]) -> None:
-        if frame.mask_value:  # a server must not (RFC 6455, section 5.1)
+        if frame.mask_value:  # RFC 6455, section 5.1: a server must not mask
             raise ConnectionLost(LostKind.PROTOCOL, _VIOLATION)
         if frame.opcode == websocket.ABNF.OPCODE_PONG:
             received.append(Frame(_payload(frame), FrameKind.PONG))
         elif frame.opcode == websocket.ABNF.OPCODE_PING:
             self._answer(_payload(frame))
         elif frame.opcode == websocket.ABNF.OPCODE_CLOSE:
-            self._say_goodbye()
+            self._send_close()
             raise _closed(_payload(frame))
         else:
             received.extend(self._message(frame))
 
     def _answer(self, ping: bytes) -> None:
-        # While the server doesn't read, it has no right to answers (RFC 6455, section 5.5.3).
-        if self.unwritten < _UNANSWERED_BYTES:
+        # A server that sends pings but doesn't read would fill the memory with answers.
+        if self.unwritten < _MAX_UNWRITTEN_TO_ANSWER:
             self._send(ping, websocket.ABNF.OPCODE_PONG)
 
     def _message(self, frame: websocket.ABNF) -> list[Frame]:
@@ -249,20 +253,20 @@ class WebSocketConnection:
         if not is_continued:
             self._kind = _KINDS[frame.opcode]
         whole = (self._fragments or bytearray()) + _payload(frame)
-        if len(whole) > _FRAME_BYTES:
+        if len(whole) > _MAX_MESSAGE_BYTES:
             raise ConnectionLost(LostKind.PROTOCOL, TOO_MUCH)
         self._fragments = None if frame.fin else whole
         return [Frame(bytes(whole), self._kind)] if frame.fin else []
 
     def close(self) -> None:
-        self._say_goodbye()
+        self._send_close()
         self.abort()
 
-    def _say_goodbye(self) -> None:
-        """Send a close, unless it would have to wait behind what the network hasn't taken yet."""
-        with contextlib.suppress(ConnectionLost):  # whoever has gone already doesn't hear it
+    def _send_close(self) -> None:
+        """Send a close frame, unless unwritten data is in front of it."""
+        with contextlib.suppress(ConnectionLost):  # the server has closed already
             if not self.unwritten:
-                self._send(_GOODBYE, websocket.ABNF.OPCODE_CLOSE)
+                self._send(_NORMAL_CLOSURE, websocket.ABNF.OPCODE_CLOSE)
                 self.flush()
 
     def abort(self) -> None:

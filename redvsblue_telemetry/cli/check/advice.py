@@ -1,4 +1,4 @@
-"""Advice on what went wrong: tables from errors to sentences. Nothing here touches a network."""
+"""Advice on failures: tables from errors to sentences. Nothing here touches a network."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ _BY_CLOSE_CODE = {
 
 
 def about_tcp(error: OSError, port: int, *, is_proxy: bool) -> str:
-    """Return what to do when no address accepts a TCP connection."""
+    """Return advice for a host of which no address accepts a TCP connection."""
     peer = "the proxy" if is_proxy else "the server"
     if isinstance(error, TimeoutError):
         return (
@@ -102,7 +102,7 @@ def about_tcp(error: OSError, port: int, *, is_proxy: bool) -> str:
 
 
 def about(lost: ConnectionLost, *, host: str, is_secure: bool, health_url: str) -> str:
-    """Return what to do about a lost connection.
+    """Return advice about a lost connection.
 
     Args:
         lost: why it was lost.

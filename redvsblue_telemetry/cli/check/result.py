@@ -20,7 +20,7 @@ class Status(str, enum.Enum):
 
 
 class CheckResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a step went, what it saw, and what to do about it."""
+    """How a step went, with the observations and, if anything is wrong, advice."""
 
     state: Status
     detail: str

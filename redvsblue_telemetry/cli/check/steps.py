@@ -263,7 +263,7 @@ class Checkup:
             return self._failure(lost, "the event was not confirmed: ")
         return ok(f"telemetry_check sent and confirmed ({_milliseconds(seconds)})")
 
-    # What went wrong.
+    # Failures.
 
     def _failure(self, lost: ConnectionLost, prefix: str = "") -> CheckResult:
         detail = f"{prefix}{lost}"
@@ -275,7 +275,7 @@ class Checkup:
         return failed(detail, self._advice(lost))
 
     def _advice(self, lost: ConnectionLost) -> str:
-        """Return what to do, after probing for likely mistakes."""
+        """Return advice, after probing for likely mistakes."""
         if lost.kind is LostKind.REDIRECT:
             target = "" if self._proxy else probes.redirect_target(self._url, self._timeout)
             shown = f", {printable(target)} (with ws for http)" if target else ""
