@@ -14,9 +14,8 @@ import argparse
 import logging
 import time
 
-from battle import BattleEngine
-
 from redvsblue_telemetry import start_telemetry
+from redvsblue_telemetry.cli.demo.battle import BattleEngine
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache, lru_cache
 
 import pygame
-from battle import Team
+
+from redvsblue_telemetry.cli.demo.battle import Team
 
 Colour = tuple[int, int, int]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pygame
-from battle import TEAMS, BattleEngine
 from frame_times import FrameTimes
 from pygame_palette import (
     CAUTION,
@@ -19,6 +18,7 @@ from pygame_palette import (
 )
 
 from redvsblue_telemetry import Telemetry
+from redvsblue_telemetry.cli.demo.battle import TEAMS, BattleEngine
 
 PADDING = 24
 ROW = 26

@@ -14,8 +14,16 @@ from random import Random
 from typing import Any
 
 import pygame
-from battle import FULL_HEALTH, SHIP_RADIUS, BattleEngine, Bullet, Ship, Team
 from pygame_palette import GROUND, LINE, TEAM_COLOURS, TEXT, Colour, mixed
+
+from redvsblue_telemetry.cli.demo.battle import (
+    FULL_HEALTH,
+    SHIP_RADIUS,
+    BattleEngine,
+    Bullet,
+    Ship,
+    Team,
+)
 
 HULL = (1.25 + 0j, -0.95 + 0.85j, -0.5 + 0j, -0.95 - 0.85j)
 """A ship's outline, in ship radii, its nose to the right."""

@@ -18,12 +18,12 @@ import logging
 import time
 
 import pygame
-from battle import BattleEngine
 from frame_times import FrameTimes
 from pygame_panel import Panel
 from pygame_scene import Scene
 
 from redvsblue_telemetry import Telemetry, start_telemetry
+from redvsblue_telemetry.cli.demo.battle import BattleEngine
 
 WINDOW = (1280, 720)
 PANEL_WIDTH = 288

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from battle import BattleEngine
 from pyglet.event import EventDispatcher
+
+from redvsblue_telemetry.cli.demo.battle import BattleEngine
 
 
 class PygletBattle(EventDispatcher):

@@ -12,7 +12,6 @@ import logging
 import math
 
 import pyglet
-from battle import TEAMS, BattleEngine, Ship
 from pyglet.gl import glClearColor
 from pyglet.graphics import Batch
 from pyglet.shapes import Line, Triangle
@@ -21,6 +20,7 @@ from pyglet.window import Window
 from pyglet_battle import PygletBattle
 
 from redvsblue_telemetry import start_telemetry
+from redvsblue_telemetry.cli.demo.battle import TEAMS, BattleEngine, Ship
 
 SIZE = (1280, 720)
 GROUND = (10 / 255, 13 / 255, 20 / 255, 1.0)

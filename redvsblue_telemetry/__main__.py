@@ -1,7 +1,7 @@
 """The command line: ``redvsblue-telemetry``, or ``python -m redvsblue_telemetry``.
 
-The commands need packages that a game does without. So nothing of them is imported before a command
-is run, and where they are missing, one line says how to get them.
+The commands need packages that a game doesn't. So none is imported before a command runs, and if
+one is missing, a single line says how to install it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _HINT = 'redvsblue-telemetry needs {}: pip install "redvsblue-telemetry[collecto
 
 
 def main() -> int:
-    """Run the command that the arguments name; returns or raises the exit code."""
+    """Run the command that the arguments name; return or raise the exit code."""
     try:
         commands = import_module(".cli.main", __package__)
     except ModuleNotFoundError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from playwright.sync_api import Browser, sync_playwright
 from websockets.sync.client import connect
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry.cli.demo.battle import BattleEngine
 from redvsblue_telemetry.collector.server import Options, serve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -34,9 +34,6 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 BROKEN = '[{"type":"ship_hit","timestamp":"yesterday","data":{"shipId":"red-3"}}]'
-
-sys.path.insert(0, str(REPOSITORY / "examples"))
-from battle import BattleEngine  # noqa: E402
 
 
 def main() -> None:

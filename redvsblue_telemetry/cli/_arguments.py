@@ -1,4 +1,4 @@
-"""The kinds of arguments that several commands take."""
+"""Types of option values that several commands share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["FiniteFloatRange"]
 
 
 class FiniteFloatRange(click.FloatRange):
-    """A number within limits. Click takes NaN for one: no limit can be above or below it."""
+    """A number within limits. Click accepts NaN, which compares with no limit."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number that a text says."""
+        """Parse a number."""
         number = super().convert(value, param, ctx)
         if math.isnan(number):
-            self.fail(f"{value!r} is no number.", param, ctx)
+            self.fail(f"{value!r} is not a number.", param, ctx)
         return number

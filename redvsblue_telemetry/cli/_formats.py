@@ -1,4 +1,4 @@
-"""The formats of an export. Each takes events one by one, and keeps few of them."""
+"""The formats of an export. Each takes events one by one and keeps few of them in memory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _LINE_BREAKS = bytes.maketrans(b"\n\r", b"  ")
 
 
 class MissingPackageError(Exception):
-    """A format needs a package that isn't there; the message says how to get it."""
+    """A format needs a package that isn't installed; the message says how to install it."""
 
 
 def _write_jsonl(events: Iterable[StoredEvent], stream: BinaryIO) -> None:
     encode = msgspec.json.Encoder().encode
     for event in events:
-        # Raw line breaks can only be between the parts of the data, where spaces mean the same.
+        # Raw line breaks occur only between the tokens of the data, where spaces mean the same.
         stream.write(encode(event).translate(_LINE_BREAKS) + b"\n")
 
 
@@ -43,13 +43,13 @@ def _write_csv(events: Iterable[StoredEvent], stream: BinaryIO) -> None:
         for event in events:
             row = _row(event)
             writer.writerow(
-                [_harmless(field) if isinstance(field, str) else field for field in row]
+                [_escape_formula(field) if isinstance(field, str) else field for field in row]
             )
     finally:
         text.detach()
 
 
-def _harmless(text: str) -> str:
+def _escape_formula(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
@@ -69,7 +69,7 @@ def _row(event: StoredEvent) -> tuple[Any, ...]:
 
 def _write_parquet(events: Iterable[StoredEvent], stream: BinaryIO) -> None:
     try:
-        pyarrow: Any = import_module("pyarrow")  # large, and an extra of its own
+        pyarrow: Any = import_module("pyarrow")  # large, and a separate extra
         parquet: Any = import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
         raise MissingPackageError(
@@ -87,7 +87,7 @@ def _write_parquet(events: Iterable[StoredEvent], stream: BinaryIO) -> None:
 
 def _schema(pyarrow: Any) -> Any:
     number, text = pyarrow.int64(), pyarrow.string()
-    # A player's clock may say anything: only the collector's times are given as times.
+    # A player's clock may be far off any date: only the collector's times become timestamps.
     types = dict.fromkeys(_COLUMNS, text) | dict.fromkeys(("arrival", "seq", "timestamp"), number)
     types["received"] = pyarrow.timestamp("ms", tz="UTC")
     return pyarrow.schema(
@@ -96,7 +96,7 @@ def _schema(pyarrow: Any) -> Any:
 
 
 def _groups(events: Iterable[StoredEvent]) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows, in lists that are bounded in their number and in their size."""
+    """Yield the rows in lists of bounded length and size."""
     rows: list[tuple[Any, ...]] = []
     size = 0
     for event in events:
@@ -118,7 +118,7 @@ FORMATS: dict[str, Callable[[Iterable[StoredEvent], BinaryIO], None]] = {
 
 
 class TerminalOutput(io.RawIOBase):
-    """Passes on whole lines, with what isn't printable in them escaped.
+    """Passes whole lines on to a terminal, with unprintable characters escaped.
 
     Args:
         stream: the terminal.
@@ -130,11 +130,11 @@ class TerminalOutput(io.RawIOBase):
         self._rest = b""
 
     def writable(self) -> bool:
-        """Whether it takes anything: it does."""
+        """Return True."""
         return True
 
     def write(self, chunk: Any) -> int:
-        """Pass on the lines that are whole now."""
+        """Pass on the lines that are complete now."""
         *lines, self._rest = (self._rest + bytes(chunk)).split(b"\n")
         for line in lines:
             self._stream.write(escape(line.rstrip(b"\r").decode()).encode() + b"\n")

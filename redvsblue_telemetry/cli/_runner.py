@@ -1,29 +1,39 @@
-"""A collector in this process, for the commands that run one: its loop, its signals, its log."""
+"""Runs a collector in this process: its event loop, signals, log and page."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, TextIO, TypeVar
+from urllib.parse import urlsplit
 
 from .._shared import escape
-from ..collector.server import OptionsError
+from ..collector.server import Options, OptionsError, serve
 from ..collector.storage.database import DatabaseError
 from ._terminal import CommandError
 
-__all__ = ["run", "stopped_by_signals"]
+__all__ = [
+    "can_open_browser",
+    "collecting",
+    "first_of",
+    "run",
+    "stopped_by_signals",
+    "telemetry_url",
+]
 
 _Result = TypeVar("_Result")
 
 
 def run(main: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run a coroutine to its end: on uvloop where there is one, with warnings on standard error.
+    """Run a coroutine on uvloop, if installed, and log warnings to standard error.
 
     Raises:
-        CommandError: the collector can't run like this.
+        CommandError: the collector can't run with these options or this database.
     """
     _log_warnings()
     try:
@@ -34,7 +44,7 @@ def run(main: Coroutine[Any, Any, _Result]) -> _Result:
 
 def _runner() -> Callable[[Coroutine[Any, Any, _Result]], _Result]:
     try:
-        import uvloop  # noqa: PLC0415 - there is none for Windows
+        import uvloop  # noqa: PLC0415 - not available on Windows
     except ModuleNotFoundError:
         return asyncio.run
     return uvloop.run
@@ -42,11 +52,11 @@ def _runner() -> Callable[[Coroutine[Any, Any, _Result]], _Result]:
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: asyncio.Event, on_stop: Callable[[], None]) -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM set an event. The second of either ends the process at once.
+    """Set an event on Ctrl-C or SIGTERM. A second signal ends the process at once.
 
     Args:
-        stop: what to set, on the running loop.
-        on_stop: called before that, by the loop: a signal handler may not print.
+        stop: the event, on the running loop.
+        on_stop: called before that, by the loop: a signal handler must not print.
     """
     loop = asyncio.get_running_loop()
 
@@ -66,8 +76,43 @@ def stopped_by_signals(stop: asyncio.Event, on_stop: Callable[[], None]) -> Iter
             signal.signal(number, handler)
 
 
+@contextlib.asynccontextmanager
+async def collecting(options: Options, stop: asyncio.Event) -> AsyncIterator[str]:
+    """Run a collector until the block is left, or the event is set; yield its page's URL."""
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve(options, stop, ready.set_result))
+    await first_of(serving, ready)
+    try:
+        if ready.done():
+            yield ready.result()
+    finally:
+        stop.set()
+        await serving
+
+
+async def first_of(*futures: asyncio.Future[Any]) -> None:
+    """Wait until one of the futures is done."""
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+def telemetry_url(page: str) -> str:
+    """Return the URL that games send to, given that of the collector's page."""
+    return f"ws://{urlsplit(page).netloc}/telemetry"
+
+
+def can_open_browser(stream: TextIO) -> bool:
+    """Return whether a person looks at the stream, and a browser would open in a window.
+
+    Without windows, a browser would take over the terminal.
+    """
+    has_windows = sys.platform in ("win32", "darwin") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    )
+    return has_windows and stream.isatty()
+
+
 class _SafeFormatter(logging.Formatter):
-    """What a client sent may be in a log record, and on the terminal of whoever reads it."""
+    """Escapes log records: they may quote text that a client sent."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(map(escape, super().format(record).split("\n")))

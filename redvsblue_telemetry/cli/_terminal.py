@@ -1,7 +1,7 @@
-"""What is said to a terminal or down a pipe, so that neither is harmed by it.
+"""Writes to a terminal or a pipe without harming either.
 
-Events are written by strangers. What they hold can move a terminal's cursor, set its title or its
-clipboard, or turn the direction of its text; so of what isn't printable, nothing is printed.
+Events are written by strangers. Their text can move a terminal's cursor, set its title or its
+clipboard, or reverse the direction of text. So characters that aren't printable are never printed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from .._shared import escape
 __all__ = [
     "CommandError",
     "exit_on_broken_pipe",
-    "is_coloured",
+    "is_colored",
+    "notice",
     "one_line",
     "pipe_safe_stdout",
     "printable",
@@ -32,7 +33,7 @@ __all__ = [
 
 
 class CommandError(click.ClickException):
-    """What was asked for can't be done; the message says why. The exit code is 2."""
+    """The command can't be run; the message says why. The exit code is 2."""
 
     exit_code = 2
 
@@ -41,7 +42,7 @@ class CommandError(click.ClickException):
 
 
 def one_line(json_text: str) -> str:
-    """JSON on one printable line. Between its parts, where alone line breaks may be, are spaces."""
+    """Return the JSON as one printable line. Its line breaks, all between tokens, become spaces."""
     return escape(json_text.translate({0x09: " ", 0x0A: " ", 0x0D: " "}))
 
 
@@ -50,19 +51,25 @@ def printable(text: str, limit: int = 200) -> str:
     return escape(text) if len(text) <= limit else f"{escape(text[:limit])}…"
 
 
-def is_coloured() -> bool:
-    """Whether what is written to standard output may have colours."""
+def notice(text: str, **style: Any) -> None:
+    """Print a line to standard error, if it can be written; style as for :func:`click.style`."""
+    with contextlib.suppress(OSError):
+        click.echo(click.style(escape(text), **style), err=True)
+
+
+def is_colored() -> bool:
+    """Return whether standard output is a terminal that shows colors."""
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return _standard_output().isatty() and not is_plain
+    return _open_stdout().isatty() and not is_plain
 
 
 def sleep_unless_pipe_closed(seconds: float) -> None:
-    """Wait, but no longer than there is anybody to read standard output, where it is a pipe.
+    """Sleep, but return early if standard output is a pipe whose reader has closed it.
 
     Raises:
-        BrokenPipeError: there is nobody any more.
+        BrokenPipeError: the reader has closed it.
     """
-    output = _standard_output().fileno()
+    output = _open_stdout().fileno()
     if not (hasattr(select, "poll") and stat.S_ISFIFO(os.fstat(output).st_mode)):
         time.sleep(seconds)
         return
@@ -74,78 +81,66 @@ def sleep_unless_pipe_closed(seconds: float) -> None:
 
 @contextlib.contextmanager
 def exit_on_broken_pipe() -> Iterator[None]:
-    """End quietly, with exit code 0, when whoever reads standard output has read enough."""
+    """Exit with code 0 when the reader of standard output has closed it, as ``head`` does.
+
+    Click would exit with code 1, and a script with ``set -o pipefail`` would take that for a
+    failure.
+    """
     try:
         yield
-        sys.stdout.flush()
     except BrokenPipeError:
-        _let_go(sys.stdout)
         raise SystemExit(0) from None
 
 
 @contextlib.contextmanager
 def stdout_errors() -> Iterator[None]:
-    """Around what is written to standard output, and nothing else that has to do with files.
+    """Flush standard output at the end, and report a failed write in one line, not a traceback.
+
+    Use it around writes to standard output only: it takes every OSError for a failed write.
 
     Raises:
-        BrokenPipeError: nobody reads it any more.
-        CommandError: something else keeps it from being written, such as a full disk.
+        BrokenPipeError: the reader has closed it.
+        CommandError: it can't be written for another reason, such as a full disk.
     """
     try:
         yield
-    except BrokenPipeError:
-        raise
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError as error:
-        _let_go(sys.stdout)
+        # Its buffer still has the text, and flushing that at exit would be a second error.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        if isinstance(error, BrokenPipeError):
+            raise
         reason = error.strerror or error
         raise CommandError(f"standard output can't be written: {reason}") from error
 
 
 def pipe_safe_stdout() -> TextIO:
-    """Standard output, for a command that goes on when nobody reads it any more.
+    """Return standard output, for a command that goes on after its reader has closed the pipe.
 
-    What is written from then on goes nowhere. What else keeps it from being written is raised as a
+    From then on, its output is discarded. Any other write error is raised as a
     :class:`CommandError`, once.
     """
-    return cast(TextIO, _Output(_standard_output()))
+    return cast(TextIO, _PipeSafe(_open_stdout()))
 
 
-def _standard_output() -> TextIO:
+def _open_stdout() -> TextIO:
     if sys.stdout is None:
-        # The next file or socket would be taken for it, by libuv for one, which aborts then.
-        raise CommandError(f"standard output is closed: send it to {os.devnull} instead")
+        # The next file or socket would get its descriptor, and libuv, for one, aborts then.
+        raise CommandError(f"standard output is closed; redirect it to {os.devnull} instead")
     return sys.stdout
 
 
-class _Output:
-    """A stream that takes all that is written to it, and passes it on while it is read."""
-
+class _PipeSafe:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with self._while_it_is_read():
+        with contextlib.suppress(BrokenPipeError), stdout_errors():
             self._stream.write(text)
         return len(text)
 
-    def flush(self) -> None:
-        with self._while_it_is_read():
-            self._stream.flush()
-
-    @contextlib.contextmanager
-    def _while_it_is_read(self) -> Iterator[None]:
-        try:
-            with stdout_errors():
-                yield
-        except BrokenPipeError:
-            _let_go(self._stream)
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def _let_go(stream: TextIO) -> None:
-    """Have it end nowhere: what is left in it is flushed at exit, and would be an error again."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)

@@ -1,4 +1,4 @@
-"""``collect``: the collector, until Ctrl-C."""
+"""``collect``: run the collector until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,58 +25,64 @@ _DEFAULTS = Options()
 
 
 @click.command()
-@click.option("--host", default=_DEFAULTS.host, show_default=True, help="The address to listen at.")
+@click.option("--host", default=_DEFAULTS.host, show_default=True, help="Bind socket to this host.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=_DEFAULTS.port,
     show_default=True,
-    help="The port; 0 for any that is free.",
+    help="Bind socket to this port. If 0, an available port will be picked.",
 )
 @click.option(
     "--db",
     metavar="FILE",
     default=str(_DEFAULTS.db),
     show_default=True,
-    help=f"Where events are stored; {_IN_MEMORY} for nowhere.",
+    help=f"Store events in this SQLite database. {_IN_MEMORY} keeps them until the collector ends.",
 )
 @click.option(
     "--token",
     envvar=TOKEN_VARIABLE,
-    help=f"What games and readers have to know. Better given as {TOKEN_VARIABLE}: the arguments "
-    "of a process can be seen by others on the machine.",
+    help=f"Require this token from games and readers. Prefer the variable {TOKEN_VARIABLE}: other "
+    "users of the machine can see the arguments of a process.",
 )
-@click.option("--insecure", is_flag=True, help="Let anybody who can reach it read and write.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Allow any --host without a token: everyone who can reach it can read and write.",
+)
 @click.option(
     "--allow-host",
     "hosts",
     metavar="NAME",
     multiple=True,
-    help="A name that it is reached by, besides addresses and localhost. May be repeated.",
+    help="Accept requests for this host name too, besides addresses and localhost. Repeatable.",
 )
-@click.option("--allow-reset", is_flag=True, help="Let DELETE /api/events delete everything.")
+@click.option(
+    "--allow-reset", is_flag=True, help="Allow DELETE /api/events, which deletes everything."
+)
 @click.option(
     "--max-connections",
     type=click.IntRange(min=1),
     default=_DEFAULTS.max_connections,
     show_default=True,
-    help="Games at once.",
+    help="Maximum number of games connected at once.",
 )
 @click.option(
     "--max-rate",
     type=FiniteFloatRange(min=0, min_open=True),
     default=_DEFAULTS.max_rate,
     show_default=True,
-    help="Events a second that one game may send.",
+    help="Maximum number of events per second from one game.",
 )
 @click.option(
     "--max-message-bytes",
     type=click.IntRange(min=1),
     default=_DEFAULTS.max_message_bytes,
     show_default=True,
-    help="Bytes of one message.",
+    help="Maximum size of one message, in bytes.",
 )
-@click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors.")
+@click.option("--quiet", is_flag=True, help="Print warnings and errors only.")
 def collect(
     host: str,
     port: int,
@@ -92,7 +98,8 @@ def collect(
 ) -> None:
     """Receive and store events, and show them live in a browser.
 
-    Ctrl-C ends it when what it has received is stored and acknowledged; a second one, at once.
+    Ctrl-C stores and acknowledges what was received, and then ends it. A second Ctrl-C ends it at
+    once.
     """
     options = Options(
         host=host,
@@ -108,36 +115,36 @@ def collect(
     )
     console = Console(file=pipe_safe_stdout(), highlight=False, soft_wrap=True, quiet=quiet)
     run(_collect(options, console))
-    _say_at_the_end(console, "stopped: what was received is stored")
+    _print_at_end(console, "stopped; everything received is stored")
 
 
 async def _collect(options: Options, console: Console) -> None:
     stop = asyncio.Event()
 
     def note_stop() -> None:
-        _say_at_the_end(console, "\nstopping; Ctrl-C again ends it at once")
+        _print_at_end(console, "\nstopping; press Ctrl-C again to quit immediately")
 
     with stopped_by_signals(stop, note_stop):
         await serve(options, stop, lambda url: _introduce(page_url(url), options, console))
 
 
-def _say_at_the_end(console: Console, text: str) -> None:
-    """A disk that has become full since the beginning must not be in the way of an orderly end."""
+def _print_at_end(console: Console, text: str) -> None:
+    """Print, and ignore write errors: a full disk must not prevent a clean shutdown."""
     with contextlib.suppress(CommandError):
         console.print(text)
 
 
 def page_url(url: str) -> str:
-    """Where a collector's page is looked at on this machine, when it listens at every address."""
+    """Return the page's URL for this machine, even if the collector listens on all addresses."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def _introduce(url: str, options: Options, console: Console) -> None:
-    """Say where it is, and what makes it move. The lines of Python can be copied as they are."""
-    where = "in memory, until it ends" if options.db is None else escape(str(options.db))
-    console.print(Text.assemble("collecting at ", (url, "bold underline"), f", stored {where}"))
+    """Print the page's URL, and lines of Python that can be copied to send a first event."""
+    where = "memory, until it ends" if options.db is None else escape(str(options.db))
+    console.print(Text.assemble("collecting at ", (url, "bold underline"), f", stored in {where}"))
     if options.token is None and options.insecure:
-        console.print(Text("anybody who can reach it can read and write", "yellow"))
+        console.print(Text("everyone who can reach it can read and write", "yellow"))
     socket_url = f"ws://{urlsplit(url).netloc}/telemetry"
     code = ["from redvsblue_telemetry import start_telemetry"]
     if options.token is None:
@@ -145,7 +152,7 @@ def _introduce(url: str, options: Options, console: Console) -> None:
     else:
         code.append(f'telemetry = start_telemetry(enabled=True, url="{socket_url}", token="…")')
     code.append('telemetry.emit("hello", {"from": "my game"})')
-    console.print("\nSend it something:\n")
+    console.print("\nSend a first event:\n")
     for line in code:
         console.print(Text(line, "cyan"))
-    console.print("\nCtrl-C ends it.")
+    console.print("\nPress Ctrl-C to stop.")

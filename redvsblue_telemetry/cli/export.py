@@ -1,11 +1,9 @@
-"""``export``: what is stored, as a file that other programs read."""
+"""``export``: write stored events to a file for other programs."""
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -31,18 +29,23 @@ __all__ = ["export"]
     help="The collector's database. A collector may be writing to it.",
 )
 @click.option(
-    "--format", "format_", type=click.Choice(list(FORMATS)), default="jsonl", show_default=True
+    "--format",
+    "format_",
+    type=click.Choice(list(FORMATS)),
+    default="jsonl",
+    show_default=True,
+    help="The format to write.",
 )
 @click.option(
     "-o",
     "--output",
     metavar="FILE",
     default="-",
-    help="Where to; - (which is the default) is standard output.",
+    help="Write to this file. The default, -, is standard output.",
 )
-@click.option("--type", "type_", metavar="NAME", help="Only events of this type.")
-@click.option("--session", metavar="ID", help="Only those of this session.")
-@click.option("--text", help="Only those whose data has this in its JSON.")
+@click.option("--type", "type_", metavar="NAME", help="Only export events of this type.")
+@click.option("--session", metavar="ID", help="Only export events of this session.")
+@click.option("--text", help="Only export events whose data contains this text.")
 def export(
     db: Path,
     format_: str,
@@ -51,38 +54,26 @@ def export(
     session: str | None,
     text: str | None,
 ) -> None:
-    """Write stored events as JSON lines, CSV or Parquet, in the order of their arrival.
+    """Write stored events as JSON lines, CSV or Parquet, in order of arrival.
 
-    Times are in milliseconds since the epoch, by the clock of the collector (received) and of the
-    player (timestamp). In CSV the data is one column of JSON, and a text that a spreadsheet would
-    take for a formula begins with an apostrophe. The file gets its name when it is complete.
+    Times are in milliseconds since the epoch, by the collector's clock (received) and by the
+    player's (timestamp). In CSV, the data is one column of JSON, and a text that a spreadsheet
+    would take for a formula starts with an apostrophe. A file gets its name when it is complete.
     """
     if not output:
-        raise click.BadParameter("it names no file", param_hint="'--output'")
+        raise click.BadParameter("the file name is empty", param_hint="'--output'")
     if format_ == "parquet" and is_on_terminal(output):
-        raise CommandError("Parquet is nothing for a terminal: name a file by --output")
+        raise CommandError("refusing to write Parquet to a terminal; use --output FILE")
     wanted = EventFilter(type=type_, session=session, text=text)
-    # Ended by SIGTERM, it removes what it has begun, as it does after Ctrl-C.
+    # On SIGTERM, remove the unfinished file, as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        # The database inside: what turns out at its end keeps the file from getting its name.
-        with (
-            output_to(output, db) as stream,
-            _shown(stream, output) as shown,
-            open_database(db) as connection,
-            counting("exporting", output) as counted,
-        ):
-            events = counted(stream_events(connection, wanted), newest_arrival(connection))
-            FORMATS[format_](events, shown)
+        # The database is closed first: an error then still keeps the file from getting its name.
+        with output_to(output, db) as stream, open_database(db) as connection:
+            last = newest_arrival(connection)
+            events = counting("exporting", output)(stream_events(connection, wanted), last)
+            is_shown = is_on_terminal(output)
+            target = cast(BinaryIO, TerminalOutput(stream)) if is_shown else stream
+            FORMATS[format_](events, target)
     except (DatabaseError, MissingPackageError) as error:
         raise CommandError(str(error)) from error
-
-
-@contextlib.contextmanager
-def _shown(stream: BinaryIO, name: str) -> Iterator[BinaryIO]:
-    """The same stream; for a terminal, one that does it no harm."""
-    if not is_on_terminal(name):
-        yield stream
-        return
-    with TerminalOutput(stream) as harmless:
-        yield cast(BinaryIO, harmless)

@@ -1,6 +1,6 @@
-"""The group of the commands. Each is imported when it is run, and not before.
+"""The group of all commands. Each is imported only when it runs.
 
-So ``--help`` is quick, and a package that is missing breaks no command but the one that needs it.
+So ``--help`` is quick, and a missing package breaks only the commands that need it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ._terminal import CommandError
 
 __all__ = ["commands"]
 
-# Each command, the module whose attribute of the same name it is, and its line in the list.
+# Each command: the module that defines a function of the same name, and its line in the list.
 _COMMANDS = {
     "collect": (".collect", "Receive and store events, and show them live in a browser."),
-    "demo": (".demo.command", "Play a battle against a collector, and compare their counts."),
+    "demo": (".demo.command", "Play a battle against a collector and compare their counts."),
     "check": (".check.command", "Find out why a game's events don't arrive."),
     "tail": (".tail", "Print events as they arrive."),
     "export": (".export", "Write stored events as JSON lines, CSV or Parquet."),
-    "report": (".report.command", "Make one HTML page of what is stored."),
+    "report": (".report.command", "Write one HTML page about the stored events."),
 }
 
 
@@ -52,4 +52,4 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def commands() -> None:
-    """Telemetry of games: receive it, look at it, take it along."""
+    """Receive, inspect and export game telemetry."""

@@ -1,7 +1,7 @@
-"""``tail``: events as they arrive, all of them and in their order.
+"""``tail``: print events as they arrive, every one and in order.
 
-It asks what has come since the last event that it printed, again and again. So nothing is left out,
-however much comes, and a collector that was away is asked for what came meanwhile.
+It keeps asking the collector for events after the last one that it printed. So it misses none, even
+if many arrive at once or the collector restarts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from ..collector.models import EventFilter, StoredEvent
 from ._terminal import (
     CommandError,
     exit_on_broken_pipe,
-    is_coloured,
+    is_colored,
+    notice,
     one_line,
     sleep_unless_pipe_closed,
     stdout_errors,
@@ -33,29 +34,33 @@ from ._terminal import (
 
 __all__ = ["tail"]
 
-_INTERVAL = 0.3  # seconds from one question to the next
-_LONGEST_WAIT = 2.0  # seconds, while the collector doesn't answer
-_PAGE = 500  # events in one answer
-_TYPE_COLOURS = ("cyan", "green", "yellow", "blue", "magenta", "bright_cyan", "bright_green")
+_POLL_INTERVAL = 0.3  # seconds
+_MAX_RETRY_INTERVAL = 2.0  # seconds, while the collector doesn't answer
+_PAGE_SIZE = 500  # events in one request
+_TYPE_COLORS = ("cyan", "green", "yellow", "blue", "magenta", "bright_cyan", "bright_green")
 
 
 @click.command()
 @click.option(
-    "--url", default="http://127.0.0.1:3000", show_default=True, help="The collector's page."
+    "--url",
+    default="http://127.0.0.1:3000",
+    show_default=True,
+    help="The URL of the collector's page.",
 )
 @click.option("--token", envvar=TOKEN_VARIABLE, help="The collector's token.", show_envvar=True)
-@click.option("--type", "type_", metavar="NAME", help="Only events of this type.")
-@click.option("--session", metavar="ID", help="Only those of this session.")
-@click.option("--text", help="Only those whose data has this in its JSON.")
+@click.option("--type", "type_", metavar="NAME", help="Only print events of this type.")
+@click.option("--session", metavar="ID", help="Only print events of this session.")
+@click.option("--text", help="Only print events whose data contains this text.")
 @click.option("--json", "is_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.option(
     "-n",
     "--lines",
     "count",
+    metavar="N",
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="Begin with so many that are there.",
+    help="Start with the last N stored events.",
 )
 def tail(
     url: str,
@@ -68,53 +73,53 @@ def tail(
 ) -> None:
     """Print events as they arrive, until Ctrl-C.
 
-    In colour on a terminal. Elsewhere each line is the time of arrival, the session, the event's
-    number in it, the type and the data, with tabs between.
+    The output is colored on a terminal. Elsewhere, each line has these fields, separated by tabs:
+    time of arrival, session, number in the session, type and data.
     """
     try:
-        asker = CollectorClient(url, token)
+        client = CollectorClient(url, token)
     except ValueError as error:
         raise CommandError(str(error)) from error
     wanted = EventFilter(type=type_, session=session, text=text)
-    shown = _as_json if is_json else _coloured if is_coloured() else _plain
-    with contextlib.closing(asker), exit_on_broken_pipe(), contextlib.suppress(KeyboardInterrupt):
+    to_line = _json_line if is_json else _colored_line if is_colored() else _plain_line
+    with contextlib.closing(client), exit_on_broken_pipe(), contextlib.suppress(KeyboardInterrupt):
         try:
-            _Tail(asker, wanted, shown).run(count)
+            _Tail(client, wanted, to_line).run(count)
         except CollectorError as error:
             raise CommandError(str(error)) from error
 
 
 class _Tail:
-    """What was printed up to now, and what comes after it."""
+    """Prints events, and remembers how far it got."""
 
     def __init__(
-        self, asker: CollectorClient, wanted: EventFilter, shown: Callable[[StoredEvent], str]
+        self, client: CollectorClient, wanted: EventFilter, to_line: Callable[[StoredEvent], str]
     ) -> None:
-        self._asker = asker
+        self._client = client
         self._wanted = wanted
-        self._shown = shown
-        self._seen: StoredEvent | None = None  # the last of all; what came up to it was looked at
+        self._to_line = to_line
+        self._seen: StoredEvent | None = None  # the newest event up to which all were examined
 
     def run(self, count: int) -> None:
-        """Print the last events, and then what comes; ends by an error only."""
+        """Print the last events, and then each new one. Only an error ends it."""
         try:
-            self._seen = self._before_the_last(count)
-        except ConnectionLostError:  # this process was stopped meanwhile
-            self._seen = self._before_the_last(count)
+            self._seen = self._event_before_last(count)
+        except ConnectionLostError:  # this process was stopped for a while
+            self._seen = self._event_before_last(count)
         while True:
             try:
-                self._go_on()
+                self._print_new()
             except UnreachableError as error:
-                self._find_again(error)
-            sleep_unless_pipe_closed(_INTERVAL)
+                self._reconnect(error)
+            sleep_unless_pipe_closed(_POLL_INTERVAL)
 
-    def _before_the_last(self, count: int) -> StoredEvent | None:
-        """What to go on from, to begin with so many events; they themselves are kept nowhere."""
+    def _event_before_last(self, count: int) -> StoredEvent | None:
+        """Find the event just before the last ``count`` matching ones, which aren't kept."""
         if count == 0:
-            return self._asker.newest()
+            return self._client.newest()
         missing, before = count + 1, None
-        while page := self._asker.events(
-            self._wanted, before=before, limit=min(missing, _PAGE), newest_first=True
+        while page := self._client.events(
+            self._wanted, before=before, limit=min(missing, _PAGE_SIZE), newest_first=True
         ):
             missing -= len(page)
             if not missing:
@@ -126,89 +131,88 @@ class _Tail:
     def _arrival(self) -> int:
         return 0 if self._seen is None else self._seen.arrival
 
-    def _go_on(self) -> None:
-        newest = self._asker.newest()
-        if newest is None or newest.arrival < self._arrival:  # all of it was deleted
+    def _print_new(self) -> None:
+        newest = self._client.newest()
+        if newest is None or newest.arrival < self._arrival:  # everything was deleted
             self._seen = None
         if newest is None:
             return
-        # A page is short when its data is large: only an empty one is the end.
+        # A page is short if its data is large: only an empty one is the end.
         while self._arrival < newest.arrival and (
-            page := self._asker.events(
-                self._wanted, after=self._arrival, before=newest.arrival + 1, limit=_PAGE
+            page := self._client.events(
+                self._wanted, after=self._arrival, before=newest.arrival + 1, limit=_PAGE_SIZE
             )
         ):
             self._print(page)
-            self._seen = page[-1]  # printed: after a lost connection it isn't again
+            self._seen = page[-1]  # so that it isn't printed again after a lost connection
         self._seen = newest
 
-    def _find_again(self, error: UnreachableError) -> None:
-        """Ask over another connection, and look whether it is the same collector as before."""
+    def _reconnect(self, error: UnreachableError) -> None:
+        """Connect again, and check whether it is the same collector as before."""
         is_same = None
-        if isinstance(error, ConnectionLostError):  # as after each pause: no news by itself
+        if isinstance(
+            error, ConnectionLostError
+        ):  # idle connections get closed: not worth a notice
             try:
-                is_same = self._is_there_still()
-            except UnreachableError as another:
-                error = another
+                is_same = self._has_same_events()
+            except UnreachableError as newer:
+                error = newer
         if is_same is None:
-            is_same = self._wait_for_it(error)
+            is_same = self._wait(error)
         if not is_same:
-            _notice("it has another database, or was emptied: from its beginning")
+            notice(
+                "the collector has another database, or was emptied; starting from its beginning"
+            )
             self._seen = None
 
-    def _wait_for_it(self, error: UnreachableError) -> bool:
-        """Wait until it answers again, and say so; whether what was seen last is there still."""
-        _notice(f"{error}; waiting for it")
-        pause = _INTERVAL
+    def _wait(self, error: UnreachableError) -> bool:
+        """Wait until the collector answers, and return :meth:`_has_same_events`."""
+        notice(f"{error}; waiting for it")
+        pause = _POLL_INTERVAL
         while True:
             sleep_unless_pipe_closed(pause)
-            pause = min(_LONGEST_WAIT, pause * 1.5)
+            pause = min(_MAX_RETRY_INTERVAL, pause * 1.5)
             with contextlib.suppress(UnreachableError):
-                is_same = self._is_there_still()
-                _notice("it answers again")
+                is_same = self._has_same_events()
+                notice("the collector answers again")
                 return is_same
 
-    def _is_there_still(self) -> bool:
-        """Whether the event that was seen last is where it was: if not, numbers began anew."""
+    def _has_same_events(self) -> bool:
+        """Return whether the last seen event is still stored under its number."""
         if self._seen is None:
-            self._asker.newest()
+            self._client.newest()
             return True
-        found = self._asker.events(EventFilter(), after=self._seen.arrival - 1, limit=1)
+        found = self._client.events(EventFilter(), after=self._seen.arrival - 1, limit=1)
         return bool(found) and _identity(found[0]) == _identity(self._seen)
 
     def _print(self, events: list[StoredEvent]) -> None:
         with stdout_errors():
-            click.echo("\n".join(map(self._shown, events)), color=True)
+            click.echo("\n".join(map(self._to_line, events)), color=True)
 
 
 def _identity(event: StoredEvent) -> tuple[int, str, int]:
     return event.arrival, event.session_id, event.seq
 
 
-def _notice(text: str) -> None:
-    with contextlib.suppress(OSError):  # whether anybody hears it or not
-        click.echo(escape(text), err=True)
-
-
-def _as_json(event: StoredEvent) -> str:
+def _json_line(event: StoredEvent) -> str:
     return one_line(msgspec.json.encode(event).decode())
 
 
-def _plain(event: StoredEvent) -> str:
-    words = (_arrived(event).isoformat(timespec="milliseconds"), event.session_id)
-    rest = (str(event.seq), event.type)
-    return "\t".join((*map(escape, (*words, *rest)), _data(event)))
+def _plain_line(event: StoredEvent) -> str:
+    time = _arrived(event).isoformat(timespec="milliseconds")
+    fields = (time, event.session_id, str(event.seq), event.type)
+    return "\t".join((*map(escape, fields), _data(event)))
 
 
-def _coloured(event: StoredEvent) -> str:
-    colour = _TYPE_COLOURS[sum(event.type.encode()) % len(_TYPE_COLOURS)]
+def _colored_line(event: StoredEvent) -> str:
+    color = _TYPE_COLORS[sum(event.type.encode()) % len(_TYPE_COLORS)]
     clock = _arrived(event).strftime("%H:%M:%S.%f")[:-3]
     return "  ".join(
         (
             click.style(clock, dim=True),
             click.style(escape(event.session_id[:8]), dim=True),
             click.style(f"{event.seq:>6}", dim=True),
-            click.style(escape(event.type), fg=colour, bold=True),
+            click.style(escape(event.type), fg=color, bold=True),
             _data(event),
         )
     )
@@ -219,7 +223,7 @@ def _data(event: StoredEvent) -> str:
 
 
 def _arrived(event: StoredEvent) -> datetime.datetime:
-    """By the clock of the collector, in the time zone of this machine."""
+    """Return its time of arrival, in the time zone of this machine."""
     return datetime.datetime.fromtimestamp(
         event.received / 1000, datetime.timezone.utc
     ).astimezone()

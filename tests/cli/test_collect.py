@@ -39,7 +39,7 @@ TOKEN = "sesame-7"
 
 
 def url_of(collector: Running) -> str:
-    collector.wait_for("Ctrl-C ends it.\n")
+    collector.wait_for("Press Ctrl-C to stop.\n")
     found = re.search(r"http://([\w.:]+)/", collector.output)
     assert found
     return f"ws://{found[1]}/telemetry"
@@ -118,12 +118,12 @@ def test_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
             )
             assert b"101" in stubborn.recv(4096)
             collector.process.send_signal(signal.SIGINT)
-            collector.wait_for("stopping; Ctrl-C again")
+            collector.wait_for("stopping; press Ctrl-C again")
             assert collector.end(signal.SIGINT) == -signal.SIGINT
 
 
 @needs_posix
-@pytest.mark.parametrize("until", [b"collecting", b"Ctrl-C ends it."])
+@pytest.mark.parametrize("until", [b"collecting", b"Press Ctrl-C to stop."])
 def test_it_goes_on_and_ends_as_it_should_though_nobody_reads_what_it_says(
     until: bytes, tmp_path: Path
 ) -> None:
@@ -176,7 +176,7 @@ def test_limits_are_those_of_the_arguments(tmp_path: Path) -> None:
     arguments = ["--max-message-bytes", 300, "--max-connections", 1, "--max-rate", 0.5]
     with running_command("collect", "--port", 0, "--db", ":memory:", *arguments) as collector:
         url = url_of(collector)
-        assert "in memory" in collector.output
+        assert "stored in memory" in collector.output
         with connected(url) as client:
             client.send(message(1))
             client.recv(PATIENCE)

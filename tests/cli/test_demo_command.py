@@ -26,7 +26,7 @@ from tests.support.command import (
 from tests.support.wait import wait_until
 
 VERDICT = "every event arrived once"
-GAME = Progress(told=500, emitted=500, delivered=500, is_over=True)
+GAME = Progress(counted=500, emitted=500, delivered=500, is_over=True)
 COUNTS = Counts(stored=500, unique=500, repeats=0, missing=0)
 
 
@@ -39,7 +39,7 @@ def test_every_event_arrives_once_and_is_kept_where_it_was_said(tmp_path: Path) 
     assert told.returncode == 0, told.stdout + told.stderr
     found = re.search(rf"{VERDICT}: (\d+) events", told.stdout)
     assert found
-    assert re.search(r"the live page: http://127\.0\.0\.1:\d+/\n", told.stdout)
+    assert re.search(r"live page: http://127\.0\.0\.1:\d+/\n", told.stdout)
     assert "\x1b" not in told.stdout
     assert told.stderr == ""
     lines = run_command("export", "--db", db).stdout.splitlines()
@@ -100,7 +100,7 @@ def test_browser_is_opened_on_a_terminal_and_the_page_stays_if_asked(tmp_path: P
     browser.chmod(0o755)
     arguments = ["demo", "--seconds", 0.2]
     with Terminal(*arguments, "--stay", BROWSER=f"{browser} %s") as terminal:
-        terminal.wait_for(b"the page stays")
+        terminal.wait_for(b"the page stays open")
         assert VERDICT.encode() in terminal.shown
         assert terminal.end(signal.SIGINT) == 0
     assert b"--stay" not in terminal.shown
@@ -118,13 +118,13 @@ def test_browser_is_opened_on_a_terminal_and_the_page_stays_if_asked(tmp_path: P
 def test_browser_that_was_opened_is_told_that_the_page_goes(tmp_path: Path) -> None:
     with Terminal("demo", "--seconds", 0.2, BROWSER="true %s") as terminal:
         assert terminal.end() == 0
-    assert b"--stay keeps it" in terminal.shown
+    assert b"pass --stay to keep it open" in terminal.shown
 
 
 @needs_posix
 def test_exit_code_is_the_verdict_though_nobody_reads_it() -> None:
     arguments = ["demo", "--seconds", 0.5, "--no-browser"]
-    with command_without_reader(*arguments, until=b"the live page") as demo:
+    with command_without_reader(*arguments, until=b"live page: ") as demo:
         _, errors = demo.communicate(timeout=PATIENCE)
 
     assert (demo.returncode, errors) == (0, b"")
@@ -208,7 +208,7 @@ def test_progress_of_a_day_leaves_out_what_does_not_fit() -> None:
 
 def test_port_that_is_taken_is_one_line_and_exit_code_2() -> None:
     with running_command("demo", "--seconds", 60, "--no-browser") as first:
-        first.wait_for("the live page")
+        first.wait_for("live page: ")
         found = re.search(r":(\d+)/", first.output)
         assert found
         told = run_command("demo", "--port", found[1], "--no-browser")

@@ -302,7 +302,7 @@ def test_terminal_gets_printable_text(format_: str, db: Path) -> None:
 def test_parquet_is_nothing_for_a_terminal(db: Path) -> None:
     with Terminal("export", "--db", db, "--format", "parquet") as terminal:
         assert terminal.end() == 2
-    assert terminal.shown.startswith(b"Error: Parquet is nothing for a terminal")
+    assert terminal.shown.startswith(b"Error: refusing to write Parquet to a terminal")
     assert b"--output" in terminal.shown
 
 
@@ -337,7 +337,7 @@ def test_output_without_a_name_is_wrong_usage(db: Path) -> None:
     done = CliRunner().invoke(export, ["--db", str(db), "-o", ""])
 
     assert done.exit_code == 2
-    assert "it names no file" in done.output
+    assert "the file name is empty" in done.output
 
 
 def test_without_pyarrow_one_line_says_how_to_get_it(db: Path, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_collector_that_restarts_is_waited_for_and_nothing_is_lost(tmp_path: Pat
     options = {"port": free_port(), "db": tmp_path / "t.sqlite3"}
     with running_command_beside(options, 5) as tail:
         with collector_running(**options) as collector:
-            tail.wait_for("it answers again")
+            tail.wait_for("the collector answers again")
             send(collector, 6, 7)
             tail.wait_for_lines(7)
         assert shown(tail) == list(range(1, 8))

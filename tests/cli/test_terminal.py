@@ -7,7 +7,8 @@ import unicodedata
 
 import pytest
 
-from redvsblue_telemetry.cli._terminal import CommandError, escaped, one_line
+from redvsblue_telemetry._shared import escape
+from redvsblue_telemetry.cli._terminal import CommandError, one_line
 
 HOSTILE = {
     "clears the screen": "\x1b[2J",
@@ -25,7 +26,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_what_is_not_printable_is_escaped_and_means_the_same(text: str) -> None:
-    shown = escaped(text)
+    shown = escape(text)
 
     assert shown.isprintable()
     assert json.loads(f'"{shown}"') == text
@@ -34,7 +35,7 @@ def test_what_is_not_printable_is_escaped_and_means_the_same(text: str) -> None:
 def test_every_character_is_printable_afterwards_or_a_space_or_a_joiner() -> None:
     for code in range(0x110000):
         letter = chr(code)
-        shown = escaped(letter)
+        shown = escape(letter)
         if shown == letter:
             harmless = letter.isprintable() or letter in "\u200c\u200d"
             assert harmless or unicodedata.category(letter) == "Zs"
@@ -47,7 +48,7 @@ def test_every_character_is_printable_afterwards_or_a_space_or_a_joiner() -> Non
     "text", ["", "Grüße, 世界 \u3000", "👩\u200d🚀", "é\u0301", "می\u200cخواهم"]
 )
 def test_what_people_write_is_left_alone(text: str) -> None:
-    assert escaped(text) == text
+    assert escape(text) == text
 
 
 def test_json_over_many_lines_is_one_line_with_the_same_meaning() -> None:

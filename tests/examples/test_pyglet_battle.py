@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from battle import BattleEngine
 
 from redvsblue_telemetry import start_telemetry
+from redvsblue_telemetry.cli.demo.battle import BattleEngine
 from redvsblue_telemetry.testing import RecordingServer
 
 pytest.importorskip("pyglet", reason="pyglet is not installed: no engine to listen to")

@@ -1,11 +1,11 @@
 """A small Red vs Blue battle: headless, and the same every time for the same seed.
 
-The engine owns the rules and says what happens through ``on("telemetry", handler)``. It knows
-nothing of who listens: each handler gets one mapping, such as
+The engine owns the rules and reports events through ``on("telemetry", handler)``. It knows nothing
+about its listeners: each handler gets one mapping, such as
 ``{"type": "ship_hit", "data": {"shipId": "red-3", "by": "blue-1", "damage": 12, "health": 63}}``.
 
-Points and velocities are complex numbers, the two-dimensional vectors that Python has built in: the
-real part grows to the right, the imaginary part downward, both in pixels.
+Points and velocities are complex numbers, Python's built-in two-dimensional vectors: the real part
+grows to the right, the imaginary part downward, both in pixels.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Ship:
     team: Team
     position: complex
     heading: float
-    """Where the nose points, in radians: 0 is right, a quarter turn is down."""
+    """The direction of the nose, in radians: 0 is right, a quarter turn is down."""
     orbit: float
-    """Which way it circles its enemy: 1.0 or -1.0."""
+    """The direction in which it circles its enemy: 1.0 or -1.0."""
     velocity: complex = 0j
     health: int = FULL_HEALTH
     cooldown: float = 0.0
@@ -77,7 +77,7 @@ class BattleEngine:
     """Two teams that fight round after round.
 
     The first round starts with the first :meth:`update`, so a handler that is registered before
-    that misses nothing.
+    it gets every event.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class BattleEngine:
         self._handlers.setdefault(event, []).append(handler)
 
     def off(self, event: str, handler: Handler) -> None:
-        """Stop calling ``handler``. One that was never registered is no error."""
+        """Stop calling ``handler``. It need not be registered."""
         self._handlers[event] = [kept for kept in self._handlers.get(event, []) if kept != handler]
 
     def update(self, dt: float) -> None:
@@ -110,7 +110,7 @@ class BattleEngine:
             self._step(dt / steps)
 
     def survivors(self, team: Team) -> int:
-        """How many ships of ``team`` are still flying."""
+        """Return how many ships of ``team`` are still flying."""
         return sum(ship.team == team for ship in self.ships)
 
     def _step(self, dt: float) -> None:
@@ -127,7 +127,7 @@ class BattleEngine:
         self.round += 1
         self._clock = 0.0
         self._resting = False
-        self._tell("round_start", {"round": self.round, "shipsPerTeam": self.ships_per_team})
+        self._emit("round_start", {"round": self.round, "shipsPerTeam": self.ships_per_team})
         self.ships = []
         for number in range(1, self.ships_per_team + 1):
             for team in TEAMS:
@@ -146,7 +146,7 @@ class BattleEngine:
             cooldown=self._dice.uniform(0.0, FIRING_INTERVAL),
         )
         self.ships.append(ship)
-        self._tell("ship_spawned", {"shipId": ship.id, "team": team, **_at(ship.position)})
+        self._emit("ship_spawned", {"shipId": ship.id, "team": team, **_at(ship.position)})
 
     def _end_round_if_decided(self) -> None:
         survivors = {team: self.survivors(team) for team in TEAMS}
@@ -164,7 +164,7 @@ class BattleEngine:
             "survivors": survivors,
             "scores": dict(self.scores),
         }
-        self._tell("round_end", outcome)
+        self._emit("round_end", outcome)
         self.bullets = []
         self._clock = 0.0
         self._resting = True
@@ -193,7 +193,7 @@ class BattleEngine:
         muzzle = ship.position + direction * SHIP_RADIUS
         self.bullets.append(Bullet(ship, muzzle, direction * BULLET_SPEED))
         heading = round(cmath.phase(direction), 2)
-        self._tell("bullet_fired", {"shipId": ship.id, **_at(muzzle), "heading": heading})
+        self._emit("bullet_fired", {"shipId": ship.id, **_at(muzzle), "heading": heading})
 
     def _move_bullets(self, dt: float) -> None:
         in_the_air = []
@@ -220,18 +220,18 @@ class BattleEngine:
         damage = min(ship.health, self._dice.randint(*DAMAGE))
         ship.health -= damage
         wound = {"shipId": ship.id, "by": shooter.id, "damage": damage, "health": ship.health}
-        self._tell("ship_hit", {**wound, **_at(ship.position)})
+        self._emit("ship_hit", {**wound, **_at(ship.position)})
         if ship.health == 0:
             self.ships.remove(ship)
             loss = {"shipId": ship.id, "by": shooter.id, "round": self.round}
-            self._tell("ship_destroyed", {**loss, **_at(ship.position)})
+            self._emit("ship_destroyed", {**loss, **_at(ship.position)})
 
     def _nearest_enemy(self, ship: Ship) -> Ship | None:
         enemies = [other for other in self.ships if other.team != ship.team]
         return min(enemies, key=lambda enemy: abs(enemy.position - ship.position), default=None)
 
     def _evasion(self, ship: Ship) -> complex:
-        """Sideways, out of the path of each enemy bullet that is close and still coming."""
+        """Return a push sideways, away from the path of each enemy bullet that is close."""
         sidestep = 0j
         for bullet in self.bullets:
             away = ship.position - bullet.position
@@ -253,7 +253,7 @@ class BattleEngine:
         return push
 
     def _pull_to_the_middle(self, ship: Ship) -> complex:
-        """Nothing in the middle, the stronger the nearer a wall: the battle stays in sight."""
+        """Return a push that grows toward the walls, so that the battle stays in sight."""
         width, height = self.arena
         across = 1.0 - 2.0 * ship.position.real / width
         down = 1.0 - 2.0 * ship.position.imag / height
@@ -263,13 +263,13 @@ class BattleEngine:
         width, height = self.arena
         return complex(max(0.0, min(width, point.real)), max(0.0, min(height, point.imag)))
 
-    def _tell(self, type_: str, data: Mapping[str, Any]) -> None:
+    def _emit(self, type_: str, data: Mapping[str, Any]) -> None:
         for handler in tuple(self._handlers.get("telemetry", ())):
             handler({"type": type_, "data": data})
 
 
 def _pursuit(ship: Ship, target: Ship) -> complex:
-    """Close in until the distance is comfortable, back off when it is not, and circle meanwhile."""
+    """Return the direction that keeps a comfortable distance to the target, and circles it."""
     toward = target.position - ship.position
     distance = abs(toward) or 1.0
     closing = max(-1.0, min(1.0, (distance - COMFORTABLE_DISTANCE) / COMFORTABLE_DISTANCE))
@@ -282,7 +282,7 @@ def _limited(vector: complex, longest: float) -> complex:
 
 
 def _angle_between(start: float, end: float) -> float:
-    """The turn from ``start`` to ``end`` the short way round, from -pi to pi."""
+    """Return the shorter turn from ``start`` to ``end``, from -pi to pi."""
     return math.remainder(end - start, math.tau)
 
 

@@ -1,4 +1,4 @@
-"""``demo``: a collector, a battle that sends to it, and what both of them counted."""
+"""``demo``: play a battle against a collector, and compare both sides' counts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import sys
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -20,10 +18,17 @@ from rich.text import Text
 
 from ...collector.client import CollectorClient, CollectorError
 from ...collector.models import EventFilter
-from ...collector.server import Options, serve
+from ...collector.server import Options
 from ...settings import is_killed
 from .._arguments import FiniteFloatRange
-from .._runner import run, stopped_by_signals
+from .._runner import (
+    can_open_browser,
+    collecting,
+    first_of,
+    run,
+    stopped_by_signals,
+    telemetry_url,
+)
 from .._terminal import CommandError, pipe_safe_stdout
 from .game import Progress
 
@@ -38,7 +43,7 @@ class Counts(msgspec.Struct):
     stored: int
     """Events that can be read back."""
     unique: int
-    """Different numbers among them."""
+    """Distinct numbers among them."""
     repeats: int
     missing: int
 
@@ -49,22 +54,22 @@ class Counts(msgspec.Struct):
     type=FiniteFloatRange(min=0.1, max=86400),
     default=10.0,
     show_default=True,
-    help="How long to play.",
+    help="Play for this many seconds.",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=0,
     show_default=True,
-    help="The collector's port; 0 for any that is free.",
+    help="Bind the collector to this port. If 0, an available port will be picked.",
 )
 @click.option(
     "--db",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Keep the events in this file.  [default: in memory]",
+    help="Keep the events in this SQLite database.  [default: in memory]",
 )
-@click.option("--no-browser", is_flag=True, help="Open no browser on the live page.")
-@click.option("--stay", is_flag=True, help="Go on showing the page afterwards, until Ctrl-C.")
+@click.option("--no-browser", is_flag=True, help="Do not open the live page in a browser.")
+@click.option("--stay", is_flag=True, help="Keep the page open after the battle, until Ctrl-C.")
 @click.pass_context
 def demo(
     context: click.Context,
@@ -74,28 +79,20 @@ def demo(
     no_browser: bool,
     stay: bool,
 ) -> None:
-    """Play a battle against a collector, and compare their counts.
+    """Play a battle against a collector and compare their counts.
 
-    The game is a process of its own, which sends as any game does. The exit code is 0 if every
-    event arrived once, and 1 if not, whether or not anybody reads what is printed.
+    The game is a separate process that sends as any game does. The exit code is 0 if every event
+    arrived exactly once, and 1 if not.
     """
     if is_killed(os.environ):
         raise CommandError(
-            "DO_NOT_TRACK or REDVSBLUE_ENABLE_TELEMETRY says that nothing may be sent. "
-            "That wins over this demo, so there is nothing to show"
+            "the environment turns telemetry off (DO_NOT_TRACK or REDVSBLUE_ENABLE_TELEMETRY), "
+            "so there is nothing to show"
         )
     console = Console(file=pipe_safe_stdout(), highlight=False, soft_wrap=True)
-    opens = not no_browser and _has_browser()
+    opens = not no_browser and can_open_browser(sys.stdout)
     options = Options(port=port, db=db)
     context.exit(run(_Demo(options, console, seconds, opens=opens, stays=stay).run()))
-
-
-def _has_browser() -> bool:
-    """Whether there is a window to open; a browser in this terminal would be in the way."""
-    has_windows = sys.platform in ("win32", "darwin") or any(
-        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
-    )
-    return has_windows and sys.stdout.isatty()
 
 
 class _Demo:
@@ -109,46 +106,35 @@ class _Demo:
         self._stays = stays
 
     async def run(self) -> int:
-        """Serve, play, compare; returns the exit code."""
+        """Serve, play and compare; return the exit code."""
         stop = asyncio.Event()
         with stopped_by_signals(stop, lambda: None):
-            async with self._collecting(stop) as url:
+            async with collecting(self._options, stop) as url:
                 playing = asyncio.create_task(self._play_and_compare(url))
                 stopping = asyncio.create_task(stop.wait())
-                await _first_of(playing, stopping)
+                await first_of(playing, stopping)
                 if not playing.done():
                     playing.cancel()
                     await asyncio.wait([playing])
-                    self._console.print("\ninterrupted: nothing is claimed")
+                    self._console.print("\ninterrupted; no comparison was made")
                     return _INTERRUPTED
                 code = await playing
                 if self._stays and not stop.is_set():
-                    self._console.print(f"\nthe page stays at {url} until Ctrl-C")
+                    self._console.print(f"\nthe page stays open at {url} until Ctrl-C")
                     await stopping
                 elif self._opens:
-                    self._console.print("\nthe page goes with its collector; --stay keeps it")
+                    self._console.print(
+                        "\nthe live page closes with the collector; pass --stay to keep it open"
+                    )
                 stopping.cancel()
                 return code
 
-    @contextlib.asynccontextmanager
-    async def _collecting(self, stop: asyncio.Event) -> AsyncIterator[str]:
-        """A collector; its page's URL."""
-        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        serving = asyncio.create_task(serve(self._options, stop, ready.set_result))
-        await _first_of(serving, ready)
-        try:
-            if ready.done():
-                yield ready.result()
-        finally:
-            stop.set()
-            await serving
-
     async def _play_and_compare(self, url: str) -> int:
-        self._console.print(Text.assemble("the live page: ", (url, "bold underline")))
+        self._console.print(Text.assemble("live page: ", (url, "bold underline")))
         if self._opens:
             await asyncio.to_thread(webbrowser.open, url)
-        self._console.print(f"a battle of {self._seconds:g} s, which sends to it\n")
-        game = await self._play(f"ws://{urlsplit(url).netloc}/telemetry")
+        self._console.print(f"playing a battle of {self._seconds:g} s\n")
+        game = await self._play(telemetry_url(url))
         try:
             counts = await asyncio.to_thread(count, url, game.session)
         except CollectorError as error:
@@ -156,14 +142,14 @@ class _Demo:
         self._print_ledgers(game, counts)
         differing = differences(game, counts)
         if differing:
-            told = "; ".join(differing)
-            self._console.print(Text(f"NOT every event arrived once: {told}", "bold red"))
+            reasons = "; ".join(differing)
+            self._console.print(Text(f"NOT every event arrived once: {reasons}", "bold red"))
             return _DIFFERS
-        self._console.print(Text(f"every event arrived once: {game.told} events", "bold green"))
+        self._console.print(Text(f"every event arrived once: {game.counted} events", "bold green"))
         return 0
 
     async def _play(self, url: str) -> Progress:
-        """Have the game played; returns how it ended."""
+        """Run the game; return its last progress."""
         progress = Progress()
         async with _game(url, self._seconds) as lines:
             with self._shown() as show:
@@ -171,12 +157,12 @@ class _Demo:
                     progress = msgspec.json.decode(line, type=Progress)
                     show(progress)
         if not progress.is_over:
-            raise CommandError("the game ended before its time: see its error above")
+            raise CommandError("the game ended early; see its error above")
         return progress
 
     @contextlib.contextmanager
     def _shown(self) -> Iterator[Callable[[Progress], None]]:
-        """How to show progress: one line that renews itself on a terminal, else line by line."""
+        """Yield a function that shows progress: in place on a terminal, else line by line."""
         if not self._console.is_terminal:
             yield lambda progress: self._console.print(progress_line(progress))
             return
@@ -208,19 +194,15 @@ class _Demo:
         self._console.print()
 
 
-async def _first_of(*futures: asyncio.Future[Any]) -> None:
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-
-
 @contextlib.asynccontextmanager
 async def _game(url: str, seconds: float) -> AsyncIterator[asyncio.StreamReader]:
-    """The game's process, and what it says; gone when the block is left, however it is left."""
+    """Run the game, and yield its standard output. When the block is left, the game has ended."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "redvsblue_telemetry.cli.demo.game", url, str(seconds)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env=_environment(),
-        start_new_session=True,  # Ctrl-C in a terminal is for this process alone
+        start_new_session=True,  # so that Ctrl-C in a terminal interrupts this process only
     )
     assert process.stdout is not None
     try:
@@ -233,7 +215,7 @@ async def _game(url: str, seconds: float) -> AsyncIterator[asyncio.StreamReader]
 
 
 def _environment() -> dict[str, str]:
-    """What the game needs; settings that are meant for another game would only mislead it."""
+    """Return the game's environment, without settings and proxies that are meant for others."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -242,10 +224,9 @@ def _environment() -> dict[str, str]:
 
 
 def progress_line(progress: Progress, width: int = 80) -> Text:
-    """How the game is doing, in fewer columns than that, at least as long as it plays for hours.
+    """Format progress to fit in ``width`` columns.
 
-    What is emitted is delivered, or waits for it; how many of those are in flight changes faster
-    than it can be read.
+    Events in flight count as waiting: their number changes faster than it can be read.
     """
     waiting = progress.buffered + progress.in_flight
     counts = (
@@ -262,21 +243,21 @@ def _short(milliseconds: float) -> str:
 
 
 def count(url: str, session_id: str) -> Counts:
-    """Ask the collector what it has of a session, event by event."""
+    """Count a session's events in the collector, one by one."""
     wanted = EventFilter(session=session_id)
-    with contextlib.closing(CollectorClient(url)) as asker:
-        numbers = [event.seq for event in asker.iter_events(wanted)]
-        session = asker.session(session_id)
+    with contextlib.closing(CollectorClient(url)) as client:
+        numbers = [event.seq for event in client.iter_events(wanted)]
+        session = client.session(session_id)
     return Counts(len(numbers), len(set(numbers)), session.repeats, session.missing)
 
 
 def differences(game: Progress, counts: Counts) -> list[str]:
-    """Each way in which "every event arrived once" is not true; empty when it is."""
+    """Return the reasons why "every event arrived once" is false; an empty list if it is true."""
     expectations = [
-        ("emitted", game.emitted, game.told),
-        ("delivered", game.delivered, game.told),
-        ("stored", counts.stored, game.told),
-        ("unique", counts.unique, game.told),
+        ("emitted", game.emitted, game.counted),
+        ("delivered", game.delivered, game.counted),
+        ("stored", counts.stored, game.counted),
+        ("unique", counts.unique, game.counted),
         ("in flight", game.in_flight, 0),
         ("buffered", game.buffered, 0),
         ("dropped", game.dropped, 0),
@@ -288,4 +269,4 @@ def differences(game: Progress, counts: Counts) -> list[str]:
         f"{name} {actual} instead of {expected}"
         for name, actual, expected in expectations
         if actual != expected
-    ] + ([] if game.told else ["the game emitted nothing"])
+    ] + ([] if game.counted else ["the game emitted nothing"])

@@ -1,10 +1,10 @@
-"""The game of ``demo``: the battle, at sixty frames a second, in a process of its own.
+"""The game of ``demo``: the battle, at sixty frames a second, in a separate process.
 
     python -m redvsblue_telemetry.cli.demo.game WS_URL SECONDS
 
-So it shares neither the interpreter nor its lock with the collector. Each second it prints a line
-of JSON, and a last one with its ledger when all is delivered. It ends when its standard input does,
-so it doesn't outlive who started it.
+So it shares neither an interpreter nor a GIL with the collector. Each second it prints its progress
+as a line of JSON, and at the end its final ledger. It ends when its standard input is closed, so it
+doesn't outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["Progress"]
 
 _FPS = 60
 _SEED = 7
-_STOP_SECONDS = 15.0
+_STOP_TIMEOUT = 15.0
 
 
 class Progress(msgspec.Struct):
-    """How the game is doing, as it tells it."""
+    """The progress of the game, by its own account."""
 
     seconds: float = 0.0
-    """Since its start."""
-    told: int = 0
-    """Events that it has handed to the library, by its own count."""
+    """Seconds since its start."""
+    counted: int = 0
+    """Events that the game itself counted as it handed them to the library."""
     emitted: int = 0
     delivered: int = 0
     buffered: int = 0
@@ -41,15 +41,15 @@ class Progress(msgspec.Struct):
     dropped: int = 0
     rejected: int = 0
     frame_ms: float = 0.0
-    """The median of the last second's frames, from when a frame was due until its work is done."""
+    """Median of the last second's frames, from when a frame was due to the end of its work."""
     slowest_ms: float = 0.0
-    """0 until the first second is over."""
+    """The longest of them; 0 until the first second is over."""
     session: str = ""
     is_over: bool = False
 
 
 class _Game:
-    """Plays, and counts at the source what is handed to the library."""
+    """Plays, and counts the events that it hands to the library."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self.telemetry = telemetry
@@ -66,19 +66,19 @@ class _Game:
                 engine.update(1 / _FPS)
                 self._frames.append((time.perf_counter() - due) * 1000)
                 if number % _FPS == 0:
-                    self._tell_frame_times()
+                    self._emit_frame_times()
                 due += 1 / _FPS
                 time.sleep(max(0.0, due - time.perf_counter()))
 
     def _count(self, _: object) -> None:
-        self.progress.told += 1
+        self.progress.counted += 1
 
-    def _tell_frame_times(self) -> None:
+    def _emit_frame_times(self) -> None:
         frames = sorted(self._frames)
         self._frames.clear()
         median, slowest = round(frames[len(frames) // 2], 2), round(frames[-1], 2)
         self.progress.frame_ms, self.progress.slowest_ms = median, slowest
-        self.progress.told += 1
+        self.progress.counted += 1
         self.telemetry.emit("frame_times", {"frameTimeMs": median, "slowestMs": slowest})
         self.report()
 
@@ -87,15 +87,15 @@ class _Game:
         progress.seconds = round(time.perf_counter() - self._started, 1)
         for name in ("emitted", "delivered", "buffered", "in_flight", "dropped", "rejected"):
             setattr(progress, name, getattr(ledger, name))
-        _say(progress)
+        _print(progress)
 
 
-def _say(progress: Progress) -> None:
+def _print(progress: Progress) -> None:
     os.write(sys.stdout.fileno(), msgspec.json.encode(progress) + b"\n")
 
 
 def _end_with_standard_input() -> None:
-    # Not sys.stdin.read(): a thread that waits in there holds a lock that is needed at exit.
+    # Not sys.stdin.read(): a thread that waits in it holds a lock that is needed at exit.
     while os.read(sys.stdin.fileno(), 1024):
         pass
     os._exit(1)
@@ -109,7 +109,7 @@ def _main(url: str, seconds: float) -> None:
     game = _Game(telemetry)
     game.progress.session = telemetry.session_id
     game.play(seconds)
-    telemetry.stop(timeout=_STOP_SECONDS)
+    telemetry.stop(timeout=_STOP_TIMEOUT)
     game.progress.is_over = True
     game.report()
 

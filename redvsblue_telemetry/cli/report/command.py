@@ -9,8 +9,8 @@ import click
 from ..._shared import escape
 from ...collector.storage.database import DatabaseError
 from .._database import open_database
-from .._output import counting, output_to, to_standard_output
-from .._terminal import CommandError
+from .._output import counting, output_to
+from .._terminal import CommandError, exit_on_broken_pipe, stdout_errors
 from .data import Report, gather
 from .format import amount_of
 from .html import page
@@ -55,15 +55,15 @@ def report(db: Path, session: str | None, output: str, *, all_sessions: bool) ->
         for part in page(found):
             stream.write(part.encode())
     if output != "-":
-        with to_standard_output():
+        with exit_on_broken_pipe(), stdout_errors():
             sessions = amount_of(found.session_count, "session")
             click.echo(f"{escape(output)}: {amount_of(found.events, 'event')} of {sessions}")
 
 
 def _gathered(db: Path, session: str | None, output: str) -> Report:
     try:
-        with open_database(db) as connection, counting("reading", output) as counted:
-            found = gather(connection, session, counted)
+        with open_database(db) as connection:
+            found = gather(connection, session, counting("reading", output))
     except DatabaseError as error:
         raise CommandError(str(error)) from error
     if found is None:

@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import battle
 import pytest
-from battle import BattleEngine
+
+from redvsblue_telemetry.cli.demo import battle
+from redvsblue_telemetry.cli.demo.battle import BattleEngine
 
 Event = Mapping[str, Any]
 DT = 1 / 60
