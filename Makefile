@@ -87,6 +87,11 @@ bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes 
 bench-check: $(dev_installed) ## Count the instructions of an emit, where valgrind is installed
 	$(BIN)/python -m benchmarks.instructions --check
 
+.PHONY: docs
+docs: $(dev_installed) ## Write the parts of the docs that are generated
+	$(BIN)/python scripts/api_docs.py
+	$(BIN)/python -m benchmarks.page
+
 .PHONY: build
 build: $(dev_installed) ## Build the wheel and the source distribution into dist/
 	rm -rf dist

@@ -1,4 +1,4 @@
-"""Telemetry for Python games: an emit that no frame feels, delivery that is proved.
+"""Telemetry for Python games: it never stalls a frame, and its numbers add up.
 
 ::
 

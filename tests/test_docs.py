@@ -15,6 +15,7 @@ Above a block that can't be run stands a comment line, ``<!-- not run: why -->``
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import io
 import json
@@ -28,6 +29,7 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -36,10 +38,18 @@ import trustme
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
+import redvsblue_telemetry
 from benchmarks import page
-from redvsblue_telemetry import TelemetrySettings, TelemetryStats, start_telemetry, stop_telemetry
+from redvsblue_telemetry import (
+    TelemetrySettings,
+    TelemetryStats,
+    start_telemetry,
+    stop_telemetry,
+    testing,
+)
 from redvsblue_telemetry._delivery import states
 from redvsblue_telemetry.testing import RecordingServer
+from scripts import api_docs
 from tests.support import REPOSITORY
 from tests.test_imports import THE_PACKAGE
 
@@ -47,6 +57,7 @@ PACKAGE = REPOSITORY / "redvsblue_telemetry"
 README = REPOSITORY / "README.md"
 DOCS = REPOSITORY / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
+LINKED = [*PAGES, *(REPOSITORY / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
 
 NOT_RUN = re.compile(r"<!-- not run: .+ -->")
 NO_VARIABLE = "\u2013"  # a dash, as the tables have it
@@ -131,7 +142,7 @@ def plain(cell: str) -> str:
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 SNIPPETS = [block for block in BLOCKS if block.language == "python" and block.is_run]
-SHELL = [block for block in BLOCKS if block.language == "sh"]
+SHELL = [b for page in LINKED for b in blocks_of(page) if b.language == "sh"]
 
 
 # Snippets.
@@ -356,18 +367,60 @@ def anchors_of(page: Path) -> set[str]:
 
 def links_of(page: Path) -> list[str]:
     text = re.sub(r"`[^`]*`", "", prose_of(page))
-    return re.findall(r"\]\(([^)\s]+)\)", text)
+    definitions = re.findall(r"^\[[^]]+\]: (\S+)$", text, flags=re.MULTILINE)
+    return [*re.findall(r"\]\(([^)\s]+)\)", text), *definitions]
 
 
-@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CHANGELOG.md"], ids=name_of)
+def metadata() -> configparser.SectionProxy:
+    config = configparser.ConfigParser()
+    config.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    return config["metadata"]
+
+
+def path_in_the_repository(link: str) -> str | None:
+    """The file that an absolute link into the repository leads to; None for any other link."""
+    home = metadata()["url"]
+    raw = home.replace("github.com", "raw.githubusercontent.com")
+    for prefix in (f"{home}/blob/main/", f"{home}/tree/main/", f"{raw}/main/"):
+        if link.startswith(prefix):
+            return link.removeprefix(prefix)
+    assert "/redvsblue-telemetry" not in link or link.startswith((home, raw)), link
+    return None
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in links_of(page):
-        if link.startswith("https://"):
+        is_absolute = link.startswith("https://")
+        place = path_in_the_repository(link) if is_absolute else link
+        if place is None:
             continue
-        path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
+        path, _, anchor = place.partition("#")
+        folder = REPOSITORY if is_absolute else page.parent
+        target = (folder / path).resolve() if path else page
         assert target.exists(), f"{name_of(page)}: {link}"
         assert not anchor or anchor in anchors_of(target), f"{name_of(page)}: {link}"
+
+
+def test_links_of_the_readme_are_absolute_for_package_indexes() -> None:
+    links = links_of(README)
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_each_link_by_reference_has_its_definition(page: Path) -> None:
+    text = re.sub(r"`[^`]*`", "", prose_of(page))
+    defined = set(re.findall(r"^\[([^]]+)\]: \S+$", text, flags=re.MULTILINE))
+    assert set(re.findall(r"\]\[([^]]+)\]", text)) <= defined
+
+
+def test_links_of_the_metadata_lead_somewhere() -> None:
+    urls = dict(line.split(" = ") for line in metadata()["project_urls"].strip().splitlines())
+    assert set(urls) == {"Documentation", "Source", "Changelog", "Issues"}
+    for link in urls.values():
+        inside = path_in_the_repository(link)
+        assert inside is None or (REPOSITORY / inside).exists(), link
 
 
 def test_index_lists_every_page() -> None:
@@ -382,13 +435,12 @@ def documented_default(field: attrs.Attribute[Any]) -> str:
     """How the tables write a default."""
     default = field.default
     if default is None or isinstance(default, attrs.Factory):
-        return "none"
+        return "not set"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
-@pytest.mark.parametrize("page", [README, DOCS / "settings.md"], ids=name_of)
-def test_table_of_settings_is_that_of_the_class(page: Path) -> None:
-    rows = [tuple(map(plain, row[:3])) for row in table_of(page, "setting")]
+def test_table_of_settings_is_that_of_the_class() -> None:
+    rows = [tuple(map(plain, row[:3])) for row in table_of(DOCS / "settings.md", "setting")]
     assert rows == [
         (field.name, field.metadata.get("variable", NO_VARIABLE), documented_default(field))
         for field in attrs.fields(TelemetrySettings)
@@ -399,7 +451,7 @@ def test_example_of_an_environment_has_every_variable_with_its_default() -> None
     text = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
     documented = dict(re.findall(r"^(?:# ?)?([A-Z_]+)=(.*)$", text, flags=re.MULTILINE))
     expected = {
-        field.metadata["variable"]: documented_default(field).replace("none", "")
+        field.metadata["variable"]: documented_default(field).replace("not set", "")
         for field in attrs.fields(TelemetrySettings)
         if "variable" in field.metadata
     }
@@ -412,6 +464,21 @@ def test_example_of_an_environment_is_one_that_is_allowed() -> None:
     documented["REDVSBLUE_ENABLE_TELEMETRY"] = "true"
     settings = TelemetrySettings.from_environment(documented)
     assert settings == TelemetrySettings(enabled=True)
+
+
+def test_reference_of_the_api_is_generated_from_the_docstrings() -> None:
+    assert api_docs.page() == api_docs.PAGE.read_text(encoding="utf-8"), "run `make docs`"
+
+
+@pytest.mark.parametrize("package", [redvsblue_telemetry, testing], ids=lambda p: p.__name__)
+def test_reference_of_the_api_has_every_public_name(package: ModuleType) -> None:
+    documented = {
+        name
+        for _, module, _, names in api_docs.SECTIONS
+        for name in names
+        if module == package.__name__
+    }
+    assert documented == set(package.__all__)
 
 
 def test_table_of_the_ledger_has_every_field() -> None:
@@ -481,7 +548,7 @@ def test_make_targets_exist() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
     shell = "\n".join(block.text for block in SHELL)
-    inline = "\n".join(code for page in PAGES for code in re.findall(r"`(.+?)`", prose_of(page)))
+    inline = "\n".join(code for page in LINKED for code in re.findall(r"`(.+?)`", prose_of(page)))
     named = set(re.findall(r"^make ([a-z-]+)", f"{shell}\n{inline}", flags=re.MULTILINE))
     assert {"test", "demo"} <= named <= targets
 
