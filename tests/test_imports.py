@@ -79,9 +79,9 @@ ROOMS = {
         seqranges       |
         queries         | seqranges
         sessions        | seqranges
-        database        | sessions
-        readonly        | database
-        thread          | database
+        database        |
+        writer          | database  sessions
+        thread          | database  writer
     """,
     "collector.http": """
         access          |

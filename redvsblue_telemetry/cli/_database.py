@@ -7,8 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..collector.storage.database import DatabaseError
-from ..collector.storage.readonly import read_only
+from ..collector.storage.database import DatabaseError, open_readonly
 
 __all__ = ["open_database"]
 
@@ -28,5 +27,5 @@ def open_database(path: Path) -> Iterator[sqlite3.Connection]:
         raise DatabaseError(
             f"{path} is not a database; name the one that `collect` writes with --db"
         )
-    with read_only(path) as connection:
+    with open_readonly(path) as connection:
         yield connection

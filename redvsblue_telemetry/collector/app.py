@@ -12,8 +12,9 @@ from .http.api import Api
 from .http.live import Live
 from .http.metrics import Metrics
 from .ingest import Ingest, Limits
-from .storage.database import Database, Stored
+from .storage.database import Database
 from .storage.thread import WriterThread
+from .storage.writer import Stored
 
 __all__ = ["Collector"]
 

@@ -224,7 +224,7 @@ def _listens(pid: int) -> bool:
         (["--token", " "], "the token is empty"),
         (["--db", "{folder}/none/t.sqlite3"], "unable to open"),
         (["--db", "{folder}/text"], "not a database"),
-        (["--db", "{folder}/other"], "a database of something else"),
+        (["--db", "{folder}/other"], "not a telemetry database"),
         (["--port", "{taken}"], "--port"),
     ],
 )

@@ -23,7 +23,8 @@ from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.cli._database import open_database
 from redvsblue_telemetry.cli.export import export
 from redvsblue_telemetry.collector.messages import read_message
-from redvsblue_telemetry.collector.storage.database import Database, DatabaseError, Writer
+from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
+from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.collector import RunningCollector, collector_running
 from tests.support.command import (
     PATIENCE,
@@ -432,7 +433,7 @@ def test_database_of_something_else_is_refused_and_left_alone(
     told = run_command(command_name, "--db", path, "-o", tmp_path / "out")
 
     assert told.returncode == 2
-    assert told.stderr.startswith(f"Error: {path} is a database of something else")
+    assert told.stderr.startswith(f"Error: {path} is not a telemetry database")
     assert contents(tmp_path) == before
 
 
@@ -482,7 +483,7 @@ def test_collector_that_has_stored_nothing_yet_is_read(tmp_path: Path) -> None:
 
 
 def test_collector_that_begins_to_write_meanwhile_is_noticed(db: Path) -> None:
-    with pytest.raises(DatabaseError, match="do it again"), open_database(db):
+    with pytest.raises(DatabaseError, match="try again"), open_database(db):
         fill(db, json.dumps([whole({"seq": 9, "type": "late", "data": {}})]))
 
 

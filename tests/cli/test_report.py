@@ -28,7 +28,8 @@ from redvsblue_telemetry.cli.report.command import report
 from redvsblue_telemetry.cli.report.data import gather
 from redvsblue_telemetry.cli.report.stats import Distribution, FrameTimes, Timeline, frame_time
 from redvsblue_telemetry.collector.messages import read_message
-from redvsblue_telemetry.collector.storage.database import Database, Writer
+from redvsblue_telemetry.collector.storage.database import Database
+from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.collector import collector_running
 from tests.support.command import (
     Terminal,
@@ -350,7 +351,7 @@ def test_a_database_of_something_else_is_refused(db: Path) -> None:
         connection.execute("CREATE TABLE t (x)")
     done = run_report(db)
     assert done.exit_code == 2
-    assert "something else" in done.output
+    assert "not a telemetry database" in done.output
 
 
 def test_a_session_that_is_not_there_is_refused(db: Path) -> None:

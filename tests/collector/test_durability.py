@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -29,7 +30,8 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry import ConnectionState, Telemetry, TelemetrySettings
-from redvsblue_telemetry.collector.storage.database import Database, Writer
+from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
+from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.collector import collector_running
 from tests.support.command import Running, needs_posix, run_command, running_command
 from tests.support.wait import wait_until
@@ -38,7 +40,7 @@ pytestmark = needs_posix
 
 PATIENCE = 30.0  # seconds for what takes one, unless the machine is loaded
 KILLS = 20
-UNABLE = "nothing can be stored, so nothing is acknowledged: "
+UNABLE = "cannot store events, so none are acknowledged: "
 ABLE_AGAIN = "events are being stored again"
 
 
@@ -381,6 +383,16 @@ def test_signals_in_mid_stream_lose_nothing(ending: signal.Signals, db: Path, po
     assert_whole(db, clients)
 
 
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_temporary_file_is_deleted_at_the_end(ending: signal.Signals, tmp_path: Path) -> None:
+    arguments = ("collect", "--port", 0, "--db", ":memory:")
+    with running_command(*arguments, is_measured=False, TMPDIR=str(tmp_path)) as collector:
+        assert wait_until(lambda: "127.0.0.1" in collector.output, PATIENCE), collector.said
+        assert [file.name for file in tmp_path.rglob("*.sqlite3")] == ["telemetry.sqlite3"]
+        assert collector.end(ending) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_kills_while_it_makes_its_file_leave_one_that_can_be_used(db: Path, port: int) -> None:
     chance = random.Random(6)
     for _ in range(6):
@@ -588,13 +600,17 @@ def refusal_of(db: Path, before: Sequence[str] = ()) -> str:
     return refusal(told.returncode, told.stdout, told.stderr)
 
 
-def test_database_that_others_have_locked_is_refused(tmp_path: Path) -> None:
-    ours, empty = tmp_path / "ours.sqlite3", tmp_path / "empty.sqlite3"
-    Database(ours).close()
-    with locked(ours), locked(empty), collecting(ours, 0) as one, collecting(empty, 0) as other:
-        for db, collector in ((ours, one), (empty, other)):
-            told = refusal(collector.end(), collector.output, collector.errors)
-            assert told == f"{db}: database is locked"
+@pytest.mark.parametrize("is_ours", [True, False], ids=["ours", "empty"])
+def test_database_that_others_have_locked_is_refused(is_ours: bool, db: Path) -> None:
+    if is_ours:
+        Database(db).close()
+    expected = re.escape(f"{db}: database is locked")
+    with (
+        locked(db),
+        pytest.raises(DatabaseError, match=f"^{expected}$"),
+        collector_running(db=db, busy_timeout=0.05),
+    ):
+        pass
 
 
 def some_text(path: Path) -> None:
@@ -623,8 +639,8 @@ def of_another_program_in_wal_mode(path: Path) -> None:
     [
         (some_text, "file is not a database"),
         (cut_off, "database disk image is malformed"),
-        (of_another_program, "is a database of something else: name another file"),
-        (of_another_program_in_wal_mode, "is a database of something else: name another file"),
+        (of_another_program, "is not a telemetry database; choose another file"),
+        (of_another_program_in_wal_mode, "is not a telemetry database; choose another file"),
         (Path.mkdir, "unable to open database file"),
     ],
 )

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 
 from ..messages import Event
 from ..models import EventFilter, LiveUpdate, StoredEvent
-from ..storage.database import Stored
+from ..storage.writer import Stored
 
 __all__ = ["Live"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 
-from ..storage.database import Stored
+from ..storage.writer import Stored
 
 __all__ = ["Metrics"]
 

@@ -1,8 +1,8 @@
-"""Which numbers of a session have come: runs of them, without gap.
+"""The sequence numbers of a session that have arrived, as ranges.
 
-Most sessions have one run, which grows at its end. A gap between two is loss, or late; a number
-that is in a run already is a repeat. Of all runs only the highest is in memory, so a session takes
-as little of it with a million gaps as with none; the others are in a table, and asked for there.
+Most sessions have one range, which grows at its end. A gap between two ranges is an event that was
+lost or is late; a number inside a range is a repeat. Only the highest range is in memory, so a
+session with a million gaps takes no more of it than one without; the others are read from a table.
 """
 
 from __future__ import annotations
@@ -10,46 +10,46 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-__all__ = ["RunTable", "SeqRanges", "gaps"]
+__all__ = ["RangeTable", "SeqRanges", "gaps"]
 
 _BEYOND = 2**63 - 1  # no number is higher
 
 
-class RunTable(Protocol):
-    """Where the runs of one session are kept, by their first numbers."""
+class RangeTable(Protocol):
+    """Storage for the ranges of one session, keyed by their first numbers."""
 
     def find(self, number: int) -> tuple[int, int] | None:
-        """The first and last number of the last run that begins at the number or before."""
+        """Return the last range that starts at or before the number, as its two ends."""
 
     def put(self, first: int, last: int) -> None:
-        """Keep a run, in the place of any that begins at the same number."""
+        """Store a range; replace one that starts at the same number."""
 
     def remove(self, first: int) -> None:
-        """Forget the run that begins there, if there is one."""
+        """Remove the range that starts at the number, if there is one."""
 
 
 class SeqRanges:
-    """A set of numbers from 0 up, kept as disjoint runs that don't touch.
+    """A set of numbers from 0 up, as disjoint ranges that don't touch.
 
     Args:
-        table: where they are kept. What :meth:`save` has not written is missing there.
+        table: holds the ranges, except for changes that :meth:`save` has not written yet.
     """
 
-    def __init__(self, table: RunTable) -> None:
+    def __init__(self, table: RangeTable) -> None:
         self._table = table
-        # The highest run. An empty one lies so far below that no number touches it.
+        # The highest range. If there is none, it is one so far below that no number touches it.
         self._first, self._last = table.find(_BEYOND) or (-2, -2)
         self._is_saved = True
         self.has_zero = table.find(0) is not None
-        """Whether 0 is in it, which counts as a number but not as one that can be missing."""
+        """Whether 0 is in it. Numbers start at 1, so 0 is stored but never counts as missing."""
 
     @property
     def highest(self) -> int:
-        """The highest number in it; 0 if there is none."""
+        """The highest number; 0 if the set is empty."""
         return max(self._last, 0)
 
     def add(self, number: int) -> bool:
-        """Add a number; whether it is new."""
+        """Add a number; return whether it is new."""
         if number == self._last + 1:  # nearly always
             self._last = number
             self._is_saved = False
@@ -64,7 +64,7 @@ class SeqRanges:
         return True
 
     def _add_below(self, number: int) -> bool:
-        """Add a number that lies below the highest run; whether it is new."""
+        """Add a number below the highest range; return whether it is new."""
         table, first = self._table, number
         if (before := table.find(number)) is not None:
             if number <= before[1]:
@@ -84,20 +84,20 @@ class SeqRanges:
         return True
 
     def save(self) -> None:
-        """Write what has changed to the table."""
+        """Write the changes to the table."""
         if not self._is_saved:
             self._table.put(self._first, self._last)
             self._is_saved = True
 
 
-def gaps(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The first and last number of each run from 1 on that is missing.
+def gaps(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the first and last number of each gap, starting at 1.
 
     Args:
-        runs: the first and last number of each that is there, in ascending order.
+        ranges: the first and last number of each range, in ascending order.
     """
     expected = 1
-    for first, last in runs:
+    for first, last in ranges:
         if first > expected:
             yield expected, first - 1
         expected = max(expected, last + 1)

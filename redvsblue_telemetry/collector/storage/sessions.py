@@ -1,4 +1,4 @@
-"""What is known of each session: in a table, and in memory for those that were heard of lately."""
+"""The state of each session: in a table, and in memory for those that were active recently."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .seqranges import SeqRanges
 
 __all__ = ["Session", "Sessions"]
 
-_KEPT = 10_000  # sessions in memory
+_MAX_IN_MEMORY = 10_000  # sessions
 
 
 class Session(msgspec.Struct):
-    """One run of a game, as far as it has come."""
+    """One run of a game, as far as its events have arrived."""
 
     key: int
-    runs: SeqRanges
+    numbers: SeqRanges
     version: str | None
     first_timestamp: int
     last_timestamp: int
@@ -27,12 +27,12 @@ class Session(msgspec.Struct):
 
     @property
     def missing(self) -> int:
-        """How many numbers from 1 to the highest have not come."""
-        return self.runs.highest - self.events + self.runs.has_zero
+        """The count of numbers from 1 to the highest that have not arrived."""
+        return self.numbers.highest - self.events + self.numbers.has_zero
 
     def add(self, event: Event) -> bool:
-        """Take note of an event; whether it is new."""
-        if not self.runs.add(event.seq):
+        """Record an event; return whether it is new."""
+        if not self.numbers.add(event.seq):
             self.repeats += 1
             return False
         self.events += 1
@@ -47,11 +47,7 @@ class Session(msgspec.Struct):
 
 
 class Sessions:
-    """The sessions. What they learn is written by :meth:`save`, in the caller's transaction.
-
-    Args:
-        connection: to read and write by.
-    """
+    """All sessions. :meth:`save` writes their changes in the caller's transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -59,12 +55,12 @@ class Sessions:
         self._touched: dict[int, Session] = {}
 
     def forget(self) -> None:
-        """Forget all that is in memory: it may not be what is in the table."""
+        """Forget everything in memory, which may differ from the table."""
         self._known.clear()
         self._touched.clear()
 
     def of(self, event: Event, now: int) -> Session:
-        """The session of an event, which is made if there is none."""
+        """Return the session of an event; create it if it is new."""
         session = self._known.get(event.session_id)
         if session is None:
             session = self._read(event.session_id) or self._make(event, now)
@@ -95,17 +91,17 @@ class Sessions:
         return Session(key, SeqRanges(_Table(self._connection, key)), event.version, time, time)
 
     def save(self, now: int) -> None:
-        """Write down what was learned since this was last called."""
+        """Write the changes since the last call."""
         rows = []
         for session in self._touched.values():
-            session.runs.save()
+            session.numbers.save()
             rows.append(
                 (
                     session.version,
                     session.events,
                     session.repeats,
                     session.missing,
-                    session.runs.highest,
+                    session.numbers.highest,
                     session.first_timestamp,
                     session.last_timestamp,
                     now,
@@ -118,12 +114,12 @@ class Sessions:
             rows,
         )
         self._touched.clear()
-        if len(self._known) > _KEPT:
+        if len(self._known) > _MAX_IN_MEMORY:
             self._known.clear()
 
 
 class _Table:
-    """The runs of one session in the database's table; see RunTable."""
+    """The ranges of one session in the table ``runs``; see RangeTable."""
 
     def __init__(self, connection: sqlite3.Connection, session: int) -> None:
         self._execute = connection.execute

@@ -1,7 +1,7 @@
-"""The thread that writes: it stores what has come on all connections, group by group.
+"""The storage thread: stores what arrives on all connections, one group of messages at a time.
 
-While one group is being written and synced to the disk, the next one gathers. So under load a sync
-is shared by many messages, and without load nothing waits for company.
+While one group is written and synced to the disk, the next one gathers in the queue. So under load
+many messages share a sync, and without load no message waits for others.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ from typing import Protocol
 import msgspec
 
 from ..messages import Message
-from .database import Database, DatabaseError, Stored, Writer
+from .database import Database, DatabaseError
+from .writer import Stored, Writer
 
 __all__ = ["Receipt", "WriterThread"]
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
-_GROUP_EVENTS = 20_000  # in one transaction, about
-_MOST_BYTES = 16 * 1024 * 1024  # that wait to be written; then connections wait to be read
+_GROUP_EVENTS = 20_000  # about the most in one transaction
+_MAX_WAITING_BYTES = 16 * 1024 * 1024  # beyond this, connections are not read
 
 
 class Receipt(Protocol):
-    """Whoever wants to know what became of its messages. Called on the event loop's thread."""
+    """A sender that learns the outcome of its messages, on the event loop's thread."""
 
     is_broken: bool
-    """Whether some of its messages could not be stored. Then none that it sent after them is: they
-    come again, and in order. Written and read by the storage's thread; False at first."""
+    """Whether some of its messages could not be stored. After that, none that it has sent is: the
+    client sends all of them again, in order. Written and read by the storage thread; initially
+    False."""
 
     def stored(self, messages: int) -> None:
-        """So many more of its messages are stored."""
+        """Called when that many more of its messages are stored."""
 
     def failed(self) -> None:
-        """Some of its messages could not be stored."""
+        """Called when some of its messages could not be stored."""
 
 
 class _Job(msgspec.Struct):
@@ -53,12 +55,12 @@ class _Clear(msgspec.Struct):
 
 
 class WriterThread:
-    """Stores messages on a thread of its own. Its methods are called on the event loop's thread.
+    """Stores messages on its own thread. The methods are called on the event loop's thread.
 
     Args:
-        database: where to.
-        on_stored: told of each group that was stored, on the event loop's thread.
-        on_failure: told of each that could not be, likewise.
+        database: where they are stored.
+        on_stored: called after each group that was stored, on the event loop's thread.
+        on_failure: called after each group that could not be stored, on the event loop's thread.
 
     Raises:
         DatabaseError: the database can't be written to.
@@ -88,54 +90,43 @@ class WriterThread:
         self._thread.start()
 
     async def room(self) -> None:
-        """Wait while too much is waiting to be written."""
-        while self._waiting_bytes >= _MOST_BYTES:
+        """Wait while too many bytes wait to be stored."""
+        while self._waiting_bytes >= _MAX_WAITING_BYTES:
             self._has_room.clear()
             await self._has_room.wait()
 
     def submit(self, message: Message, size: int, receipt: Receipt) -> None:
-        """Have a message stored.
+        """Queue a message to be stored.
 
         Args:
-            message: what to store.
+            message: the message.
             size: its bytes.
-            receipt: told when it is stored, or that it can't be.
+            receipt: called with the outcome.
         """
         self._waiting_bytes += size
         self._queue.put(_Job(message, size, receipt))
 
     async def clear(self) -> None:
-        """Delete all that is stored.
+        """Delete everything that is stored.
 
         Raises:
-            DatabaseError: it can't be.
+            DatabaseError: nothing was deleted.
         """
         done = self._loop.create_future()
         self._queue.put(_Clear(done))
         await done
 
     async def close(self) -> None:
-        """Store what is waiting, and end."""
+        """Store what is queued, and end the thread."""
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    # On the thread.
+    # On the storage thread.
 
     def _run(self) -> None:
         is_over = False
         while not is_over:
-            jobs: list[_Job] = []
-            task: _Job | _Clear | None = self._queue.get()
-            events = 0
-            while isinstance(task, _Job):
-                jobs.append(task)
-                events += len(task.message.events)
-                if events >= _GROUP_EVENTS:
-                    break
-                try:
-                    task = self._queue.get_nowait()
-                except queue.Empty:
-                    break
+            jobs, task = self._next_group()
             if jobs:
                 self._store(jobs)
             if isinstance(task, _Clear):
@@ -143,14 +134,30 @@ class WriterThread:
             is_over = task is None
         self._writer.close()
 
+    def _next_group(self) -> tuple[list[_Job], _Job | _Clear | None]:
+        """Wait for a task; return all messages queued by then, and the task that ended them."""
+        jobs: list[_Job] = []
+        events = 0
+        task = self._queue.get()
+        while isinstance(task, _Job):
+            jobs.append(task)
+            events += len(task.message.events)
+            if events >= _GROUP_EVENTS:
+                break
+            try:
+                task = self._queue.get_nowait()
+            except queue.Empty:
+                break
+        return jobs, task
+
     def _store(self, jobs: list[_Job]) -> None:
-        whole = [job for job in jobs if not job.receipt.is_broken]
-        # To store nothing would succeed, and say nothing about whether anything can be stored.
-        outcome = self._outcome([job.message for job in whole]) if whole else None
+        accepted = [job for job in jobs if not job.receipt.is_broken]
+        # Storing an empty group would succeed, and wrongly show that storing works again.
+        outcome = self._outcome([job.message for job in accepted]) if accepted else None
         if isinstance(outcome, DatabaseError):
-            for job in whole:
+            for job in accepted:
                 job.receipt.is_broken = True
-        self._tell_later(self._tell, jobs, whole, outcome)
+        self._call_on_loop(self._finish, jobs, accepted, outcome)
 
     def _outcome(self, messages: list[Message]) -> Stored | DatabaseError:
         try:
@@ -158,12 +165,8 @@ class WriterThread:
         except DatabaseError as error:
             return error
         except Exception as error:
-            logger.exception("the collector met an error of its own")
-            return DatabaseError(f"an error of the collector's own: {error!r}")
-
-    def _tell_later(self, callback: Callable[..., None], *values: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is there to be told
-            self._loop.call_soon_threadsafe(callback, *values)
+            logger.exception("internal error in the collector")
+            return DatabaseError(f"internal error: {error!r}")
 
     def _clear(self, task: _Clear) -> None:
         error: Exception | None = None
@@ -171,45 +174,48 @@ class WriterThread:
             self._writer.clear()
         except Exception as failure:
             error = failure
-        self._tell_later(_resolve, task.done, error)
+        self._call_on_loop(_resolve, task.done, error)
 
-    # Back on the event loop.
+    def _call_on_loop(self, callback: Callable[..., None], *values: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and so are all connections
+            self._loop.call_soon_threadsafe(callback, *values)
 
-    def _tell(
-        self, jobs: list[_Job], told: list[_Job], outcome: Stored | DatabaseError | None
+    # On the event loop's thread.
+
+    def _finish(
+        self, jobs: list[_Job], accepted: list[_Job], outcome: Stored | DatabaseError | None
     ) -> None:
+        """Release the room of a group, and pass its outcome on."""
         self._waiting_bytes -= sum(job.size for job in jobs)
-        if self._waiting_bytes < _MOST_BYTES:
+        if self._waiting_bytes < _MAX_WAITING_BYTES:
             self._has_room.set()
-        if outcome is None:
-            return
-        counts = Counter(id(job.receipt) for job in told)
-        receipts = {id(job.receipt): job.receipt for job in told}
+        receipts = {id(job.receipt): job.receipt for job in accepted}
         if isinstance(outcome, DatabaseError):
-            self._complain(outcome)
-            self._on_failure()
+            self._note_failure(outcome)
             for receipt in receipts.values():
                 receipt.failed()
-            return
-        if outcome.events or outcome.repeats or outcome.rejected:  # else there was nothing to do
-            self._note_success()
-        for key, receipt in receipts.items():
-            receipt.stored(counts[key])
-        self._on_stored(outcome)
+        elif outcome is not None:
+            self._note_success(outcome)
+            for key, messages in Counter(id(job.receipt) for job in accepted).items():
+                receipts[key].stored(messages)
+            self._on_stored(outcome)
 
-    def _complain(self, error: DatabaseError) -> None:
-        if self.last_error is None or str(self.last_error) != str(error):
-            logger.error("nothing can be stored, so nothing is acknowledged: %s", error)
+    def _note_failure(self, error: DatabaseError) -> None:
+        if str(self.last_error) != str(error):
+            logger.error("cannot store events, so none are acknowledged: %s", error)
         self.last_error = error
+        self._on_failure()
 
-    def _note_success(self) -> None:
-        if self.last_error is not None:
+    def _note_success(self, stored: Stored) -> None:
+        # A group without any event needed no storage, so it shows nothing about it.
+        has_written = stored.events or stored.repeats or stored.rejected
+        if has_written and self.last_error is not None:
             logger.warning("events are being stored again")
             self.last_error = None
 
 
 def _resolve(done: asyncio.Future[None], error: Exception | None) -> None:
-    if done.done():  # whoever waited for it has gone
+    if done.done():  # canceled: its caller no longer waits
         return
     if error is None:
         done.set_result(None)

@@ -20,7 +20,7 @@ from redvsblue_telemetry.collector.http import live
 from redvsblue_telemetry.collector.http.live import Live
 from redvsblue_telemetry.collector.messages import Event
 from redvsblue_telemetry.collector.models import EventFilter, LiveUpdate
-from redvsblue_telemetry.collector.storage.database import Stored
+from redvsblue_telemetry.collector.storage.writer import Stored
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.wait import wait_until
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redvsblue_telemetry.collector.messages import Event, Message, Rejected
-from redvsblue_telemetry.collector.storage.database import Database, DatabaseError, Writer
+from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
+from redvsblue_telemetry.collector.storage.writer import Writer
 
 
 def event(seq: int, session: str = "s", type_: str = "hit", **fields: Any) -> Event:
@@ -144,8 +146,8 @@ def test_two_writers_on_one_file_store_each_event_once(path: Path) -> None:
 def test_more_sessions_and_types_than_are_kept_in_memory(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redvsblue_telemetry.collector.storage.sessions._KEPT", 5)
-    monkeypatch.setattr("redvsblue_telemetry.collector.storage.database._TYPES", 5)
+    monkeypatch.setattr("redvsblue_telemetry.collector.storage.sessions._MAX_IN_MEMORY", 5)
+    monkeypatch.setattr("redvsblue_telemetry.collector.storage.writer._MAX_TYPES_IN_MEMORY", 5)
     batch = [message(*(event(n, f"s{s}", f"t{s}") for n in (1, 2, 4) for s in range(30)))]
     with writing(path) as writer:
         for expected in (90, 0, 0):
@@ -301,7 +303,7 @@ def test_something_else_is_left_alone(tmp_path: Path) -> None:
     other = tmp_path / "other.sqlite3"
     with contextlib.closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE events (mine)")
-    with pytest.raises(DatabaseError, match="database of something else: name another file"):
+    with pytest.raises(DatabaseError, match="is not a telemetry database; choose another file"):
         Database(other)
     assert rows(other, "SELECT name FROM sqlite_schema") == [("events",)]
 
@@ -310,7 +312,7 @@ def test_tables_of_another_version_are_left_alone(path: Path) -> None:
     Database(path).close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(DatabaseError, match="tables of version 99"):
+    with pytest.raises(DatabaseError, match="schema version 99"):
         Database(path)
 
 
@@ -327,21 +329,33 @@ def test_names_that_mean_something_in_a_uri_are_names(tmp_path: Path) -> None:
     assert rows(path, SEQS) == [(1,)]
 
 
-def test_databases_in_memory_are_apart() -> None:
+def test_temporary_databases_are_apart_and_deleted_when_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with writing(None) as one, writing(None) as other:
         one.store([message(event(1))])
         assert other.store([message(event(1))]).repeats == 0
         with one._database.reading() as reader:
             assert reader.execute(SEQS).fetchall() == [(1,)]
+        assert len(list(tmp_path.iterdir())) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_place_for_a_temporary_database_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(DatabaseError, match=r"cannot create a temporary directory: .*missing"):
+        Database(None)
 
 
 def test_readers_and_the_writer_dont_wait_for_each_other(path: Path) -> None:
-    for place in (path, None):
-        with writing(place, busy_timeout=0.05) as writer:
-            writer.store([message(*(event(n) for n in range(1, 3000)))])
-            with writer._database.reading() as reader:
-                found = reader.execute(SEQS)
-                assert found.fetchone() == (1,)
-                writer.store([message(event(3000))])
-                with pytest.raises(sqlite3.OperationalError):
-                    reader.execute("DELETE FROM events")
+    with writing(path, busy_timeout=0.05) as writer:
+        writer.store([message(*(event(n) for n in range(1, 3000)))])
+        with writer._database.reading() as reader:
+            found = reader.execute(SEQS)
+            assert found.fetchone() == (1,)
+            writer.store([message(event(3000))])
+            with pytest.raises(sqlite3.OperationalError):
+                reader.execute("DELETE FROM events")

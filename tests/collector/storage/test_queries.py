@@ -14,7 +14,8 @@ import pytest
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.models import EventFilter, StoredEvent
 from redvsblue_telemetry.collector.storage import queries
-from redvsblue_telemetry.collector.storage.database import Database, Writer
+from redvsblue_telemetry.collector.storage.database import Database
+from redvsblue_telemetry.collector.storage.writer import Writer
 
 
 @pytest.fixture(params=["file", "memory"])

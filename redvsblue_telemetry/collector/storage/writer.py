@@ -1,0 +1,233 @@
+"""The one writer of the database.
+
+Each event is stored once. To know whether it was stored before, the writer doesn't search for it:
+for each session, the ranges of sequence numbers that have arrived are kept (:mod:`.seqranges`), in
+a table that is written in the same transaction as the events, and the highest range in memory.
+
+One transaction takes what arrived on all connections since the last one, and is synced to the disk
+before anything in it is acknowledged. Rows are inserted by statements of many rows, each of which
+releases the GIL while SQLite works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from ..messages import Event, Message, Rejected
+from .database import SCHEMA_VERSION, Database, DatabaseError
+from .sessions import Sessions
+
+logger = logging.getLogger("redvsblue_telemetry.collector")
+
+__all__ = ["Stored", "Writer"]
+
+_COLUMNS = "(session, seq, type, timestamp, received, id, version, data)"
+_ROW = "(?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))"
+_VALUES_PER_ROW = 8
+_ROWS_PER_STATEMENT = 64
+_INSERT = f"INSERT INTO events {_COLUMNS} VALUES "
+_INSERT_MANY = _INSERT + ", ".join([_ROW] * _ROWS_PER_STATEMENT)
+_MAX_TYPES_IN_MEMORY = 10_000
+_MAX_EXCERPT_BYTES = 1024  # of an event that can't be stored
+# What SQLite and its binding raise for a value that they can't store: the event is at fault.
+_DATA_FAULTS = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+)
+
+
+class Stored(msgspec.Struct):
+    """The outcome of storing some messages."""
+
+    events: list[Event]
+    """The new events, in the order in which they were stored."""
+    first_arrival: int
+    """The arrival number of the first of them; the others follow."""
+    repeats: int
+    rejected: int
+    by_type: dict[str, int]
+    """The number of new events of each type."""
+    received: int
+    """When they were stored, in milliseconds since the epoch."""
+
+
+class Writer:
+    """Writes into a database. Used by one thread at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection = database.connect()
+        self._connection.execute("PRAGMA synchronous = FULL")  # an ack survives a power cut
+        self._sessions = Sessions(self._connection)
+        self._type_keys: dict[str, int] = {}
+        self._seen_version: int | None = None
+
+    def check(self) -> None:
+        """Check that it can write.
+
+        Raises:
+            DatabaseError: it can't.
+        """
+        with self._transaction():
+            # A write that changes nothing.
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Close its connection."""
+        self._connection.close()
+
+    def store(self, messages: Sequence[Message]) -> Stored:
+        """Store the new events in one transaction: all of them, or none.
+
+        An event that can't be stored because of its own data is rejected.
+
+        Raises:
+            DatabaseError: nothing was stored.
+        """
+        now = time.time_ns() // 1_000_000
+        try:
+            with self._transaction():
+                return self._store(messages, now)
+        except DatabaseError:
+            raise
+        except Exception:
+            logger.exception("an event can't be stored; trying each event of its group alone")
+        with self._transaction():
+            return self._store([self._sieve(message, now) for message in messages], now)
+
+    def _sieve(self, message: Message, now: int) -> Message:
+        """Return the message with the events that can't be stored moved to its rejected parts."""
+        sieved = Message([], [*message.rejected])
+        for event in message.events:
+            self._connection.execute("SAVEPOINT trial")
+            try:
+                self._store([Message([event], [])], now)
+            except Exception as error:
+                if isinstance(error, sqlite3.Error) and not isinstance(error, _DATA_FAULTS):
+                    raise  # the database is at fault, so no event can be stored
+                sieved.rejected.append(_rejected(event, error))
+            else:
+                sieved.events.append(event)
+            finally:
+                self._connection.execute("ROLLBACK TO trial")
+                self._connection.execute("RELEASE trial")
+                self._forget()
+        return sieved
+
+    def clear(self) -> None:
+        """Delete everything that is stored.
+
+        Raises:
+            DatabaseError: nothing was deleted.
+        """
+        with self._transaction():
+            for table in ("events", "runs", "sessions", "types", "rejected"):
+                self._connection.execute(f"DELETE FROM {table}")
+            self._forget()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._database.check_file()
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._forget_if_changed()
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            self._forget()  # memory may be ahead of the database
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error) and not isinstance(error, _DATA_FAULTS):
+                raise self._database.explain(error) from error
+            raise
+
+    def _forget_if_changed(self) -> None:
+        """Forget what is in memory if another program has written to the database."""
+        version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._seen_version:
+            self._forget()
+            self._seen_version = version
+
+    def _forget(self) -> None:
+        self._sessions.forget()
+        self._type_keys.clear()
+
+    def _store(self, messages: Sequence[Message], now: int) -> Stored:
+        if len(self._type_keys) > _MAX_TYPES_IN_MEMORY:
+            self._type_keys.clear()
+        new: list[Event] = []
+        values: list[Any] = []
+        counts: dict[str, int] = {}
+        repeats = 0
+        session_id, session = "", None
+        for message in messages:
+            for event in message.events:
+                if event.session_id != session_id or session is None:
+                    session_id = event.session_id
+                    session = self._sessions.of(event, now)
+                if not session.add(event):
+                    repeats += 1
+                    continue
+                name = event.type
+                counts[name] = counts.get(name, 0) + 1
+                values += (
+                    session.key,
+                    event.seq,
+                    self._type_keys.get(name) or self._type_key(name),
+                    event.timestamp,
+                    now,
+                    event.id,
+                    event.version,
+                    event.data,
+                )
+                new.append(event)
+        first_arrival = self._insert(values)
+        self._sessions.save(now)
+        self._connection.executemany(
+            "UPDATE types SET events = events + ? WHERE name = ?",
+            [(count, name) for name, count in counts.items()],
+        )
+        rejected = [part for message in messages for part in message.rejected]
+        self._connection.executemany(
+            "INSERT INTO rejected (received, reason, text) VALUES (?, ?, ?)",
+            [(now, part.reason, part.text) for part in rejected],
+        )
+        return Stored(new, first_arrival, repeats, len(rejected), counts, now)
+
+    def _insert(self, values: list[Any]) -> int:
+        """Insert the events; return the arrival number of the first."""
+        last = None
+        step = _ROWS_PER_STATEMENT * _VALUES_PER_ROW
+        whole = len(values) - len(values) % step
+        execute = self._connection.execute
+        for start in range(0, whole, step):
+            last = execute(_INSERT_MANY, values[start : start + step]).lastrowid
+        if rest := values[whole:]:
+            rows = ", ".join([_ROW] * (len(rest) // _VALUES_PER_ROW))
+            last = execute(_INSERT + rows, rest).lastrowid
+        return (last or 0) - len(values) // _VALUES_PER_ROW + 1
+
+    def _type_key(self, name: str) -> int:
+        execute = self._connection.execute
+        row = execute("SELECT key FROM types WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            key = execute("INSERT INTO types (name, events) VALUES (?, 0)", (name,)).lastrowid or 0
+        else:
+            key = row[0]
+        self._type_keys[name] = key
+        return int(key)
+
+
+def _rejected(event: Event, error: Exception) -> Rejected:
+    reason = f"the collector could not store it: {error!r}"
+    text = ascii(msgspec.structs.asdict(event))
+    return Rejected(ascii(reason)[1:-1], text[:_MAX_EXCERPT_BYTES].encode())
