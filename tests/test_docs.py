@@ -541,6 +541,12 @@ def test_log_lines_to_watch_are_those_of_the_code() -> None:
             assert part in code, line
 
 
+def test_tests_that_the_promises_name_exist() -> None:
+    for *_, files in table_of(DOCS / "delivery.md", "promise"):
+        for name in re.findall(r"`(.+?)`", files):
+            assert (REPOSITORY / name).exists(), name
+
+
 # Commands.
 
 
