@@ -1,8 +1,8 @@
-"""The pytest plugin: fixtures for the tests of games, and assertions that say what differs.
+"""The pytest plugin: fixtures for the tests of games, and assertions that say where events differ.
 
-It stands beside the package and not in it, as pytest loads it in every run, of any project: so it
-imports the package when a test asks for a fixture, and not before. The page on testing tells how to
-use it.
+It is a module beside the package because pytest loads it in every run of every project: a module
+inside the package would import the package, and websocket-client with it, each time. So the package
+is imported when a test requests a fixture. See docs/testing.md.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from redvsblue_telemetry.testing import RecordedEvents
     from redvsblue_telemetry.testing.collector import RunningCollector
 
-_SOON = "0.02"  # seconds; with the default of one, each test would wait for that
+_DRAIN_INTERVAL = "0.02"  # seconds; with the default of one, each test would take that long
 
 
 @pytest.fixture
 def telemetry_events() -> Iterator[RecordedEvents]:
-    """Records what the code under test emits; nothing is sent, whatever the environment says."""
+    """Record the events that the code under test emits; nothing is sent."""
     from redvsblue_telemetry.testing import record_events
 
     with record_events() as events:
@@ -32,7 +32,7 @@ def telemetry_events() -> Iterator[RecordedEvents]:
 
 @pytest.fixture
 def telemetry_collector(_telemetry_collectors: _Collectors) -> Iterator[RunningCollector]:
-    """A real collector that is empty, and that ``start_telemetry()`` sends to."""
+    """An empty collector that ``start_telemetry()`` sends to."""
     from redvsblue_telemetry.testing.collector import sending_for_real
 
     collector = _telemetry_collectors.take()
@@ -51,8 +51,8 @@ def _telemetry_collectors() -> Iterator[_Collectors]:
         from redvsblue_telemetry.testing.collector import RunningCollector
     except ImportError as error:
         pytest.fail(
-            "telemetry_collector needs the collector, of which something is not installed "
-            f"({error}): pip install 'redvsblue-telemetry[collector]'",
+            f"telemetry_collector needs the collector's dependencies ({error}): "
+            "pip install 'redvsblue-telemetry[collector]'",
             pytrace=False,
         )
     collectors = _Collectors(RunningCollector)
@@ -61,10 +61,10 @@ def _telemetry_collectors() -> Iterator[_Collectors]:
 
 
 class _Collectors:
-    """Gives each test an empty collector: the same one, while it can be emptied.
+    """Gives each test an empty collector: the same one, as long as it can be emptied.
 
-    A client that was left connected would send to the next test; and what can't be emptied, for
-    whatever reason, is no next test's trouble.
+    A new one follows where a client is still connected, which would send to the next test, and
+    where the deletion fails.
     """
 
     def __init__(self, make: Callable[[], RunningCollector]) -> None:
@@ -94,26 +94,26 @@ class _Collectors:
 
 
 def _set_environment(patch: pytest.MonkeyPatch, url: str) -> None:
-    """Have ``start_telemetry()`` send to a URL, here and in child processes."""
+    """Make ``start_telemetry()`` send to a URL, here and in child processes."""
     for name in tuple(os.environ):
         if name.startswith("REDVSBLUE_") or name == "DO_NOT_TRACK":
             patch.delenv(name)
     patch.setenv("REDVSBLUE_ENABLE_TELEMETRY", "true")
     patch.setenv("REDVSBLUE_TELEMETRY_WS_URL", url)
-    patch.setenv("REDVSBLUE_TELEMETRY_DRAIN_INTERVAL", _SOON)
+    patch.setenv("REDVSBLUE_TELEMETRY_DRAIN_INTERVAL", _DRAIN_INTERVAL)
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     patch.setenv("no_proxy", f"{direct},127.0.0.1" if direct else "127.0.0.1")
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """Say where events differ from what was expected of them."""
-    testing = sys.modules.get("redvsblue_telemetry.testing")
-    return None if testing is None else testing.explain_assertion(op, left, right)
+    """Explain where events differ from the expected ones."""
+    recording = sys.modules.get("redvsblue_telemetry.testing._recording")
+    return None if recording is None else recording.explain_assertion(op, left, right)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Put beside a test that failed what it has emitted."""
+    """Add the events that a failed test has emitted to its report."""
     if call.when != "call" or call.excinfo is None:
         return
     fixtures = getattr(item, "funcargs", None) or {}
@@ -126,4 +126,4 @@ def _summary_of(source: RecordedEvents | RunningCollector) -> str:
     try:
         return source.summary()
     except Exception as error:  # a report of a failure must not become one
-        return f"it can't be shown: {error!r}"
+        return f"no summary: {error!r}"

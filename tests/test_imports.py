@@ -92,8 +92,10 @@ ROOMS = {
     """,
     "testing": """
         _matching       |
-        __init__        | _matching
-        collector       | __init__  _matching
+        _recording      | _matching
+        _server         |
+        __init__        | _recording  _server
+        collector       | _matching  _recording
     """,
     "cli": """
         _arguments      |

@@ -1,4 +1,4 @@
-"""A collector for the tests of games: the real one, in memory, on a thread of its own.
+"""A collector for the tests of games: the real one, on a thread of its own.
 
 ::
 
@@ -12,8 +12,8 @@
         assert end.data["winner"] == "red"
         stop_telemetry()
 
-Under pytest, the fixture ``telemetry_collector`` is one of these. It is asked by HTTP, as anybody
-would ask it.
+Under pytest, the fixture ``telemetry_collector`` is one of these. It queries the collector over
+HTTP, as any other client does.
 """
 
 from __future__ import annotations
@@ -22,46 +22,48 @@ import asyncio
 import difflib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
-
-from .._shared import monotonic
+from .._shared import escape, monotonic
 from ..client import Telemetry, get_telemetry, install_telemetry, stop_telemetry
 from ..collector.client import MAX_PAGE_SIZE, CollectorClient
 from ..collector.models import EventFilter, RejectedMessage, Session, Stats, StoredEvent
 from ..collector.server import Options, serve
 from ..events import TelemetryEvent
 from ..settings import TelemetrySettings
-from . import Snapshot
-from ._matching import BRIEFLY, briefly, printable, shown
+from ._matching import PREVIEW_LINES, format_event, preview
+from ._recording import RecordingTelemetry, Snapshot
 
 __all__ = ["CollectedEvents", "RunningCollector", "sending_for_real"]
 
-_LOOKING_AGAIN = 0.01  # seconds
-_PATIENCE = 15.0  # seconds for an answer, or for the thread to end
-_FAREWELL = 0.5  # seconds for what nobody has waited for
-_IN_MEMORY = ":memory:"  # what the command line calls it, and SQLite
+_POLL_INTERVAL = 0.01  # seconds
+_THREAD_TIMEOUT = 15.0  # seconds for the thread to start listening, or to end
+_STOP_TIMEOUT = 0.5  # seconds for events that no test has waited for
+_IN_MEMORY = ":memory:"  # as on the command line, and as in SQLite
 
 
 class CollectedEvents(Snapshot):
-    """The events that a collector had when it was asked, in the order of their arrival."""
+    """The events that a collector had when it was queried, in order of arrival."""
 
     kind = "collected events"
 
 
 class RunningCollector:
-    """A collector on a free port of this machine; a context manager. Usable from any thread.
+    """A collector on an available port of this machine; a context manager.
+
+    Its methods may be called from any thread.
 
     Args:
-        options: any of :class:`Options`, such as ``token="secret"``; ``db`` may be a string.
+        options: Any of :class:`Options`, such as ``token="secret"``; ``db`` may be a string.
     """
+
+    http_url: str
+    """The URL of its page and of its API; set by :meth:`start`."""
 
     def __init__(self, **options: Any) -> None:
         defaults: dict[str, Any] = {"port": 0, "db": None, "allow_reset": True}
@@ -75,27 +77,26 @@ class RunningCollector:
         self._thread = threading.Thread(target=self._run, name="telemetry-collector", daemon=True)
 
     def start(self) -> RunningCollector:
-        """Listen.
+        """Start to listen.
 
         Raises:
-            OptionsError: it may not run so, or the port is taken.
-            DatabaseError: the database can't be used.
+            OptionsError: The options are not allowed, or the port is taken.
+            DatabaseError: The database cannot be used.
         """
         self._thread.start()
         try:
-            self.http_url = self._ready.result(_PATIENCE)
+            self.http_url = self._ready.result(_THREAD_TIMEOUT)
         except BaseException:
-            self._thread.join(_PATIENCE)  # it is about to end
+            self._thread.join(_THREAD_TIMEOUT)  # it is closing its loop
             raise
-        """Where its page and its API are."""
         return self
 
     def stop(self) -> None:
-        """Let clients go, and end. Once is enough; more does nothing."""
+        """Disconnect the clients and end. Further calls do nothing."""
         if self._thread.is_alive():
-            with suppress(RuntimeError):  # it has ended meanwhile, and closed its loop
+            with suppress(RuntimeError):  # the thread has ended meanwhile, and closed its loop
                 self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(_PATIENCE)
+            self._thread.join(_THREAD_TIMEOUT)
 
     @property
     def is_running(self) -> bool:
@@ -104,46 +105,44 @@ class RunningCollector:
 
     @property
     def url(self) -> str:
-        """What to give to ``start_telemetry``."""
+        """The URL for ``start_telemetry``."""
         return f"ws://{urlsplit(self.http_url).netloc}/telemetry"
 
     @property
     def events(self) -> CollectedEvents:
-        """What has arrived so far, each event once."""
+        """The events that have arrived so far, each of them once."""
         return self._events(EventFilter())
 
     def events_of(self, type: str) -> CollectedEvents:
-        """What has arrived so far of one type."""
+        """Return the events of one type that have arrived so far."""
         return self._events(EventFilter(type=type))
 
     @property
     def sessions(self) -> list[Session]:
-        """The sessions that events have come of, the one that was heard of last first."""
+        """The sessions of the events, the most recently active first."""
         found: list[Session] = []
         with self._client() as client:
             while page := client.sessions(limit=MAX_PAGE_SIZE, offset=len(found)):
                 found += page
-                if len(page) < MAX_PAGE_SIZE:
-                    break
         return found
 
     @property
     def rejected(self) -> list[RejectedMessage]:
-        """What came and was no event, the newest first; the newest thousand."""
+        """The messages that were not valid events, newest first; the newest thousand."""
         with self._client() as client:
             return client.rejected(limit=MAX_PAGE_SIZE)
 
     @property
     def connections(self) -> int:
-        """How many clients are connected now."""
+        """The number of clients that are connected now."""
         return self._stats().connections
 
     def is_deserted(self, timeout: float = 0.5) -> bool:
-        """Whether no client is connected any more; those who are leaving have so many seconds."""
-        return self._comes_true(lambda: self.connections == 0, timeout)
+        """Return whether all clients disconnect within a number of seconds."""
+        return self._becomes_true(lambda: self.connections == 0, timeout)
 
     def reset(self) -> None:
-        """Forget all that has arrived."""
+        """Delete everything that has arrived."""
         with self._client() as client:
             client.clear()
 
@@ -151,45 +150,40 @@ class RunningCollector:
         """Wait until events of a type have arrived.
 
         Args:
-            type: which.
-            count: how many of them, at least.
-            timeout: the longest to wait, in seconds.
+            type: Their type.
+            count: The least number of them.
+            timeout: The longest time to wait, in seconds.
 
         Returns:
-            All of that type that have arrived.
+            All events of that type that have arrived.
 
         Raises:
-            AssertionError: they haven't. The message says what has, what was rejected and why,
-                who was connected, and what the SDK of this process knows.
+            AssertionError: They have not arrived. The message lists what has arrived, what was
+                rejected and why, who was connected, and what the SDK of this process knows.
         """
         __tracebackhide__ = True
-        if not self._comes_true(lambda: self._stats().types.get(type, 0) >= count, timeout):
+        if not self._becomes_true(lambda: self._stats().types.get(type, 0) >= count, timeout):
             raise AssertionError(self._account(type, count, timeout))
         return self.events_of(type)
 
     def summary(self) -> str:
-        """What has arrived, what was rejected and why, and of which sessions it is."""
-        return "\n".join(map(printable, self._summary()))
+        """Return a preview of the events, the rejected messages and the sessions."""
+        return "\n".join(map(escape, self._summary()))
 
     def __enter__(self) -> RunningCollector:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
         return f"<telemetry collector at {getattr(self, 'http_url', 'no address yet')}>"
 
-    # Asking.
+    # Queries.
 
     @contextmanager
     def _client(self) -> Iterator[CollectorClient]:
-        """Open a client for one call: a client is used by one thread only."""
+        # For one call each: a client belongs to one thread, and a kept connection goes stale.
         with closing(CollectorClient(self.http_url, self._options.token)) as client:
             yield client
 
@@ -201,48 +195,43 @@ class RunningCollector:
         with self._client() as client:
             return client.stats()
 
-    def _comes_true(
-        self,
-        condition: Callable[[], bool],
-        timeout: float,
-        clock: Callable[[], float] = monotonic,
-    ) -> bool:
-        pause = threading.Event()  # it waits in real time, too
-        deadline = clock() + timeout
+    def _becomes_true(self, condition: Callable[[], bool], timeout: float) -> bool:
+        pause = threading.Event()  # unlike time.sleep, no test replaces it
+        deadline = monotonic() + timeout
         while not condition():
-            if clock() >= deadline:
+            if monotonic() >= deadline:
                 return False
-            pause.wait(_LOOKING_AGAIN)
+            pause.wait(_POLL_INTERVAL)
         return True
 
-    # What a test that waited in vain is told.
-
     def _account(self, type: str, count: int, timeout: float) -> str:
-        there = self._stats().types
-        came = there.get(type, 0)
-        number = "none" if came == 0 else f"only {came} of {count}"
-        lines = [f"{number} came in {timeout:g} s of the events {type!r}"]
-        if similar := difflib.get_close_matches(type, set(there) - {type}, 3, 0.7):
-            lines[0] += f"; there is {' and '.join(map(repr, similar))}"
-        lines += self._summary()
-        lines += _of_this_process(get_telemetry(), self.url)
-        return "\n".join(map(printable, lines))
+        """Return the message of a failed wait."""
+        types = self._stats().types
+        arrived = types.get(type, 0)
+        number = "no" if arrived == 0 else f"only {arrived} of {count}"
+        first = f"{number} {type!r} events arrived within {timeout:g} s"
+        if similar := difflib.get_close_matches(type, set(types) - {type}, 3, 0.7):
+            first += f"; did you mean {' or '.join(map(repr, similar))}?"
+        lines = [first, *self._summary(), *_sdk_state(get_telemetry(), self.url)]
+        return "\n".join(map(escape, lines))
 
     def _summary(self) -> list[str]:
         with self._client() as client:
             stats = client.stats()
-            events = [_as_emitted(event) for event in client.events(limit=BRIEFLY)]
-            rejected = client.rejected(limit=BRIEFLY)
-            sessions = client.sessions(limit=BRIEFLY)
-        lines = _listed("arrived", stats.events, events)
+            events = [_as_emitted(event) for event in client.events(limit=PREVIEW_LINES)]
+            rejected = client.rejected(limit=PREVIEW_LINES)
+            sessions = client.sessions(limit=PREVIEW_LINES)
+        lines = [f"events: {stats.events}", *preview(events, stats.events)]
         if rejected:
-            why = [f"{part.reason}: {shown(part.text)}" for part in rejected]
-            lines += _listed("rejected, the newest first", stats.rejected, why)
+            reasons = [f"{part.reason}: {format_event(part.text)}" for part in rejected]
+            lines.append(f"rejected messages: {stats.rejected}, newest first")
+            lines += preview(reasons, stats.rejected)
         if sessions:
-            lines += _listed("sessions", stats.sessions, [_in_words(each) for each in sessions])
-        lines.append(f"clients connected now: {stats.connections}")
+            lines.append(f"sessions: {stats.sessions}")
+            lines += preview([_session_line(each) for each in sessions], stats.sessions)
+        lines.append(f"connected clients: {stats.connections}")
         if stats.last_error is not None:
-            lines.append(f"the collector can't store: {stats.last_error}")
+            lines.append(f"the collector cannot store events: {stats.last_error}")
         return lines
 
     # On the thread.
@@ -266,7 +255,7 @@ class RunningCollector:
 
 
 class _RealTimeLoop(asyncio.SelectorEventLoop):
-    """Goes by the real time, also while a test has it frozen: else no timer of it would end."""
+    """A loop whose timers run also while a test has frozen time."""
 
     def time(self) -> float:
         return monotonic()
@@ -275,7 +264,7 @@ class _RealTimeLoop(asyncio.SelectorEventLoop):
 def _as_emitted(event: StoredEvent) -> TelemetryEvent:
     return TelemetryEvent(
         type=event.type,
-        data=_decoded(event.data),
+        data=json.loads(bytes(event.data), parse_int=_number),  # msgspec refuses 1e400
         timestamp=event.timestamp,
         id=event.id,
         session_id=event.session_id,
@@ -284,49 +273,35 @@ def _as_emitted(event: StoredEvent) -> TelemetryEvent:
     )
 
 
-def _decoded(data: msgspec.Raw) -> dict[str, Any]:
-    """The data of an event, which may hold numbers that msgspec doesn't take, such as 1e400."""
-    try:
-        return cast("dict[str, Any]", msgspec.json.decode(data))
-    except msgspec.DecodeError:
-        return cast("dict[str, Any]", json.loads(bytes(data), parse_int=_number))
-
-
 def _number(digits: str) -> int | float:
     try:
         return int(digits)
-    except ValueError:  # more digits than Python makes an int of
+    except ValueError:  # more digits than Python converts to an int
         return float(digits)
 
 
-def _listed(title: str, number: int, found: Sequence[object]) -> list[str]:
-    if not found:
-        return [f"{title}: nothing"]
-    return [f"{title}: {number}", *briefly(found, number)]
-
-
-def _in_words(session: Session) -> str:
-    state = "connected" if session.connected else "gone"
+def _session_line(session: Session) -> str:
+    state = "connected" if session.connected else "disconnected"
     return (
         f"{session.session_id} ({state}): {session.events} events, "
         f"{session.missing} missing, {session.repeats} repeats"
     )
 
 
-def _of_this_process(telemetry: Telemetry, url: str) -> list[str]:
-    """What this process's own telemetry has to say about events that didn't come."""
+def _sdk_state(telemetry: Telemetry, url: str) -> list[str]:
+    """Describe this process's telemetry, to explain why events have not arrived."""
     if not telemetry.settings.enabled:
-        return ["this process has no telemetry on: is start_telemetry() called, by this process?"]
+        return ["telemetry is off in this process; was start_telemetry() called?"]
     stats = telemetry.stats()
     ledger = (
         f"{stats.emitted} emitted, {stats.delivered} delivered, {stats.dropped} dropped, "
         f"{stats.buffered} buffered, {stats.in_flight} in flight, {stats.rejected} rejected"
     )
-    if not telemetry._sends:
-        return [f"this process's telemetry is recorded, so nothing is sent: {ledger}"]
-    lines = [f"this process's telemetry is {stats.state}: {ledger}"]
+    if isinstance(telemetry, RecordingTelemetry):
+        return [f"telemetry in this process is recorded, so nothing is sent: {ledger}"]
+    lines = [f"telemetry in this process is {stats.state}: {ledger}"]
     if stats.last_error is not None:
-        lines.append(f"  its last error: {stats.last_error}")
+        lines.append(f"  last error: {stats.last_error}")
     if telemetry.settings.url != url:
         lines.append(f"  it sends to {telemetry.settings.url}, not to {url}")
     return lines
@@ -334,12 +309,12 @@ def _of_this_process(telemetry: Telemetry, url: str) -> list[str]:
 
 @contextmanager
 def sending_for_real() -> Iterator[None]:
-    """Begin without a telemetry, whatever was there, and end what is started in the block."""
+    """Start without telemetry, and at the end stop what the block started and restore the rest."""
     previous = install_telemetry(Telemetry(TelemetrySettings(enabled=False)))
     try:
         yield
     finally:
         try:
-            stop_telemetry(_FAREWELL)
+            stop_telemetry(_STOP_TIMEOUT)
         finally:
             install_telemetry(previous)

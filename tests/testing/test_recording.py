@@ -1,21 +1,14 @@
-"""More of the test helpers: nesting, closing, TLS, threads."""
+"""Recordings: which events they take, and how they are compared and shown."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import json
 import pickle
-import socket
-import ssl
 import threading
 from typing import Any
 
 import attrs
 import pytest
-import trustme
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
 
 from redvsblue_telemetry import (
     ConnectionState,
@@ -26,13 +19,6 @@ from redvsblue_telemetry import (
     stop_telemetry,
 )
 from redvsblue_telemetry.testing import Events, RecordingServer, record_events
-
-
-def client(server: RecordingServer, **options: Any) -> Any:
-    return connect(server.url, compression=None, **options)
-
-
-# record_events
 
 
 def test_all_ways_to_telemetry_lead_to_the_recording() -> None:
@@ -252,7 +238,7 @@ def test_of_very_many_events_the_first_are_shown_and_how_many_more_there_are() -
     assert rest == "  and 2970 more"
     assert events.summary().splitlines() == [
         *repr(events).splitlines(),
-        "1 could not be recorded; the log says why",
+        "not recorded because they were invalid: 1; see the log",
     ]
     assert "more" not in repr(events[:30])
 
@@ -262,7 +248,7 @@ def test_what_a_terminal_would_obey_is_shown_escaped() -> None:
         emit("\x1b]0;gone\x07\u202e", by="\x1b[2J")
         emit("long", text="x" * 100_000)
     lines = events.summary().splitlines()
-    assert lines[1] == r"  \x1b]0;gone\x07\u202e {'by': '\x1b[2J'}"
+    assert lines[1] == r"  \u001b]0;gone\u0007\u202e {'by': '\x1b[2J'}"
     assert all(line.isprintable() and len(line) < 320 for line in lines)
 
 
@@ -301,161 +287,6 @@ def test_a_telemetry_that_runs_is_left_alone() -> None:
         assert events.types() == ["recorded"]
 
 
-# RecordingServer
-
-
-def test_it_has_the_messages_and_the_events_in_them() -> None:
-    with RecordingServer() as server, client(server) as connection:
-        connection.send('[{"type":"a"},{"type":"b"}]')
-        connection.send('{"type":"c"}\n{"type":"d"}\n')
-        assert server.wait_for(4)
-        assert [event["type"] for event in server.events] == ["a", "b", "c", "d"]
-        assert server.messages == ['[{"type":"a"},{"type":"b"}]', '{"type":"c"}\n{"type":"d"}\n']
-
-
-def test_what_it_returns_is_a_copy() -> None:
-    with RecordingServer() as server, client(server) as connection:
-        connection.send('[{"type":"a"}]')
-        assert server.wait_for(1)
-        for kept in (server.messages, server.events, server.requests):
-            assert len(kept) == 1
-            kept.clear()
-        assert [len(server.messages), len(server.events), len(server.requests)] == [1, 1, 1]
-
-
-def test_wait_for_waits_until_events_have_come() -> None:
-    with RecordingServer() as server, client(server) as connection:
-        assert not server.wait_for(1, timeout=0)
-        assert server.wait_for(0, timeout=0)
-        timer = threading.Timer(0.05, connection.send, ['[{"type":"a"}]'])
-        timer.start()
-        assert server.wait_for(1)
-        timer.join()
-
-
-def test_wait_for_connection_waits_until_there_is_one() -> None:
-    with RecordingServer() as server:
-        assert not server.wait_for_connection(timeout=0)
-        with client(server):
-            assert server.wait_for_connection()
-            assert server.connections == 1
-
-
-@pytest.mark.parametrize("code", [1001, 1008, 1013])
-def test_disconnect_closes_with_the_code_and_stays_open_for_more(code: int) -> None:
-    with RecordingServer() as server:
-        with client(server) as connection:
-            assert server.wait_for_connection()
-            server.disconnect(code)
-            with pytest.raises(ConnectionClosed) as caught:
-                connection.recv(timeout=5)
-            assert caught.value.rcvd is not None
-            assert caught.value.rcvd.code == code
-        with client(server) as connection:
-            connection.send('[{"type":"again"}]')
-            assert server.wait_for(1)
-
-
-def test_a_client_that_is_disconnected_comes_back() -> None:
-    states: list[ConnectionState] = []
-    with RecordingServer() as server:
-        telemetry = start_telemetry(
-            enabled=True, url=server.url, backoff_base=0.01, on_state_change=states.append
-        )
-        telemetry.emit("one")
-        assert telemetry.flush(5)
-        server.disconnect()
-        telemetry.emit("two")
-        assert telemetry.flush(5)
-        assert [event["type"] for event in server.events] == ["one", "two"]
-        assert states.count(ConnectionState.CONNECTED) == 2
-
-
-@pytest.mark.parametrize(
-    ("acks", "offer", "expected"),
-    [(True, True, True), (True, False, False), (False, True, False)],
-)
-def test_acks_are_sent_where_both_want_them(acks: bool, offer: bool, expected: bool) -> None:
-    headers = {"Telemetry-Ack": "cumulative"} if offer else {}
-    with (
-        RecordingServer(acks=acks) as server,
-        client(server, additional_headers=headers) as connection,
-    ):
-        answer = connection.response.headers.get("Telemetry-Ack")
-        assert answer == ("cumulative" if expected else None)
-        for number in (1, 2):
-            connection.send('[{"type":"a"}]')
-            if expected:
-                assert json.loads(connection.recv(timeout=5)) == {"ack": number}
-        assert server.wait_for(2)
-        if not expected:
-            with pytest.raises(TimeoutError):
-                connection.recv(timeout=0.05)
-
-
-@pytest.mark.parametrize("header", [None, "Bearer wrong", "right", "bearer right "])
-def test_a_handshake_without_the_token_is_refused(header: str | None) -> None:
-    headers = {"Authorization": header} if header else {}
-    with RecordingServer(token="right") as server:
-        with (
-            pytest.raises(InvalidStatus) as caught,
-            client(server, additional_headers=headers),
-        ):
-            pass
-        assert caught.value.response.status_code == 401
-        assert len(server.requests) == 1
-        assert not server.wait_for_connection(timeout=0)
-        with client(server, additional_headers={"Authorization": "Bearer right"}):
-            assert server.wait_for_connection()
-
-
-def test_its_url_says_where_it_listens() -> None:
-    with RecordingServer() as server:
-        assert server.url == f"ws://127.0.0.1:{server.port}/telemetry"
-        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
-
-
-def test_it_comes_back_on_the_same_port() -> None:
-    with RecordingServer() as server, client(server):
-        port = server.port
-    with RecordingServer(port=port) as server, client(server) as connection:
-        assert server.port == port
-        connection.send('[{"type":"a"}]')
-        assert server.wait_for(1)
-
-
-def test_it_speaks_tls() -> None:
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    with RecordingServer(ssl_context=context) as server:
-        assert server.url == f"wss://127.0.0.1:{server.port}/telemetry"
-        telemetry = start_telemetry(enabled=True, url=server.url, ssl_context=trusting)
-        telemetry.emit("hit")
-        assert telemetry.flush(5)
-        assert [event["type"] for event in server.events] == ["hit"]
-        assert telemetry.stop()
-
-
-@pytest.mark.parametrize("leave", ["politely", "without a word", "not at all"])
-def test_a_stop_leaves_no_thread_behind(leave: str) -> None:
-    before = set(threading.enumerate())
-    with contextlib.ExitStack() as clients, RecordingServer() as server:
-        connection = clients.enter_context(client(server))
-        connection.send('[{"type":"a"}]')
-        assert server.wait_for(1)
-        if leave == "politely":
-            connection.close()
-        elif leave == "without a word":
-            connection.socket.shutdown(socket.SHUT_RDWR)
-    left = set(threading.enumerate()) - before
-    for thread in left:
-        thread.join(2)
-    assert not [thread for thread in left if thread.is_alive()]
-
-
 def test_a_recording_that_fills_up_starts_no_worker() -> None:
     with record_events(capacity=4) as events:
         for number in range(10):
@@ -463,3 +294,17 @@ def test_a_recording_that_fills_up_starts_no_worker() -> None:
         assert [event.data["i"] for event in events] == [6, 7, 8, 9]
         assert get_telemetry().stats().state is ConnectionState.IDLE
         assert not [t for t in threading.enumerate() if t.name == "redvsblue-telemetry"]
+
+
+def test_recordings_are_compared_with_lists_from_either_side() -> None:
+    with record_events() as events:
+        emit("hit", by="red")
+        emit("miss")
+    for same in (["hit", "miss"], ("hit", "miss"), ["hit", ("miss", {})], list(events), events):
+        assert events == same
+        assert same == events
+    for other in (["hit"], ["miss", "hit"], ["hit", "miss", "miss"], [], "hit", b"hit", 3, None):
+        assert events != other
+        assert other != events
+    assert "hit" in events
+    assert ("hit", {"by": "blue"}) not in events
