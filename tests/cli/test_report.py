@@ -1,4 +1,4 @@
-"""The report: its numbers are the database's, and nothing in it can do harm."""
+"""Reports: their numbers match the database, and hostile events in them are harmless."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import random
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -30,6 +29,8 @@ from redvsblue_telemetry.cli.report.stats import Distribution, FrameTimes, Timel
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.writer import Writer
+from tests.support import REPOSITORY
+from tests.support.chromium import needs_chromium
 from tests.support.collector import collector_running
 from tests.support.command import (
     Terminal,
@@ -39,27 +40,16 @@ from tests.support.command import (
     run_command_onto_full_disk,
 )
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-def event(seq: int, **fields: Any) -> dict[str, Any]:
-    session = fields.pop("sessionId", "s1")
-    made: dict[str, Any] = {
-        "sessionId": session,
-        "seq": seq,
-        "type": "ship_hit",
-        "timestamp": NOW + seq * 100,
-        "data": {},
-        "id": f"{session}-{seq}",
-    }
-    return made | fields
-
-
 NOW = 1_800_000_000_000  # ms since the epoch; tests that compare clocks set their own
 
 
+def event(seq: int, **fields: Any) -> dict[str, Any]:
+    default = {"sessionId": "s1", "seq": seq, "type": "ship_hit", "data": {}, "id": f"{seq}"}
+    return {**default, "timestamp": NOW + seq * 100, **fields}
+
+
 def stored(path: Path, *messages: Sequence[Any] | bytes) -> Path:
-    """A database in which these messages are."""
+    """Store messages in a database and return its path."""
     with contextlib.closing(Database(path)) as database, contextlib.closing(Writer(database)) as w:
         for message in messages:
             body = message if isinstance(message, bytes) else json.dumps(message).encode()
@@ -79,7 +69,7 @@ def run_report(db: Path, *options: str) -> Result:
 
 
 class Page(HTMLParser):
-    """What a page says, what it is made of, and whether its tags match."""
+    """Collects the text, tags and attributes of a page; fails if its tags don't match."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -120,10 +110,10 @@ def page_of(db: Path, *options: str) -> Page:
     return Page(db.with_name("report.html").read_text("utf-8"))
 
 
-# What it tells.
+# Contents.
 
 
-def test_a_report_of_all_sessions_tells_events_loss_and_repeats(db: Path) -> None:
+def test_report_of_all_sessions_counts_events_loss_and_repeats(db: Path) -> None:
     first = [event(n, version="1.4") for n in (1, 2, 3, 7, 9)]
     second = [event(n, sessionId="s2", type="menu") for n in range(1, 1501)]
     text = page_of(stored(db, first, first[:2], second)).text
@@ -136,57 +126,68 @@ def test_a_report_of_all_sessions_tells_events_loss_and_repeats(db: Path) -> Non
     assert re.search(r"s1 1\.4 .*? 5 4 \(44\.44%\) 4–6, 8 2", text)
 
 
-def test_a_report_of_one_session_tells_of_no_other(db: Path) -> None:
+def test_report_of_one_session_omits_the_others(db: Path) -> None:
     stored(db, [event(n) for n in (1, 2, 5)], [event(1, sessionId="s2", type="of_another")])
-    page = page_of(db, "--session", "s1")
-    assert "Session s1" in page.text
-    assert "3 Events" in page.text
-    assert "First missing Last missing Events 3 4 2" in page.text
-    assert "of_another" not in page.text
+    text = page_of(db, "--session", "s1").text
+    assert "Session s1" in text
+    assert "3 Events 0.4 s Duration" in text
+    assert "Of events 1 to 5, 2 did not arrive." in text
+    assert "First missing Last missing Events 3 4 2" in text
+    assert "of_another" not in text
 
 
-def test_a_session_without_loss_says_so(db: Path) -> None:
+def test_report_of_a_session_lists_a_thousand_gaps_and_counts_the_rest(db: Path) -> None:
+    events = [event(n) for n in range(1, 2 * 1002 + 2, 2)]
+    text = page_of(stored(db, events), "--session", "s1").text
+    assert "2000 2000 1" in text
+    assert "2002 2002 1" not in text
+    assert "And 2 events in later gaps." in text
+
+
+def test_session_without_loss(db: Path) -> None:
     text = page_of(stored(db, [event(n) for n in range(1, 6)]), "--session", "s1").text
-    assert "Loss None: all events from 1 to 5 have come." in text
+    assert "Loss None: events 1 to 5 all arrived." in text
     assert "0% Lost: 0 events" in text
 
 
-def test_what_was_rejected_is_listed_with_its_reason(db: Path) -> None:
+def test_rejected_messages_are_listed_with_reasons(db: Path) -> None:
     text = page_of(stored(db, [event(1), {"type": 17}], b"no json")).text
     assert "2 Rejected" in text
+    assert "Received Reason Excerpt" in text
     assert '{"type": 17}' in text
     assert "must be a JSON array of events" in text
 
 
-def test_frame_times_are_told_where_events_tell_them(db: Path) -> None:
+def test_frame_times_are_summarized(db: Path) -> None:
     events = [event(n, type="frame", data={"frame_time_ms": 10}) for n in range(1, 99)]
     events += [event(99, data={"frameMs": 1234.5}), event(100, data={"fps": 20})]
     text = page_of(stored(db, events)).text
-    assert "100 frame times" in text
-    assert "10 ms Median frame" in text
-    assert "50 ms 99 of 100 frames within" in text
-    assert "1234 ms Slowest frame" in text
-    assert "2% Below 60 frames a second" in text
+    assert "100 frame times recorded" in text
+    assert "10 ms Median 50 ms 99th percentile 1234 ms Slowest" in text
+    assert "2% Below 60 frames per second 2% Below 30 frames per second" in text
 
 
-def test_a_field_that_does_not_say_its_unit_is_no_frame_time(db: Path) -> None:
+def test_frame_time_without_a_unit_is_ignored_and_the_report_explains_how_to_send_one(
+    db: Path,
+) -> None:
     text = page_of(stored(db, [event(1, data={"dt": 16}), event(2, data={"dt": 0.016})])).text
-    assert "No event tells one" in text
+    assert "No frame times recorded." in text
+    assert "frame_time_ms" in text
 
 
-def test_frames_that_are_all_equal_are_all_as_long(db: Path) -> None:
+def test_equal_frame_times_are_not_rounded(db: Path) -> None:
     text = page_of(stored(db, [event(n, data={"frame_ms": 16.67}) for n in range(1, 20)])).text
-    assert "16.7 ms Median frame 16.7 ms 99 of 100 frames within 16.7 ms Slowest frame" in text
+    assert "16.7 ms Median 16.7 ms 99th percentile 16.7 ms Slowest" in text
 
 
-def test_the_median_of_one_session_is_its_duration(db: Path) -> None:
+def test_median_of_one_session_is_its_duration(db: Path) -> None:
     days = 8_997 * 86_400_000
     text = page_of(stored(db, [event(1, timestamp=0), event(2, timestamp=days)])).text
     assert "8997 days Median session" in text
     assert "8997 days 2 0 0" in text
 
 
-def test_one_of_something_is_said_in_the_singular(db: Path) -> None:
+def test_count_of_one_is_in_the_singular(db: Path) -> None:
     stored(db, [event(1, type=f"type{n}", sessionId=f"s{n}") for n in range(101)])
     text = page_of(db).text
     assert "And 1 earlier session." in text
@@ -195,20 +196,15 @@ def test_one_of_something_is_said_in_the_singular(db: Path) -> None:
     assert done.output.endswith("report.html: 2 events of 1 session\n")
     done = run_report(stored(db.with_name("one.sqlite3"), [event(1, data={"fps": 60})]))
     assert done.output.endswith("report.html: 1 event of 1 session\n")
-    assert "1 frame time, as" in db.with_name("report.html").read_text("utf-8")
+    assert "1 frame time recorded" in db.with_name("report.html").read_text("utf-8")
 
 
-def test_the_newest_sessions_are_listed_and_all_are_in_the_median(db: Path) -> None:
+def test_newest_sessions_are_listed_and_all_are_in_the_median(db: Path) -> None:
     for first in (0, 150):
-        sessions = range(first, first + 150)
-        stored(
-            db,
-            [
-                event(n, sessionId=f"s{s}", timestamp=NOW + n * s * 1000)
-                for s in sessions
-                for n in (1, 2)
-            ],
-        )
+        sessions = [f"s{number}" for number in range(first, first + 150)]
+        times = {name: NOW + int(name[1:]) * 1000 for name in sessions}
+        stored(db, [event(1, sessionId=name, timestamp=NOW) for name in sessions])
+        stored(db, [event(2, sessionId=name, timestamp=times[name]) for name in sessions])
     text = page_of(db).text
     assert "300 Sessions" in text
     assert "And 200 earlier sessions." in text
@@ -217,26 +213,36 @@ def test_the_newest_sessions_are_listed_and_all_are_in_the_median(db: Path) -> N
     assert "2 min 29 s Median session" in text
 
 
-def test_without_frame_times_it_says_how_to_send_them(db: Path) -> None:
-    assert "frame_time_ms" in page_of(stored(db, [event(1)])).text
-
-
-def test_an_empty_database_makes_a_page_too(db: Path) -> None:
+def test_report_of_an_empty_database(db: Path) -> None:
     page = page_of(stored(db))
     assert "0 Events" in page.text
     assert page.tags["svg"] == 0
 
 
-def test_a_player_whose_clock_is_wrong_by_years_does_not_stretch_the_timeline(db: Path) -> None:
+def test_clock_that_is_years_off_does_not_stretch_the_timeline(db: Path) -> None:
     now = time.time_ns() // 1_000_000
     times = [now, now + 1000, 0, -(2**63), 2**63 - 1]
     stored(db, [event(n, timestamp=t) for n, t in enumerate(times, start=1)])
     text = page_of(db).text
-    assert "stand where they arrived: 3" in text
+    assert "shown at the time when they were received: 3" in text
     assert "Events per second." in text
 
 
-# Whom it can't harm.
+def test_timeline_uses_a_color_for_each_of_the_eight_most_frequent_types(db: Path) -> None:
+    events = [event(n, type=f"type{min(n, 10)}") for n in range(1, 20)]
+    source = page_of(stored(db, events)).source
+    assert set(re.findall(r'class="swatch (c\d)"', source)) == {f"c{n}" for n in range(9)}
+
+
+def test_report_has_the_palette_of_the_live_page(db: Path) -> None:
+    palette = REPOSITORY / "redvsblue_telemetry" / "collector" / "static" / "palette.css"
+    source = page_of(stored(db, [event(1)])).source
+    assert palette.read_text("utf-8") in source
+    used = set(re.findall(r"var\((--[\w-]+)\)", source))
+    assert used <= set(re.findall(r"(--[\w-]+):", palette.read_text("utf-8")))
+
+
+# Hostile events.
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -274,7 +280,7 @@ def test_hostile_data_stays_text(db: Path) -> None:
     assert "\\u202egnp.exe" in page.text
 
 
-def test_hostile_sessions_are_reported_one_by_one(db: Path) -> None:
+def test_hostile_sessions_can_be_reported(db: Path) -> None:
     hostile_database(db)
     for text in HOSTILE[:4]:
         page = page_of(db, "--session", text)
@@ -282,38 +288,31 @@ def test_hostile_sessions_are_reported_one_by_one(db: Path) -> None:
         assert "1 Events" in page.text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_a_real_browser_shows_it_without_a_word_of_complaint(db: Path, tmp_path: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
+@needs_chromium
+def test_browser_shows_a_hostile_report_without_warnings(db: Path, browser: Any) -> None:
     page_of(hostile_database(db))
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        try:
-            page = browser.new_page()
-            said: list[str] = []
-            asked: list[str] = []
-            page.on("console", lambda message: said.append(message.text))
-            page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto(db.with_name("report.html").as_uri())
-            assert page.locator("h1").inner_text() == "Telemetry report"
-            assert page.locator("svg rect").count() > 0
-            assert page.locator("script, img").count() == 0
-            page.set_viewport_size({"width": 360, "height": 700})
-            assert page.evaluate("document.documentElement.scrollWidth") <= 360
-            heights = (
-                "[...document.querySelectorAll('.tick')].map(e => e.getBoundingClientRect().height)"
-            )
-            assert min(page.evaluate(heights)) > 7  # and so can be read
-            assert (said, len(asked)) == ([], 1)
-        finally:
-            browser.close()
+    page = browser.new_page()
+    messages: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(db.with_name("report.html").as_uri())
+    assert page.locator("h1").inner_text() == "Telemetry report"
+    assert page.locator("svg rect").count() > 0
+    assert page.locator("script, img").count() == 0
+    page.set_viewport_size({"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    heights = "[...document.querySelectorAll('.tick')].map(e => e.getBoundingClientRect().height)"
+    assert min(page.evaluate(heights)) > 7  # large enough to read
+    page.close()
+    assert (messages, len(requests)) == ([], 1)
 
 
-# Where it comes from and where it goes.
+# Input and output.
 
 
-def test_it_can_be_made_while_a_collector_stores(db: Path) -> None:
+def test_report_is_made_while_a_collector_stores_events(db: Path) -> None:
     with collector_running(db=db) as collector:
         settings = TelemetrySettings(enabled=True, url=collector.url, session_id="s1")
         with Telemetry(settings) as telemetry:
@@ -328,7 +327,7 @@ def test_it_can_be_made_while_a_collector_stores(db: Path) -> None:
     assert "200 frame times" in text
 
 
-def test_it_changes_nothing_in_the_database(db: Path) -> None:
+def test_database_is_not_changed(db: Path) -> None:
     stored(db, [event(n) for n in range(1, 100)])
     before = db.read_bytes()
     page_of(db)
@@ -336,7 +335,9 @@ def test_it_changes_nothing_in_the_database(db: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no database at all" * 100])
-def test_what_is_no_database_is_refused_and_left_alone(db: Path, content: bytes | None) -> None:
+def test_file_that_is_not_a_database_is_refused_and_not_changed(
+    db: Path, content: bytes | None
+) -> None:
     if content is not None:
         db.write_bytes(content)
     done = run_report(db)
@@ -346,7 +347,7 @@ def test_what_is_no_database_is_refused_and_left_alone(db: Path, content: bytes 
     assert not db.with_name("report.html").exists()
 
 
-def test_a_database_of_something_else_is_refused(db: Path) -> None:
+def test_database_of_another_program_is_refused(db: Path) -> None:
     with contextlib.closing(sqlite3.connect(db)) as connection:
         connection.execute("CREATE TABLE t (x)")
     done = run_report(db)
@@ -354,18 +355,18 @@ def test_a_database_of_something_else_is_refused(db: Path) -> None:
     assert "not a telemetry database" in done.output
 
 
-def test_a_session_that_is_not_there_is_refused(db: Path) -> None:
+def test_unknown_session_is_refused(db: Path) -> None:
     done = run_report(stored(db, [event(1)]), "--session", "\x1bno")
     assert done.exit_code == 2
     assert "no session" in done.output
     assert "\x1b" not in done.output
 
 
-def test_a_session_and_all_of_them_exclude_each_other(db: Path) -> None:
+def test_options_session_and_all_exclude_each_other(db: Path) -> None:
     assert run_report(stored(db, [event(1)]), "--session", "s1", "--all").exit_code == 2
 
 
-def test_a_page_that_can_t_be_written_leaves_nothing_behind(db: Path) -> None:
+def test_failed_output_leaves_no_file_behind(db: Path) -> None:
     stored(db, [event(1)])
     folder = db.with_name("missing")
     done = run_report(db, "-o", str(folder / "report.html"))
@@ -374,7 +375,7 @@ def test_a_page_that_can_t_be_written_leaves_nothing_behind(db: Path) -> None:
     assert [path.name for path in db.parent.iterdir()] == [db.name]
 
 
-def test_it_replaces_the_page_of_before_and_leaves_no_part(db: Path) -> None:
+def test_report_replaces_an_older_one(db: Path) -> None:
     stored(db, [event(1)])
     page_of(db)
     stored(db, [event(2)])
@@ -383,7 +384,7 @@ def test_it_replaces_the_page_of_before_and_leaves_no_part(db: Path) -> None:
 
 
 @needs_full_disk
-def test_output_that_can_t_be_written_is_told_in_a_line(db: Path, tmp_path: Path) -> None:
+def test_full_disk_is_reported_in_one_line(db: Path, tmp_path: Path) -> None:
     stored(db, [event(1)])
     for output in ("-", tmp_path / "report.html"):
         done = run_command_onto_full_disk("report", "--db", db, "-o", output)
@@ -393,7 +394,7 @@ def test_output_that_can_t_be_written_is_told_in_a_line(db: Path, tmp_path: Path
 
 
 @needs_posix
-def test_a_device_is_written_to_and_not_replaced(db: Path, tmp_path: Path) -> None:
+def test_device_is_written_to_and_not_replaced(db: Path, tmp_path: Path) -> None:
     device = tmp_path / "device"
     device.symlink_to("/dev/null")
     done = run_report(stored(db, [event(1)]), "-o", str(device))
@@ -402,14 +403,14 @@ def test_a_device_is_written_to_and_not_replaced(db: Path, tmp_path: Path) -> No
     assert device.is_char_device()
 
 
-def test_output_without_a_name_is_wrong_usage(db: Path) -> None:
+def test_empty_output_name_is_a_usage_error(db: Path) -> None:
     done = run_report(stored(db, [event(1)]), "-o", "")
     assert done.exit_code == 2
     assert "it names no file" in done.output
 
 
 @needs_posix
-def test_a_terminal_shows_how_far_it_is_unless_it_gets_the_page(db: Path, tmp_path: Path) -> None:
+def test_terminal_shows_progress_unless_it_shows_the_page(db: Path, tmp_path: Path) -> None:
     stored(db, [event(n) for n in range(1, 10)])
     with Terminal("report", "--db", db, "-o", tmp_path / "report.html") as terminal:
         assert terminal.end() == 0
@@ -420,7 +421,7 @@ def test_a_terminal_shows_how_far_it_is_unless_it_gets_the_page(db: Path, tmp_pa
     assert b"</html>" in terminal.shown
 
 
-def test_as_a_process_it_writes_to_a_pipe(db: Path) -> None:
+def test_report_is_written_to_a_pipe(db: Path) -> None:
     done = run_command("report", "--db", stored(db, [event(1)]), "-o", "-")
     assert (done.returncode, done.stderr) == (0, "")
     assert "1 Events" in Page(done.stdout).text
@@ -437,8 +438,8 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the peak in /proc")
-def test_many_events_need_no_more_memory_than_few(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_memory_does_not_grow_with_the_number_of_events(tmp_path: Path) -> None:
     peaks = []
     for count in (2_000, 80_000):
         db = tmp_path / f"{count}.sqlite3"
@@ -456,17 +457,15 @@ def test_many_events_need_no_more_memory_than_few(tmp_path: Path) -> None:
     assert peaks[1] - peaks[0] < 15_000  # the data alone is 18,000
 
 
-def test_ten_times_the_sessions_take_ten_times_the_work(tmp_path: Path) -> None:
+def test_work_grows_linearly_with_sessions(tmp_path: Path) -> None:
     few, many = (work_of(tmp_path / f"{count}.sqlite3", count) for count in (1_000, 10_000))
     assert many < 15 * few
 
 
 def work_of(db: Path, sessions: int) -> int:
-    """How many steps SQLite takes, in thousands, for a report of so many sessions."""
-    stored(
-        db,
-        *[[event(1, sessionId=f"s{n + m}") for m in range(1000)] for n in range(0, sessions, 1000)],
-    )
+    """Return how many thousand steps SQLite takes for a report of this many sessions."""
+    for first in range(0, sessions, 1000):
+        stored(db, [event(1, sessionId=f"s{n}") for n in range(first, first + 1000)])
     steps: list[None] = []
     with open_database(db) as connection:
         connection.set_progress_handler(lambda: steps.append(None), 1000)
@@ -474,10 +473,10 @@ def work_of(db: Path, sessions: int) -> int:
     return len(steps)
 
 
-# Figures.
+# Statistics and formats.
 
 
-def test_shares_of_many_numbers_are_within_a_tenth_of_a_per_cent() -> None:
+def test_quantiles_of_many_values_are_within_a_tenth_of_a_percent() -> None:
     dice = random.Random(5)
     values = sorted(dice.lognormvariate(2.8, 0.6) for _ in range(5001))
     distribution = Distribution()
@@ -489,14 +488,14 @@ def test_shares_of_many_numbers_are_within_a_tenth_of_a_per_cent() -> None:
     assert distribution.largest == values[-1]
 
 
-def test_shares_of_few_numbers_are_exact_however_often_they_come() -> None:
+def test_quantiles_of_few_different_values_are_exact() -> None:
     distribution = Distribution()
     for number in range(30_000):
         distribution.add((16.6, 16.7, 33.3)[number % 3])
     assert [distribution.quantile(share) for share in (0.3, 0.5, 0.99)] == [16.6, 16.7, 33.3]
 
 
-def test_a_distribution_of_nothing_is_zero() -> None:
+def test_quantile_of_no_values_is_zero() -> None:
     assert Distribution().quantile(0.5) == 0.0
 
 
@@ -524,63 +523,57 @@ def test_a_distribution_of_nothing_is_zero() -> None:
         ('{"x": ' + "[" * 5000 + "]" * 5000 + "}", None),
     ],
 )
-def test_a_frame_time_is_found_under_its_names(data: str, milliseconds: float | None) -> None:
+def test_frame_time_is_read_from_known_fields(data: str, milliseconds: float | None) -> None:
     assert frame_time(msgspec.Raw(data.encode())) == milliseconds
 
 
-def test_frames_are_sorted_into_bins_with_their_edges() -> None:
+def test_upper_edges_belong_to_their_bins() -> None:
     frames = FrameTimes()
+    assert frames.summary() is None
     for milliseconds in (4.0, 4.1, 16.7, 16.8, 33.4, 500.0, 501.0):
         frames.add(milliseconds)
-    assert frames.bins == [1, 1, 0, 1, 1, 0, 1, 0, 0, 0, 0, 1, 1]
-    assert frames.slower_than(16.7) == pytest.approx(4 / 7)
+    summary = frames.summary()
+    assert summary is not None
+    assert summary.bins == [1, 1, 0, 1, 1, 0, 1, 0, 0, 0, 0, 1, 1]
+    assert (summary.below_60_fps, summary.below_30_fps) == (4, 2)
 
 
 @pytest.mark.parametrize(
     ("step", "width"), [(10, 1), (2_000, 5), (100_000, 300), (86_400_000, 604_800)]
 )
-def test_a_timeline_s_bins_widen_and_lose_nothing(step: int, width: int) -> None:
+def test_timeline_widens_its_bins_without_losing_events(step: int, width: int) -> None:
     bins = Timeline(["a", "b"])
     order = list(range(301))
     random.Random(1).shuffle(order)
     for number in order:
         bins.add(NOW + number * step, "abc"[number % 3])
-    assert bins.width == width
     found = bins.bins()
-    assert len(found) <= 150
-    assert [start for start, _ in found] == [
-        found[0][0] + index * bins.width for index in range(len(found))
-    ]
-    assert [sum(column) for column in zip(*(counts for _, counts in found), strict=True)] == [
-        101,
-        100,
-        100,
-    ]
+    assert found.width == width
+    assert len(found.columns) <= 150
+    starts = [start for start, _ in found.columns]
+    assert starts == [starts[0] + index * width for index in range(len(starts))]
+    totals = [sum(column) for column in zip(*(counts for _, counts in found.columns), strict=True)]
+    assert totals == [101, 100, 100]
 
 
-def test_times_and_amounts_read_well() -> None:
+def test_numbers_and_times_are_formatted() -> None:
     assert formatting.duration(350) == "0.3 s"
     assert formatting.duration(59_900) == "60 s"
     assert formatting.duration(200_000) == "3 min 20 s"
     assert formatting.duration(3_720_000) == "1 h 02 min"
     assert formatting.duration(2**63).endswith("days")
-    assert [formatting.milliseconds(time) for time in (0.004, 0.5, 7, 16.666, 99.96, 1234.6)] == [
-        "< 0.01 ms",
-        "0.5 ms",
-        "7 ms",
-        "16.7 ms",
-        "100 ms",
-        "1\u202f235 ms",
-    ]
-    assert formatting.moment(2**63 - 1) == "no such time"
+    for number, text in [
+        (0.004, "< 0.01"),
+        (0.5, "0.5"),
+        (7, "7"),
+        (16.666, "16.7"),
+        (99.96, "100"),
+    ]:
+        assert formatting.milliseconds(number) == f"{text} ms"
+    assert formatting.milliseconds(1234.6) == "1\u202f235 ms"
+    assert formatting.moment(2**63 - 1) == "invalid time"
     assert formatting.share(1, 10**9).startswith("< 0.01")
     assert formatting.share(10**9 - 1, 10**9).startswith("> 99.99")
-    assert [formatting.span(width) for width in (1, 5, 60, 900, 3600, 86_400, 1_209_600)] == [
-        "second",
-        "5 seconds",
-        "minute",
-        "15 minutes",
-        "hour",
-        "day",
-        "2 weeks",
-    ]
+    widths = {1: "second", 5: "5 seconds", 60: "minute", 900: "15 minutes", 3600: "hour"}
+    for width, text in (widths | {86_400: "day", 1_209_600: "2 weeks"}).items():
+        assert formatting.span(width) == text

@@ -94,9 +94,12 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
 
     modules = {path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rglob("*.py")}
-    page = PACKAGE / "collector" / "static"
-    shown = {path.relative_to(REPOSITORY).as_posix() for path in page.iterdir()}
-    assert packed == modules | shown | {"redvsblue_telemetry/py.typed", f"{PLUGIN}.py"}
+    files = [
+        *(PACKAGE / "collector" / "static").iterdir(),
+        PACKAGE / "cli" / "report" / "report.css",
+    ]
+    data = {path.relative_to(REPOSITORY).as_posix() for path in files}
+    assert packed == modules | data | {"redvsblue_telemetry/py.typed", f"{PLUGIN}.py"}
 
 
 def test_metadata_asks_for_the_four_runtime_dependencies(metadata: Message) -> None:

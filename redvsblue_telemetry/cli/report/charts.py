@@ -1,4 +1,4 @@
-"""The charts of a report, as SVG that stands in the page. Colours are the page's: by class."""
+"""The charts of a report, as inline SVG. Their colors come from the page's styles, by class."""
 
 from __future__ import annotations
 
@@ -6,116 +6,111 @@ import html
 import math
 from collections.abc import Iterator, Sequence
 
-from .escape import plain
+from .._terminal import printable
 from .format import amount, clock_time, span
-from .stats import BIN_EDGES, FrameTimes, Timeline
+from .stats import COLORED_TYPES, FRAME_TIME_EDGES, TimelineBins
 
-__all__ = ["gap_strip", "histogram", "timeline"]
+__all__ = ["gap_strip", "histogram", "series_class", "timeline"]
 
 _WIDTH, _HEIGHT = 960, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 14, 26  # around the plot
-_LABELS = 7  # of times, at most
-_LEAST_WIDTH = 1.5  # so that a gap of one in a million is seen
+_PLOT_WIDTH = _WIDTH - _LEFT - _RIGHT
+_STRIP_HEIGHT = 26
+_MAX_TIME_LABELS = 7
+_MIN_GAP_WIDTH = 1.5  # keeps a gap of one in a million visible
 
 
-def timeline(bins: Timeline, names: Sequence[str]) -> str:
-    """Events over time, stacked by type.
+def series_class(index: int) -> str:
+    """Return the CSS class of a type's color."""
+    return f"c{min(index, COLORED_TYPES)}"
 
-    Args:
-        bins: the counts.
-        names: of the series, those of the types first.
-    """
-    columns = bins.bins()
-    most = max((sum(counts) for _, counts in columns), default=0)
-    scale = _Scale(most)
-    step = (_WIDTH - _LEFT - _RIGHT) / max(1, len(columns))
+
+def timeline(bins: TimelineBins, names: Sequence[str]) -> str:
+    """Return the chart of events over time, stacked by the types with these names."""
+    columns = bins.columns
+    scale = _Scale(max((sum(counts) for _, counts in columns), default=0))
+    step = _PLOT_WIDTH / max(1, len(columns))
     parts = [*scale.lines()]
-    every = math.ceil(len(columns) / _LABELS)
+    every = math.ceil(len(columns) / _MAX_TIME_LABELS)
     for index, (start, counts) in enumerate(columns):
         x = _LEFT + index * step
         when = clock_time(start, bins.width)
         if index % every == 0:
             parts.append(f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 8}">{when}</text>')
-        parts.extend(_stack(x, step, when, counts, names, scale))
-    label = f"Events per {span(bins.width)}, by type"
-    return _svg(label, _HEIGHT, parts)
+        below = 0
+        for series, count in enumerate(counts):
+            if count:
+                title = f"{when}, {printable(names[series], 80)}: {amount(count)}"
+                y, height = scale.extent(below, below + count)
+                kind, width = series_class(series), max(0.5, step * 0.86)
+                parts.append(_rect(kind, x, y, width, height, title))
+                below += count
+    return _svg(f"Events per {span(bins.width)}, by type", _HEIGHT, parts)
 
 
-def _stack(
-    x: float, step: float, when: str, counts: Sequence[int], names: Sequence[str], scale: _Scale
-) -> Iterator[str]:
-    below = 0
-    for series, count in enumerate(counts):
-        if not count:
-            continue
-        top, bottom = scale.y(below + count), scale.y(below)
-        below += count
-        title = html.escape(f"{when}, {plain(names[series], 80)}: {amount(count)}")
-        yield (
-            f'<rect class="s{series}" x="{x:.2f}" y="{top:.2f}" width="{max(0.5, step * 0.86):.2f}"'
-            f' height="{bottom - top:.2f}"><title>{title}</title></rect>'
-        )
-
-
-def histogram(frames: FrameTimes) -> str:
-    """How many frames took how long."""
-    scale = _Scale(max(frames.bins))
-    step = (_WIDTH - _LEFT - _RIGHT) / len(frames.bins)
+def histogram(bins: Sequence[int]) -> str:
+    """Return the chart of frame times from their counts by bin."""
+    scale = _Scale(max(bins))
+    step = _PLOT_WIDTH / len(bins)
     parts = [*scale.lines()]
-    edges = (0.0, *BIN_EDGES)
-    for index, count in enumerate(frames.bins):
+    lower_edges = (0.0, *FRAME_TIME_EDGES)
+    labels = [f"\u2264 {edge:g}" for edge in FRAME_TIME_EDGES] + [f"> {FRAME_TIME_EDGES[-1]:g}"]
+    for index, (edge, label, count) in enumerate(zip(lower_edges, labels, bins, strict=True)):
         x = _LEFT + index * step
-        is_last = index == len(BIN_EDGES)
-        label = f"> {edges[index]:g}" if is_last else f"\u2264 {BIN_EDGES[index]:g}"
-        kind = "good" if edges[index] < 16.7 else "fair" if edges[index] < 33.4 else "poor"
+        kind = "good" if edge < 16.7 else "fair" if edge < 33.4 else "bad"
+        y, height = scale.extent(0, count)
         parts.append(
             f'<text class="tick middle" x="{x + step / 2:.1f}" y="{_HEIGHT - 8}">'
             f"{html.escape(label)}</text>"
         )
-        parts.append(
-            f'<rect class="{kind}" x="{x + step * 0.08:.2f}" y="{scale.y(count):.2f}"'
-            f' width="{step * 0.84:.2f}" height="{scale.y(0) - scale.y(count):.2f}">'
-            f"<title>{html.escape(label)} ms: {amount(count)}</title></rect>"
-        )
-    return _svg("Frames by their time in milliseconds", _HEIGHT, parts)
+        title = f"{label} ms: {amount(count)}"
+        parts.append(_rect(kind, x + step * 0.08, y, step * 0.84, height, title))
+    return _svg("Number of frames by frame time in milliseconds", _HEIGHT, parts)
 
 
 def gap_strip(gaps: Sequence[tuple[int, int]], highest: int) -> str:
-    """The numbers of a session in a line, with what is missing marked."""
-    height, whole = 26, max(1, highest)
-    scale = (_WIDTH - 2) / whole
-    parts = [f'<rect class="there" x="1" y="1" width="{_WIDTH - 2}" height="{height - 2}" rx="3"/>']
+    """Return a strip of all sequence numbers of a session, with the gaps marked."""
+    height = _STRIP_HEIGHT - 2
+    scale = (_WIDTH - 2) / max(1, highest)
+    parts = [f'<rect class="good" x="1" y="1" width="{_WIDTH - 2}" height="{height}" rx="3"/>']
     for first, last in gaps:
-        width = max(_LEAST_WIDTH, (last - first + 1) * scale)
+        width = max(_MIN_GAP_WIDTH, (last - first + 1) * scale)
         x = min(1 + (first - 1) * scale, _WIDTH - 1 - width)
-        parts.append(
-            f'<rect class="lost" x="{x:.2f}" y="1" width="{width:.2f}" height="{height - 2}">'
-            f"<title>{amount(first)} to {amount(last)}</title></rect>"
-        )
-    return _svg(f"What is missing of the numbers 1 to {amount(highest)}", height, parts)
+        parts.append(_rect("bad", x, 1, width, height, f"{amount(first)} to {amount(last)}"))
+    return _svg(f"Missing events among 1 to {amount(highest)}", _STRIP_HEIGHT, parts)
 
 
 class _Scale:
-    """The vertical axis: from 0 to a round number that is not less than the most."""
+    """The vertical axis, from 0 to a round number at or above the highest count."""
 
-    def __init__(self, most: int) -> None:
-        least_step = max(1.0, most / 4)
-        size: int = 10 ** math.floor(math.log10(least_step))
-        self._step = next(n * size for n in (1, 2, 5, 10) if n * size >= least_step)
-        self._top = self._step * max(1, math.ceil(most / self._step))
+    def __init__(self, highest: int) -> None:
+        min_step = max(1.0, highest / 4)
+        size: int = 10 ** math.floor(math.log10(min_step))
+        self._step = next(n * size for n in (1, 2, 5, 10) if n * size >= min_step)
+        self._top = self._step * max(1, math.ceil(highest / self._step))
 
-    def y(self, count: float) -> float:
-        plot = _HEIGHT - _TOP - _BOTTOM
-        return _HEIGHT - _BOTTOM - plot * count / self._top
+    def _y(self, count: int) -> float:
+        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * count / self._top
+
+    def extent(self, lower: int, upper: int) -> tuple[float, float]:
+        """Return the top and the height of a bar from one count to another."""
+        return self._y(upper), self._y(lower) - self._y(upper)
 
     def lines(self) -> Iterator[str]:
         for count in range(0, self._top + 1, self._step):
-            y = self.y(count)
+            y = self._y(count)
+            right = _WIDTH - _RIGHT
             yield (
-                f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.2f}" '
-                f'y2="{y:.2f}"/>'
+                f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.2f}" y2="{y:.2f}"/>'
                 f'<text class="tick end" x="{_LEFT - 8}" y="{y + 4:.1f}">{amount(count)}</text>'
             )
+
+
+def _rect(kind: str, x: float, y: float, width: float, height: float, title: str) -> str:
+    return (
+        f'<rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}">'
+        f"<title>{html.escape(title)}</title></rect>"
+    )
 
 
 def _svg(label: str, height: int, parts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""``report``: one HTML page of what is stored, to look at, keep or send."""
+"""``report``: write an HTML page about the stored events, to read, keep or send."""
 
 from __future__ import annotations
 

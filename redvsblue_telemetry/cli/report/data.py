@@ -1,125 +1,101 @@
-"""What a report tells, gathered from the database in one look, so that its numbers agree."""
+"""The data of a report, read from the database in one transaction, so that its numbers agree."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from ...collector.models import EventFilter, RejectedMessage, Session, SessionDetail
+from ...collector.models import EventFilter, RejectedMessage, Session, SessionDetail, StoredEvent
 from ...collector.storage import queries
-from .._output import Counted
-from .stats import Distribution, FrameTimes, Timeline, frame_time
+from .stats import COLORED_TYPES, Distribution, EventStats, FrameSummary, TimelineBins
 
-__all__ = ["SHOWN_TYPES", "Report", "gather"]
+__all__ = ["Report", "gather"]
 
-SHOWN_TYPES = 7  # in the colours of the timeline
-_SHOWN_SESSIONS = 100
-_SHOWN_REJECTED = 50
-_A_DAY = 86_400_000  # ms
+_MAX_SESSIONS = 100
+_MAX_REJECTED = 50
 
 
-class Report(msgspec.Struct):
-    """All that is on the page. Times are in milliseconds since the epoch."""
+class Report(msgspec.Struct, frozen=True):
+    """Everything that the page shows. Times are in milliseconds since the epoch."""
 
     made: int
     session: SessionDetail | None
-    """The one that is told of; None for all."""
+    """The session that the report is about; None if it is about all of them."""
     session_count: int
     sessions: list[SessionDetail]
-    """The newest of them."""
+    """The newest sessions, if the report is about all."""
+    duration: float
+    """The duration of the session, or the median of all, in milliseconds."""
     events: int
     missing: int
     repeats: int
     types: dict[str, int]
-    """From the most frequent on."""
+    """The number of events by type, the most frequent type first."""
     first: int | None
     last: int | None
-    durations: Distribution
-    """Of the sessions, in milliseconds."""
-    timeline: Timeline
+    timeline: TimelineBins
     displaced: int
-    """How many events are in the timeline where they arrived, since their own time can't be."""
-    frames: FrameTimes
+    """The number of events that the timeline shows at the time when they were received."""
+    frames: FrameSummary | None
+    """None if no event has a frame time."""
     rejected_count: int
     rejected: list[RejectedMessage]
-    """The newest of them, of all sessions: what is no event belongs to none."""
+    """The newest rejected messages of all sessions; it isn't known which session sent them."""
 
 
 def gather(
-    connection: sqlite3.Connection, session_id: str | None, counted: Counted
+    connection: sqlite3.Connection,
+    session_id: str | None,
+    counted: Callable[[Iterable[StoredEvent], int], Iterator[StoredEvent]],
 ) -> Report | None:
-    """Read what there is.
+    """Read the data of a report.
 
     Args:
-        connection: to read by.
-        session_id: of one session; None for all.
-        counted: told how far it is with the events.
+        connection: the database.
+        session_id: the session to report on; None for all.
+        counted: passes the events on and shows the progress toward the last one's number.
 
     Returns:
         The report; None if there is no such session.
     """
-    connection.execute("BEGIN")  # until it is closed, what others write is not seen
+    connection.execute("BEGIN")  # until the connection is closed: hides what others write
     totals = queries.totals(connection)
-    session = None
-    if session_id is not None:
-        session = queries.session(connection, session_id)
-        if session is None:
-            return None
+    session = queries.session(connection, session_id) if session_id is not None else None
+    if session_id is not None and session is None:
+        return None
     chosen = session or totals
     types = dict(sorted(chosen.types.items(), key=lambda item: (-item[1], item[0])))
-    report = Report(
+    durations = Distribution()
+    for each in [session] if session else queries.stream_sessions(connection):
+        durations.add(max(1, each.last_timestamp - each.first_timestamp))
+    newest = [] if session else queries.sessions(connection, limit=_MAX_SESSIONS)
+    stats = EventStats(list(types)[:COLORED_TYPES])
+    events = queries.stream_events(connection, EventFilter(session=session_id))
+    for event in counted(events, queries.newest_arrival(connection)):
+        stats.add(event)
+    return Report(
         made=time.time_ns() // 1_000_000,
         session=session,
         session_count=1 if session else totals.sessions,
-        sessions=[session] if session else [],
+        sessions=[_with_gaps(connection, each) for each in newest],
+        duration=durations.quantile(0.5),
         events=chosen.events,
         missing=chosen.missing,
         repeats=chosen.repeats,
         types=types,
-        first=None,
-        last=None,
-        durations=Distribution(),
-        timeline=Timeline(list(types)[:SHOWN_TYPES]),
-        displaced=0,
-        frames=FrameTimes(),
+        first=stats.first,
+        last=stats.last,
+        timeline=stats.timeline.bins(),
+        displaced=stats.displaced,
+        frames=stats.frames.summary(),
         rejected_count=totals.rejected,
-        rejected=queries.rejected(connection, limit=_SHOWN_REJECTED),
+        rejected=queries.rejected(connection, limit=_MAX_REJECTED),
     )
-    _read_sessions(connection, report)
-    _read_events(connection, report, counted)
-    return report
-
-
-def _read_sessions(connection: sqlite3.Connection, report: Report) -> None:
-    for session in [report.session] if report.session else queries.stream_sessions(connection):
-        report.durations.add(max(1, session.last_timestamp - session.first_timestamp))
-    if report.session is None:
-        newest = queries.sessions(connection, limit=_SHOWN_SESSIONS)
-        report.sessions = [_with_gaps(connection, session) for session in newest]
 
 
 def _with_gaps(connection: sqlite3.Connection, session: Session) -> SessionDetail:
     detail = queries.session(connection, session.session_id) if session.missing else None
     return detail or SessionDetail(*msgspec.structs.astuple(session))
-
-
-def _read_events(connection: sqlite3.Connection, report: Report, counted: Counted) -> None:
-    wanted = EventFilter(session=report.session.session_id if report.session else None)
-    add = report.timeline.add
-    first, last = report.first, report.last
-    events = queries.stream_events(connection, wanted)
-    for event in counted(events, queries.newest_arrival(connection)):
-        when = event.timestamp
-        # A player's clock may be wrong by years, which would leave the timeline nothing to show.
-        if abs(when - event.received) > _A_DAY:
-            when = event.received
-            report.displaced += 1
-        add(when, event.type)
-        first = when if first is None else min(first, when)
-        last = when if last is None else max(last, when)
-        took = frame_time(event.data)
-        if took is not None:
-            report.frames.add(took)
-    report.first, report.last = first, last

@@ -1,4 +1,4 @@
-"""Numbers, times and durations, as a report writes them."""
+"""Formats numbers, times and durations for a report."""
 
 from __future__ import annotations
 
@@ -17,22 +17,17 @@ __all__ = [
 
 
 def amount(number: int) -> str:
-    """A count, with a narrow space between the thousands."""
+    """Format a count, with narrow spaces between the thousands."""
     return f"{number:,}".replace(",", "\u202f")
 
 
 def amount_of(number: int, noun: str) -> str:
-    """So many of something.
-
-    Args:
-        number: how many.
-        noun: what one of them is called.
-    """
+    """Format a count with its noun, which gets an ``s`` unless the count is 1."""
     return f"{amount(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def share(part: int, whole: int) -> str:
-    """A part in per cent; never 0 % or 100 % of what isn't."""
+    """Format a part in percent; it is 0 % or 100 % only if that is exact."""
     if not part or not whole:
         return "0\u202f%"
     percent = 100 * part / whole
@@ -44,17 +39,12 @@ def share(part: int, whole: int) -> str:
 
 
 def moment(milliseconds: int) -> str:
-    """A time since the epoch, as date and time in UTC."""
+    """Format a time since the epoch as date and time in UTC."""
     return _time(milliseconds, "%Y-%m-%d %H:%M:%S")
 
 
 def clock_time(seconds: int, width: int) -> str:
-    """The start of a bin, as exact as its width wants it.
-
-    Args:
-        seconds: since the epoch.
-        width: of the bin, in seconds.
-    """
+    """Format the start of a bin, in seconds since the epoch, for the bin's width in seconds."""
     if width >= 86_400:
         return _time(seconds * 1000, "%Y-%m-%d")
     if width >= 3600:
@@ -67,11 +57,11 @@ def _time(milliseconds: int, form: str) -> str:
     try:
         return (epoch + datetime.timedelta(milliseconds=milliseconds)).strftime(form)
     except OverflowError:
-        return "no such time"
+        return "invalid time"
 
 
 def duration(milliseconds: float) -> str:
-    """How long something took."""
+    """Format a duration."""
     seconds = milliseconds / 1000
     if seconds < 10:
         return f"{seconds:.1f} s"
@@ -87,7 +77,7 @@ def duration(milliseconds: float) -> str:
 
 
 def milliseconds(number: float) -> str:
-    """A short time, as exact as it is of use."""
+    """Format a short duration with up to three significant digits."""
     if 0 < number < 0.01:
         return "< 0.01 ms"
     if number >= 100:
@@ -97,7 +87,7 @@ def milliseconds(number: float) -> str:
 
 
 def span(seconds: int) -> str:
-    """The width of a bin."""
+    """Format the width of a bin."""
     for size, unit in ((604_800, "week"), (86_400, "day"), (3600, "hour"), (60, "minute")):
         if seconds % size == 0:
             number = seconds // size

@@ -1,4 +1,4 @@
-"""Figures that are made from events one by one, in memory that doesn't grow with their number."""
+"""Statistics over a stream of events, in memory that doesn't grow with their number."""
 
 from __future__ import annotations
 
@@ -11,29 +11,43 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["BIN_EDGES", "Distribution", "FrameTimes", "Timeline", "frame_time"]
+from ...collector.models import StoredEvent
 
-_MOST_EXACT = 4096  # different numbers of a distribution
-_GROWTH = math.log(1.002)  # from one bucket of a distribution to the next
-_LONGEST_FRAME = 60_000.0  # ms; what is longer is a pause, or a mistake
-BIN_EDGES = (4.0, 8.0, 12.0, 16.7, 20.0, 25.0, 33.4, 50.0, 66.7, 100.0, 200.0, 500.0)
-"""Milliseconds up to which the bins of the frame times go; the last bin has no end."""
+__all__ = [
+    "COLORED_TYPES",
+    "FRAME_TIME_EDGES",
+    "Distribution",
+    "EventStats",
+    "FrameSummary",
+    "FrameTimes",
+    "Timeline",
+    "TimelineBins",
+    "frame_time",
+]
 
-_MOST_BINS = 150
-# Seconds; each is a multiple of the one before, so that bins can be joined. Then by fours.
-_WIDTHS = (1, 5, 15, 60, 300, 900, 3600, 14_400, 43_200, 86_400, 604_800)
+COLORED_TYPES = 8
+"""The palette has a color for each of the most frequent types, and one for all others."""
+FRAME_TIME_EDGES = (4.0, 8.0, 12.0, 16.7, 20.0, 25.0, 33.4, 50.0, 66.7, 100.0, 200.0, 500.0)
+"""The upper edges of the histogram's bins, in milliseconds; the last bin is open."""
+
+_MAX_EXACT_VALUES = 4096  # different values that a distribution keeps
+_LOG_BUCKET_RATIO = math.log(1.002)  # from one bucket of a distribution to the next
+_MAX_FRAME_TIME = 60_000.0  # milliseconds; a longer one is a pause, or a mistake
+_MAX_CLOCK_ERROR = 86_400_000  # milliseconds
+_MAX_BINS = 150  # of a timeline
+# Seconds; each is a multiple of the one before, so that bins can be joined. Then times four.
+_BIN_WIDTHS = (1, 5, 15, 60, 300, 900, 3600, 14_400, 43_200, 86_400, 604_800)
 
 
 class Distribution:
-    """How numbers above 0 are distributed.
+    """A distribution of numbers above 0.
 
-    While few of them differ, they are kept as they are; then any share of them is known to within
-    0.1 per cent.
+    Exact up to 4,096 different values; with more, quantiles are within 0.1 percent.
     """
 
     def __init__(self) -> None:
         self._counts: Counter[float] = Counter()
-        self._is_exact = True  # the counts are of numbers; and of buckets, once they are too many
+        self._is_exact = True  # counts values; with too many different ones, buckets
         self.count = 0
         self.largest = 0.0
 
@@ -42,7 +56,7 @@ class Distribution:
         self._counts[value if self._is_exact else _bucket(value)] += 1
         self.count += 1
         self.largest = max(self.largest, value)
-        if self._is_exact and len(self._counts) > _MOST_EXACT:
+        if self._is_exact and len(self._counts) > _MAX_EXACT_VALUES:
             self._round()
 
     def _round(self) -> None:
@@ -51,22 +65,22 @@ class Distribution:
             self._counts[_bucket(value)] += number
 
     def quantile(self, share: float) -> float:
-        """The number that so great a share of them does not exceed; 0.0 if there are none."""
-        wanted = math.ceil(share * self.count)
+        """Return the number that a share of all numbers does not exceed; 0.0 if there are none."""
+        left = math.ceil(share * self.count)
         for key in sorted(self._counts):
-            wanted -= self._counts[key]
-            if wanted <= 0:
-                middle = key if self._is_exact else math.exp((key + 0.5) * _GROWTH)
+            left -= self._counts[key]
+            if left <= 0:
+                middle = key if self._is_exact else math.exp((key + 0.5) * _LOG_BUCKET_RATIO)
                 return min(self.largest, middle)
         return self.largest
 
 
 def _bucket(value: float) -> int:
-    return math.floor(math.log(value) / _GROWTH)
+    return math.floor(math.log(value) / _LOG_BUCKET_RATIO)
 
 
 class _Fields(msgspec.Struct):
-    """The fields of an event's data that can be a frame time; whatever they are."""
+    """The fields of an event's data that can be a frame time, of any type."""
 
     frame_time_ms: Any = None
     frameTimeMs: Any = None  # noqa: N815 (what games write)
@@ -79,14 +93,11 @@ _read_fields = msgspec.json.Decoder(_Fields).decode
 
 
 def frame_time(data: msgspec.Raw) -> float | None:
-    """The frame time that an event tells, in milliseconds; None if it tells none.
+    """Return the frame time in an event's data, in milliseconds, or None.
 
     It is the first of these fields that is a number: ``frame_time_ms``, ``frameTimeMs``,
-    ``frame_ms``, ``frameMs`` (milliseconds), ``fps`` (frames a second). Each says its unit; ``dt``
-    is seconds in some games and milliseconds in others, so it is not taken.
-
-    Args:
-        data: the event's, as JSON.
+    ``frame_ms``, ``frameMs`` (milliseconds), ``fps`` (frames per second). ``dt`` is ignored: some
+    games give it in seconds, others in milliseconds.
     """
     try:
         fields = _read_fields(data)
@@ -101,57 +112,85 @@ def frame_time(data: msgspec.Raw) -> float | None:
 
 
 def _is_positive(value: object) -> bool:
-    # Within what a float can be; an integer of JSON may be beyond it.
+    # An integer in JSON can be larger than any float.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e300
 
 
 def _plausible(milliseconds: float) -> float | None:
-    return float(milliseconds) if 0 < milliseconds <= _LONGEST_FRAME else None
+    return float(milliseconds) if 0 < milliseconds <= _MAX_FRAME_TIME else None
+
+
+class FrameSummary(msgspec.Struct, frozen=True):
+    """Statistics of frame times, in milliseconds."""
+
+    count: int
+    median: float
+    percentile_99: float
+    slowest: float
+    below_60_fps: int
+    """The number of frames that took longer than a 60th of a second."""
+    below_30_fps: int
+    bins: list[int]
+    """The number of frames in each bin; see ``FRAME_TIME_EDGES``."""
 
 
 class FrameTimes(Distribution):
-    """How long frames took, in milliseconds."""
+    """The distribution of frame times, in milliseconds."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bins = [0] * (len(BIN_EDGES) + 1)
+        self.bins = [0] * (len(FRAME_TIME_EDGES) + 1)
 
     def add(self, value: float) -> None:
         """Count a frame."""
         super().add(value)
-        self.bins[bisect_left(BIN_EDGES, value)] += 1
+        self.bins[bisect_left(FRAME_TIME_EDGES, value)] += 1
 
-    def slower_than(self, edge: float) -> float:
-        """The share of frames that took longer than an edge of the bins."""
+    def summary(self) -> FrameSummary | None:
+        """Return the statistics, or None if there are no frames."""
         if not self.count:
-            return 0.0
-        return sum(self.bins[BIN_EDGES.index(edge) + 1 :]) / self.count
+            return None
+        return FrameSummary(
+            count=self.count,
+            median=self.quantile(0.5),
+            percentile_99=self.quantile(0.99),
+            slowest=self.largest,
+            below_60_fps=self._slower_than(16.7),
+            below_30_fps=self._slower_than(33.4),
+            bins=self.bins,
+        )
+
+    def _slower_than(self, edge: float) -> int:
+        return sum(self.bins[FRAME_TIME_EDGES.index(edge) + 1 :])
+
+
+class TimelineBins(msgspec.Struct, frozen=True):
+    """The bins of a timeline, from the first to the last."""
+
+    width: int
+    """Seconds."""
+    columns: list[tuple[int, list[int]]]
+    """The start of each bin in seconds since the epoch, and its number of events by type."""
 
 
 class Timeline:
-    """How many events there were when, in bins of equal width that adapts to the time they span.
+    """Counts events over time, in bins of equal width, which grows with the time that they span.
 
     Args:
-        types: those that are told apart; all others are counted together, after them.
+        types: the types to count separately; all others are counted together, after them.
     """
 
     def __init__(self, types: Iterable[str]) -> None:
         self._series = {name: index for index, name in enumerate(types)}
         self._others = len(self._series)
         self._bins: dict[int, list[int]] = {}
-        self._widths = chain(_WIDTHS, (_WIDTHS[-1] * 4**n for n in count(1)))
-        self.width = next(self._widths)
-        """Seconds."""
+        self._widths = chain(_BIN_WIDTHS, (_BIN_WIDTHS[-1] * 4**n for n in count(1)))
+        self._width = next(self._widths)  # seconds
         self._first = self._last = 0
 
     def add(self, milliseconds: int, type_: str) -> None:
-        """Count an event.
-
-        Args:
-            milliseconds: since the epoch.
-            type_: its type.
-        """
-        number = milliseconds // (self.width * 1000)
+        """Count an event of a type at a time since the epoch."""
+        number = milliseconds // (self._width * 1000)
         counts = self._bins.get(number)
         if counts is None:
             if not self._bins:
@@ -159,25 +198,51 @@ class Timeline:
             self._first, self._last = min(self._first, number), max(self._last, number)
             counts = self._bins[number] = [0] * (self._others + 1)
         counts[self._series.get(type_, self._others)] += 1
-        while self._last - self._first >= _MOST_BINS:
+        while self._last - self._first >= _MAX_BINS:
             self._widen()
 
     def _widen(self) -> None:
-        before, self.width = self.width, next(self._widths)
+        before, self._width = self._width, next(self._widths)
         joined: dict[int, list[int]] = {}
         for number, counts in self._bins.items():
-            into = joined.setdefault(number * before // self.width, [0] * len(counts))
+            into = joined.setdefault(number * before // self._width, [0] * len(counts))
             for index, events in enumerate(counts):
                 into[index] += events
         self._bins = joined
         self._first, self._last = min(joined), max(joined)
 
-    def bins(self) -> list[tuple[int, list[int]]]:
-        """Each bin from the first to the last: its start in seconds, its count of each type."""
-        if not self._bins:
-            return []
-        nothing = [0] * (self._others + 1)
-        return [
-            (number * self.width, self._bins.get(number, nothing))
-            for number in range(self._first, self._last + 1)
-        ]
+    def bins(self) -> TimelineBins:
+        """Return all bins, the empty ones included."""
+        numbers = range(self._first, self._last + 1) if self._bins else ()
+        empty = [0] * (self._others + 1)
+        columns = [(number * self._width, self._bins.get(number, empty)) for number in numbers]
+        return TimelineBins(self._width, columns)
+
+
+class EventStats:
+    """Everything that a report shows about its events.
+
+    Args:
+        types: the types that the timeline shows separately.
+    """
+
+    def __init__(self, types: Iterable[str]) -> None:
+        self.first: int | None = None
+        self.last: int | None = None
+        self.timeline = Timeline(types)
+        self.frames = FrameTimes()
+        self.displaced = 0
+
+    def add(self, event: StoredEvent) -> None:
+        """Count an event."""
+        when = event.timestamp
+        # A player's clock may be years off, which would squeeze all other events into one bin.
+        if abs(when - event.received) > _MAX_CLOCK_ERROR:
+            when = event.received
+            self.displaced += 1
+        self.timeline.add(when, event.type)
+        self.first = when if self.first is None else min(self.first, when)
+        self.last = when if self.last is None else max(self.last, when)
+        milliseconds = frame_time(event.data)
+        if milliseconds is not None:
+            self.frames.add(milliseconds)
