@@ -1,4 +1,4 @@
-"""Servers that never come to the point, or make another one: one deadline, and on to the next."""
+"""Servers that answer a handshake late, wrongly or endlessly: one deadline, then a new attempt."""
 
 from __future__ import annotations
 
@@ -105,30 +105,30 @@ OTHER: dict[str, tuple[Script, str]] = {
     "no upgrade": (answer(SWITCHING + b"Connection: Upgrade\r\n" + WRONG_KEY), NO_HANDSHAKE),
     "a page": (answer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhush"), "status 200"),
     "another site": (answer(b"HTTP/1.1 308 No\r\nLocation: ws://hush/\r\n\r\n"), "redirected"),
-    "a status that is none": (answer(b"HTTP/1.1 hush No\r\n\r\n"), NO_HANDSHAKE),
-    "a header that is no text": (answer(SWITCHING + b"X: \xff\r\n" + UPGRADE), NO_HANDSHAKE),
+    "a status that is not a number": (answer(b"HTTP/1.1 hush No\r\n\r\n"), NO_HANDSHAKE),
+    "a header that is not UTF-8": (answer(SWITCHING + b"X: \xff\r\n" + UPGRADE), NO_HANDSHAKE),
     "a header without a colon": (answer(SWITCHING + b"hush\r\n\r\n"), NO_HANDSHAKE),
-    "a cookie that is none": (
+    "an invalid cookie": (
         answer(b"HTTP/1.1 302 No\r\nSet-Cookie: a@b=hush\r\n\r\n"),
         "redirected",
     ),
-    "another cookie that is none": (
+    "an invalid cookie in a handshake": (
         answer(SWITCHING + UPGRADE + b"Set-Cookie: a@b=hush\r\n" + WRONG_KEY),
         NO_HANDSHAKE,
     ),
-    "a date that is none": (
+    "an invalid date": (
         answer(
             b"HTTP/1.1 503 No\r\nRetry-After: Fri, 31 Dec 9%b 23:59:59 GMT\r\n\r\n" % (b"9" * 30)
         ),
         "status 503",
     ),
-    "another date that is none": (
+    "an invalid time zone": (
         answer(
             b"HTTP/1.1 429 No\r\nRetry-After: Fri, 31 Dec 2000 23:59:59 +9%b\r\n\r\n" % (b"9" * 30)
         ),
         "status 429",
     ),
-    "a length that is none": (
+    "an invalid length": (
         answer(b"HTTP/1.1 400 No\r\nContent-Length: -5\r\n\r\n"),
         "status 400",
     ),

@@ -1,4 +1,4 @@
-"""A server that sends anything at all, once it is connected: at worst it costs the connection."""
+"""Servers that send anything at all, once connected: at worst the connection is lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEBIBYTE = 2**20
 
 
 def long_frame(head: int, length: int, payload: bytes = b"") -> bytes:
-    """A frame that says its length in eight bytes, whatever it is."""
+    """Return a frame with its length in eight bytes, needed or not."""
     return bytes([head, 127]) + length.to_bytes(8, "big") + payload
 
 
@@ -59,11 +59,11 @@ HOSTILE = {
     "a close of one byte": frame(CLOSE, b"\x03"),
     "a close with no such code": frame(CLOSE, b"\x00\x00"),
     "a close with a code for nobody": frame(CLOSE, (1006).to_bytes(2, "big")),
-    "a close that is no text": frame(CLOSE, b"\x03\xe8\xff\xfe"),
+    "a close that is not UTF-8": frame(CLOSE, b"\x03\xe8\xff\xfe"),
     "a close of many bytes": frame(CLOSE, b"\x03\xe8" + b"hush" * 1000),
     "a close and more": frame(CLOSE, b"\x03\xe8") + frame(PONG, b"1") + noise(3),
-    "text that is no JSON": frame(TEXT, b"hush {") + frame(TEXT, b"[" * 60000),
-    "text that is no text": frame(TEXT, b"\xff\xfe\xed\xa0\x80"),
+    "text that is not JSON": frame(TEXT, b"hush {") + frame(TEXT, b"[" * 60000),
+    "text that is not UTF-8": frame(TEXT, b"\xff\xfe\xed\xa0\x80"),
     "fragments without end": frame(TEXT, b"a", fin=False) + frame(0, b"a" * 999, fin=False) * 99,
     "empty fragments": frame(TEXT, b"", fin=False) + frame(0, b"", fin=False) * 5000,
     "a message in a message": frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"),
@@ -105,7 +105,7 @@ def assert_recovers(port: int, telemetry: Telemetry, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
-def test_whatever_a_server_sends_the_events_arrive_once_it_behaves(
+def test_events_arrive_once_a_hostile_server_behaves(
     data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with raw_server(say(data)) as port:

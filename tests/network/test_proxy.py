@@ -1,58 +1,25 @@
-"""Through a proxy, as the environment says: the tunnel, its secrets, and never a way around it."""
+"""Proxies, as the environment names them: the tunnel, its secrets, and never a way around it."""
 
 from __future__ import annotations
 
 import base64
-import os
 import socket
 import ssl
-from collections.abc import Iterator
+import time
 from typing import Any
 
 import pytest
 import trustme
 
-from redvsblue_telemetry import start_telemetry, stop_telemetry
+from redvsblue_telemetry import ConnectionState, start_telemetry, stop_telemetry
 from redvsblue_telemetry.testing import RecordingServer
-from tests.support.connect_proxy import ConnectProxy
+from tests.support.connect_proxy import ESTABLISHED, ConnectProxy, relay_to
+from tests.support.raw_server import read_to_the_end
 from tests.support.sdk import QUICK, delivers, failure
+from tests.support.sockets import HOST, server_context
 from tests.support.wait import wait_until
 
-HOST = "game.invalid"  # which the proxies below can resolve, and nobody else
-TO_LOOPBACK = {HOST: "127.0.0.1"}
-
-
-@pytest.fixture(autouse=True)
-def no_proxies_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in tuple(os.environ):
-        if variable.lower().endswith("_proxy") or variable == "REQUEST_METHOD":
-            monkeypatch.delenv(variable)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
-@pytest.fixture
-def server() -> Iterator[RecordingServer]:
-    with RecordingServer() as server:
-        yield server
-
-
-@pytest.fixture
-def secure_server(authority: trustme.CA) -> Iterator[RecordingServer]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(HOST).configure_cert(context)
-    with RecordingServer(ssl_context=context) as server:
-        yield server
+TO_LOOPBACK = {HOST: "127.0.0.1"}  # which a ConnectProxy can resolve, and nobody else
 
 
 # Which proxy.
@@ -84,8 +51,7 @@ def test_the_environment_says_which_proxy_is_used(
 ) -> None:
     context = None
     if scheme == "wss":
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(context)
+        context = server_context(authority.issue_cert("127.0.0.1"))
     with RecordingServer(ssl_context=context) as server, ConnectProxy() as proxy:
         for variable in variables:
             monkeypatch.setenv(variable, proxy.url)
@@ -95,38 +61,24 @@ def test_the_environment_says_which_proxy_is_used(
         assert proxy.connections == len(asked)
 
 
-def test_the_scheme_s_own_proxy_comes_before_the_one_for_all(
+def test_the_most_specific_variable_wins(
     server: RecordingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ConnectProxy() as own, ConnectProxy() as general:
-        monkeypatch.setenv("HTTP_PROXY", own.url)
+    with ConnectProxy() as general, ConnectProxy() as upper, ConnectProxy() as lower:
+
+        def used() -> list[int]:
+            assert delivers(server.url)
+            return [proxy.connections for proxy in (general, upper, lower)]
+
         monkeypatch.setenv("ALL_PROXY", general.url)
-        assert delivers(server.url)
-        assert (own.connections, general.connections) == (1, 0)
-
-
-def test_lower_case_wins_and_an_empty_one_switches_off(
-    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with ConnectProxy() as upper, ConnectProxy() as lower:
-        monkeypatch.setenv("HTTP_PROXY", upper.url)
-        monkeypatch.setenv("http_proxy", lower.url)
-        assert delivers(server.url)
-        assert (upper.connections, lower.connections) == (0, 1)
+        assert used() == [1, 0, 0]
+        monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{upper.port}")  # http:// is implied
+        assert used() == [1, 1, 0]
+        monkeypatch.setenv("http_proxy", f"{lower.url}/")
+        assert used() == [1, 1, 1]
+        monkeypatch.delenv("ALL_PROXY")
         monkeypatch.setenv("http_proxy", "")
-        assert delivers(server.url)
-        assert (upper.connections, lower.connections) == (0, 1)
-
-
-def test_a_proxy_without_a_scheme_or_with_a_slash_behind_it_is_understood(
-    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with ConnectProxy() as proxy:
-        monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{proxy.port}")
-        assert delivers(server.url)
-        monkeypatch.setenv("HTTP_PROXY", f"{proxy.url}/")
-        assert delivers(server.url)
-        assert proxy.connections == 2
+        assert used() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -241,8 +193,7 @@ def test_tls_through_the_tunnel_verifies_the_server_s_name(
 def test_a_certificate_for_the_proxy_s_name_is_none_for_the_server_s(
     authority: trustme.CA, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    context = server_context(authority.issue_cert("127.0.0.1", "localhost"))
     with (
         RecordingServer(ssl_context=context) as server,
         ConnectProxy(hosts=TO_LOOPBACK) as proxy,
@@ -342,3 +293,127 @@ def test_the_proxy_is_told_no_token_and_no_header_of_the_server_s(
         assert set(request.headers) == {"host"}
     assert target.requests[0].headers["Authorization"] == "Bearer secret-token"
     assert target.requests[0].headers["X-Game"] == "secret-header"
+
+
+# Trouble.
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nhush",
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/hush\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"SSH-2.0-hush\r\n\r\n",
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 200 OK\r\n" + b"X: hush\r\n" * 20_000,
+        ESTABLISHED + b"hush",
+    ],
+)
+def test_a_proxy_that_opens_no_tunnel_is_blamed_and_not_gone_around(
+    answer: bytes,
+    server: RecordingServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with ConnectProxy(script=lambda client: client.sendall(answer)) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        reason = failure(server.url, token="hush")
+    assert reason.startswith("the proxy")
+    assert "hush" not in reason + caplog.text
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://player:hush@127.0.0.1:{port}", "https://"),
+        ("socks5://player:hush@127.0.0.1:{port}", "socks5://"),
+        ("socks5h://player:hush@127.0.0.1:{port}", "socks5h://"),
+        ("http://player:hush@proxy.invalid:3128", "proxy.invalid"),
+        ("http://127.0.0.1:hush", "invalid"),
+        ("http://:80", "has no host"),
+        ("http://[::1", "invalid"),
+    ],
+)
+def test_a_proxy_that_can_t_be_used_is_named_and_not_gone_around(
+    url: str, words: str, server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", url.format(port=proxy.port))
+        reason = failure(server.url)
+        assert proxy.connections == 0
+    assert words in reason
+    assert "hush" not in reason
+    assert "player" not in reason
+    assert not server.requests
+
+
+def test_a_proxy_that_is_gone_is_waited_for_and_not_gone_around(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as proxy:
+        port = proxy.port
+    states: list[ConnectionState] = []
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+    telemetry = start_telemetry(**QUICK, url=server.url, on_state_change=states.append)
+    telemetry.emit("kept")
+    assert wait_until(lambda: states.count(ConnectionState.BACKING_OFF) >= 3)
+    assert "refused" in str(telemetry.stats().last_error)
+    assert not server.requests
+    with ConnectProxy(port=port):
+        assert telemetry.flush(10)
+        assert telemetry.stop(1)
+    assert [event["type"] for event in server.events] == ["kept"]
+
+
+def drip(client: socket.socket) -> None:
+    client.settimeout(0.02)
+    for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000:
+        client.sendall(bytes([byte]))
+        try:
+            if not client.recv(1):  # paced by the timeout
+                return
+        except TimeoutError:
+            continue
+
+
+@pytest.mark.parametrize("script", [drip, read_to_the_end], ids=["drips", "says nothing"])
+def test_the_proxy_s_part_is_under_the_same_deadline(
+    script: Any, server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy(script=script) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        start = time.monotonic()
+        assert "timed out" in failure(server.url, connect_timeout=0.3)
+        assert 0.3 <= time.monotonic() - start < 3
+        assert len(proxy.requests) == 1
+
+
+def test_a_proxy_that_answers_byte_by_byte_is_a_proxy_all_the_same(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in b"HTTP/1.0 200 yes\r\n\r\n":
+            client.sendall(bytes([byte]))
+            time.sleep(0.001)
+        relay_to(server.port)(client)
+
+    with ConnectProxy(script=script) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        assert delivers(server.url)
+
+
+def test_a_stop_in_the_middle_of_the_proxy_s_answer_returns_in_time(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy(script=drip) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        telemetry = start_telemetry(**QUICK, url=server.url, connect_timeout=60)
+        telemetry.emit("x")
+        assert wait_until(lambda: proxy.requests)
+        start = time.monotonic()
+        assert not telemetry.stop(0.3)
+        assert time.monotonic() - start < 2
+    assert telemetry.stats().dropped == 1

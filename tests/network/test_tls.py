@@ -1,9 +1,8 @@
-"""TLS: who is believed, what is said of those who aren't, and bytes that flow all the same."""
+"""TLS: which servers are trusted, and bytes that flow in both directions."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import socket
@@ -12,16 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
@@ -30,52 +25,17 @@ from redvsblue_telemetry._network.dial import default_ssl_context
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.raw_server import raw_server, read_to_the_end
 from tests.support.sdk import QUICK, delivers, failure
+from tests.support.sockets import server_context
 from tests.support.wait import wait_until
 
-NOW = datetime.datetime.now(datetime.timezone.utc)
-A_DAY = datetime.timedelta(days=1)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
-def server_side(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def server(authority: trustme.CA) -> Iterator[RecordingServer]:
-    context = server_side(authority.issue_cert("127.0.0.1", "localhost"))
-    with RecordingServer(ssl_context=context) as server:
-        yield server
-
-
-# Who is believed.
+# Trust.
 
 
 def test_a_context_of_the_game_s_own_decides(
-    server: RecordingServer, trusting: ssl.SSLContext
+    secure_server: RecordingServer, trusting: ssl.SSLContext
 ) -> None:
-    assert delivers(server.url, ssl_context=trusting)
-    assert delivers(f"wss://localhost:{server.port}/", ssl_context=trusting)
-
-
-def test_by_default_only_what_the_system_trusts_is_believed(server: RecordingServer) -> None:
-    words = failure(server.url)
-    assert "certificate was rejected" in words
-    assert "issuer" in words
-    assert not server.requests
+    assert delivers(secure_server.url, ssl_context=trusting)
+    assert delivers(f"wss://localhost:{secure_server.port}/", ssl_context=trusting)
 
 
 SENDS_ONE_EVENT = """
@@ -89,11 +49,11 @@ print(telemetry.stop(1), telemetry.stats().delivered, telemetry.stats().last_err
 
 
 def test_what_the_system_trusts_is_believed(
-    server: RecordingServer, authority: trustme.CA, tmp_path: Path
+    secure_server: RecordingServer, authority: trustme.CA, tmp_path: Path
 ) -> None:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     done = subprocess.run(
-        [sys.executable, "-c", SENDS_ONE_EVENT, server.url],
+        [sys.executable, "-c", SENDS_ONE_EVENT, secure_server.url],
         env={**os.environ, "SSL_CERT_FILE": str(tmp_path / "ca.pem")},
         capture_output=True,
         text=True,
@@ -104,7 +64,7 @@ def test_what_the_system_trusts_is_believed(
 
 
 def test_the_default_context_is_built_once_however_many_attempts_there_are(
-    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+    secure_server: RecordingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = []
     build = ssl.create_default_context
@@ -117,7 +77,7 @@ def test_the_default_context_is_built_once_however_many_attempts_there_are(
     default_ssl_context.cache_clear()
     states: list[ConnectionState] = []
     for _ in range(2):
-        start_telemetry(**QUICK, url=server.url, on_state_change=states.append)
+        start_telemetry(**QUICK, url=secure_server.url, on_state_change=states.append)
         times = states.count(ConnectionState.BACKING_OFF)
         assert wait_until(lambda t=times: states.count(ConnectionState.BACKING_OFF) >= t + 3)
         stop_telemetry(1)
@@ -127,81 +87,10 @@ def test_the_default_context_is_built_once_however_many_attempts_there_are(
     assert built[0].check_hostname
 
 
-def self_signed(path: Path) -> ssl.SSLContext:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - A_DAY)
-        .not_valid_after(NOW + A_DAY)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return context
-
-
-@pytest.mark.parametrize(
-    ("fault", "host", "words"),
-    [
-        ("expired", "localhost", ["expired"]),
-        ("not yet valid", "localhost", ["not yet valid"]),
-        ("self-signed", "localhost", ["self", "signed"]),
-        ("other name", "localhost", ["Hostname mismatch", "not valid for 'localhost'"]),
-        ("other name", "127.0.0.1", ["IP address mismatch", "not valid for '127.0.0.1'"]),
-        ("other address", "127.0.0.1", ["IP address mismatch", "not valid for '127.0.0.1'"]),
-        ("only its address", "localhost", ["Hostname mismatch", "not valid for 'localhost'"]),
-    ],
-)
-def test_a_certificate_that_is_refused_says_what_is_wrong_with_it(
-    fault: str,
-    host: str,
-    words: list[str],
-    authority: trustme.CA,
-    trusting: ssl.SSLContext,
-    tmp_path: Path,
-) -> None:
-    if fault == "self-signed":
-        context = self_signed(tmp_path / "self.pem")
-    else:
-        context = server_side(
-            {
-                "expired": lambda: authority.issue_cert(
-                    "localhost", not_before=NOW - 9 * A_DAY, not_after=NOW - A_DAY
-                ),
-                "not yet valid": lambda: authority.issue_cert(
-                    "localhost", not_before=NOW + A_DAY, not_after=NOW + 9 * A_DAY
-                ),
-                "other name": lambda: authority.issue_cert("other.invalid"),
-                "other address": lambda: authority.issue_cert("127.0.0.2"),
-                "only its address": lambda: authority.issue_cert("127.0.0.1"),
-            }[fault]()
-        )
-    with RecordingServer(ssl_context=context) as server:
-        reason = failure(f"wss://{host}:{server.port}/", ssl_context=trusting, token="hush")
-        assert reason.startswith("the server's certificate was rejected: ")
-        for word in words:
-            assert word in reason
-        assert not server.requests  # not a byte of the handshake, and so no token
-
-
 def test_a_certificate_of_the_client_goes_where_it_is_demanded(
     authority: trustme.CA, trusting: ssl.SSLContext
 ) -> None:
-    demanding = server_side(authority.issue_cert("127.0.0.1"))
+    demanding = server_context(authority.issue_cert("127.0.0.1"))
     demanding.verify_mode = ssl.CERT_REQUIRED
     authority.configure_trust(demanding)
     with RecordingServer(ssl_context=demanding) as server:
@@ -211,17 +100,7 @@ def test_a_certificate_of_the_client_goes_where_it_is_demanded(
         assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_both_versions_of_tls_work(
-    version: ssl.TLSVersion, authority: trustme.CA, trusting: ssl.SSLContext
-) -> None:
-    context = server_side(authority.issue_cert("127.0.0.1"))
-    context.minimum_version = context.maximum_version = version
-    with RecordingServer(ssl_context=context) as server:
-        assert delivers(server.url, ssl_context=trusting)
-
-
-# Who speaks something else, or too little.
+# Peers that speak something else, or too little.
 
 
 def test_a_server_without_tls_fails_the_attempt_and_hears_no_token(
@@ -241,9 +120,11 @@ def test_a_server_without_tls_fails_the_attempt_and_hears_no_token(
     assert b"hush" not in heard[0]
 
 
-def test_a_server_with_tls_does_not_understand_a_plain_client(server: RecordingServer) -> None:
-    failure(f"ws://127.0.0.1:{server.port}/")
-    assert not server.requests
+def test_a_server_with_tls_does_not_understand_a_plain_client(
+    secure_server: RecordingServer,
+) -> None:
+    failure(f"ws://127.0.0.1:{secure_server.port}/")
+    assert not secure_server.requests
 
 
 def stall(client: socket.socket) -> None:
@@ -320,7 +201,7 @@ def test_large_batches_and_a_talkative_server_that_reads_slowly_get_on(
                 connection.send("z" * 60_000)  # no ack was promised, so it is only weight
                 time.sleep(0.005)
 
-    context = server_side(authority.issue_cert("127.0.0.1"))
+    context = server_context(authority.issue_cert("127.0.0.1"))
     context.minimum_version = context.maximum_version = version
     narrow = NarrowContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(narrow)
@@ -346,16 +227,18 @@ def test_large_batches_and_a_talkative_server_that_reads_slowly_get_on(
 
 
 def test_connections_that_are_closed_under_tls_lose_nothing(
-    server: RecordingServer, trusting: ssl.SSLContext
+    secure_server: RecordingServer, trusting: ssl.SSLContext
 ) -> None:
-    telemetry = start_telemetry(**QUICK, url=server.url, ssl_context=trusting, drain_interval=0.02)
+    telemetry = start_telemetry(
+        **QUICK, url=secure_server.url, ssl_context=trusting, drain_interval=0.02
+    )
     for times in range(3):
         assert wait_until(lambda t=times: telemetry.stats().reconnects == t)
-        assert server.wait_for_connection()
+        assert secure_server.wait_for_connection()
         for _ in range(200):
             telemetry.emit("x", text="y" * 500)
-        server.disconnect()
+        secure_server.disconnect()
     assert telemetry.flush(10)
-    seqs = [event["seq"] for event in server.events]
+    seqs = [event["seq"] for event in secure_server.events]
     assert list(dict.fromkeys(seqs)) == list(range(1, 601))
     assert telemetry.stop(2)

@@ -1,0 +1,55 @@
+"""Connections at the level of the network: opened by the SDK's code, without a worker."""
+
+from __future__ import annotations
+
+import selectors
+import ssl
+import time
+from typing import Any
+
+import pytest
+import trustme
+
+from redvsblue_telemetry._network.contract import Connection, ConnectionLost, Endpoint
+from redvsblue_telemetry._network.websocket import open_websocket
+
+HOST = "game.invalid"  # no one can resolve it, except proxies of tests
+
+
+def wait(fd: int, events: int, deadline: float) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, events)
+        if not selector.select(max(0.0, deadline - time.monotonic())):
+            raise TimeoutError
+
+
+def connect(url: str, timeout: float = 5.0, **settings: Any) -> Connection:
+    return open_websocket(Endpoint(url, **settings), wait, time.monotonic() + timeout)
+
+
+def connect_fails(url: str, timeout: float = 5.0, **settings: Any) -> ConnectionLost:
+    """Return why a connection could not be opened."""
+    with pytest.raises(ConnectionLost) as caught:
+        connect(url, timeout, **settings)
+    return caught.value
+
+
+def ending(connection: Connection, timeout: float = 5.0) -> ConnectionLost:
+    """Read from a connection until it is lost; return why it was."""
+    deadline = time.monotonic() + timeout
+    try:
+        while True:
+            connection.flush()
+            connection.receive()
+            if not connection.has_more:
+                wait(connection.fileno(), selectors.EVENT_READ, deadline)
+    except ConnectionLost as lost:
+        return lost
+    finally:
+        connection.abort()
+
+
+def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
