@@ -241,7 +241,7 @@ BAD_ANSWERS = {
     "200": echo(b"HTTP/1.1 200 OK"),
     "302": echo(b"HTTP/1.1 302 Found\r\nLocation: ws://x.invalid/" + TOKEN.encode()),
     "101 and no more": echo(b"HTTP/1.1 101 Yes\r\nUpgrade: " + TOKEN.encode()),
-    "no HTTP": echo(TOKEN.encode()),
+    "not HTTP": echo(TOKEN.encode()),
     "slam": slam,
 }
 WORSE_ANSWERS = {"closes with it": close_with_the_token, "bad TLS": slam_with_the_token}

@@ -137,7 +137,7 @@ OTHER: dict[str, tuple[Script, str]] = {
 
 
 @pytest.mark.parametrize(("script", "words"), (SLOW | OTHER).values(), ids=SLOW | OTHER)
-def test_the_deadline_holds_the_log_says_what_it_was_and_the_events_arrive_later(
+def test_the_deadline_holds_the_reason_is_logged_and_the_events_arrive_later(
     script: Script, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with raw_server(script) as port:
@@ -145,7 +145,7 @@ def test_the_deadline_holds_the_log_says_what_it_was_and_the_events_arrive_later
         telemetry.emit("kept")
         start = time.monotonic()
         assert wait_until(lambda: caplog.records)
-        assert time.monotonic() - start < 3  # where each byte had a time of its own: for ever
+        assert time.monotonic() - start < 3  # a timeout for each byte would never end
         assert re.search(words, caplog.records[0].getMessage())
         assert re.search(words, str(telemetry.stats().last_error))
         assert telemetry.stats().delivered == 0
@@ -212,7 +212,7 @@ def test_what_a_server_pours_into_a_handshake_is_not_kept() -> None:
 
 
 def test_cookies_are_not_collected() -> None:
-    """A server could mark its clients by them, and have them grow with each handshake."""
+    """A server could recognize its clients by them, and have them grow with each handshake."""
 
     def script(client: socket.socket) -> None:
         request = read_request(client)

@@ -76,7 +76,7 @@ HOSTILE = {
 
 
 def say(data: bytes, *headers: bytes) -> Script:
-    """Shake hands, say this, and hang up once the client has had time to choke on it."""
+    """Shake hands, send the data, and hang up once the client has had time to read it."""
 
     def script(client: socket.socket) -> None:
         shake_hands(client, *headers)
@@ -153,7 +153,7 @@ def pour(data: bytes, limit: float = float("inf"), first: bytes = b"") -> Script
 MORE = frame(0, b"f" * 1000, fin=False) * 60
 FLOODS: dict[str, Callable[..., Script]] = {
     "pongs": lambda limit: pour(frame(PONG, b"7" * 120) * 500, limit),
-    # Large ones: whatever the two kernels keep of the answers has to be full first.
+    # Large, since the answers have to fill the buffers of two kernels first.
     "pings": lambda limit: pour(frame(PING, b"p" * 60_000), limit * 6),
     "messages": lambda limit: pour(frame(TEXT, b"m" * 120) * 500, limit),
     "empty fragments": lambda limit: pour(
