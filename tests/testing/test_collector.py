@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import threading
@@ -17,7 +18,7 @@ from redvsblue_telemetry.testing import record_events
 from redvsblue_telemetry.testing.collector import RunningCollector, sending_for_real
 
 
-def test_a_collector_runs_until_it_is_told_to_stop() -> None:
+def test_a_collector_runs_until_it_is_stopped() -> None:
     before = set(threading.enumerate())
     with RunningCollector() as collector, sending_for_real():
         start_telemetry(enabled=True, url=collector.url, drain_interval=0.01)
@@ -36,7 +37,7 @@ def test_a_collector_runs_until_it_is_told_to_stop() -> None:
     assert set(threading.enumerate()) == before
 
 
-def test_a_collector_with_a_token_is_asked_with_it() -> None:
+def test_a_collector_with_a_token_is_queried_with_it() -> None:
     with RunningCollector(token="secret") as collector, sending_for_real():
         start_telemetry(enabled=True, url=collector.url, token="secret", drain_interval=0.01)
         emit("hit")
@@ -62,7 +63,7 @@ def wait_for_threads(before: set[threading.Thread]) -> None:
     assert set(threading.enumerate()) == before
 
 
-def test_more_events_than_one_answer_holds_are_all_given() -> None:
+def test_events_of_several_pages_are_all_returned() -> None:
     with RunningCollector() as collector, connect(collector.url) as client:
         event = {"sessionId": "s", "id": "i", "timestamp": 1, "data": {}}
         events = [event | {"type": f"t{n % 2}", "seq": n} for n in range(1, 2501)]
@@ -73,7 +74,7 @@ def test_more_events_than_one_answer_holds_are_all_given() -> None:
         assert "  and 2470 more" in collector.summary()
 
 
-def test_events_whose_data_is_large_are_all_given() -> None:
+def test_events_whose_data_is_large_are_all_returned() -> None:
     with RunningCollector() as collector, connect(collector.url) as client:
         event = {"sessionId": "s", "id": "i", "timestamp": 1, "data": {"pad": "x" * 900_000}}
         for number in range(1, 13):
@@ -88,7 +89,7 @@ def test_events_whose_data_is_large_are_all_given() -> None:
         assert collector.events == []
 
 
-def test_a_number_of_any_size_is_given() -> None:
+def test_a_number_of_any_size_is_returned() -> None:
     digits = "9" * 5000  # more than Python makes an int of
     with RunningCollector() as collector, connect(collector.url) as client:
         event = '{"sessionId":"s","id":"i","timestamp":1,"type":"odd","seq":%d,"data":%s}'
@@ -117,7 +118,7 @@ def test_a_database_in_memory_has_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.iterdir())
 
 
-def test_a_type_of_any_letters_can_be_asked_for() -> None:
+def test_the_name_of_a_type_may_have_any_characters() -> None:
     with RunningCollector() as collector, sending_for_real():
         start_telemetry(enabled=True, url=collector.url, drain_interval=0.01)
         for name in ("a&b=c", "100 %", "\u00fc#?/", "+"):
@@ -125,11 +126,21 @@ def test_a_type_of_any_letters_can_be_asked_for() -> None:
             assert collector.wait_for(name).types() == [name]
 
 
-def test_a_wait_ends_though_time_stands_still() -> None:
+def test_a_wait_ends_while_time_is_frozen() -> None:
     with RunningCollector() as collector, sending_for_real(), freeze_time("2026-11-24"):
         start_telemetry(enabled=True, url=collector.url, drain_interval=0.01)
         with pytest.raises(AssertionError, match=r"^no 'hit' events arrived within 0\.1 s"):
             collector.wait_for("hit", timeout=0.1)
+
+
+def test_a_coroutine_waits_in_a_thread_while_the_game_needs_the_loop() -> None:
+    async def play(collector: RunningCollector) -> list[str]:
+        start_telemetry(enabled=True, url=collector.url, drain_interval=0.01)
+        asyncio.get_running_loop().call_later(0.05, emit, "hit")
+        return (await asyncio.to_thread(collector.wait_for, "hit")).types()
+
+    with RunningCollector() as collector, sending_for_real():
+        assert asyncio.run(play(collector)) == ["hit"]
 
 
 def test_sending_for_real_ends_what_was_started_and_brings_back_what_was() -> None:

@@ -33,7 +33,7 @@ MISS = TelemetryEvent("miss", {}, timestamp=6, seq=2, session_id="s")
         (3, False),
     ],
 )
-def test_what_an_event_is_expected_to_be(expected: object, answer: bool) -> None:
+def test_forms_of_an_expected_event(expected: object, answer: bool) -> None:
     assert matches(HIT, expected) is answer
 
 
@@ -85,6 +85,18 @@ def test_what_an_event_is_expected_to_be(expected: object, answer: bool) -> None
             ],
         ),
         (
+            [MISS, TelemetryEvent("hit", {"a": 1, "b": 2}), HIT],
+            [("miss", {"x": 1}), ("hit", {"b": 2, "a": pytest.approx(1.0)}), "lost"],
+            [
+                "event 0: miss: 'x' is missing, expected 1",
+                "- miss {'x': 1}",
+                "+ miss {}",
+                "  hit {'a': 1, 'b': 2}",
+                "- lost",
+                "+ hit*",
+            ],
+        ),
+        (
             [HIT, MISS, HIT],
             ["miss", "hit", "miss"],
             [
@@ -97,27 +109,49 @@ def test_what_an_event_is_expected_to_be(expected: object, answer: bool) -> None
         ),
     ],
 )
-def test_a_difference_is_told_from_its_first_place_on(
+def test_a_difference_begins_with_the_first_event_that_differs(
     found: list[TelemetryEvent], expected: list[object], lines: list[str]
 ) -> None:
-    told = difference(found, expected)
+    said = difference(found, expected)
     first, *listed = lines
-    assert told[:2] == [first, "(- expected, + found)"]
-    pytest.LineMatcher(told[2:]).fnmatch_lines(listed, consecutive=True)
-    assert len(told) == len(lines) + 1
+    assert said[:2] == [first, "(- expected, + found)"]
+    pytest.LineMatcher(said[2:]).fnmatch_lines(listed, consecutive=True)
+    assert len(said) == len(lines) + 1
 
 
-def test_a_difference_of_very_many_events_is_told_in_little_time_and_few_lines() -> None:
+def test_events_of_one_type_are_aligned_by_their_data() -> None:
+    found = [TelemetryEvent("tick", {"n": n}) for n in range(300) if n != 30]
+    expected = [("tick", {"n": n}) for n in range(300) if n != 270]
+    assert difference(found, expected) == [
+        "event 30: tick {'n': 30} is missing",
+        "(- expected, + found)",
+        "  (28 more as expected)",
+        "  tick {'n': 28}",
+        "  tick {'n': 29}",
+        "- tick {'n': 30}",
+        "  tick {'n': 31}",
+        "  tick {'n': 32}",
+        "  (235 more as expected)",
+        "  tick {'n': 268}",
+        "  tick {'n': 269}",
+        "+ tick {'n': 270}",
+        "  tick {'n': 271}",
+        "  tick {'n': 272}",
+        "  (27 more as expected)",
+    ]
+
+
+def test_the_difference_of_very_many_events_takes_little_time_and_few_lines() -> None:
     found = [TelemetryEvent("tick", {"n": n}, seq=n) for n in range(20_000)]
     since = time.monotonic()
-    told = difference(found, [("tick", {"n": n + 1}) for n in range(20_000)])
+    said = difference(found, [("tick", {"n": n + 1}) for n in range(20_000)])
     assert time.monotonic() - since < 5
-    assert told[0] == "event 0: tick: 'n' is 0, not 1"
-    assert len(told) < 300
-    assert max(map(len, told)) <= 300
+    assert said[0] == "event 0: tick: 'n' is 0, not 1"
+    assert len(said) < 300
+    assert max(map(len, said)) <= 300
 
 
-def test_what_is_not_there_is_told_by_what_is_nearest_to_it() -> None:
+def test_an_event_that_is_missing_is_described_by_the_closest_ones() -> None:
     assert closest([HIT, MISS], ("miss", {"by": "red"})) == [
         "no event matches miss {'by': 'red'}; found 1 of its type:",
         "  miss {}: 'by' is missing, expected 'red'",
@@ -126,7 +160,7 @@ def test_what_is_not_there_is_told_by_what_is_nearest_to_it() -> None:
     assert closest([], "hit") == ["no event matches hit; found 0:"]
 
 
-def test_an_event_is_shown_in_one_line_of_bounded_length() -> None:
+def test_an_event_is_formatted_in_one_line_of_bounded_length() -> None:
     assert format_event(MISS) == "miss {}"
     assert format_event("a\nb") == "a\\u000ab"
     assert format_event(("\x1b[2J", {"by": "\x1b"})) == r"\u001b[2J {'by': '\x1b'}"
