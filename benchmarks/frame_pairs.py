@@ -41,10 +41,10 @@ Slice = dict[str, list[int]]
 def play(name: str, iterations: int) -> None:
     """Run a slice of the game for each line that comes in, and tell its frames."""
     forget_settings()
-    with Server("benchmarks.sink") as sink:
+    with Server("benchmarks.sink", "--keep") as sink:
         peer = PEERS[name]()
         peer.load()
-        peer.start(sink.hello)
+        peer.start(sink.port)
         peer.wait_until_ready()
         loop = Loop(peer, iterations)
         for _ in sys.stdin:

@@ -26,8 +26,6 @@ from __future__ import annotations
 import argparse
 import array
 import contextlib
-import http.client
-import json
 import math
 import os
 import statistics
@@ -37,8 +35,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.measuring import Result, Server, answer, resident_bytes
-from benchmarks.peers import HOST, PEERS, Peer, forget_settings, make_events
+from benchmarks.measuring import Result, Server, answer, ask_sink, resident_bytes
+from benchmarks.peers import PEERS, Peer, forget_settings, make_events
 
 FRAME = 1 / 60  # seconds
 EVENTS_A_FRAME = 100
@@ -207,7 +205,7 @@ def _started(peer: Peer, sink: Server) -> Result:
     resident = resident_bytes()
     _forget_peak()
     started = now_ns()
-    peer.start(sink.hello)
+    peer.start(sink.port)
     took = (now_ns() - started) / 1e6
     peer.wait_until_ready()
     return {"start_ms": took, "resident_bytes": resident}
@@ -246,17 +244,11 @@ def _arrived(sink: Server, first: int, until: float, expected: int) -> Result:
 
 
 def _counts(sink: Server, first: int, until: float) -> Result:
-    connection = http.client.HTTPConnection(HOST, sink.hello["http"], timeout=60)
-    try:
-        connection.request("GET", f"/control/counts?first={first}&until={until!r}")
-        counts: Result = json.loads(connection.getresponse().read())
-    finally:
-        connection.close()
-    return counts
+    return ask_sink(sink.url, f"counts?first={first}&until={until!r}")
 
 
 def _measure_frames(task: Result) -> Result:
-    with Server("benchmarks.sink") as sink:
+    with Server("benchmarks.sink", "--keep") as sink:
         peer = PEERS[task["peer"]]()
         result = _started(peer, sink)
         loop = Loop(peer, task["iterations"])
@@ -289,7 +281,7 @@ def _measure_frames(task: Result) -> Result:
 
 
 def _measure_emits(task: Result) -> Result:
-    with Server("benchmarks.sink") as sink:
+    with Server("benchmarks.sink", "--keep") as sink:
         peer = PEERS[task["peer"]]()
         _started(peer, sink)
         loop = Loop(peer, task["iterations"])

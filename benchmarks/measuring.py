@@ -155,7 +155,7 @@ class Server:
     """A module that serves in a process of its own; a context manager.
 
     Args:
-        module: its name, such as ``benchmarks.fast_sink``.
+        module: its name, such as ``benchmarks.sink``.
         arguments: for its command line.
     """
 
@@ -219,7 +219,7 @@ class Server:
 def ask_sink(url: str, command: str = "stats") -> Result:
     """Ask a plain sink for its counts (``stats``), or tell it to cut its connections (``cut``)."""
     host = url.partition("://")[2].partition("/")[0]
-    connection = http.client.HTTPConnection(host, timeout=20)
+    connection = http.client.HTTPConnection(host, timeout=60)
     try:
         connection.request("GET", f"/control/{command}")
         counts: Result = json.loads(connection.getresponse().read())

@@ -67,8 +67,8 @@ class Peer:
         """Import what is needed."""
         exec(self.import_statement, {})
 
-    def start(self, ports: dict[str, int]) -> None:
-        """Set the SDK up, to send to the sink on these ports."""
+    def start(self, port: int) -> None:
+        """Set the SDK up, to send to the sink on this port."""
 
     def wait_until_ready(self) -> None:
         """Wait until it is connected, where it connects before it has something to send."""
@@ -107,12 +107,10 @@ class Ours(Peer):
     deviation = "enabled=True, url"
     emits = sends = True
 
-    def start(self, ports: dict[str, int]) -> None:
+    def start(self, port: int) -> None:
         from redvsblue_telemetry import start_telemetry
 
-        self._telemetry = start_telemetry(
-            enabled=self.sends, url=f"ws://{HOST}:{ports['websocket']}/telemetry"
-        )
+        self._telemetry = start_telemetry(enabled=self.sends, url=f"ws://{HOST}:{port}/telemetry")
 
     def wait_until_ready(self) -> None:
         wait_for_state(self._telemetry, "connected")
@@ -147,11 +145,11 @@ class Sentry(Peer):
     deviation = "enable_logs=True (as its page on logs says), dsn"
     emits = sends = True
 
-    def start(self, ports: dict[str, int]) -> None:
+    def start(self, port: int) -> None:
         import sentry_sdk
         import sentry_sdk.logger
 
-        sentry_sdk.init(dsn=f"http://key@{HOST}:{ports['http']}/1", enable_logs=True)
+        sentry_sdk.init(dsn=f"http://key@{HOST}:{port}/1", enable_logs=True)
         self._sdk = sentry_sdk
 
     def emit_all(self, events: Sequence[Event]) -> None:
@@ -176,13 +174,13 @@ class OpenTelemetry(Peer):
     deviation = "endpoint"
     emits = sends = True
 
-    def start(self, ports: dict[str, int]) -> None:
+    def start(self, port: int) -> None:
         from opentelemetry._logs import SeverityNumber
         from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
         from opentelemetry.sdk._logs import LoggerProvider
         from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 
-        exporter = OTLPLogExporter(endpoint=f"http://{HOST}:{ports['http']}/v1/logs")
+        exporter = OTLPLogExporter(endpoint=f"http://{HOST}:{port}/v1/logs")
         self._provider = LoggerProvider()
         self._provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
         self._logger = self._provider.get_logger("game")
@@ -207,10 +205,10 @@ class PostHog(Peer):
     deviation = "host"
     emits = sends = True
 
-    def start(self, ports: dict[str, int]) -> None:
+    def start(self, port: int) -> None:
         from posthog import Posthog
 
-        self._client = Posthog("phc_key", host=f"http://{HOST}:{ports['http']}")
+        self._client = Posthog("phc_key", host=f"http://{HOST}:{port}")
 
     def emit_all(self, events: Sequence[Event]) -> None:
         capture = self._client.capture
@@ -232,10 +230,10 @@ class Segment(Peer):
     deviation = "host"
     emits = sends = True
 
-    def start(self, ports: dict[str, int]) -> None:
+    def start(self, port: int) -> None:
         from segment.analytics import Client
 
-        self._client = Client("key", host=f"http://{HOST}:{ports['http']}")
+        self._client = Client("key", host=f"http://{HOST}:{port}")
 
     def emit_all(self, events: Sequence[Event]) -> None:
         track = self._client.track
@@ -256,11 +254,11 @@ class Amplitude(Peer):
     deviation = "server_url"
     emits = sends = True
 
-    def start(self, ports: dict[str, int]) -> None:
+    def start(self, port: int) -> None:
         from amplitude import Amplitude as Client
         from amplitude import BaseEvent, Config
 
-        config = Config(server_url=f"http://{HOST}:{ports['http']}/2/httpapi")
+        config = Config(server_url=f"http://{HOST}:{port}/2/httpapi")
         self._client = Client("key", config)
         self._event = BaseEvent
 
@@ -293,9 +291,9 @@ class QueueHandler(Peer):
     deviation = "a SocketHandler that writes JSON instead of pickles"
     emits = sends = True
 
-    def start(self, ports: dict[str, int]) -> None:
+    def start(self, port: int) -> None:
         records: queue.Queue[logging.LogRecord] = queue.Queue(-1)
-        handler = JsonLinesHandler(HOST, ports["lines"])
+        handler = JsonLinesHandler(HOST, port)
         self._listener = logging.handlers.QueueListener(records, handler)
         self._logger = logging.getLogger("game")
         self._logger.setLevel(logging.INFO)

@@ -1,54 +1,82 @@
-"""A sink that every SDK of the side-by-side benchmark can send to, in a process of its own.
+"""A sink that every benchmark sends to, in a process of its own, fast enough not to be measured.
 
-It speaks WebSocket (batches as JSON arrays, Pings answered), HTTP (Sentry's envelopes, OTLP, and
-the batches of PostHog, Segment and Amplitude) and JSON lines over TCP, each on a port of its own.
-What comes is kept as it came, with the time: it is decompressed, parsed and counted only when
-somebody asks, so no peer's measurement is disturbed by the parsing of its format.
+It serves four protocols on one port, one thread a connection, on blocking sockets:
 
-    python -m benchmarks.sink
+- WebSocket: batches of this SDK. The masking is undone by numpy; Pings are answered with their
+  payload, in one write for everything that arrived with one read.
+- HTTP: Sentry's envelopes, OTLP, and the batches of PostHog, Segment and Amplitude.
+- JSON lines over TCP: the logging handler.
+- HTTP again: ``GET /control/...``, for the benchmark that started the sink.
 
-Each event has a serial number in its field ``n``: so an event that comes twice is counted once.
-``GET /control/counts?first=N&until=TIME`` on the HTTP port tells how many different events numbered
-N and up have arrived, and how many of them had by that time (seconds since the epoch). It ends
-when its standard input does.
+A batch is not parsed when it arrives: an event is counted at each ``"seq":`` (so an event's data
+must not have a field of that name). With ``--keep`` the batches are kept as they arrived, with the
+time, and parsed when somebody asks, so that no peer's measurement is disturbed by its format.
+
+    python -m benchmarks.sink [--port N] [--acks] [--tls] [--ledger | --keep] [--reset-every N]
+
+``--acks`` speaks ``Telemetry-Ack: cumulative``. ``--ledger`` remembers which (sessionId, seq)
+arrived, to tell repeats from new ones; that parses, and is slow. ``--reset-every`` resets each
+connection after that time.
+
+``/control/stats`` answers with the counts as JSON; the sink's own CPU time is among them: when it
+is as long as the measurement, the sink was the limit after all. ``/control/cut`` also cuts the open
+connections. ``/control/counts?first=N&until=TIME`` says how many different events numbered N and up
+(their field ``n``) have arrived, and how many of them had by that time, in seconds since the epoch.
+
+The sink ends when its standard input does.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
+import base64
 import collections
+import contextlib
 import gzip
+import hashlib
 import json
+import re
+import socket
+import ssl
+import struct
+import threading
 import time
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import websockets.asyncio.server
-import websockets.exceptions
+import numpy as np
 
 from benchmarks.measuring import Result, introduce
 
-HOST = "127.0.0.1"
-_LONGEST_LINE = 1024 * 1024
+_BUFFER = 8 * 1024 * 1024
+_LARGEST_FRAME = 2 * 1024 * 1024
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+_TEXT, _BINARY, _CLOSE, _PING = 1, 2, 8, 9
+_EVENT = b'"seq":'
+_SEQ = re.compile(rb'"seq":(\d+)')
+_SESSION = re.compile(rb'"sessionId":"([^"]*)"')
+_HANDSHAKE_TIMEOUT = 10.0  # seconds
+
+Headers = dict[bytes, bytes]
+Numbers = Callable[[bytes], Iterator[int]]
 
 
-# How each format numbers its events.
+# The field ``n`` of each event in a body, by format.
 
 
-def _numbers_in_array(body: bytes) -> Iterator[int]:
+def _in_array(body: bytes) -> Iterator[int]:
     """A batch of this SDK."""
     return (event["data"]["n"] for event in json.loads(body))
 
 
-def _numbers_in_lines(body: bytes) -> Iterator[int]:
-    """What the logging handler sends."""
+def _in_lines(body: bytes) -> Iterator[int]:
+    """The lines of the logging handler."""
     return (json.loads(line)["n"] for line in body.splitlines())
 
 
-def _numbers_in_envelope(body: bytes) -> Iterator[int]:
-    """Sentry: a header, then items, each with a header of its own that may tell its length."""
+def _in_envelope(body: bytes) -> Iterator[int]:
+    """Sentry: a header, then items, each with its own header, which may have the length."""
     _, _, rest = body.partition(b"\n")
     while rest.strip():
         line, _, rest = rest.partition(b"\n")
@@ -60,7 +88,7 @@ def _numbers_in_envelope(body: bytes) -> Iterator[int]:
                 yield item["attributes"]["n"]["value"]
 
 
-def _numbers_in_otlp(body: bytes) -> Iterator[int]:
+def _in_otlp(body: bytes) -> Iterator[int]:
     from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 
     request = logs_service_pb2.ExportLogsServiceRequest.FromString(body)
@@ -70,34 +98,34 @@ def _numbers_in_otlp(body: bytes) -> Iterator[int]:
                 yield next(a.value.int_value for a in record.attributes if a.key == "n")
 
 
-def _numbers_in_batch(body: bytes) -> Iterator[int]:
+def _in_batch(body: bytes) -> Iterator[int]:
     """PostHog and Segment."""
     return (event["properties"]["n"] for event in json.loads(body)["batch"])
 
 
-def _numbers_in_amplitude(body: bytes) -> Iterator[int]:
+def _in_amplitude(body: bytes) -> Iterator[int]:
     return (event["event_properties"]["n"] for event in json.loads(body)["events"])
 
 
-_OF_PATH: dict[str, Callable[[bytes], Iterator[int]]] = {
-    "/api/1/envelope/": _numbers_in_envelope,
-    "/v1/logs": _numbers_in_otlp,
-    "/batch/": _numbers_in_batch,
-    "/v1/batch": _numbers_in_batch,
-    "/2/httpapi": _numbers_in_amplitude,
+_FORMATS: dict[str, Numbers] = {
+    "/api/1/envelope/": _in_envelope,
+    "/v1/logs": _in_otlp,
+    "/batch/": _in_batch,
+    "/v1/batch": _in_batch,
+    "/2/httpapi": _in_amplitude,
 }
 _ANSWERS = {"/v1/logs": (b"application/x-protobuf", b"")}
 _ANSWER = (b"application/json", b'{"code":200,"status":"Ok","success":true}')
 
 
-def _decompress(body: bytes, encoding: str) -> bytes:
+def _decompress(body: bytes, encoding: bytes) -> bytes:
     match encoding:
-        case "gzip":
+        case b"gzip":
             return gzip.decompress(body)
-        case "deflate":
+        case b"deflate":
             return zlib.decompress(body)
-        case "br":
-            import brotli  # only where a peer has found it, too
+        case b"br":
+            import brotli  # a peer uses it only where it is installed
 
             return bytes(brotli.decompress(body))
     return body
@@ -106,34 +134,56 @@ def _decompress(body: bytes, encoding: str) -> bytes:
 # What has arrived.
 
 
-class Arrivals:
-    """All that has come: kept raw first, counted when asked."""
+class Ledger:
+    """Which events arrived, and how often, by session and ``seq``."""
 
     def __init__(self) -> None:
-        self._raw: collections.deque[tuple[float, bytes, str, Callable[[bytes], Any]]] = (
-            collections.deque()
-        )
-        self._first_seen: dict[int, float] = {}  # when each event came first
+        self._lock = threading.Lock()
+        self._seen: dict[bytes, bytearray] = {}
+        self.unique = 0
+        self.repeats = 0
+
+    def record(self, batch: bytes) -> None:
+        """Record the events of a batch, which are all of one session."""
+        session = _SESSION.search(batch)
+        with self._lock:
+            seen = self._seen.setdefault(session[1] if session else b"", bytearray())
+            for seq in map(int, _SEQ.findall(batch)):
+                if seq >= len(seen):
+                    seen.extend(bytes(seq + 65536 - len(seen)))
+                self.repeats += seen[seq]
+                self.unique += not seen[seq]
+                seen[seq] = 1
+
+
+class Arrivals:
+    """The bodies that arrived: kept as they are, and counted on request."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # between the threads that ask
+        self._raw: collections.deque[tuple[float, bytes, bytes, Numbers]] = collections.deque()
+        self._first_seen: dict[int, float] = {}  # the time at which each event came first
         self._repeats = 0
         self.requests = 0
         self.wire_bytes = 0
         self.errors: list[str] = []
 
-    def keep(self, body: bytes, numbers: Callable[[bytes], Any], encoding: str = "") -> None:
-        """Take what came just now."""
+    def keep(self, body: bytes, numbers: Numbers, encoding: bytes = b"") -> None:
+        """Keep a body that arrived just now."""
         self._raw.append((time.time(), body, encoding, numbers))
         self.requests += 1
         self.wire_bytes += len(body)
 
     def complain(self, error: str) -> None:
-        """Note what could not be understood; the first few are enough."""
+        """Note an error; the first few are enough."""
         if len(self.errors) < 5:
             self.errors.append(error)
 
     def counts(self, first: int, until: float) -> Result:
-        """How many different events have come: in all, and by a time."""
-        self._count()
-        times = [at for number, at in self._first_seen.items() if number >= first]
+        """Count the different events that arrived: in all, and by a time."""
+        with self._lock:
+            self._parse()
+            times = [at for number, at in self._first_seen.items() if number >= first]
         return {
             "seen": len(self._first_seen),
             "arrived": len(times),
@@ -145,121 +195,324 @@ class Arrivals:
             "cpu_seconds": time.process_time(),
         }
 
-    def _count(self) -> None:
+    def _parse(self) -> None:
         while self._raw:
             at, body, encoding, numbers = self._raw.popleft()
             try:
                 for number in numbers(_decompress(body, encoding)):
                     if self._first_seen.setdefault(int(number), at) is not at:
                         self._repeats += 1
-            except Exception as error:  # whatever a peer sends: it is told, and the rest counted
+            except Exception as error:  # a peer may send anything: note it and count the rest
                 self.complain(f"{numbers.__name__}: {error!r} in {body[:80]!r}")
 
 
-# The three ports.
+# Connections.
 
 
-async def _serve_http(
-    arrivals: Arrivals, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    try:
-        while await _serve_request(arrivals, reader, writer):
-            pass
-    except (asyncio.IncompleteReadError, ConnectionError):
-        pass  # the client has gone
-    finally:
-        writer.close()
+class Client:
+    """One WebSocket connection, from its handshake to its end."""
 
+    def __init__(self, sink: Sink, sock: socket.socket) -> None:
+        self._sink = sink
+        self._sock = sock
+        self._is_acking = False
+        self._buffer = bytearray(_BUFFER)
+        self.messages = self.events = self.payload_bytes = self.pings = 0
 
-async def _serve_request(
-    arrivals: Arrivals, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> bool:
-    """Read one request and answer it; whether the connection stays open."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    request, *lines = head.strip().split("\r\n")
-    _, target, _ = request.split(" ")
-    headers = {
-        name.strip().lower(): value.strip()
-        for name, _, value in (line.partition(":") for line in lines)
-    }
-    if headers.get("expect"):
-        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = await _read_body(reader, headers)
-    url = urllib.parse.urlsplit(target)
-    kind, answer = _ANSWERS.get(url.path, _ANSWER)
-    if url.path == "/control/counts":
-        query = dict(urllib.parse.parse_qsl(url.query))
-        counts = arrivals.counts(int(query["first"]), float(query["until"]))
-        answer = json.dumps(counts).encode()
-    elif url.path in _OF_PATH:
-        arrivals.keep(body, _OF_PATH[url.path], headers.get("content-encoding", ""))
-    else:
-        arrivals.complain(f"a request to {url.path}")
-    stays = headers.get("connection", "").lower() != "close"
-    writer.write(
-        b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: %s\r\n\r\n%s"
-        % (kind, len(answer), b"keep-alive" if stays else b"close", answer)
-    )
-    await writer.drain()
-    return stays
+    def serve(self, headers: Headers, early: bytes) -> None:
+        """Answer the handshake, then count until the client closes or has to be reset."""
+        key = headers[b"sec-websocket-key"]
+        accept = base64.b64encode(hashlib.sha1(key + _GUID).digest())
+        self._is_acking = self._sink.acks and headers.get(b"telemetry-ack") == b"cumulative"
+        self._sock.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            + (b"Telemetry-Ack: cumulative\r\n" if self._is_acking else b"")
+            + b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept
+        )
+        self._buffer[: len(early)] = early
+        try:
+            self._read(len(early))
+        finally:
+            self._buffer = bytearray()
 
-
-async def _read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
-    if headers.get("transfer-encoding", "").lower() != "chunked":
-        return await reader.readexactly(int(headers.get("content-length", "0")))
-    body = b""
-    while size := int((await reader.readline()).split(b";")[0], 16):
-        body += await reader.readexactly(size)
-        await reader.readline()
-    await reader.readline()
-    return body
-
-
-async def _serve_lines(
-    arrivals: Arrivals, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    rest = b""
-    try:
-        while chunk := await reader.read(65536):
-            whole, newline, rest = (rest + chunk).rpartition(b"\n")
-            if newline:
-                arrivals.keep(whole, _numbers_in_lines)
-    except ConnectionError:
-        pass  # what came is kept
-    finally:
-        writer.close()
-
-
-async def _serve_websocket(
-    arrivals: Arrivals, connection: websockets.asyncio.server.ServerConnection
-) -> None:
-    try:
+    def _read(self, end: int) -> None:
+        start = 0
+        view = memoryview(self._buffer)
+        reset_at = time.monotonic() + self._sink.reset_every if self._sink.reset_every else None
         while True:
-            arrivals.keep(await connection.recv(decode=False), _numbers_in_array)
-    except websockets.exceptions.ConnectionClosed:
-        pass  # what came is kept
+            start, is_open = self._take(start, end)
+            if not is_open:
+                return
+            if start == end:
+                start = end = 0
+            elif len(view) - end < _LARGEST_FRAME:
+                rest = bytes(view[start:end])
+                start, end = 0, len(rest)
+                view[:end] = rest
+            if reset_at is not None:
+                self._sock.settimeout(max(0.001, reset_at - time.monotonic()))
+            got = self._sock.recv_into(view[end : end + _LARGEST_FRAME])
+            if not got or (reset_at is not None and time.monotonic() >= reset_at):
+                return
+            end += got
+
+    def _take(self, start: int, end: int) -> tuple[int, bool]:
+        """Take the whole frames in the buffer; return where the rest starts, and if to go on."""
+        buffer = self._buffer
+        replies = []
+        messages = self.messages
+        is_open = True
+        while end - start >= 6 and is_open:
+            opcode = buffer[start] & 15
+            size = buffer[start + 1] & 127
+            mask = start + 2
+            if size == 126:
+                size = int.from_bytes(buffer[mask : mask + 2], "big")
+                mask += 2
+            elif size == 127:
+                size = int.from_bytes(buffer[mask : mask + 8], "big")
+                mask += 8
+            stop = mask + 4 + size
+            if stop > end:
+                break
+            payload = _unmasked(buffer, mask, size)
+            start = stop
+            if opcode in (_TEXT, _BINARY):
+                self._count(payload, size)
+            elif opcode == _PING:
+                self.pings += 1
+                replies.append(b"\x8a%c%b" % (size, payload[:size]))
+            elif opcode == _CLOSE:
+                replies.append(b"\x88%c%b" % (size, payload[:size]))
+                is_open = False
+        if self._is_acking and self.messages > messages:
+            ack = b'{"ack":%d}' % self.messages
+            replies.append(b"\x81%c%b" % (len(ack), ack))
+        if replies:
+            self._sock.sendall(b"".join(replies))
+        return start, is_open
+
+    def _count(self, payload: bytes, size: int) -> None:
+        if self._sink.ledger is not None:  # before an ack can say that it is stored
+            self._sink.ledger.record(payload[:size])
+        elif self._sink.arrivals is not None:
+            self._sink.arrivals.keep(payload[:size], _in_array)
+        self.messages += 1
+        self.events += payload.count(_EVENT, 0, size)
+        self.payload_bytes += size
+
+    def cut(self) -> None:
+        """End the connection without a close frame, from any thread."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
-async def serve() -> None:
-    """Listen on three ports, say which, and serve for ever."""
-    arrivals = Arrivals()
-    http = await asyncio.start_server(
-        lambda reader, writer: _serve_http(arrivals, reader, writer), HOST, 0, limit=_LONGEST_LINE
+def _unmasked(buffer: bytearray, mask: int, size: int) -> bytes:
+    """The payload after the mask at an index, and up to 7 bytes of rubbish behind it."""
+    words = bytes(buffer[mask + 4 : mask + 4 + (size + 7) // 8 * 8])
+    words += bytes(-len(words) % 8)  # at the very end of the buffer
+    key = np.uint64(int.from_bytes(buffer[mask : mask + 4] * 2, "little"))
+    unmasked: bytes = (np.frombuffer(words, dtype="<u8") ^ key).tobytes()
+    return unmasked
+
+
+class Sink:
+    """Listens, and counts what its clients send."""
+
+    def __init__(self, *, acks: bool, ledger: bool, keep: bool, reset_every: float) -> None:
+        self.acks = acks
+        self.reset_every = reset_every
+        self.ledger = Ledger() if ledger else None
+        self.arrivals = Arrivals() if keep else None
+        self._clients: list[Client] = []  # the closed ones included
+        self._open: set[Client] = set()
+        self._lock = threading.Lock()
+
+    def listen(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Serve each connection on its own thread, for ever."""
+        while True:
+            client, _ = sock.accept()
+            threading.Thread(target=self._serve, args=(client, tls), daemon=True).start()
+
+    def _serve(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError), contextlib.ExitStack() as stack:
+            stack.callback(lambda: _end(sock, by_reset=bool(self.reset_every)))
+            sock.settimeout(_HANDSHAKE_TIMEOUT)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls is not None:
+                sock = tls.wrap_socket(sock, server_side=True)
+            early = sock.recv(65536)
+            sock.settimeout(None)
+            if early.startswith(b"{"):
+                self._serve_lines(sock, early)
+            else:
+                self._serve_http(sock, early)
+
+    def _serve_lines(self, sock: socket.socket, early: bytes) -> None:
+        chunk, rest = early, b""
+        while chunk:
+            whole, newline, rest = (rest + chunk).rpartition(b"\n")
+            if newline and self.arrivals is not None:
+                self.arrivals.keep(whole, _in_lines)
+            chunk = sock.recv(65536)
+
+    def _serve_http(self, sock: socket.socket, early: bytes) -> None:
+        stays = True
+        while stays:
+            target, headers, early = _request(sock, early)
+            if b"sec-websocket-key" in headers:
+                self._serve_client(Client(self, sock), headers, early)
+                return
+            if headers.get(b"expect"):
+                sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            body, early = _body(sock, headers, early)
+            url = urllib.parse.urlsplit(target)
+            stays = headers.get(b"connection", b"").lower() != b"close" and not self.reset_every
+            kind, answer = self._answer(url, headers, body)
+            sock.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n"
+                b"Connection: %s\r\n\r\n%s"
+                % (kind, len(answer), b"keep-alive" if stays else b"close", answer)
+            )
+        if self.reset_every:  # which could overtake the answer
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(1)
+
+    def _answer(
+        self, url: urllib.parse.SplitResult, headers: Headers, body: bytes
+    ) -> tuple[bytes, bytes]:
+        if url.path.startswith("/control/"):
+            return b"application/json", json.dumps(self._obey(url)).encode()
+        if self.arrivals is not None and url.path in _FORMATS:
+            encoding = headers.get(b"content-encoding", b"")
+            self.arrivals.keep(body, _FORMATS[url.path], encoding)
+        elif self.arrivals is not None:
+            self.arrivals.complain(f"a request to {url.path}")
+        return _ANSWERS.get(url.path, _ANSWER)
+
+    def _serve_client(self, client: Client, headers: Headers, early: bytes) -> None:
+        with self._lock:
+            self._clients.append(client)
+            self._open.add(client)
+        try:
+            client.serve(headers, early)
+        finally:
+            with self._lock:
+                self._open.discard(client)
+
+    def _obey(self, url: urllib.parse.SplitResult) -> Result:
+        if url.path == "/control/counts" and self.arrivals is not None:
+            query = dict(urllib.parse.parse_qsl(url.query))
+            return self.arrivals.counts(int(query["first"]), float(query["until"]))
+        if url.path == "/control/cut":
+            with self._lock:
+                clients = tuple(self._open)
+            for client in clients:
+                client.cut()
+        return self.stats()
+
+    def stats(self) -> Result:
+        """The counts since the start."""
+        with self._lock:
+            clients, is_open = tuple(self._clients), len(self._open)
+        counts = {
+            "connections": len(clients),
+            "open": is_open,
+            "messages": sum(client.messages for client in clients),
+            "events": sum(client.events for client in clients),
+            "bytes": sum(client.payload_bytes for client in clients),
+            "pings": sum(client.pings for client in clients),
+            "cpu_seconds": time.process_time(),
+        }
+        if self.ledger is not None:
+            counts |= {"unique": self.ledger.unique, "repeats": self.ledger.repeats}
+        return counts
+
+
+def _more(sock: socket.socket) -> bytes:
+    chunk = sock.recv(65536)
+    if not chunk:
+        raise ConnectionError("the client closed the connection")
+    return chunk
+
+
+def _line(sock: socket.socket, data: bytes, end: bytes = b"\r\n") -> tuple[bytes, bytes]:
+    """Read up to a delimiter; return what is before it, and what is after it."""
+    while end not in data:
+        data += _more(sock)
+    line, _, rest = data.partition(end)
+    return line, rest
+
+
+def _exactly(sock: socket.socket, size: int, data: bytes) -> tuple[bytes, bytes]:
+    while len(data) < size:
+        data += _more(sock)
+    return data[:size], data[size:]
+
+
+def _request(sock: socket.socket, data: bytes) -> tuple[str, Headers, bytes]:
+    """The target and the headers of a request, and the bytes after them."""
+    head, rest = _line(sock, data, b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    fields = (line.partition(b":") for line in lines)
+    headers = {name.strip().lower(): value.strip() for name, _, value in fields}
+    return first.split()[1].decode("latin-1"), headers, rest
+
+
+def _body(sock: socket.socket, headers: Headers, data: bytes) -> tuple[bytes, bytes]:
+    if headers.get(b"transfer-encoding", b"").lower() != b"chunked":
+        return _exactly(sock, int(headers.get(b"content-length", b"0")), data)
+    body = b""
+    while True:
+        line, data = _line(sock, data)
+        size = int(line.split(b";")[0], 16)
+        chunk, data = _exactly(sock, size + 2, data)  # with the line's end
+        body += chunk[:size]
+        if not size:
+            return body, data
+
+
+def _end(sock: socket.socket, *, by_reset: bool) -> None:
+    if by_reset:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def _tls() -> tuple[ssl.SSLContext, str]:
+    """A context with a certificate for loopback, and the authority that signed it, as PEM."""
+    import trustme  # only for wss://
+
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    return context, authority.cert_pem.bytes().decode()
+
+
+def main() -> None:
+    """Serve until the standard input ends."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    lines = await asyncio.start_server(
-        lambda reader, writer: _serve_lines(arrivals, reader, writer), HOST, 0
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--acks", action="store_true")
+    parser.add_argument("--tls", action="store_true")
+    remembering = parser.add_mutually_exclusive_group()
+    remembering.add_argument("--ledger", action="store_true")
+    remembering.add_argument("--keep", action="store_true")
+    parser.add_argument("--reset-every", type=float, default=0.0, metavar="SECONDS")
+    options = parser.parse_args()
+    tls, authority = _tls() if options.tls else (None, None)
+    sink = Sink(
+        acks=options.acks,
+        ledger=options.ledger,
+        keep=options.keep,
+        reset_every=options.reset_every,
     )
-    websocket = await websockets.asyncio.server.serve(
-        lambda connection: _serve_websocket(arrivals, connection),
-        HOST,
-        0,
-        compression=None,
-        max_size=None,
-    )
-    servers = {"http": http, "lines": lines, "websocket": websocket}
-    introduce({name: next(iter(s.sockets)).getsockname()[1] for name, s in servers.items()})
-    await asyncio.Event().wait()
+    with socket.create_server(("127.0.0.1", options.port), backlog=128) as sock:
+        introduce({"port": sock.getsockname()[1]} | ({"ca": authority} if authority else {}))
+        sink.listen(sock, tls)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    main()

@@ -197,7 +197,7 @@ _LEDGER = ("emitted", "delivered", "dropped", "rejected", "reconnects")
 def _run(seconds: float, cut_every: float, sample_every: float) -> tuple[Result, list[str]]:
     from redvsblue_telemetry import start_telemetry  # the environment comes first
 
-    with Server("benchmarks.fast_sink", "--ledger") as sink:
+    with Server("benchmarks.sink", "--ledger") as sink:
         telemetry = start_telemetry(enabled=True, url=sink.url)
         soak = Soak(telemetry, sink.url, cut_every, sample_every)
         try:

@@ -368,11 +368,11 @@ def main() -> int:
     seconds = 0.5 if arguments.quick else arguments.seconds
     results: list[Result] = []
     with contextlib.ExitStack() as stack:
-        plain = stack.enter_context(Server("benchmarks.fast_sink"))
-        storming = stack.enter_context(Server("benchmarks.fast_sink", "--reset-every", "0.05"))
+        plain = stack.enter_context(Server("benchmarks.sink"))
+        storming = stack.enter_context(Server("benchmarks.sink", "--reset-every", "0.05"))
         secure = None
         with contextlib.suppress(RuntimeError):  # which is recorded where it is missed
-            secure = stack.enter_context(Server("benchmarks.fast_sink", "--tls"))
+            secure = stack.enter_context(Server("benchmarks.sink", "--tls"))
         for number in range(1, rounds + 1):
             progress(f"stalls: round {number} of {rounds}")
             for name, task in _tasks(plain, storming, secure).items():

@@ -3,7 +3,7 @@
     python -m benchmarks.throughput [--rounds N] [--quick] [--json FILE]
 
 Three questions, each answered by fresh processes that send to one fast sink in a process of its
-own (``benchmarks/fast_sink.py``), interleaved, for several rounds:
+own (``benchmarks/sink.py``), interleaved, for several rounds:
 
 1. *How many events a second, when nobody waits?* By batch size and by event size:
 
@@ -376,7 +376,7 @@ def main() -> int:
         samples[size] = result["event"]
     results: list[Result] = []
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(Server("benchmarks.fast_sink"))
+        sink = stack.enter_context(Server("benchmarks.sink"))
         proxies = {
             ms: stack.enter_context(
                 Server("benchmarks.delay_proxy", "--to", sink.port, "--delay", ms / 2000)
