@@ -1,4 +1,4 @@
-"""The collector's parts, put together."""
+"""Wires the parts of the collector together."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["Collector"]
 
 
 class Collector:
-    """A collector without its port. Made, used and closed on the event loop's thread.
+    """A collector without its port. Created, used and closed on the event loop's thread.
 
     Args:
         database: where events are stored.
-        access: who may do what.
-        limits: what clients may ask for.
+        access: the rules for requests.
+        limits: the limits on clients.
         allow_reset: whether the API may delete everything.
     """
 
@@ -34,24 +34,25 @@ class Collector:
     ) -> None:
         self.live = Live(self._connections)
         self.metrics = Metrics(self._connections, lambda: self.live.viewers)
-        self.storage = WriterThread(database, self._on_stored, self.metrics.note_failure)
+        self.storage = WriterThread(database, self._on_stored, self.metrics.record_failure)
         self.ingest = Ingest(self.storage, limits)
         api = Api(
             database, self.storage, self.ingest, self.live, self.metrics, allow_reset=allow_reset
         )
         routes = [WebSocketRoute("/telemetry", self.ingest.serve), *api.routes, *static.routes]
         starlette = Starlette(routes=routes, exception_handlers=api.error_handlers)
-        starlette.router.redirect_slashes = False  # to a URL made of what the client said
+        # A redirect's target would be built from the Host and path that the client sent.
+        starlette.router.redirect_slashes = False
         self.app: ASGIApp = AccessControl(starlette, access)
 
     def _connections(self) -> int:
         return self.ingest.connections
 
     def _on_stored(self, stored: Stored) -> None:
-        self.metrics.note(stored)
-        self.live.note(stored)
+        self.metrics.record(stored)
+        self.live.record(stored)
 
     async def close(self) -> None:
-        """Store and acknowledge what was received, and let clients and viewers go."""
+        """Store and acknowledge what was received, and close all clients and viewers."""
         self.live.close()
         await self.ingest.close()

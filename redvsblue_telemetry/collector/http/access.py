@@ -1,12 +1,12 @@
-"""Who may do what: looked at before anything else, for pages, API and WebSockets alike.
+"""Access control: the first thing that every request meets, for page, API and WebSocket alike.
 
-- The *token*, where there is one: as a bearer token, as the SDK sends it, or as the password of
-  HTTP Basic authentication, which browsers ask for by themselves.
-- The *Host*: a page of another site can have its name resolve to this machine, and then read what
-  is here as its own (DNS rebinding). So a request has to name this machine by an address, by
-  ``localhost``, or by a name that was allowed.
-- The *Origin*: a page of another site can open a WebSocket to any host, and send what forms send.
-  So what a browser sends for a page of another origin is refused. Following a link to here is fine.
+- The *token*, if one is set: as a bearer token, which the SDK sends, or as the password of HTTP
+  Basic authentication, which browsers ask their user for.
+- The *Host*: another site can make its own name resolve to this machine, and then read what is here
+  as its own (DNS rebinding). So a request has to name this machine by an address, by
+  ``localhost``, or by an allowed name.
+- The *Origin*: a page of another site can open a WebSocket to any host, and send forms to it. So
+  what a browser sends for a page of another origin is refused, except for following a link.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["Access", "AccessControl"]
 
-_OPEN_PATHS = frozenset({"/healthz"})  # says no more than that it runs
-_CHALLENGE = 'Basic realm="telemetry: the token is the password", charset="UTF-8"'
+_OPEN_PATHS = frozenset({"/healthz"})  # reveals only whether it works
+_CHALLENGE = 'Basic realm="telemetry: use the token as the password", charset="UTF-8"'
 _HOST = re.compile(
     r"(?:(?P<name>[\w.-]+)|\[(?P<address>[\da-f.]*:[\da-f:.]*(?:%[\w.~%-]+)?)\])(?::\d*)?",
     re.ASCII | re.IGNORECASE,
 )
-"""A Host header (RFC 9110, section 7.2). What a URL may have besides, such as ``user@``, it hasn't:
-a parser of URLs would find a name in it that no browser means."""
+"""A Host header (RFC 9110, section 7.2). ``urllib.parse`` is not used because it parses URLs: in
+``localhost@evil.example`` it would find a name that no browser means."""
 _SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -49,28 +49,28 @@ class Access:
     """The rules. Immutable; safe in any thread.
 
     Args:
-        token: what a client has to know; None: nobody is asked.
-        hosts: names, besides addresses and ``localhost``, that this server goes by.
+        token: what a client must present; None if no token is needed.
+        hosts: names that a request may use for this server, besides addresses and ``localhost``.
     """
 
     def __init__(self, token: str | None = None, hosts: Iterable[str] = ()) -> None:
         self._token = token
         self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
 
-    def fault(self, headers: Headers, path: str, *, is_secure: bool) -> Response | None:
-        """Why a request is refused: what to answer; None if it isn't."""
+    def check(self, headers: Headers, path: str, *, is_secure: bool) -> Response | None:
+        """Return the response that refuses a request; None if it is allowed."""
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
-        if len(hosts) != 1 or not self._knows(_hostname(hosts[0])):
-            return _refusal(421, "this server doesn't go by that name: see --allow-host")
-        if any(not _is_same(origin, hosts[0], is_secure=is_secure) for origin in origins):
-            return _refusal(403, "not for a page of another origin")
+        if len(hosts) != 1 or not self._is_known_host(_hostname(hosts[0])):
+            return _refusal(421, "unknown host name; allow it with --allow-host")
+        if any(not _same_origin(origin, hosts[0], is_secure=is_secure) for origin in origins):
+            return _refusal(403, "pages of another origin are not allowed")
         if _is_fetched_by_another_site(headers):
-            return _refusal(403, "not for a page of another site")
+            return _refusal(403, "pages of another site are not allowed")
         if self._token is None or path in _OPEN_PATHS or self._has_token(headers):
             return None
-        return _refusal(401, "a token is needed", **{"WWW-Authenticate": _CHALLENGE})
+        return _refusal(401, "missing or wrong token", **{"WWW-Authenticate": _CHALLENGE})
 
-    def _knows(self, name: str | None) -> bool:
+    def _is_known_host(self, name: str | None) -> bool:
         if name is None:
             return False
         if name in self._hosts or name == "localhost" or name.endswith(".localhost"):
@@ -82,15 +82,16 @@ class Access:
         return True
 
     def _has_token(self, headers: Headers) -> bool:
-        shown = headers.getlist("authorization")
-        if len(shown) != 1:  # which one counts, a proxy in between may see differently
+        values = headers.getlist("authorization")
+        if len(values) != 1:  # a proxy in between might check another one of them
             return False
-        scheme, _, credentials = shown[0].partition(" ")
-        credentials = credentials.strip(" \t")  # not the other spaces, which UTF-8 has parts of
+        scheme, _, credentials = values[0].partition(" ")
+        # Without an argument it would also strip \x85 and \xa0, which are bytes of UTF-8 here.
+        credentials = credentials.strip(" \t")
         if scheme.lower() == "basic":
             try:
                 pair = base64.b64decode(credentials, validate=True)
-            except ValueError:  # binascii.Error, or characters that are no ASCII
+            except ValueError:  # not base64, or not ASCII
                 return False
             given = pair.partition(b":")[2]
         elif scheme.lower() == "bearer":
@@ -102,7 +103,7 @@ class Access:
 
 
 def _hostname(host: str) -> str | None:
-    """The name or address in a Host header, without the port."""
+    """Return the name or address in a Host header, without the port; None if it is invalid."""
     found = _HOST.fullmatch(host)
     if found is None:
         return None
@@ -110,9 +111,10 @@ def _hostname(host: str) -> str | None:
 
 
 def _is_fetched_by_another_site(headers: Headers) -> bool:
-    """Whether a browser says that a page of another site asks, other than by a link.
+    """Return whether, as the browser says, a page of another site sends this, not a link.
 
-    A frame is no link: it shows nothing (see ``frame-ancestors``), but it would be answered.
+    A frame is not a link. The browser wouldn't show it (see ``frame-ancestors``), but only after
+    the request was answered.
     """
     if headers.get("sec-fetch-site") in (None, "same-origin", "none"):
         return False
@@ -125,17 +127,17 @@ def _refusal(status: int, reason: str, **headers: str) -> Response:
     return Response(body, status, headers, media_type="application/json")
 
 
-def _is_same(origin: str, host: str, *, is_secure: bool) -> bool:
-    """Whether an origin is the one that a Host header is part of."""
+def _same_origin(origin: str, host: str, *, is_secure: bool) -> bool:
+    """Return whether an Origin header names the server that the Host header names."""
     schemes = ("https", "wss") if is_secure else ("http", "ws")
     return origin.lower() in {f"{scheme}://{host.lower()}" for scheme in schemes}
 
 
 class AccessControl:
-    """An ASGI middleware that holds all requests to the rules, and answers with safe headers.
+    """ASGI middleware that applies the rules, and adds security headers to every response.
 
     Args:
-        app: what it stands before.
+        app: the application that it protects.
         access: the rules.
     """
 
@@ -149,17 +151,18 @@ class AccessControl:
             await self._app(scope, receive, send)
             return
         is_secure = scope["scheme"] in ("https", "wss")
-        fault = self._access.fault(Headers(scope=scope), scope["path"], is_secure=is_secure)
-        if fault is not None:
-            await self._refuse(fault, scope, receive, send)
+        refusal = self._access.check(Headers(scope=scope), scope["path"], is_secure=is_secure)
+        if refusal is not None:
+            await self._refuse(refusal, scope, receive, send)
             return
 
         is_handshake = scope["type"] == "websocket"
 
         async def send_safely(message: Message) -> None:
             nonlocal is_handshake
-            if is_handshake and message["type"] == "websocket.close":  # no route takes it
-                await _deny(_refusal(404, "no WebSocket is here: it is at /telemetry"), scope, send)
+            if is_handshake and message["type"] == "websocket.close":  # no route matched
+                not_found = _refusal(404, "no WebSocket endpoint here; connect to /telemetry")
+                await _deny(not_found, scope, send)
                 return
             is_handshake = False
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
@@ -168,21 +171,21 @@ class AccessControl:
 
         await self._app(scope, receive, send_safely)
 
-    async def _refuse(self, fault: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, refusal: Response, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            fault.headers.update(_SECURITY_HEADERS)
-            await fault(scope, receive, send)
+            refusal.headers.update(_SECURITY_HEADERS)
+            await refusal(scope, receive, send)
             return
         await receive()  # websocket.connect
-        await _deny(fault, scope, send)
+        await _deny(refusal, scope, send)
 
 
-async def _deny(answer: Response, scope: Scope, send: Send) -> None:
-    """Refuse a WebSocket's handshake."""
+async def _deny(refusal: Response, scope: Scope, send: Send) -> None:
+    """Refuse the handshake of a WebSocket."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008})
         return
-    answer.headers.update(_SECURITY_HEADERS)
-    status = {"status": answer.status_code, "headers": answer.raw_headers}
+    refusal.headers.update(_SECURITY_HEADERS)
+    status = {"status": refusal.status_code, "headers": refusal.raw_headers}
     await send({"type": "websocket.http.response.start", **status})
-    await send({"type": "websocket.http.response.body", "body": answer.body})
+    await send({"type": "websocket.http.response.body", "body": refusal.body})

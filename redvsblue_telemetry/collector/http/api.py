@@ -1,8 +1,7 @@
-"""What is asked of the collector by HTTP: JSON for programs, a stream for the page.
+"""The HTTP API: JSON for programs, a stream of updates for the page.
 
-Each route's docstring says what it takes and what it answers; the page on the API has an example of
-each. All times are in milliseconds since the epoch. What goes wrong is answered with
-``{"error": "..."}``.
+Each route's docstring names its parameters and its response; the page on the API has an example of
+each. All times are in milliseconds since the epoch. Errors are ``{"error": "..."}``.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncGenerator, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -22,11 +21,13 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from ..._shared import escape
 from ..ingest import Ingest
 from ..models import (
     EventFilter,
     EventPage,
     LiveUpdate,
+    RejectedMessage,
     RejectedPage,
     SessionPage,
     Stats,
@@ -40,21 +41,31 @@ from .metrics import Metrics
 
 __all__ = ["Api"]
 
-_MOST = 1000  # of anything, in one answer
-_TEXT_LENGTH = 1000  # of what to look for
-_ECHOED = 100  # characters of what was asked for, in an answer that says no
-_READERS = 4  # threads at once: what is asked must leave the processor to ingest
+_MAX_PAGE_SIZE = 1000
+_DEFAULT_PAGE_SIZE = 100
+_MAX_SEARCH_LENGTH = 1000  # characters
+_MAX_ECHO = 100  # characters of the request that an error repeats
+_MAX_READERS = 4  # threads that read at once; ingest needs the processor, too
 _FILTERS = ("type", "session", "text")
 _PAGING = ("after", "before", "limit", "order")
-_Answer = TypeVar("_Answer")
+_Found = TypeVar("_Found")
+
+
+class _Paging(TypedDict):
+    """Which page of events or rejected messages a request asks for."""
+
+    after: int
+    before: int | None
+    limit: int
+    newest_first: bool
 
 
 class _BadRequestError(Exception):
-    """The request can't be understood; the message says why."""
+    """The request is invalid; the message says why."""
 
 
 class _Anything(Convertor[str]):
-    """The rest of a path, whatever is in it: Starlette's own ``path`` ends at a line's end."""
+    """The rest of a path, line breaks included, which Starlette's own ``path`` does not match."""
 
     regex = "(?s:.*)"
 
@@ -69,28 +80,28 @@ register_url_convertor("anything", _Anything())
 
 
 class _LiveResponse(StreamingResponse):
-    """A stream that knows who looks at it, and ends when nobody does."""
+    """A stream that counts as a viewer while it is open."""
 
     def __init__(self, live: Live, wanted: EventFilter, *, as_text: bool) -> None:
         self._live = live
-        self._looks = _as_server_sent_events(live.watch(wanted), as_text=as_text)
-        super().__init__(self._looks, media_type="text/event-stream")
+        self._body = _as_server_sent_events(live.updates(wanted), as_text=as_text)
+        super().__init__(self._body, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._live.viewing():
-            async with contextlib.aclosing(self._looks):
+            async with contextlib.aclosing(self._body):
                 await super().__call__(scope, receive, send)
 
 
 class Api:
-    """The routes. On the event loop's thread; what is read is read on others.
+    """The routes. They run on the event loop's thread, and read the database on others.
 
     Args:
-        database: what is read.
-        storage: deletes, and knows whether anything can be stored.
-        ingest: knows who is connected.
-        live: what is shown as it comes.
-        metrics: what is counted.
+        database: the database to read.
+        storage: deletes everything; has the last error.
+        ingest: knows the connected clients.
+        live: the live stream.
+        metrics: the metrics.
         allow_reset: whether everything may be deleted.
     """
 
@@ -110,7 +121,7 @@ class Api:
         self._live = live
         self._metrics = metrics
         self._allow_reset = allow_reset
-        self._readers = asyncio.Semaphore(_READERS)
+        self._readers = asyncio.Semaphore(_MAX_READERS)
         self.routes = [
             Route("/api/events", self._events, methods=["GET", "DELETE"]),
             Route("/api/sessions", self._sessions),
@@ -129,8 +140,8 @@ class Api:
             Exception: _failed,
         }
 
-    async def _read(self, query: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        def read() -> _Answer:
+    async def _read(self, query: Callable[[sqlite3.Connection], _Found]) -> _Found:
+        def read() -> _Found:
             with self._database.reading() as connection:
                 return query(connection)
 
@@ -138,46 +149,35 @@ class Api:
             return await asyncio.to_thread(read)
 
     async def _events(self, request: Request) -> Response:
-        """Some events, in the order of their arrival; or, by DELETE, none any more.
+        """Return one page of events in order of arrival; or, for DELETE, delete all of them.
 
-        Takes ``type``, ``session``, ``text``, ``after``, ``before``, ``limit``, ``order`` and
-        ``data``, and answers an :class:`EventPage`. Only a page after the last event is empty.
+        Parameters: ``type``, ``session``, ``text``, ``after``, ``before``, ``limit``, ``order`` and
+        ``data``. Response: an :class:`EventPage`, which is empty only after the last event.
         """
         if request.method == "DELETE":
             return await self._delete_events(request)
-        _check(request, *_FILTERS, *_PAGING, "data")
+        _check_names(request, *_FILTERS, *_PAGING, "data")
         wanted, as_text = _filter(request), _wants_data_as_text(request)
-        after, before, limit = _cursor(request)
-        newest_first = _is_newest_first(request, default="asc")
-        found = await self._read(
-            lambda connection: queries.events(
-                connection,
-                wanted,
-                after=after,
-                before=before,
-                limit=limit,
-                newest_first=newest_first,
-            )
-        )
-        following = found[-1].arrival if found else (before or 0 if newest_first else after)
+        paging = _paging(request, default_order="asc")
+        found = await self._read(lambda connection: queries.events(connection, wanted, **paging))
         events = _with_data_as_text(found) if as_text else found
-        return _json(EventPage(events, following))
+        return _json(EventPage(events, _next(found, paging)))
 
     async def _delete_events(self, request: Request) -> Response:
-        """Delete all that is stored. Takes nothing, and answers nothing, with 204."""
+        """Delete everything that is stored. No parameters; responds with 204 and no body."""
         if not self._allow_reset:
-            return _error(403, "deleting is off: start the collector with --allow-reset")
-        _check(request)  # so that nobody who asks for one session's events deletes all
+            return _error(403, "deleting is disabled; start the collector with --allow-reset")
+        _check_names(request)  # a filter would not be honored: it must not delete everything
         await self._storage.clear()
         self._live.forget()
         return Response(status_code=204)
 
     async def _sessions(self, request: Request) -> Response:
-        """The sessions, the one that was heard of last first.
+        """Return one page of sessions, the most recently active first.
 
-        Takes ``limit`` and ``offset``, and answers a :class:`SessionPage`.
+        Parameters: ``limit`` and ``offset``. Response: a :class:`SessionPage`.
         """
-        _check(request, "limit", "offset")
+        _check_names(request, "limit", "offset")
         limit, offset = _limit(request), _number(request, "offset") or 0
         found = await self._read(
             lambda connection: queries.sessions(connection, limit=limit, offset=offset)
@@ -188,34 +188,29 @@ class Api:
         return _json(SessionPage(found))
 
     async def _session(self, request: Request) -> Response:
-        """One :class:`SessionDetail`; 404 if there is no session with this id."""
-        _check(request)
+        """Return one :class:`SessionDetail`; 404 if there is no session with this id."""
+        _check_names(request)
         session_id = request.path_params["session_id"]
         found = await self._read(lambda connection: queries.session(connection, session_id))
         if found is None:
-            return _error(404, f"there is no session {session_id[:_ECHOED]!r}")
+            return _error(404, f"session not found: {escape(session_id[:_MAX_ECHO])}")
         found.connected = session_id in self._ingest.connected_sessions
         return _json(found)
 
     async def _rejected(self, request: Request) -> Response:
-        """What was rejected, the newest first unless ``order=asc``.
+        """Return one page of rejected messages, newest first unless ``order=asc``.
 
-        Takes ``after``, ``before``, ``limit`` and ``order``, and answers a :class:`RejectedPage`.
+        Parameters: ``after``, ``before``, ``limit`` and ``order``. Response: a
+        :class:`RejectedPage`.
         """
-        _check(request, *_PAGING)
-        after, before, limit = _cursor(request)
-        newest_first = _is_newest_first(request, default="desc")
-        found = await self._read(
-            lambda connection: queries.rejected(
-                connection, after=after, before=before, limit=limit, newest_first=newest_first
-            )
-        )
-        following = found[-1].arrival if found else (before or 0 if newest_first else after)
-        return _json(RejectedPage(found, following))
+        _check_names(request, *_PAGING)
+        paging = _paging(request, default_order="desc")
+        found = await self._read(lambda connection: queries.rejected(connection, **paging))
+        return _json(RejectedPage(found, _next(found, paging)))
 
     async def _stats(self, request: Request) -> Response:
-        """How much there is of everything, as :class:`Stats`."""
-        _check(request)
+        """Return the counts over everything, as :class:`Stats`."""
+        _check_names(request)
         totals = await self._read(queries.totals)
         error = self._storage.last_error
         return _json(
@@ -227,16 +222,16 @@ class Api:
         )
 
     async def _stream(self, request: Request) -> Response:
-        """What comes, as server-sent events: a :class:`LiveUpdate` twice a second.
+        """Stream a :class:`LiveUpdate` twice a second, as server-sent events.
 
-        Takes ``type``, ``session``, ``text`` and ``data``.
+        Parameters: ``type``, ``session``, ``text`` and ``data``.
         """
-        _check(request, *_FILTERS, "data")
+        _check_names(request, *_FILTERS, "data")
         wanted, as_text = _filter(request), _wants_data_as_text(request)
         if request.method == "HEAD":  # its body would never end
             return Response(media_type="text/event-stream")
         if self._live.is_full:
-            return _error(503, "too many look on already: close another page")
+            return _error(503, "too many live viewers; close another page")
         return _LiveResponse(self._live, wanted, as_text=as_text)
 
     async def _healthz(self, _: Request) -> Response:
@@ -251,30 +246,30 @@ class Api:
 
 
 async def _as_server_sent_events(
-    looks: AsyncGenerator[LiveUpdate, None], *, as_text: bool
+    updates: AsyncGenerator[LiveUpdate, None], *, as_text: bool
 ) -> AsyncGenerator[bytes, None]:
     encode = msgspec.json.Encoder().encode
-    yield b"retry: 1000\n\n"  # a page tries again after a second
-    async with contextlib.aclosing(looks):
-        async for look in looks:
+    yield b"retry: 1000\n\n"  # milliseconds until a page reconnects
+    async with contextlib.aclosing(updates):
+        async for update in updates:
             if as_text:
-                look.events = _with_data_as_text(look.events)
-            # Data is as it came: its JSON may have line breaks between its parts, never inside a
-            # string. A line break would end the line that all of it has to be on.
-            text = encode(look).replace(b"\n", b" ").replace(b"\r", b" ")
+                update.events = _with_data_as_text(update.events)
+            # Data is the client's own JSON text, which may have line breaks between tokens, but
+            # never inside a string. In a server-sent event, a line break ends the field.
+            text = encode(update).replace(b"\n", b" ").replace(b"\r", b" ")
             yield b"data: " + text + b"\n\n"
 
 
-# What a request says.
+# Requests.
 
 
-def _check(request: Request, *known: str) -> None:
-    """Let nobody believe that a misspelt parameter had a meaning."""
+def _check_names(request: Request, *known: str) -> None:
+    """Refuse unknown parameters: a misspelled one would silently have no effect."""
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in known:
-            allowed = f"known are {', '.join(known)}" if known else "there are none"
-            raise _BadRequestError(f"unknown parameter {name[:_ECHOED]!r}: {allowed}")
+            allowed = f"use {', '.join(known)}" if known else "this route has none"
+            raise _BadRequestError(f"unknown parameter {name[:_MAX_ECHO]!r}; {allowed}")
         if given.count(name) > 1:
             raise _BadRequestError(f"{name} is given more than once")
 
@@ -282,31 +277,31 @@ def _check(request: Request, *known: str) -> None:
 def _filter(request: Request) -> EventFilter:
     asked = request.query_params
     text = asked.get("text") or None
-    if text is not None and len(text) > _TEXT_LENGTH:
+    if text is not None and len(text) > _MAX_SEARCH_LENGTH:
         raise _BadRequestError(
-            f"text has {len(text)} characters: it may have {_TEXT_LENGTH} at most"
+            f"text has {len(text)} characters; the maximum is {_MAX_SEARCH_LENGTH}"
         )
     return EventFilter(
         type=asked.get("type") or None, session=asked.get("session") or None, text=text
     )
 
 
-def _cursor(request: Request) -> tuple[int, int | None, int]:
-    """``after``, ``before`` and ``limit``."""
-    return _number(request, "after") or 0, _number(request, "before"), _limit(request)
-
-
-def _is_newest_first(request: Request, default: str) -> bool:
-    order = request.query_params.get("order", default)
+def _paging(request: Request, default_order: str) -> _Paging:
+    order = request.query_params.get("order", default_order)
     if order not in ("asc", "desc"):
-        raise _BadRequestError(f"order is {order[:_ECHOED]!r}: it may be asc or desc")
-    return order == "desc"
+        raise _BadRequestError(f"order is {order[:_MAX_ECHO]!r}; it must be asc or desc")
+    return {
+        "after": _number(request, "after") or 0,
+        "before": _number(request, "before"),
+        "limit": _limit(request),
+        "newest_first": order == "desc",
+    }
 
 
 def _wants_data_as_text(request: Request) -> bool:
     form = request.query_params.get("data", "json")
     if form not in ("json", "text"):
-        raise _BadRequestError(f"data is {form[:_ECHOED]!r}: it may be json or text")
+        raise _BadRequestError(f"data is {form[:_MAX_ECHO]!r}; it must be json or text")
     return form == "text"
 
 
@@ -314,21 +309,28 @@ def _number(request: Request, name: str) -> int | None:
     text = request.query_params.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 19):  # SQLite's have 63 bits
-        raise _BadRequestError(f"{name} is no whole number: {text[:_ECHOED]!r}")
+    if not (text.isascii() and text.isdigit() and len(text) < 19):  # SQLite's integers have 63 bits
+        raise _BadRequestError(f"{name} must be a whole number, not {text[:_MAX_ECHO]!r}")
     return int(text)
 
 
 def _limit(request: Request) -> int:
     limit = _number(request, "limit")
     if limit is None:
-        return 100
-    if not 1 <= limit <= _MOST:
-        raise _BadRequestError(f"limit is {limit}: it may be 1 to {_MOST}")
+        return _DEFAULT_PAGE_SIZE
+    if not 1 <= limit <= _MAX_PAGE_SIZE:
+        raise _BadRequestError(f"limit is {limit}; it must be 1 to {_MAX_PAGE_SIZE}")
     return limit
 
 
-# Answers.
+# Responses.
+
+
+def _next(found: Sequence[StoredEvent | RejectedMessage], paging: _Paging) -> int:
+    """Return the cursor for the next page; after the last page, the same cursor again."""
+    if found:
+        return found[-1].arrival
+    return paging["before"] or 0 if paging["newest_first"] else paging["after"]
 
 
 def _with_data_as_text(events: list[StoredEvent]) -> list[StoredEvent]:
@@ -362,18 +364,19 @@ async def _unavailable(_: Request, error: Exception) -> Response:
 
 
 async def _unreadable(_: Request, error: Exception) -> Response:
-    return _error(503, f"the database can't be read: {error}")
+    return _error(503, f"cannot read the database: {error}")
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """No such path, or no such method there."""
+    """Respond to an unknown path, or a method that it doesn't have."""
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
+    shown = escape(path[:_MAX_ECHO])
     message = error.detail
     if error.status_code == 404:
-        message = f"there is nothing at {path[:_ECHOED]!r}"
+        message = f"not found: {shown}"
     elif error.status_code == 405:
-        message = f"{request.method} is not for {path[:_ECHOED]!r}"
+        message = f"method {request.method} not allowed for {shown}"
     if path.startswith("/api/"):
         response = _error(error.status_code, message)
     else:
@@ -383,5 +386,5 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _failed(_: Request, __: Exception) -> Response:
-    """An error of the collector's own; uvicorn logs it with its traceback."""
-    return _error(500, "an error of the collector's own: its log has more")
+    """Respond to an internal error, which uvicorn logs with its traceback."""
+    return _error(500, "internal error; see the collector's log")

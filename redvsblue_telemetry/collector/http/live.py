@@ -1,9 +1,9 @@
-"""What has just come, for whoever looks on.
+"""The live stream: the newest events, and counts of the last minutes, for viewers of the page.
 
-Ingest pays for it by one call for each group that is stored. What a viewer gets is put together at
-the viewer's own pace, from the newest few thousand events: a viewer that is slow, or events that
-are too many to be looked at, mean that fewer of them are shown. That is said, and counts are always
-whole. Whatever is kept here is bounded: in number, and in bytes.
+It costs ingest one call for each stored group. Each viewer's updates are made at the viewer's own
+pace, from the newest few thousand events. A slow viewer, or a flood of events, gets a sample of the
+events, and the update says so; the counts are always complete. Everything kept here is bounded, in
+number and in bytes.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ..storage.writer import Stored
 
 __all__ = ["Live"]
 
-_HISTORY = 300  # seconds of counts
-_TYPES = 40  # that are counted apart in one second
-_TYPE_LENGTH = 200  # of a name that is; longer ones are counted with the rest
-_KEPT = 4000  # newest events that can be looked at
-_KEPT_BYTES = 8 * 1024 * 1024
-_OF_GROUP = 400  # of those that were stored at once, so that a flood costs ingest little
-_SHOWN = 40  # of them at most in one look
-_SHOWN_BYTES = 512 * 1024
-_INTERVAL = 0.5  # seconds between two looks
-_VIEWERS = 100  # at once
+_HISTORY_SECONDS = 300  # of counts
+_MAX_TYPES_PER_SECOND = 40  # with counts of their own; the others share one
+_MAX_TYPE_LENGTH = 200  # characters; longer names are counted with the others
+_MAX_EVENTS = 4000  # kept
+_MAX_EVENT_BYTES = 8 * 1024 * 1024  # kept
+_MAX_EVENTS_PER_GROUP = 400  # of one stored group, so that a flood costs ingest little
+_MAX_EVENTS_PER_UPDATE = 40
+_MAX_BYTES_PER_UPDATE = 512 * 1024
+_UPDATE_INTERVAL = 0.5  # seconds
+_MAX_VIEWERS = 100
 
 
 class Live:
-    """The newest events and the counts of the last minutes. On the event loop's thread.
+    """The newest events and the counts of the last minutes. Runs on the event loop's thread.
 
     Args:
-        connections: how many clients are connected now.
-        clock: seconds since the epoch.
+        connections: returns the number of connected clients.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(
@@ -47,25 +47,25 @@ class Live:
         self._clock = clock
         self._newest: deque[StoredEvent] = deque()
         self._newest_bytes = 0
-        self._seconds: deque[tuple[int, dict[str, int]]] = deque(maxlen=_HISTORY)
+        self._seconds: deque[tuple[int, dict[str, int]]] = deque(maxlen=_HISTORY_SECONDS)
         self._total = self._repeats = self._rejected = 0
         self._closing = asyncio.Event()
         self.viewers = 0
-        """How many look on now."""
+        """The number of viewers now."""
 
     @property
     def is_full(self) -> bool:
-        """Whether as many look on as may."""
-        return self.viewers >= _VIEWERS
+        """Whether there are as many viewers as allowed."""
+        return self.viewers >= _MAX_VIEWERS
 
-    def note(self, stored: Stored) -> None:
-        """Note what has just been stored."""
+    def record(self, stored: Stored) -> None:
+        """Take in a group that was just stored."""
         events = stored.events
         self._total += len(events)
         self._repeats += stored.repeats
         self._rejected += stored.rejected
         if events:
-            skipped = max(0, len(events) - _OF_GROUP)
+            skipped = max(0, len(events) - _MAX_EVENTS_PER_GROUP)
             self._keep(events[skipped:], stored.first_arrival + skipped, stored.received)
             self._count(stored.by_type)
 
@@ -75,7 +75,9 @@ class Live:
             kept = _as_stored(event, number, received)
             newest.append(kept)
             self._newest_bytes += _size(kept)
-        while len(newest) > _KEPT or (self._newest_bytes > _KEPT_BYTES and len(newest) > 1):
+        while len(newest) > _MAX_EVENTS or (
+            self._newest_bytes > _MAX_EVENT_BYTES and len(newest) > 1
+        ):
             self._newest_bytes -= _size(newest.popleft())
 
     def _count(self, by_type: dict[str, int]) -> None:
@@ -84,12 +86,12 @@ class Live:
             self._seconds.append((second, {}))
         counts = self._seconds[-1][1]
         for name, count in by_type.items():
-            is_apart = name in counts or (len(counts) < _TYPES and len(name) <= _TYPE_LENGTH)
-            type_ = name if is_apart else ""
+            has_room = len(counts) < _MAX_TYPES_PER_SECOND and len(name) <= _MAX_TYPE_LENGTH
+            type_ = name if has_room or name in counts else ""
             counts[type_] = counts.get(type_, 0) + count
 
     def _later_than(self, arrival: int) -> list[StoredEvent]:
-        """Those of the newest events that arrived later, the newest first."""
+        """Return the kept events that arrived later, newest first."""
         later: list[StoredEvent] = []
         for event in reversed(self._newest):
             if event.arrival <= arrival:
@@ -98,28 +100,28 @@ class Live:
         return later
 
     def forget(self) -> None:
-        """All that was stored is deleted."""
+        """Forget the events, after everything was deleted."""
         self._newest.clear()
         self._newest_bytes = 0
 
     def close(self) -> None:
-        """Let the viewers go."""
+        """End all streams."""
         self._closing.set()
 
     @contextlib.contextmanager
     def viewing(self) -> Iterator[None]:
-        """Somebody looks on."""
+        """Count one more viewer."""
         self.viewers += 1
         try:
             yield
         finally:
             self.viewers -= 1
 
-    async def watch(self, wanted: EventFilter) -> AsyncGenerator[LiveUpdate, None]:
-        """Look again and again, until the collector closes.
+    async def updates(self, wanted: EventFilter) -> AsyncGenerator[LiveUpdate, None]:
+        """Yield an update twice a second until the collector closes.
 
         Args:
-            wanted: which events the viewer wants to see.
+            wanted: selects the events to show; the counts are of all events.
         """
         seen, second = 0, 0
         total = self._total
@@ -128,7 +130,7 @@ class Live:
             fresh = self._later_than(seen)
             matching = wanted.matching(fresh)
             arrived, total = self._total - total, self._total
-            look = LiveUpdate(
+            update = LiveUpdate(
                 now=now,
                 seconds=[entry for entry in self._seconds if second <= entry[0] < now],
                 events=_shown(matching),
@@ -141,10 +143,10 @@ class Live:
                 connections=self._connections(),
             )
             seen, second = (fresh[0].arrival if fresh else seen), now
-            del fresh, matching  # a viewer that is slow to take it keeps no more than the look
-            yield look
+            del fresh, matching  # otherwise a slow viewer would keep these alive, too
+            yield update
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), _INTERVAL)
+                await asyncio.wait_for(self._closing.wait(), _UPDATE_INTERVAL)
 
 
 def _as_stored(event: Event, arrival: int, received: int) -> StoredEvent:
@@ -156,24 +158,24 @@ def _as_stored(event: Event, arrival: int, received: int) -> StoredEvent:
         type=event.type,
         timestamp=event.timestamp,
         id=event.id,
-        data=event.data.copy(),  # else it keeps the whole message that it came in
+        data=event.data.copy(),  # a view would keep the whole message alive
         version=event.version,
     )
 
 
 def _shown(newest_first: list[StoredEvent]) -> list[StoredEvent]:
-    """As many of the newest as one look may have, oldest first."""
+    """Return as many of the newest events as fit into one update, oldest first."""
     shown: list[StoredEvent] = []
     size = 0
-    for event in newest_first[:_SHOWN]:
+    for event in newest_first[:_MAX_EVENTS_PER_UPDATE]:
         size += _size(event)
-        if shown and size > _SHOWN_BYTES:
+        if shown and size > _MAX_BYTES_PER_UPDATE:
             break
         shown.append(event)
     return shown[::-1]
 
 
 def _size(event: StoredEvent) -> int:
-    """About how many bytes an event takes that whoever sent it could choose."""
+    """Return the size in bytes of all that the sender of an event chose, approximately."""
     texts = len(event.session_id) + len(event.type) + len(event.id) + len(event.version or "")
     return memoryview(event.data).nbytes + texts

@@ -1,11 +1,11 @@
-"""What can be asked of the database. Pure reading: each function takes a connection to read by.
+"""The queries of the database. Each function takes a connection and only reads.
 
-Events are given in the order of their arrival, each with the number of its arrival, which only
-grows and is never given again. So ``after`` is a stable cursor: whoever asks on with the last
-number that was given gets each event once, whatever comes in meanwhile.
+Every event has an arrival number, which only grows and is never reused, so ``after`` is a stable
+cursor: a reader that continues after the last number it got receives each event exactly once, no
+matter what arrives meanwhile.
 
-Nothing here reads for long at once: a search goes from window to window, each a query of its own.
-In memory, whoever reads keeps the writer waiting; in a file, its log can only grow meanwhile.
+No query runs for long: a search is split into windows, each a query of its own. While a query runs,
+SQLite can't shorten its write-ahead log.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _COLUMNS = (  # in the order of StoredEvent's fields
     "events.timestamp, events.id, events.data, events.version"
 )
 _DATA = 7  # the index of the data in these
-# CROSS JOIN keeps the order of the tables: from the events, which then need no sorting.
+# SQLite does not reorder a CROSS JOIN: it starts from the events, which then need no sorting.
 _TABLES = (
     "events CROSS JOIN sessions ON sessions.key = events.session "
     "CROSS JOIN types ON types.key = events.type"
@@ -46,12 +46,12 @@ _SESSION_COLUMNS = (
     "session_id, version, events, repeats, missing, highest, first_timestamp, last_timestamp, "
     "first_received, last_received"
 )
-_CHUNK = 1000
-_WINDOW = 20_000  # events that one query may look at
-_MOST_BYTES = 8 * 1024 * 1024  # of data in one answer
-_GAPS = 1000  # of one session, that are told
-_TYPES = 1000  # that are told, the most frequent ones
-_PART = 2**32
+_ROWS_PER_CHUNK = 1000  # that are read ahead of a stream
+_EVENTS_PER_QUERY = 20_000  # that a search examines
+_MAX_PAGE_BYTES = 8 * 1024 * 1024  # of data
+_MAX_GAPS = 1000  # of one session
+_MAX_TYPES = 1000  # the most frequent ones
+_HALF = 2**32
 
 
 def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
@@ -81,15 +81,15 @@ def events(
     limit: int = 100,
     newest_first: bool = False,
 ) -> list[StoredEvent]:
-    """Some events, in the order of their arrival. They are none only if there are no more.
+    """Return one page of events in order of arrival. An empty page means there are no more.
 
     Args:
-        connection: to read by.
-        wanted: which.
-        after: only those that arrived later than this one.
-        before: only those that arrived earlier than this one.
-        limit: at most so many; fewer if their data is large.
-        newest_first: begin with the newest, and go back.
+        connection: a connection to the database.
+        wanted: selects the events.
+        after: only events that arrived later than this one.
+        before: only events that arrived earlier than this one.
+        limit: the maximum number; a page of large events has fewer.
+        newest_first: return the newest events first.
     """
     conditions, values = _conditions(wanted)
     conditions.append("events.arrival BETWEEN ? AND ?")
@@ -105,7 +105,7 @@ def events(
             for row in rows:
                 found.append(_event(row))
                 size += len(row[_DATA])
-                if size >= _MOST_BYTES:
+                if size >= _MAX_PAGE_BYTES:
                     return found
         if len(found) >= limit:
             break
@@ -115,7 +115,7 @@ def events(
 def _windows(
     connection: sqlite3.Connection, after: int, before: int | None, *, newest_first: bool
 ) -> Iterator[tuple[int, int]]:
-    """The first and last number of each window in which to look for events."""
+    """Yield the first and last arrival number of each window to search."""
     lowest = connection.execute("SELECT min(arrival) FROM events").fetchone()[0]
     if lowest is None:
         return
@@ -123,22 +123,22 @@ def _windows(
     last = newest_arrival(connection)
     if before is not None:
         last = min(last, before - 1)
-    starts = range(first, last + 1, _WINDOW)
+    starts = range(first, last + 1, _EVENTS_PER_QUERY)
     for start in reversed(starts) if newest_first else starts:
-        yield start, min(start + _WINDOW - 1, last)
+        yield start, min(start + _EVENTS_PER_QUERY - 1, last)
 
 
 def stream_events(connection: sqlite3.Connection, wanted: EventFilter) -> Iterator[StoredEvent]:
-    """All events that there are now, one by one; in memory there are never many."""
+    """Yield all events stored by now, one by one, with few in memory at a time."""
     last = newest_arrival(connection)
     after = 0
-    while chunk := events(connection, wanted, after=after, before=last + 1, limit=_CHUNK):
+    while chunk := events(connection, wanted, after=after, before=last + 1, limit=_ROWS_PER_CHUNK):
         yield from chunk
         after = chunk[-1].arrival
 
 
 def newest_arrival(connection: sqlite3.Connection) -> int:
-    """The number of the newest event; 0 if there is none."""
+    """Return the arrival number of the newest event; 0 if there are no events."""
     row = connection.execute("SELECT max(arrival) FROM events").fetchone()
     return row[0] or 0
 
@@ -150,7 +150,7 @@ def _event(row: tuple[Any, ...]) -> StoredEvent:
 
 
 def sessions(connection: sqlite3.Connection, *, limit: int = 100, offset: int = 0) -> list[Session]:
-    """The sessions, the one that was heard of last first."""
+    """Return one page of sessions, the most recently active first."""
     rows = connection.execute(
         f"SELECT {_SESSION_COLUMNS} FROM sessions ORDER BY last_received DESC, key DESC "
         "LIMIT ? OFFSET ?",
@@ -160,16 +160,16 @@ def sessions(connection: sqlite3.Connection, *, limit: int = 100, offset: int = 
 
 
 def stream_sessions(connection: sqlite3.Connection) -> Iterator[Session]:
-    """All sessions, one by one, the oldest first; in memory there are never many."""
+    """Yield all sessions, oldest first, with few in memory at a time."""
     query = f"SELECT key, {_SESSION_COLUMNS} FROM sessions WHERE key > ? ORDER BY key LIMIT ?"
     key = 0
-    while rows := connection.execute(query, (key, _CHUNK)).fetchall():
+    while rows := connection.execute(query, (key, _ROWS_PER_CHUNK)).fetchall():
         yield from (Session(*columns) for _, *columns in rows)
         key = rows[-1][0]
 
 
 def session(connection: sqlite3.Connection, session_id: str) -> SessionDetail | None:
-    """One session, with its gaps; None if there is none of this id."""
+    """Return one session with its gaps; None if there is no session with this id."""
     with _snapshot(connection):
         row = connection.execute(
             f"SELECT key, {_SESSION_COLUMNS} FROM sessions WHERE session_id = ?", (session_id,)
@@ -181,7 +181,7 @@ def session(connection: sqlite3.Connection, session_id: str) -> SessionDetail | 
             "SELECT first, last FROM runs WHERE session = ? ORDER BY first", (key,)
         )
         with contextlib.closing(runs):
-            gaps = list(islice(gaps_between(runs), _GAPS))
+            gaps = list(islice(gaps_between(runs), _MAX_GAPS))
         newest = newest_arrival(connection)
     detail = SessionDetail(*columns)
     detail.gaps, detail.types = gaps, _types_of(connection, key, newest)
@@ -189,7 +189,7 @@ def session(connection: sqlite3.Connection, session_id: str) -> SessionDetail | 
 
 
 def _types_of(connection: sqlite3.Connection, session: int, newest: int) -> dict[str, int]:
-    """How many events of a session there are of each type, up to the newest to be counted."""
+    """Return the number of events of each type in a session, up to an arrival number."""
     (first,) = connection.execute(
         "SELECT min(arrival) FROM events WHERE session = ?", (session,)
     ).fetchone()
@@ -205,7 +205,7 @@ def _types_of(connection: sqlite3.Connection, session: int, newest: int) -> dict
     most_first = sorted(counts.items(), key=lambda entry: -entry[1])
     name_of = "SELECT name FROM types WHERE key = ?"
     named: dict[str, int] = {}
-    for key, count in most_first[:_TYPES]:
+    for key, count in most_first[:_MAX_TYPES]:
         if (row := connection.execute(name_of, (key,)).fetchone()) is not None:
             named[row[0]] = count
     return named
@@ -219,14 +219,14 @@ def rejected(
     limit: int = 100,
     newest_first: bool = True,
 ) -> list[RejectedMessage]:
-    """What was rejected; it is numbered as events are, apart from them.
+    """Return one page of rejected messages, which have arrival numbers of their own.
 
     Args:
-        connection: to read by.
-        after: only what arrived later than this.
-        before: only what arrived earlier than this.
-        limit: at most so many.
-        newest_first: begin with the newest, and go back.
+        connection: a connection to the database.
+        after: only messages that arrived later than this one.
+        before: only messages that arrived earlier than this one.
+        limit: the maximum number.
+        newest_first: return the newest messages first.
     """
     condition, values = "arrival > ?", [after]
     if before is not None:
@@ -244,31 +244,31 @@ def rejected(
 
 
 def totals(connection: sqlite3.Connection) -> Totals:
-    """How much there is of everything."""
+    """Return the counts over the whole database."""
     with _snapshot(connection):
-        # What is missing is summed in two parts: a client may name a number so high that a sum of
-        # several would be more than SQLite can hold.
+        # The missing numbers are summed in two halves: a client may send a number so high that the
+        # sum over several sessions would overflow SQLite's integers.
         row = connection.execute(
             "SELECT coalesce(sum(events), 0), count(*), coalesce(sum(repeats), 0), "
             "coalesce(sum(missing / ?), 0), coalesce(sum(missing % ?), 0) FROM sessions",
-            (_PART, _PART),
+            (_HALF, _HALF),
         ).fetchone()
-        # They are numbered without a gap, and counting them one by one would read them all.
+        # They are numbered without gaps, and count(*) would read all of them.
         (count,) = connection.execute(
             "SELECT coalesce((SELECT max(arrival) FROM rejected) "
             "- (SELECT min(arrival) FROM rejected) + 1, 0)"
         ).fetchone()
         types = connection.execute(
-            "SELECT name, events FROM types ORDER BY events DESC, name LIMIT ?", (_TYPES,)
+            "SELECT name, events FROM types ORDER BY events DESC, name LIMIT ?", (_MAX_TYPES,)
         ).fetchall()
     events, sessions, repeats, parts, rest = row
-    missing = parts * _PART + rest
+    missing = parts * _HALF + rest
     return Totals(events, sessions, repeats, missing, rejected=count, types=dict(types))
 
 
 @contextlib.contextmanager
 def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """What is read inside is of one moment: of the caller's, if it has begun one."""
+    """Read from one snapshot inside the block, or from the caller's if it has begun one."""
     if connection.in_transaction:
         yield
         return

@@ -207,7 +207,7 @@ def test_whoever_shows_anything_else_is_not(
     answer = asked(guarded, *lines)
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"].startswith("Basic realm=")
-    assert answer.json() == {"error": "a token is needed"}
+    assert answer.json() == {"error": "missing or wrong token"}
 
 
 def test_browsers_are_told_how_to_encode_the_password(guarded: RunningCollector) -> None:
@@ -387,7 +387,7 @@ def test_host_is_named_once(
 def test_host_is_named_once_whatever_parses_the_request() -> None:
     for names in ((), ("localhost", "evil.example"), ("localhost", "localhost")):
         headers = Headers(raw=[(b"host", name.encode()) for name in names])
-        refusal = Access().fault(headers, "/", is_secure=False)
+        refusal = Access().check(headers, "/", is_secure=False)
         assert refusal is not None
         assert refusal.status_code == 421
 
@@ -515,7 +515,7 @@ def test_what_another_site_fetches_is_refused(
     for lines in ((SHOWN,), ()):
         answer = asked(guarded, *lines, *fetched(says))
         assert answer.status == 403
-        assert answer.json() == {"error": "not for a page of another site"}
+        assert answer.json() == {"error": "pages of another site are not allowed"}
 
 
 @pytest.mark.parametrize(

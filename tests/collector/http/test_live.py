@@ -50,7 +50,7 @@ def looks(
 
     async def look_on() -> list[LiveUpdate]:
         watched = Live(lambda: 7, clock)
-        watching = watched.watch(wanted or EventFilter())
+        watching = watched.updates(wanted or EventFilter())
         async with contextlib.aclosing(watching):
             seen = [await anext(watching)]
             for happening in happenings:
@@ -63,7 +63,7 @@ def looks(
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_INTERVAL", 0.005)
+    monkeypatch.setattr(live, "_UPDATE_INTERVAL", 0.005)
 
 
 # What a look has.
@@ -71,9 +71,9 @@ def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_look_has_what_is_new_since_the_last() -> None:
     seen = looks(
-        lambda live: live.note(stored(1, ["a", "b"])),
+        lambda live: live.record(stored(1, ["a", "b"])),
         lambda live: None,
-        lambda live: live.note(stored(3, ["c"])),
+        lambda live: live.record(stored(3, ["c"])),
         clock=Clock(),
     )
     assert [[event.arrival for event in look.events] for look in seen] == [[], [1, 2], [], [3]]
@@ -83,14 +83,14 @@ def test_look_has_what_is_new_since_the_last() -> None:
 
 
 def test_counts_are_whole_when_events_are_skipped() -> None:
-    count = 3 * live._KEPT
+    count = 3 * live._MAX_EVENTS
     seen = looks(
-        *(lambda live, n=n: live.note(stored(n * count + 1, ["a"] * count)) for n in range(3)),
+        *(lambda live, n=n: live.record(stored(n * count + 1, ["a"] * count)) for n in range(3)),
         clock=Clock(),
     )
     assert [look.arrived for look in seen] == [0, count, count, count]
     assert [look.skipped + look.matching for look in seen] == [0, count, count, count]
-    assert [len(look.events) for look in seen] == [0, *[live._SHOWN] * 3]
+    assert [len(look.events) for look in seen] == [0, *[live._MAX_EVENTS_PER_UPDATE] * 3]
     assert seen[-1].events[-1].arrival == 3 * count
 
 
@@ -102,7 +102,7 @@ def test_seconds_are_told_once_each_when_they_are_over() -> None:
         def happen(live: Live) -> None:
             clock.now = start + second
             if types:
-                live.note(stored(1, types))
+                live.record(stored(1, types))
 
         return happen
 
@@ -117,7 +117,7 @@ def test_seconds_are_told_once_each_when_they_are_over() -> None:
 
 def test_filter_decides_what_is_shown_and_not_what_is_counted() -> None:
     seen = looks(
-        lambda live: live.note(stored(1, ["a", "b", "a"], '{"Name":"Zoe"}')),
+        lambda live: live.record(stored(1, ["a", "b", "a"], '{"Name":"Zoe"}')),
         wanted=EventFilter(type="a", text="zoe"),
         clock=Clock(),
     )[-1]
@@ -128,12 +128,12 @@ def test_types_that_nobody_could_count_apart_are_counted_together() -> None:
     clock = Clock()
 
     def flood(live: Live) -> None:
-        live.note(stored(1, ["known"] + [f"type {n}" for n in range(10_000)] + ["x" * 10_000]))
-        live.note(stored(10_003, ["known"]))
+        live.record(stored(1, ["known"] + [f"type {n}" for n in range(10_000)] + ["x" * 10_000]))
+        live.record(stored(10_003, ["known"]))
         clock.now += 1
 
     ((_, counts),) = looks(flood, clock=clock)[-1].seconds
-    assert len(counts) == live._TYPES + 1
+    assert len(counts) == live._MAX_TYPES_PER_SECOND + 1
     assert counts["known"] == 2
     assert sum(counts.values()) == 10_003
 
@@ -142,14 +142,14 @@ def test_what_is_kept_and_shown_is_bounded_in_bytes() -> None:
     async def fill() -> tuple[int, LiveUpdate]:
         watched = Live(lambda: 0)
         for number in range(1, 101):
-            watched.note(stored(number, ["a"], '{"x":"' + "y" * 200_000 + '"}'))
+            watched.record(stored(number, ["a"], '{"x":"' + "y" * 200_000 + '"}'))
         kept = sum(memoryview(event.data).nbytes for event in watched._newest)
-        watching = watched.watch(EventFilter())
+        watching = watched.updates(EventFilter())
         async with contextlib.aclosing(watching):
             return kept, await anext(watching)
 
     kept, look = asyncio.run(fill())
-    assert kept <= live._KEPT_BYTES
+    assert kept <= live._MAX_EVENT_BYTES
     assert [event.arrival for event in look.events] == [99, 100]
 
 
@@ -159,7 +159,7 @@ def test_event_that_is_kept_does_not_keep_its_message() -> None:
 
     async def keep() -> int:
         watched = Live(lambda: 0)
-        watched.note(Stored([Event("s", 1, "a", 0, data, "id")], 1, 0, 0, {"a": 1}, 5000))
+        watched.record(Stored([Event("s", 1, "a", 0, data, "id")], 1, 0, 0, {"a": 1}, 5000))
         return memoryview(watched._newest[0].data).obj is memoryview(data).obj
 
     assert not asyncio.run(keep())
@@ -264,7 +264,7 @@ def test_viewer_that_leaves_is_forgotten(collector: RunningCollector, rudely: bo
 def test_no_more_viewers_than_may(
     collector: RunningCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_VIEWERS", 1)
+    monkeypatch.setattr(live, "_MAX_VIEWERS", 1)
     with viewing(collector) as viewer:
         next(viewer.looks())
         answer = collector.get("/api/live")
@@ -287,7 +287,8 @@ def test_viewers_are_let_go_when_the_collector_closes() -> None:
 def test_viewer_that_does_not_read_costs_ingest_and_memory_nothing(
     collector: RunningCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_SHOWN", 1000)  # so that what the kernel keeps for it is soon full
+    # Large updates soon fill the kernel's buffers for a viewer that doesn't read.
+    monkeypatch.setattr(live, "_MAX_EVENTS_PER_UPDATE", 1000)
     batches, size = 80, 250
     total = batches * size
     data = '{"x":"' + "y" * 1000 + '"}'

@@ -51,7 +51,7 @@ def test_metrics_count_what_came(collector: RunningCollector) -> None:
 
 def test_failures_are_counted() -> None:
     metrics = Metrics(lambda: 3, lambda: 4)
-    metrics.note_failure()
+    metrics.record_failure()
     found = samples(metrics.exposition().decode())
     assert found["telemetry_storage_failures_total"] == 1
     assert (found["telemetry_connections"], found["telemetry_viewers"]) == (3, 4)
@@ -59,5 +59,5 @@ def test_failures_are_counted() -> None:
 
 def test_two_collectors_in_one_process_count_apart() -> None:
     one, other = Metrics(lambda: 0, lambda: 0), Metrics(lambda: 0, lambda: 0)
-    one.note_failure()
+    one.record_failure()
     assert samples(other.exposition().decode())["telemetry_storage_failures_total"] == 0

@@ -137,7 +137,7 @@ def test_search_finds_the_same_whatever_its_windows(
     newest_first: bool,
 ) -> None:
     store(writer, *(event(n, "even" if n % 2 == 0 else "odd") for n in range(1, 31)))
-    monkeypatch.setattr(queries, "_WINDOW", window)
+    monkeypatch.setattr(queries, "_EVENTS_PER_QUERY", window)
     for after, before, limit in [(0, None, 100), (3, 29, 5), (4, 28, 12), (5, 6, 1), (0, 31, 1)]:
         found = queries.events(
             connection,
@@ -154,7 +154,7 @@ def test_search_finds_the_same_whatever_its_windows(
 def test_answer_with_large_data_is_cut_short_and_can_be_gone_on_from(
     writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(queries, "_MAX_PAGE_BYTES", 1000)
     store(writer, *(event(n, data={"x": "y" * (2000 if n == 5 else 300)}) for n in range(1, 11)))
     pages, after = [], 0
     while found := queries.events(connection, EventFilter(), after=after):
@@ -167,7 +167,7 @@ def test_answer_with_large_data_is_cut_short_and_can_be_gone_on_from(
 def test_stream_ends_although_events_keep_coming(
     writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "_CHUNK", 2)
+    monkeypatch.setattr(queries, "_ROWS_PER_CHUNK", 2)
     store(writer, *(event(n) for n in range(1, 6)))
     seen = []
     for found in queries.stream_events(connection, EventFilter()):
@@ -272,7 +272,7 @@ def test_only_the_first_thousand_gaps_are_told(
 def test_types_of_a_session_are_counted_across_windows(
     writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "_WINDOW", 4)
+    monkeypatch.setattr(queries, "_EVENTS_PER_QUERY", 4)
     for n in range(1, 21):
         store(writer, event(n, "hit" if n % 5 == 0 else "tick"), event(n, "tick", "other"))
     found = queries.session(connection, "s")
@@ -283,7 +283,7 @@ def test_types_of_a_session_are_counted_across_windows(
 def test_most_frequent_types_are_told_first_and_not_more_than_a_page_can_show(
     writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "_TYPES", 2)
+    monkeypatch.setattr(queries, "_MAX_TYPES", 2)
     store(writer, *(event(n, "abcdd"[n % 5]) for n in range(5)))
     store(writer, event(5, "c"))
     found = queries.session(connection, "s")
