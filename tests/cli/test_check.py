@@ -1,10 +1,9 @@
-"""The check of a server: each fault is found, named and answered with what to do."""
+"""The check of a server: each fault is found, named and answered with advice."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import http.server
 import json
 import socket
 import sqlite3
@@ -29,7 +28,14 @@ from redvsblue_telemetry.testing import RecordingServer
 from tests.support.collector import collector_running, free_port
 from tests.support.command import needs_full_disk, run_command, run_command_onto_full_disk
 from tests.support.connect_proxy import ConnectProxy
-from tests.support.raw_server import frame, raw_server, read_to_the_end, shake_hands
+from tests.support.raw_server import (
+    frame,
+    raw_server,
+    read_request,
+    read_to_the_end,
+    shake_hands,
+)
+from tests.support.sockets import server_context
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
 A_DAY = datetime.timedelta(days=1)
@@ -47,13 +53,13 @@ class Outcome(NamedTuple):
         return [step["state"] for step in self.steps.values()]
 
     def fault(self) -> tuple[str, str, str]:
-        """The step that failed, what it saw and what it says to do."""
+        """Return the step that failed, its detail and its advice."""
         (failed,) = (step for step in self.steps.values() if step["state"] == "failed")
         return failed["step"], failed["detail"], failed["advice"]
 
 
 def examined(url: str, *options: str) -> Outcome:
-    """Check a server; what the report says holds together in any case."""
+    """Check a server. The structure of the result is asserted in any case."""
     done = CliRunner().invoke(check, [url, "--json", *options], catch_exceptions=False)
     found = json.loads(done.output)
     outcome = Outcome(done.exit_code, {step["step"]: step for step in found["steps"]}, done.output)
@@ -66,32 +72,28 @@ def examined(url: str, *options: str) -> Outcome:
     return outcome
 
 
-# Servers that are well.
+# Good servers.
 
 
-def test_a_server_that_stores_is_well_and_gets_one_event() -> None:
-    with RecordingServer() as server:
+@pytest.mark.parametrize(
+    ("acks", "confirmation"), [(True, "once they are stored"), (False, "not that they are stored")]
+)
+def test_a_good_server_passes_and_gets_one_event(acks: bool, confirmation: str) -> None:
+    with RecordingServer(acks=acks) as server:
         outcome = examined(server.url)
+        assert server.wait_for(1)
         (event,) = server.events
     assert outcome.exit_code == 0
     assert event["type"] == "telemetry_check"
     assert set(outcome.states()) == {"ok", "skipped"}
     assert outcome.steps["tls"]["state"] == "skipped"
-    assert "acks" in outcome.steps["confirmation"]["detail"]
+    assert outcome.steps["confirmation"]["detail"].startswith("by acks" if acks else "by pongs")
+    assert confirmation in outcome.steps["confirmation"]["detail"]
     assert "median of 5 pings" in outcome.steps["round trip"]["detail"]
     assert "confirmed" in outcome.steps["event"]["detail"]
 
 
-def test_a_server_without_acks_is_well_by_its_pongs() -> None:
-    with RecordingServer(acks=False) as server:
-        outcome = examined(server.url)
-        assert server.wait_for(1)
-    assert outcome.exit_code == 0
-    assert "pongs" in outcome.steps["confirmation"]["detail"]
-    assert "not that they are stored" in outcome.steps["confirmation"]["detail"]
-
-
-def test_the_collector_is_well_and_stores_the_event() -> None:
+def test_a_collector_passes_and_stores_the_event() -> None:
     with collector_running(token=SECRET) as collector:
         outcome = examined(collector.url, "--token", SECRET)
         assert outcome.exit_code == 0
@@ -107,7 +109,7 @@ def test_the_collector_at_another_path_asks_for_the_path() -> None:
     assert "path" in advice
 
 
-def test_people_get_a_line_for_each_step_and_what_to_do_below_it() -> None:
+def test_text_output_has_a_line_for_each_step_with_its_advice_below() -> None:
     url = f"ws://127.0.0.1:{free_port()}/"
     done = CliRunner().invoke(check, [url])
     lines = done.output.splitlines()
@@ -131,14 +133,14 @@ def test_as_a_process_it_ends_with_the_exit_code_and_takes_the_token_from_the_en
 
 @needs_full_disk
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_output_that_can_t_be_written_is_told_in_a_line(options: list[str]) -> None:
+def test_output_that_can_t_be_written_is_a_one_line_error(options: list[str]) -> None:
     done = run_command_onto_full_disk("check", "nonsense", *options)
     assert done.returncode == 2
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("Error: standard output can't be written: ")
 
 
-# The URL, and how it is called.
+# The URL and the options.
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_output_that_can_t_be_written_is_told_in_a_line(options: list[str]) -> N
         ("ws://[::1/", "ws://localhost:3000/telemetry"),
     ],
 )
-def test_a_url_that_is_none_is_told_how_to_read(url: str, words: str) -> None:
+def test_an_invalid_url_is_answered_with_a_valid_one(url: str, words: str) -> None:
     step, _, advice = examined(url).fault()
     assert step == "url"
     assert words in advice
@@ -179,7 +181,7 @@ def test_a_wrong_call_is_refused_with_exit_code_2(arguments: list[str]) -> None:
     assert SECRET not in done.output
 
 
-def test_a_token_that_everybody_can_read_on_the_way_is_warned_of() -> None:
+def test_a_token_sent_without_tls_is_a_warning() -> None:
     outcome = examined("ws://no-such-host.invalid/", "--token", SECRET, "--timeout", "1")
     assert outcome.steps["url"]["state"] == "warning"
     assert "wss://" in outcome.steps["url"]["advice"]
@@ -188,10 +190,10 @@ def test_a_token_that_everybody_can_read_on_the_way_is_warned_of() -> None:
     assert "no-such-host.invalid" in detail
 
 
-# Nobody there, or somebody else.
+# No server there, or another one.
 
 
-def test_a_closed_port_asks_whether_the_server_runs() -> None:
+def test_a_closed_port_suggests_that_the_server_is_not_running() -> None:
     port = free_port()
     step, detail, advice = examined(f"ws://127.0.0.1:{port}/").fault()
     assert step == "connect"
@@ -212,49 +214,26 @@ def test_a_black_hole_fails_within_the_timeout(scheme: str, step: str) -> None:
     assert "is the port right" in advice
 
 
-def test_a_server_that_closes_at_once_is_no_websocket_server() -> None:
+def test_a_server_that_closes_at_once_is_not_a_telemetry_server() -> None:
     with raw_server(lambda client: None) as port:
         step, _, advice = examined(f"ws://127.0.0.1:{port}/", "--timeout", "2").fault()
     assert step == "handshake"
     assert "not a telemetry server" in advice
 
 
-class WebServer(http.server.ThreadingHTTPServer):
-    """Answers everything with one status, and keeps what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self, status: int, headers: dict[str, str]) -> None:
-        super().__init__(("127.0.0.1", 0), WebPages)
-        self.status = status
-        self.headers = headers
-        self.asked: list[dict[str, str]] = []
-
-
-class WebPages(http.server.BaseHTTPRequestHandler):
-    server: WebServer
-
-    def do_GET(self) -> None:
-        self.server.asked.append({name.lower(): text for name, text in self.headers.items()})
-        self.send_response(self.server.status)
-        for name, text in {"Content-Length": "0", **self.server.headers}.items():
-            self.send_header(name, text)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Nobody reads it."""
-
-
 @contextlib.contextmanager
-def web_server(status: int, **headers: str) -> Iterator[WebServer]:
-    with WebServer(status, headers) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+def web_server(status: int, *headers: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """Answer every request with a status; yield the URL, and the requests as they come."""
+    lines = (b"HTTP/1.1 %d Status" % status, b"Content-Length: 0", *headers, b"", b"")
+    requests: list[bytes] = []
+
+    def script(client: socket.socket) -> None:
+        if request := read_request(client):  # the step "connect" sends none
+            requests.append(request)
+            client.sendall(b"\r\n".join(lines))
+
+    with raw_server(script) as port:
+        yield f"ws://127.0.0.1:{port}/telemetry", requests
 
 
 @pytest.mark.parametrize(
@@ -273,20 +252,20 @@ def web_server(status: int, **headers: str) -> Iterator[WebServer]:
     ],
 )
 def test_a_web_server_s_answer_is_explained(status: int, words: str) -> None:
-    with web_server(status) as server:
-        outcome = examined(f"ws://127.0.0.1:{server.server_port}/telemetry")
+    with web_server(status) as (url, _):
+        outcome = examined(url)
     step, detail, advice = outcome.fault()
     assert step == "handshake"
     assert str(status) in detail
     assert words in advice
 
 
-def test_a_redirect_is_told_with_its_end_and_takes_no_token_there() -> None:
-    with web_server(301, Location="https://example.invalid/\x1b[31mtelemetry") as server:
-        url = f"ws://127.0.0.1:{server.server_port}/telemetry"
+def test_a_redirect_is_shown_with_its_target_which_gets_no_token() -> None:
+    location = b"Location: https://example.invalid/\x1b[31mtelemetry"
+    with web_server(301, location) as (url, requests):
         outcome = examined(url, "--token", SECRET)
         step, detail, advice = outcome.fault()
-        assert [SECRET in str(asked) for asked in server.asked] == [True, False]
+        assert [SECRET.encode() in request for request in requests] == [True, False]
     assert step == "handshake"
     assert "redirect" in detail
     assert "https://example.invalid/" in advice
@@ -294,7 +273,7 @@ def test_a_redirect_is_told_with_its_end_and_takes_no_token_there() -> None:
     assert SECRET not in outcome.output
 
 
-# Who may send.
+# Tokens.
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -308,7 +287,7 @@ def test_a_wrong_token_is_refused_and_never_shown(as_json: bool) -> None:
     assert SECRET not in done.output
 
 
-def test_a_missing_token_is_asked_for() -> None:
+def test_a_missing_token_is_named() -> None:
     with RecordingServer(token=SECRET) as server:
         step, detail, advice = examined(server.url).fault()
     assert step == "auth"
@@ -316,21 +295,21 @@ def test_a_missing_token_is_asked_for() -> None:
     assert "--token" in advice
 
 
-def test_forbidden_is_a_matter_of_the_token_too() -> None:
-    with web_server(403) as server:
-        outcome = examined(f"ws://127.0.0.1:{server.server_port}/", "--token", SECRET)
+def test_forbidden_counts_as_a_wrong_token() -> None:
+    with web_server(403) as (url, _):
+        outcome = examined(url, "--token", SECRET)
     assert outcome.fault()[0] == "auth"
     assert "403" in outcome.fault()[1]
 
 
-def test_a_server_that_takes_anybody_is_warned_of() -> None:
+def test_a_server_that_accepts_anybody_is_a_warning() -> None:
     with RecordingServer() as server:
         outcome = examined(server.url, "--token", SECRET)
     assert outcome.exit_code == 0
     assert outcome.steps["auth"]["state"] == "warning"
 
 
-def test_a_server_that_lets_in_and_throws_out_asks_about_the_token() -> None:
+def test_a_close_right_after_the_handshake_suggests_a_wrong_token() -> None:
     def script(client: socket.socket) -> None:
         shake_hands(client)
         client.sendall(frame(8, (4401).to_bytes(2, "big")))
@@ -364,31 +343,24 @@ def trusted(
 
 
 def serving(certificate: trustme.LeafCert) -> RecordingServer:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    return RecordingServer(ssl_context=context)
+    return RecordingServer(ssl_context=server_context(certificate))
 
 
 @pytest.mark.usefixtures("trusted")
-def test_a_good_certificate_is_told_with_the_days_it_has_left(authority: trustme.CA) -> None:
-    certificate = authority.issue_cert("127.0.0.1", not_after=NOW + 100.5 * A_DAY)
+@pytest.mark.parametrize(("days", "state"), [(100, "ok"), (5, "warning")])
+def test_a_valid_certificate_is_shown_with_the_days_it_has_left(
+    days: int, state: str, authority: trustme.CA
+) -> None:
+    certificate = authority.issue_cert("127.0.0.1", not_after=NOW + (days + 0.5) * A_DAY)
     with serving(certificate) as server:
         outcome = examined(server.url)
-        assert outcome.exit_code == 0
         assert len(server.events) == 1
-    assert outcome.steps["tls"]["state"] == "ok"
-    assert "Games Authority" in outcome.steps["tls"]["detail"]
-    assert "valid for 100 more days" in outcome.steps["tls"]["detail"]
-
-
-@pytest.mark.usefixtures("trusted")
-def test_a_certificate_that_expires_soon_is_warned_of(authority: trustme.CA) -> None:
-    with serving(authority.issue_cert("127.0.0.1", not_after=NOW + 5.5 * A_DAY)) as server:
-        outcome = examined(server.url)
     assert outcome.exit_code == 0
-    assert outcome.steps["tls"]["state"] == "warning"
-    assert "5 more days" in outcome.steps["tls"]["detail"]
-    assert "renew" in outcome.steps["tls"]["advice"]
+    tls = outcome.steps["tls"]
+    assert tls["state"] == state
+    assert "Games Authority" in tls["detail"]
+    assert f"valid for {days} more days" in tls["detail"]
+    assert tls.get("advice") == (None if state == "ok" else "renew the certificate")
 
 
 @pytest.mark.usefixtures("trusted")
@@ -401,15 +373,10 @@ def test_a_certificate_that_expires_soon_is_warned_of(authority: trustme.CA) -> 
     ],
 )
 def test_a_bad_certificate_is_explained(fault: str, words: str, authority: trustme.CA) -> None:
-    certificate = {
-        "expired": lambda: authority.issue_cert(
-            "127.0.0.1", not_before=NOW - 9 * A_DAY, not_after=NOW - A_DAY
-        ),
-        "not yet valid": lambda: authority.issue_cert(
-            "127.0.0.1", not_before=NOW + A_DAY, not_after=NOW + 9 * A_DAY
-        ),
-        "other name": lambda: authority.issue_cert("game.invalid", "www.game.invalid"),
-    }[fault]()
+    names = ["game.invalid", "www.game.invalid"] if fault == "other name" else ["127.0.0.1"]
+    begin = NOW + {"not yet valid": A_DAY}.get(fault, -9 * A_DAY)
+    end = NOW + {"expired": -A_DAY}.get(fault, 9 * A_DAY)
+    certificate = authority.issue_cert(*names, not_before=begin, not_after=end)
     with serving(certificate) as server:
         step, detail, advice = examined(server.url).fault()
         assert not server.requests
@@ -418,7 +385,7 @@ def test_a_bad_certificate_is_explained(fault: str, words: str, authority: trust
     assert words in advice
 
 
-def test_an_unknown_authority_is_told_how_to_make_it_known(authority: trustme.CA) -> None:
+def test_an_unknown_authority_is_answered_with_how_to_trust_it(authority: trustme.CA) -> None:
     with serving(authority.issue_cert("127.0.0.1")) as server:
         step, _, advice = examined(server.url, "--token", SECRET).fault()
         assert not server.requests
@@ -427,7 +394,7 @@ def test_an_unknown_authority_is_told_how_to_make_it_known(authority: trustme.CA
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_what_ssl_cert_file_names_is_looked_at(
+def test_the_file_in_ssl_cert_file_is_examined(
     is_there: bool, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = tmp_path / "authorities.pem"
@@ -446,12 +413,11 @@ def test_what_ssl_cert_file_names_is_looked_at(
 
 @pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_server_that_wants_a_certificate_of_its_clients_is_understood(
+def test_a_server_that_requires_a_client_certificate_is_recognized(
     version: ssl.TLSVersion, authority: trustme.CA
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = server_context(authority.issue_cert("127.0.0.1"))
     context.minimum_version = context.maximum_version = version
-    authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.configure_trust(context)
     context.verify_mode = ssl.CERT_REQUIRED
     with RecordingServer(ssl_context=context) as server:
@@ -461,21 +427,21 @@ def test_a_server_that_wants_a_certificate_of_its_clients_is_understood(
     assert "ssl_context" in advice
 
 
-def test_a_plain_server_under_wss_is_found_to_speak_no_tls() -> None:
+def test_a_plain_server_under_wss_is_recognized() -> None:
     with RecordingServer() as server:
         step, _, advice = examined(server.url.replace("ws:", "wss:")).fault()
     assert step == "tls"
     assert "ws:// instead of wss://" in advice
 
 
-def test_a_tls_server_under_ws_is_found_to_want_wss(authority: trustme.CA) -> None:
+def test_a_tls_server_under_ws_is_recognized(authority: trustme.CA) -> None:
     with serving(authority.issue_cert("127.0.0.1")) as server:
         step, _, advice = examined(server.url.replace("wss:", "ws:"), "--timeout", "2").fault()
     assert step == "handshake"
     assert "wss://" in advice
 
 
-# What confirms.
+# Confirmations.
 
 
 @contextlib.contextmanager
@@ -495,7 +461,7 @@ def promise(connection: ServerConnection, request: Any, response: Any) -> None:
     response.headers["Telemetry-Ack"] = "cumulative"
 
 
-def test_acks_that_never_come_are_missed() -> None:
+def test_acks_that_never_come_fail_the_event() -> None:
     with websocket_server(read_messages, process_response=promise) as url:
         outcome = examined(url, "--timeout", "0.5")
     step, detail, advice = outcome.fault()
@@ -505,7 +471,7 @@ def test_acks_that_never_come_are_missed() -> None:
 
 
 def closed_at_the_event(code: int, reason: str, *options: str) -> Outcome:
-    """What is found at a server that closes when it gets the event."""
+    """Check a server that closes when it gets the event."""
 
     def refuse(connection: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -532,7 +498,7 @@ def closed_at_the_event(code: int, reason: str, *options: str) -> Outcome:
         (1000, "its log may say why"),
     ],
 )
-def test_a_close_at_the_event_is_told_with_its_reason_and_what_to_do(code: int, words: str) -> None:
+def test_a_close_at_the_event_is_shown_with_its_reason_and_advice(code: int, words: str) -> None:
     began = time.monotonic()
     step, detail, advice = closed_at_the_event(code, "because\x1b[31m", "--timeout", "30").fault()
     assert time.monotonic() - began < 30  # it doesn't wait for what can't come
@@ -570,7 +536,7 @@ def test_a_collector_with_too_many_clients_says_so() -> None:
     assert "too many clients" in advice
 
 
-def test_a_collector_that_takes_no_event_as_large_says_so() -> None:
+def test_a_collector_with_a_small_message_limit_says_so() -> None:
     with collector_running(max_message_bytes=100) as collector:
         step, detail, advice = examined(collector.url).fault()
     assert step == "event"
@@ -584,7 +550,7 @@ def test_it_waits_for_longer_than_a_collector_waits_for_its_database() -> None:
     assert timeout > Options().busy_timeout
 
 
-def test_a_server_that_refuses_the_event_s_connection_is_told_by_its_status() -> None:
+def test_a_refusal_of_the_second_connection_is_shown_with_its_status() -> None:
     def refuse_the_second(connection: ServerConnection, request: Any) -> Any:
         asked.append(request)
         return None if len(asked) == 1 else connection.respond(429, "slowly\n")
@@ -603,7 +569,7 @@ def read_messages(connection: ServerConnection) -> None:
             pass
 
 
-def test_pings_that_nobody_answers_are_missed() -> None:
+def test_pings_without_pongs_fail_the_round_trip() -> None:
     def script(client: socket.socket) -> None:
         shake_hands(client)
         read_to_the_end(client)
@@ -615,7 +581,7 @@ def test_pings_that_nobody_answers_are_missed() -> None:
     assert "pings" in advice
 
 
-def test_a_server_that_talks_without_end_is_not_listened_to_without_end() -> None:
+def test_a_server_that_sends_without_end_is_not_read_without_end() -> None:
     def script(client: socket.socket) -> None:
         shake_hands(client)
         while True:
@@ -628,7 +594,7 @@ def test_a_server_that_talks_without_end_is_not_listened_to_without_end() -> Non
     assert step == "round trip"
 
 
-# What the environment says.
+# The environment.
 
 
 @pytest.mark.parametrize("variable", ["DO_NOT_TRACK", "REDVSBLUE_ENABLE_TELEMETRY"])
@@ -643,7 +609,7 @@ def test_where_telemetry_is_forbidden_no_event_is_sent(
     assert variable in advice
 
 
-def test_a_proxy_is_told_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_shown_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with ConnectProxy(credentials=f"me:{SECRET}") as proxy, RecordingServer() as server:
         monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", f"//me:{SECRET}@"))
         outcome = examined(server.url)
@@ -655,7 +621,7 @@ def test_a_proxy_is_told_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "at"), [("ws", "handshake"), ("wss", "tls")])
-def test_a_proxy_that_wants_credentials_is_told_of(
+def test_a_proxy_that_requires_credentials_is_named(
     scheme: str, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ConnectProxy(credentials="me:1") as proxy:
@@ -666,7 +632,7 @@ def test_a_proxy_that_wants_credentials_is_told_of(
     assert "user:password" in advice
 
 
-def test_a_proxy_that_does_not_run_is_told_apart_from_the_server(
+def test_a_proxy_that_does_not_run_is_not_taken_for_the_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")

@@ -1,4 +1,7 @@
-"""Each fault of a network or a server has its kind, with the cause as fields."""
+"""Each fault of a network or a server has its kind, with the cause as fields.
+
+Those of proxies are in ``test_proxy``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,6 @@ from redvsblue_telemetry._delivery.worker import TelemetryConnector
 from redvsblue_telemetry._network.contract import Connection, ConnectionLost, LostKind
 from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry.testing import RecordingServer
-from tests.support.connect_proxy import ESTABLISHED, ConnectProxy
 from tests.support.raw_server import (
     Script,
     frame,
@@ -71,49 +73,6 @@ def test_a_server_that_never_answers(scheme: str) -> None:
     with raw_server(read_to_the_end) as port:
         lost = connect_fails(f"{scheme}://127.0.0.1:{port}/", timeout=0.1)
     assert lost.kind is LostKind.TIMEOUT
-
-
-# Proxies.
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind"),
-    [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", LostKind.PROXY_AUTH),
-        (b"HTTP/1.1 403 Forbidden\r\n\r\n", LostKind.PROXY),
-        (b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 9\r\n\r\n", LostKind.PROXY),
-        (b"SSH-2.0\r\n\r\n", LostKind.PROXY),
-        (b"", LostKind.PROXY),
-        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000, LostKind.PROXY),
-        (ESTABLISHED + b"more", LostKind.PROXY),
-    ],
-)
-def test_a_proxy_that_opens_no_tunnel(
-    answer: bytes, kind: LostKind, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with ConnectProxy(script=lambda client: client.sendall(answer)) as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        lost = connect_fails("ws://127.0.0.1:9/")
-    assert lost.kind is kind
-    # The status and the wishes of a proxy are not taken for the server's.
-    assert (lost.status, lost.retry_after) == (None, None)
-
-
-@pytest.mark.parametrize(
-    ("url", "kind"),
-    [
-        ("socks5://127.0.0.1:1080", LostKind.PROXY),
-        ("http://127.0.0.1:99999", LostKind.PROXY),
-        ("http://:80", LostKind.PROXY),
-        ("http://proxy.invalid:80", LostKind.NAME),
-        ("http://127.0.0.1:{free}", LostKind.TCP),
-    ],
-)
-def test_a_proxy_that_can_t_be_reached(
-    url: str, kind: LostKind, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HTTP_PROXY", url.format(free=free_port()))
-    assert connect_fails("ws://127.0.0.1:9/").kind is kind
 
 
 # TLS.

@@ -12,11 +12,12 @@ import pytest
 import trustme
 
 from redvsblue_telemetry import ConnectionState, start_telemetry, stop_telemetry
+from redvsblue_telemetry._network.contract import LostKind
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.connect_proxy import ESTABLISHED, ConnectProxy, relay_to
 from tests.support.raw_server import read_to_the_end
 from tests.support.sdk import QUICK, delivers, failure
-from tests.support.sockets import HOST, server_context
+from tests.support.sockets import HOST, connect_fails, server_context
 from tests.support.wait import wait_until
 
 TO_LOOPBACK = {HOST: "127.0.0.1"}  # which a ConnectProxy can resolve, and nobody else
@@ -299,53 +300,61 @@ def test_the_proxy_is_told_no_token_and_no_header_of_the_server_s(
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "kind"),
     [
-        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nhush",
-        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/hush\r\n\r\n",
-        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-        b"SSH-2.0-hush\r\n\r\n",
-        b"HTTP/1.1 200",
-        b"HTTP/1.1 200 OK\r\n" + b"X: hush\r\n" * 20_000,
-        ESTABLISHED + b"hush",
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", LostKind.PROXY_AUTH),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nhush", LostKind.PROXY),
+        (b"HTTP/1.1 429 No\r\nRetry-After: 9\r\n\r\n", LostKind.PROXY),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/hush\r\n\r\n", LostKind.PROXY),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", LostKind.PROXY),
+        (b"SSH-2.0-hush\r\n\r\n", LostKind.PROXY),
+        (b"HTTP/1.1 200", LostKind.PROXY),
+        (b"", LostKind.PROXY),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: hush\r\n" * 20_000, LostKind.PROXY),
+        (ESTABLISHED + b"hush", LostKind.PROXY),
     ],
 )
 def test_a_proxy_that_opens_no_tunnel_is_blamed_and_not_gone_around(
-    answer: bytes,
-    server: RecordingServer,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    answer: bytes, kind: LostKind, server: RecordingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ConnectProxy(script=lambda client: client.sendall(answer)) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        reason = failure(server.url, token="hush")
-    assert reason.startswith("the proxy")
-    assert "hush" not in reason + caplog.text
+        lost = connect_fails(server.url, token="hush")
+    assert lost.kind is kind
+    # The status and the wishes of a proxy are not taken for the server's.
+    assert (lost.status, lost.retry_after) == (None, None)
+    assert str(lost).startswith("the proxy")
+    assert "hush" not in str(lost)
     assert not server.requests
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "kind", "words"),
     [
-        ("https://player:hush@127.0.0.1:{port}", "https://"),
-        ("socks5://player:hush@127.0.0.1:{port}", "socks5://"),
-        ("socks5h://player:hush@127.0.0.1:{port}", "socks5h://"),
-        ("http://player:hush@proxy.invalid:3128", "proxy.invalid"),
-        ("http://127.0.0.1:hush", "invalid"),
-        ("http://:80", "has no host"),
-        ("http://[::1", "invalid"),
+        ("https://player:hush@127.0.0.1:{port}", LostKind.PROXY, "https://"),
+        ("socks5://player:hush@127.0.0.1:{port}", LostKind.PROXY, "socks5://"),
+        ("http://127.0.0.1:hush", LostKind.PROXY, "invalid"),
+        ("http://127.0.0.1:99999", LostKind.PROXY, "invalid"),
+        ("http://[::1", LostKind.PROXY, "invalid"),
+        ("http://:80", LostKind.PROXY, "has no host"),
+        ("http://player:hush@proxy.invalid:3128", LostKind.NAME, "proxy.invalid"),
     ],
 )
 def test_a_proxy_that_can_t_be_used_is_named_and_not_gone_around(
-    url: str, words: str, server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+    url: str,
+    kind: LostKind,
+    words: str,
+    server: RecordingServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with ConnectProxy() as proxy:
         monkeypatch.setenv("HTTP_PROXY", url.format(port=proxy.port))
-        reason = failure(server.url)
+        lost = connect_fails(server.url)
         assert proxy.connections == 0
-    assert words in reason
-    assert "hush" not in reason
-    assert "player" not in reason
+    assert lost.kind is kind
+    assert words in str(lost)
+    assert "hush" not in str(lost)
+    assert "player" not in str(lost)
     assert not server.requests
 
 
