@@ -1,8 +1,8 @@
-"""Makes the pictures of the live page for the docs: a collector, three battles, and a real browser.
+"""Make the docs' pictures of the live page, with a collector, three battles and a browser.
 
     python scripts/collector_pictures.py
 
-It needs Playwright and a Chromium that is installed, and takes about two minutes.
+It needs Playwright and an installed Chromium, and takes about two minutes.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ BROKEN = '[{"type":"ship_hit","timestamp":"yesterday","data":{"shipId":"red-3"}}
 
 
 def main() -> None:
-    """Play, look, and take the pictures."""
+    """Run a collector and three games, and take the pictures."""
     parser = argparse.ArgumentParser(description="Make the pictures of the collector's live page.")
-    parser.add_argument("--seconds", type=float, default=115.0, help="how long to play before")
+    parser.add_argument("--seconds", type=float, default=115.0, help="how long to play before that")
     parser.add_argument("--folder", type=Path, default=IMAGES)
     options = parser.parse_args()
     is_over = threading.Event()
@@ -60,7 +60,7 @@ def main() -> None:
     collector = threading.Thread(target=asyncio.run, args=(collect(),), daemon=True)
     collector.start()
     if not is_ready.wait(20):
-        raise SystemExit("the collector didn't come up")
+        raise SystemExit("the collector did not start")
     url = with_url[0]
     ws_url = f"ws{url.removeprefix('http')}telemetry"
     games = [threading.Thread(target=play, args=(ws_url, seed, is_over)) for seed in (7, 11, 23)]
@@ -71,7 +71,7 @@ def main() -> None:
         take(browser, url, options.folder / "collector-empty.png", "light", 1100, 640)
         for game in games:
             game.start()
-        # What is no event, as a game with a bug may send it, and a number that never comes.
+        # A part that is not a valid event, as a game with a bug may send it.
         with connect(ws_url) as websocket:
             websocket.send(BROKEN)
         time.sleep(options.seconds)
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def play(url: str, seed: int, is_over: threading.Event) -> None:
-    """One game, until it is over; the third has a store that is too small now and then."""
+    """Run one game until it is over. The third game's store is too small at times."""
     capacity = 30 if seed == 23 else 5000
     settings = TelemetrySettings(
         enabled=True,
@@ -117,7 +117,7 @@ def take(
     width: int,
     height: int,
 ) -> None:
-    """A picture of the page as it is after a few seconds."""
+    """Take a picture of the page after a few seconds."""
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.goto(url)
     page.wait_for_timeout(3500)

@@ -57,7 +57,7 @@ class Watch:
 @pytest.fixture
 def look(browser: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Look]:
     """Open a page and watch it; fail at the end of the test if it misbehaved."""
-    monkeypatch.setattr(live, "_UPDATE_INTERVAL", 0.05)  # seconds between two updates; 0.5 is slow
+    monkeypatch.setattr(live, "_UPDATE_INTERVAL", 0.1)  # seconds between two updates; 0.5 is slow
     watches = []
 
     def look(url: str, *, faults_allowed: str = "", **options: Any) -> Any:

@@ -24,32 +24,31 @@ __all__ = ["report"]
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("telemetry.sqlite3"),
     show_default=True,
-    help="The collector's database; a collector may be writing it meanwhile.",
+    help="The collector's database. A collector may be writing to it.",
 )
-@click.option("--session", metavar="ID", help="Only of the session of this id.")
-@click.option("--all", "all_sessions", is_flag=True, help="Of all sessions: so it is by default.")
+@click.option("--session", metavar="ID", help="Only report on this session.")
+@click.option("--all", "all_sessions", is_flag=True, help="Report on all sessions (the default).")
 @click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, allow_dash=True),
     default="report.html",
     show_default=True,
-    help="The page to write; - for standard output.",
+    help="Write to this file; - is standard output.",
 )
 def report(db: Path, session: str | None, output: str, *, all_sessions: bool) -> None:
-    """Make one HTML page of what is stored: timeline, counts by type, loss, rejected messages.
+    """Write an HTML page: timeline, event types, frame times, loss and rejected messages.
 
-    The page stands alone: it runs no script and asks no server for anything.
+    The page is a single file without scripts, and loads nothing from any server.
 
-    It shows frame times where events tell them. In an event of any type, it takes the first of
-    these fields that is a number: frame_time_ms, frameTimeMs, frame_ms, frameMs (milliseconds),
-    fps (frames a second). A field dt is not taken: some games give it in seconds, others in
-    milliseconds.
+    Frame times can be in events of any type. The report uses the first of these fields that is a
+    number: frame_time_ms, frameTimeMs, frame_ms, frameMs (milliseconds), fps (frames per second).
+    It ignores a field dt: some games give it in seconds, others in milliseconds.
     """
     if session is not None and all_sessions:
-        raise click.UsageError("--session and --all exclude each other")
+        raise click.UsageError("--session and --all can't be used together")
     if not output:
-        raise click.BadParameter("it names no file", param_hint="'--output'")
+        raise click.BadParameter("the file name is empty", param_hint="'--output'")
     found = _gathered(db, session, output)
     with output_to(output, db) as stream:
         for part in page(found):
@@ -68,6 +67,6 @@ def _gathered(db: Path, session: str | None, output: str) -> Report:
         raise CommandError(str(error)) from error
     if found is None:
         raise CommandError(
-            f"{db} holds no session {session}; a report of all lists those that it holds"
+            f"{db} has no session {session}; a report without --session lists its sessions"
         )
     return found
