@@ -1,7 +1,7 @@
 """What a hostile server can send, by the thousand: at worst, it may cost the connection.
 
 Each input is a handshake's answer, or frames on an open connection: a valid one that is mutated,
-or pure noise. It goes through a real socket into the real transport and exchange, cut at random
+or pure noise. It goes through a real socket into the real transport and session, cut at random
 places. Whatever else than :class:`ConnectionLost` comes out of them, a ledger that doesn't balance,
 a buffer that grows past its bound and a hang are failures. An input follows from the seed and its
 number alone, so a failure is repeated by ``--seed S --only NUMBER``.
@@ -31,12 +31,13 @@ from types import SimpleNamespace
 
 import websocket
 
-from redvsblue_telemetry._delivery.session import Outcome, WireSession
+from redvsblue_telemetry._delivery.session import WireSession
 from redvsblue_telemetry._delivery.window import DeliveryWindow
 from redvsblue_telemetry._network.contract import ConnectionLost, Endpoint
 from redvsblue_telemetry._network.stream import Stream
 from redvsblue_telemetry._network.websocket import WebSocketConnection, open_websocket
 from redvsblue_telemetry._recording.codec import EncodedEvent, EventCodec
+from redvsblue_telemetry._recording.ledger import Ledger
 from redvsblue_telemetry._recording.store import TelemetryStore
 from redvsblue_telemetry.settings import TelemetrySettings
 
@@ -219,7 +220,7 @@ def pieces(rng: random.Random, data: bytes) -> Iterator[bytes]:
 
 
 def try_frames(rng: random.Random) -> str:
-    """Play one input into an exchange that has batches in flight; returns what became of it."""
+    """Play one input into an session that has batches in flight; returns what became of it."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -228,39 +229,41 @@ def try_frames(rng: random.Random) -> str:
         window = DeliveryWindow(
             max_batches=512, max_bytes=1 << 22, max_batch_bytes=1 << 18, confirm_timeout=3600.0
         )
-        outcome, dropped, ending = Outcome(), 0, "survived"
+        ledger, dropped, ending = Ledger(store), 0, "survived"
         for number in range(EVENTS):
             store.push(codec.encode("fuzz", {"n": number}, {}))
         connection = open_connection(ours, has_acks=rng.random() < 0.5)
-        exchange = WireSession(
+        session = WireSession(
             connection,
             store=store,
             codec=codec,
             window=window,
-            outcome=outcome,
+            ledger=ledger,
             settings=SETTINGS,
             clock=time.monotonic,
             may_send=lambda: True,
         )
         is_reading = rng.random() < 0.8
         try:
-            exchange.send_out(is_urgent=True, is_awaited=True)
+            session.send(is_urgent=True, is_awaited=True)
             for piece in pieces(rng, frames_input(rng)):
                 theirs.sendall(piece)
-                take_all_in(exchange)
-                exchange.send_out(is_urgent=False, is_awaited=True)
+                take_all_in(session)
+                session.send(is_urgent=False, is_awaited=True)
                 if is_reading:
                     with contextlib.suppress(BlockingIOError):
                         theirs.recv(1 << 20)
             theirs.shutdown(socket.SHUT_WR)
-            take_all_in(exchange)
+            take_all_in(session)
         except ConnectionLost as lost:
             ending = str(lost)
             dropped = window.connection_lost(lost.close_code) is not None
         if connection.unwritten > UNWRITTEN_BOUND:
             raise Failure(f"{connection.unwritten} bytes wait to be written")
-        if outcome.delivered + window.in_flight + len(store) + dropped != EVENTS:
-            raise Failure(f"the ledger: {outcome}, in flight {window.in_flight}, dropped {dropped}")
+        if ledger.delivered + window.in_flight + len(store) + dropped != EVENTS:
+            raise Failure(
+                f"the ledger: {ledger.read()}, in flight {window.in_flight}, dropped {dropped}"
+            )
         connection.abort()
         return ending
 
@@ -276,12 +279,12 @@ def open_connection(sock: socket.socket, *, has_acks: bool) -> WebSocketConnecti
     return WebSocketConnection(client, stream)
 
 
-def take_all_in(exchange: WireSession) -> None:
+def take_all_in(session: WireSession) -> None:
     """Read until there is nothing more; as the worker does, but for the waiting."""
-    exchange.take_in()
-    while exchange.has_work:
-        exchange.take_in()
-        exchange.send_out(is_urgent=False, is_awaited=True)
+    session.receive()
+    while session.has_work:
+        session.receive()
+        session.send(is_urgent=False, is_awaited=True)
 
 
 def try_handshake(rng: random.Random, listener: socket.socket) -> str:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from ._delivery.states import ConnectionState
 from ._delivery.worker import TelemetryConnector
+from ._process import emit, get_telemetry, start_telemetry, stop_telemetry
 from ._recording.store import TelemetryStore
-from .client import Telemetry, TelemetryStats, emit, get_telemetry, start_telemetry, stop_telemetry
+from .client import Telemetry, TelemetryStats
 from .errors import InvalidEventError, SettingsError, TelemetryError
 from .events import TelemetryEvent
 from .settings import TelemetrySettings

@@ -143,7 +143,7 @@ def _handler(push: Push) -> Handler:
             pass  # `push` has counted and logged it; `strict` is for the game's own calls
         except Exception:
             with contextlib.suppress(Exception):  # nor of a log handler that fails
-                logger.exception("an engine's event could not be taken")
+                logger.exception("could not record an engine's event")
 
     return take_event
 

@@ -27,10 +27,12 @@ THE_PACKAGE = """
     _recording      | errors  events  _shared
     _network        | _shared
     _delivery       | settings  _recording  _network  _shared
-    client          | errors  events  settings  engines  _recording  _delivery  _shared
-    __init__        | errors  events  settings  client  _recording  _delivery
+    _lifecycle      | _recording
+    client          | errors  events  settings  engines  _lifecycle  _recording  _delivery  _shared
+    _process        | errors  settings  client  _lifecycle
+    __init__        | errors  events  settings  client  _process  _recording  _delivery
     collector       | settings  _shared
-    testing         | events  settings  client  collector  _shared
+    testing         | events  settings  client  _process  collector  _shared
     collector.testing | testing
     cli             | *
     __main__        |
@@ -42,6 +44,7 @@ ROOMS = {
         counter         |
         jsonable        |
         store           | counter
+        ledger          | counter  store
         codec           | jsonable
         emit            | codec  store
     """,
@@ -62,8 +65,9 @@ ROOMS = {
         poller          |
         log             |
         window          |
+        requests        |
         session         | window  pacing  log
-        worker          | session  window  states  backoff  poller  log
+        worker          | session  window  states  requests  backoff  poller  log
     """,
     "collector": """
         messages        |

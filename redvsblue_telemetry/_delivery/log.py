@@ -1,7 +1,7 @@
-"""What the log is told of the connection: each change of its state, but no flood of them.
+"""The log of the connection: each change of its state, but no flood of lines.
 
 A server that slams the door, or a route that flaps, changes the state many times a second. The
-first changes are told as they come; after that a line a minute says where things stand then.
+first changes are logged as they come; after that, one line a minute logs the latest state.
 """
 
 from __future__ import annotations
@@ -12,49 +12,49 @@ from collections.abc import Callable
 
 from .._shared import TokenBucket
 
-__all__ = ["LINES_AT_ONCE", "LINES_A_SECOND", "ConnectionLog", "log_safely"]
+__all__ = ["LINES_AT_ONCE", "LINES_PER_SECOND", "ConnectionLog", "log_safely"]
 
 logger = logging.getLogger("redvsblue_telemetry")
 
 LINES_AT_ONCE = 8
-LINES_A_SECOND = 1 / 60  # after these
+LINES_PER_SECOND = 1 / 60  # after those
 
 
 def log_safely(level: int, message: str, *args: object, with_traceback: bool = False) -> None:
-    """Write a line to the log, from the worker: a handler that fails must not end delivery."""
+    """Log a line from the worker; a handler that raises must not end delivery."""
     with contextlib.suppress(Exception):
         logger.log(level, message, *args, exc_info=with_traceback)
 
 
 class ConnectionLog:
-    """Tells the log where things stand, when that isn't what it was told last.
+    """Logs the state of the connection whenever it differs from the last line.
 
-    Used by the worker thread alone.
+    Used by the worker thread only.
 
     Args:
-        clock: seconds that only go forward.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._allowance = TokenBucket(LINES_A_SECOND, LINES_AT_ONCE, clock)
+        self._allowance = TokenBucket(LINES_PER_SECOND, LINES_AT_ONCE, clock)
         self._current: tuple[int, str, str] | None = None
-        self._told: tuple[int, str, str] | None = None
+        self._logged: tuple[int, str, str] | None = None
 
-    def say(self, level: int, message: str, detail: str) -> None:
-        """This is how things stand now.
+    def report(self, level: int, message: str, detail: str) -> None:
+        """Set the state, and log it if that is allowed now.
 
         Args:
             level: as in :mod:`logging`.
             message: with one ``%s``.
-            detail: what comes in its place.
+            detail: replaces the ``%s``.
         """
         self._current = (level, message, detail)
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Tell what could not be told when it was said, if it still holds."""
-        if self._current is None or self._current == self._told:
+        """Log the state if it was not allowed before and still differs from the last line."""
+        if self._current is None or self._current == self._logged:
             return
         if self._allowance.take():
             log_safely(*self._current)
-            self._told = self._current
+            self._logged = self._current

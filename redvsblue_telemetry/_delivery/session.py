@@ -1,10 +1,10 @@
-"""What goes over one open connection: events out, proof of their receipt in.
+"""The exchange over one open connection: events out, proof of receipt in.
 
 Events are taken from the store when the drain interval is over, when the store passes its
-high-water mark, and when somebody flushes; and then all of them, batch after batch, as far as the
-window and the socket have room. So the interval is the longest that an event waits, and no limit
-on how many go. Meanwhile the worker lets the game have its turns (:mod:`.turns`), unless somebody
-waits for a flush or a stop.
+high-water mark, and when a caller flushes. Then all of them are taken, batch after batch, as long
+as the window and the socket have room. So the interval bounds how long an event waits, not how
+many are sent. In between the worker yields to the game (:mod:`.pacing`), unless a caller waits for
+a flush or a stop.
 """
 
 from __future__ import annotations
@@ -16,44 +16,35 @@ import msgspec
 
 from .._network.contract import Connection, ConnectionLost, Frame, FrameKind, LostKind
 from .._recording.codec import EncodedEvent, EventCodec
+from .._recording.ledger import DropReason, Ledger
 from .._recording.store import TelemetryStore
 from ..settings import TelemetrySettings
 from .log import log_safely
 from .pacing import TimeSlice
 from .window import Batch, DeliveryWindow, InvalidConfirmationError
 
-__all__ = ["Outcome", "WireSession"]
+__all__ = ["WireSession"]
 
-_UNWRITTEN_BYTES = 256 * 1024  # with so much in hand that the socket won't take, no more is sent
-_STEPS_A_TURN = 16  # batches loaded or sent between two looks at what has come in
-_WRITE_BYTES = 64 * 1024  # written at once while somebody waits for it
+_MAX_UNWRITTEN_BYTES = 256 * 1024  # while the socket owes more than this, nothing is sent
+_STEPS_PER_TURN = 16  # batches loaded or sent between two calls of `receive`
+_WRITE_BYTES = 64 * 1024  # written at once while a caller waits
 _KEEPALIVE = b"keepalive"
-_LONGEST_NUMBER = 19  # digits; of a longer one, int() may even fail
-
-
-class Outcome(msgspec.Struct):
-    """What became of the events that left the store. Written by the worker, read by anybody."""
-
-    delivered: int = 0
-    discarded: int = 0
-    """Not to be sent: by ``before_send``, the toggle, the server's refusal, or the end."""
-    rejected: int = 0
-    """At these, ``before_send`` failed."""
+_MAX_DIGITS = 19  # of a batch number; int() raises for a few thousand digits
 
 
 class WireSession:
     """Moves events over one open connection. Used by the worker thread alone.
 
     Args:
-        connection: open.
-        store: where events come from.
-        codec: seals them.
+        connection: an open connection.
+        store: the events to send.
+        codec: completes them.
         window: keeps them until they are confirmed.
-        outcome: counts them.
+        ledger: counts them.
         settings: see :class:`TelemetrySettings`.
-        clock: seconds that only go forward.
-        may_send: asked before each batch: ``before_send`` may take its time, and the player may
-            say no meanwhile.
+        clock: returns monotonic seconds.
+        may_send: called before each batch, because ``before_send`` may take long and the player
+            may switch telemetry off meanwhile.
     """
 
     def __init__(
@@ -63,7 +54,7 @@ class WireSession:
         store: TelemetryStore[EncodedEvent],
         codec: EventCodec,
         window: DeliveryWindow,
-        outcome: Outcome,
+        ledger: Ledger,
         settings: TelemetrySettings,
         clock: Callable[[], float],
         may_send: Callable[[], bool],
@@ -72,21 +63,21 @@ class WireSession:
         self._store = store
         self._codec = codec
         self._window = window
-        self._outcome = outcome
+        self._ledger = ledger
         self._settings = settings
         self._clock = clock
         self._may_send = may_send
         self._turn = TimeSlice(clock)
         self._is_draining = False
         self._drain_at = self._heard_at = clock()
-        self._asked_at: float | None = None  # when a keepalive went out that is unanswered
+        self._asked_at: float | None = None  # when the unanswered keepalive was sent
         self._has_proof = settings.confirm == "auto"
 
-    def take_in(self) -> int:
-        """Read what has arrived; returns how many events it proves to be delivered.
+    def receive(self) -> int:
+        """Read the frames that have arrived; return how many events they confirm.
 
         Raises:
-            ConnectionLost: the connection is gone, or the server talks nonsense.
+            ConnectionLost: the connection is gone, or the server broke the protocol.
         """
         self._begin_turn()
         delivered = 0
@@ -107,36 +98,36 @@ class WireSession:
             delivered = self._window.confirm(number, self._clock())
         except InvalidConfirmationError as error:
             if is_pong:
-                return 0  # pongs may come unasked (RFC 6455, section 5.5.3), and repeat themselves
+                return 0  # pongs may be unsolicited (RFC 6455, section 5.5.3) or repeated
             message = f"malformed ack from the server: {error}"
             raise ConnectionLost(LostKind.PROTOCOL, message) from None
-        self._outcome.delivered += delivered
+        self._ledger.deliver(delivered)
         return delivered
 
-    def send_out(self, *, is_urgent: bool, is_awaited: bool) -> None:
-        """Send as many batches as one turn may, if it is time to.
+    def send(self, *, is_urgent: bool, is_awaited: bool) -> None:
+        """Send at most as many batches as one turn allows, if it is time to.
 
         Args:
-            is_urgent: it is time, whatever the interval says.
-            is_awaited: somebody waits for it, and would rather it were done than be disturbed less.
+            is_urgent: don't wait for the drain interval.
+            is_awaited: a caller waits for it, so be quick rather than considerate.
         """
         self._is_draining = self._is_time_to_drain(is_urgent=is_urgent or is_awaited)
-        for _ in range(_STEPS_A_TURN):
+        for _ in range(_STEPS_PER_TURN):
             if not (self._can_send and self._may_send()):
                 break
             if self._turn.is_over:
-                self._let_go(is_awaited=is_awaited)
+                self._yield(is_awaited=is_awaited)
             batch = self._window.next_unsent()
             if batch is None:
                 self._load()
             else:
-                self._send(batch)
+                self._send_batch(batch)
         else:
-            self._let_go(is_awaited=is_awaited)
+            self._yield(is_awaited=is_awaited)
         self._connection.flush()
 
-    def _let_go(self, *, is_awaited: bool) -> None:
-        """Write what there is, and let the game have its turn, unless it waits for the worker."""
+    def _yield(self, *, is_awaited: bool) -> None:
+        """Write, and let the game have its turn, unless it waits for the worker."""
         if not is_awaited:
             self._turn.yield_gil(self._connection.flush)
             self._begin_turn()
@@ -146,7 +137,7 @@ class WireSession:
     def _begin_turn(self) -> None:
         self._turn.begin(len(self._store) / self._store.high_water)
 
-    def _send(self, batch: Batch) -> None:
+    def _send_batch(self, batch: Batch) -> None:
         self._connection.send(self._message(batch.events))
         number = self._window.mark_sent(self._clock())
         if self._has_proof and not self._connection.has_acks:
@@ -154,19 +145,19 @@ class WireSession:
 
     @property
     def has_work(self) -> bool:
-        """Whether something can be done at once, without waiting for anybody."""
+        """Whether there is something to read or send without waiting."""
         return self._connection.has_more or self._can_send
 
     @property
     def _can_send(self) -> bool:
-        if self._connection.unwritten > _UNWRITTEN_BYTES:
+        if self._connection.unwritten > _MAX_UNWRITTEN_BYTES:
             return False
         can_load = self._is_draining and self._window.has_room
         return can_load or self._window.next_unsent() is not None
 
     @property
-    def wants_wake_up(self) -> bool:
-        """Whether a store that fills should wake the worker: it could take events and isn't."""
+    def wants_nudge(self) -> bool:
+        """Whether a filling store should wake the worker: it has room, and isn't draining."""
         return self._window.has_room and not self._is_draining
 
     def _is_time_to_drain(self, *, is_urgent: bool) -> bool:
@@ -178,9 +169,9 @@ class WireSession:
         return bool(self._store)
 
     def _load(self) -> None:
-        """Take the next events from the store into the window."""
+        """Move the next events from the store to the window."""
         taken = self._store.drain_numbered(self._settings.batch_size)
-        if len(taken) < self._settings.batch_size:  # that was all there is
+        if len(taken) < self._settings.batch_size:  # the store was empty
             self._is_draining = False
             self._drain_at = self._clock() + self._settings.drain_interval
         if self._settings.before_send is None:
@@ -190,23 +181,22 @@ class WireSession:
             reviewed = [self._reviewed(to_wire(body, number), number) for body, number in taken]
             self._window.load([event for event in reviewed if event is not None])
 
-    def _reviewed(self, sealed: bytes, number: int) -> bytes | None:
-        """What ``before_send`` makes of an event; None if it isn't to be sent."""
+    def _reviewed(self, wire: bytes, number: int) -> bytes | None:
+        """Return an event as ``before_send`` changes it; None if it isn't to be sent."""
         assert self._settings.before_send is not None
         try:
-            event = self._settings.before_send(self._codec.from_wire(sealed))
+            event = self._settings.before_send(self._codec.from_wire(wire))
             if event is not None:
                 return self._codec.to_wire(self._codec.encode_event(event), number)
-        except BaseException:  # whatever it raises, the worker lives on
-            self._outcome.rejected += 1
-            if self._outcome.rejected == 1:  # it runs for every event: the rest are only counted
+        except BaseException:  # even a SystemExit must not end the worker
+            if self._ledger.reject_reviewed() == 1:  # called per event: log the first one only
                 log_safely(
                     logging.ERROR,
-                    "before_send failed; the events at which it fails are rejected",
+                    "before_send raised; events for which it raises are rejected",
                     with_traceback=True,
                 )
         else:
-            self._outcome.discarded += 1
+            self._ledger.drop(1, DropReason.FILTERED)
         return None
 
     def _message(self, events: tuple[bytes, ...]) -> bytes:
@@ -215,10 +205,10 @@ class WireSession:
         return b"[" + b",".join(events) + b"]"
 
     def keep_alive(self) -> None:
-        """Ask a server that has long been silent for a word.
+        """Ping a server that has been silent for long.
 
         Raises:
-            ConnectionLost: what should have been answered by now is not.
+            ConnectionLost: a batch or a ping is not confirmed in time.
         """
         if not self._has_proof:
             return
@@ -237,7 +227,7 @@ class WireSession:
 
     @property
     def next_deadline(self) -> float | None:
-        """When something is due though nothing happens."""
+        """The next moment at which the worker has to act even if no I/O happens."""
         settings = self._settings
         deadlines = []
         if not self._is_draining:
@@ -253,13 +243,13 @@ class WireSession:
 
 
 def _confirmation(frame: Frame, *, has_acks: bool) -> int | None:
-    """The number that a frame confirms, or None if it says nothing about delivery.
+    """Return the batch number that a frame confirms, or None if it confirms none.
 
     Raises:
-        ConnectionLost: it should be an ack and is none.
+        ConnectionLost: the frame should be an ack and is malformed.
     """
     if frame.kind is FrameKind.PONG:
-        is_number = frame.payload.isdigit() and len(frame.payload) <= _LONGEST_NUMBER
+        is_number = frame.payload.isdigit() and len(frame.payload) <= _MAX_DIGITS
         return int(frame.payload) if is_number and not has_acks else None
     if not has_acks:
         return None

@@ -15,21 +15,19 @@ One daemon thread runs :meth:`TelemetryConnector._run`. Its connection goes thro
                        ├─ time is up ── BACKING_OFF
                        └─ time is up ── OFFLINE   if there is no network, or the host says so
 
-    IDLE by the toggle, and STOPPED, can follow on every state.
+    IDLE by the toggle, and STOPPED, can follow every state.
 
-The thread waits in one place, :class:`Poller`: for the socket, a time, or a wake-up. So
-whatever happens wakes it at once, and nothing polls. What other threads want of it they write
-down in an attribute of their own and wake it; it looks at them only between waits.
+The thread waits in one place, :class:`Poller`: for the socket, a time, or a wake-up. So anything
+that happens wakes it at once, and nothing polls. Other threads leave their requests in
+:class:`Requests` and wake it; it reads them only between waits.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import selectors
 import threading
-from collections import deque
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -37,13 +35,15 @@ from .._network.contract import Connection, ConnectionLost, Endpoint, LostKind, 
 from .._network.dial import prepare
 from .._network.websocket import open_websocket
 from .._recording.codec import EncodedEvent, EventCodec
+from .._recording.ledger import DropReason, Ledger
 from .._recording.store import TelemetryStore
 from .._shared import TokenBucket, is_loopback, monotonic
 from ..settings import TelemetrySettings, is_token
 from .backoff import Backoff
-from .log import LINES_A_SECOND, LINES_AT_ONCE, ConnectionLog, log_safely
+from .log import LINES_AT_ONCE, LINES_PER_SECOND, ConnectionLog, log_safely
 from .poller import Poller
-from .session import Outcome, WireSession
+from .requests import Request, Requests
+from .session import WireSession
 from .states import (
     BACKING_OFF,
     CONNECTED,
@@ -60,46 +60,30 @@ __all__ = ["TelemetryConnector"]
 
 _WINDOW_BATCHES = 512
 _WINDOW_BYTES = 4 * 1024 * 1024
-_LONGEST_RETRY_AFTER = 3600.0  # seconds; a server that asks for more gets this
-_STOP_MARGIN = 0.1  # the part of a stop's timeout that is left for the worker to end in
-_AFTER_AN_ERROR = 1.0  # seconds until the worker goes on
-_LAST_STEPS = 0.05  # seconds that a thread may take to be gone once it has told that it ends
+_MAX_RETRY_AFTER = 3600.0  # seconds; a server that asks for more gets this
+_STOP_MARGIN = 0.1  # the fraction of a stop's timeout in which the worker ends after giving up
+_RECOVERY_DELAY = 1.0  # seconds after an internal error
+_JOIN_TIMEOUT = 0.05  # seconds for a thread to be gone once its last statement has run
 
 Connect = Callable[[Endpoint, Wait, float], Connection]
 
 
-class _InterruptedError(Exception):
-    """The reason for an attempt is gone: by a stop, the toggle, or the network's state."""
-
-
-class _Request:
-    """Something that a caller wants done with the events up to a number, and waits for."""
-
-    def __init__(self, up_to: int) -> None:
-        self.up_to = up_to
-        self.loaded: int | None = None
-        """How many events the window had been given when the last of them left the store."""
-        self.done = threading.Lock()
-        """Released by the worker. An Event has a lock inside: a caller may hold that when a signal
-        handler stops the worker, and then the two would wait for each other."""
-        self.done.acquire()
-
-    def wait(self, timeout: float) -> bool:
-        """Wait until it is done; whether it is."""
-        return self.done.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX)))
+class _Interrupted(Exception):  # noqa: N818 (it is not an error)
+    """A stop, the toggle or the host's notice ended an attempt."""
 
 
 class TelemetryConnector:
-    """Delivers what is in a store to a server, on a daemon thread of its own.
+    """Delivers the events in a store to a server, on its own daemon thread.
 
     The public methods may be called from any thread.
 
     Args:
-        store: where the events come from: bodies, as ``codec`` makes them.
-        codec: seals the bodies.
+        store: the events, encoded by ``codec``.
+        codec: completes the events.
         settings: see :class:`TelemetrySettings`.
+        ledger: counts what becomes of the events; if None, a new one.
         connect: opens a connection.
-        clock: seconds that only go forward.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -108,6 +92,7 @@ class TelemetryConnector:
         codec: EventCodec,
         settings: TelemetrySettings,
         *,
+        ledger: Ledger | None = None,
         connect: Connect = open_websocket,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -117,20 +102,10 @@ class TelemetryConnector:
         self._connect = connect
         self._clock = clock
         self._thread = threading.Thread(target=self._run, name="redvsblue-telemetry", daemon=True)
-        self._place = Poller()
+        self._poller = Poller()
+        self._requests = Requests(self._poller.wake)
 
-        # Written by callers, read by the worker:
-        self._enabled = True
-        self._online = True
-        self._retry_at_once = False  # the worker, too, once it does
-        self._stop_at: float | None = None  # the worker, too, once nothing more can be done
-        self._flushes: deque[_Request] = deque()
-        self._discards: deque[_Request] = deque()
-        self._stops: deque[_Request] = deque()
-        self._nudged = False  # the worker, too, once it drains
-        self._wants_wake_up = False  # the worker sets it before a wait; whoever wakes it clears it
-
-        # The worker's own:
+        # Used by the worker only:
         self._backoff = Backoff(settings.backoff_base, settings.backoff_max)
         self._window = DeliveryWindow(
             max_batches=_WINDOW_BATCHES,
@@ -139,23 +114,21 @@ class TelemetryConnector:
             confirm_timeout=settings.confirm_timeout,
         )
         self._connection: Connection | None = None
-        self._not_before = -math.inf  # when a server that asked for it may be called on again
-        self._has_given_up = False  # on what was undelivered at the end
-        self._state_log = ConnectionLog(clock)
-        self._refusals_log = TokenBucket(LINES_A_SECOND, LINES_AT_ONCE, clock)
+        self._not_before = -math.inf  # a Retry-After forbids attempts until then
+        self._connection_log = ConnectionLog(clock)
+        self._refusals_log = TokenBucket(LINES_PER_SECOND, LINES_AT_ONCE, clock)
 
         # Written by the worker, read by callers:
-        self.outcome = Outcome()
-        """What became of the events that left the store."""
+        self.ledger = Ledger(store) if ledger is None else ledger
+        """What became of the events."""
         self.state: ConnectionState = IDLE
         self.connections = 0
-        """How many were opened."""
+        """How many connections were opened."""
         self.last_lost: ConnectionLost | None = None
         """Why the last attempt or connection failed."""
-        self.left_behind = 0
-        """Events that were still undelivered at the end."""
+        self._has_given_up = False  # on events that were undelivered at the end
 
-    # What callers ask for.
+    # For callers.
 
     def start(self) -> None:
         """Start the worker."""
@@ -164,7 +137,7 @@ class TelemetryConnector:
         if url.scheme == "ws" and self._settings.token and not is_loopback(url.hostname or ""):
             log_safely(
                 logging.WARNING,
-                "the token goes to %s unencrypted: use wss:// for any host but this one",
+                "the token is sent to %s unencrypted; use wss:// for any host but this machine",
                 url.hostname,
             )
         self._thread.start()
@@ -175,82 +148,64 @@ class TelemetryConnector:
         return None if self.last_lost is None else str(self.last_lost)
 
     @property
-    def in_flight(self) -> int:
-        """Events sent and not yet confirmed."""
-        return self._window.in_flight
-
-    @property
     def round_trip(self) -> float | None:
-        """Seconds from the sending of a batch to its confirmation, for the newest confirmed."""
+        """Seconds from sending to confirmation, for the batch confirmed last."""
         return self._window.round_trip
 
     def nudge(self) -> None:
-        """Have the store drained soon; costs nothing while the worker is at it already."""
-        if self._wants_wake_up:
-            self._wants_wake_up = False
-            self._nudged = True
-            self._place.wake()
-
-    def flush(self, timeout: float) -> bool:
-        """Wait until all that is in the store or in flight now is confirmed, or else gone."""
-        request = _Request(self._store.pushed)
-        self._nudged = True  # whoever doesn't wait for it wants it done all the same
-        if self._ask(self._flushes, request, timeout):
-            return True
-        with contextlib.suppress(ValueError):  # it was done just now
-            self._flushes.remove(request)
-        return False
-
-    def discard(self, timeout: float) -> bool:
-        """Close the connection and discard all that is in the store or in flight now."""
-        return self._ask(self._discards, _Request(self._store.pushed), timeout)
-
-    def _ask(self, requests: deque[_Request], request: _Request, timeout: float) -> bool:
-        requests.append(request)
-        self._place.wake()
-        if self.state is STOPPED:  # then nobody looks at it any more
-            return self.left_behind == 0
-        if threading.current_thread() is self._thread:
-            return False  # a callback that waited for its own thread would wait for ever
-        return request.wait(timeout)
+        """Have the store drained soon. Costs nothing while the worker is already at it."""
+        self._requests.nudge()
 
     def set_enabled(self, enabled: bool) -> None:
         """Connect, or stay away."""
-        self._enabled = enabled
-        self._place.wake()
+        self._requests.set_enabled(enabled)
 
     def set_online(self, online: bool) -> None:
-        """There is a network, or there is none: then no attempt is made."""
-        self._online = online
-        self._retry_at_once = online
-        self._place.wake()
+        """Make attempts, or make none until there is a network again."""
+        self._requests.set_online(online)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all events in the store or in flight now are confirmed or dropped."""
+        request = self._requests.flush(self._store.pushed)
+        if self._is_done(request, timeout):
+            return True
+        self._requests.cancel_flush(request)
+        return False
+
+    def discard(self, timeout: float) -> bool:
+        """Close the connection and discard all events in the store or in flight now."""
+        return self._is_done(self._requests.discard(self._store.pushed), timeout)
+
+    def _is_done(self, request: Request, timeout: float) -> bool:
+        if self.state is STOPPED:  # then the worker may have missed the request
+            return self.ledger.left_behind == 0
+        if threading.current_thread() is self._thread:
+            return False  # a callback that waited for its own thread would wait forever
+        return request.wait(timeout)
 
     def stop(self, timeout: float) -> bool:
-        """Deliver what there is and end the worker; whether all that there was is confirmed.
+        """Deliver the remaining events and end; return whether all of them were confirmed.
 
-        Returns within the timeout (seconds), also when the worker hangs in a name look-up.
+        Returns within the timeout (in seconds), even if the worker hangs in a name look-up.
         """
-        deadline = self._clock() + timeout * (1 - _STOP_MARGIN)
-        if self._stop_at is None or deadline < self._stop_at:
-            self._stop_at = deadline
-        request = _Request(0)
-        self._stops.append(request)
-        self._place.wake()
+        request = self._requests.stop(self._clock() + timeout * (1 - _STOP_MARGIN))
         if threading.current_thread() is not self._thread and (
             self.state is STOPPED or request.wait(timeout)
         ):
-            # Not joined for longer: until Python 3.13, a join by a signal handler in the midst of
-            # a join waits for that one, which can't go on.
-            self._thread.join(_LAST_STEPS)
-            return self.left_behind == 0
-        # In this order: the worker says that it gives up before it does.
-        return self._has_settled_all and not self._has_given_up
+            # The request, not a join, is what a stop waits for. Before Python 3.13, a thread in
+            # `join` holds a lock of the thread that it joins; a signal handler that stops as well
+            # would join on top of it and wait for the code that it interrupted. By now the worker
+            # has run its last statement, so this join is short whoever holds that lock.
+            self._thread.join(_JOIN_TIMEOUT)
+            return self.ledger.left_behind == 0
+        # In this order: the worker sets the flag before it gives the events up.
+        return self.ledger.read().is_settled and not self._has_given_up
 
     def abandon(self) -> None:
-        """Close the descriptors without a word: for a forked child, whose parent uses them on."""
+        """Close the descriptors without sending anything, in a child whose parent uses them."""
         if self._connection is not None:
             self._connection.abort()
-        self._place.close()
+        self._poller.close()
 
     # The worker's life.
 
@@ -260,9 +215,9 @@ class TelemetryConnector:
             while not self._is_finished:
                 try:
                     self._take_a_step()
-                except BaseException:  # whatever it is, events are waiting
+                except BaseException:  # even a SystemExit: events are waiting
                     self._log_internal_error()
-                    self._wait(self._clock() + _AFTER_AN_ERROR)
+                    self._wait(self._clock() + _RECOVERY_DELAY)
         finally:
             self._end()
 
@@ -273,30 +228,22 @@ class TelemetryConnector:
             self._stay_away()
 
     def _log_internal_error(self) -> None:
-        log_safely(
-            logging.ERROR, "the telemetry worker met an error of its own", with_traceback=True
-        )
+        log_safely(logging.ERROR, "internal error in the telemetry worker", with_traceback=True)
 
     @property
     def _has_delivered_all(self) -> bool:
         return self._window.is_empty and not self._store
 
     @property
-    def _has_settled_all(self) -> bool:
-        """As far as another thread can see: an event may be on its way from the store."""
-        outcome = self.outcome
-        settled = outcome.delivered + outcome.discarded + outcome.rejected + self._store.dropped
-        return settled >= self._store.pushed
-
-    @property
     def _is_finished(self) -> bool:
-        if self._stop_at is None:
+        stop_at = self._requests.stop_at
+        if stop_at is None:
             return False
-        return self._has_delivered_all or not self._may_connect or self._clock() >= self._stop_at
+        return self._has_delivered_all or not self._may_connect or self._clock() >= stop_at
 
     @property
     def _may_connect(self) -> bool:
-        return self._enabled and self._online and not self._discards
+        return self._requests.allow_connection
 
     def _hold_connection(self) -> None:
         """Connect and serve the connection until it ends; then wait before the next attempt."""
@@ -309,10 +256,10 @@ class TelemetryConnector:
             self._enter(CONNECTING)
             self._connection = self._open()
             self._serve(self._connection)
-            if not self._enabled and self._window.awaits_confirmation:
-                self._connection.reset()  # the player's no holds for what is in the network, too
+            if not self._requests.enabled and self._window.awaits_confirmation:
+                self._connection.reset()  # the toggle also applies to data in the network
             self._connection.close()
-        except _InterruptedError:
+        except _Interrupted:
             pass
         except ConnectionLost as error:
             lost = error
@@ -332,25 +279,23 @@ class TelemetryConnector:
             self._back_off(lost)
 
     def _stay_away(self) -> None:
-        """Wait, without an attempt, until there may be one again or the worker has to end."""
-        self._discard_as_asked()
+        """Make no attempt until that is allowed again or the worker has to end."""
+        self._discard_requested()
         if not self._may_connect and not self._is_finished:
-            self._enter(OFFLINE if self._enabled else IDLE)
+            self._enter(OFFLINE if self._requests.enabled else IDLE)
             self._wait(None)
 
     def _end(self) -> None:
         self._has_given_up = not self._has_delivered_all
-        self.left_behind = self._window.discard() + self._store.clear()
-        self.outcome.discarded += self.left_behind
+        self.ledger.drop(self._window.discard() + self._store.clear(), DropReason.LEFT_BEHIND)
         self._enter(STOPPED)
-        self._place.close()
-        for request in (*self._flushes, *self._discards, *self._stops):
-            request.done.release()
+        self._poller.close()
+        self._requests.finish_all()
         log_safely(
             logging.INFO,
             "telemetry stopped: %d events delivered, %d left behind",
-            self.outcome.delivered,
-            self.left_behind,
+            self.ledger.delivered,
+            self.ledger.left_behind,
         )
 
     # An attempt.
@@ -375,7 +320,7 @@ class TelemetryConnector:
         try:
             fresh = token()
         except BaseException as error:  # a CancelledError, say, must not end the worker
-            # Its message may hold what it was given, so only its type is told.
+            # Its message may contain the token, so only its type is logged.
             kind = type(error).__name__
         else:
             if fresh is None or is_token(fresh):
@@ -384,11 +329,11 @@ class TelemetryConnector:
         raise ConnectionLost(LostKind.TOKEN, f"the token callable raised {kind}")
 
     def _wait_to_connect(self, fd: int, events: int, deadline: float) -> None:
-        """The waiting that a connect does; see :data:`Wait`."""
+        """Wait while connecting; see :data:`Wait`."""
         while True:
-            # Looked at before each wait: a wake-up can come together with the descriptor.
+            # Checked before each wait: a wake-up can come together with the descriptor.
             if not self._may_connect or self._is_finished:
-                raise _InterruptedError
+                raise _Interrupted
             if self._wait(deadline, fd, events):
                 return
             if self._clock() >= deadline:
@@ -397,10 +342,10 @@ class TelemetryConnector:
     def _back_off(self, lost: ConnectionLost) -> None:
         now = self._clock()
         if lost.retry_after is not None:
-            self._not_before = now + min(lost.retry_after, _LONGEST_RETRY_AFTER)
+            self._not_before = now + min(lost.retry_after, _MAX_RETRY_AFTER)
         lost.__traceback__ = lost.__context__ = None  # their frames hold the token
         self.last_lost = lost
-        self._state_log.say(
+        self._connection_log.report(
             logging.WARNING, "telemetry is not connected: %s; trying again", str(lost)
         )
         self._enter(OFFLINE if lost.is_offline else BACKING_OFF)
@@ -408,27 +353,32 @@ class TelemetryConnector:
         self._pause(until, is_offline=lost.is_offline)
 
     def _pause(self, until: float, *, is_offline: bool) -> None:
-        """Wait before an attempt; not as long if it is the last, or a network is back."""
-        was_stopping = self._stop_at is not None
-        self._retry_at_once = False
+        """Wait before the next attempt.
+
+        Two things cut the wait short, each once, though never below a server's Retry-After. The
+        first is a stop that arrives during the wait: it gets one last attempt at once. One that
+        was there before has had its last attempt, which is why this pauses. The second is a
+        network that is back, if its absence was the reason to wait.
+        """
+        requests = self._requests
+        had_last_attempt = requests.is_stopping
+        requests.network_is_back = False
         while self._may_connect and not self._is_finished and self._clock() < until:
-            is_last = self._stop_at is not None and not was_stopping
-            if is_last or (self._retry_at_once and is_offline):
-                until = min(
-                    until, self._not_before
-                )  # at once, if the server has nothing against it
-                was_stopping, is_offline = self._stop_at is not None, False
-            elif self._stop_at is not None and self._stop_at <= until:
-                self._stop_at = self._clock()  # the attempt would come too late
+            is_last_attempt = requests.is_stopping and not had_last_attempt
+            if is_last_attempt or (is_offline and requests.network_is_back):
+                until = min(until, self._not_before)
+                had_last_attempt, is_offline = requests.is_stopping, False
+            elif requests.stop_at is not None and requests.stop_at <= until:
+                requests.stop_at = self._clock()  # the attempt would come too late: end now
             else:
                 self._wait(until)
 
     def _drop_refused(self, event: bytes, lost: ConnectionLost | None) -> None:
-        self.outcome.discarded += 1
+        self.ledger.drop(1, DropReason.REFUSED)
         if self._refusals_log.take():
             log_safely(
                 logging.WARNING,
-                "an event of type %r is dropped, since the server won't have it: %s",
+                "dropped an event of type %r, which the server refused: %s",
                 self._type_of(event),
                 lost,
             )
@@ -436,83 +386,71 @@ class TelemetryConnector:
     def _type_of(self, event: bytes) -> str:
         try:
             return self._codec.from_wire(event).type
-        except Exception:  # its data may be nested too deep to be read, or no JSON by msgspec.Raw
+        except Exception:  # nested too deeply to be read, or a msgspec.Raw that isn't JSON
             return "?"
 
     # An open connection.
 
     def _serve(self, connection: Connection) -> None:
-        """Move events over an open connection; returns when it has to be closed from here."""
-        exchange = WireSession(
+        """Move events over an open connection until it has to be closed from this end."""
+        session = WireSession(
             connection,
             store=self._store,
             codec=self._codec,
             window=self._window,
-            outcome=self.outcome,
+            ledger=self.ledger,
             settings=self._settings,
             clock=self._clock,
             may_send=lambda: self._may_connect and not self._is_finished,
         )
         self.connections += 1
         self._enter(CONNECTED)
-        self._state_log.say(
+        self._connection_log.report(
             logging.INFO, "telemetry connected to %s", self._settings.url.partition("?")[0]
         )
         while True:
-            if exchange.take_in():
+            if session.receive():
                 self._backoff.reset()
             if not self._may_connect or self._is_finished:
                 return
-            nudged, self._nudged = self._nudged, False
-            exchange.send_out(is_urgent=nudged, is_awaited=self._is_awaited)
-            exchange.keep_alive()
-            self._wait_for_work(connection, exchange)
+            session.send(
+                is_urgent=self._requests.take_urgency(), is_awaited=self._requests.is_awaited
+            )
+            session.keep_alive()
+            self._wait_for_work(connection, session)
 
-    @property
-    def _is_awaited(self) -> bool:
-        """Whether somebody waits for the store to be drained."""
-        is_flushed = any(request.loaded is None for request in tuple(self._flushes))
-        return is_flushed or self._stop_at is not None
-
-    def _wait_for_work(self, connection: Connection, exchange: WireSession) -> None:
+    def _wait_for_work(self, connection: Connection, session: WireSession) -> None:
         events = selectors.EVENT_READ
         if connection.unwritten:
             events |= selectors.EVENT_WRITE
-        if exchange.has_work:
-            self._wait(self._clock(), connection.fileno(), events)  # a look at what else there is
+        if session.has_work:
+            self._wait(self._clock(), connection.fileno(), events)  # only look for more work
         else:
-            self._wants_wake_up = exchange.wants_wake_up
-            self._wait(exchange.next_deadline, connection.fileno(), events)
-            self._wants_wake_up = False
+            self._requests.wants_nudge = session.wants_nudge
+            self._wait(session.next_deadline, connection.fileno(), events)
+            self._requests.wants_nudge = False
 
-    # Shared by all of it.
+    # Shared by all of these.
 
     def _wait(self, until: float | None, fd: int = -1, events: int = 0) -> bool:
-        """Wait for a descriptor, a wake-up, or a time; whether the descriptor is ready."""
-        self._settle_flushes()
-        self._state_log.catch_up()
-        if self._stop_at is not None:
-            until = self._stop_at if until is None else min(until, self._stop_at)
+        """Wait for a descriptor, a request, or a time; return whether the descriptor is ready."""
+        self._requests.settle_flushes(
+            departed=self._store.departed,
+            loaded=self._window.loaded,
+            settled=self._window.loaded - self._window.in_flight,
+        )
+        self._connection_log.catch_up()
+        stop_at = self._requests.stop_at
+        if stop_at is not None:
+            until = stop_at if until is None else min(until, stop_at)
         timeout = None if until is None else max(0.0, until - self._clock())
-        return self._place.wait(timeout, fd, events)
+        return self._poller.wait(timeout, fd, events)
 
-    def _settle_flushes(self) -> None:
-        """Tell the flushes whose events have all gone one way or the other."""
-        settled = self._window.loaded - self._window.in_flight
-        for request in tuple(self._flushes):
-            if request.loaded is None and self._store.departed >= request.up_to:
-                request.loaded = self._window.loaded
-            if request.loaded is not None and settled >= request.loaded:
-                with contextlib.suppress(ValueError):  # whoever waited for it has given up
-                    self._flushes.remove(request)
-                request.done.release()
-
-    def _discard_as_asked(self) -> None:
-        while self._discards:
-            up_to = self._discards[0].up_to
-            self.outcome.discarded += self._window.discard()
-            self.outcome.discarded += len(self._store.drain_numbered(up_to - self._store.departed))
-            self._discards.popleft().done.release()
+    def _discard_requested(self) -> None:
+        while (request := self._requests.next_discard) is not None:
+            in_store = len(self._store.drain_numbered(request.up_to - self._store.departed))
+            self.ledger.drop(self._window.discard() + in_store, DropReason.SWITCHED_OFF)
+            self._requests.finish_discard()
 
     def _enter(self, state: ConnectionState) -> None:
         if state is self.state:
@@ -522,5 +460,5 @@ class TelemetryConnector:
         if self._settings.on_state_change is not None:
             try:
                 self._settings.on_state_change(state)
-            except BaseException:  # whatever it raises, the worker lives on
-                log_safely(logging.ERROR, "on_state_change failed", with_traceback=True)
+            except BaseException:  # even a SystemExit must not end the worker
+                log_safely(logging.ERROR, "on_state_change raised", with_traceback=True)

@@ -131,9 +131,13 @@ class TelemetryStore(Generic[T]):
 
     @property
     def pushed(self) -> int:
-        """How many items were ever pushed: also the number of the newest item."""
+        """How many items were ever pushed, which is also the number of the newest item."""
+        return sum(self.departed_and_waiting())
+
+    def departed_and_waiting(self) -> tuple[int, int]:
+        """Return how many items have left and how many are waiting, at the same moment."""
         while True:
             departed = self.departed
             waiting = len(self.items)
             if departed == self.departed:  # nothing left in between, so the two belong together
-                return departed + waiting
+                return departed, waiting

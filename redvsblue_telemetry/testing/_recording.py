@@ -7,7 +7,8 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeGuard, overload
 
-from ..client import Telemetry, TelemetryStats, install_telemetry
+from .._process import install_telemetry
+from ..client import Telemetry, TelemetryStats
 from ..events import TelemetryEvent
 from ..settings import TelemetrySettings
 from ._matching import (
@@ -41,25 +42,12 @@ class RecordingTelemetry(Telemetry):
 
     _sends = False
 
-    def start(self) -> Telemetry:
-        self._recording = self.is_running
-        return self
-
-    @property
-    def enabled(self) -> bool:
-        """The player's toggle; recorded events stay."""
-        return self._recording
-
-    @enabled.setter
-    def enabled(self, enabled: bool) -> None:
-        self._recording = enabled and self.is_running
+    def _launched(self) -> None:
+        """Launch no worker. So the toggle discards nothing: recorded events stay."""
 
     def stop(self, timeout: float = 2.0) -> bool:
         # A game that stops telemetry at its end goes on being recorded in its next test run.
         return True
-
-    def _on_high_water(self) -> None:
-        """Start no worker, however many events are held."""
 
     def recorded(self) -> list[TelemetryEvent]:
         """Return the events that were emitted so far, as a server would receive them."""

@@ -30,7 +30,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .._shared import escape, monotonic
-from ..client import Telemetry, get_telemetry, install_telemetry, stop_telemetry
+from ..client import Telemetry
 from ..collector.client import MAX_PAGE_SIZE, CollectorClient
 from ..collector.models import EventFilter, RejectedMessage, Session, Stats, StoredEvent
 from ..collector.server import Options, serve

@@ -67,7 +67,7 @@ def test_only_other_settings_are_warned_about(caplog: pytest.LogCaptureFixture) 
         start_telemetry(url=server.url)
         assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
         start_telemetry(batch_size=3)
-        assert "not used" in caplog.text
+        assert "the new settings are ignored" in caplog.text
 
 
 def test_a_context_manager_stops_at_its_end() -> None:

@@ -325,7 +325,7 @@ def test_neither_the_host_nor_the_player_can_hurry_a_server_that_asked_for_peace
 def test_a_stop_does_not_wait_for_an_attempt_that_would_come_too_late() -> None:
     with raw_server(lambda client: None) as port:
         telemetry = start_telemetry(
-            enabled=True, url=f"ws://127.0.0.1:{port}/", backoff_base=600, backoff_max=600
+            enabled=True, url=f"ws://127.0.0.1:{port}/", backoff_base=1e6, backoff_max=1e6
         )
         telemetry.emit("x")
         assert wait_until(lambda: telemetry.stats().state is ConnectionState.BACKING_OFF)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from redvsblue_telemetry._delivery.log import LINES_A_SECOND, LINES_AT_ONCE, ConnectionLog
+from redvsblue_telemetry._delivery.log import LINES_AT_ONCE, LINES_PER_SECOND, ConnectionLog
 from redvsblue_telemetry._shared import TokenBucket
 
 
@@ -32,11 +32,11 @@ def log(clock: Clock, caplog: pytest.LogCaptureFixture) -> ConnectionLog:
 
 
 def connected(log: ConnectionLog) -> None:
-    log.say(logging.INFO, "connected to %s", "there")
+    log.report(logging.INFO, "connected to %s", "there")
 
 
 def lost(log: ConnectionLog, reason: str = "refused") -> None:
-    log.say(logging.WARNING, "not connected: %s", reason)
+    log.report(logging.WARNING, "not connected: %s", reason)
 
 
 def test_each_change_is_told_with_its_level(
@@ -102,6 +102,6 @@ def test_what_holds_no_more_is_never_told(
 
 
 def test_an_allowance_never_grows_beyond_a_burst(clock: Clock) -> None:
-    allowance = TokenBucket(LINES_A_SECOND, LINES_AT_ONCE, clock)
+    allowance = TokenBucket(LINES_PER_SECOND, LINES_AT_ONCE, clock)
     clock.now += 1e6
     assert [allowance.take() for _ in range(9)] == [True] * 8 + [False]

@@ -447,7 +447,7 @@ def test_a_game_that_cannot_be_stopped_fails_its_own_test_only(run: Run) -> None
         """
         import pytest
         from redvsblue_telemetry import Telemetry, TelemetrySettings, emit, get_telemetry
-        from redvsblue_telemetry.client import install_telemetry
+        from redvsblue_telemetry._process import install_telemetry
 
         class Endless(Telemetry):
             def stop(self, timeout=2.0):

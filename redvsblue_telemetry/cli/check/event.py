@@ -52,7 +52,7 @@ def send_event(url: str, token: str | None, timeout: float) -> float:
         began = time.monotonic()
         connector.start()
         try:
-            while not connector.outcome.delivered:
+            while not connector.ledger.delivered:
                 if (lost := connector.last_lost) is not None:
                     raise lost
                 if time.monotonic() > began + 2 * timeout + 1.0:  # a name look-up can take longer
@@ -61,7 +61,7 @@ def send_event(url: str, token: str | None, timeout: float) -> float:
             return time.monotonic() - began
         finally:
             # Otherwise the stop would try once more to deliver what is unconfirmed.
-            connector.set_enabled(connector.outcome.delivered > 0)
+            connector.set_enabled(connector.ledger.delivered > 0)
             connector.stop(_STOP_TIMEOUT)
 
 

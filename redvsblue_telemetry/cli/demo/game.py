@@ -17,7 +17,8 @@ import time
 import msgspec
 
 from ... import __version__
-from ...client import Telemetry, start_telemetry
+from ..._process import start_telemetry
+from ...client import Telemetry
 from .battle import BattleEngine
 
 __all__ = ["Progress"]

@@ -1,0 +1,172 @@
+"""The mailbox in which callers leave their requests to the worker: stop, flush, discard, toggle.
+
+Theory of operation
+-------------------
+
+Callers write, the worker reads between its waits, and there is no lock. Any caller can be a signal
+handler that interrupted another caller on the same thread: if that one held a lock, the two would
+wait for each other. So a request is one write to one attribute, or one append to a deque, which
+CPython does in one step, followed by a wake-up of the worker. A request that is left during a wait
+ends that wait; one that is left before it ends the wait at once, because the wake-up stays in its
+socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["Request", "Requests"]
+
+
+class Request:
+    """A request that its caller can wait for.
+
+    Args:
+        up_to: the number of the last event that it is about.
+    """
+
+    def __init__(self, up_to: int = 0) -> None:
+        self.up_to = up_to
+        self.loaded: int | None = None
+        """How many events the window had been given when the last of them left the store."""
+        self._done = threading.Lock()
+        # A Lock that the worker releases rather than an Event. An Event has a lock inside, which a
+        # caller may hold when a signal handler stops the worker; the worker would then wait for
+        # that caller, and the handler for the worker.
+        self._done.acquire()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it is done; return whether it is."""
+        return self._done.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX)))
+
+    def finish(self) -> None:
+        """Let its caller go on. Only once."""
+        self._done.release()
+
+
+class Requests:
+    """What callers want of the worker at the moment.
+
+    Args:
+        wake: ends the worker's wait. From any thread, at any time.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+        # Written by callers, read by the worker:
+        self.enabled = True
+        """The player's toggle."""
+        self.online = True
+        """Whether the host has a network."""
+        self._flushes: deque[Request] = deque()
+        self._discards: deque[Request] = deque()
+        self._stops: deque[Request] = deque()
+
+        # Written by both:
+        self.stop_at: float | None = None
+        """When the worker has to end at the latest; None while nobody stops it."""
+        self.network_is_back = False
+        """The host has reported a network; the worker resets it where it waits for that."""
+        self._is_urgent = False  # to drain the store; the worker resets it when it does
+        self.wants_nudge = False
+        """Whether a nudge wakes the worker. The worker sets it before a wait; a nudge resets it."""
+
+    # For callers.
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Connect, or stay away."""
+        self.enabled = enabled
+        self._wake()
+
+    def set_online(self, online: bool) -> None:
+        """Make attempts, or make none until there is a network again."""
+        self.online = online
+        self.network_is_back = online
+        self._wake()
+
+    def nudge(self) -> None:
+        """Have the store drained soon. Costs nothing while the worker is already at it."""
+        if self.wants_nudge:
+            self.wants_nudge = False
+            self._is_urgent = True
+            self._wake()
+
+    def flush(self, up_to: int) -> Request:
+        """Ask for the events up to a number to be delivered."""
+        self._is_urgent = True  # even if the caller gives up waiting at once
+        return self._leave(Request(up_to), self._flushes)
+
+    def cancel_flush(self, request: Request) -> None:
+        """Forget a flush that nobody waits for any more."""
+        with contextlib.suppress(ValueError):  # it was finished just now
+            self._flushes.remove(request)
+
+    def discard(self, up_to: int) -> Request:
+        """Ask for the connection to be closed and the events up to a number to be discarded."""
+        return self._leave(Request(up_to), self._discards)
+
+    def stop(self, deadline: float) -> Request:
+        """Ask for everything to be delivered, and the worker to end, by a time."""
+        if self.stop_at is None or deadline < self.stop_at:
+            self.stop_at = deadline
+        return self._leave(Request(), self._stops)
+
+    def _leave(self, request: Request, requests: deque[Request]) -> Request:
+        requests.append(request)
+        self._wake()
+        return request
+
+    # For the worker.
+
+    @property
+    def allow_connection(self) -> bool:
+        """Whether the worker may connect, or stay connected."""
+        return self.enabled and self.online and not self._discards
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the worker has been asked to end."""
+        return self.stop_at is not None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a caller waits for the store to be drained."""
+        return self.is_stopping or any(flush.loaded is None for flush in tuple(self._flushes))
+
+    def take_urgency(self) -> bool:
+        """Return whether the store is to be drained at once, and reset that."""
+        is_urgent, self._is_urgent = self._is_urgent, False
+        return is_urgent
+
+    def settle_flushes(self, *, departed: int, loaded: int, settled: int) -> None:
+        """Finish the flushes whose events have all been delivered or dropped.
+
+        Args:
+            departed: how many events have left the store.
+            loaded: how many events have ever entered the window.
+            settled: how many of these have left it.
+        """
+        for flush in tuple(self._flushes):
+            if flush.loaded is None and departed >= flush.up_to:
+                flush.loaded = loaded
+            if flush.loaded is not None and settled >= flush.loaded:
+                self.cancel_flush(flush)
+                flush.finish()
+
+    @property
+    def next_discard(self) -> Request | None:
+        """The oldest unfinished request to discard events."""
+        return self._discards[0] if self._discards else None
+
+    def finish_discard(self) -> None:
+        """Finish the request that :attr:`next_discard` returned."""
+        self._discards.popleft().finish()
+
+    def finish_all(self) -> None:
+        """Let all callers go on: the worker has ended."""
+        for request in (*self._flushes, *self._discards, *self._stops):
+            request.finish()

@@ -1,0 +1,104 @@
+"""The process's current client: ``start_telemetry`` and its companions, and the end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ._lifecycle import call_after_fork, call_at_exit
+from .client import Telemetry
+from .errors import SettingsError
+from .settings import TelemetrySettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # for the type checker only: Python 3.11 has its own
+
+    from .settings import SettingsOverrides
+
+__all__ = ["emit", "get_telemetry", "install_telemetry", "start_telemetry", "stop_telemetry"]
+
+logger = logging.getLogger("redvsblue_telemetry")
+
+# Written under the lock, which `emit` doesn't take.
+_current = Telemetry(TelemetrySettings(enabled=False))
+_lock = threading.RLock()
+
+
+def start_telemetry(**overrides: Unpack[SettingsOverrides]) -> Telemetry:
+    """Start telemetry for this process: the one call that a game has to make.
+
+    Telemetry is off unless ``enabled`` says otherwise, here or in the environment; then the
+    returned client does nothing. While one is running, further calls return that one. After a
+    stop, a call starts a new session. When the interpreter exits, :func:`stop_telemetry` is called.
+
+    Args:
+        overrides: any of :class:`TelemetrySettings`. They win over the environment, except where
+            the environment turns telemetry off explicitly.
+
+    Raises:
+        SettingsError: an argument isn't allowed. A wrong environment doesn't raise: it is logged,
+            and telemetry is off.
+    """
+    global _current
+    with _lock:
+        try:
+            settings = TelemetrySettings.from_environment(**overrides)
+        except SettingsError as error:
+            if error.variable is None:
+                raise
+            logger.error("telemetry is off: %s", error)
+            settings = TelemetrySettings(enabled=False)
+        if _current.is_running:
+            # A recording ignores a game's settings silently: it has those of the test.
+            if _current._sends and any(
+                getattr(settings, name) != getattr(_current.settings, name) for name in overrides
+            ):
+                logger.warning("telemetry is already running; the new settings are ignored")
+            return _current
+        _current = _started_or_off(settings)
+        return _current
+
+
+def _started_or_off(settings: TelemetrySettings) -> Telemetry:
+    try:
+        return Telemetry(settings).start()
+    except (OSError, RuntimeError):  # out of descriptors or threads
+        logger.exception("telemetry is off: it could not be started")
+        return Telemetry(attrs.evolve(settings, enabled=False))
+
+
+def stop_telemetry(timeout: float = 2.0) -> bool:
+    """Stop the client that :func:`start_telemetry` started; see :meth:`Telemetry.stop`."""
+    return _current.stop(timeout)
+
+
+def get_telemetry() -> Telemetry:
+    """Return the client that :func:`start_telemetry` returned last, or one that is off."""
+    return _current
+
+
+def emit(type: str, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
+    """Record an event with the current client; see :meth:`Telemetry.emit`."""
+    _current.emit(type, data, **fields)
+
+
+def install_telemetry(telemetry: Telemetry) -> Telemetry:
+    """Make a client the process's current one, and return the previous one. For tests of games."""
+    global _current
+    with _lock:
+        previous, _current = _current, telemetry
+        return previous
+
+
+def _renew_lock() -> None:
+    """Replace the lock, which a thread of the parent may have held at the fork."""
+    global _lock
+    _lock = threading.RLock()
+
+
+call_at_exit(stop_telemetry)
+call_after_fork(_renew_lock)

@@ -1,0 +1,126 @@
+"""The ledger: what became of every event that was emitted.
+
+Every event is in one place at a time, so at any moment::
+
+    emitted == delivered + dropped + buffered + in_flight
+
+``rejected`` events are apart: they were never accepted, or ``before_send`` raised for them.
+
+Each event has one count that it ends in, and the rest is derived. The store counts what was pushed,
+what overflowed and what is waiting; the worker counts what it delivered, dropped or rejected; and
+what left the store without having been counted is in flight. So the sum can't be wrong: an event
+that the worker lost would stay in flight forever, where a test or a reader finds it.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+from .counter import AtomicCounter
+from .store import TelemetryStore
+
+__all__ = ["Counts", "DropReason", "Ledger"]
+
+
+class DropReason(enum.Enum):
+    """Why the worker drops an event. Those that overflow are counted by the store."""
+
+    FILTERED = "filtered"
+    """``before_send`` returned None."""
+    REFUSED = "refused"
+    """The server closed the connection because of it."""
+    SWITCHED_OFF = "switched_off"
+    """The player's toggle discarded it."""
+    LEFT_BEHIND = "left_behind"
+    """It was still undelivered at the end."""
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """All counts, at one moment."""
+
+    emitted: int
+    delivered: int
+    dropped: int
+    buffered: int
+    in_flight: int
+    rejected: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is waiting or in flight."""
+        return not self.buffered and not self.in_flight
+
+
+class Ledger:
+    """Owns the counts of a session. Any thread may read it.
+
+    Args:
+        store: counts the events on the game's side.
+    """
+
+    def __init__(self, store: TelemetryStore[Any]) -> None:
+        self._store = store
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from zero. Only while no other thread uses it, such as after a fork."""
+        # Written by any thread, in one uninterruptible call:
+        self._rejected_by_emit = AtomicCounter()
+        # Written by the worker, or by the client's lock holder while there is no worker:
+        self.delivered = 0
+        self._rejected_by_hook = 0
+        self._dropped = dict.fromkeys(DropReason, 0)  # always has the same keys: safe to iterate
+
+    def deliver(self, count: int) -> None:
+        """Count events that the server has confirmed."""
+        self.delivered += count
+
+    def drop(self, count: int, reason: DropReason) -> None:
+        """Count events that will not be sent."""
+        self._dropped[reason] += count
+
+    def reject_emitted(self) -> None:
+        """Count an event that could not be encoded. Any thread may call it."""
+        self._rejected_by_emit.increment()
+
+    def reject_reviewed(self) -> int:
+        """Count an event for which ``before_send`` raised; return how many there were so far."""
+        self._rejected_by_hook += 1
+        return self._rejected_by_hook
+
+    @property
+    def dropped(self) -> int:
+        """Events that will not be sent, for all reasons together."""
+        return self._store.dropped + sum(self._dropped.values())
+
+    @property
+    def left_behind(self) -> int:
+        """Events that were still undelivered at the end."""
+        return self._dropped[DropReason.LEFT_BEHIND]
+
+    def read(self, *, is_over: bool = False) -> Counts:
+        """Return all counts.
+
+        Args:
+            is_over: nothing takes events from the store any more, so those that are there count as
+                dropped. They come from an ``emit`` that began before the stop and ended after it.
+        """
+        # In this order, a thread that moves events on meanwhile can make no count negative: it
+        # counts an event as settled after the event has left the store, and this reads it before.
+        delivered, rejected, dropped = self.delivered, self._rejected_by_hook, self.dropped
+        departed, buffered = self._store.departed_and_waiting()
+        emitted = departed + buffered - rejected
+        in_flight = departed - delivered - rejected - dropped
+        if is_over:
+            dropped, buffered = dropped + buffered, 0
+        return Counts(
+            emitted=emitted,
+            delivered=delivered,
+            dropped=dropped,
+            buffered=buffered,
+            in_flight=in_flight,
+            rejected=self._rejected_by_emit.value + rejected,
+        )
