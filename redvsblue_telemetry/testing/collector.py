@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .._process import get_telemetry, install_telemetry, stop_telemetry
 from .._shared import escape, monotonic
 from ..client import Telemetry
 from ..collector.client import MAX_PAGE_SIZE, CollectorClient
