@@ -32,7 +32,10 @@ from benchmarks.side_by_side import (
     summary_of,
 )
 
-PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "collector.md", ROOT / "README.md")
+PAGES = tuple(
+    ROOT / name
+    for name in ("README.md", "docs/performance.md", "docs/collector.md", "benchmarks/README.md")
+)
 RESULTS = ROOT / "benchmarks" / "results"
 _TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(?:(?!<!--).)*?(<!-- end -->)", re.DOTALL)
 _OURS, _FLOOR = "ours", "none"

@@ -57,7 +57,8 @@ PACKAGE = REPOSITORY / "redvsblue_telemetry"
 README = REPOSITORY / "README.md"
 DOCS = REPOSITORY / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
-LINKED = [*PAGES, *(REPOSITORY / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
+OTHERS = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/README.md")
+LINKED = [*PAGES, *(REPOSITORY / name for name in OTHERS)]
 
 NOT_RUN = re.compile(r"<!-- not run: .+ -->")
 NO_VARIABLE = "\u2013"  # a dash, as the tables have it
