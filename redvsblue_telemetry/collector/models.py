@@ -133,7 +133,7 @@ class Stats(Totals):
 
 
 class LiveUpdate(msgspec.Struct, rename="camel"):
-    """What is new in the live stream since the last update; the first one has what is there."""
+    """The news since the last update of the live stream; the first one has all recent events."""
 
     now: int
     """Seconds since the epoch."""

@@ -156,7 +156,7 @@ def difference(found: Sequence[TelemetryEvent], expected: Sequence[object]) -> l
 
 
 def _rows(found: Sequence[TelemetryEvent], expected: Sequence[object]) -> list[_Row]:
-    """Put both side by side. What matches at both ends is left out of the costly alignment."""
+    """Put both side by side; matching ends need no alignment, which is costly."""
     head = _matching_at_start(found, expected)
     rest, rest_expected = found[head:], expected[head:]
     tail = _matching_at_start(rest[::-1], rest_expected[::-1])

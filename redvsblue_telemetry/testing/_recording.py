@@ -75,7 +75,7 @@ class Events(Sequence[TelemetryEvent]):
     """
 
     kind = "events"
-    """What the events are called in a report."""
+    """The name of the events in a report."""
 
     @abstractmethod
     def now(self) -> list[TelemetryEvent]:

@@ -1,4 +1,4 @@
-"""A collector for the tests of games: the real one, on a thread of its own.
+"""A collector for the tests of games: the real one, on a thread.
 
 ::
 
@@ -159,8 +159,8 @@ class RunningCollector:
             All events of that type that have arrived.
 
         Raises:
-            AssertionError: They have not arrived. The message lists what has arrived, what was
-                rejected and why, who was connected, and what the SDK of this process knows.
+            AssertionError: They have not arrived. The message lists the events that have, the
+                rejected messages, the sessions, and the state of this process's telemetry.
         """
         __tracebackhide__ = True
         if not self._becomes_true(lambda: self._stats().types.get(type, 0) >= count, timeout):
@@ -310,7 +310,7 @@ def _sdk_state(telemetry: Telemetry, url: str) -> list[str]:
 
 @contextmanager
 def sending_for_real() -> Iterator[None]:
-    """Start without telemetry, and at the end stop what the block started and restore the rest."""
+    """Start the block without telemetry; stop any that it starts, and restore the previous one."""
     previous = install_telemetry(Telemetry(TelemetrySettings(enabled=False)))
     try:
         yield

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 from redvsblue_telemetry.collector.models import Stats
 from redvsblue_telemetry.testing import collector as public
 
-PATIENCE = 15.0  # seconds for what takes a fraction of one, unless the machine is loaded
+PATIENCE = 15.0  # seconds; a step takes a fraction of one, unless the machine is loaded
 
 
 class Answer(NamedTuple):
-    """What an HTTP server answered."""
+    """The response of an HTTP server."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 
 class RunningCollector(public.RunningCollector):
-    """The public one, and what only the collector's own tests need of it."""
+    """The public class, with raw HTTP for the tests of the collector itself."""
 
     @property
     def port(self) -> int:

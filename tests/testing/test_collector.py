@@ -32,7 +32,7 @@ def test_a_collector_runs_until_it_is_stopped() -> None:
         collector.reset()
         assert (collector.events, collector.sessions, collector.rejected) == ([], [], [])
     collector.stop()
-    with pytest.raises(OSError):  # noqa: PT011  (refused, by whatever name)
+    with pytest.raises(OSError):  # noqa: PT011  (the class depends on the system)
         connect(collector.url, open_timeout=5)
     assert set(threading.enumerate()) == before
 

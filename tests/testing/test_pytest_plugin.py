@@ -361,7 +361,7 @@ def test_a_game_sends_to_the_collector_without_any_settings(
     result.assert_outcomes(passed=3)
 
 
-def test_each_test_has_an_empty_collector_and_they_share_one(run: Run) -> None:
+def test_tests_share_an_empty_collector_until_one_stops_it(run: Run) -> None:
     result = run(
         """
         import game, pytest
@@ -376,9 +376,21 @@ def test_each_test_has_an_empty_collector_and_they_share_one(run: Run) -> None:
             assert telemetry_collector.wait_for("round_end") == [("round_end", {"winner": winner})]
             addresses.add(telemetry_collector.url)
             assert len(addresses) == 1
+
+        def test_that_stops_it(telemetry_collector):
+            game.start_telemetry()
+            game.emit("hit")
+            telemetry_collector.wait_for("hit")
+            telemetry_collector.stop()
+            assert not telemetry_collector.is_running
+            game.emit("lost")
+
+        def test_another(telemetry_collector):
+            assert telemetry_collector.is_running
+            assert telemetry_collector.events == []
         """
     )
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=5)
 
 
 def test_a_client_that_is_left_connected_reaches_no_later_test(run: Run) -> None:
@@ -474,27 +486,6 @@ def test_a_game_that_cannot_be_stopped_fails_its_own_test_only(run: Run) -> None
     )
     result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines("E*OSError: it goes on")
-
-
-def test_a_test_may_stop_the_collector_to_see_what_its_game_does_then(run: Run) -> None:
-    result = run(
-        """
-        import game
-
-        def test_that_stops_it(telemetry_collector):
-            game.start_telemetry()
-            game.emit("hit")
-            telemetry_collector.wait_for("hit")
-            telemetry_collector.stop()
-            assert not telemetry_collector.is_running
-            game.emit("lost")
-
-        def test_another(telemetry_collector):
-            assert telemetry_collector.is_running
-            assert telemetry_collector.events == []
-        """
-    )
-    result.assert_outcomes(passed=2)
 
 
 def test_a_failed_wait_says_all_that_is_known(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""The recording server, asked by real clients."""
+"""The recording server, with real clients."""
 
 from __future__ import annotations
 
