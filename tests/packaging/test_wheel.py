@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Sequence
 from email.message import Message
 from email.parser import Parser
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,53 +26,39 @@ PACKAGE = REPOSITORY / "redvsblue_telemetry"
 PLUGIN = "_redvsblue_telemetry_pytest"
 RUNTIME_DEPENDENCIES = {"attrs", "msgspec", "tenacity", "websocket-client"}
 
-# Two environments are made and filled over the network: a slow network is no failure.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.xdist_group("wheel")  # built and installed once
 
 
 @pytest.fixture(scope="module")
-def package_index(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skips, and says why, where the package index can't be reached. Any other fault fails."""
-    folder = tmp_path_factory.mktemp("downloads")
-    # One retry, because pip says what hinders it only when it tries again.
-    download = ["download", "--retries=1", "--timeout=15", "--no-cache-dir", "--no-deps"]
-    asked = subprocess.run(
-        [sys.executable, "-m", "pip", *download, f"--dest={folder}", "attrs"],
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if asked.returncode == 0:
-        return
-    unreachable = re.search(
-        r"^.*(connection|timed? ?out|name resolution|unreachable).*$",
-        asked.stderr,
-        re.IGNORECASE | re.MULTILINE,
-    )
-    if unreachable:
-        pytest.skip(f"the package index can't be reached: {unreachable.group().strip()}")
-    pytest.fail(f"pip can't download a package:\n{asked.stderr}")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, built by a Python that can import setuptools and nothing else.
 
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory, package_index: None) -> Path:
-    """Built from a copy: setuptools writes `build` and `*.egg-info` beside what it reads."""
+    It is made by hand, because pip would download setuptools to do the same. The source is a copy:
+    setuptools writes `build` and `*.egg-info` beside it.
+    """
     source = tmp_path_factory.mktemp("source")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", f"{PLUGIN}.py"):
         shutil.copy(REPOSITORY / name, source)
     no_caches = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, source / PACKAGE.name, ignore=no_caches)
     wheels = tmp_path_factory.mktemp("wheels")
+    python = _new_environment(tmp_path_factory.mktemp("build"), ["setuptools"])
 
-    _run([sys.executable, "-m", "build", "--wheel", f"--outdir={wheels}", source], cwd=source)
+    _run(
+        [
+            python,
+            "-c",
+            f"from setuptools import build_meta; build_meta.build_wheel({str(wheels)!r})",
+        ],
+        cwd=source,
+    )
 
     (built,) = wheels.iterdir()
     return built
 
 
 @pytest.fixture(scope="module")
-def metadata(wheel: Path) -> Message:
+def wheel_metadata(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         return Parser().parsestr(archive.read(name).decode("utf-8"))
@@ -79,12 +66,12 @@ def metadata(wheel: Path) -> Message:
 
 @pytest.fixture(scope="module")
 def clean_python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    """The interpreter of an environment with the wheel and what its metadata asks for."""
+    """The interpreter of an environment with the wheel and its four dependencies."""
     environment = tmp_path_factory.mktemp("clean")
-    venv.create(environment, with_pip=True)
-    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = _new_environment(environment, sorted(RUNTIME_DEPENDENCIES))
+    offline = ["--quiet", "--no-index", "--no-deps", f"--target={_site_packages(environment)}"]
 
-    _run([python, "-m", "pip", "install", "--quiet", wheel], cwd=environment)
+    _run([sys.executable, "-m", "pip", "install", *offline, wheel], cwd=environment)
 
     return python
 
@@ -93,34 +80,40 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
 
-    modules = {path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rglob("*.py")}
-    files = [
-        *(PACKAGE / "collector" / "static").iterdir(),
-        PACKAGE / "cli" / "report" / "report.css",
-    ]
-    data = {path.relative_to(REPOSITORY).as_posix() for path in files}
-    assert packed == modules | data | {"redvsblue_telemetry/py.typed", f"{PLUGIN}.py"}
+    files = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == files | {f"{PLUGIN}.py"}
 
 
-def test_metadata_asks_for_the_four_runtime_dependencies(metadata: Message) -> None:
-    requirements = metadata.get_all("Requires-Dist", [])
+def test_metadata_asks_for_the_four_runtime_dependencies(wheel_metadata: Message) -> None:
+    requirements = wheel_metadata.get_all("Requires-Dist", [])
 
     without_extras = {_name(text) for text in requirements if "extra ==" not in text}
     assert without_extras == RUNTIME_DEPENDENCIES
 
 
-def test_installing_the_wheel_installs_the_four_and_no_more(
-    clean_python: Path, tmp_path: Path
-) -> None:
-    printed = _run([clean_python, "-m", "pip", "list", "--format=json"], cwd=tmp_path)
+def test_the_four_dependencies_need_no_others(clean_python: Path, tmp_path: Path) -> None:
+    needed = _answers(
+        clean_python,
+        """
+        from importlib.metadata import distributions
+        answers = {each.metadata["Name"]: each.requires or [] for each in distributions()}
+        """,
+        cwd=tmp_path,
+    )
 
-    installed = {_name(distribution["name"]) for distribution in json.loads(printed)}
-    # Python 3.10 and 3.11 put setuptools into each new environment themselves.
-    assert installed - {"pip", "setuptools"} == RUNTIME_DEPENDENCIES | {"redvsblue-telemetry"}
+    assert {_name(name) for name in needed} == RUNTIME_DEPENDENCIES | {"redvsblue-telemetry"}
+    without_extras = {
+        _name(text) for texts in needed.values() for text in texts if "extra ==" not in text
+    }
+    assert without_extras == RUNTIME_DEPENDENCIES
 
 
 def test_installed_package_is_imported_from_its_environment_with_the_wheels_version(
-    clean_python: Path, metadata: Message, tmp_path: Path
+    clean_python: Path, wheel_metadata: Message, tmp_path: Path
 ) -> None:
     file, version = _answers(
         clean_python,
@@ -133,7 +126,7 @@ def test_installed_package_is_imported_from_its_environment_with_the_wheels_vers
 
     assert clean_python.parents[1].resolve() in Path(file).resolve().parents
     assert (Path(file).parent / "py.typed").is_file()
-    assert version == metadata["Version"]
+    assert version == wheel_metadata["Version"]
 
 
 def test_without_settings_telemetry_is_off_and_no_thread_starts(
@@ -173,6 +166,26 @@ def test_importing_the_package_imports_no_websockets(clean_python: Path, tmp_pat
     assert not imported
 
 
+def _new_environment(folder: Path, distributions: Sequence[str]) -> Path:
+    """Make an environment with copies of distributions that are installed here.
+
+    Returns its interpreter.
+    """
+    venv.create(folder)
+    for name in distributions:
+        for file in metadata.files(name) or []:
+            if not file.parts[0].startswith(".."):  # a script
+                target = _site_packages(folder) / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file.locate(), target)  # whose bytecode then stays valid
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _site_packages(environment: Path) -> Path:
+    (path,) = environment.glob("[Ll]ib/**/site-packages")
+    return path
+
+
 def _answers(python: Path, script: str, cwd: Path) -> list[Any]:
     """Run `script` with warnings as errors and return what it leaves in `answers`."""
     script = textwrap.dedent(script) + "import json; print(json.dumps(answers))"
@@ -181,7 +194,7 @@ def _answers(python: Path, script: str, cwd: Path) -> list[Any]:
 
 
 def _run(command: Sequence[str | Path], cwd: Path) -> str:
-    """Run `command` and return what it printed; if it fails, show all that it said."""
+    """Run `command` and return what it printed; if it fails, show all its output."""
     done = subprocess.run(
         command, cwd=cwd, env=_environment(), capture_output=True, text=True, check=False
     )
@@ -190,8 +203,8 @@ def _run(command: Sequence[str | Path], cwd: Path) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """What pip may need to find its index, without what would change Python or telemetry."""
-    changing = ("COVERAGE_", "PYTHON", "REDVSBLUE_", "DO_NOT_TRACK")
+    """This environment, without the variables that would change Python, pip or telemetry."""
+    changing = ("COVERAGE_", "PYTHON", "PIP_", "REDVSBLUE_", "DO_NOT_TRACK")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(changing)}
     return kept | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
 
