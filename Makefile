@@ -9,6 +9,9 @@ SHELL := /bin/sh
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
+# Hundreds of tests start a Python. Where a variable keeps it from writing bytecode, as in many
+# containers, each of them would compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -35,13 +38,13 @@ help: ## Show this list
 
 .PHONY: test
 test: $(dev_installed) ## Run all the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
-# Not what decides whether a change is good: coverage takes a lock at each call, and a signal that
-# comes meanwhile (the tests send many) can leave it taken for ever.
+# Not part of `.ci/run`, only of the nightly run: coverage takes a lock at each traced call, and a
+# signal that arrives meanwhile (the tests send many) can leave it locked and hang the test.
 .PHONY: coverage
-coverage: $(dev_installed) ## Run all the tests, and tell which branches they don't take
-	$(BIN)/python -m pytest --cov
+coverage: $(dev_installed) ## Run all the tests, and fail if they take too few of the branches
+	$(BIN)/python -m pytest -n auto --cov
 
 .PHONY: demo
 demo: $(testing_installed) ## Play a short battle against a collector, show it live, and compare their counts

@@ -1,4 +1,4 @@
-"""What holds around every test: a clean environment before it, no thread of ours after it."""
+"""Applies to every test: a clean environment before it, none of the package's threads after it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,63 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import TypeVar
 
 import pytest
 from hypothesis import settings
 
-from tests.support.chromium import browser, chromium
-
-__all__ = ["browser", "chromium"]  # fixtures
-
 THREADS = ("redvsblue-telemetry", "recording-server")
-PATIENCE = 2.0  # seconds for a thread that is on its way out; one that leaks would stay for ever
+THREAD_EXIT_TIMEOUT = 2.0  # seconds for a thread that is on its way out; a leaked one stays forever
 
-# How long an example takes is the machine's affair; and what failed is told, not kept in a file.
-settings.register_profile("tests", deadline=None, database=None)
-settings.load_profile("tests")
+# An example may take as long as the machine needs, and a failure is printed, not kept in a file.
+# The number of examples is meant for each run of the tests; a nightly run tries ten times as many:
+# HYPOTHESIS_PROFILE=nightly.
+settings.register_profile("tests", deadline=None, database=None, max_examples=100)
+settings.register_profile("nightly", settings.get_profile("tests"), max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background job; the programs that tests start and interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of workers for ``-n auto``: more than cores, since many tests wait."""
+    return 2 * (os.cpu_count() or 1)
+
+
+@pytest.hookimpl(trylast=True)  # after the tests were shuffled
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the slow tests first, so that none of them is left to run alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return fails_without_its_tool((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return fails_without_its_tool((yield))
+
+
+def fails_without_its_tool(report: Report) -> Report:
+    """Turn a skip for want of a tool into a failure where all tools have to be there.
+
+    ``REQUIRE_TOOLS=1`` asks for that. The reason of such a skip begins with "needs"; other reasons
+    name a property of the system, such as the rights of root, and stay skips.
+    """
+    if report.skipped and os.environ.get("REQUIRE_TOOLS") and isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        if reason.removeprefix("Skipped: ").startswith(("needs ", "could not import ")):
+            report.outcome = "failed"
+            report.longrepr = f"{path}:{line}: {reason}, and REQUIRE_TOOLS is set"
+    return report
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +77,13 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_thread_left_behind() -> Iterator[None]:
-    """A leaked worker would disturb tests that come later: let the one that leaked it fail."""
+    """A leaked worker would disturb later tests: let the test that leaked it fail."""
     before = threads_of_ours()  # such as those of a fixture that many tests share
     yield
     # Not imported here: what a test doesn't use must not decide whether it passes.
     if package := sys.modules.get("redvsblue_telemetry"):
         package.stop_telemetry(timeout=1)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + THREAD_EXIT_TIMEOUT
     for thread in threads_of_ours() - before:
         thread.join(max(0.0, deadline - time.monotonic()))
     assert not threads_of_ours() - before, "threads left behind"

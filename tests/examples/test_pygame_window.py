@@ -10,7 +10,7 @@ from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.example import run_example
 
-pygame = pytest.importorskip("pygame", reason="pygame-ce is not installed: no window to draw")
+pygame = pytest.importorskip("pygame", reason="needs pygame-ce, to draw a window")
 
 
 def test_window_draws_the_battle_and_sends_its_events(tmp_path: Path) -> None:

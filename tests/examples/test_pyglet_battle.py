@@ -8,7 +8,7 @@ from redvsblue_telemetry import start_telemetry
 from redvsblue_telemetry.cli.demo.battle import BattleEngine
 from redvsblue_telemetry.testing import RecordingServer
 
-pytest.importorskip("pyglet", reason="pyglet is not installed: no engine to listen to")
+pytest.importorskip("pyglet", reason="needs pyglet, an engine to listen to")
 
 from pyglet_battle import PygletBattle
 

@@ -490,7 +490,7 @@ def shape(value: Any) -> Any:
     return type(value).__name__
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_commands_of_the_page_answer_as_it_says() -> None:
     session = re.findall(r'"sessionId":"(\w+)"', PAGE.read_text("utf-8"))[0]
     with collector_running(allow_reset=True) as collector, sending_to(collector) as sender:
