@@ -240,6 +240,7 @@ def web_server(status: int, *headers: bytes) -> Iterator[tuple[str, list[bytes]]
     ("status", "words"),
     [
         (200, "a web server answers"),
+        (204, "a web server answers"),
         (400, "Upgrade"),
         (404, "is the path of the URL right"),
         (421, "--allow-host"),

@@ -17,6 +17,8 @@ _NOT_YET_VALID, _EXPIRED, _SELF_SIGNED = 9, 10, 18
 _UNKNOWN_AUTHORITY = frozenset({2, 19, 20, 21, 27})
 WRONG_NAME = frozenset({62, 64})
 
+_NOTHING_IN_COMMON = ("HANDSHAKE_FAILURE", "PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL")
+
 _CLIENT_CERTIFICATE = (
     "the server requires a client certificate, which this check cannot present; give games one "
     "with the setting ssl_context"
@@ -26,6 +28,7 @@ _CUT_OFF = "the server accepts the handshake, then ends the connection: its log 
 _BY_KIND = {
     LostKind.NAME: "is the host name right, and is this machine online?",
     LostKind.UNREACHABLE: "is this machine online, or does it need a VPN?",
+    LostKind.TCP: "is the server running, and is the port right?",
     LostKind.PROXY: (
         "ask the proxy's operator whether it may reach the server, or add the server to NO_PROXY"
     ),
@@ -37,6 +40,7 @@ _BY_KIND = {
     LostKind.TIMEOUT: f"no answer; perhaps {_NOT_TELEMETRY}",
     LostKind.HANDSHAKE: _NOT_TELEMETRY,
     LostKind.RESET: _CUT_OFF,
+    LostKind.PROTOCOL: "is it a telemetry server, or does a proxy alter what it sends?",
     LostKind.UNCONFIRMED: (
         'the server must confirm what it receives: if it offers acks, by {"ack": n} once it has '
         "stored the first n messages of the connection, otherwise by answering pings"
@@ -111,7 +115,9 @@ def about(lost: ConnectionLost, *, host: str, is_secure: bool, health_url: str) 
         health_url: where a collector says whether it can store events.
     """
     if lost.kind is LostKind.REFUSED:
-        return _BY_STATUS.get(lost.status or 0, "ask the server's operator what this status means")
+        status = lost.status or 0
+        status = 200 if 200 <= status < 300 else status
+        return _BY_STATUS.get(status, "ask the server's operator what this status means")
     if lost.kind is LostKind.CLOSED:
         return _about_close(lost.close_code or 0, health_url)
     if lost.kind is LostKind.CERTIFICATE:
@@ -136,9 +142,7 @@ def _about_close(code: int, health_url: str) -> str:
 
 
 def _about_tls(reason: str) -> str:
-    if reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"):
-        return "the peer does not speak TLS: is it a ws:// server, and is the port right?"
-    if "HANDSHAKE_FAILURE" in reason or "PROTOCOL" in reason:
+    if any(name in reason for name in _NOTHING_IN_COMMON):
         return (
             "the server and this machine have no TLS version or cipher in common: update the "
             f"server. Or {_CLIENT_CERTIFICATE}"
