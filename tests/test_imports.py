@@ -113,6 +113,7 @@ ROOMS = {
         export          | _terminal  _database  _output  _formats
         report          | _terminal  _database  _output
         check           | _arguments  _terminal
+        run             | _database  _terminal  _runner
         demo            | _arguments  _terminal  _runner
         main            | _terminal
     """,

@@ -54,7 +54,7 @@ def printable(text: str, limit: int = 200) -> str:
 def notice(text: str, **style: Any) -> None:
     """Print a line to standard error, if it can be written; style as for :func:`click.style`."""
     with contextlib.suppress(OSError):
-        click.echo(click.style(escape(text), **style), err=True)
+        click.echo(click.style(escape(text), reset=bool(style), **style), err=True)
 
 
 def is_colored() -> bool:

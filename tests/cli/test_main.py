@@ -11,7 +11,7 @@ import pytest
 import redvsblue_telemetry
 from tests.support.command import environment, run_command
 
-COMMANDS = ["collect", "demo", "check", "tail", "export", "report"]
+COMMANDS = ["run", "collect", "demo", "check", "tail", "export", "report"]
 
 
 def run_python(script: str) -> subprocess.CompletedProcess[str]:

@@ -190,6 +190,9 @@ class Terminal:
     def wait_for(self, text: bytes) -> None:
         assert wait_until(lambda: text in self.shown, PATIENCE), self.shown
 
+    def type(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
     def end(self, number: int | None = None) -> int:
         if number is not None:
             self.process.send_signal(number)
