@@ -141,7 +141,7 @@ def page_url(url: str) -> str:
 
 def _introduce(url: str, options: Options, console: Console) -> None:
     """Print the page's URL, and lines of Python that can be copied to send a first event."""
-    where = "memory, until it ends" if options.db is None else escape(str(options.db))
+    where = "a temporary file" if options.db is None else escape(str(options.db))
     console.print(Text.assemble("collecting at ", (url, "bold underline"), f", stored in {where}"))
     if options.token is None and options.insecure:
         console.print(Text("everyone who can reach it can read and write", "yellow"))

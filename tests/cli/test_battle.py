@@ -46,15 +46,17 @@ def of_type(events: list[Event], type_: str) -> Iterator[Mapping[str, Any]]:
 
 
 def test_same_seed_plays_the_same_battle(events: list[Event]) -> None:
-    assert play(BattleEngine(seed=7), seconds=40) == events
+    again = play(BattleEngine(seed=7), seconds=5)
+    assert again == events[: len(again)]
 
 
 def test_another_seed_plays_another_battle(events: list[Event]) -> None:
-    assert play(BattleEngine(seed=8), seconds=40) != events
+    other = play(BattleEngine(seed=8), seconds=5)
+    assert other != events[: len(other)]
 
 
-def test_every_type_of_event_occurs_within_fifteen_seconds() -> None:
-    events = play(BattleEngine(seed=7), seconds=15)
+def test_every_type_of_event_occurs_within_ten_seconds() -> None:
+    events = play(BattleEngine(seed=7), seconds=10)
 
     assert {event["type"] for event in events} == EVENT_TYPES
 
@@ -164,7 +166,7 @@ def test_round_ends_in_a_draw_when_nobody_is_found_in_time() -> None:
 
 def test_ships_stay_in_the_arena() -> None:
     engine = BattleEngine(seed=3, arena=(640, 360))
-    for _ in range(1200):
+    for _ in range(600):
         engine.update(DT)
         for ship in engine.ships:
             assert 0 <= ship.position.real <= 640
@@ -172,10 +174,10 @@ def test_ships_stay_in_the_arena() -> None:
 
 
 def test_long_frame_is_cut_into_short_steps() -> None:
-    assert play(BattleEngine(), seconds=6, dt=0.5) == play(BattleEngine(), seconds=6, dt=1 / 30)
+    assert play(BattleEngine(), seconds=3, dt=0.5) == play(BattleEngine(), seconds=3, dt=1 / 30)
 
 
-def test_handler_that_was_taken_off_hears_nothing_more() -> None:
+def test_handler_that_was_taken_off_gets_no_more_events() -> None:
     engine = BattleEngine()
     heard: list[Event] = []
     also_heard: list[Event] = []

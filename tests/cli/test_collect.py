@@ -26,9 +26,9 @@ from tests.support.command import (
     Running,
     command_without_reader,
     environment,
+    invoke_command,
     needs_full_disk,
     needs_posix,
-    run_command,
     run_command_onto_full_disk,
     running_command,
 )
@@ -84,7 +84,7 @@ def test_what_it_says_is_what_makes_it_move(tmp_path: Path) -> None:
 
 @needs_posix
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_signal_ends_it_with_everything_stored_and_clients_told(
+def test_signal_ends_it_with_everything_stored_and_clients_closed(
     ending: signal.Signals, tmp_path: Path
 ) -> None:
     db = tmp_path / "t.sqlite3"
@@ -142,19 +142,19 @@ def test_it_goes_on_and_ends_as_it_should_though_nobody_reads_what_it_says(
 
 @needs_full_disk
 def test_full_disk_for_what_it_says_is_one_line_and_exit_code_2() -> None:
-    told = run_command_onto_full_disk("collect", "--port", 0, "--db", ":memory:")
+    done = run_command_onto_full_disk("collect", "--port", 0, "--db", ":memory:")
 
-    assert told.returncode == 2
-    (line,) = told.stderr.splitlines()
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
     assert line.startswith(b"Error: standard output can't be written: ")
 
 
 @pytest.mark.parametrize("rate", ["nan", "0"])
 def test_rate_that_is_none_is_wrong_usage(rate: str) -> None:
-    told = run_command("collect", "--port", 0, "--db", ":memory:", "--max-rate", rate)
+    done = invoke_command("collect", "--port", 0, "--db", ":memory:", "--max-rate", rate)
 
-    assert told.returncode == 2
-    assert "Invalid value for '--max-rate'" in told.stderr
+    assert done.exit_code == 2
+    assert "Invalid value for '--max-rate'" in done.output
 
 
 def test_token_of_the_environment_guards_it_and_is_never_shown(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_limits_are_those_of_the_arguments(tmp_path: Path) -> None:
     arguments = ["--max-message-bytes", 300, "--max-connections", 1, "--max-rate", 0.5]
     with running_command("collect", "--port", 0, "--db", ":memory:", *arguments) as collector:
         url = url_of(collector)
-        assert "stored in memory" in collector.output
+        assert "stored in a temporary file" in collector.output
         with connected(url) as client:
             client.send(message(1))
             client.recv(PATIENCE)
@@ -236,14 +236,13 @@ def test_what_it_cannot_do_is_one_line_and_exit_code_2(
         other.execute("CREATE TABLE theirs (id)")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         names = {"folder": tmp_path, "taken": taken.getsockname()[1]}
-        told = run_command(
+        done = invoke_command(
             *("collect", "--port", 0, "--db", tmp_path / "t"),
             *(argument.format(**names) for argument in arguments),
         )
 
-    assert told.returncode == 2
-    assert told.stdout == ""
-    (line,) = told.stderr.splitlines()
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
     assert line.startswith("Error: ")
     assert reason in line
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import redvsblue_telemetry
-from tests.support.command import environment, run_command
+from tests.support.command import environment, invoke_command, run_command
 
 COMMANDS = ["run", "collect", "demo", "check", "tail", "export", "report"]
 
@@ -36,40 +36,40 @@ def without(*packages: str, arguments: list[str]) -> subprocess.CompletedProcess
 
 
 def test_help_names_every_command() -> None:
-    told = run_command("--help")
+    done = run_command("--help")
 
-    assert told.returncode == 0
-    listed = told.stdout.partition("Commands:\n")[2].splitlines()
+    assert done.returncode == 0
+    listed = done.stdout.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in listed] == COMMANDS
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str) -> None:
-    told = run_command(name, "--help")
+    done = invoke_command(name, "--help")
 
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.startswith(f"Usage: redvsblue-telemetry {name}")
+    assert done.exit_code == 0
+    assert done.output.startswith(f"Usage: redvsblue-telemetry {name}")
 
 
 def test_version_is_the_package_s() -> None:
-    told = run_command("--version")
+    done = invoke_command("--version")
 
-    assert told.stdout == f"redvsblue-telemetry {redvsblue_telemetry.__version__}\n"
+    assert done.output == f"redvsblue-telemetry {redvsblue_telemetry.__version__}\n"
 
 
 def test_unknown_command_is_an_error_of_usage() -> None:
-    told = run_command("colect")
+    done = invoke_command("colect")
 
-    assert told.returncode == 2
-    assert "No such command" in told.stderr
+    assert done.exit_code == 2
+    assert "No such command" in done.output
 
 
 def test_without_the_extra_one_line_says_how_to_get_it() -> None:
-    told = without("click", arguments=["collect"])
+    done = without("click", arguments=["collect"])
 
-    assert told.returncode == 2
-    assert told.stdout == ""
-    (line,) = told.stderr.splitlines()
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
     assert 'needs click: pip install "redvsblue-telemetry[collector]"' in line
 
 
@@ -84,15 +84,15 @@ def test_package_that_is_missing_breaks_only_the_commands_that_need_it() -> None
 
 
 def test_fault_of_our_own_is_not_taken_for_a_package_that_is_missing() -> None:
-    told = without("redvsblue_telemetry.cli._terminal", arguments=["collect"])
+    done = without("redvsblue_telemetry.cli._terminal", arguments=["collect"])
 
-    assert "pip install" not in told.stderr
-    assert "Traceback" in told.stderr
+    assert "pip install" not in done.stderr
+    assert "Traceback" in done.stderr
 
 
 def test_help_imports_none_of_the_commands_dependencies() -> None:
     heavy = ["asyncio", "rich", "starlette", "uvicorn", "uvloop", "pyarrow", "prometheus_client"]
-    told = run_python(
+    done = run_python(
         "import json, sys\n"
         "from redvsblue_telemetry.__main__ import main\n"
         "sys.argv[1:] = ['--help']\n"
@@ -101,12 +101,12 @@ def test_help_imports_none_of_the_commands_dependencies() -> None:
         f"    print(json.dumps([name for name in {heavy!r} if name in sys.modules]))"
     )
 
-    assert json.loads(told.stdout.splitlines()[-1]) == []
+    assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
 def test_battle_needs_nothing_that_the_commands_need() -> None:
-    told = without("click", "rich", arguments=[])
-    assert told.returncode == 2  # so they are gone
+    done = without("click", "rich", arguments=[])
+    assert done.returncode == 2  # so they are gone
 
     played = run_python(
         "import sys; sys.modules.update(dict.fromkeys(['click', 'rich', 'uvicorn']))\n"

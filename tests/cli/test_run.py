@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -249,7 +250,8 @@ def test_page_is_opened_on_a_terminal_and_stays_if_asked(tmp_path: Path) -> None
         assert b"stored 5 events" in terminal.shown
         page = (tmp_path / "opened").read_text().strip()
         assert page.encode() in terminal.shown
-        assert CollectorClient(page).stats().events == 5
+        with contextlib.closing(CollectorClient(page)) as client:
+            assert client.stats().events == 5
         assert terminal.end(signal.SIGINT) == 3
 
 

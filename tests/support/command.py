@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from click.testing import CliRunner, Result
 
 from tests.support import REPOSITORY
 from tests.support.wait import wait_until
@@ -35,7 +37,35 @@ def environment(*, is_measured: bool = True, **variables: str) -> dict[str, str]
 
 
 def command(*arguments: object) -> list[str]:
+    if arguments[0] == "tail":  # so that no test waits for the next poll
+        return [sys.executable, "-c", _QUICK_TAIL, *map(str, arguments)]
     return [sys.executable, "-m", "redvsblue_telemetry", *map(str, arguments)]
+
+
+_QUICK_TAIL = """
+import sys
+from redvsblue_telemetry.__main__ import main
+from redvsblue_telemetry.cli import tail
+tail._POLL_INTERVAL = 0.02
+sys.exit(main())
+"""
+
+
+def invoke_command(*arguments: object, **variables: str) -> Result:
+    """Run a command in this process, where no signal, pipe or terminal is involved."""
+    from redvsblue_telemetry.cli.main import commands
+
+    inherited: dict[str, str | None] = dict.fromkeys(os.environ)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        return CliRunner(env=inherited | environment(**variables)).invoke(
+            commands,
+            [str(argument) for argument in arguments],
+            prog_name="redvsblue-telemetry",
+            catch_exceptions=False,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # `export` sets its own
 
 
 def run_command(

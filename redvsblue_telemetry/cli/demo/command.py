@@ -66,7 +66,7 @@ class Counts(msgspec.Struct):
 @click.option(
     "--db",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Keep the events in this SQLite database.  [default: in memory]",
+    help="Keep the events in this SQLite database.  [default: a temporary file]",
 )
 @click.option("--no-browser", is_flag=True, help="Do not open the live page in a browser.")
 @click.option("--stay", is_flag=True, help="Keep the page open after the battle, until Ctrl-C.")
