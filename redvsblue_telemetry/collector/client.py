@@ -163,8 +163,8 @@ class CollectorClient:
         is_kept = connection.sock is not None  # from the request before
         try:
             connection.request(method, f"{self._folder}/api/{path}", headers=self._headers)
-            response = connection.getresponse()
-            body = response.read(_MAX_RESPONSE_MEBIBYTES * _MEBIBYTE + 1)
+            with connection.getresponse() as response:  # it may be left unread
+                body = response.read(_MAX_RESPONSE_MEBIBYTES * _MEBIBYTE + 1)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             is_lost = is_kept and isinstance(error, ConnectionError)
