@@ -1,4 +1,4 @@
-"""The window's colours and type: a dark ground, two teams, three greys."""
+"""The window's colors and type: a dark ground, two teams, three grays."""
 
 from __future__ import annotations
 

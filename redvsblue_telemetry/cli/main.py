@@ -16,7 +16,7 @@ __all__ = ["commands"]
 
 # Each command: the module that defines a function of the same name, and its line in the list.
 _COMMANDS = {
-    "run": (".run", "Run a game with telemetry on, and show what it sends."),
+    "run": (".run", "Run a game with telemetry on, and show the events that arrive."),
     "collect": (".collect", "Receive and store events, and show them live in a browser."),
     "demo": (".demo.command", "Play a battle against a collector and compare their counts."),
     "check": (".check.command", "Find out why a game's events don't arrive."),

@@ -1,4 +1,4 @@
-"""``run``: start a game with telemetry on, and show what arrives from it.
+"""``run``: start a game with telemetry on, and count the events that arrive.
 
 The game is a child process that keeps this process's standard streams. So everything printed here
 goes to standard error, and the game's standard output stays clean.
@@ -84,7 +84,7 @@ def run(
     no_browser: bool,
     stay: bool,
 ) -> None:
-    """Run the game COMMAND with telemetry on, and show what it sends.
+    """Run the game COMMAND with telemetry on, and show the events that arrive.
 
     A collector receives the events, and shows them live in a browser. At the end, the stored events
     are compared with the numbers that the game gave them.
@@ -235,7 +235,7 @@ def _gets_ctrl_c(pid: int) -> bool:
 
 
 def _death_with_parent() -> Callable[[], None] | None:
-    """Return what makes a child process die with this one, even if this one is killed.
+    """Return a function that makes a child process die with this one, even if this one is killed.
 
     The demo's game ends when its standard input is closed, but here standard input is the user's.
     Linux can send the signal itself; other systems can't, and there the game is left behind.

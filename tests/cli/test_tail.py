@@ -205,7 +205,7 @@ def test_hostile_text_is_escaped_in_a_pipe(
 
 
 @needs_posix
-def test_terminal_gets_colours_and_nothing_else_that_moves_it(collector: RunningCollector) -> None:
+def test_terminal_gets_colors_and_nothing_else_that_moves_it(collector: RunningCollector) -> None:
     hostile_event(collector)
     send(collector, 2, type_="ship_hit")
     with Terminal("tail", "--url", collector.http_url) as terminal:
@@ -218,7 +218,7 @@ def test_terminal_gets_colours_and_nothing_else_that_moves_it(collector: Running
 
 
 @needs_posix
-def test_no_colours_where_none_are_wanted(collector: RunningCollector) -> None:
+def test_no_colors_where_none_are_wanted(collector: RunningCollector) -> None:
     send(collector, 1)
     with Terminal("tail", "--url", collector.http_url, NO_COLOR="1") as terminal:
         terminal.wait_for(b"number")
@@ -243,7 +243,7 @@ def test_another_database_is_shown_from_its_beginning() -> None:
         with collector_running(**options) as collector:
             send(
                 collector, *range(11, 31)
-            )  # at once more than there were: numbers alone don't tell
+            )  # at once more than there were: the numbers alone prove nothing
             tail.wait_for("another database")
             tail.wait_for_lines(25)
         assert shown(tail) == [*range(1, 6), *range(11, 31)]

@@ -31,7 +31,7 @@ def test_window_draws_the_battle_and_sends_its_events(tmp_path: Path) -> None:
         received = server.events
 
     assert {"round_start", "ship_spawned"} <= {event["type"] for event in received}
-    assert len(colours(picture)) > 50
+    assert len(colors(picture)) > 50
 
 
 def test_t_toggles_telemetry_and_escape_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,8 +62,8 @@ def press(key: int) -> None:
     pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=key))
 
 
-def colours(picture: Path) -> set[tuple[int, ...]]:
-    """The colours of every third pixel."""
+def colors(picture: Path) -> set[tuple[int, ...]]:
+    """The colors of every third pixel."""
     drawn = pygame.image.load(picture)
     assert drawn.get_size() == (1280, 720)
     return {tuple(drawn.get_at((x, y))) for x in range(0, 1280, 3) for y in range(0, 720, 3)}
