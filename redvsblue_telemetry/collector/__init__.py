@@ -1,7 +1,8 @@
 """The collector: a server that receives, stores and shows what games send.
 
-It needs the extra ``redvsblue-telemetry[collector]``. Data flows one way: ``ingest`` reads messages
-(``wire``) and hands them to ``storage``, the thread that writes into the ``database``; what is
-written goes to ``live``. ``queries`` and ``reading`` read, ``api`` and ``pages`` show, ``access``
-stands before all, ``app`` puts it together, and ``server`` gives it a port.
+It needs the extra ``redvsblue-telemetry[collector]``. Data flows one way: ``ingest`` parses
+messages (``messages``) and submits them to ``storage``, whose thread writes the database; what is
+stored goes on to ``http.live`` and ``http.metrics``. ``http.api`` reads the database,
+``http.access`` checks every request before anything else does, ``app`` wires the parts together,
+and ``server`` runs them.
 """

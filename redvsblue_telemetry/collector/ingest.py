@@ -1,8 +1,8 @@
 """The WebSocket endpoint that clients send events to.
 
 Each message is read, parsed and handed to the storage thread, and acknowledged only once it is
-stored. If it can't be stored, the connection is closed with 1013 (try again later). That code tells
-the client that its data is not at fault, so it keeps the data and sends it again.
+stored. If it can't be stored, the connection is closed with 1013 (try again later). With that
+code the client knows that its data is not at fault; it keeps the data and sends it again.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _Connection:
             await self.close(POLICY, f"more than {self._rate:g} events per second")
         elif is_closing:
             if not self._wants_acks:
-                # A pong has told this client that a message is delivered once it was read.
+                # To this client, a pong has confirmed each message as soon as it was read.
                 await self._catch_up(receiving, acknowledging)
             receiving.cancel()
             await asyncio.wait([receiving])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -228,7 +229,7 @@ def _config(options: Options, collector: Collector) -> _Config:
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=int(_GOODBYE_TIMEOUT),
+        timeout_graceful_shutdown=math.ceil(_GOODBYE_TIMEOUT),
     )
 
 

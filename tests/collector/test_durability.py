@@ -1,4 +1,4 @@
-"""What was acknowledged stays, and nothing else is lost: whatever ends the collector, or stops it.
+"""Acknowledged events stay, and no others are lost, however the collector ends or is stopped.
 
 Each collector is a process here, as it is for its users, and so can be killed.
 """
@@ -53,7 +53,7 @@ def data_of(number: int) -> dict[str, Any]:
 
 
 class Game:
-    """A game that emits without a pause, in a thread of its own."""
+    """A game that emits without a pause, on its own thread."""
 
     def __init__(self, url: str) -> None:
         settings = TelemetrySettings(
@@ -92,7 +92,7 @@ class Game:
         return self.telemetry.stats().state is ConnectionState.CONNECTED
 
     @property
-    def was_told_to_wait(self) -> bool:
+    def was_asked_to_wait(self) -> bool:
         return "1013" in str(self.telemetry.stats().last_error)
 
     @property
@@ -146,12 +146,12 @@ class Witness:
         return self.made - self.acknowledged
 
     @property
-    def was_told_to_wait(self) -> bool:
+    def was_asked_to_wait(self) -> bool:
         return self.close_code == 1013
 
     def _run(self) -> None:
         while not (self._is_cut.wait(0.02) or (self._is_over.is_set() and not self.unconfirmed)):
-            # Nobody listens, or whoever does is killed in the middle of the handshake.
+            # Nobody listens, or the listener is killed in the middle of the handshake.
             refusals = (OSError, EOFError, WebSocketException)
             with contextlib.suppress(*refusals), connected(self._url) as websocket:
                 self.is_connected = True
@@ -163,25 +163,25 @@ class Witness:
 
     def _converse(self, websocket: ClientConnection) -> None:
         """Send what is not acknowledged, in other messages than before, and then what is new."""
-        sent = told = self.acknowledged
+        sent = acked = self.acknowledged
         ends: list[int] = []  # the number of the last event of each message
         while not self._is_cut.wait(0.005):  # which leaves the machine to the others
             with contextlib.suppress(ConnectionClosed):  # there may be acks to be read all the same
-                while (last := self._end_of_message(sent, told)) > sent:
+                while (last := self._end_of_message(sent, acked)) > sent:
                     self.made = max(self.made, last)
                     websocket.send(message(self.session_id, *range(sent + 1, last + 1)))
                     sent = last
                     ends.append(sent)
-            if told == self.made:
+            if acked == self.made:
                 return  # it is over, and all is acknowledged
             with contextlib.suppress(TimeoutError):
                 covered = ends[json.loads(websocket.recv(0.2))["ack"] - 1]
-                self.acks.append(range(told + 1, covered + 1))
-                told = covered
+                self.acks.append(range(acked + 1, covered + 1))
+                acked = covered
 
-    def _end_of_message(self, sent: int, told: int) -> int:
+    def _end_of_message(self, sent: int, acked: int) -> int:
         """The number of the last event of the next message; of the one before, if none is due."""
-        if sent - told >= self._UNCONFIRMED:
+        if sent - acked >= self._UNCONFIRMED:
             return sent
         end = sent + 1 + (sent + len(self.acks)) % 7
         return min(end, self.made) if self._is_over.is_set() else end
@@ -307,7 +307,7 @@ STORED = "FROM events JOIN sessions ON sessions.key = events.session WHERE sessi
 def copied(db: Path, folder: Path) -> Iterator[Path]:
     """What is on the disk, while nothing is written there.
 
-    Whoever opens the database itself mends it, which is for the next collector to do. And SQLite
+    Opening the database would repair it, which is for the next collector to do. And SQLite
     would look for what is on another process's disk on this one's.
     """
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -449,7 +449,7 @@ class LimitedFiles:
 
 
 class SmallDisk:
-    """A disk of its own, which goes when the process goes, and which another file fills up."""
+    """A separate disk, which goes when the process goes, and which another file fills up."""
 
     reason = "database or disk is full"
 
@@ -511,7 +511,7 @@ def test_full_disk_loses_nothing(disk: FullDisk, db: Path, port: int, tmp_path: 
 
 
 def assert_nothing_is_acknowledged(url: str) -> None:
-    """Not even to a client that comes now: it is told to try again later."""
+    """Not even to a new client: it is closed with 1013."""
     with connected(url) as client:
         client.send(message("in vain", 1))
         with pytest.raises(ConnectionClosed) as closed:
@@ -521,11 +521,11 @@ def assert_nothing_is_acknowledged(url: str) -> None:
 
 
 def assert_data_is_held_back(clients: list[Client]) -> None:
-    """Each client is told to try again later, and keeps what is not acknowledged."""
+    """Each client is closed with 1013, and keeps what is not acknowledged."""
     games = games_of(clients)
     for game in games:
         game.pause()
-    assert wait_until(lambda: all(client.was_told_to_wait for client in clients), PATIENCE)
+    assert wait_until(lambda: all(client.was_asked_to_wait for client in clients), PATIENCE)
     assert wait_until(lambda: all(game.has_kept_all for game in games), PATIENCE)
     assert all(client.unconfirmed for client in clients)
 
@@ -578,8 +578,8 @@ def test_locked_database_loses_nothing(db: Path, caplog: pytest.LogCaptureFixtur
             assert_data_is_held_back(clients)
         assert_all_comes_by_itself(clients)
         assert health_of(collector.port) == 200
-        told = [text for text in caplog.messages if text in (unable, ABLE_AGAIN)]
-        assert told == [unable, ABLE_AGAIN]
+        logged = [text for text in caplog.messages if text in (unable, ABLE_AGAIN)]
+        assert logged == [unable, ABLE_AGAIN]
     assert_whole(db, clients)
 
 
@@ -596,8 +596,8 @@ def refusal(code: int, output: str, errors: str) -> str:
 
 def refusal_of(db: Path, before: Sequence[str] = ()) -> str:
     arguments = ("collect", "--port", 0, "--db", db)
-    told = run_command(*arguments, before=before, is_measured=False)
-    return refusal(told.returncode, told.stdout, told.stderr)
+    done = run_command(*arguments, before=before, is_measured=False)
+    return refusal(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize("is_ours", [True, False], ids=["ours", "empty"])
@@ -699,11 +699,11 @@ def test_file_in_a_folder_that_is_read_only_is_refused(
         Database(db).close()
     folder.chmod(0o555)
     try:
-        told = refusal_of(db, bound_by_modes)
+        reason = refusal_of(db, bound_by_modes)
     finally:
         folder.chmod(0o755)
 
-    assert told == f"{db}: {READ_ONLY if is_there else 'unable to open database file'}"
+    assert reason == f"{db}: {READ_ONLY if is_there else 'unable to open database file'}"
 
 
 @pytest.mark.parametrize("blocks", [0, 16, 64])  # of 512 bytes or 1024, as the shell likes

@@ -9,8 +9,18 @@ from pathlib import Path
 import pytest
 from websockets.frames import Opcode
 
-from tests.collector.test_ingest import HANDSHAKE, array, frame, game, locked, send_and_go, seqs
-from tests.collector.test_server import ending, stored
+from redvsblue_telemetry.collector import server
+from tests.collector.clients import (
+    HANDSHAKE,
+    array,
+    frame,
+    game,
+    locked,
+    send_and_leave,
+    seqs,
+    stored,
+)
+from tests.collector.test_server import ending
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.wait import wait_until
 
@@ -34,7 +44,10 @@ def test_game_with_a_backlog_hears_that_its_batches_are_too_large() -> None:
 
 
 @pytest.mark.parametrize("is_locked", [False, True])
-def test_what_was_confirmed_by_pong_is_stored_before_it_ends(is_locked: bool, path: Path) -> None:
+def test_what_was_confirmed_by_pong_is_stored_before_it_ends(
+    is_locked: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_GOODBYE_TIMEOUT", 0.3)  # this client never answers a close
     handshake = HANDSHAKE.replace(b"Telemetry-Ack: cumulative\r\n", b"")
     with contextlib.ExitStack() as stack:
         collector = stack.enter_context(collector_running(db=path, busy_timeout=PATIENCE))
@@ -79,7 +92,7 @@ def test_last_words_of_a_client_that_goes_are_stored(
     with collector_running(db=path, busy_timeout=PATIENCE) as collector:
         raw = socket.create_connection(("127.0.0.1", collector.port), PATIENCE)
         with raw, raw.makefile("rb") as answers, locked(path):
-            send_and_go(raw, answers, 300, goodbye)
+            send_and_leave(raw, answers, 300, goodbye)
         assert wait_until(lambda: collector.stats().connections == 0, PATIENCE)
         assert wait_until(lambda: len(seqs(collector)) == 300, PATIENCE)
         assert seqs(collector) == list(range(1, 301))

@@ -1,4 +1,4 @@
-"""What clients send: stored, then acknowledged, in order; or not, and then they know."""
+"""Ingest: messages are stored and then acknowledged, in order; or the client is closed."""
 
 from __future__ import annotations
 
@@ -12,69 +12,34 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import Frame, Opcode
-from websockets.sync.client import ClientConnection, connect
+from websockets.frames import Opcode
+from websockets.sync.client import connect
 
-from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry.collector import server
+from tests.collector.clients import (
+    acks_up_to,
+    array,
+    client_of,
+    event,
+    frame,
+    game,
+    have_been_read,
+    lines,
+    locked,
+    next_ack,
+    read_to_the_end,
+    send_and_leave,
+    seqs,
+)
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.wait import wait_until
 
-ACKS = {"Telemetry-Ack": "cumulative"}
 SHORT = 0.05  # seconds to wait for a lock that stays
-
-
-def event(seq: int, session: str = "s", **fields: Any) -> dict[str, Any]:
-    whole = {"sessionId": session, "seq": seq, "type": "hit", "timestamp": 1000 + seq}
-    return {**whole, "id": f"{session}-{seq}", "data": {}, **fields}
-
-
-def array(*numbers: int, session: str = "s") -> str:
-    return json.dumps([event(number, session) for number in numbers])
-
-
-def lines(*numbers: int, session: str = "s") -> str:
-    return "".join(json.dumps(event(number, session)) + "\n" for number in numbers)
-
-
-@contextlib.contextmanager
-def client_of(collector: RunningCollector, acks: bool = True) -> Iterator[ClientConnection]:
-    headers = ACKS if acks else {}
-    with connect(collector.url, additional_headers=headers, proxy=None) as client:
-        yield client
-
-
-def next_ack(client: ClientConnection) -> int:
-    message = json.loads(client.recv(timeout=PATIENCE))
-    assert message.keys() == {"ack"}
-    return int(message["ack"])
-
-
-def acks_up_to(client: ClientConnection, last: int) -> list[int]:
-    acks = [next_ack(client)]
-    while acks[-1] < last:
-        acks.append(next_ack(client))
-    return acks
-
-
-def read_to_the_end(client: ClientConnection) -> tuple[list[int], int]:
-    """The acks that come, and the code of the close after them."""
-    acks: list[int] = []
-    with contextlib.suppress(ConnectionClosed):
-        while True:
-            acks.append(next_ack(client))
-    closed = client.protocol.close_rcvd
-    assert closed is not None, "the connection ended without a close"
-    return acks, closed.code
-
-
-def seqs(collector: RunningCollector, session: str = "s") -> list[int]:
-    return [event.seq for event in collector.events if event.session_id == session]
 
 
 def metric(collector: RunningCollector, name: str) -> float:
@@ -82,15 +47,6 @@ def metric(collector: RunningCollector, name: str) -> float:
     found = re.search(rf"^telemetry_{name}_total (.+)$", text, re.MULTILINE)
     assert found is not None
     return float(found[1])
-
-
-@contextlib.contextmanager
-def locked(path: Path | None) -> Iterator[None]:
-    """Another program is in the middle of writing to the database."""
-    assert path is not None
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
 
 
 def commits(path: Path) -> int:
@@ -104,35 +60,16 @@ def commits(path: Path) -> int:
     return found
 
 
-def have_been_read(collector: RunningCollector, *clients: ClientConnection) -> None:
-    """Wait until what the clients have sent has reached the collector, and been looked at."""
-    for pong in [client.ping() for client in clients]:
-        assert pong.wait(PATIENCE)
-    assert collector.get("/metrics").status == 200  # it comes after them in the collector's loop
-
-
-@contextlib.contextmanager
-def game(collector: RunningCollector, **settings: Any) -> Iterator[Telemetry]:
-    """A real client, that is in a hurry."""
-    quick = {"backoff_base": 0.02, "backoff_max": 0.1, "drain_interval": 0.01}
-    chosen = TelemetrySettings(enabled=True, url=collector.url, **(quick | settings))
-    telemetry = Telemetry(chosen).start()
-    try:
-        yield telemetry
-    finally:
-        telemetry.stop(PATIENCE)
-
-
 @pytest.fixture
 def patient(tmp_path: Path) -> Iterator[RunningCollector]:
-    """Waits long for whoever has the database locked."""
+    """Waits long for a locked database."""
     with collector_running(db=tmp_path / "telemetry.sqlite3", busy_timeout=PATIENCE) as running:
         yield running
 
 
 @pytest.fixture
 def hasty(tmp_path: Path) -> Iterator[RunningCollector]:
-    """Gives up on a locked database soon."""
+    """Soon gives up on a locked database."""
     with collector_running(db=tmp_path / "telemetry.sqlite3", busy_timeout=SHORT) as running:
         yield running
 
@@ -334,7 +271,7 @@ def test_one_commit_stores_what_came_on_many_connections(patient: RunningCollect
 # When it can't be stored.
 
 
-def test_what_can_not_be_stored_is_not_acknowledged_and_the_client_told(
+def test_events_that_cannot_be_stored_are_not_acknowledged_and_the_client_is_closed(
     hasty: RunningCollector,
 ) -> None:
     with client_of(hasty) as client, client_of(hasty) as idle:
@@ -354,7 +291,7 @@ def test_what_can_not_be_stored_is_not_acknowledged_and_the_client_told(
     assert (seqs(hasty), seqs(hasty, "other")) == ([1], [3])
 
 
-def test_client_without_acks_is_told_as_well(hasty: RunningCollector) -> None:
+def test_client_without_acks_is_closed_as_well(hasty: RunningCollector) -> None:
     with client_of(hasty, acks=False) as client, locked(hasty.db):
         client.send(array(1))
         assert read_to_the_end(client) == ([], 1013)
@@ -418,7 +355,10 @@ def test_order_is_kept_through_failures(tmp_path: Path) -> None:
 # Limits.
 
 
-def test_message_that_is_too_large_is_refused_and_what_came_before_is_not() -> None:
+def test_message_that_is_too_large_is_refused_and_what_came_before_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "_GOODBYE_TIMEOUT", 0.3)  # that these clients wait for the end
     with collector_running(max_message_bytes=2000) as collector:
         with client_of(collector) as client:
             client.send(array(1))
@@ -493,7 +433,7 @@ def test_who_sends_too_much_is_refused_and_what_came_before_is_stored(tmp_path: 
 @pytest.mark.parametrize(
     "messages", [[json.dumps(["bad"] * 1000)] * 2, ["[]"] * 1000], ids=["no events", "nothing"]
 )
-def test_what_is_no_event_counts_towards_the_rate_as_well(messages: list[str]) -> None:
+def test_invalid_events_count_toward_the_rate(messages: list[str]) -> None:
     with collector_running(max_rate=10) as collector, client_of(collector) as client:
         with contextlib.suppress(ConnectionClosed):
             for message in messages:
@@ -519,10 +459,6 @@ def test_game_that_sends_too_much_at_once_loses_nothing() -> None:
         assert telemetry.flush(PATIENCE)
         assert telemetry.stats().reconnects >= 2
         assert seqs(collector, telemetry.session_id) == list(range(1, 2001))
-
-
-def frame(opcode: Opcode, payload: bytes) -> bytes:
-    return Frame(opcode, payload).serialize(mask=True)
 
 
 def fill(raw: socket.socket, part: bytes, most: int) -> int:
@@ -555,28 +491,6 @@ def test_client_that_sends_more_than_is_stored_has_to_wait(
 
 # Clients that go.
 
-HANDSHAKE = (
-    b"GET /telemetry HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-    b"Telemetry-Ack: cumulative\r\n\r\n"
-)
-
-
-def send_and_go(raw: socket.socket, answers: BufferedReader, messages: int, goodbye: str) -> None:
-    """Send messages of one event each, and go when they have been read."""
-    raw.sendall(HANDSHAKE)
-    while answers.readline() != b"\r\n":
-        pass
-    sent = [frame(Opcode.TEXT, array(number).encode()) for number in range(1, messages + 1)]
-    raw.sendall(b"".join(sent) + frame(Opcode.PING, b""))
-    assert answers.read(2) == b"\x8a\0", "a pong, so all has been read"
-    if goodbye == "a close":
-        raw.sendall(frame(Opcode.CLOSE, b"\x03\xe8"))
-    elif goodbye == "a reset":
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    answers.close()
-    raw.close()
-
 
 @pytest.mark.parametrize("goodbye", ["a close", "none", "a reset"])
 def test_client_that_goes_leaves_its_events_and_nothing_else(
@@ -587,7 +501,7 @@ def test_client_that_goes_leaves_its_events_and_nothing_else(
         raw.makefile("rb") as answers,
         locked(patient.db),
     ):
-        send_and_go(raw, answers, 50, goodbye)
+        send_and_leave(raw, answers, 50, goodbye)
         assert wait_until(lambda: patient.stats().connections == 0, PATIENCE)
     assert wait_until(lambda: len(seqs(patient)) == 50, PATIENCE)
     assert caplog.records == []

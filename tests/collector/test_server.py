@@ -1,4 +1,4 @@
-"""How a collector begins and ends: on what terms it runs, and that its end loses nothing."""
+"""Starting and stopping a collector: its options, and that its end loses nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import http.client
 import json
 import math
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,85 +19,32 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
-from websockets.sync.client import ClientConnection, connect
 
-from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry import Telemetry
+from redvsblue_telemetry.collector import server
 from redvsblue_telemetry.collector.server import Options, OptionsError, serve
 from redvsblue_telemetry.collector.storage.database import DatabaseError
-from tests.support.collector import PATIENCE, RunningCollector, bearer, collector_running, free_port
+from tests.collector.clients import (
+    HANDSHAKE,
+    array,
+    client_of,
+    game,
+    have_been_read,
+    locked,
+    read_to_the_end,
+    stored,
+)
+from tests.support.collector import PATIENCE, RunningCollector, collector_running, free_port
 from tests.support.wait import wait_until
 
-ACKS = {"Telemetry-Ack": "cumulative"}
 SHORT = 0.05  # seconds to wait for a lock that stays
-
-
-def message(*numbers: int, session: str = "s") -> str:
-    return json.dumps(
-        [
-            {
-                "sessionId": session,
-                "seq": number,
-                "type": "hit",
-                "timestamp": 1000 + number,
-                "id": f"{session}-{number}",
-                "data": {},
-            }
-            for number in numbers
-        ]
-    )
-
-
-@contextlib.contextmanager
-def client_of(
-    collector: RunningCollector | LimitedCollectors, acks: bool = True, token: str | None = None
-) -> Iterator[ClientConnection]:
-    headers = (ACKS if acks else {}) | bearer(token)
-    with connect(collector.url, additional_headers=headers, proxy=None) as client:
-        yield client
-
-
-def read_to_the_end(client: ClientConnection) -> tuple[int, int]:
-    """The last ack that comes, and the code of the close after it."""
-    ack = 0
-    with contextlib.suppress(ConnectionClosed):
-        while True:
-            ack = json.loads(client.recv(timeout=PATIENCE))["ack"]
-    closed = client.protocol.close_rcvd
-    assert closed is not None, "the connection ended without a close"
-    return ack, closed.code
-
-
-def have_been_read(collector: RunningCollector, *clients: ClientConnection) -> None:
-    """Wait until what the clients have sent has reached the collector, and been looked at."""
-    for pong in [client.ping() for client in clients]:
-        assert pong.wait(PATIENCE)
-    assert collector.get("/healthz").status == 200  # it comes after them in the collector's loop
-
-
-@contextlib.contextmanager
-def game(collector: RunningCollector | LimitedCollectors) -> Iterator[Telemetry]:
-    """A real client, that is in a hurry."""
-    quick: dict[str, Any] = {"backoff_base": 0.02, "backoff_max": 0.1, "drain_interval": 0.01}
-    telemetry = Telemetry(TelemetrySettings(enabled=True, url=collector.url, **quick)).start()
-    try:
-        yield telemetry
-    finally:
-        telemetry.stop(PATIENCE)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Another program is in the middle of writing to the database."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
 
 
 @contextlib.contextmanager
 def ending(collector: RunningCollector) -> Iterator[None]:
-    """Told to end, which it has done after the block."""
+    """Stop the collector; after the block it has stopped."""
     stopping = threading.Thread(target=collector.stop)
     stopping.start()
     try:
@@ -117,15 +63,6 @@ def refusal(collector: RunningCollector) -> Response | None:
         return refused.response
 
 
-def stored(path: Path, session: str = "s") -> list[int]:
-    query = (
-        "SELECT seq FROM events JOIN sessions ON sessions.key = events.session "
-        "WHERE session_id = ? ORDER BY arrival"
-    )
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        return [seq for (seq,) in connection.execute(query, (session,))]
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "telemetry.sqlite3"
@@ -142,13 +79,19 @@ def can_use(host: str) -> bool:
 # On what terms.
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["0.0.0.0", "::", "", "192.0.2.1", "2001:db8::1", "128.0.0.1", "example.com", "localhost.com"],
-)
-def test_place_that_others_can_reach_wants_a_token_or_an_explicit_word(host: str) -> None:
-    with pytest.raises(OptionsError, match=r"; pass --token, or --insecure"):
-        Options(host=host).check()
+OPEN_HOSTS = """
+    0.0.0.0 :: 192.0.2.1 2001:db8::1 fe80::1 0 128.0.0.1 example.com 127.0.0.1.example.com
+    localhost.com localhost.example.com evillocalhost
+"""
+
+
+@pytest.mark.parametrize("host", [*OPEN_HOSTS.split(), ""])
+def test_host_that_others_can_reach_needs_a_token_or_insecure(host: str) -> None:
+    with (
+        pytest.raises(OptionsError, match=r"; pass --token, or --insecure"),
+        collector_running(host=host),
+    ):
+        pass
     Options(host=host, token="secret").check()
     Options(host=host, insecure=True).check()
 
@@ -156,21 +99,22 @@ def test_place_that_others_can_reach_wants_a_token_or_an_explicit_word(host: str
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "Localhost.", "game.localhost"]
 )
-def test_place_that_nobody_else_can_reach_wants_nothing(host: str) -> None:
+def test_host_that_others_cannot_reach_needs_nothing(host: str) -> None:
     Options(host=host).check()
 
 
-@pytest.mark.parametrize("token", ["", " ", "\t\n"])
-def test_empty_token_is_no_token(token: str) -> None:
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        *((token, "the token is empty") for token in ("", " ", "\t\n")),
+        *((token, "starts or ends with whitespace") for token in (" secret", "secret\r\n")),
+        *((token, "must be printable") for token in ("se\0cret", "s\xe9cret", "se\u200bcret")),
+    ],
+)
+def test_token_that_no_client_can_send_is_refused(token: str, reason: str) -> None:
     for options in (Options(token=token), Options(host="0.0.0.0", token=token, insecure=True)):
-        with pytest.raises(OptionsError, match="the token is empty"):
+        with pytest.raises(OptionsError, match=reason):
             options.check()
-
-
-@pytest.mark.parametrize("token", [" secret", "secret\n"])
-def test_token_that_no_client_can_send_is_refused(token: str) -> None:
-    with pytest.raises(OptionsError, match="starts or ends with whitespace"):
-        Options(token=token).check()
 
 
 @pytest.mark.parametrize("name", ["max_connections", "max_rate", "max_message_bytes"])
@@ -195,18 +139,18 @@ def test_collector_that_may_not_run_so_touches_nothing(path: Path) -> None:
     assert not path.exists()
 
 
-def test_port_that_is_taken_is_told_and_nothing_is_touched(path: Path) -> None:
+def test_port_in_use_is_an_error_that_touches_nothing(path: Path) -> None:
     with collector_running() as first:
         expected = rf"cannot listen on 127\.0\.0\.1:{first.port}: .*; choose another --port"
         with pytest.raises(OptionsError, match=expected):
             RunningCollector(port=first.port, db=path).start()
         assert not path.exists()
         with client_of(first) as client:
-            client.send(message(1))
+            client.send(array(1))
             assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
 
 
-def test_database_that_can_not_be_used_is_told_and_the_port_is_free_again(tmp_path: Path) -> None:
+def test_unusable_database_is_an_error_and_frees_the_port(tmp_path: Path) -> None:
     port = free_port()
     with pytest.raises(DatabaseError, match="unable to open database file"):
         RunningCollector(port=port, db=tmp_path).start()
@@ -236,7 +180,7 @@ def test_every_address_is_listened_to_if_that_is_wanted(options: dict[str, Any])
                 connection.request("GET", "/api/stats")
                 assert connection.getresponse().status == (401 if "token" in options else 200)
         with client_of(collector, token=options.get("token")) as client:
-            client.send(message(1))
+            client.send(array(1))
             assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
 
 
@@ -316,7 +260,7 @@ def test_more_clients_are_served_than_files_may_be_open_at_first(path: Path) -> 
         collectors.start_next()
         for number in range(1, 101):
             client = stack.enter_context(client_of(collectors))
-            client.send(message(number))
+            client.send(array(number))
         assert wait_until(lambda: len(stored(path)) == 100, PATIENCE)
 
 
@@ -332,7 +276,7 @@ def test_clients_are_served_on_when_no_more_files_can_be_opened(path: Path) -> N
         telemetry = stack.enter_context(game(collectors))
         telemetry.emit("hit")
         for number in range(1, 51):
-            client.send(message(number))
+            client.send(array(number))
             assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": number}
         assert telemetry.stats().delivered == 0
         crowd.close()
@@ -351,23 +295,25 @@ def test_what_was_received_is_stored_and_acknowledged_before_it_ends(path: Path)
         with locked(path):
             for number, client in enumerate([*busy, trusting]):
                 for seq in range(1, 31):
-                    client.send(message(seq, session=f"s{number}"))
+                    client.send(array(seq, session=f"s{number}"))
             have_been_read(collector, *busy, trusting)
             stopping = stack.enter_context(contextlib.ExitStack())
             stopping.enter_context(ending(collector))
-            assert read_to_the_end(idle) == (0, 1001)
-        assert [read_to_the_end(client) for client in busy] == [(30, 1001)] * 5
-        assert read_to_the_end(trusting) == (0, 1001)
+            assert read_to_the_end(idle) == ([], 1001)
+        for client in busy:
+            acks, code = read_to_the_end(client)
+            assert (acks[-1], code) == (30, 1001)
+        assert read_to_the_end(trusting) == ([], 1001)
         stopping.close()
         for number in range(6):
             assert stored(path, f"s{number}") == list(range(1, 31))
 
 
-def test_who_comes_while_it_ends_is_told_to_come_later(path: Path) -> None:
+def test_client_that_connects_during_shutdown_gets_503(path: Path) -> None:
     with collector_running(db=path, busy_timeout=PATIENCE) as collector:
         with client_of(collector) as client, contextlib.ExitStack() as stopping:
             with locked(path):
-                client.send(message(1))
+                client.send(array(1))
                 have_been_read(collector, client)
                 stopping.enter_context(ending(collector))
                 assert wait_until(lambda: refusal(collector) is not None, PATIENCE)
@@ -375,7 +321,7 @@ def test_who_comes_while_it_ends_is_told_to_come_later(path: Path) -> None:
                 assert refused is not None
                 assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
                 assert collector.get("/healthz").status == 200, "it can still be asked"
-            assert read_to_the_end(client) == (1, 1001)
+            assert read_to_the_end(client) == ([1], 1001)
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", collector.port))
 
@@ -443,19 +389,17 @@ def test_games_lose_nothing_and_nothing_is_stored_twice_when_it_is_restarted(pat
         assert collector.stats().missing == 0
 
 
-def test_client_that_does_not_answer_holds_nobody_up(path: Path) -> None:
-    request = (
-        "GET /telemetry HTTP/1.1\r\nHost: localhost\r\n"
-        "Upgrade: websocket\r\nConnection: upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
+def test_client_that_does_not_answer_holds_nobody_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_GOODBYE_TIMEOUT", 0.3)
     with collector_running(db=path) as collector, client_of(collector) as client:
         address = ("127.0.0.1", collector.port)
         with socket.create_connection(address, PATIENCE) as mute:
-            mute.sendall(request.encode())
+            mute.sendall(HANDSHAKE)
             assert mute.recv(12) == b"HTTP/1.1 101"
             with ending(collector):
-                assert read_to_the_end(client) == (0, 1001)
+                assert read_to_the_end(client) == ([], 1001)
 
 
 def test_web_browsers_hold_nobody_up(path: Path) -> None:
@@ -471,7 +415,7 @@ def test_web_browsers_hold_nobody_up(path: Path) -> None:
 def test_nothing_is_left_behind(path: Path) -> None:
     before = set(threading.enumerate())
     with collector_running(db=path) as collector, client_of(collector) as client:
-        client.send(message(1))
+        client.send(array(1))
         client.recv(timeout=PATIENCE)
         assert collector.get("/api/events").status == 200
         collector.stop()
@@ -486,7 +430,7 @@ def test_what_was_stored_before_is_known_after_a_restart(path: Path) -> None:
     for ack in range(1, 4):
         with collector_running(db=path, port=port) as collector, client_of(collector) as client:
             port = collector.port
-            client.send(message(1, 2, ack + 10))
+            client.send(array(1, 2, ack + 10))
             assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
             stats = collector.stats()
             assert (stats.events, stats.repeats) == (2 + ack, 2 * (ack - 1))
@@ -515,7 +459,7 @@ def test_it_can_be_ended_before_anybody_came(is_cancelled: bool, path: Path) -> 
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_it_can_be_told_to_end_before_it_has_begun() -> None:
+def test_it_can_be_stopped_before_it_has_started() -> None:
     async def run() -> None:
         stop = asyncio.Event()
         stop.set()

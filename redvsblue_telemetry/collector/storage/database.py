@@ -176,7 +176,7 @@ class Database:
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     try:
-        # It is also deleted when the interpreter exits, whatever ends it but a kill.
+        # It is also deleted when the interpreter exits, unless the process is killed.
         return tempfile.TemporaryDirectory(prefix="redvsblue-", ignore_cleanup_errors=True)
     except OSError as error:
         raise DatabaseError(f"cannot create a temporary directory: {error}") from error

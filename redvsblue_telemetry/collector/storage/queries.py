@@ -4,7 +4,7 @@ Every event has an arrival number, which only grows and is never reused, so ``af
 cursor: a reader that continues after the last number it got receives each event exactly once, no
 matter what arrives meanwhile.
 
-No query runs for long: a search is split into windows, each a query of its own. While a query runs,
+No query runs for long: a search is split into windows, with one query each. While a query runs,
 SQLite can't shorten its write-ahead log.
 """
 

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from redvsblue_telemetry import Telemetry, start_telemetry
+from tests.collector.clients import client_of, game
 from tests.support import REPOSITORY
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.wait import wait_until
@@ -51,8 +51,7 @@ class Sender:
 
 @contextlib.contextmanager
 def sending_to(collector: RunningCollector) -> Iterator[Sender]:
-    offer = {"Telemetry-Ack": "cumulative"}
-    with connect(collector.url, additional_headers=offer, proxy=None) as connection:
+    with client_of(collector) as connection:
         yield Sender(connection)
 
 
@@ -67,15 +66,6 @@ def shared() -> Iterator[RunningCollector]:
     """For what leaves nothing behind, and needs nothing that is there."""
     with collector_running() as running:
         yield running
-
-
-@contextlib.contextmanager
-def playing(collector: RunningCollector, **settings: Any) -> Iterator[Telemetry]:
-    telemetry = start_telemetry(enabled=True, url=collector.url, drain_interval=0.01, **settings)
-    try:
-        yield telemetry
-    finally:
-        telemetry.stop(timeout=PATIENCE)
 
 
 def ask(collector: RunningCollector, path: str, **parameters: Any) -> Any:
@@ -101,7 +91,7 @@ def seqs(answer: Any) -> list[int]:
 
 
 def test_event_of_a_game_is_there_as_soon_as_it_is_confirmed(collector: RunningCollector) -> None:
-    with playing(collector, version="1.4") as telemetry:
+    with game(collector, version="1.4") as telemetry:
         telemetry.emit("ship_destroyed", shipId="red-3", by="Zoë")
         assert telemetry.flush(PATIENCE)
         answer = ask(collector, "/api/events")
@@ -117,7 +107,7 @@ def test_event_of_a_game_is_there_as_soon_as_it_is_confirmed(collector: RunningC
 
 def test_who_pages_while_events_come_gets_each_exactly_once(collector: RunningCollector) -> None:
     total = 6000
-    with playing(collector, capacity=total) as telemetry:
+    with game(collector, capacity=total) as telemetry:
 
         def play() -> None:
             for number in range(total):
@@ -188,9 +178,7 @@ def test_filters_are_taken_together(collector: RunningCollector, sender: Sender)
         ("text=" + "x" * 1001, "text has 1001 characters"),
     ],
 )
-def test_request_that_makes_no_sense_is_told_why(
-    shared: RunningCollector, query: str, words: str
-) -> None:
+def test_invalid_request_gets_a_reason(shared: RunningCollector, query: str, words: str) -> None:
     status, message = refusal(shared, f"/api/events?{query}")
     assert status == 400
     assert words in message
@@ -200,7 +188,7 @@ def test_request_that_makes_no_sense_is_told_why(
 # Sessions.
 
 
-def test_sessions_tell_who_is_connected(collector: RunningCollector) -> None:
+def test_sessions_show_who_is_connected(collector: RunningCollector) -> None:
     with sending_to(collector) as here, sending_to(collector) as leaving:
         leaving.send(event(1, session="gone", version="0.9"))
         here.send(event(1, session="here"), event(4, session="here"), event(4, session="here"))
@@ -245,7 +233,7 @@ def test_sessions_tell_who_is_connected(collector: RunningCollector) -> None:
     ],
     ids=range(11),
 )
-def test_session_is_found_by_whatever_id_it_has(shared: RunningCollector, session_id: str) -> None:
+def test_session_is_found_by_any_id(shared: RunningCollector, session_id: str) -> None:
     with sending_to(shared) as sender:
         sender.send(event(1, session=session_id), event(1, session="decoy"))
     found = ask(shared, f"/api/sessions/{quote(session_id, safe='')}")
@@ -264,9 +252,7 @@ def test_session_that_is_not_there_is_not_found(shared: RunningCollector, path: 
 # What was rejected, and totals.
 
 
-def test_rejected_is_told_beside_what_is_stored(
-    collector: RunningCollector, sender: Sender
-) -> None:
+def test_rejected_messages_are_listed(collector: RunningCollector, sender: Sender) -> None:
     sender.send_text("nonsense <script>")
     sender.send(event(1), {"type": "lonely"})
 
@@ -311,7 +297,7 @@ def test_nothing_is_deleted_unless_that_was_allowed(
 
 
 def test_what_is_sent_after_all_was_deleted_is_stored() -> None:
-    with collector_running(allow_reset=True) as collector, playing(collector) as telemetry:
+    with collector_running(allow_reset=True) as collector, game(collector) as telemetry:
         for _ in range(3):
             telemetry.emit("before")
         assert telemetry.flush(PATIENCE)
@@ -403,12 +389,12 @@ def test_answers_are_whole_while_much_is_written_and_deleted() -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/", "/api/nothing", "/api/events/", "/api/%00", "/api/..."])
-def test_unknown_path_of_the_api_is_told_in_json(shared: RunningCollector, path: str) -> None:
+def test_unknown_path_of_the_api_gets_a_json_error(shared: RunningCollector, path: str) -> None:
     status, message = refusal(shared, path)
     assert (status, message[:12]) == (404, "not found: /")
 
 
-def test_other_unknown_path_is_told_in_words(shared: RunningCollector) -> None:
+def test_other_unknown_path_gets_a_plain_text_error(shared: RunningCollector) -> None:
     answer = shared.get("/nothing%0A<script>")
     assert answer.status == 404
     assert answer.headers["Content-Type"].startswith("text/plain")
@@ -426,7 +412,7 @@ def test_head_is_answered_as_get_without_a_body(shared: RunningCollector, path: 
     [("/api/events", {"GET", "HEAD", "DELETE"}), ("/api/stats", {"GET", "HEAD"})],
 )
 @pytest.mark.parametrize("method", ["OPTIONS", "POST", "PUT", "TRACE"])
-def test_other_methods_are_told_which_are_allowed(
+def test_other_methods_learn_which_are_allowed(
     shared: RunningCollector, method: str, path: str, allowed: set[str]
 ) -> None:
     answer = shared.request(method, path)

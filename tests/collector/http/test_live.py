@@ -1,4 +1,4 @@
-"""The live stream: what a viewer sees, and what a viewer can't do to ingest."""
+"""The live stream: updates for viewers, and that no viewer can slow down ingest."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry.collector.http import live
 from redvsblue_telemetry.collector.http.live import Live
 from redvsblue_telemetry.collector.messages import Event
 from redvsblue_telemetry.collector.models import EventFilter, LiveUpdate
 from redvsblue_telemetry.collector.storage.writer import Stored
+from tests.collector.clients import client_of
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.wait import wait_until
 
@@ -46,7 +46,7 @@ def stored(first: int, types: list[str], data: str = "{}") -> Stored:
 def looks(
     *happenings: Callable[[Live], object], wanted: EventFilter | None = None, clock: Clock
 ) -> list[LiveUpdate]:
-    """What a viewer sees at first, and after each thing that happens."""
+    """Return the first update, and the update after each happening."""
 
     async def look_on() -> list[LiveUpdate]:
         watched = Live(lambda: 7, clock)
@@ -62,14 +62,14 @@ def looks(
 
 
 @pytest.fixture(autouse=True)
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_UPDATE_INTERVAL", 0.005)
 
 
-# What a look has.
+# Updates.
 
 
-def test_look_has_what_is_new_since_the_last() -> None:
+def test_update_has_the_events_since_the_last() -> None:
     seen = looks(
         lambda live: live.record(stored(1, ["a", "b"])),
         lambda live: None,
@@ -94,7 +94,7 @@ def test_counts_are_whole_when_events_are_skipped() -> None:
     assert seen[-1].events[-1].arrival == 3 * count
 
 
-def test_seconds_are_told_once_each_when_they_are_over() -> None:
+def test_each_second_is_reported_once_when_it_is_over() -> None:
     clock = Clock()
     start = int(clock.now)
 
@@ -169,7 +169,7 @@ def test_event_that_is_kept_does_not_keep_its_message() -> None:
 
 
 class Viewer:
-    """Looks on by a socket, as fast as it is told to."""
+    """Looks on by a socket, at the pace of its caller."""
 
     def __init__(self, collector: RunningCollector, path: str = "/api/live") -> None:
         self._socket = socket.socket()
@@ -206,13 +206,6 @@ def viewing(collector: RunningCollector, path: str = "/api/live") -> Iterator[Vi
         viewer.leave()
 
 
-@contextlib.contextmanager
-def connected(collector: RunningCollector) -> Iterator[ClientConnection]:
-    offer = {"Telemetry-Ack": "cumulative"}
-    with connect(collector.url, additional_headers=offer, proxy=None) as connection:
-        yield connection
-
-
 def batch(first: int, size: int, data: str = "{}") -> str:
     return "[" + ",".join(
         f'{{"sessionId":"s","seq":{seq},"type":"t","timestamp":0,"id":"{seq}","data":{data}}}'
@@ -230,7 +223,7 @@ def test_viewer_sees_events_as_they_come_with_line_breaks_in_them(
     collector: RunningCollector,
 ) -> None:
     data = '{\r\n  "a":\n1, "b": "\\n </script>"\r}'
-    with viewing(collector, "/api/live?type=t") as viewer, connected(collector) as client:
+    with viewing(collector, "/api/live?type=t") as viewer, client_of(collector) as client:
         stream = viewer.looks()
         assert next(stream)["events"] == []
         client.send(batch(1, 3, data))
@@ -240,7 +233,7 @@ def test_viewer_sees_events_as_they_come_with_line_breaks_in_them(
 
 
 def test_viewer_that_comes_late_sees_what_is_there(collector: RunningCollector) -> None:
-    with connected(collector) as client:
+    with client_of(collector) as client:
         client.send(batch(1, 100))
         client.recv(timeout=PATIENCE)
         assert wait_until(lambda: collector.stats().events == 100)
@@ -292,7 +285,7 @@ def test_viewer_that_does_not_read_costs_ingest_and_memory_nothing(
     batches, size = 80, 250
     total = batches * size
     data = '{"x":"' + "y" * 1000 + '"}'
-    with viewing(collector) as viewer, connected(collector) as client:
+    with viewing(collector) as viewer, client_of(collector) as client:
         assert wait_until(lambda: viewers(collector) == 1, PATIENCE)
         started = time.monotonic()
         for number in range(batches):

@@ -1,13 +1,13 @@
-"""What Prometheus reads, read by Prometheus's own parser."""
+"""The metrics, read by Prometheus's own parser."""
 
 from __future__ import annotations
 
 import json
 
 from prometheus_client.parser import text_string_to_metric_families
-from websockets.sync.client import connect
 
 from redvsblue_telemetry.collector.http.metrics import Metrics
+from tests.collector.clients import client_of
 from tests.support.collector import PATIENCE, RunningCollector
 from tests.support.wait import wait_until
 
@@ -24,7 +24,7 @@ def scrape(collector: RunningCollector) -> dict[str, float]:
     return samples(answer.body.decode())
 
 
-def test_metrics_count_what_came(collector: RunningCollector) -> None:
+def test_metrics_count_events(collector: RunningCollector) -> None:
     before = scrape(collector)
     assert before["telemetry_events_stored_total"] == before["telemetry_connections"] == 0
 
@@ -32,11 +32,10 @@ def test_metrics_count_what_came(collector: RunningCollector) -> None:
         name = {"id": "x", "type": "any label \n\"' a client chose", "data": {}}
         return {**name, "sessionId": "s", "seq": seq, "timestamp": 0}
 
-    offer = {"Telemetry-Ack": "cumulative"}
-    with connect(collector.url, additional_headers=offer, proxy=None) as client:
+    with client_of(collector) as client:
         client.send(json.dumps([event(1), event(2), event(2), {"type": "lonely"}]))
         client.recv(timeout=PATIENCE)
-        # Acknowledged is told to the client first, and to the counters next.
+        # The client gets its ack before the counters are updated.
         assert wait_until(lambda: scrape(collector)["telemetry_events_stored_total"] == 2)
         after = scrape(collector)
         assert after["telemetry_events_repeated_total"] == 1

@@ -1,4 +1,4 @@
-"""The thread that writes: in groups, in order, and nobody is told before it is committed."""
+"""The storage thread: it stores in groups and in order, and reports only after the commit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,24 @@ from redvsblue_telemetry.collector.storage import thread as module
 from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
 from redvsblue_telemetry.collector.storage.thread import WriterThread
 from redvsblue_telemetry.collector.storage.writer import Stored
+from tests.collector.clients import event, locked
 from tests.support.collector import PATIENCE
 
 SHORT = 0.05  # seconds to wait for a lock that stays
 
 
 class Sender:
-    """What a connection is to the storage."""
+    """A receipt, as a connection is one."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.is_broken = False
-        self.told = 0
+        self.acked = 0
         self.failures = 0
-        self.committed: list[int] = []  # how many events there were whenever it was told
+        self.committed: list[int] = []  # the number of events in the database at each call
         self._path = path
 
     def stored(self, messages: int) -> None:
-        self.told += messages
+        self.acked += messages
         if self._path is not None:
             self.committed.append(len(seqs(self._path)))
 
@@ -44,13 +45,13 @@ class Sender:
 
 
 class Groups:
-    """What is told of the groups."""
+    """The outcomes of the groups."""
 
     def __init__(self) -> None:
         self.stored: list[Stored] = []
         self.failures = 0
 
-    def note_failure(self) -> None:
+    def record_failure(self) -> None:
         self.failures += 1
 
     @property
@@ -58,17 +59,12 @@ class Groups:
         return [len(group.events) for group in self.stored]
 
 
-def event(seq: int, session: str = "s", **fields: Any) -> dict[str, Any]:
-    whole = {"sessionId": session, "seq": seq, "type": "hit", "timestamp": 1000 + seq}
-    return {**whole, "id": f"{session}-{seq}", "data": {}, **fields}
-
-
 def message(*numbers: int) -> Message:
     return read_message(json.dumps([event(number) for number in numbers]))
 
 
 def seqs(path: Path) -> list[int]:
-    """What others see: only what is committed."""
+    """Return what other connections see: only committed events."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT seq FROM events ORDER BY arrival").fetchall()
     return [seq for (seq,) in rows]
@@ -85,19 +81,11 @@ async def storing(
 ) -> AsyncIterator[WriterThread]:
     groups = groups or Groups()
     with contextlib.closing(Database(path, busy_timeout=busy_timeout)) as database:
-        storage = WriterThread(database, groups.stored.append, groups.note_failure)
+        storage = WriterThread(database, groups.stored.append, groups.record_failure)
         try:
             yield storage
         finally:
             await storage.close()
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Another program is in the middle of writing to the database."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -112,47 +100,47 @@ def storage_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "collector-storage"]
 
 
-# What is stored, and who is told.
+# Storing, and reporting it.
 
 
-def test_each_sender_is_told_how_many_of_its_messages_are_stored(path: Path) -> None:
+def test_each_sender_learns_how_many_of_its_messages_are_stored(path: Path) -> None:
     async def run() -> None:
         one, other, groups = Sender(), Sender(), Groups()
         async with storing(path, groups) as storage:
             for number in range(1, 11):
                 storage.submit(message(number), 1, one if number % 5 else other)
             storage.submit(message(), 1, other)  # nothing to store is stored at once
-            await until(lambda: (one.told, other.told) == (8, 3))
+            await until(lambda: (one.acked, other.acked) == (8, 3))
             assert [e.seq for group in groups.stored for e in group.events] == list(range(1, 11))
         assert (one.failures, other.failures, groups.failures) == (0, 0, 0)
 
     asyncio.run(run())
 
 
-def test_nobody_is_told_before_others_can_read_what_was_stored(path: Path) -> None:
+def test_nothing_is_reported_before_others_can_read_what_was_stored(path: Path) -> None:
     async def run() -> None:
         sender = Sender(path)
         async with storing(path) as storage:
             for number in range(1, 51):
                 storage.submit(message(number), 1, sender)
                 if number % 7 == 0:
-                    await until(lambda number=number: sender.told == number)
-            await until(lambda: sender.told == 50)
+                    await until(lambda number=number: sender.acked == number)
+            await until(lambda: sender.acked == 50)
         assert len(sender.committed) >= 8
         assert sender.committed[-1] == 50
 
     asyncio.run(run())
 
 
-def test_nobody_is_told_while_the_database_is_locked(path: Path) -> None:
+def test_nothing_is_reported_while_the_database_is_locked(path: Path) -> None:
     async def run() -> None:
         sender, groups = Sender(path), Groups()
         async with storing(path, groups) as storage:
             with locked(path):
                 storage.submit(message(1), 1, sender)
                 await asyncio.sleep(0.2)  # long, for what would take a millisecond
-                assert (sender.told, sender.failures, groups.stored) == (0, 0, [])
-            await until(lambda: sender.told == 1)
+                assert (sender.acked, sender.failures, groups.stored) == (0, 0, [])
+            await until(lambda: sender.acked == 1)
         assert sender.committed == [1]
 
     asyncio.run(run())
@@ -165,8 +153,8 @@ def test_what_waits_together_is_stored_together(path: Path) -> None:
             with locked(path):
                 for number in range(1, 101):
                     storage.submit(message(number), 1, senders[number % 10])
-            await until(lambda: all(sender.told == 10 for sender in senders))
-        # The first group was taken when the first message came, whatever had come by then.
+            await until(lambda: all(sender.acked == 10 for sender in senders))
+        # The first group was taken when the first message came, with all that had come by then.
         assert len(groups.sizes) <= 2
         assert sum(groups.sizes) == 100
         assert seqs(path) == list(range(1, 101))
@@ -185,7 +173,7 @@ def test_what_waits_is_stored_in_groups_that_are_not_too_large(
             with locked(path):
                 for number in range(1, 61, 2):
                     storage.submit(message(number, number + 1), 1, sender)
-            await until(lambda: sender.told == 30)
+            await until(lambda: sender.acked == 30)
         assert max(groups.sizes) == 6
         assert seqs(path) == list(range(1, 61))
 
@@ -205,7 +193,7 @@ def test_what_waits_is_stored_before_it_ends(path: Path) -> None:
             await closing
             assert seqs(path) == list(range(1, 31))
             assert storage_threads() == []
-        await until(lambda: sender.told == 30)
+        await until(lambda: sender.acked == 30)
 
     asyncio.run(run())
 
@@ -218,7 +206,7 @@ def test_what_a_sender_sent_after_what_failed_is_never_stored(path: Path) -> Non
         sender, other = Sender(), Sender()
         async with storing(path, busy_timeout=SHORT) as storage:
             storage.submit(message(1), 1, sender)
-            await until(lambda: sender.told == 1)
+            await until(lambda: sender.acked == 1)
             with locked(path):
                 storage.submit(message(2), 1, sender)
                 await until(lambda: sender.is_broken)
@@ -226,14 +214,14 @@ def test_what_a_sender_sent_after_what_failed_is_never_stored(path: Path) -> Non
             storage.submit(message(3), 1, sender)
             storage.submit(message(10), 1, other)
             storage.submit(message(4), 1, sender)
-            await until(lambda: other.told == 1)
-        assert (sender.told, sender.failures) == (1, 1)
+            await until(lambda: other.acked == 1)
+        assert (sender.acked, sender.failures) == (1, 1)
         assert seqs(path) == [1, 10]
 
     asyncio.run(run())
 
 
-def test_all_that_failed_together_are_told_once_and_none_is_stored(path: Path) -> None:
+def test_all_that_failed_together_are_notified_once_and_none_is_stored(path: Path) -> None:
     async def run() -> None:
         senders, groups = [Sender() for _ in range(5)], Groups()
         async with storing(path, groups, busy_timeout=SHORT) as storage:
@@ -241,7 +229,7 @@ def test_all_that_failed_together_are_told_once_and_none_is_stored(path: Path) -
                 for number in range(1, 21):
                     storage.submit(message(number), 1, senders[number % 5])
                 await until(lambda: all(sender.failures for sender in senders))
-            assert {(sender.told, sender.is_broken) for sender in senders} == {(0, True)}
+            assert {(sender.acked, sender.is_broken) for sender in senders} == {(0, True)}
             assert 1 <= groups.failures <= 2
             assert groups.stored == []
         assert [sender.failures for sender in senders] == [1] * 5
@@ -267,14 +255,14 @@ def test_error_is_known_until_something_is_stored_again_and_logged_once(
                 for _ in range(3):
                     await fail(storage)
             storage.submit(message(2), 1, sender)
-            await until(lambda: sender.told == 1)
+            await until(lambda: sender.acked == 1)
             assert storage.last_error is None
             with locked(path):
                 await fail(storage)
 
     asyncio.run(run())
-    told = [record.levelno for record in caplog.records]
-    assert told == [logging.ERROR, logging.WARNING, logging.ERROR]
+    logged = [record.levelno for record in caplog.records]
+    assert logged == [logging.ERROR, logging.WARNING, logging.ERROR]
     assert "none are acknowledged: " in caplog.messages[0]
     assert "telemetry.sqlite3: database is locked" in caplog.messages[0]
 
@@ -293,14 +281,14 @@ def test_error_is_known_also_when_what_may_not_be_stored_any_more_comes(path: Pa
             assert "full" in str(storage.last_error), "nothing was stored since"
             other = Sender()
             storage.submit(message(), 1, other)  # of no event
-            await until(lambda: other.told == 1)
+            await until(lambda: other.acked == 1)
             assert "full" in str(storage.last_error), "nothing had to be stored"
-        assert (sender.told, sender.failures) == (0, 1)
+        assert (sender.acked, sender.failures) == (0, 1)
 
     asyncio.run(run())
 
 
-def test_fault_of_its_own_fails_one_group_and_no_other(
+def test_internal_error_fails_one_group_and_no_other(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
@@ -311,8 +299,8 @@ def test_fault_of_its_own_fails_one_group_and_no_other(
             await until(lambda: unlucky.failures == 1)
             assert "internal error" in str(storage.last_error)
             storage.submit(message(1), 1, lucky)
-            await until(lambda: lucky.told == 1)
-        assert (unlucky.told, groups.failures) == (0, 1)
+            await until(lambda: lucky.acked == 1)
+        assert (unlucky.acked, groups.failures) == (0, 1)
         assert seqs(path) == [1]
 
     asyncio.run(run())
@@ -353,7 +341,7 @@ def test_who_brings_more_than_may_wait_waits_for_room(fails: bool, path: Path) -
                     await until(lambda: sender.failures)
             await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE)
             if not fails:
-                await until(lambda: sender.told == 2)
+                await until(lambda: sender.acked == 2)
 
     asyncio.run(run())
 
@@ -389,7 +377,7 @@ def test_room_that_somebody_else_took_is_waited_for_again(path: Path) -> None:
                 await asyncio.sleep(0.05)
                 assert len(done) == 1
             await asyncio.wait_for(asyncio.gather(*bringing), PATIENCE)
-            await until(lambda: sender.told == 8)
+            await until(lambda: sender.acked == 8)
         assert done == [0] * 8, "none came in while another's was waiting"
 
     asyncio.run(run())
@@ -410,8 +398,8 @@ def test_clearing_takes_its_turn_among_what_waits(path: Path) -> None:
                 storage.submit(message(1, 3), 1, sender)
                 storage.submit(message(3, 4), 1, sender)
             await asyncio.wait_for(clearing, PATIENCE)
-            await until(lambda: sender.told == 4)
-        # What came before was stored and told, and what was forgotten is new when it comes again.
+            await until(lambda: sender.acked == 4)
+        # What came before was stored and reported; what was deleted is new when it comes again.
         assert sum(groups.sizes) == 5
         assert sum(group.repeats for group in groups.stored) == 1
         assert seqs(path) == [1, 3, 4]
@@ -424,11 +412,11 @@ def test_clearing_that_fails_says_why_and_breaks_nothing(path: Path) -> None:
         sender = Sender()
         async with storing(path, busy_timeout=SHORT) as storage:
             storage.submit(message(1), 1, sender)
-            await until(lambda: sender.told == 1)
+            await until(lambda: sender.acked == 1)
             with locked(path), pytest.raises(DatabaseError, match="database is locked"):
                 await storage.clear()
             storage.submit(message(1, 2), 1, sender)
-            await until(lambda: sender.told == 2)
+            await until(lambda: sender.acked == 2)
             assert seqs(path) == [1, 2]
             await storage.clear()
             assert seqs(path) == []
@@ -451,7 +439,7 @@ def test_clearing_happens_also_when_nobody_waits_for_it_any_more(path: Path) -> 
                 with contextlib.suppress(asyncio.CancelledError):
                     await clearing
                 storage.submit(message(2), 1, sender)
-            await until(lambda: sender.told == 2)
+            await until(lambda: sender.acked == 2)
             assert seqs(path) == [2]
 
     asyncio.run(run())
