@@ -3,7 +3,7 @@
     python examples/pygame_window.py
 
 T is the player's switch for telemetry, where it is enabled; Esc quits. The picture in the
-documentation was made without a display, with ``python examples/receiver.py --port 3000`` running
+documentation was made without a display, with ``redvsblue-telemetry collect`` running
 in another terminal:
 
     SDL_VIDEODRIVER=dummy REDVSBLUE_ENABLE_TELEMETRY=true \\

@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from types import ModuleType
 from typing import Any
 
 import attrs
+import click
 import pytest
 import trustme
 from websockets.exceptions import ConnectionClosedError
@@ -48,6 +50,7 @@ from redvsblue_telemetry import (
     testing,
 )
 from redvsblue_telemetry._delivery import states
+from redvsblue_telemetry.cli.main import commands
 from redvsblue_telemetry.testing import RecordingServer
 from scripts import api_docs
 from tests.support import REPOSITORY
@@ -558,6 +561,33 @@ def test_make_targets_exist() -> None:
     inline = "\n".join(code for page in LINKED for code in re.findall(r"`(.+?)`", prose_of(page)))
     named = set(re.findall(r"^make ([a-z-]+)", f"{shell}\n{inline}", flags=re.MULTILINE))
     assert {"test", "demo"} <= named <= targets
+
+
+def command_lines() -> list[tuple[str, list[str]]]:
+    """The commands of this package in the pages, with their arguments."""
+    texts = [(block.place, block.text) for block in SHELL]
+    texts += [(name_of(p), c) for p in LINKED for c in re.findall(r"`(.+?)`", prose_of(p))]
+    return [
+        (place, shlex.split(line.partition(" #")[0])[1:])
+        for place, text in texts
+        for line in text.replace("\\\n", " ").splitlines()
+        if line.startswith("redvsblue-telemetry ")
+    ]
+
+
+def test_commands_take_the_arguments_that_the_pages_give_them() -> None:
+    named = set()
+    for place, (name, *arguments) in command_lines():
+        command = commands.get_command(click.Context(commands), name)
+        assert command is not None, f"{place}: {name}"
+        try:
+            command.make_context(name, arguments)
+        except click.MissingParameter:
+            pass  # the text names a command, and not all that it needs
+        except click.UsageError as error:
+            pytest.fail(f"{place}: {error.format_message()}")
+        named.add(name)
+    assert named == set(commands.list_commands(click.Context(commands)))
 
 
 def test_examples_that_are_started_exist() -> None:
