@@ -19,7 +19,7 @@ from .errors import InvalidEventError, SettingsError, TelemetryError
 from .events import TelemetryEvent
 from .settings import TelemetrySettings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ConnectionState",

@@ -385,9 +385,9 @@ def path_in_the_repository(link: str) -> str | None:
     """The file that an absolute link into the repository leads to; None for any other link."""
     home = metadata()["url"]
     raw = home.replace("github.com", "raw.githubusercontent.com")
-    for prefix in (f"{home}/blob/main/", f"{home}/tree/main/", f"{raw}/main/"):
-        if link.startswith(prefix):
-            return link.removeprefix(prefix)
+    for prefix in (f"{home}/(?:blob|tree)/(?:main|v[0-9.]+)/", f"{raw}/main/"):
+        if inside := re.match(prefix, link):
+            return link[inside.end() :]
     assert "/redvsblue-telemetry" not in link or link.startswith((home, raw)), link
     return None
 
@@ -549,6 +549,17 @@ def test_tests_that_the_promises_name_exist() -> None:
     for *_, files in table_of(DOCS / "delivery.md", "promise"):
         for name in re.findall(r"`(.+?)`", files):
             assert (REPOSITORY / name).exists(), name
+
+
+def test_changelog_begins_with_this_version_and_links_each_to_what_changed() -> None:
+    text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d\d-\d\d)?$", text, flags=re.MULTILINE)
+    assert redvsblue_telemetry.__version__ in versions[:2]
+    assert versions[0] in {"Unreleased", redvsblue_telemetry.__version__}
+    for version, older in zip(versions, versions[1:], strict=False):
+        newer = "HEAD" if version == "Unreleased" else f"v{version}"
+        link = f"[{version}]: {metadata()['url']}/compare/v{older}...{newer}"
+        assert link in text.splitlines()
 
 
 # Commands.
