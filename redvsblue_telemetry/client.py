@@ -194,7 +194,7 @@ class Telemetry:
         return connector.flush(timeout) and self._ledger.dropped == dropped
 
     def stop(self, timeout: float = 2.0) -> bool:
-        """Deliver the remaining events and end. Bounded by the timeout, whatever the network does.
+        """Deliver the remaining events and end. Returns within the timeout in any case.
 
         Further calls return the result of the first. A stopped ``Telemetry`` records no events.
 

@@ -1,4 +1,4 @@
-"""``attach``: from an engine's own events to the SDK, in the dialects that Python engines speak.
+"""``attach``: records the events of an engine, in the dialects that Python engines speak.
 
 ==========================================  =============================================
 an object with                              such as
@@ -32,9 +32,9 @@ Push = Callable[[TelemetryEvent | Mapping[str, Any]], None]
 
 
 class EngineBinding:
-    """The tie between an engine and a ``Telemetry``; a context manager that detaches at its end.
+    """Connects an engine to a ``Telemetry``; a context manager that detaches at its end.
 
-    Detaching is safe at any time, any number of times, and when the engine is gone. The binding
+    Detaching is safe at any time, any number of times, and after the engine is gone. The binding
     doesn't keep the engine alive.
     """
 
@@ -43,18 +43,18 @@ class EngineBinding:
 
     @property
     def is_attached(self) -> bool:
-        """Whether the engine's events still go to the SDK."""
+        """Whether the engine's events are being recorded."""
         return self._detach is not None
 
     def detach(self) -> None:
-        """Let the engine go: its events are no longer taken."""
+        """Stop recording the engine's events."""
         detach, self._detach = self._detach, None
         if detach is None:
             return
         try:
             detach()
         except Exception as error:
-            # The engine has let the handler go already, each kind with an error of its own.
+            # The engine has removed the handler already; each dialect raises another error then.
             logger.debug("detaching from the engine: %r", error)
 
     def __enter__(self) -> EngineBinding:
@@ -70,10 +70,10 @@ class EngineBinding:
 
 
 def attach(engine: object, event: str, push: Push) -> EngineBinding:
-    """Have ``push`` called with what the engine emits under the name ``event``.
+    """Call ``push`` with each event that the engine emits under the name ``event``.
 
     Raises:
-        TelemetryError: the engine speaks none of the dialects.
+        TelemetryError: the engine has none of the pairs of methods.
     """
     handler = _handler(push)
     subscribe, unsubscribe = _dialect(engine, event)
@@ -90,7 +90,7 @@ def attach(engine: object, event: str, push: Push) -> EngineBinding:
 def _dialect(
     engine: Any, event: str
 ) -> tuple[Callable[[Any, Handler], object], Callable[[Any, Handler], object]]:
-    """How to subscribe a handler to such an engine, and how to unsubscribe it."""
+    """Return functions that subscribe a handler to such an engine and unsubscribe it."""
 
     def has(*names: str) -> bool:
         return all(callable(getattr(engine, name, None)) for name in names)
@@ -119,7 +119,7 @@ def _dialect(
 
 
 def _connect(signal: Any, handler: Handler) -> None:
-    # A signal that holds its receivers weakly would let this one go at once.
+    # A signal that holds its receivers weakly would drop this one at once.
     with contextlib.suppress(TypeError, ValueError):
         if "weak" in inspect.signature(signal.connect).parameters:
             signal.connect(handler, weak=False)
@@ -136,22 +136,22 @@ def _reference(engine: object) -> Callable[[], Any]:
 
 def _handler(push: Push) -> Handler:
     def take_event(*args: Any, **fields: Any) -> None:
-        # Whatever goes wrong here, the engine is not to blame and must not hear of it.
+        # No error in here is the engine's fault, so none may reach it.
         try:
             push(_event(args, fields))
         except InvalidEventError:
             pass  # `push` has counted and logged it; `strict` is for the game's own calls
         except Exception:
-            with contextlib.suppress(Exception):  # nor of a log handler that fails
+            with contextlib.suppress(Exception):  # nor may one of a log handler
                 logger.exception("could not record an engine's event")
 
     return take_event
 
 
 def _event(args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
-    """Find the event in the arguments that the engine called the handler with.
+    """Return the event in the arguments that the engine passed to the handler.
 
-    That is: a mapping or TelemetryEvent, among positional arguments or as ``event=``; the event's
+    It can be a mapping or TelemetryEvent, among positional arguments or as ``event=``; the event's
     own fields as keywords; or its type and data, one after the other.
     """
     is_all_there_is = fields.keys() == {"event"} and len(args) <= 1

@@ -1,4 +1,4 @@
-"""The event as a game's author sees it: :class:`TelemetryEvent`."""
+"""The event as a game's author sees it, :class:`TelemetryEvent`."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ _WIRE_NAMES = {
 
 @attrs.frozen(kw_only=True)
 class TelemetryEvent:
-    """One thing that happened. What is left out is filled in when the event is pushed.
+    """One thing that happened. Fields that are not set are filled in when the event is pushed.
 
     Immutable; safe to share between threads.
     """
 
     type: str = attrs.field(kw_only=False)
-    """What happened, such as ``"ship_destroyed"``. Not empty."""
+    """The kind of event, such as ``"ship_destroyed"``. Not empty."""
     data: Data = attrs.field(kw_only=False, default=NO_DATA)
-    """The event's own fields: anything that can be written as JSON."""
+    """The event's fields: anything that can be written as JSON."""
     timestamp: int | None = None
     """When it happened, in milliseconds since the epoch."""
     id: str | None = None
     """Unique across sessions."""
     session_id: str | None = None
-    """Which run of the game it belongs to; ``sessionId`` on the wire."""
+    """The run of the game it belongs to; ``sessionId`` on the wire."""
     seq: int | None = None
     """Its place in the session, counted from 1 in the order of emission."""
     version: str | None = None
@@ -52,12 +52,12 @@ class TelemetryEvent:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> TelemetryEvent:
-        """Read an event as an engine emits it or as the wire has it (camelCase).
+        """Return the event for a mapping from an engine or from the wire (camelCase).
 
-        Keys that no event has are taken for fields of its ``data``.
+        Unknown keys become fields of its ``data``.
 
         Raises:
-            InvalidEventError: it has no ``type``, or its ``data`` is no mapping.
+            InvalidEventError: it has no ``type``, or its ``data`` is not a mapping.
         """
         known: dict[str, Any] = {}
         others: dict[str, Any] = {}
@@ -74,7 +74,7 @@ class TelemetryEvent:
         return cls(**known)
 
     def to_mapping(self) -> dict[str, Any]:
-        """The event as the wire has it: camelCase, without what is not set."""
+        """Return the event as on the wire: camelCase, without the fields that are not set."""
         fields = {
             "id": self.id,
             "sessionId": self.session_id,
@@ -88,10 +88,10 @@ class TelemetryEvent:
 
 
 def merged(type: str, data: object, fields: Data) -> dict[str, Any]:
-    """All the fields of an event.
+    """Return all fields of an event.
 
     Raises:
-        InvalidEventError: its data is no mapping, or can't be read.
+        InvalidEventError: its data is not a mapping, or can't be read.
     """
     if not isinstance(data, Mapping):
         raise _not_a_mapping(type, data)

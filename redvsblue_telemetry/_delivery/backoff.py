@@ -1,8 +1,8 @@
-"""How long to wait before the next attempt to connect: full jitter, exponentially widening.
+"""How long to wait before the next attempt to connect: exponential backoff with full jitter.
 
 A thousand games whose server restarts must not come back in step, so each waits a random time
 between zero and a bound that doubles with every attempt. See "Exponential Backoff And Jitter"
-(Marc Brooker, AWS Architecture Blog) for why this spreads a herd best.
+(Marc Brooker, AWS Architecture Blog) for why full jitter spreads a herd best.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["Backoff"]
 
 
 class Backoff:
-    """The delays between attempts. Used by the worker thread alone.
+    """The delays between attempts. Used by the worker thread only.
 
     Args:
         base: the upper bound of the first delay, in seconds.
@@ -22,19 +22,17 @@ class Backoff:
 
     def __init__(self, base: float, maximum: float) -> None:
         self._wait = wait_random_exponential(multiplier=base, max=maximum)
+        # tenacity's own loop sleeps in the thread, and a sleep can't be ended by a stop or a
+        # toggle. So only its wait strategy is used, and the worker does the waiting. A strategy
+        # reads `attempt_number` from the state of a retried call, which is made up here.
         self._state = RetryCallState(Retrying(), fn=None, args=(), kwargs={})
         self._state.attempt_number = 0
 
-    @property
-    def attempts(self) -> int:
-        """How many delays were asked for since the last reset."""
-        return self._state.attempt_number
-
     def next_delay(self) -> float:
-        """How long to wait now, in seconds: random, within a bound that doubles at each call."""
+        """Return how long to wait now, in seconds: random, up to a bound that doubles per call."""
         self._state.attempt_number += 1
         return self._wait(self._state)
 
     def reset(self) -> None:
-        """Begin anew. Only proof of delivery deserves this; an open connection proves nothing."""
+        """Start over. Only for proof of delivery: an open connection proves nothing."""
         self._state.attempt_number = 0

@@ -1,13 +1,20 @@
-"""How the worker and the game take turns at the interpreter.
+"""How the worker shares the interpreter with the game.
 
-One thread at a time runs Python code: the one that has the GIL. While the worker works, a frame
-that wants to go on waits. So the worker works for a tenth of a millisecond, writes what it has
-made, and then makes sure that the game has had its turn. Writing is a system call, during which
-another thread may take the GIL; where it takes longer than it can have needed, one has. Otherwise
-it was over before a waiting thread woke up, and the worker sleeps for a moment.
+Only the thread that has the GIL runs Python code, so a frame that wants to continue while the
+worker works has to wait. CPython makes a thread give up the GIL only after 5 ms
+(:func:`sys.setswitchinterval`), a third of a frame. So the worker gives it up itself after a tenth
+of a millisecond of work. It does so by writing: a system call, during which another thread can
+take the GIL.
 
-A game that never rests gives the GIL back after 5 ms only (:func:`sys.setswitchinterval`). So the
-fuller the store, the longer the worker's turn.
+A write into a socket's buffer is often over before the waiting thread has woken up, and then the
+worker has the GIL again and the game has gained nothing. Two remedies were tried and rejected.
+``sleep(0)`` (and ``os.sched_yield``) are as short as the write. A longer fixed sleep makes a flush
+slow when the game isn't waiting at all. The shortest sleep that the operating system's timer can
+make, about 70 microseconds, is enough for the other thread to wake up and take the GIL. It is
+skipped if the write took so long that another thread must have run.
+
+A game that never rests keeps the GIL for 5 ms each time it gets it. So the fuller the store, the
+longer the worker's turn; otherwise such a game would fill the store faster than it is drained.
 """
 
 from __future__ import annotations
@@ -17,17 +24,17 @@ from time import sleep
 
 __all__ = ["TimeSlice"]
 
-_WORK = 100e-6  # seconds
-_FULLEST = 4.0  # times as long, at most
-_MOMENT = 1e-6  # seconds; the system's timer makes about 70 microseconds of it
-_LONG = 1e-3  # seconds that no write takes by itself, as the socket never blocks
+_TURN = 100e-6  # seconds of work between two yields
+_MAX_TURN_FACTOR = 4.0  # how many times longer the turn is for a full store
+_SHORTEST_SLEEP = 1e-6  # seconds; the operating system's timer makes about 70e-6 of it
+_LONG_WRITE = 1e-3  # seconds; the socket never blocks, so another thread has had the GIL
 
 
 class TimeSlice:
-    """The worker's turn, from a wait to the next. Used by the worker thread alone.
+    """The worker's turn, from one wait to the next. Used by the worker thread only.
 
     Args:
-        clock: seconds that only go forward.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -35,12 +42,12 @@ class TimeSlice:
         self._ends_at = clock()
 
     def begin(self, fullness: float = 0.0) -> None:
-        """Begin to work.
+        """Begin a turn.
 
         Args:
-            fullness: of the store, in parts of what makes it worth a wake-up.
+            fullness: how full the store is, as a multiple of its high-water mark.
         """
-        self._ends_at = self._clock() + _WORK * min(_FULLEST, max(1.0, fullness))
+        self._ends_at = self._clock() + _TURN * min(_MAX_TURN_FACTOR, max(1.0, fullness))
 
     @property
     def is_over(self) -> bool:
@@ -48,8 +55,8 @@ class TimeSlice:
         return self._clock() >= self._ends_at
 
     def yield_gil(self, write: Callable[[], None]) -> None:
-        """Write, and come back when the game has had its turn."""
+        """Write, and return when the game has had its turn."""
         since = self._clock()
         write()
-        if self._clock() - since < _LONG:
-            sleep(_MOMENT)
+        if self._clock() - since < _LONG_WRITE:
+            sleep(_SHORTEST_SLEEP)

@@ -1,4 +1,9 @@
-"""The one place where the worker waits."""
+"""The one place where the worker waits.
+
+It wakes up by a socket pair rather than a condition variable, because it waits for a socket as
+well, and because ``wake`` must be callable from a signal handler: a condition has a lock, which the
+interrupted code may hold.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ import socket
 
 __all__ = ["Poller"]
 
-_A_DAY = 86400.0  # seconds
+_MAX_WAIT = 86400.0  # seconds
 
 
 class Poller:
@@ -22,19 +27,19 @@ class Poller:
         self._selector.register(self._receiver, selectors.EVENT_READ)
 
     def wake(self) -> None:
-        """End the wait that is under way, or the next. From any thread, at any time."""
-        # A full buffer wakes just as well, and a closed socket has nobody left to wake.
+        """End the current wait, or else the next one. From any thread, at any time."""
+        # A full buffer wakes the worker as well, and a closed one means that it has ended.
         with contextlib.suppress(OSError):
             self._sender.send(b"\0")
 
     def wait(self, timeout: float | None, fd: int = -1, events: int = 0) -> bool:
-        """Wait; only the worker does.
+        """Wait. Only the worker calls this.
 
         Args:
-            timeout: seconds; None for as long as it takes. Either ends after a day at the latest,
-                since selectors can't wait for ever longer.
-            fd: a descriptor to wait for besides; -1 for none.
-            events: what it has to be ready for, as in :mod:`selectors`.
+            timeout: seconds, or None for no limit. Either way it returns after a day, because
+                selectors reject very long timeouts.
+            fd: a descriptor to wait for as well; -1 for none.
+            events: the events of that descriptor, as in :mod:`selectors`.
 
         Returns:
             Whether the descriptor is ready.
@@ -42,22 +47,22 @@ class Poller:
         if fd >= 0:
             self._selector.register(fd, events)
         try:
-            longest = _A_DAY if timeout is None else min(timeout, _A_DAY)
+            longest = _MAX_WAIT if timeout is None else min(timeout, _MAX_WAIT)
             ready = [key.fd for key, _ in self._selector.select(longest)]
         finally:
             if fd >= 0:
                 self._selector.unregister(fd)
         if self._receiver.fileno() in ready:
-            self._forget_wakes()
+            self._clear_wakes()
         return fd in ready
 
-    def _forget_wakes(self) -> None:
+    def _clear_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while self._receiver.recv(4096):
                 pass
 
     def close(self) -> None:
-        """Close the descriptors, without disturbing a forked parent that shares them."""
+        """Close the descriptors. A parent that shares them after a fork is not affected."""
         self._selector.close()
         self._receiver.close()
         self._sender.close()

@@ -1,4 +1,4 @@
-"""The states of a connection, what each means, and which may follow which."""
+"""The states of a connection and their transitions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ __all__ = ["TRANSITIONS", "ConnectionState"]
 
 
 class ConnectionState(enum.Enum):
-    """Where the connector stands with its server."""
+    """The state of the connection to the server."""
 
     IDLE = "idle"
-    """Not started yet, or switched off by the player's toggle: no attempt is made."""
+    """Not started yet, or switched off by the player's toggle. No attempt is made."""
     CONNECTING = "connecting"
     """An attempt is under way."""
     CONNECTED = "connected"
-    """The handshake is done: events flow."""
+    """The handshake is done, and events are sent."""
     BACKING_OFF = "backing_off"
-    """The last attempt or connection failed: waiting before the next."""
+    """The last attempt or connection failed; waiting before the next attempt."""
     OFFLINE = "offline"
-    """There is no network: no route, no name, or the host said so by ``set_online(False)``."""
+    """There is no network: no route, no name, or the host called ``set_online(False)``."""
     STOPPED = "stopped"
     """Stopped for good."""
 

@@ -1,4 +1,4 @@
-"""What is in flight, what confirms it, and what becomes of a batch that the server won't have.
+"""The window: batches in flight, their confirmation, and refused batches.
 
 Theory of operation
 -------------------
@@ -13,13 +13,13 @@ is passed in. A batch goes through it like this::
 Batches are numbered from 1 on each connection, in the order of sending. Confirmations are
 cumulative: *n* confirms the batches 1…*n*.
 
-A server that closes because of what a batch holds would close at it again for ever. So the batch
-is found and taken apart. While several batches are in flight, nobody knows which one it was:
-they are sent again *one by one*, each only when the one before is confirmed. A refused batch
-that was alone in flight is halved, and its halves go one by one in turn, until one event is left
-alone and refused: that one is dropped. Close code 1009 (message too big) refuses at once; the
-others that can mean a refusal may as well be a server's bad moment, so they count as one only
-when they hit the same batch again and again with no progress between.
+A server that closes the connection because of the content of a batch would do so forever. So the
+batch is found and taken apart. While several batches are in flight, it can be any of them: they are
+sent again *one by one*, each only after the one before is confirmed. A refused batch that was alone
+in flight is halved, and its halves are sent one by one in turn, until a single event is refused:
+that one is dropped. Close code 1009 (message too big) is a refusal at once. The other codes that
+can mean a refusal can also mean that the server has a problem, so they count only if they hit the
+same batch several times with no progress in between.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ __all__ = ["Batch", "DeliveryWindow", "InvalidConfirmationError"]
 
 TOO_BIG = 1009
 REFUSALS = frozenset({1003, 1007, 1008, TOO_BIG, 1011})
-_PATIENCE = 3
-"""At so many closes in a row, the batch at the front is held to be their cause."""
+_REFUSALS_BEFORE_SPLIT = 3
+"""After this many closes in a row, the batch at the front is taken to be the cause."""
 
 
 class InvalidConfirmationError(Exception):
-    """The peer confirmed what can't be: never sent, or less than before."""
+    """The peer confirmed a batch that was never sent, or fewer than before."""
 
 
 class Batch:
-    """Events that travel in one message, as their bytes on the wire."""
+    """The events of one message, as bytes."""
 
     __slots__ = ("events", "refusals", "sent_at", "size")
 
@@ -49,7 +49,7 @@ class Batch:
         self.refusals = refusals
         """How often in a row the server closed with this batch at the front."""
         self.sent_at = 0.0
-        """When it was last sent, in seconds of the clock that the window is given."""
+        """When it was last sent, by the caller's clock."""
         self.size = _size(events)
         """Bytes on the wire, with the array's brackets and commas."""
 
@@ -59,12 +59,12 @@ def _size(events: Sequence[bytes]) -> int:
 
 
 class DeliveryWindow:
-    """The batches that are under way. Used by the worker thread alone.
+    """The batches on their way. Used by the worker thread only.
 
     Args:
-        max_batches: the most batches in it.
-        max_bytes: when its batches have so many bytes, there is no room for more.
-        max_batch_bytes: the most bytes that one batch may have.
+        max_batches: the largest number of batches in it.
+        max_bytes: once its batches have this many bytes, there is no room for more.
+        max_batch_bytes: the largest size of one batch.
         confirm_timeout: seconds after which an unconfirmed batch means a dead connection.
     """
 
@@ -84,14 +84,14 @@ class DeliveryWindow:
         self._sent: deque[Batch] = deque()
         self._bytes = 0
         self._confirmed = 0  # the number of the last confirmed batch on this connection
-        self._suspects = 0  # so many batches from the front on go one by one
+        self._suspects = 0  # how many batches, from the front on, are sent one by one
         self._progress_at = 0.0
         self.in_flight = 0
         """Events in the window: sent, or about to be, and not yet confirmed."""
         self.loaded = 0
-        """Events that ever came into the window; these minus ``in_flight`` are settled."""
+        """Events that ever entered the window. Those that are not ``in_flight`` are settled."""
         self.round_trip: float | None = None
-        """Seconds from sending to confirmation, of the batch confirmed last."""
+        """Seconds from sending to confirmation, for the batch confirmed last."""
 
     @property
     def has_room(self) -> bool:
@@ -101,21 +101,21 @@ class DeliveryWindow:
 
     @property
     def last_sent(self) -> int:
-        """The number of the newest batch that was sent on this connection; 0 if none was."""
+        """The number of the newest batch sent on this connection; 0 before the first."""
         return self._confirmed + len(self._sent)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether no batch is on its way."""
         return not self._sent and not self._unsent
 
     @property
     def awaits_confirmation(self) -> bool:
-        """Whether a batch was sent on this connection and is not yet confirmed."""
+        """Whether a batch was sent on this connection and is not confirmed yet."""
         return bool(self._sent)
 
     def load(self, events: Sequence[bytes]) -> None:
-        """Take events in, as one batch, or as several where one would have too many bytes."""
+        """Add events as one batch, or as several if one would be too large."""
         if not events:
             return
         batch = Batch(tuple(events))
@@ -137,27 +137,27 @@ class DeliveryWindow:
         self.in_flight += len(batch.events)
 
     def next_unsent(self) -> Batch | None:
-        """The batch that has to be sent now, or None if there is none or it has to wait."""
+        """Return the batch to send now; None if there is none or it has to wait."""
         if not self._unsent or (self._suspects and self._sent):
             return None
         return self._unsent[0]
 
     def mark_sent(self, now: float) -> int:
-        """Note that the batch of :meth:`next_unsent` was sent; its number on this connection."""
+        """Mark the batch of :meth:`next_unsent` as sent; return its number on this connection."""
         batch = self._unsent.popleft()
         batch.sent_at = now
         self._sent.append(batch)
         return self.last_sent
 
     def confirm(self, number: int, now: float) -> int:
-        """The peer has the batches up to ``number``: returns how many events that delivers.
+        """Mark the batches up to ``number`` as delivered; return how many events they have.
 
         Raises:
-            InvalidConfirmationError: the number is higher than any sent, or goes back.
+            InvalidConfirmationError: the number was not sent, or is lower than the last one.
         """
         if not self._confirmed <= number <= self.last_sent:
             raise InvalidConfirmationError(
-                f"confirmed {number}, where {self._confirmed} to {self.last_sent} are possible"
+                f"it confirms batch {number}; allowed are {self._confirmed} to {self.last_sent}"
             )
         delivered = 0
         for _ in range(number - self._confirmed):
@@ -171,7 +171,7 @@ class DeliveryWindow:
 
     @property
     def overdue_at(self) -> float | None:
-        """When the connection has to be given up for dead; None while nothing is unconfirmed.
+        """When the connection counts as dead; None while nothing is unconfirmed.
 
         The time counts from the last progress, so a slow link that moves is not a dead one.
         """
@@ -183,10 +183,10 @@ class DeliveryWindow:
         """Put the unconfirmed batches back in front, to be sent again on the next connection.
 
         Args:
-            close_code: what the server closed with, if it did.
+            close_code: the code with which the server closed, if it did.
 
         Returns:
-            The one event that the server won't have, which is dropped; mostly None.
+            The event that the server refused, if it has been found. It is out of the window.
         """
         suspects = list(self._sent)
         self._unsent.extendleft(reversed(suspects))
@@ -195,22 +195,25 @@ class DeliveryWindow:
         if not suspects or close_code not in REFUSALS:
             return None
         front = suspects[0]
-        front.refusals = max(front.refusals + 1, _PATIENCE if close_code == TOO_BIG else 0)
-        if front.refusals < _PATIENCE:
+        front.refusals = max(
+            front.refusals + 1, _REFUSALS_BEFORE_SPLIT if close_code == TOO_BIG else 0
+        )
+        if front.refusals < _REFUSALS_BEFORE_SPLIT:
             return None
         if len(suspects) > 1:
-            # It can be any of them, and the close that hits it alone decides.
+            # It can be any of them; the one that is refused when sent alone is the one.
             for suspect in suspects:
-                suspect.refusals = 0 if close_code == TOO_BIG else _PATIENCE - 1
+                suspect.refusals = 0 if close_code == TOO_BIG else _REFUSALS_BEFORE_SPLIT - 1
             self._suspects = max(self._suspects, len(suspects))
             return None
-        # The halves of a batch that is too big are under no other suspicion.
+        # A batch that was too big is not suspected of anything else, so its halves start at 0.
         return self._take_apart(
-            self._unsent.popleft(), refusals=0 if close_code == TOO_BIG else _PATIENCE - 1
+            self._unsent.popleft(),
+            refusals=0 if close_code == TOO_BIG else _REFUSALS_BEFORE_SPLIT - 1,
         )
 
     def _take_apart(self, batch: Batch, refusals: int) -> bytes | None:
-        """Halve a refused batch; of a single event, return it: it is out of the window."""
+        """Halve a refused batch, or take a single event out of the window and return it."""
         self._suspects = max(0, self._suspects - 1)
         size = self._forget(batch)
         if size == 1:
@@ -225,7 +228,7 @@ class DeliveryWindow:
         return None
 
     def discard(self) -> int:
-        """Give up everything that is under way; returns how many events that is."""
+        """Remove all batches; return how many events they have."""
         discarded = self.in_flight
         self._unsent.clear()
         self._sent.clear()

@@ -192,7 +192,7 @@ class TelemetryConnector:
             # The request, not a join, is what a stop waits for. Before Python 3.13, a thread in
             # `join` holds a lock of the thread that it joins; a signal handler that stops as well
             # would join on top of it and wait for the code that it interrupted. By now the worker
-            # has run its last statement, so this join is short whoever holds that lock.
+            # has run its last statement, so this join is short even if that lock is taken.
             self._thread.join(_JOIN_TIMEOUT)
             return self.ledger.left_behind == 0
         # In this order: the worker sets the flag before it gives the events up.

@@ -1,9 +1,9 @@
-"""Encoding: from what a game emits to the bytes of an event on the wire.
+"""Encoding: from an emitted event to its bytes on the wire.
 
 An event is encoded where it is emitted, into an :class:`EncodedEvent`. That is the snapshot of its
-data, and it finds a bad event while its author is on the stack. What is the same for a whole
-session, and the number that the event gets when it leaves the store, are added on the worker's
-side, by :meth:`EventCodec.to_wire`.
+data, and a bad event is found while the code that emits it is on the stack. The fields that a whole
+session shares, and the number that the event gets when it leaves the store, are added on the
+worker, by :meth:`EventCodec.to_wire`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = ["EncodedEvent", "EventCodec", "child_session_id", "new_session_id"]
 
 _PLAIN = frozenset({"type", "data"})
 _LARGEST_SEQ = 2**63 - 1
-_HALF_A_MICROSECOND = 500  # so that a clock that is kept as a float loses no millisecond
-_THIRTEEN_DIGITS = 10**12  # what a timestamp has until the year 2286
-_HEADS = 1024  # types whose heads are kept
-_HEAD_BYTES = 256  # a longer one is not kept
-_ROOM_FOR_A_PROCESS_ID = 32  # which the session id of a forked child ends with
+_HALF_A_MICROSECOND = 500  # nanoseconds; a clock kept as a float then loses no millisecond
+_THIRTEEN_DIGITS = 10**12  # a timestamp has 13 digits until the year 2286
+_MAX_PREFIXES = 1024  # how many types have their prefix cached
+_MAX_PREFIX_BYTES = 256  # a longer prefix is not cached
+_PROCESS_ID_BYTES = 32  # room for the suffix of a forked child's session id
 
 
 class EncodedEvent(msgspec.Struct, gc=False):
-    """What is kept of an event from its emission on: nothing that the game can change."""
+    """An event from its emission on, with nothing that the game can change."""
 
-    head: bytes
+    prefix: bytes
     """``"type":…,"timestamp":``, one object for all events of a type."""
     time: int
     """When it happened, in nanoseconds since the epoch."""
@@ -46,19 +46,19 @@ class EncodedEvent(msgspec.Struct, gc=False):
 
 
 class _ForwardedEvent(EncodedEvent, gc=False):
-    """A body whose event brought some of its envelope along, which is kept as given."""
+    """An event that came with some of its envelope, which is kept as given."""
 
     envelope: dict[str, Any]
 
 
 class EventCodec:
-    """Encodes the events of one session. Stateless but for its constants; safe in any thread.
+    """Encodes the events of one session. Safe in any thread.
 
     Args:
         session_id: written into each event as ``sessionId``.
-        version: of the game's build, written into each event; or None.
-        max_event_bytes: the most that one event may take on the wire, counted with the longest
-            ``seq`` that there can be, so that the limit doesn't depend on when it is emitted.
+        version: the version of the game's build, written into each event; or None.
+        max_event_bytes: the largest size of one event on the wire. It is counted with the longest
+            possible ``seq``, so that the limit doesn't depend on when the event is emitted.
     """
 
     def __init__(
@@ -67,32 +67,32 @@ class EventCodec:
         self.version = version
         self.max_event_bytes = max_event_bytes
         self.encode_json = msgspec.json.Encoder(enc_hook=to_jsonable).encode
-        self.heads: dict[str, bytes] = {}
-        """What the bodies of each type begin with; of the types that were met lately."""
+        self.type_prefixes: dict[str, bytes] = {}
+        """The prefix of the events of each type, for the types seen recently."""
         self.begin(session_id)
 
     def begin(self, session_id: str) -> None:
-        """Begin a session. Only while no other thread uses the codec: after a fork, say."""
+        """Begin a session. Only while no other thread uses the codec, such as after a fork."""
         self.session_id = session_id
         self._run = uuid.uuid4().hex[:16]  # a reused session_id must not repeat event ids
-        head = {"sessionId": session_id} | ({"version": self.version} if self.version else {})
-        constant = self.encode_json(head)[:-1].replace(b"%", b"%%")
+        prefix = {"sessionId": session_id} | ({"version": self.version} if self.version else {})
+        constant = self.encode_json(prefix)[:-1].replace(b"%", b"%%")
         self._whole = constant + f',"id":"{self._run}-%d","seq":%d,'.encode() + b'%b%d,"data":%b}'
         longest = self._whole % (_LARGEST_SEQ, _LARGEST_SEQ, b"", _THIRTEEN_DIGITS, b"")
         self._overhead = len(longest)
 
     @property
     def always_fits_bytes(self) -> int:
-        """So many bytes of data make no event too large, whatever its type, also after a fork."""
-        return self.max_event_bytes - self._overhead - _HEAD_BYTES - _ROOM_FOR_A_PROCESS_ID
+        """Data of at most this size fits into an event of any type, even in a forked child."""
+        return self.max_event_bytes - self._overhead - _MAX_PREFIX_BYTES - _PROCESS_ID_BYTES
 
     def encode(self, type: str, data: Data | None, fields: Data = NO_DATA) -> EncodedEvent:
         """Encode an event that happens now.
 
         Args:
             type: the event's type.
-            data: its fields, as a mapping; or None for none.
-            fields: more of them, which win over ``data``.
+            data: its fields, or None.
+            fields: more fields, which win over ``data``.
 
         Raises:
             InvalidEventError: it can't be sent.
@@ -101,29 +101,29 @@ class EventCodec:
             data = fields
         elif fields or data.__class__ is not dict:
             data = merged(type, data, fields)
-        head = self._head(type)
+        prefix = self._prefix(type)
         try:
             text = self.encode_json(data)
         except Exception as error:
             raise self._explained(type, data, error) from error
-        size = self._overhead + len(head) + len(text)
+        size = self._overhead + len(prefix) + len(text)
         if size > self.max_event_bytes:
             raise self._too_large(type, size)
-        return EncodedEvent(head, time_ns(), text)
+        return EncodedEvent(prefix, time_ns(), text)
 
-    def _head(self, type: object) -> bytes:
+    def _prefix(self, type: object) -> bytes:
         name = _checked_type(type)
-        if (head := self.heads.get(name)) is not None:
-            return head
-        head = b'"type":%b,"timestamp":' % self.encode_json(name)
-        if len(head) <= _HEAD_BYTES:
-            if len(self.heads) >= _HEADS:
-                self.heads.clear()
-            self.heads[name] = head
-        return head
+        if (prefix := self.type_prefixes.get(name)) is not None:
+            return prefix
+        prefix = b'"type":%b,"timestamp":' % self.encode_json(name)
+        if len(prefix) <= _MAX_PREFIX_BYTES:
+            if len(self.type_prefixes) >= _MAX_PREFIXES:
+                self.type_prefixes.clear()
+            self.type_prefixes[name] = prefix
+        return prefix
 
     def encode_event(self, event: TelemetryEvent | Mapping[str, Any]) -> EncodedEvent:
-        """Encode an event that may bring its own timestamp, id, seq, session and version.
+        """Encode an event that may have its own timestamp, id, seq, session and version.
 
         Raises:
             InvalidEventError: it can't be sent.
@@ -142,13 +142,13 @@ class EventCodec:
         data = event.data
         if data.__class__ is not dict:
             data = merged(type, data, NO_DATA)
-        head = self._head(type)
+        prefix = self._prefix(type)
         try:
             text = self.encode_json(data)
-            # Kept in nanoseconds as the others are, of which the milliseconds are cut out again.
-            body = EncodedEvent(head, timestamp * 1_000_000, text)
+            # In nanoseconds like the others, from which the milliseconds are computed again.
+            body = EncodedEvent(prefix, timestamp * 1_000_000, text)
             if envelope:
-                body = _ForwardedEvent(body.head, body.time, body.data, envelope)
+                body = _ForwardedEvent(body.prefix, body.time, body.data, envelope)
             size = len(self.to_wire(body, _LARGEST_SEQ))
         except Exception as error:
             raise self._explained(type, {**envelope, "data": data}, error, path="") from error
@@ -157,15 +157,15 @@ class EventCodec:
         return body
 
     def to_wire(self, body: EncodedEvent, number: int) -> bytes:
-        """The whole event as it goes over the wire.
+        """Return the whole event as bytes.
 
         Args:
-            body: what ``encode`` made.
+            body: the encoded event.
             number: the event's place in the session, which becomes its ``seq``.
         """
         milliseconds = (body.time + _HALF_A_MICROSECOND) // 1_000_000
         if body.__class__ is EncodedEvent:
-            return self._whole % (number, number, body.head, milliseconds, body.data)
+            return self._whole % (number, number, body.prefix, milliseconds, body.data)
         standard: dict[str, Any] = {
             "sessionId": self.session_id,
             "id": f"{self._run}-{number}",
@@ -174,27 +174,33 @@ class EventCodec:
         if self.version:
             standard["version"] = self.version
         envelope = self.encode_json(standard | cast("_ForwardedEvent", body).envelope)[:-1]
-        return b'%b,%b%d,"data":%b}' % (envelope, body.head, milliseconds, body.data)
+        return b'%b,%b%d,"data":%b}' % (envelope, body.prefix, milliseconds, body.data)
 
     def to_wire_many(self, numbered: Iterable[tuple[EncodedEvent, int]]) -> list[bytes]:
-        """Likewise, many at once."""
+        """Do the same for many events at once."""
         whole, to_wire = self._whole, self.to_wire
         return [
             whole
-            % (number, number, body.head, (body.time + _HALF_A_MICROSECOND) // 1_000_000, body.data)
+            % (
+                number,
+                number,
+                body.prefix,
+                (body.time + _HALF_A_MICROSECOND) // 1_000_000,
+                body.data,
+            )
             if body.__class__ is EncodedEvent
             else to_wire(body, number)
             for body, number in numbered
         ]
 
-    def from_wire(self, sealed: bytes) -> TelemetryEvent:
-        """Read an event back from its bytes on the wire."""
-        return TelemetryEvent.from_mapping(msgspec.json.decode(sealed))
+    def from_wire(self, wire: bytes) -> TelemetryEvent:
+        """Return the event that has these bytes on the wire."""
+        return TelemetryEvent.from_mapping(msgspec.json.decode(wire))
 
     def _explained(
         self, type: str, data: object, error: Exception, path: str = "data"
     ) -> InvalidEventError:
-        _checked_type(type)  # the encoder meets a fault in it as well
+        _checked_type(type)  # the encoder fails at a bad type as well
         try:
             fault = find_fault(data, path, self.encode_json)
         except Exception as unreadable:
@@ -209,25 +215,25 @@ class EventCodec:
 
 
 def new_session_id() -> str:
-    """A fresh id for one run of the game."""
+    """Return a new id for one run of the game."""
     return uuid.uuid4().hex
 
 
 def child_session_id(given: str | None) -> str:
-    """The id of the session of a forked child: its own, yet recognisable where one was given."""
+    """Return the session id of a forked child, which extends the given id if there is one."""
     return f"{given}.{os.getpid()}" if given else new_session_id()
 
 
 def _checked_type(type: object) -> str:
     if not isinstance(type, str):
-        raise InvalidEventError(describe(type), "type", "is no string")
+        raise InvalidEventError(describe(type), "type", "must be a string")
     if not type:
-        raise InvalidEventError("", "type", "is empty")
+        raise InvalidEventError("", "type", "must not be empty")
     try:
         type.encode()
     except UnicodeEncodeError:
         raise InvalidEventError(
-            ascii(type), "type", "holds a lone surrogate, which no UTF-8 text can"
+            ascii(type), "type", "contains a lone surrogate, which UTF-8 can't encode"
         ) from None
     return str.__str__(type)
 
@@ -249,9 +255,9 @@ def _checked_timestamp(type: str, timestamp: object) -> int:
             return int(timestamp.timestamp() * 1000)
         number = float(cast("float", timestamp))
     except Exception as error:
-        raise InvalidEventError(type, "timestamp", "is no number of milliseconds") from error
+        raise InvalidEventError(type, "timestamp", "must be a number of milliseconds") from error
     if isinstance(timestamp, (bool, str, bytes)):
-        raise InvalidEventError(type, "timestamp", "is no number of milliseconds")
+        raise InvalidEventError(type, "timestamp", "must be a number of milliseconds")
     if not math.isfinite(number):
         raise InvalidEventError(type, "timestamp", f"is {number}")
     return timestamp if isinstance(timestamp, int) else int(number)
@@ -268,10 +274,10 @@ def _checked_envelope(type: str, event: TelemetryEvent) -> dict[str, Any]:
             continue
         text = str(value) if isinstance(value, uuid.UUID) else value
         if not isinstance(text, str) or not text:
-            raise InvalidEventError(type, name, "is no string, or an empty one")
+            raise InvalidEventError(type, name, "must be a non-empty string")
         given[name] = text
     if (seq := event.seq) is not None:
         if isinstance(seq, bool) or not isinstance(seq, int) or not 0 <= seq <= _LARGEST_SEQ:
-            raise InvalidEventError(type, "seq", "is no whole number from 0 up")
+            raise InvalidEventError(type, "seq", f"must be an integer from 0 to {_LARGEST_SEQ}")
         given["seq"] = seq
     return given

@@ -1,4 +1,4 @@
-"""A counter that any thread may advance, in any place, without a lock."""
+"""A counter that any thread can advance, anywhere, without a lock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AtomicCounter(Iterator[int]):
 
     @property
     def value(self) -> int:
-        """How often it was incremented."""
+        """How many times it was incremented."""
         return sys.maxsize - 1 - operator.length_hint(self._numbers)
 
     def __iter__(self) -> Iterator[int]:

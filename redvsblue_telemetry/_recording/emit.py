@@ -1,9 +1,9 @@
-"""``emit``, from the call to the store, in one function: what a frame pays for each event.
+"""``emit``, from the call to the store, in one function: the cost of an event to a frame.
 
-Here, and only here, code is written for speed first. Each call of a function and each look-up of
-an attribute costs a share of a microsecond, a hundred times a frame, so what an event needs is
-bound once, by a closure, and the usual case is written out. Whatever is not usual is left to
-:meth:`EventCodec.encode`, which does the same with care, and finds the words for what is wrong.
+This is the only code that is written for speed first. Every function call and attribute look-up
+costs a fraction of a microsecond, up to a hundred times a frame. So the objects that an event needs
+are bound once, by a closure, and the usual case is written out. The other cases are left to
+:meth:`EventCodec.encode`, which does the same carefully and explains errors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Emit = Callable[..., None]
 
 
 class Flag:
-    """Whether events are taken now. Written under the client's lock, read by any thread."""
+    """Whether events are recorded now. Written under the client's lock, read by any thread."""
 
     __slots__ = ("on",)
 
@@ -32,7 +32,7 @@ class Flag:
 
 
 def emit_nothing(type: str, data: Data | None = None, /, **fields: Any) -> None:
-    """Be the ``emit`` of a telemetry whose feature flag is off, for good."""
+    """Do nothing: the ``emit`` of a client whose feature flag is off."""
 
 
 def make_emit(
@@ -41,18 +41,22 @@ def make_emit(
     store: TelemetryStore[EncodedEvent],
     reject: Callable[[Exception, object], None],
 ) -> Emit:
-    """Make an ``emit`` that puts events into a store.
+    """Return an ``emit`` that puts events into a store.
 
-    It holds on to the codec and the store, whoever keeps it: so a forked child begins anew with the
-    same two objects.
+    It keeps references to the codec and the store, and a game may keep a reference to it. So a
+    forked child starts over with the same two objects.
 
     Args:
-        switch: while it is off, nothing is taken.
+        switch: while it is off, nothing is recorded.
         codec: encodes the events.
         store: keeps them.
-        reject: told of the error, and the type, where an event can't be encoded. May raise.
+        reject: called with the error and the type if an event can't be encoded. May raise.
     """
-    heads, encode_json, most = codec.heads, codec.encode_json, codec.always_fits_bytes
+    type_prefixes, encode_json, most = (
+        codec.type_prefixes,
+        codec.encode_json,
+        codec.always_fits_bytes,
+    )
     items, rise = store.items, store.enforce_capacity
     append = items.append
 
@@ -61,7 +65,7 @@ def make_emit(
             return
         body = None
         try:
-            head = heads[type]
+            prefix = type_prefixes[type]
             if data is None:
                 text = encode_json(fields)
             elif fields or data.__class__ is not dict:
@@ -69,8 +73,8 @@ def make_emit(
             else:
                 text = encode_json(data)
             if len(text) <= most:
-                body = EncodedEvent(head, time_ns(), text)
-        except Exception:  # a type that is new, say; what is really wrong goes wrong again
+                body = EncodedEvent(prefix, time_ns(), text)
+        except Exception:  # a new type, perhaps; a real error occurs again below
             body = None
         if body is None:
             try:

@@ -1,9 +1,9 @@
-"""What a game puts into an event, turned into what JSON has.
+"""Conversion of a game's values into values that JSON has.
 
 The encoder (msgspec) writes the usual types itself: numbers of any size, strings, lists, tuples,
 sets, mappings, enums, datetimes, UUIDs, dataclasses, attrs classes. :func:`to_jsonable` is its hook
 for the rest: numpy's arrays and scalars, the vectors of pygame and pyglet, and subclasses of the
-built-in types. No such library is imported: objects are known by what they can do.
+built-in types. No such library is imported: objects are recognized by their methods.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from .._shared import describe, encodable, type_name
 __all__ = ["find_fault", "to_jsonable"]
 
 _MAX_DEPTH = 64
-"""How deep :func:`find_fault` looks into nested data before it says that it is too deep."""
+"""How deep :func:`find_fault` descends before it reports that data is nested too deeply."""
 
 
 _KNOWN = frozenset({bool, list, tuple, set, frozenset, dict, bytes, type(None)})
-"""Types that the encoder asks about only where they are the key of a mapping."""
+"""Types that the encoder passes to the hook only if they are the key of a mapping."""
 
 
 def to_jsonable(value: object) -> object:
-    """Turn a value that the encoder doesn't know into one that it does.
+    """Return a value that the encoder knows for one that it doesn't.
 
     Raises:
-        TypeError: it has no plain form.
+        TypeError: there is no such value.
     """
     if type(value) in _KNOWN:
         raise TypeError(f"a {type_name(type(value))} can't be a key")  # as a value it is known
@@ -50,7 +50,7 @@ def to_jsonable(value: object) -> object:
 
 
 def _is_sequence_like(value: object) -> bool:
-    """A vector, colour or rectangle: it has a length and items by number, but is no mapping."""
+    """Return whether it is a vector, color or rectangle: a length, and items by index."""
     kind = type(value)
     return hasattr(kind, "__len__") and hasattr(kind, "__getitem__") and not hasattr(kind, "keys")
 
@@ -58,9 +58,9 @@ def _is_sequence_like(value: object) -> bool:
 def find_fault(
     value: object, path: str, encode: Callable[[object], bytes]
 ) -> tuple[str, str] | None:
-    """Where in ``value`` it is that ``encode`` fails, and why: ``(path, reason)``.
+    """Return where in ``value`` the function ``encode`` fails, and why: ``(path, reason)``.
 
-    Slow, since it encodes each part by itself; for an event that has already failed.
+    Slow, since it encodes each part separately; only for an event that has failed already.
     """
     return _search(value, path, encode, ())
 
@@ -102,7 +102,7 @@ def _parts(value: object, path: str) -> Iterable[tuple[str, object]]:
 
 def _reason(value: object, error: Exception) -> str:
     if isinstance(error, UnicodeEncodeError):
-        return "holds a lone surrogate, which no UTF-8 text can"
+        return "contains a lone surrogate, which UTF-8 can't encode"
     if isinstance(error, RecursionError):
         return "is nested too deeply"
     if isinstance(value, Mapping) and isinstance(error, TypeError):

@@ -1,4 +1,4 @@
-"""The ledger: what became of every event that was emitted.
+"""The ledger: the fate of every event that was emitted.
 
 Every event is in one place at a time, so at any moment::
 
@@ -6,10 +6,13 @@ Every event is in one place at a time, so at any moment::
 
 ``rejected`` events are apart: they were never accepted, or ``before_send`` raised for them.
 
-Each event has one count that it ends in, and the rest is derived. The store counts what was pushed,
-what overflowed and what is waiting; the worker counts what it delivered, dropped or rejected; and
-what left the store without having been counted is in flight. So the sum can't be wrong: an event
-that the worker lost would stay in flight forever, where a test or a reader finds it.
+Each event ends in one count, and the rest is derived. The store counts the events that were
+pushed, that overflowed and that are waiting. The worker counts those that it delivered, dropped or
+rejected. An event that has left the store and is in no count is in flight. So the sum can't be
+wrong: an event that the worker lost would stay in flight forever, where a test finds it.
+
+A new reason to drop events is one more :class:`DropReason`. Events that are taken over from an
+earlier run would be one more count, added to the left side.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def _nothing() -> None:
-    """What a store without a worker calls at its high-water mark."""
+    """Do nothing: the high-water callback of a store without a worker."""
 
 
 class TelemetryStore(Generic[T]):
@@ -42,8 +42,8 @@ class TelemetryStore(Generic[T]):
     a ``__del__``, in the middle of any other call. None of them takes a lock or waits.
 
     Args:
-        capacity: the most items that it holds; at least 1.
-        high_water: at this many items and above, each push calls ``on_high_water``.
+        capacity: the largest number of items; at least 1.
+        high_water: with this many items or more, each push calls ``on_high_water``.
         on_high_water: must be quick, must not raise, and may be called from any thread.
     """
 
@@ -60,11 +60,11 @@ class TelemetryStore(Generic[T]):
         self._on_high_water = on_high_water
         self.high_water = capacity + 1 if high_water is None else min(high_water, capacity)
         self.items: deque[T] = deque()
-        """What is in the store. Only ``emit`` works on it from outside, as :meth:`push` does."""
+        """The items. Only ``emit`` uses this from outside, the way :meth:`push` does."""
         self.begin()
 
     def begin(self) -> None:
-        """Be empty, and count from 1. Only while no other thread uses it: after a fork, say."""
+        """Be empty, and count from 1. Only while no other thread uses it, such as after a fork."""
         self.items.clear()
         # These three are written by any thread, each by one uninterruptible call (see above).
         self._departed = AtomicCounter()
@@ -74,14 +74,14 @@ class TelemetryStore(Generic[T]):
         )
 
     def push(self, item: T) -> None:
-        """Put an item at the back. If that is one too many, the oldest is dropped and counted."""
+        """Add an item at the back. If that exceeds the capacity, drop and count the oldest."""
         items = self.items
         items.append(item)
         if len(items) >= self.high_water:
             self.enforce_capacity()
 
     def enforce_capacity(self) -> None:
-        """Look after a store that was just pushed to and that holds much."""
+        """Slow path of `push`: drop the oldest item if over capacity, then signal high water."""
         if len(self.items) > self.capacity:
             try:
                 next(self._departures)
@@ -92,27 +92,27 @@ class TelemetryStore(Generic[T]):
         self._on_high_water()
 
     def drain(self, limit: int) -> list[T]:
-        """Take out the oldest items, at most ``limit`` of them, oldest first."""
+        """Remove and return the oldest items, at most ``limit`` of them, oldest first."""
         return [item for item, _ in self.drain_numbered(limit)]
 
     def drain_numbered(self, limit: int) -> list[tuple[T, int]]:
-        """Like :meth:`drain`, each item with its number: its place in the order of pushes, from 1.
+        """Like :meth:`drain`, but each item has its number in the order of pushes, from 1.
 
         A gap in the numbers is an item that was dropped.
         """
         drained: list[tuple[T, int]] = []
-        with contextlib.suppress(IndexError):  # it is empty; what was taken until then is kept
+        with contextlib.suppress(IndexError):  # empty; the items taken before that are kept
             drained.extend(islice(self._departures, max(0, limit)))
         return drained
 
     def peek(self, limit: int) -> list[T]:
-        """The oldest items, at most ``limit`` of them, oldest first; they stay where they are."""
+        """Return the oldest items, at most ``limit``, oldest first, without removing them."""
         return list(islice(self.items.copy(), limit))
 
     def clear(self) -> int:
-        """Take out everything that is there now and return how many items it was.
+        """Remove all items that are there now; return how many there were.
 
-        They don't count as dropped: whoever clears knows why.
+        They don't count as dropped: the caller counts them by reason.
         """
         return len(self.drain_numbered(len(self.items)))
 
@@ -121,12 +121,12 @@ class TelemetryStore(Generic[T]):
 
     @property
     def dropped(self) -> int:
-        """How many items had to go because the store was full."""
+        """How many items were dropped because the store was full."""
         return self._dropped.value
 
     @property
     def departed(self) -> int:
-        """How many items have left, in whatever way: also the number of the last that left."""
+        """How many items have left in any way, which is also the number of the last of them."""
         return self._departed.value
 
     @property

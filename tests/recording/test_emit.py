@@ -58,7 +58,7 @@ def test_the_first_of_a_type_and_the_next_are_alike(
     with freeze_time("2026-11-24 12:00:00.123"):
         bench.emit("hit", data, **fields)  # the careful way: the type is new
         bench.emit("hit", data, **fields)  # the fast one
-        assert bench.codec.heads == {"hit": b'"type":"hit","timestamp":'}
+        assert bench.codec.type_prefixes == {"hit": b'"type":"hit","timestamp":'}
     first, second = bench.wire()
     assert first["timestamp"] == 1795521600123
     assert (first.pop("seq"), second.pop("seq")) == (1, 2)
@@ -114,8 +114,8 @@ def test_types_without_end_are_not_kept_without_end(bench: Bench) -> None:
         bench.emit(f"type {number}")
         bench.store.clear()
     bench.emit("x" * 1000)
-    assert len(bench.codec.heads) <= 1024
-    assert all(len(head) <= 256 for head in bench.codec.heads.values())
+    assert len(bench.codec.type_prefixes) <= 1024
+    assert all(len(prefix) <= 256 for prefix in bench.codec.type_prefixes.values())
 
 
 def test_while_it_is_off_nothing_is_taken(bench: Bench) -> None:
@@ -156,7 +156,7 @@ def test_a_subclass_may_have_an_emit_of_its_own() -> None:
         telemetry.emit("hit")
         telemetry.emit("hit", a=1)
         (body, _), _ = telemetry._store.drain_numbered(2)
-        assert b'"HIT"' in body.head
+        assert b'"HIT"' in body.prefix
         telemetry.enabled = False
 
 

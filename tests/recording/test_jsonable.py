@@ -379,7 +379,7 @@ def test_too_deep_is_too_deep() -> None:
     ids=["value", "key", "value under key"],
 )
 def test_a_lone_surrogate_is_called_one(value: object, path: str) -> None:
-    assert fault({"x": value}) == (path, "holds a lone surrogate, which no UTF-8 text can")
+    assert fault({"x": value}) == (path, "contains a lone surrogate, which UTF-8 can't encode")
 
 
 def test_the_path_can_be_printed_whatever_the_keys_are() -> None:

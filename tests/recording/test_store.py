@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from redvsblue_telemetry import TelemetryStore
-from redvsblue_telemetry._recording import counter as tally_module
+from redvsblue_telemetry._recording import counter as counter_module
 from redvsblue_telemetry._recording import store as store_module
 
 
@@ -386,7 +386,7 @@ def test_peek_beside_a_push_shows_items_in_order() -> None:
         assert look == list(range(look[0], look[0] + len(look))) if look else True
 
 
-MODULES = (store_module.__file__, tally_module.__file__)
+MODULES = (store_module.__file__, counter_module.__file__)
 
 
 def at_every_step(operation: Callable[[], object], interfere: Callable[[], object]) -> int:

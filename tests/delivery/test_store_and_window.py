@@ -1,4 +1,4 @@
-"""The store and the window together: from the push to the proof, nothing gets lost on the way."""
+"""The store, the window and the ledger together: nothing is lost between push and proof."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from redvsblue_telemetry import TelemetryStore
 from redvsblue_telemetry._delivery.window import DeliveryWindow
+from redvsblue_telemetry._recording.ledger import Ledger
 
 CAPACITY = 7
 
@@ -30,8 +31,8 @@ class Path:
         self.window = DeliveryWindow(
             max_batches=3, max_bytes=1000, max_batch_bytes=40, confirm_timeout=10.0
         )
+        self.ledger = Ledger(self.store)
         self.pushed = 0
-        self.delivered = 0
         self.sent = 0
         self.confirmed = 0
         self.arrived: list[int] = []
@@ -55,7 +56,7 @@ class Path:
 
     def confirm(self, back: int) -> None:
         number = max(self.confirmed, self.sent - back)
-        self.delivered += self.window.confirm(number, 0.0)
+        self.ledger.deliver(self.window.confirm(number, 0.0))
         self.confirmed = number
 
     def lose_connection(self, close_code: int) -> None:
@@ -72,8 +73,8 @@ class Path:
         }[step](amount)
 
     def check(self) -> None:
-        on_the_way = len(self.store) + self.window.in_flight
-        assert self.pushed == self.delivered + self.store.dropped + on_the_way
+        counts = self.ledger.read()
+        assert (counts.emitted, counts.in_flight) == (self.pushed, self.window.in_flight)
         assert len(self.store) <= CAPACITY
         assert self.arrived == sorted(self.arrived)
 
@@ -95,7 +96,7 @@ def test_nothing_is_lost_but_what_overflow_counts_and_the_order_holds(
         path.confirm(0)
     path.check()
 
-    assert path.delivered == len(path.arrived) == path.pushed - path.store.dropped
+    assert path.ledger.delivered == len(path.arrived) == path.pushed - path.store.dropped
 
 
 @settings(max_examples=100)
