@@ -361,7 +361,7 @@ class Telemetry:
     def _on_high_water(self) -> None:
         connector = self._connector
         if connector is not None:
-            connector.nudge()
+            connector.requests.nudge()
         # The first event after a fork. If the lock is taken, another thread starts the worker,
         # or has just stopped or switched it off; waiting for it would stall a frame.
         elif self._life.phase is Phase.FORKED and self._life.lock.acquire(blocking=False):

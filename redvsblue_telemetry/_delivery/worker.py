@@ -103,8 +103,8 @@ class TelemetryConnector:
         self._clock = clock
         self._thread = threading.Thread(target=self._run, name="redvsblue-telemetry", daemon=True)
         self._poller = Poller()
-        self._requests = Requests(self._poller.wake)
-        self.nudge = self._requests.nudge  # a method that forwards would cost `emit` a call
+        # Not private, because `emit` calls its `nudge` directly, which saves a call.
+        self.requests = Requests(self._poller.wake)
 
         # Used by the worker only:
         self._backoff = Backoff(settings.backoff_base, settings.backoff_max)
@@ -149,33 +149,47 @@ class TelemetryConnector:
         return None if self.last_lost is None else str(self.last_lost)
 
     @property
+    def in_flight(self) -> int:
+        """Events that left the store and are not confirmed yet."""
+        return self.ledger.read().in_flight
+
+    @property
+    def left_behind(self) -> int:
+        """Events that were still undelivered at the end."""
+        return self.ledger.left_behind
+
+    @property
     def round_trip(self) -> float | None:
         """Seconds from sending to confirmation, for the batch confirmed last."""
         return self._window.round_trip
 
+    def nudge(self) -> None:
+        """Have the store drained soon. Costs nothing while the worker is already at it."""
+        self.requests.nudge()
+
     def set_enabled(self, enabled: bool) -> None:
         """Connect, or stay away."""
-        self._requests.set_enabled(enabled)
+        self.requests.set_enabled(enabled)
 
     def set_online(self, online: bool) -> None:
         """Make attempts, or make none until there is a network again."""
-        self._requests.set_online(online)
+        self.requests.set_online(online)
 
     def flush(self, timeout: float) -> bool:
         """Wait until all events in the store or in flight now are confirmed or dropped."""
-        request = self._requests.flush(self._store.pushed)
+        request = self.requests.flush(self._store.pushed)
         if self._is_done(request, timeout):
             return True
-        self._requests.cancel_flush(request)
+        self.requests.cancel_flush(request)
         return False
 
     def discard(self, timeout: float) -> bool:
         """Close the connection and discard all events in the store or in flight now."""
-        return self._is_done(self._requests.discard(self._store.pushed), timeout)
+        return self._is_done(self.requests.discard(self._store.pushed), timeout)
 
     def _is_done(self, request: Request, timeout: float) -> bool:
         if self.state is STOPPED:  # then the worker may have missed the request
-            return self.ledger.left_behind == 0
+            return self.left_behind == 0
         if threading.current_thread() is self._thread:
             return False  # a callback that waited for its own thread would wait forever
         return request.wait(timeout)
@@ -185,7 +199,7 @@ class TelemetryConnector:
 
         Returns within the timeout (in seconds), even if the worker hangs in a name look-up.
         """
-        request = self._requests.stop(self._clock() + timeout * (1 - _STOP_MARGIN))
+        request = self.requests.stop(self._clock() + timeout * (1 - _STOP_MARGIN))
         if threading.current_thread() is not self._thread and (
             self.state is STOPPED or request.wait(timeout)
         ):
@@ -194,7 +208,7 @@ class TelemetryConnector:
             # would join on top of it and wait for the code that it interrupted. By now the worker
             # has run its last statement, so this join is short even if that lock is taken.
             self._thread.join(_JOIN_TIMEOUT)
-            return self.ledger.left_behind == 0
+            return self.left_behind == 0
         # In this order: the worker sets the flag before it gives the events up.
         return self.ledger.read().is_settled and not self._has_given_up
 
@@ -233,14 +247,14 @@ class TelemetryConnector:
 
     @property
     def _is_finished(self) -> bool:
-        stop_at = self._requests.stop_at
+        stop_at = self.requests.stop_at
         if stop_at is None:
             return False
         return self._has_delivered_all or not self._may_connect or self._clock() >= stop_at
 
     @property
     def _may_connect(self) -> bool:
-        return self._requests.allow_connection
+        return self.requests.allow_connection
 
     def _hold_connection(self) -> None:
         """Connect and serve the connection until it ends; then wait before the next attempt."""
@@ -253,7 +267,7 @@ class TelemetryConnector:
             self._enter(CONNECTING)
             self._connection = self._open()
             self._serve(self._connection)
-            if not self._requests.enabled and self._window.awaits_confirmation:
+            if not self.requests.enabled and self._window.awaits_confirmation:
                 self._connection.reset()  # the toggle also applies to data in the network
             self._connection.close()
         except _Interrupted:
@@ -279,7 +293,7 @@ class TelemetryConnector:
         """Make no attempt until that is allowed again or the worker has to end."""
         self._discard_requested()
         if not self._may_connect and not self._is_finished:
-            self._enter(OFFLINE if self._requests.enabled else IDLE)
+            self._enter(OFFLINE if self.requests.enabled else IDLE)
             self._wait(None)
 
     def _end(self) -> None:
@@ -287,7 +301,7 @@ class TelemetryConnector:
         self.ledger.drop(self._window.discard() + self._store.clear(), DropReason.LEFT_BEHIND)
         self._enter(STOPPED)
         self._poller.close()
-        self._requests.finish_all()
+        self.requests.finish_all()
         log_safely(
             logging.INFO,
             "telemetry stopped: %d events delivered, %d left behind",
@@ -357,7 +371,7 @@ class TelemetryConnector:
         was there before has had its last attempt, which is why this pauses. The second is a
         network that is back, if its absence was the reason to wait.
         """
-        requests = self._requests
+        requests = self.requests
         had_last_attempt = requests.is_stopping
         requests.network_is_back = False
         while self._may_connect and not self._is_finished and self._clock() < until:
@@ -411,7 +425,7 @@ class TelemetryConnector:
             if not self._may_connect or self._is_finished:
                 return
             session.send(
-                is_urgent=self._requests.take_urgency(), is_awaited=self._requests.is_awaited
+                is_urgent=self.requests.take_urgency(), is_awaited=self.requests.is_awaited
             )
             session.keep_alive()
             self._wait_for_work(connection, session)
@@ -423,31 +437,31 @@ class TelemetryConnector:
         if session.has_work:
             self._wait(self._clock(), connection.fileno(), events)  # only look for more work
         else:
-            self._requests.wants_nudge = session.wants_nudge
+            self.requests.wants_nudge = session.wants_nudge
             self._wait(session.next_deadline, connection.fileno(), events)
-            self._requests.wants_nudge = False
+            self.requests.wants_nudge = False
 
     # Shared by all of these.
 
     def _wait(self, until: float | None, fd: int = -1, events: int = 0) -> bool:
         """Wait for a descriptor, a request, or a time; return whether the descriptor is ready."""
-        self._requests.settle_flushes(
+        self.requests.settle_flushes(
             departed=self._store.departed,
             loaded=self._window.loaded,
             settled=self._window.loaded - self._window.in_flight,
         )
         self._connection_log.catch_up()
-        stop_at = self._requests.stop_at
+        stop_at = self.requests.stop_at
         if stop_at is not None:
             until = stop_at if until is None else min(until, stop_at)
         timeout = None if until is None else max(0.0, until - self._clock())
         return self._poller.wait(timeout, fd, events)
 
     def _discard_requested(self) -> None:
-        while (request := self._requests.next_discard) is not None:
+        while (request := self.requests.next_discard) is not None:
             in_store = len(self._store.drain_numbered(request.up_to - self._store.departed))
             self.ledger.drop(self._window.discard() + in_store, DropReason.SWITCHED_OFF)
-            self._requests.finish_discard()
+            self.requests.finish_discard()
 
     def _enter(self, state: ConnectionState) -> None:
         if state is self.state:

@@ -158,7 +158,9 @@ def test_an_ack_that_goes_back_ends_the_connection_and_unconfirms_nothing() -> N
         telemetry.emit("second")
         assert not telemetry.flush(0.1)
         assert wait_until(lambda: telemetry.stats().last_error)
-        assert "malformed ack from the server: it confirms batch 0" in str(telemetry.stats().last_error)
+        assert "malformed ack from the server: it confirms batch 0" in str(
+            telemetry.stats().last_error
+        )
         assert telemetry.stats().delivered == 1
     assert_arrives_later(port, telemetry, ["second"])
     assert_ledger(telemetry, delivered=2)
