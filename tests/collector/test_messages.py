@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
@@ -276,6 +276,7 @@ def test_reading_what_was_damaged_never_raises(
     assert len(found.events) + len(found.rejected) >= 1
 
 
+@settings(max_examples=50)  # large ones are slow to generate
 @given(st.lists(st.tuples(st.booleans(), events, json_values), max_size=8), st.booleans())
 def test_each_part_is_either_an_event_or_rejected(parts: list[Any], is_binary: bool) -> None:
     values = [good if is_good else bad for is_good, good, bad in parts]
@@ -288,6 +289,7 @@ def test_each_part_is_either_an_event_or_rejected(parts: list[Any], is_binary: b
         assert said == {"version": None} | {k: v for k, v in good.items() if k != "more"}
 
 
+@settings(max_examples=50)
 @given(st.lists(events, min_size=1, max_size=8))
 def test_lines_say_the_same_as_an_array(values: list[Any]) -> None:
     lines = b"".join(msgspec.json.encode(value) + b"\n" for value in values)
