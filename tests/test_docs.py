@@ -1,22 +1,23 @@
-"""The documentation is run: its snippets, its server, its links, its tables.
+"""Run and check the documentation: its snippets, commands, links, tables and figures.
 
-Each ``python`` block of ``README.md`` and ``docs/`` is a test of its own:
+Each ``python`` block of ``README.md`` and ``docs/`` is a separate test:
 
 * It runs with telemetry turned on by the environment, and with a :class:`RecordingServer` at the
-  URL there. Everything that it has emitted must be confirmed when it is stopped afterward.
-* It may use two names without defining them, as they are the reader's game: ``engine``, a
+  URL there. All its events must be confirmed when telemetry is stopped afterward.
+* It may use two names without defining them, since they stand for the reader's game: ``engine``, a
   :class:`FakeEngine`, and ``draw``, which does nothing.
-* What it prints must be what its comments ``# -> …`` say, if there are any, line by line.
-* A block with ``if __name__ == "__main__":`` runs as a program of its own, the others in here.
-* Its directory is empty, but for a certificate in ``our-ca.pem``.
+* Its output must equal its comments ``# -> …``, if there are any, line by line.
+* A block with ``if __name__ == "__main__":`` runs as a separate program, the others in here.
+* Its directory is empty, except for a certificate in ``our-ca.pem``.
 
-Above a block that can't be run stands a comment line, ``<!-- not run: why -->``.
+A block that can't be run has a comment line above it, ``<!-- not run: why -->``.
 """
 
 from __future__ import annotations
 
 import configparser
 import contextlib
+import enum
 import io
 import json
 import logging
@@ -28,7 +29,7 @@ import subprocess
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,6 +46,7 @@ from benchmarks import page
 from redvsblue_telemetry import (
     TelemetrySettings,
     TelemetryStats,
+    _lifecycle,
     start_telemetry,
     stop_telemetry,
     testing,
@@ -77,7 +79,7 @@ class Block:
 
     page: Path
     line: int
-    """Where its first line is in the page, counted from 1."""
+    """The number of its first line in the page, from 1."""
     language: str
     text: str
     marker: str
@@ -190,7 +192,7 @@ def server() -> Iterator[RecordingServer]:
 def readers_machine(
     server: RecordingServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[None]:
-    """Where a snippet runs: see this module's first lines."""
+    """The environment and the directory that snippets run in."""
     monkeypatch.setenv("REDVSBLUE_ENABLE_TELEMETRY", "true")
     monkeypatch.setenv("REDVSBLUE_TELEMETRY_WS_URL", server.url)
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
@@ -207,7 +209,7 @@ def readers_machine(
 
 @pytest.mark.parametrize("block", SNIPPETS, ids=[block.place for block in SNIPPETS])
 @pytest.mark.usefixtures("readers_machine")
-def test_snippet_runs_and_prints_what_it_says(block: Block, tmp_path: Path) -> None:
+def test_snippet_runs_and_prints_its_comments(block: Block, tmp_path: Path) -> None:
     run = run_as_program if block.is_program else run_in_here
 
     printed = run(block, tmp_path)
@@ -217,7 +219,7 @@ def test_snippet_runs_and_prints_what_it_says(block: Block, tmp_path: Path) -> N
 
 
 def run_in_here(block: Block, folder: Path) -> str:
-    """Run a block with the names that the reader's game has, and return what it prints."""
+    """Run a block with the names of the reader's game, and return its output."""
     source = "\n" * (block.line - 1) + block.text  # so that a traceback has the page's lines
     code = compile(source, name_of(block.page), "exec", dont_inherit=True)
     printed = io.StringIO()
@@ -246,7 +248,7 @@ def run_as_program(block: Block, folder: Path) -> str:
 
 
 def environment() -> dict[str, str]:
-    """What a program needs to find the package that is tested here."""
+    """The environment in which a program finds the package that is tested here."""
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "utf-8"}
 
 
@@ -290,7 +292,7 @@ def server_block() -> Block:
 
 @pytest.fixture
 def documented_server(tmp_path: Path) -> Iterator[str]:
-    """The URL of the server in the documentation, which runs in a process of its own."""
+    """The URL of the documented server, which runs in a separate process."""
     (tmp_path / "server.py").write_text(server_block().text, encoding="utf-8")
     with subprocess.Popen(
         [sys.executable, "server.py", "0"],
@@ -331,7 +333,7 @@ def test_documented_server_stores_each_event_once(documented_server: str, tmp_pa
     assert [event["data"]["number"] for event in stored] == list(range(1, 121))
     assert {event["sessionId"] for event in stored} == {telemetry.session_id}
 
-    # As after a reconnect: the first batches once more, on a connection of their own.
+    # As after a reconnect: the first batches once more, on a new connection.
     offer = {"Telemetry-Ack": "cumulative"}
     with connect(documented_server, additional_headers=offer) as repeating:
         assert repeating.response is not None
@@ -342,7 +344,9 @@ def test_documented_server_stores_each_event_once(documented_server: str, tmp_pa
     assert stored_events(tmp_path) == stored
 
 
-def test_documented_server_closes_with_1011_at_what_is_no_json(documented_server: str) -> None:
+def test_documented_server_closes_with_1011_when_a_message_is_not_json(
+    documented_server: str,
+) -> None:
     with connect(documented_server) as talking_nonsense:
         talking_nonsense.send("no JSON")
         with pytest.raises(ConnectionClosedError) as closed:
@@ -432,7 +436,7 @@ def test_index_lists_every_page() -> None:
     assert listed == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
 
 
-# Tables, against what they tell of.
+# Tables, against the code that they describe.
 
 
 def documented_default(field: attrs.Attribute[Any]) -> str:
@@ -490,14 +494,21 @@ def test_table_of_the_ledger_has_every_field() -> None:
     assert [plain(row[0]) for row in rows] == [f.name for f in attrs.fields(TelemetryStats)]
 
 
-def test_table_of_states_is_that_of_the_code() -> None:
+@pytest.mark.parametrize(
+    ("column", "transitions"),
+    [("state", states.TRANSITIONS), ("phase", _lifecycle.TRANSITIONS)],
+    ids=["states", "phases"],
+)
+def test_table_of_transitions_is_that_of_the_code(
+    column: str, transitions: Mapping[enum.Enum, Iterable[enum.Enum]]
+) -> None:
     documented = {
         plain(state): set(re.findall(r"`(\w+)`", followers))
-        for state, followers in table_of(DOCS / "architecture.md", "state")
+        for state, followers in table_of(DOCS / "architecture.md", column)
     }
     assert documented == {
         state.name: {follower.name for follower in followers}
-        for state, followers in states.TRANSITIONS.items()
+        for state, followers in transitions.items()
     }
 
 
@@ -551,7 +562,7 @@ def test_tests_that_the_promises_name_exist() -> None:
             assert (REPOSITORY / name).exists(), name
 
 
-def test_changelog_begins_with_this_version_and_links_each_to_what_changed() -> None:
+def test_changelog_begins_with_this_version_and_links_each_to_its_changes() -> None:
     text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d\d-\d\d)?$", text, flags=re.MULTILINE)
     assert redvsblue_telemetry.__version__ in versions[:2]
@@ -618,9 +629,9 @@ def test_the_figures_of_the_chaos_run_are_those_of_its_report() -> None:
     page = (
         (REPOSITORY / "docs" / "delivery.md").read_text("utf-8").partition("### The chaos run")[2]
     )
-    told = dict(re.findall(r"^\| \**(.+?)\** \| \**([\d,]+)\** \|$", page, re.MULTILINE))
+    documented = dict(re.findall(r"^\| \**(.+?)\** \| \**([\d,]+)\** \|$", page, re.MULTILINE))
     faults = report["faults"]
-    assert {words: int(number.replace(",", "")) for words, number in told.items()} == {
+    assert {words: int(number.replace(",", "")) for words, number in documented.items()} == {
         "emitted by four threads": report["emitted_by_threads"],
         "delivered, by the library's ledger": report["ledger"]["delivered"],
         "dropped": report["ledger"]["dropped"],
