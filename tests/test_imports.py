@@ -150,15 +150,14 @@ def module_name(path: Path) -> str:
 def imports_of(path: Path, *, at_top_only: bool = False) -> set[str]:
     """What a module imports when it runs: outside names as they are, the package's as ``.name``."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {
-        name
-        for node in _statements(tree, at_top_only)
-        for name in _imported(node, module_name(path))
-    }
+    importer = module_name(path)
+    return {name for node in _statements(tree, at_top_only) for name in _imported(node, importer)}
 
 
 def _statements(node: ast.AST, at_top_only: bool) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):  # most of a tree, and no import is in it
+            continue
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             continue
         if at_top_only and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
