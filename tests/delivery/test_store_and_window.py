@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from redvsblue_telemetry import TelemetryStore
@@ -79,7 +79,6 @@ class Path:
         assert self.arrived == sorted(self.arrived)
 
 
-@settings(max_examples=300)
 @given(steps)
 def test_nothing_is_lost_but_what_overflow_counts_and_the_order_holds(
     taken_steps: list[tuple[str, int]],
@@ -99,7 +98,6 @@ def test_nothing_is_lost_but_what_overflow_counts_and_the_order_holds(
     assert path.ledger.delivered == len(path.arrived) == path.pushed - path.store.dropped
 
 
-@settings(max_examples=100)
 @given(st.integers(1, 40), st.integers(1, 9))
 def test_of_a_burst_that_is_too_long_the_newest_arrive(burst: int, batch_size: int) -> None:
     path = Path()

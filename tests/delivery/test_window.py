@@ -579,7 +579,7 @@ class WindowMachine(RuleBasedStateMachine):
 
 
 TestAnySequence = WindowMachine.TestCase
-TestAnySequence.settings = settings(max_examples=100, stateful_step_count=40)
+TestAnySequence.settings = settings(stateful_step_count=40)
 
 
 class PickyServer:
@@ -607,7 +607,6 @@ class PickyServer:
         return None
 
 
-@settings(max_examples=150)
 @given(
     batch_sizes=st.lists(st.integers(1, 50), min_size=1, max_size=12),
     poison_places=st.sets(st.integers(0, 600), max_size=6),

@@ -611,10 +611,9 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100)
 @given(
     type=st.text(min_size=1),
-    data=st.dictionaries(st.text(), JSON),
+    data=st.dictionaries(st.text(), JSON, max_size=3),  # each is a tree of up to 20 leaves
     session_id=st.text(min_size=1),
     version=st.none() | st.text(min_size=1),
     number=st.integers(1, LARGEST_SEQ),
@@ -641,10 +640,11 @@ ANYTHING = st.from_type(type).flatmap(st.from_type) | st.recursive(
         | st.dictionaries(st.text(st.characters()) | st.tuples(st.integers()), parts)
         | st.builds(collections.deque, st.lists(parts))
     ),
+    max_leaves=10,
 )
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(type=st.text(st.characters()) | ANYTHING, data=ANYTHING, timestamp=ANYTHING)
 @pytest.mark.filterwarnings("ignore")
 def test_no_object_raises_anything_but_that_the_event_is_bad(

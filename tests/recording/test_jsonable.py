@@ -18,7 +18,7 @@ import attrs
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from redvsblue_telemetry._recording.jsonable import find_fault, to_jsonable
@@ -402,7 +402,6 @@ def test_any_plain_data_is_encoded_to_what_it_was() -> None:
     numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     leaves = st.none() | st.booleans() | numbers | st.text()
 
-    @settings(max_examples=150)
     @given(
         st.recursive(
             leaves, lambda parts: st.lists(parts) | st.dictionaries(st.text(), parts), max_leaves=20

@@ -288,7 +288,7 @@ class StoreAgainstAList(RuleBasedStateMachine):
 
 
 TestAnySequenceOfCalls = StoreAgainstAList.TestCase
-TestAnySequenceOfCalls.settings = settings(max_examples=100, stateful_step_count=30)
+TestAnySequenceOfCalls.settings = settings(stateful_step_count=30)
 
 
 # Threads.

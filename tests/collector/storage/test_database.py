@@ -183,7 +183,7 @@ def test_a_session_of_nothing_but_gaps_takes_no_memory(path: Path) -> None:
     ),
     forgets=st.sets(st.integers(0, 5)),
 )
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_comes_is_stored_once(groups: Any, forgets: set[int], tmp_path: Path) -> None:
     path = tmp_path / f"{len(os.listdir(tmp_path))}-{os.urandom(4).hex()}.sqlite3"
     seen: list[tuple[str, int]] = []
