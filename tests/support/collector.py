@@ -65,7 +65,7 @@ class RunningCollector(public.RunningCollector):
 
 @contextlib.contextmanager
 def collector_running(**options: Any) -> Iterator[RunningCollector]:
-    """A collector on a free port; in memory, unless ``db`` names a file.
+    """A collector on a free port; in a temporary file, unless ``db`` names one.
 
     Args:
         options: any of :class:`Options`.

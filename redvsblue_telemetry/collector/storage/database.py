@@ -91,6 +91,8 @@ class Database:
             self._folder = _temporary_folder()
             path = Path(self._folder.name, "telemetry.sqlite3")
         self.path = path
+        self.is_temporary = self._folder is not None
+        """Whether :meth:`close` deletes it."""
         self._busy_timeout = busy_timeout
         try:
             with contextlib.closing(self.connect()) as connection:

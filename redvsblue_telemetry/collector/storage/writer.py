@@ -66,7 +66,9 @@ class Writer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection = database.connect()
-        self._connection.execute("PRAGMA synchronous = FULL")  # an ack survives a power cut
+        # FULL: an ack survives a power cut. A temporary file doesn't, whatever is synced.
+        synchronous = "OFF" if database.is_temporary else "FULL"
+        self._connection.execute(f"PRAGMA synchronous = {synchronous}")
         self._sessions = Sessions(self._connection)
         self._type_keys: dict[str, int] = {}
         self._seen_version: int | None = None
