@@ -62,7 +62,13 @@ PACKAGE = REPOSITORY / "redvsblue_telemetry"
 README = REPOSITORY / "README.md"
 DOCS = REPOSITORY / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
-OTHERS = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/README.md")
+OTHERS = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "benchmarks/README.md",
+    "examples/README.md",
+)
 LINKED = [*PAGES, *(REPOSITORY / name for name in OTHERS)]
 
 NOT_RUN = re.compile(r"<!-- not run: .+ -->")
