@@ -13,6 +13,10 @@ from typing import TypeVar
 import pytest
 from hypothesis import settings
 
+from tests.support.chromium import browser, chromium
+
+__all__ = ["browser", "chromium"]  # fixtures
+
 THREADS = ("redvsblue-telemetry", "recording-server")
 THREAD_EXIT_TIMEOUT = 2.0  # seconds for a thread that is on its way out; a leaked one stays forever
 
