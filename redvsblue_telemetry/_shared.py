@@ -25,7 +25,7 @@ ACK_CUMULATIVE = "cumulative"
 
 _JOINERS = "\u200c\u200d"
 
-# freezegun replaces each module attribute that *is* time.monotonic, under whatever name, and a
+# freezegun replaces each module attribute that *is* time.monotonic, under any name, and a
 # game's tests freeze time. A partial is another object, and still one call into C.
 monotonic: Callable[[], float] = functools.partial(time.monotonic)
 """Seconds that only go forward, also while a test has frozen time."""

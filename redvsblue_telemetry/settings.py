@@ -97,7 +97,7 @@ def _is_websocket_url(value: object) -> bool:
         return False
     try:
         url = urlsplit(value)
-        _ = url.port  # raises if it is no port
+        _ = url.port  # raises if it is not a port
     except ValueError:
         return False
     has_credentials = url.username is not None or url.password is not None

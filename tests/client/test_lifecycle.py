@@ -42,7 +42,7 @@ def ended_well(stats: TelemetryStats) -> bool:
 
 
 def at_once(*calls: Callable[[], object]) -> None:
-    """Call each on a thread of its own, and wait for all of them."""
+    """Call each on its own thread, and wait for all of them."""
     threads = [threading.Thread(target=call) for call in calls]
     for thread in threads:
         thread.start()
@@ -80,7 +80,7 @@ def objects() -> int:
 
 
 def leaves_nothing(play: Callable[[], object], times: int) -> None:
-    """Repeat something; nothing may be there afterwards that was not there before."""
+    """Repeat an action; it may leave nothing behind."""
     workers_before = workers()
     for _ in range(5):  # what is made once
         play()

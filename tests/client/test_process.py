@@ -31,7 +31,7 @@ needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="no such sign
 
 
 def play(script: str | Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a process of its own with a script, which finds the package that is tested here."""
+    """Start a script in a new process, which imports the package under test."""
     path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [

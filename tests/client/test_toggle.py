@@ -26,7 +26,7 @@ def is_in(telemetry: Telemetry, state: ConnectionState) -> bool:
 
 
 def switched_off(telemetry: Telemetry) -> None:
-    """Flag it off, which may take no time to speak of, whatever the network does."""
+    """Switch it off, which must be quick in any state of the network."""
     start = time.monotonic()
     telemetry.enabled = False
     assert time.monotonic() - start < SOON

@@ -108,7 +108,7 @@ class Game:
         self._thread.join()
 
     def finish(self) -> bool:
-        """Emit no more, and deliver what there is; whether all of it is delivered."""
+        """Stop emitting and flush; return whether everything is delivered."""
         self.pause()
         return self.telemetry.flush(PATIENCE)
 
@@ -118,7 +118,7 @@ class Game:
 
 
 class Witness:
-    """A client without the SDK, which writes down what each ack covers."""
+    """A client without the SDK, which records the events that each ack covers."""
 
     session_id = "witness"
     _UNCONFIRMED = 100  # events; then it waits for an ack
@@ -162,7 +162,7 @@ class Witness:
                     self.is_connected = False
 
     def _converse(self, websocket: ClientConnection) -> None:
-        """Send what is not acknowledged, in other messages than before, and then what is new."""
+        """Send unacknowledged events again, in other messages than before, and then new ones."""
         sent = acked = self.acknowledged
         ends: list[int] = []  # the number of the last event of each message
         while not self._is_cut.wait(0.005):  # which leaves the machine to the others
@@ -271,7 +271,7 @@ def health_of(port: int) -> int:
 
 
 def wait_for(condition: Callable[[], object], collector: Running) -> None:
-    """Wait for what the collector has to live for."""
+    """Wait for the events that the collector must store before it is killed."""
     process = collector.process
     assert wait_until(lambda: condition() or process.poll() is not None, PATIENCE), collector.said
     assert process.poll() is None, collector.said
@@ -291,7 +291,7 @@ def wait_for_mid_stream(clients: list[Client], progress: int, collector: Running
 
 
 def wait_for_loss(clients: list[Client]) -> None:
-    """Wait until each client has noticed that the collector is gone, and read what it said last."""
+    """Wait until each client has noticed that the collector is gone; read its last messages."""
     assert wait_until(lambda: not any(client.is_connected for client in clients), PATIENCE)
 
 
@@ -305,7 +305,7 @@ STORED = "FROM events JOIN sessions ON sessions.key = events.session WHERE sessi
 
 @contextlib.contextmanager
 def copied(db: Path, folder: Path) -> Iterator[Path]:
-    """What is on the disk, while nothing is written there.
+    """The events on the disk, while nothing is written there.
 
     Opening the database would repair it, which is for the next collector to do. And SQLite
     would look for what is on another process's disk on this one's.
@@ -317,7 +317,7 @@ def copied(db: Path, folder: Path) -> Iterator[Path]:
 
 
 def assert_kept(db: Path, clients: list[Client], folder: Path) -> None:
-    """What was acknowledged is on the disk, and nothing is there twice."""
+    """Every acknowledged event is on the disk, and none is there twice."""
     with copied(db, folder) as copy:
         for client in clients:
             numbers = [seq for (seq,) in rows(copy, f"SELECT seq {STORED}", client.session_id)]
@@ -414,9 +414,9 @@ class FullDisk(Protocol):
     """A disk on which the collector can be without room, and have it again."""
 
     before: Sequence[str]
-    """What the collector is run by."""
+    """The command that runs the collector."""
     reason: str
-    """What it says."""
+    """Its output."""
 
     def seen_from_here(self, path: Path, collector: Running) -> Path: ...
 
@@ -521,7 +521,7 @@ def assert_nothing_is_acknowledged(url: str) -> None:
 
 
 def assert_data_is_held_back(clients: list[Client]) -> None:
-    """Each client is closed with 1013, and keeps what is not acknowledged."""
+    """Each client is closed with 1013, and keeps its unacknowledged events."""
     games = games_of(clients)
     for game in games:
         game.pause()
@@ -587,7 +587,7 @@ def test_locked_database_loses_nothing(db: Path, caplog: pytest.LogCaptureFixtur
 
 
 def refusal(code: int, output: str, errors: str) -> str:
-    """What it says, which is one line."""
+    """Its output, which is one line."""
     assert (code, output) == (2, ""), errors
     (line,) = errors.splitlines()
     assert line.startswith("Error: ")
@@ -657,9 +657,9 @@ def test_what_is_no_database_of_ours_is_refused_and_left_alone(
 
 @pytest.fixture
 def bound_by_modes(tmp_path: Path) -> Sequence[str]:
-    """What the collector is run by so that the modes of files hold for it, as they don't for root.
+    """The command that runs the collector such that file modes apply, which they don't to root.
 
-    They don't once a process may override them, so that is what it may not.
+    A process with the capability to override them loses it.
     """
     if os.geteuid() != 0:
         return ()

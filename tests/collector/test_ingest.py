@@ -369,7 +369,7 @@ def test_message_that_is_too_large_is_refused_and_what_came_before_is_not(
             client.send(" " * 2001)
             assert read_to_the_end(client) == ([], 1009)
         with client_of(collector) as client:
-            client.send(["[" + " " * 1200, " " * 1200 + "]"])  # nor is it to be had in parts
+            client.send(["[" + " " * 1200, " " * 1200 + "]"])  # nor in fragments
             assert read_to_the_end(client) == ([], 1009)
         assert seqs(collector) == [1, 2]
 

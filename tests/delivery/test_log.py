@@ -1,4 +1,4 @@
-"""What the log is told of the connection: each change, but no flood of them."""
+"""The log of the connection: each change of its state, but no flood of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server won't have: found, dropped, counted and named, while all the rest goes through."""
+"""Events that a server refuses are found, dropped, counted and named; the rest goes through."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GONE = -1  # in place of a close code: no close at all
 
 
 class PickyServer:
-    """Acks what it takes, and closes at what it won't have."""
+    """Acks the batches that it accepts, and closes the connection at others."""
 
     def __init__(self, verdict: Callable[[list[str]], int | None]) -> None:
         self._verdict = verdict
@@ -102,7 +102,7 @@ def drops_told(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_several_offenders_among_many_batches_are_dropped_and_nothing_else_is(
     code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Two in one batch, one in a batch of its own, and one at the very end.
+    # Two in one batch, one in a separate batch, and one at the very end.
     offenders = {18: "cursed", 20: "poison", 41: "poison", 60: "venom"}
     types = [offenders.get(number, "good") for number in range(1, 61)]
 

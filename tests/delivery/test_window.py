@@ -1,4 +1,4 @@
-"""The window: what is in flight, what confirms it, and how the event that nobody wants is found."""
+"""The window: batches in flight, their confirmation, and the search for a refused event."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_progress_puts_off_the_end_of_a_slow_connection() -> None:
 
     window.confirm(1, now=102.5)
     assert window.overdue_at == 105.5
-    window.confirm(1, now=105.0)  # a repetition is no progress
+    window.confirm(1, now=105.0)  # a repetition is not progress
     assert window.overdue_at == 105.5
     window.confirm(2, now=105.25)
     assert window.overdue_at is None
@@ -463,7 +463,7 @@ def test_after_a_discard_the_window_is_as_good_as_new() -> None:
 
 
 class WindowMachine(RuleBasedStateMachine):
-    """Any sequence of what a connector, a network and a server can do to a window."""
+    """Any sequence of operations by a worker, a network and a server on a window."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -540,7 +540,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.discarded += self.window.discard()
         self.on_wire = []
         self.read = self.confirmed = 0
-        # What is gone is no part of the order of arrival: begin anew.
+        # Dropped events are not part of the order of arrival: begin anew.
         self.arrived = []
 
     @invariant()

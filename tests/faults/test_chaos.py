@@ -26,7 +26,7 @@ def batch(*seqs: int, thread: int = 0, session: str = SESSION) -> str:
 
 
 def arrived(*batches: str, delivered: int = 0) -> Arrivals:
-    """What comes of these batches, each on a connection of its own."""
+    """The arrivals after these batches, each sent on its own connection."""
     arrivals = Arrivals(SESSION, lambda: delivered)
     for each in batches:
         arrivals.store(each, arrivals.connected())

@@ -86,7 +86,7 @@ def test_a_hundred_resets_lose_nothing_and_repeat_only_what_was_in_flight(route:
     assert telemetry.flush(20)
     assert telemetry.stop(5)
     stats, arrivals = telemetry.stats(), route.arrivals
-    # Among these are repeats that are no whole batches, or of batches that had been confirmed.
+    # Among these are repeats that are not whole batches, or of batches that had been confirmed.
     assert list(problems(stats, arrivals, emitter.emitted)) == []
     assert arrivals.lost(emitter.emitted, dropped=0) == 0
     assert (stats.delivered, stats.dropped) == (emitter.emitted, 0)

@@ -1,4 +1,4 @@
-"""The simulation of a reconnect storm: that it is sound, and that its page tells what it found."""
+"""The simulation of a reconnect storm: it is sound, and its page shows its results."""
 
 from __future__ import annotations
 

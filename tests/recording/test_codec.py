@@ -506,7 +506,7 @@ def test_a_timestamp_that_is_no_moment_is_named_as_such(
     assert (error.event_type, error.path) == ("hit", "timestamp")
 
 
-# Whatever a game puts in.
+# Anything that a game may emit.
 
 
 class Unprintable:

@@ -23,7 +23,7 @@ from redvsblue_telemetry._recording import store as store_module
 
 @pytest.fixture
 def impatient_threads() -> Iterator[None]:
-    """Python switches threads as often as it can, so that what can go wrong between them does."""
+    """Have Python switch threads as often as it can, to provoke races."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -452,7 +452,7 @@ def test_a_push_that_is_overtaken_by_a_drain_drops_nothing() -> None:
 
 
 def test_pushed_is_exact_while_the_store_is_drained() -> None:
-    """What is waited for in a flush: one item less, and it would end too early."""
+    """A flush waits for this number: one item less, and it would end too early."""
     store = store_of(*range(50))
     counts: list[int] = []
     at_every_step(lambda: counts.append(store.pushed), lambda: store.drain(1))

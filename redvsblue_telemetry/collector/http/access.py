@@ -6,7 +6,7 @@
   as its own (DNS rebinding). So a request has to name this machine by an address, by
   ``localhost``, or by an allowed name.
 - The *Origin*: a page of another site can open a WebSocket to any host, and send forms to it. So
-  what a browser sends for a page of another origin is refused, except for following a link.
+  requests that a browser makes for a page of another origin are refused, except for links.
 """
 
 from __future__ import annotations

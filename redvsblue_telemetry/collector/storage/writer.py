@@ -66,7 +66,7 @@ class Writer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection = database.connect()
-        # FULL: an ack survives a power cut. A temporary file doesn't, whatever is synced.
+        # FULL: an ack survives a power cut. A temporary file doesn't, synced or not.
         synchronous = "OFF" if database.is_temporary else "FULL"
         self._connection.execute(f"PRAGMA synchronous = {synchronous}")
         self._sessions = Sessions(self._connection)

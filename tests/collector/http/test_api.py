@@ -33,7 +33,7 @@ def event(seq: int, type: str = "tick", session: str = "s", **fields: Any) -> di
 
 
 class Sender:
-    """A client that sends what it likes, and waits until it is stored."""
+    """A client that sends any message, and waits until it is stored."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -63,7 +63,7 @@ def sender(collector: RunningCollector) -> Iterator[Sender]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[RunningCollector]:
-    """For what leaves nothing behind, and needs nothing that is there."""
+    """A shared collector, for tests that store nothing and need nothing stored."""
     with collector_running() as running:
         yield running
 
@@ -465,7 +465,7 @@ VARYING = ("data", "seconds")
 
 
 def shape(value: Any) -> Any:
-    """An answer without what differs from one to the next.
+    """An answer without the fields that differ from one to the next.
 
     Whether a second was over by then, for one.
     """
