@@ -11,8 +11,9 @@ import pytest
 
 from redvsblue_telemetry.testing import RecordingServer
 from tests.client.test_process import IMPORT, START, end_of, play, run, said
+from tests.support.fault_proxy import FaultProxy
 from tests.support.raw_server import raw_server, read_request, read_to_the_end, shake_hands
-from tests.support.stalling_relay import StallingRelay
+from tests.support.wait import wait_until
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
@@ -90,15 +91,18 @@ assert telemetry.flush(30)
 assert telemetry.stats().delivered == 1200
 assert telemetry.stats().reconnects == 0
 """
-    with RecordingServer() as server, StallingRelay(server.port, first_takes=takes) as relay:
-        game = play(IMPORT + FORK + script, relay.url)
+    with (
+        RecordingServer() as server,
+        FaultProxy(server.port, first_takes=takes) as proxy,
+    ):
+        game = play(IMPORT + FORK + script, proxy.url)
         assert said(game, "playing")
-        assert relay.is_stalling.wait(20)
+        assert wait_until(lambda: proxy.has_stalled, 20)
         assert game.stdin is not None
         game.stdin.write("go on\n")
         game.stdin.flush()
         has_forked = said(game, "forked")
-        relay.go_on()
+        proxy.go_on()
         done = end_of(game)
         assert (done.returncode, done.stderr, has_forked) == (0, "", True)
         assert seqs(server, "parent") == list(range(1, 1201))

@@ -14,8 +14,8 @@ import pytest
 from redvsblue_telemetry import ConnectionState, Telemetry, TelemetryEvent
 from redvsblue_telemetry.testing import RecordingServer
 from tests.client.test_lifecycle import SlowToEncode, at_once, balances, ended_well, made
+from tests.support.fault_proxy import FaultProxy
 from tests.support.raw_server import raw_server, read_request, read_to_the_end, shake_hands
-from tests.support.stalling_relay import StallingRelay
 from tests.support.wait import wait_until
 
 SOON = 5.0  # seconds: far less than any wait that the toggle must not wait for
@@ -35,11 +35,14 @@ def switched_off(telemetry: Telemetry) -> None:
 
 def test_what_was_in_flight_is_not_sent_again_and_the_gap_shows() -> None:
     # The first connection confirms nothing; the next are those of a server that works.
-    with RecordingServer() as server, StallingRelay(server.port, first_takes=2000) as relay:
-        telemetry = made(url=relay.url, drain_interval=0.01).start()
+    with (
+        RecordingServer() as server,
+        FaultProxy(server.port, first_takes=2000) as proxy,
+    ):
+        telemetry = made(url=proxy.url, drain_interval=0.01).start()
         for _ in range(500):
             telemetry.emit("before", text="x" * 500)
-        assert relay.is_stalling.wait(20)
+        assert wait_until(lambda: proxy.has_stalled, 20)
         assert wait_until(lambda: telemetry.stats().in_flight > 0)
         session = telemetry.session_id
         switched_off(telemetry)
@@ -202,15 +205,18 @@ def test_a_no_is_soon_done_whatever_the_worker_is_at(server: Script, state: Any)
 
 
 def test_a_no_is_soon_done_while_the_server_takes_nothing() -> None:
-    with RecordingServer() as server, StallingRelay(server.port, first_takes=100_000) as relay:
-        telemetry = made(url=relay.url, batch_size=1000, max_batch_bytes=2**25).start()
+    with (
+        RecordingServer() as server,
+        FaultProxy(server.port, first_takes=100_000) as proxy,
+    ):
+        telemetry = made(url=proxy.url, batch_size=1000, max_batch_bytes=2**25).start()
         for _ in range(1000):
             telemetry.emit("x", text="y" * 15_000)
-        assert relay.is_stalling.wait(20)
+        assert wait_until(lambda: proxy.has_stalled, 20)
         switched_off(telemetry)
         assert is_in(telemetry, ConnectionState.IDLE)
         assert telemetry.stats().dropped == 1000
-        relay.go_on()
+        proxy.go_on()
         assert wait_until(lambda: server.connections == 0)
         assert server.events == []
         assert telemetry.stop(5)
@@ -287,11 +293,14 @@ def test_the_host_and_the_player_both_have_to_agree() -> None:
 
 def test_what_was_in_flight_is_kept_while_the_host_has_no_network() -> None:
     seen: list[Any] = []
-    with RecordingServer() as server, StallingRelay(server.port, first_takes=2000) as relay:
-        telemetry = made(url=relay.url, drain_interval=0.01).start()
+    with (
+        RecordingServer() as server,
+        FaultProxy(server.port, first_takes=2000) as proxy,
+    ):
+        telemetry = made(url=proxy.url, drain_interval=0.01).start()
         for _ in range(50):
             telemetry.emit("x", text="x" * 500)
-        assert relay.is_stalling.wait(20)
+        assert wait_until(lambda: proxy.has_stalled, 20)
         telemetry.set_online(False)
         assert is_in(telemetry, ConnectionState.OFFLINE)
         telemetry.set_online(True)

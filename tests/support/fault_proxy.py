@@ -61,6 +61,7 @@ class _Flow:
         self.source = source
         self.sink = sink
         self.cut_after: int | None = None  # bytes that may still pass before the reset
+        self.stall_after: int | None = None  # bytes that are still read before it stalls
         self.is_blocked = False  # the sink takes no more for now
         self.is_passed_on = False  # the FIN
         self._weather = weather
@@ -71,7 +72,8 @@ class _Flow:
 
     @property
     def wants_to_read(self) -> bool:
-        return not (self._is_ended or self._weather.is_stalled or self._queued >= _QUEUE_BYTES)
+        is_stalled = self._weather.is_stalled or self.stall_after == 0
+        return not (self._is_ended or is_stalled or self._queued >= _QUEUE_BYTES)
 
     @property
     def is_lost(self) -> bool:
@@ -87,7 +89,9 @@ class _Flow:
         return max(self._queue[0][0], self._next_write_at)
 
     def read(self, now: float) -> None:
-        chunk = self.source.recv(_READ_BYTES)
+        chunk = self.source.recv(min(_READ_BYTES, self.stall_after or _READ_BYTES))
+        if self.stall_after is not None:
+            self.stall_after -= len(chunk)
         if not chunk:
             self._is_ended = True
             return
@@ -168,17 +172,22 @@ class FaultProxy:
     are open and for those to come, until it is taken back or :meth:`clear` is called.
 
     Args:
-        upstream: host and port of the server; None while there is none: then connections are
-            accepted and reset.
+        upstream: host and port of the server, or its port on 127.0.0.1; None while there is none:
+            then connections are accepted and reset.
+        first_takes: the bytes that are read from the first client; then that connection stalls
+            until :meth:`go_on`. The others are not affected.
     """
 
-    def __init__(self, upstream: Address | None = None) -> None:
-        self.upstream = upstream
+    def __init__(
+        self, upstream: Address | int | None = None, *, first_takes: int | None = None
+    ) -> None:
+        self.upstream = ("127.0.0.1", upstream) if isinstance(upstream, int) else upstream
         """May be changed at any time; it counts for new connections."""
         self.connections = 0
         """How many were accepted, the refused ones not among them."""
         self.refused = 0
         self._refuses = False
+        self._first_takes = first_takes
         self._weather = {direction: _Weather() for direction in Direction}
         self._pairs: set[_Pair] = set()
         self._requests: deque[tuple[Callable[[], object], threading.Event]] = deque()
@@ -194,6 +203,7 @@ class FaultProxy:
             self._selector.register(sock, selectors.EVENT_READ)
         self.port: int = self._listener.getsockname()[1]
         """Where it listens, on 127.0.0.1."""
+        self.url = f"ws://127.0.0.1:{self.port}/telemetry"
         self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
 
     def start(self) -> FaultProxy:
@@ -219,6 +229,21 @@ class FaultProxy:
     def open(self) -> int:
         """How many connections are open."""
         return len(self._pairs)
+
+    @property
+    def has_stalled(self) -> bool:
+        """Whether the first client's connection is open, and nothing more is read from it."""
+        flows = [pair.flows[Direction.TO_SERVER] for pair in tuple(self._pairs)]
+        return any(flow.stall_after == 0 for flow in flows)
+
+    def go_on(self) -> None:
+        """Read from the first client again."""
+
+        def read_on() -> None:
+            for pair in self._pairs:
+                pair.flows[Direction.TO_SERVER].stall_after = None
+
+        self._do(read_on)
 
     # Faults that happen once.
 
@@ -351,7 +376,10 @@ class FaultProxy:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connections += 1
-        self._pairs.add(_Pair(client, server, self._weather))
+        pair = _Pair(client, server, self._weather)
+        pair.flows[Direction.TO_SERVER].stall_after = self._first_takes
+        self._first_takes = None
+        self._pairs.add(pair)
 
     def _move_all(self) -> None:
         now = time.monotonic()

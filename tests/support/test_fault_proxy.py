@@ -207,6 +207,20 @@ def test_a_stall_closes_the_senders_window_and_loses_nothing(rig: Rig) -> None:
     assert len(read_exactly(server, taken)) == taken
 
 
+def test_the_first_client_stalls_after_so_many_bytes_and_the_others_do_not(rig: Rig) -> None:
+    with FaultProxy(rig.listener.getsockname(), first_takes=7) as rig.proxy:
+        client, server = rig.connect()
+        client.sendall(b"a message")
+        assert read_exactly(server, 7) == b"a messa"
+        assert wait_until(lambda: rig.proxy.has_stalled)
+        assert hears_nothing(server)
+        other_client, other_server = rig.connect()
+        other_client.sendall(b"another one")
+        assert read_exactly(other_server, 11) == b"another one"
+        rig.proxy.go_on()
+        assert read_exactly(server, 2) == b"ge"
+
+
 def test_what_is_on_the_way_is_bounded(rig: Rig) -> None:
     client, server = rig.connect()  # which reads nothing
     taken = push(client)
