@@ -1,21 +1,20 @@
-"""Does every event arrive, whatever the network and the server do?
+"""Does every event arrive while the network and the server fail?
 
     python -m benchmarks.chaos --minutes 30 --seed 1
 
-Several threads emit through the real library to a real WebSocket server, while a seeded schedule
-of faults is carried out on what lies between: resets, black holes, delays, a narrow link, half
-closes, restarts and crashes of the server, late acks, a server that stops reading, refusals. At
-the end the two ledgers are compared, the library's and the receiver's. The exit code is 1 if they
-don't agree, or if an event was lost, came out of order, or was repeated without need.
+Several threads emit through the real library to a real WebSocket server. Between them, a seeded
+schedule of faults is carried out: resets, black holes, delays, a narrow link, half-closed
+connections, restarts and crashes of the server, late acks, a server that stops reading, refused
+connections. At the end three counts are compared: the threads', the library's and the receiver's.
+The exit code is 1 if they don't agree, or if an event was lost, arrived out of order, or was
+repeated without need.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
 import random
-import resource
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import write_json
+from benchmarks.harness import open_descriptors, peak_bytes, resident_bytes, write_json
 from benchmarks.receiver import Arrivals, Receiver
 from redvsblue_telemetry import Telemetry, TelemetryStats, start_telemetry
 from redvsblue_telemetry._recording.codec import new_session_id
@@ -45,23 +44,22 @@ SETTINGS: dict[str, Any] = {
 }
 LEDGER = ("emitted", "delivered", "dropped", "rejected", "buffered", "in_flight")
 _WAYS = (BOTH, frozenset({Direction.TO_SERVER}), frozenset({Direction.TO_CLIENT}))
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in what getrusage() counts
 
 
 @dataclass(frozen=True)
 class Step:
-    """A fault: how long all is well before it, how long it lasts, and resets in its midst."""
+    """A fault: the quiet time before it, its duration, and the resets while it lasts."""
 
     quiet: float
     fault: str
     lasts: float
     strength: float
-    """Between 0 and 1; what it means depends on the fault."""
+    """Between 0 and 1; its meaning depends on the fault."""
     resets: tuple[float, ...]
     """Seconds between the resets of all connections while it lasts."""
 
 
-# What has no duration here happens at once.
+# A fault without a duration happens at once.
 FAULTS: dict[str, float] = {
     "reset": 0.0,
     "cut": 0.0,
@@ -74,12 +72,12 @@ FAULTS: dict[str, float] = {
     "flap": 2.0,
     "restart": 1.0,
 }
-# In these the server may lose what it had received: that is what acks are for.
+# Here the server may lose events that it has received, so pongs can't prove delivery.
 ACKS_ONLY: dict[str, float] = {"crash": 1.0, "slow_acks": 3.0, "stalled_reader": 3.0}
 
 
 def schedule(seed: int, *, has_acks: bool) -> Iterator[Step]:
-    """Faults without end, the same ones for the same seed."""
+    """Yield faults endlessly, the same ones for the same seed."""
     chance = random.Random(seed)
     durations = {**FAULTS, **ACKS_ONLY} if has_acks else FAULTS
     while True:
@@ -101,10 +99,10 @@ class Injector:
         self._proxy = proxy
         self._receiver = receiver
         self.counts: Counter[str] = Counter()
-        """How often each was injected."""
+        """How often each fault was injected."""
 
     def run(self, steps: Iterator[Step], until: float) -> None:
-        """Carry out one step after the other; leaves all well."""
+        """Carry out one step after the other, and leave no fault behind."""
         for step in steps:
             if time.monotonic() + step.quiet >= until:
                 return
@@ -149,7 +147,7 @@ class Injector:
             else:
                 receiver.kill()
         elif step.fault == "slow_acks":
-            receiver.ack_delay = strength * 1.5  # now within the timeout, now beyond it
+            receiver.ack_delay = strength * 1.5  # sometimes beyond the timeout
         elif step.fault == "stalled_reader":
             receiver.stall(True)
 
@@ -179,7 +177,7 @@ class Emitter(threading.Thread):
         """The longest that an emit took, in nanoseconds, a switch to another thread included."""
 
     def run(self) -> None:
-        """Emit until it is told to finish."""
+        """Emit until ``finish`` is set."""
         padding = "x" * 400
         started = time.monotonic()
         while not self.finish.is_set():
@@ -193,36 +191,31 @@ class Emitter(threading.Thread):
             self.finish.wait(self._chance.uniform(0.005, 0.05))
 
 
-# The books.
+# The counts.
 
 
 @dataclass
 class Resources:
-    """What the process holds."""
+    """The resources that the process holds."""
 
     descriptors: int
     threads: int
     resident: int
     """Bytes."""
     peak: int
-    """Bytes: the most that were ever resident."""
+    """Bytes: the most that were resident so far."""
 
     @classmethod
     def now(cls) -> Resources:
-        """As the operating system has it."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
-        try:
-            descriptors = len(os.listdir("/proc/self/fd"))
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            resident = pages * resource.getpagesize()
-        except OSError:  # there is no /proc here
-            descriptors, resident = 0, peak
-        return cls(descriptors, threading.active_count(), resident, peak)
+        """Ask the operating system; 0 where it can't be known."""
+        return cls(
+            open_descriptors() or 0, threading.active_count(), resident_bytes() or 0, peak_bytes()
+        )
 
 
 @dataclass
 class Report:
-    """What came of a run."""
+    """The outcome of a run."""
 
     seed: int
     seconds: float
@@ -242,7 +235,7 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
-        """The table."""
+        """Yield the lines of the table."""
         rows: dict[str, object] = {
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
@@ -269,29 +262,29 @@ class Report:
 
 
 def problems(stats: TelemetryStats, arrivals: Arrivals, emitted: int) -> Iterator[str]:
-    """Compare the ledgers: what doesn't add up, in words.
+    """Compare the counts, and describe each disagreement.
+
+    The library derives ``in_flight`` as the emitted events that are in no other count. So an event
+    that it lost stays in flight, and its counts add up only if nothing is in flight at the end.
 
     Args:
-        stats: the library's ledger, after the stop.
-        arrivals: the receiver's.
-        emitted: what the emitting threads counted themselves.
+        stats: the library's counts, after the stop.
+        arrivals: the receiver's counts.
+        emitted: the events that the emitting threads counted.
     """
     if stats.emitted + stats.rejected != emitted:
-        yield f"the threads emitted {emitted}, the ledger has {stats.emitted}"
-    accounted = stats.delivered + stats.dropped + stats.buffered + stats.in_flight
-    if stats.emitted != accounted:
-        yield f"emitted {stats.emitted}, but {accounted} accounted for"
+        yield f"the threads emitted {emitted} events, the library counts {stats.emitted}"
     if stats.buffered or stats.in_flight:
-        yield f"left over: {stats.buffered} buffered, {stats.in_flight} in flight"
+        yield f"not settled: {stats.buffered} buffered, {stats.in_flight} in flight"
     if lost := arrivals.lost(stats.emitted, stats.dropped):
         examples = arrivals.missing_examples(stats.emitted)
-        yield f"{lost} events were lost; among those that never came: {examples}"
+        yield f"{lost} events were lost; among those that never arrived: {examples}"
     if stats.delivered != arrivals.unique:
-        yield f"{stats.delivered} delivered, but {arrivals.unique} arrived"
+        yield f"{stats.delivered} events were delivered, but {arrivals.unique} arrived"
     if arrivals.highest > stats.emitted:
-        yield f"event {arrivals.highest} came, of {stats.emitted}"
+        yield f"event {arrivals.highest} arrived, but only {stats.emitted} were emitted"
     if arrivals.received != arrivals.unique + arrivals.duplicates + arrivals.strangers:
-        yield "the receiver's own books don't add up"
+        yield "the receiver's own counts don't add up"
     for name in ("out_of_order", "thread_disorders", "unexplained", "strangers"):
         if count := getattr(arrivals, name):
             yield f"{name}: {count}"
@@ -304,7 +297,7 @@ def problems(stats: TelemetryStats, arrivals: Arrivals, emitted: int) -> Iterato
 def run(
     *, seconds: float, seed: int, has_acks: bool = True, rate: float = 1200.0, threads: int = 4
 ) -> Report:
-    """Run it; see the module's description."""
+    """Run it, as the module describes, and return the report."""
     before = Resources.now()
     session_id = new_session_id()
     arrivals = Arrivals(session_id, lambda: telemetry.stats().delivered)
@@ -313,8 +306,11 @@ def run(
             **SETTINGS, url=f"ws://127.0.0.1:{proxy.port}/telemetry", session_id=session_id
         )
         if not telemetry.enabled or telemetry.session_id != session_id:
-            raise SystemExit("telemetry is switched off in this environment, or runs already")
-        proxy.upstream = ("127.0.0.1", receiver.listen())  # now that it can ask for the stats
+            raise SystemExit("telemetry is switched off in this environment, or is already running")
+        proxy.upstream = (
+            "127.0.0.1",
+            receiver.listen(),
+        )  # now that the arrivals can ask for the stats
         emitters = [Emitter(telemetry, n, seed, rate / threads) for n in range(threads)]
         started = time.monotonic()
         for emitter in emitters:
@@ -335,11 +331,11 @@ def run(
     found = list(problems(stats, arrivals, emitted))
     after = Resources.now()
     if not is_flushed:
-        found.append("flush() returned False when all was well again")
+        found.append("flush() returned False after the last fault")
     if not is_stopped_well:
-        found.append("stop() returned False when all was well again")
+        found.append("stop() returned False after the last fault")
     if after.descriptors > before.descriptors or after.threads > before.threads:
-        found.append(f"descriptors or threads were left: {before}, {after}")
+        found.append(f"descriptors or threads were left behind: {before}, {after}")
     return Report(
         seed=seed,
         seconds=elapsed,
@@ -365,13 +361,15 @@ def run(
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=None, help="a random one by default")
-    parser.add_argument("--rate", type=float, default=1200.0, help="events a second, in all")
-    parser.add_argument("--json", type=Path, help="write the report to this file, too")
-    parser.add_argument("--verbose", action="store_true", help="tell of each fault")
+    parser.add_argument(
+        "--rate", type=float, default=1200.0, help="events a second, over all threads"
+    )
+    parser.add_argument("--json", type=Path, help="also write the report to this file")
+    parser.add_argument("--verbose", action="store_true", help="log each fault")
     proof = parser.add_mutually_exclusive_group()
     proof.add_argument("--acks", dest="has_acks", action="store_true", default=True)
     proof.add_argument("--pongs", dest="has_acks", action="store_false")
@@ -380,7 +378,7 @@ def main() -> int:
     logging.basicConfig(
         format="%(asctime)s %(message)s", level=logging.DEBUG if options.verbose else logging.ERROR
     )
-    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # it expects its peers to behave
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # it logs each broken connection
     sys.stdout.write(f"seed {seed}\n")
     sys.stdout.flush()
     seconds = options.minutes * 60

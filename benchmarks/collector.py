@@ -1,15 +1,15 @@
-"""How much the collector takes: stored, committed and acknowledged, by real clients.
+"""How many events the collector stores, commits and acknowledges, sent by real clients.
 
     python -m benchmarks.collector [--rounds 3] [--json benchmarks/results/collector.json]
 
 1. *Throughput.* Ten SDK clients, two in each of five processes, emit events of 150 bytes as fast as
-   they are taken (default settings but for the capacity; a client pauses while half its store is
-   full). The clock runs from the first emit to the last acknowledgement. In the same round: the
+   they are taken (default settings except for the capacity; a client pauses while half its store
+   is full). The clock runs from the first emit to the last acknowledgement. In the same round: the
    collector, the collector with a viewer of its live page, bare parts (``collector_server``:
-   uvicorn, ``json``, one INSERT an event), and SQLite's own rate: the same rows into the same
-   tables, in one thread, in groups of as many rows as the collector's were on average.
+   uvicorn, ``json``, one INSERT an event), and SQLite alone: the same rows into the same tables, in
+   one thread, in groups as large as the collector's were on average.
 2. *Latency of an acknowledgement*, at 10,000 events a second in messages of 50, by one client.
-3. *Idle connections*: the collector's memory with 1,000 of them, less what it was without.
+3. *Idle connections*: the collector's memory with 1,000 of them, less its memory without.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -28,20 +26,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import (
+from benchmarks.harness import (
     EVENT_TYPE,
     Result,
     Server,
     answer,
+    conclude,
     event_data,
     failures,
     grouped,
     parser,
-    print_table,
-    progress,
+    quantile,
+    resident_bytes,
     run_child,
-    save,
+    run_rounds,
+    spread,
     summary,
+    table,
     wait_for_state,
 )
 
@@ -59,8 +60,8 @@ _IDLE = 1000
 
 
 def load(task: Result) -> Result:
-    """Some clients that emit as fast as they can; when they began and ended."""
-    from redvsblue_telemetry import Telemetry, TelemetrySettings  # not in every child
+    """Emit with some clients as fast as they can; return when they began and ended."""
+    from redvsblue_telemetry import Telemetry, TelemetrySettings  # not imported by every child
 
     settings = TelemetrySettings(enabled=True, url=task["url"], capacity=_CAPACITY)
     clients = [Telemetry(settings).start() for _ in range(_CLIENTS)]
@@ -87,7 +88,7 @@ def load(task: Result) -> Result:
 
 
 def acks(task: Result) -> Result:
-    """One client at a steady rate: how long each acknowledgement takes, in ms."""
+    """Send at a steady rate; return how long each acknowledgement takes, in ms."""
     from websockets.sync.client import connect
 
     event = {"type": EVENT_TYPE, "timestamp": 1, "data": event_data(_SIZE), "sessionId": task["id"]}
@@ -118,11 +119,11 @@ def acks(task: Result) -> Result:
             due += _ACK_BATCH / _ACK_RATE
         reader.join()
     took.sort()
-    return {"p50_ms": took[len(took) // 2], "p99_ms": took[int(0.99 * len(took))], "acks": count}
+    return {"p50_ms": quantile(took, 0.5), "p99_ms": quantile(took, 0.99), "acks": count}
 
 
 def sqlite(task: Result) -> Result:
-    """What SQLite itself takes: ready-made rows, grouped as the collector's were."""
+    """Insert ready-made rows with SQLite alone, grouped as the collector's were."""
     import msgspec
 
     from redvsblue_telemetry.collector.storage import database as collector_database
@@ -201,7 +202,7 @@ def _throughput(name: str, events: int, *, viewed: bool = False) -> Result:
 
 @contextlib.contextmanager
 def _viewer(port: int) -> Iterator[None]:
-    """Reads the stream that the live page reads, and its lists as often as it does."""
+    """Read the stream of the live page, and its lists as often as the page does."""
     is_over = threading.Event()
 
     def watch() -> None:
@@ -250,19 +251,16 @@ def _idle(connections: int) -> Result:
     from websockets.sync.client import connect
 
     with _server("collector") as server, contextlib.ExitStack() as stack:
-        before = _resident(server)
+        before = resident_bytes(server.pid)
         for _ in range(connections):
             stack.enter_context(
                 connect(server.url, additional_headers={"Telemetry-Ack": "cumulative"})
             )
         time.sleep(2.0)
-        after = _resident(server)
+        after = resident_bytes(server.pid)
+    if before is None or after is None:
+        return {"failure": "the memory of another process can't be read here"}
     return {"connections": connections, "bytes_each": (after - before) / connections}
-
-
-def _resident(server: Server) -> int:
-    pages = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _round(events: int, idle: int, seconds: float) -> list[Result]:
@@ -277,7 +275,7 @@ def _round(events: int, idle: int, seconds: float) -> list[Result]:
     note("bare parts", _throughput("bare", max(_BLOCK, events // 10)))
     task: dict[str, Any] = {
         "kind": "sqlite",
-        "events": stored.get("events", 1000),  # if it failed, that is told
+        "events": stored.get("events", 1000),  # if it failed, that is reported
         "group": round(stored.get("group", 1000)),
     }
     note("SQLite alone", run_child(MODULE, task, _TIMEOUT))
@@ -288,45 +286,57 @@ def _round(events: int, idle: int, seconds: float) -> list[Result]:
     return results
 
 
-def _report(results: list[Result]) -> None:
-    groups = {name: group for (name,), group in grouped(results, "name").items()}
-    rows: list[list[object]] = []
-    whole = [result.get("events_per_second") for result in groups["collector"]]
-    for name in ("collector", "collector, with a viewer", "bare parts", "SQLite alone"):
-        rates = [result.get("events_per_second") for result in groups[name]]
-        ratios = [mine / its for its, mine in zip(rates, whole, strict=True) if mine and its]
-        figures = summary(rates)
-        share = statistics.median(ratios) if ratios else None
-        rows.append([name, figures["median"], figures["min"], figures["max"], share])
-    headers = ["ten clients", "events a second", "least", "greatest", "the collector's, of these"]
-    print_table("Stored and acknowledged", headers, rows)
-    latency = groups["acks"]
-    title = f"An acknowledgement at {_ACK_RATE:,} events a second, ms"
-    times = [summary([result.get(name) for result in latency]) for name in ("p50_ms", "p99_ms")]
-    print_table(title, ["p50", "p99"], [[took["median"] for took in times]])
-    idle = summary([result.get("bytes_each") for result in groups["idle"]])["median"]
-    print(f"Memory of an idle connection: {idle or 0:,.0f} bytes")
+_TITLES = {
+    "collector": "the collector",
+    "collector, with a viewer": "the collector, while somebody looks at its page",
+    "bare parts": "bare parts: uvicorn, `json`, one INSERT an event",
+    "SQLite alone": "SQLite alone: the same rows, ready-made, in the same groups",
+}
+_WAITS = (
+    ("an acknowledgement at 10,000 events a second, p50, ms", "acks", "p50_ms"),
+    ("p99, ms", "acks", "p99_ms"),
+    ("memory of an idle connection, of 1,000, bytes", "idle", "bytes_each"),
+)
+
+
+def _figures(report: Result, name: str, figure: str) -> list[float | None]:
+    return [result.get(figure) for result in grouped(report["results"], "name")[name,]]
+
+
+def rate_against(report: Result, name: str) -> Result:
+    """Summarize the collector's rate, relative to another's in the same round."""
+    ours, others = (_figures(report, each, "events_per_second") for each in ("collector", name))
+    pairs = zip(ours, others, strict=True)
+    return summary([mine / other for mine, other in pairs if mine and other])
+
+
+def tables(report: Result) -> dict[str, str]:
+    """Return the tables, by their names in the docs."""
+    rates = [
+        [
+            title,
+            spread(summary(_figures(report, name, "events_per_second"))),
+            "1" if name == "collector" else spread(rate_against(report, name)),
+        ]
+        for name, title in _TITLES.items()
+    ]
+    waits = [
+        [title, spread(summary(_figures(report, name, figure)))] for title, name, figure in _WAITS
+    ]
+    return {
+        "collector-rates": table(["", "events a second", "the collector's, relative to it"], rates),
+        "collector-waits": table(["", "measured"], waits),
+    }
 
 
 def main() -> int:
-    """Measure, and print."""
-    options = parser(__doc__, rounds=3)
-    arguments = options.parse_args()
-    if arguments.child:
-        return answer(arguments.child, KINDS)
-    rounds, events, idle, seconds = (
-        (1, 1024, 50, 1.0) if arguments.quick else (arguments.rounds, 60_000, _IDLE, 10.0)
-    )
-    results: list[Result] = []
-    for number in range(1, rounds + 1):
-        progress(f"collector: round {number} of {rounds}")
-        results += [{"round": number} | result for result in _round(events, idle, seconds)]
-        save(arguments.json, "collector", {"rounds": number, "results": results})
-    _report(results)
-    failed = failures(results)
-    for failure in failed:
-        print(f"failure: {failure}")
-    return 1 if failed else 0
+    """Measure, and print the tables."""
+    options = parser(__doc__, rounds=3).parse_args()
+    if options.child:
+        return answer(options.child, KINDS)
+    events, idle, seconds = (1024, 50, 1.0) if options.quick else (60_000, _IDLE, 10.0)
+    report = run_rounds(options, "collector", lambda: _round(events, idle, seconds))
+    return conclude(tables(report), report["results"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The servers of ``benchmarks.collector``: the collector, and what one would write first.
+"""The servers of ``benchmarks.collector``: the collector, and a first draft of one.
 
     python -m benchmarks.collector_server collector|bare DATABASE
 
@@ -19,7 +19,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from benchmarks.measuring import introduce
+from benchmarks.harness import introduce
 from redvsblue_telemetry.collector.server import Options, serve
 
 _TABLE = (
@@ -66,7 +66,7 @@ async def bare(path: Path) -> None:
 
 
 def main() -> None:
-    """Serve until whoever started this ends."""
+    """Serve until the process that started this ends."""
     name, path = sys.argv[1:]
     uvloop.run({"collector": collector, "bare": bare}[name](Path(path)))
 

@@ -1,10 +1,10 @@
-"""What a hostile server can send, by the thousand: at worst, it may cost the connection.
+"""Thousands of inputs from a hostile server, which must cost no more than the connection.
 
-Each input is a handshake's answer, or frames on an open connection: a valid one that is mutated,
+Each input is a handshake's answer, or frames on an open connection: valid ones that are mutated,
 or pure noise. It goes through a real socket into the real transport and session, cut at random
-places. Whatever else than :class:`ConnectionLost` comes out of them, a ledger that doesn't balance,
-a buffer that grows past its bound and a hang are failures. An input follows from the seed and its
-number alone, so a failure is repeated by ``--seed S --only NUMBER``.
+places. Failures are: any exception other than :class:`ConnectionLost`, an event that is in no count
+or in two, a buffer that grows past its bound, and a hang. An input follows from the seed and its
+number alone, so ``--seed S --only NUMBER`` repeats a failure.
 
 ::
 
@@ -31,6 +31,7 @@ from types import SimpleNamespace
 
 import websocket
 
+from benchmarks.harness import peak_bytes
 from redvsblue_telemetry._delivery.session import WireSession
 from redvsblue_telemetry._delivery.window import DeliveryWindow
 from redvsblue_telemetry._network.contract import ConnectionLost, Endpoint
@@ -43,8 +44,8 @@ from redvsblue_telemetry.settings import TelemetrySettings
 
 EVENTS = 6  # on each connection, in batches of 2
 INPUT_BYTES = UNWRITTEN_BOUND = 512 * 1024
-HANG = 20.0  # seconds
-HANDSHAKES = 10  # one input in so many is a handshake
+HANG_TIMEOUT = 20.0  # seconds
+INPUTS_PER_HANDSHAKE = 10
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 SETTINGS = TelemetrySettings(enabled=True, batch_size=2, keepalive_interval=3600.0)
@@ -54,11 +55,15 @@ class Failure(Exception):  # noqa: N818 (of the library, not of this program)
     """A promise was broken."""
 
 
-# What is valid, more or less.
+# Inputs.
+
+
+CODES = (1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, 1015, 4000, 5000)
+LENGTHS = (0, 125, 126, 65535, 65536, 2**31, 2**63 - 1, 2**63, 2**64 - 1)
 
 
 def payload(rng: random.Random) -> bytes:
-    """Something that stands in a frame, of the kinds that somebody has to read."""
+    """Return the payload of a frame, of the kinds that the client parses."""
     number = rng.choice((0, 1, 2, 3, 4, -1, 2**31, 2**63, 2**64, 10**60, rng.randrange(6)))
     digits = rng.choice((b"0", b"1", b"9")) * rng.choice((1, 20, 125, 126, 400, 4301, 5000))
     value = rng.choice((b"true", b"null", b'"1"', b"[]", b"1e400", b"1.0", b"-0", digits))
@@ -83,16 +88,10 @@ def payload(rng: random.Random) -> bytes:
     )
 
 
-CODES = (1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013, 1015, 4000, 5000)
-
-
-LENGTHS = (0, 125, 126, 65535, 65536, 2**31, 2**63 - 1, 2**63, 2**64 - 1)
-
-
 def frame(
     opcode: int, data: bytes, *, head: int = 0x80, mask: bytes = b"", says: int = -1
 ) -> bytes:
-    """A frame; ``head`` holds FIN and the reserved bits, ``says`` is the length that it claims."""
+    """Return a frame; ``head`` has FIN and the reserved bits, ``says`` is its claimed length."""
     length = len(data) if says < 0 else says
     bit = 0x80 if mask else 0
     if length < 126:
@@ -105,7 +104,7 @@ def frame(
 
 
 def sequence(rng: random.Random) -> list[bytes]:
-    """Frames as an honest server might send them, and a few that only look so."""
+    """Return frames as an honest server might send them, and some that only look so."""
     frames: list[bytes] = []
     for _ in range(rng.choice((1, 1, 2, 3, 5, 8))):
         data = payload(rng)
@@ -122,7 +121,7 @@ def sequence(rng: random.Random) -> list[bytes]:
 
 
 def odd_frame(rng: random.Random) -> bytes:
-    """A frame that breaks one rule, or two."""
+    """Return a frame that breaks one rule, or two."""
     return frame(
         rng.randrange(16),
         payload(rng),
@@ -133,7 +132,7 @@ def odd_frame(rng: random.Random) -> bytes:
 
 
 def mutated(rng: random.Random, data: bytes) -> bytes:
-    """The bytes with a few changes that know nothing of what they mean."""
+    """Return the bytes with a few blind changes."""
     changed = bytearray(data)
     for _ in range(rng.choice((0, 1, 1, 2, 4))):
         at = rng.randrange(len(changed) + 1)
@@ -152,7 +151,7 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
 
 
 def frames_input(rng: random.Random) -> bytes:
-    """What comes over an open connection."""
+    """Return an input for an open connection."""
     kind = rng.randrange(8)
     if kind == 0:
         return rng.randbytes(rng.choice((1, 2, 10, 100, 1000)))
@@ -192,7 +191,7 @@ VERSIONS = (b"HTTP/1.1 ", b"HTTP/1.1 ", b"HTTP/1.0 ", b"HTTP/2 ", b"")
 
 
 def handshake_input(rng: random.Random, key: bytes) -> bytes:
-    """An answer to a handshake, and perhaps something behind it."""
+    """Return an answer to a handshake, and perhaps some bytes after it."""
     lines = [
         rng.choice(VERSIONS) + rng.choice(STATUSES) + b" Words",
         b"Upgrade: websocket",
@@ -206,21 +205,21 @@ def handshake_input(rng: random.Random, key: bytes) -> bytes:
     return data if rng.random() < 0.4 else mutated(rng, data)
 
 
-# Where it goes.
+# One input.
 
 
 def pieces(rng: random.Random, data: bytes) -> Iterator[bytes]:
-    """The bytes, cut as a network might cut them."""
+    """Yield the bytes, cut as a network might cut them."""
     cuts = rng.choice((0, 0, 1, 2, 5))
     edges = sorted(rng.randrange(len(data) + 1) for _ in range(cuts))
     for start, end in zip([0, *edges], [*edges, len(data)], strict=True):
-        # No more at once than the socket takes, so nobody waits.
+        # No more at once than the socket takes, so that the sender never blocks.
         for at in range(start, end, 32768):
             yield data[at : min(end, at + 32768)]
 
 
 def try_frames(rng: random.Random) -> str:
-    """Play one input into an session that has batches in flight; returns what became of it."""
+    """Play one input into a session that has batches in flight; return how it ended."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -259,7 +258,7 @@ def try_frames(rng: random.Random) -> str:
             ending = str(lost)
             dropped = window.connection_lost(lost.close_code) is not None
         if connection.unwritten > UNWRITTEN_BOUND:
-            raise Failure(f"{connection.unwritten} bytes wait to be written")
+            raise Failure(f"{connection.unwritten} bytes are waiting to be written")
         if ledger.delivered + window.in_flight + len(store) + dropped != EVENTS:
             raise Failure(
                 f"the ledger: {ledger.read()}, in flight {window.in_flight}, dropped {dropped}"
@@ -269,7 +268,7 @@ def try_frames(rng: random.Random) -> str:
 
 
 def open_connection(sock: socket.socket, *, has_acks: bool) -> WebSocketConnection:
-    """A connection as it is after its handshake."""
+    """Return a connection as it is after its handshake."""
     client = websocket.WebSocket(enable_multithread=False, skip_utf8_validation=True)
     stream = Stream(sock)
     client.sock = stream  # type: ignore[assignment]
@@ -280,7 +279,7 @@ def open_connection(sock: socket.socket, *, has_acks: bool) -> WebSocketConnecti
 
 
 def take_all_in(session: WireSession) -> None:
-    """Read until there is nothing more; as the worker does, but for the waiting."""
+    """Read until there is nothing more, as the worker does, but without waiting."""
     session.receive()
     while session.has_work:
         session.receive()
@@ -288,7 +287,7 @@ def take_all_in(session: WireSession) -> None:
 
 
 def try_handshake(rng: random.Random, listener: socket.socket) -> str:
-    """Play one input as the answer to a handshake; this thread is client and server in one."""
+    """Play one input as the answer to a handshake; this thread is both client and server."""
     port = listener.getsockname()[1]
     server: list[socket.socket] = []
     answer: list[bytes] = []
@@ -298,7 +297,7 @@ def try_handshake(rng: random.Random, listener: socket.socket) -> str:
             return
         if not server:
             peer, _ = listener.accept()
-            # Its close is a reset: no port is held for a minute by each input.
+            # Its close is a reset, so that no input holds a port for a minute.
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             server.append(peer)
             request = b""
@@ -321,7 +320,7 @@ def try_handshake(rng: random.Random, listener: socket.socket) -> str:
         open_websocket(endpoint, wait, 0.0).abort()
     except ConnectionLost as lost:
         if "hush" in str(lost):
-            raise Failure("the token is told") from None
+            raise Failure("the error contains the token") from None
         return str(lost)
     else:
         return "handshake done"
@@ -330,22 +329,22 @@ def try_handshake(rng: random.Random, listener: socket.socket) -> str:
             peer.close()
 
 
-# All of it.
+# All inputs.
 
 
 def run(inputs: range, seed: int) -> tuple[Counter[str], tuple[float, int], list[int]]:
-    """Try the inputs; returns their endings, the slowest one, and those that failed."""
+    """Try the inputs; return their endings, the slowest one, and those that failed."""
     endings: Counter[str] = Counter()
     slowest = (0.0, -1)
     failed = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for number in inputs:
             if number % 64 == 0 or number == inputs.start:
-                faulthandler.dump_traceback_later(HANG, exit=True)
+                faulthandler.dump_traceback_later(HANG_TIMEOUT, exit=True)
             rng = random.Random(f"{seed}/{number}")
             start = time.perf_counter()
             try:
-                if number % HANDSHAKES == 0:
+                if number % INPUTS_PER_HANDSHAKE == 0:
                     ending = try_handshake(rng, listener)
                 else:
                     ending = try_frames(rng)
@@ -354,25 +353,15 @@ def run(inputs: range, seed: int) -> tuple[Counter[str], tuple[float, int], list
                 failed.append(number)
                 if ending not in endings:  # the first of each kind
                     sys.stderr.write(f"input {number}:\n{traceback.format_exc()}\n")
-            # What was confirmed, and which status it was, says little here.
+            # Counted together, however many batches were confirmed and whichever the status.
             endings[ending.rstrip("0123456789.").partition(": confirmed")[0]] += 1
             slowest = max(slowest, (time.perf_counter() - start, number))
     faulthandler.cancel_dump_traceback_later()
     return endings, slowest, failed
 
 
-def peak_memory() -> float:
-    """The most memory that this process ever had, in MiB; 0 where that isn't known."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--inputs", type=int, default=10_000, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="S")
@@ -381,14 +370,14 @@ def main() -> int:
     inputs = range(arguments.inputs)
     if arguments.only is not None:
         inputs = range(arguments.only, arguments.only + 1)
-    at_first, start = peak_memory(), time.perf_counter()
+    at_first, start = peak_bytes(), time.perf_counter()
     endings, (longest, number), failed = run(inputs, arguments.seed)
     seconds = time.perf_counter() - start
     lines = [f"{count:>9}  {ending}" for ending, count in endings.most_common()]
     lines += [
         f"{len(inputs)} inputs of seed {arguments.seed} in {seconds:.1f} s",
         f"slowest: {longest * 1000:.1f} ms, input {number}",
-        f"peak memory: {peak_memory():.1f} MiB, {at_first:.1f} MiB before the first input",
+        f"peak memory: {peak_bytes() / 2**20:.1f} MiB, {at_first / 2**20:.1f} MiB before the first",
         f"failed: {len(failed)}" + (f", the first at input {failed[0]}" if failed else ""),
     ]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -1,24 +1,23 @@
-"""A game loop with one SDK in it, in a process of its own; started by ``benchmarks.side_by_side``.
+"""A game loop with one SDK in it, in a separate process; started by ``benchmarks.side_by_side``.
 
 The loop runs at 60 frames a second on an absolute schedule. A frame is a fixed amount of pure
 Python work (the same number of iterations for every SDK) and 100 events of six fields; then it
-sleeps until the next frame's deadline. Measured are, in one process (``frames``):
+sleeps until the next frame's deadline. One process (``frames``) measures:
 
 - the frame: from its start to its sleep, wall time;
 - the CPU time of the emits: this thread's clock around the block of 100, divided by 100. The
-  events' dicts are made before the block. Beside the SDK's call there is nothing in it but the
-  ``for`` loop;
+  events' dicts are made before the block, which holds nothing but the SDK's call and the ``for``
+  loop;
 - the lateness: how long after the deadline the sleep ended. A frame that has overrun its deadline
-  doesn't sleep; it is counted, and the schedule starts anew with it;
-- the process's CPU time; the peak of its memory above what it was after the import; what arrived.
+  doesn't sleep; it is counted, and the schedule starts again with it;
+- the process's CPU time; the peak of its memory above its memory after the import; and how many
+  events arrived.
 
-And in another (``emits``), so that the clocks disturb nothing above:
+Another process (``emits``) measures the wall time of each single emit in such a loop, with two
+readings of the clock. These would disturb the figures above.
 
-- the wall time of each single emit in such a loop (two readings of the clock are part of it);
-- the CPU time of an emit in a tight loop: blocks of 500, with a pause after each.
-
-A second of frames runs before anything is recorded. Afterwards the SDK is shut down, within a
-bound, and the sink is asked what arrived of the events that were emitted while it was recorded.
+A second of frames runs before anything is recorded. At the end the SDK is shut down, within a time
+limit, and the sink is asked how many of the recorded events arrived.
 """
 
 from __future__ import annotations
@@ -35,14 +34,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.measuring import Result, Server, answer, ask_sink, resident_bytes
+from benchmarks.harness import Result, Server, answer, ask_sink, quantile, resident_bytes
 from benchmarks.peers import PEERS, Peer, forget_settings, make_events
 
 FRAME = 1 / 60  # seconds
 EVENTS_A_FRAME = 100
 BINS_A_DECADE = 40
 _WARM_UP = 1.0  # seconds
-_TIGHT_BLOCKS, _TIGHT_BLOCK, _TIGHT_PAUSE = 10, 500, 0.1
 STOP_TIMEOUT = 10.0  # seconds that an SDK has to flush and shut down
 _SETTLING = 3.0  # seconds that the sink has to see the last of it
 
@@ -53,7 +51,7 @@ now_ns, cpu_ns = time.perf_counter_ns, time.thread_time_ns
 
 
 def work(iterations: int) -> float:
-    """What the game does in a frame besides emitting."""
+    """Do the work of a frame, besides emitting."""
     x = y = 0.5
     for step in range(iterations):
         x += y * 0.016
@@ -64,7 +62,7 @@ def work(iterations: int) -> float:
 
 
 def calibrate(seconds: float) -> int:
-    """How many iterations of the work take so long in a loop that sleeps as a game does."""
+    """Return how many iterations of the work take this long in a loop that sleeps."""
     iterations = 20_000
     for _ in range(3):  # the second and third find the number for a frame of the right length
         times = []
@@ -95,7 +93,7 @@ class Loop:
         self.forget()
 
     def forget(self) -> None:
-        """Start recording anew."""
+        """Drop the measurements so far."""
         self.first = self.emitted
         self.frames = array.array("q")  # nanoseconds, as all below
         self.emit_cpu = array.array("q")
@@ -104,7 +102,7 @@ class Loop:
         self.overruns = 0
 
     def run(self, seconds: float, *, emit: Callable[[Sequence[dict[str, object]]], None]) -> None:
-        """Run frames for so long."""
+        """Run frames for some seconds."""
         frame_ns, iterations = round(FRAME * 1e9), self._iterations
         deadline = now_ns()
         for _ in range(max(1, round(seconds / FRAME))):
@@ -139,27 +137,15 @@ class Loop:
             emit_all(one)
             record(now_ns() - started)
 
-    def emit_tightly(self) -> list[float]:
-        """CPU nanoseconds of an emit in each of some blocks with no work between."""
-        emit_all, costs = self._peer.emit_all, []
-        for _ in range(_TIGHT_BLOCKS):
-            events = make_events(self.emitted, _TIGHT_BLOCK)
-            self.emitted += _TIGHT_BLOCK
-            started = cpu_ns()
-            emit_all(events)
-            costs.append((cpu_ns() - started) / _TIGHT_BLOCK)
-            time.sleep(_TIGHT_PAUSE)
-        return costs
-
 
 # Figures.
 
 
 def distribution(nanoseconds: Sequence[int]) -> Result | None:
-    """The quantiles that are shown, and a histogram to draw: all in microseconds.
+    """Return quantiles and a histogram to draw, all in microseconds.
 
-    Bin *b* of the histogram has the values from 10^(b/40) to 10^((b+1)/40) microseconds; what is
-    below 1 microsecond is in bin 0.
+    Bin *b* of the histogram has the values from 10^(b/40) to 10^((b+1)/40) microseconds; bin 0 has
+    also those below 1 microsecond.
     """
     if not nanoseconds:
         return None
@@ -169,21 +155,16 @@ def distribution(nanoseconds: Sequence[int]) -> Result | None:
         number = int(math.log10(max(1.0, value / 1000)) * BINS_A_DECADE)
         histogram[number] = histogram.get(number, 0) + 1
     return {
-        "p50_us": _quantile(ordered, 0.5),
-        "p99_us": _quantile(ordered, 0.99),
+        "p50_us": quantile(ordered, 0.5) / 1000,
+        "p99_us": quantile(ordered, 0.99) / 1000,
         "max_us": ordered[-1] / 1000,
         "count": len(ordered),
         "histogram": histogram,
     }
 
 
-def _quantile(ordered: Sequence[int], share: float) -> float:
-    """By the nearest rank."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] / 1000
-
-
 def _peak_bytes() -> int | None:
-    """The most memory that was in RAM; None where /proc doesn't tell."""
+    """Return the most memory that was in RAM since ``_forget_peak``; None without /proc."""
     with contextlib.suppress(OSError, IndexError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
@@ -191,7 +172,7 @@ def _peak_bytes() -> int | None:
 
 
 def _forget_peak() -> None:
-    with contextlib.suppress(OSError):  # then the peak may be from before
+    with contextlib.suppress(OSError):  # then the peak may be an earlier one
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -199,7 +180,7 @@ def _forget_peak() -> None:
 
 
 def _started(peer: Peer, sink: Server) -> Result:
-    """Import the SDK and set it up; what that took."""
+    """Import the SDK and set it up; return the time and the memory that it took."""
     forget_settings()
     peer.load()
     resident = resident_bytes()
@@ -212,7 +193,7 @@ def _started(peer: Peer, sink: Server) -> Result:
 
 
 def _stopped(peer: Peer) -> Result:
-    """Shut the SDK down, within the bound; what that took."""
+    """Shut the SDK down, within the time limit; return the time and the failures."""
     failures: list[str] = []
 
     def stop() -> None:
@@ -226,12 +207,12 @@ def _stopped(peer: Peer) -> Result:
     stopper.start()
     stopper.join(STOP_TIMEOUT + 1)
     if stopper.is_alive():
-        failures.append(f"it had not stopped after {STOP_TIMEOUT:g} s")
+        failures.append(f"not stopped after {STOP_TIMEOUT:g} s")
     return {"stop_seconds": time.monotonic() - started, "stop_failures": failures}
 
 
 def _arrived(sink: Server, first: int, until: float, expected: int) -> Result:
-    """What the sink has, once that no longer grows."""
+    """Return the sink's counts, once they no longer grow."""
     deadline = time.monotonic() + _SETTLING
     counts = _counts(sink, first, until)
     while counts["arrived"] < expected and time.monotonic() < deadline:
@@ -270,7 +251,6 @@ def _measure_frames(task: Result) -> Result:
         "lateness": distribution(loop.lateness),
         "overruns": loop.overruns,
         "emit_cpu_ns": statistics.fmean(costs) if peer.emits else None,
-        "emit_cpu_median_ns": statistics.median(costs) if peer.emits else None,
         "cpu_share": cpu / wall,
         "background_cpu_share": max(0.0, cpu - own_cpu) / wall,
         "memory_bytes": peak - resident if peak and resident else None,
@@ -288,23 +268,19 @@ def _measure_emits(task: Result) -> Result:
         loop.run(_WARM_UP, emit=loop.emit_singly)
         loop.forget()
         loop.run(task["seconds"], emit=loop.emit_singly)
-        tight = loop.emit_tightly()
         result = _stopped(peer)
-    return result | {
-        "emit": distribution(loop.single_emits),
-        "tight_cpu_ns": statistics.median(tight),
-    }
+    return result | {"emit": distribution(loop.single_emits)}
 
 
 def main() -> None:
-    """Be a child: measure one peer and print the result."""
+    """Measure one peer as a child, and print the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--child", required=True, metavar="TASK", help="the task, as JSON")
     answer(parser.parse_args().child, {"frames": _measure_frames, "emits": _measure_emits})
     sys.stderr.flush()
-    os._exit(0)  # whatever an SDK would still do at exit: it has had its time
+    os._exit(0)  # an SDK has had its time: nothing runs at exit
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How many CPU instructions an emit takes: a figure that doesn't depend on the machine's mood.
+"""How many CPU instructions an emit takes: a figure that doesn't depend on how busy the machine is.
 
     python -m benchmarks.instructions [--check] [--require] [--tool T] [--quick] [--json FILE]
 
 Each case runs in a fresh process twice, with N1 and with N2 calls, and the instructions are
-counted by ``valgrind --tool=callgrind`` or by ``perf stat -e instructions:u``, whichever is there
-(and works). What the difference is divided by is N2 - N1, so the start of Python and all imports
-cancel; PYTHONHASHSEED is 0. The cost of the loop is measured by a case of its own and taken off.
+counted by ``valgrind --tool=callgrind`` or by ``perf stat -e instructions:u``, the first of them
+that works. The difference is divided by N2 - N1, so the start of Python and all imports cancel out;
+PYTHONHASHSEED is 0. The cost of the loop is measured as a separate case and subtracted.
 
 - ``emit_on``: ``telemetry.emit(type, data)`` with six fields, into a store that doesn't fill, while
   the worker waits (``set_online(False)``).
@@ -15,9 +15,9 @@ cancel; PYTHONHASHSEED is 0. The cost of the loop is measured by a case of its o
 - ``msgspec_encode``: msgspec alone, encoding the same event (a ready-made Struct of type,
   timestamp and data), by one encoder.
 
-``--check`` compares ratios with ``LIMITS`` below; exit code 1 if one is above its limit. With no
-tool to count by it says so and ends with exit code 0, or 3 if ``--require`` is given. The counts
-differ between versions of Python and of msgspec, so the ratios' limits leave room.
+``--check`` compares ratios with ``LIMITS`` below; the exit code is 1 if one is above its limit.
+Without a tool that can count, a line is printed and the exit code is 0, or 3 with ``--require``.
+The counts differ between versions of Python and of msgspec, so the limits leave room.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ from itertools import repeat
 from typing import Any
 
 from benchmarks.backlog import empty, offline
-from benchmarks.measuring import (
+from benchmarks.harness import (
     EVENT_TYPE,
     Result,
     event_data,
+    number,
     parser,
-    print_table,
     progress,
     run_bounded,
     save,
+    table,
 )
 
 MODULE = "benchmarks.instructions"
-_IS_SLOW = sys.version_info < (3, 11)  # Python 3.11 calls functions with less
+_IS_SLOW = sys.version_info < (3, 11)  # Python 3.11 made calls cheaper
 LIMITS = {
     ("emit_on", "msgspec_encode"): 2.2 if _IS_SLOW else 1.9,
     ("emit_full", "msgspec_encode"): 3.4 if _IS_SLOW else 2.7,
@@ -58,11 +59,11 @@ _TIMEOUT = 300.0  # seconds for one run under a tool
 _NO_TOOL = 3
 
 
-# In the child: so many calls of one kind.
+# In the child: a number of calls of one kind.
 
 
 class _Empty:
-    """Has an empty method of the signature of ``emit``."""
+    """Has an empty method with the signature of ``emit``."""
 
     def emit(self, type: str, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
         """Do nothing."""
@@ -75,38 +76,38 @@ def _emit_each(target: Any, count: int) -> None:
 
 
 def emit_on(count: int) -> None:
-    """Into a store that has room, below the mark at which the worker is woken."""
+    """Emit into a store that has room, below the mark at which the worker is woken."""
     _emit_each(offline(1_000_000), count)
 
 
 def emit_full(count: int) -> None:
-    """Into a store that was filled before."""
+    """Emit into a full store."""
     telemetry = offline(_FULL)
     _emit_each(telemetry, _FULL)
     _emit_each(telemetry, count)
 
 
 def emit_off(count: int) -> None:
-    """While telemetry is off."""
-    from redvsblue_telemetry import start_telemetry  # some cases do without
+    """Emit while telemetry is off."""
+    from redvsblue_telemetry import start_telemetry  # not imported by every case
 
     _emit_each(start_telemetry(enabled=False), count)
 
 
 def empty_method(count: int) -> None:
-    """The least that a method of this signature takes."""
+    """Call an empty method with this signature."""
     _emit_each(_Empty(), count)
 
 
 def empty_function(count: int) -> None:
-    """The least that a function of this signature takes."""
+    """Call an empty function with this signature."""
     kind, data, call = EVENT_TYPE, event_data(_SIZE), empty
     for _ in repeat(None, count):
         call(kind, data)
 
 
 def msgspec_encode(count: int) -> None:
-    """The compiled encoder alone."""
+    """Call the compiled encoder alone."""
     import msgspec
 
     body_type = msgspec.defstruct(
@@ -119,7 +120,7 @@ def msgspec_encode(count: int) -> None:
 
 
 def loop(count: int) -> None:
-    """Nothing at all, so many times."""
+    """Run the loop alone."""
     for _ in repeat(None, count):
         pass
 
@@ -142,7 +143,7 @@ def _play(task: str) -> int:
     name, _, count = task.partition(":")
     CASES[name](int(count))
     sys.stdout.flush()
-    os._exit(0)  # what the end of Python costs depends on what is in the store
+    os._exit(0)  # the cost of Python's end depends on the contents of the store
 
 
 # In the parent.
@@ -177,7 +178,7 @@ def _found(pattern: str, text: str) -> str:
 
 
 def find_tool(wanted: str | None) -> str | None:
-    """The first tool that is there and can count."""
+    """Return the first tool that is installed and can count here."""
     for name in (wanted,) if wanted else TOOLS:
         if shutil.which(name):
             try:
@@ -190,9 +191,9 @@ def find_tool(wanted: str | None) -> str | None:
 
 
 def _measure(tool: str, case: str, few: int, many: int) -> float:
-    """Instructions of one call, the loop included."""
+    """Return the instructions of one call, including the loop."""
     command = [sys.executable, "-m", MODULE, "--child"]
-    _run([*command, f"{case}:1"])  # writes the bytecode, so that neither of the two does
+    _run([*command, f"{case}:1"])  # writes the bytecode, so that neither of the counted runs does
     counts = [TOOLS[tool]([*command, f"{case}:{count}"]) for count in (few, many)]
     return (counts[1] - counts[0]) / (many - few)
 
@@ -206,19 +207,17 @@ def _ratios(costs: dict[str, float]) -> list[Result]:
     return ratios
 
 
-def _report(result: Result) -> None:
-    rows: list[list[object]] = [[name, cost] for name, cost in result["instructions"].items()]
-    print_table(
-        f"Instructions of one call by {result['tool']}, less the loop's {result['loop']:.1f}",
-        ["", "instructions"],
-        rows,
-    )
-    rows = [[f"{r['case']} / {r['base']}", r["ratio"], r["limit"]] for r in result["ratios"]]
-    print_table("Ratios", ["", "ratio", "limit"], rows)
+def tables(report: Result) -> dict[str, str]:
+    """Return the table, by its name in the docs."""
+    rows = [
+        [f"`{ratio['case']}` / `{ratio['base']}`", number(ratio["ratio"]), f"{ratio['limit']:g}"]
+        for ratio in report["ratios"]
+    ]
+    return {"instructions": table(["instructions", "ratio", "limit"], rows)}
 
 
 def main() -> int:
-    """Count, print, and check if that is asked for."""
+    """Count, and print; compare with the limits if ``--check`` is given."""
     options = parser(__doc__, rounds=1)
     options.add_argument("--check", action="store_true", help="exit code 1 above a limit")
     options.add_argument("--require", action="store_true", help="exit code 3 without a tool")
@@ -228,7 +227,7 @@ def main() -> int:
         return _play(arguments.child)
     tool = find_tool(arguments.tool)
     if tool is None:
-        print("skipped: neither valgrind nor perf is here that can count instructions")
+        print("skipped: neither valgrind nor perf can count instructions here")
         save(arguments.json, "instructions", {"tool": None, "skipped": True})
         return _NO_TOOL if arguments.require else 0
     few, many = (500, 1_500) if arguments.quick else (2_000, 12_000)
@@ -245,7 +244,9 @@ def main() -> int:
     result: Result = {"tool": tool, "calls": [few, many], "loop": each, "instructions": costs}
     result |= {"ratios": _ratios(costs), "failures": failed}
     save(arguments.json, "instructions", result)
-    _report(result)
+    counts = [[name, number(cost)] for name, cost in costs.items()]
+    print("\n".join(["", table([f"one call, by {tool}", "instructions"], counts), ""]))
+    print(*tables(result).values(), sep="\n")
     for case, failure in failed.items():
         print(f"failure: {case}: {failure}")
     above = [r for r in result["ratios"] if r["ratio"] > r["limit"]]

@@ -1,14 +1,13 @@
-"""The SDKs that are compared, each behind one small adapter; and the floors they are compared to.
+"""The SDKs that are compared, each behind a small adapter, and the floors to compare them with.
 
-Each is set up as its documentation's first page does, with its defaults, but for where to send to:
-``deviation`` says what else was changed. ``emit_all`` emits a list of events in a loop of its own,
-with the call that the SDK's documentation shows: there is no adapter between the loop and the SDK
-whose cost would be counted as the SDK's.
+Each is set up as on the first page of its documentation, with its defaults except for the address;
+``deviation`` lists the other changes. ``emit_all`` emits a list of events in its own loop, with the
+call that the SDK's documentation shows, so that the cost of an adapter between the loop and the SDK
+isn't counted as the SDK's.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import logging.handlers
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import Any
 
-from benchmarks.measuring import wait_for_state
+from benchmarks.harness import package_version, wait_for_state
 
 Event = dict[str, Any]
 
@@ -31,9 +30,9 @@ _FOREIGN_SETTINGS = ("OTEL_", "SENTRY_", "POSTHOG_", "SEGMENT_", "AMPLITUDE_")
 
 
 def make_events(first: int, count: int) -> list[Event]:
-    """Events with six fields each, of the kinds that games have, numbered from ``first``.
+    """Return events with six fields each, as games have them, numbered from ``first``.
 
-    Their values vary, so that compression isn't flattered by a thousand times the same.
+    Their values vary: a thousand equal events would compress too well.
     """
     return [
         {
@@ -49,7 +48,7 @@ def make_events(first: int, count: int) -> list[Event]:
 
 
 class Peer:
-    """One that can be asked to take events. This one is a loop without telemetry."""
+    """Takes the events of a game loop. This base class is a loop without telemetry."""
 
     name = "none"
     title = "no telemetry"
@@ -59,19 +58,19 @@ class Peer:
     call = "-"
     deviation = "-"
     emits = False
-    """Whether events are handed to anything at all."""
+    """Whether a call is made for each event."""
     sends = False
-    """Whether events should arrive."""
+    """Whether the events are to arrive at the sink."""
 
     def load(self) -> None:
-        """Import what is needed."""
+        """Import the SDK."""
         exec(self.import_statement, {})
 
     def start(self, port: int) -> None:
         """Set the SDK up, to send to the sink on this port."""
 
     def wait_until_ready(self) -> None:
-        """Wait until it is connected, where it connects before it has something to send."""
+        """Wait until it is connected, if it connects before it has events to send."""
 
     def emit_all(self, events: Sequence[Event]) -> None:
         """Emit them one by one."""
@@ -81,7 +80,7 @@ class Peer:
 
 
 class EmptyFunction(Peer):
-    """What a call costs that does nothing, with the signature of this SDK's ``emit``."""
+    """A call that does nothing, with the signature of this SDK's ``emit``."""
 
     name = "empty"
     title = "an empty function"
@@ -330,20 +329,13 @@ RIVALS = ("sentry", "opentelemetry", "segment", "amplitude", "posthog")
 
 
 def forget_settings() -> None:
-    """Take what would configure an SDK out of the environment: what is measured are defaults."""
+    """Remove the variables that would configure an SDK: the defaults are measured."""
     for variable in [name for name in os.environ if name.startswith(_FOREIGN_SETTINGS)]:
         del os.environ[variable]
 
 
 def versions() -> dict[str, str | None]:
-    """The installed version of each package."""
+    """Return the installed version of each package."""
     packages = {peer.package for peer in PEERS.values() if peer.package}
     packages |= {"opentelemetry-exporter-otlp-proto-http", "websockets", "requests", "urllib3"}
-    return {package: _version(package) for package in sorted(packages)}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return {package: package_version(package) for package in sorted(packages)}

@@ -1,16 +1,12 @@
-"""Draws the figures of the side-by-side benchmark from its JSON.
+"""Draws the figures of the side-by-side benchmark, for its option ``--plots``.
 
-    python -m benchmarks.plots benchmarks/results/side-by-side.json docs/images
-
-``emit-cost.png`` is for the README: what 100 events cost a frame. ``frames.png`` has the
-distributions: how long frames take, and how late the game wakes up, by percentile.
+``emit-cost.png`` shows the cost of 100 events in a frame. ``frames.png`` shows two distributions by
+percentile: how long frames take, and how late the game wakes up. They need the histograms of the
+run, which the committed results leave out.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,12 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from benchmarks.game_loop import BINS_A_DECADE
-from benchmarks.measuring import Result, summary
+from benchmarks.harness import Result, summary
 from benchmarks.peers import PEERS
 
 _OURS = "ours"
-_INK, _GREY, _BLUE = "#222222", "#9a9a9a", "#0072B2"
-_LINES = {  # the colours of Okabe and Ito, which the colour-blind can tell apart
+_INK, _GRAY, _BLUE = "#222222", "#9a9a9a", "#0072B2"
+_LINES = {  # the colors of Okabe and Ito, which color-blind people can distinguish
     "none": ("#000000", (0, (4, 2))),
     "queuehandler": ("#7f7f7f", "-"),
     "sentry": ("#E69F00", "-"),
@@ -49,7 +45,7 @@ def _style() -> None:
             "font.size": 11,
             "text.color": _INK,
             "axes.labelcolor": _INK,
-            "axes.edgecolor": _GREY,
+            "axes.edgecolor": _GRAY,
             "xtick.color": _INK,
             "ytick.color": _INK,
             "axes.spines.top": False,
@@ -61,7 +57,7 @@ def _style() -> None:
 
 
 def _frames_of(report: Result, name: str) -> list[Result]:
-    """A peer's game loops, of all rounds that worked."""
+    """Return a peer's game loops, of all rounds that worked."""
     return [
         result["frames"]
         for result in report["results"]
@@ -71,15 +67,15 @@ def _frames_of(report: Result, name: str) -> list[Result]:
 
 def _conditions(report: Result) -> str:
     rounds, machine = report["rounds"], report["machine"]
-    often = "1 round" if rounds == 1 else f"median of {rounds} rounds"
-    return f"{often} of {report['seconds']:g} s, Python {machine['python']}, {machine['cpus']} CPUs"
+    count = "1 round" if rounds == 1 else f"median of {rounds} rounds"
+    return f"{count} of {report['seconds']:g} s, Python {machine['python']}, {machine['cpus']} CPUs"
 
 
-# What 100 events cost.
+# The cost of 100 events.
 
 
 def _costs(report: Result) -> list[tuple[str, Result]]:
-    """Each SDK's milliseconds a frame, the cheapest first."""
+    """Return each SDK's milliseconds a frame, the cheapest first."""
     count = report["events_a_frame"]
     costs = [
         (name, summary([f["emit_cpu_ns"] * count / 1e6 for f in _frames_of(report, name)]))
@@ -120,7 +116,7 @@ def draw_costs(report: Result) -> Figure:
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(
         f"ms of the game's thread (CPU) in each frame; a frame at 60 fps has "
-        f"{report['frame_ms']:.1f} ms\n{_conditions(report)}; the thin lines: least to greatest",
+        f"{report['frame_ms']:.1f} ms\n{_conditions(report)}; thin lines: the range of the rounds",
         fontsize=9.5,
     )
     figure.suptitle(
@@ -137,7 +133,7 @@ def draw_costs(report: Result) -> Figure:
 
 
 def _pooled(results: Sequence[Result], name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """The values in ms, and the share of all that is above each; of all rounds together."""
+    """Return the values in ms, and the share that is above each, of all rounds together."""
     histogram: dict[int, int] = {}
     parts = [result[name] for result in results if result[name]]
     for part in parts:
@@ -151,16 +147,16 @@ def _pooled(results: Sequence[Result], name: str) -> tuple[np.ndarray, np.ndarra
     values[-1] = max(part["max_us"] for part in parts) / 1000
     above = 1 - np.cumsum(counts) / counts.sum()
     above[-1] = 1 / counts.sum()
-    if len(above) > 1:  # the last bin may hold more than the one that is the greatest
+    if len(above) > 1:  # the last bin may hold more than the greatest value
         above[-1] = min(above[-1], above[-2])
     return values, above
 
 
 def _draw_distribution(axes: Axes, report: Result, name: str, title: str) -> None:
-    """Values by percentile, both on logarithmic axes; each line is labelled at its end."""
+    """Draw values by percentile, both on logarithmic axes, each line labeled at its end."""
     ends: dict[str, float] = {}
     right = 0.1
-    for peer, (colour, style) in _LINES.items():
+    for peer, (color, style) in _LINES.items():
         pooled = _pooled(_frames_of(report, peer), name)
         if pooled is None:
             continue
@@ -169,7 +165,7 @@ def _draw_distribution(axes: Axes, report: Result, name: str, title: str) -> Non
         axes.plot(
             above,
             values,
-            color=colour,
+            color=color,
             linestyle=style,
             linewidth=2.8 if is_ours else 1.6,
             drawstyle="steps-pre",
@@ -188,7 +184,7 @@ def _draw_distribution(axes: Axes, report: Result, name: str, title: str) -> Non
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_title(title, loc="left", fontsize=12, weight="bold")
-    axes.set_xlabel("so many of the frames are below the line")
+    axes.set_xlabel("share of the frames below the line")
     axes.set_ylabel("ms")
     _label_ends(axes, ends)
 
@@ -250,7 +246,7 @@ def draw_frames(report: Result) -> Figure:
 
 
 def draw(report: Result, folder: Path) -> list[Path]:
-    """Draw all figures into a folder."""
+    """Draw all figures into a folder; return their paths."""
     _style()
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -261,20 +257,3 @@ def draw(report: Result, folder: Path) -> list[Path]:
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=_DPI)
     return paths
-
-
-def main() -> int:
-    """Draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("report", type=Path, help="the JSON that benchmarks.side_by_side wrote")
-    parser.add_argument("folder", type=Path, help="where the figures go")
-    options = parser.parse_args()
-    for path in draw(json.loads(options.report.read_text()), options.folder):
-        print(path)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
-"""The receiving end of the chaos run: a real WebSocket server and what it makes of what arrives.
+"""The receiving end of the chaos run: a real WebSocket server, and its record of the arrivals.
 
-:class:`Arrivals` is the durable part: it outlives the server, as a database would. It knows every
-event that came by a few bits, so half an hour of events fits into a few hundred kilobytes.
+:class:`Arrivals` is the durable part: it outlives the server, as a database would. It remembers
+each event by a bit or two, so half an hour of events fits into a few hundred kilobytes.
 :class:`Receiver` is the server, which can be restarted, slowed down and stalled.
 """
 
@@ -23,8 +23,8 @@ from websockets.http11 import Request, Response
 
 __all__ = ["Arrivals", "Receiver"]
 
-_BLOCK = 4096  # bytes of a bitmap that are counted together
-_EXAMPLES = 20  # faults that are kept in words
+_BLOCK_BYTES = 4096  # of a bitmap, with one count
+_MAX_EXAMPLES = 20  # faults that are described
 
 
 class _Data(msgspec.Struct):
@@ -55,30 +55,30 @@ class _Bits:
     def add(self, number: int) -> None:
         index = number >> 3
         while index >= len(self._bytes):
-            self._bytes.extend(bytes(_BLOCK))
+            self._bytes.extend(bytes(_BLOCK_BYTES))
             self._counts.append(0)
         self._bytes[index] |= 1 << (number & 7)
-        self._counts[index // _BLOCK] += 1
+        self._counts[index // _BLOCK_BYTES] += 1
 
     def ranked(self, rank: int) -> int:
-        """The number that so many, itself among them, don't exceed; 0 for rank 0."""
+        """Return the number with this rank in ascending order, from 1; 0 for rank 0."""
         if rank <= 0:
             return 0
         for block, count in enumerate(self._counts):
             if rank > count:
                 rank -= count
                 continue
-            for index in range(block * _BLOCK, (block + 1) * _BLOCK):
+            for index in range(block * _BLOCK_BYTES, (block + 1) * _BLOCK_BYTES):
                 ones = self._bytes[index].bit_count()
                 if rank > ones:
                     rank -= ones
                     continue
                 bits = [bit for bit in range(8) if self._bytes[index] >> bit & 1]
                 return index * 8 + bits[rank - 1]
-        raise ValueError("there are not so many")
+        raise ValueError(f"rank {rank} is beyond the last number")
 
     def missing(self, last: int, limit: int) -> list[int]:
-        """The first few numbers from 1 to ``last`` that are not in it."""
+        """Return the first few numbers from 1 to ``last`` that are not in the set."""
         found: list[int] = []
         for start in range(0, last + 1, 8):
             if start >> 3 < len(self._bytes) and self._bytes[start >> 3] == 0xFF:
@@ -99,13 +99,13 @@ class Arrival:
 
 
 class Arrivals:
-    """What has arrived in one session, and what was wrong with how it did.
+    """The events that arrived in one session, and the faults in how they arrived.
 
-    Used by the server's thread; read by others once that is over.
+    Written by the server's thread; read by other threads after the server has ended.
 
     Args:
-        session_id: the one session that there should be.
-        delivered: how many events the client counts as delivered, now.
+        session_id: the only session that is expected.
+        delivered: returns how many events the client counts as delivered now.
     """
 
     def __init__(self, session_id: str, delivered: Callable[[], int] = lambda: 0) -> None:
@@ -125,13 +125,13 @@ class Arrivals:
         self.thread_disorders = 0
         """First arrivals that were not in the order in which their thread emitted them."""
         self.unexplained = 0
-        """Batches that were repeated though that was no batch in flight, or not as it was."""
+        """Repeated batches that were not in flight, or that were changed."""
         self.strangers = 0
-        """Events of no session that is known."""
+        """Events of another session."""
         self.examples: list[str] = []
 
     def connected(self) -> Arrival:
-        """A client is about to be let in."""
+        """Begin the record of a connection, before its handshake is answered."""
         return Arrival(self._seen.ranked(min(self._delivered(), self.unique)))
 
     def store(self, message: str | bytes, arrival: Arrival) -> None:
@@ -161,20 +161,23 @@ class Arrivals:
             self._starts.add(seqs[0])
 
     def _explain(self, seqs: list[int], repeats: list[int], arrival: Arrival) -> None:
-        """A repeat is to be of a whole batch, as it was, that the client had no proof of."""
+        """Check that a repeat is a whole batch, unchanged, whose delivery was not confirmed."""
         is_whole = len(repeats) == len(seqs) and seqs[0] in self._starts
         following = seqs[-1] + 1
         is_cut_short = following in self._seen and following not in self._starts
         if not is_whole or is_cut_short or any(seq in self._starts for seq in seqs[1:]):
-            self._blame("unexplained", f"{_span(seqs)} is not as it was sent before")
+            self._blame("unexplained", f"{_span(seqs)} is not the batch that was sent before")
         elif seqs[0] <= arrival.confirmed_seq:
-            self._blame("unexplained", f"{_span(seqs)} again, confirmed to {arrival.confirmed_seq}")
+            self._blame(
+                "unexplained",
+                f"{_span(seqs)} repeated, though confirmed to {arrival.confirmed_seq}",
+            )
 
     def _arrive_first(self, event: _Event) -> None:
         self.unique += 1
         self._seen.add(event.seq)
         if event.seq < self.highest:
-            self._blame("out_of_order", f"{event.seq} came after {self.highest}")
+            self._blame("out_of_order", f"{event.seq} arrived after {self.highest}")
         self.highest = max(self.highest, event.seq)
         if event.data.n <= self._last_of_thread.get(event.data.thread, -1):
             self._blame("thread_disorders", f"{event.seq} is {event.data}")
@@ -182,16 +185,16 @@ class Arrivals:
 
     def _blame(self, count: str, words: str) -> None:
         setattr(self, count, getattr(self, count) + 1)
-        if len(self.examples) < _EXAMPLES:
+        if len(self.examples) < _MAX_EXAMPLES:
             self.examples.append(f"{count}: {words}")
 
     def lost(self, last: int, dropped: int) -> int:
-        """How many of the events 1 to ``last`` never came, and were not counted as dropped."""
+        """Return how many of the events 1 to ``last`` never arrived and were not dropped."""
         return max(0, last - self.unique - dropped)
 
     def missing_examples(self, last: int) -> list[int]:
-        """The first few of the events 1 to ``last`` that never came."""
-        return self._seen.missing(last, _EXAMPLES)
+        """Return the first few of the events 1 to ``last`` that never arrived."""
+        return self._seen.missing(last, _MAX_EXAMPLES)
 
 
 def _span(seqs: list[int]) -> str:
@@ -199,11 +202,11 @@ def _span(seqs: list[int]) -> str:
 
 
 class Receiver:
-    """A WebSocket server on a thread of its own; a context manager.
+    """A WebSocket server on its own thread; a context manager.
 
     Args:
-        arrivals: where it stores what it receives. Only what is stored is acknowledged.
-        has_acks: acknowledge what is stored; without, only pongs prove receipt.
+        arrivals: where it stores the batches, before it acknowledges them.
+        has_acks: acknowledge stored batches; without acks, only pongs prove receipt.
     """
 
     def __init__(self, arrivals: Arrivals, *, has_acks: bool = True) -> None:
@@ -215,7 +218,7 @@ class Receiver:
         self._thread = threading.Thread(target=self._run, name="chaos-receiver", daemon=True)
         self._server: Server | None = None
         self._open: set[ServerConnection] = set()
-        # Weak, since a handshake that fails is never told of again.
+        # Weak, since no callback reports a handshake that failed.
         self._accepted = weakref.WeakKeyDictionary[ServerConnection, Arrival]()
         self._may_read = asyncio.Event()
         self._may_read.set()
@@ -236,15 +239,15 @@ class Receiver:
         return port
 
     def close(self, code: int) -> None:
-        """Stop serving as a well-behaved server does: say why, and read what is on the way."""
+        """Stop serving as a well-behaved server does: with a close code, after reading the rest."""
         self._call(self._close(code))
 
     def kill(self) -> None:
-        """Stop serving as a crashed one does; what is stored stays."""
+        """Stop serving as a crashed server does; stored batches stay."""
         self._call(self._kill())
 
     def stall(self, on: bool) -> None:
-        """Read nothing more for now."""
+        """Stop reading, or go on."""
         self._loop.call_soon_threadsafe(self._may_read.clear if on else self._may_read.set)
 
     def _run(self) -> None:
@@ -292,7 +295,7 @@ class Receiver:
         await server.wait_closed()
 
     def _let_in(self, connection: ServerConnection, request: Request) -> None:
-        # Now, while the client waits for the answer, it can't take a confirmation for anything.
+        # While the client waits for this answer, it can't receive a confirmation.
         self._accepted[connection] = self._arrivals.connected()
 
     def _offer_acks(
@@ -315,7 +318,7 @@ class Receiver:
                 count[0] += 1
                 stored.set()
         except ConnectionClosed:
-            pass  # however a client goes, what it sent is stored
+            pass  # its batches are stored
         finally:
             acker.cancel()
             self._open.discard(connection)
@@ -323,7 +326,7 @@ class Receiver:
     async def _acknowledge(
         self, connection: ServerConnection, stored: asyncio.Event, count: list[int]
     ) -> None:
-        """Acknowledge what has been stored, some time after it was."""
+        """Acknowledge stored batches, after ``ack_delay``."""
         with contextlib.suppress(ConnectionClosed):
             while self._has_acks:
                 await stored.wait()

@@ -1,7 +1,7 @@
-"""A server with 100,000 clients restarts: what do they do to it when they come back?
+"""A server with 100,000 clients restarts: how much load do they cause when they come back?
 
-Prints how hard they knock and how soon they are back, under four policies, with the same server and
-the same network. docs/reconnect-storm.md tells the model and what to make of the figures.
+Prints the load and the time until they are back, under four policies, with the same server and the
+same network. docs/reconnect-storm.md describes the model and interprets the figures.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.measuring import write_json
+from benchmarks.harness import table as markdown
+from benchmarks.harness import write_json
 from redvsblue_telemetry import TelemetrySettings
 
 RESULTS = Path(__file__).parent / "results" / "reconnect-storm.json"
-SLOTS_A_SECOND = 100  # how often the server looks at what came in
+SLOTS_A_SECOND = 100  # how often the server handles the arrivals
 PLOT_SECONDS = 120
-LINES = (  # colours that colour-blind people can tell apart; places that suit the defaults
+LINES = (  # colors that color-blind people can distinguish; places that suit the defaults
     ("#0072B2", 4.0, (41, 5_700)),
     ("#D55E00", 2.5, (66.4, 36_000)),
     ("0.45", 1.5, (62.4, 88_000)),
@@ -48,7 +49,7 @@ class Storm:
     down: float = 20.0  # from the cut until the server listens again
     long_down: float = 300.0  # the same, of the server that stays down
     capacity: int = 2000  # handshakes a second
-    backlog: int = 511  # handshakes that may wait for their turn: what nginx and Node listen with
+    backlog: int = 511  # handshakes that may wait for their turn: the default of nginx and Node
     connect_timeout: float = _DEFAULTS.connect_timeout
     slam: float = 20.0  # how long the server that slams does so
     hold: float = 0.5  # from its opening a connection to its closing it
@@ -81,22 +82,22 @@ def bounds(base: float, maximum: float, attempts: Ints) -> Floats:
 
 
 def full_jitter(rng: np.random.Generator, attempts: Ints) -> Floats:
-    """As ``redvsblue_telemetry._delivery.backoff.Backoff`` does it, with the default settings."""
+    """Delay as ``redvsblue_telemetry._delivery.backoff.Backoff`` does, by default."""
     return rng.uniform(0.0, bounds(_DEFAULTS.backoff_base, _DEFAULTS.backoff_max, attempts))
 
 
 def additive_jitter(rng: np.random.Generator, attempts: Ints) -> Floats:
-    """As the connector did it that this SDK descends from: the bound, and up to 1 s more."""
+    """Delay as the connector that this SDK descends from: the bound, and up to 1 s more."""
     return bounds(1.0, 30.0, attempts) + rng.uniform(0.0, 1.0, attempts.size)
 
 
 def no_jitter(_rng: np.random.Generator, attempts: Ints) -> Floats:
-    """All wait for the same time."""
+    """Delay all clients by the same time."""
     return bounds(1.0, 30.0, attempts)
 
 
 def constant(_rng: np.random.Generator, attempts: Ints) -> Floats:
-    """One second, whatever happened before."""
+    """Delay by one second, after every failure."""
     return np.ones(attempts.size)
 
 
@@ -106,17 +107,17 @@ POLICIES = (
     Policy("no jitter", no_jitter),
     Policy("every second", constant),
 )
-# What the SDK doesn't do: beside it, this shows what the reset by a confirmed batch is worth.
+# Not the SDK's policy: the comparison shows the value of a reset by a confirmed batch only.
 RESETS_ON_OPEN = Policy("SDK, reset on open", full_jitter, resets_on_open=True)
 
 
 @attrs.frozen
 class Scenario:
-    """What a server does that has too much to do."""
+    """How an overloaded server behaves."""
 
     name: str
-    drops_silently: bool = False  # who is turned away learns it by the connect timeout
-    slams: bool = False  # at first, what it opens it closes before it has confirmed a batch
+    drops_silently: bool = False  # a client that is turned away learns it by its connect timeout
+    slams: bool = False  # at first, it closes connections before it has confirmed a batch
     stays_down: bool = False
     policies: tuple[Policy, ...] = POLICIES
 
@@ -130,7 +131,7 @@ SCENARIOS = (
 
 
 class Herd:
-    """The clients: when each one's next attempt reaches the server."""
+    """The clients, with the time at which each one's next attempt reaches the server."""
 
     def __init__(self, storm: Storm, policy: Policy) -> None:
         # The same network for each policy: only the delays differ.
@@ -144,25 +145,25 @@ class Herd:
         self.retry(np.arange(storm.clients), self.latency)
 
     def next_arrivals(self) -> tuple[int, Ints]:
-        """The next slot in which attempts arrive, and whose they are, first come first."""
+        """Return the next slot with arrivals, and the clients that arrive, in order."""
         slot = int(self._slot.min())
         who = np.flatnonzero(self._slot == slot)
         return slot, who[np.argsort(self.arrives[who], kind="stable")]
 
     def opened(self, who: Ints) -> None:
-        """They have a connection, and no confirmation."""
+        """Note clients that have a connection, but no confirmation."""
         if self._policy.resets_on_open:
             self._attempts[who] = 0
 
     def retry(self, who: Ints, learned_at: Floats) -> None:
-        """They learn at these times that they have no connection (any more)."""
+        """Schedule the next attempt of clients that lost their connection, or got none."""
         self._attempts[who] += 1
         delays = self._policy.delays(self._rng, self._attempts[who])
         self.arrives[who] = learned_at + delays + self.latency[who]
         self._slot[who] = self.arrives[who] * SLOTS_A_SECOND
 
     def stay(self, who: Ints) -> None:
-        """They are connected, and batches are confirmed."""
+        """Note clients that are connected, with confirmed batches."""
         self._slot[who] = np.iinfo(np.int32).max  # never
 
 
@@ -178,7 +179,7 @@ class Gate:
         self._next = 0
 
     def admit(self, slot: int, wanted: int) -> Floats:
-        """When the handshakes are done, in seconds from the cut, of those who get one."""
+        """Return when each accepted handshake is done, in seconds from the cut."""
         first = max(self._next, self._done_by(slot))
         room = self._done_by(slot + 1) + self._storm.backlog - first
         self._next = first + min(wanted, room)
@@ -191,7 +192,7 @@ class Gate:
 
 @attrs.frozen
 class Outcome:
-    """What happened under one policy."""
+    """The outcome under one policy."""
 
     clients: int
     down: float  # seconds from the cut until the server listened again
@@ -234,21 +235,21 @@ def simulate(storm: Storm, scenario: Scenario, policy: Policy) -> Outcome:
 
 
 def most_within(arrivals: Ints, seconds: float, since: float = 0.0) -> int:
-    """The most attempts in any stretch of so many seconds that begins at ``since`` or later."""
+    """Return the most attempts in a stretch of this length that begins at ``since`` or later."""
     total = np.concatenate([[0], np.cumsum(arrivals[round(since * SLOTS_A_SECOND) :])])
     slots = round(seconds * SLOTS_A_SECOND)
     return int((total[slots:] - total[:-slots]).max())
 
 
 def seconds_until(outcome: Outcome, share: float) -> float | None:
-    """When this share of the clients was connected; None if it never was."""
+    """Return when this share of the clients was connected; None if it never was."""
     needed = math.ceil(share * outcome.clients)
     is_reached = outcome.connected_at.size >= needed
     return round(float(outcome.connected_at[needed - 1]), 1) if is_reached else None
 
 
 def measures(outcome: Outcome) -> Figures:
-    """The figures of one policy, in the order of the table's rows."""
+    """Return the figures of one policy, in the order of the table's rows."""
     arrivals = outcome.arrivals
     return {
         "attempts": int(arrivals.sum()),
@@ -266,20 +267,17 @@ def measures(outcome: Outcome) -> Figures:
 
 
 def table(scenario: str, policies: dict[str, Figures]) -> str:
-    """The figures of one scenario, as plain text that is Markdown too."""
-    rows = [[scenario, *policies]]
+    """Return the figures of one scenario as a table in Markdown."""
+    headers, rows = [scenario, *policies], []
     for measure in next(iter(policies.values())):
         cells = [figures[measure] for figures in policies.values()]
         shown = ["never" if cell is None else f"{cell:,}" for cell in cells]
         rows.append([measure.replace("_", " "), *shown])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    aligned = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
+    return markdown(headers, rows)
 
 
 def report(storm: Storm, outcomes: dict[str, dict[str, Outcome]]) -> dict[str, Any]:
-    """All that the JSON file holds."""
+    """Return the contents of the JSON file."""
     versions = {name: version(name) for name in ("redvsblue-telemetry", "tenacity", "numpy")}
     return {
         "parameters": attrs.asdict(storm),
@@ -292,8 +290,8 @@ def report(storm: Storm, outcomes: dict[str, dict[str, Outcome]]) -> dict[str, A
 
 
 def draw(storm: Storm, outcomes: dict[str, Outcome], path: Path) -> None:
-    """Attempts per second over time, a line for each policy."""
-    # Imported here and by name: only the picture needs it, and the tests do without.
+    """Draw attempts per second over time, a line for each policy."""
+    # Imported here and by name: only the picture needs it, and the tests run without it.
     importlib.import_module("matplotlib").use("Agg")
     pyplot = importlib.import_module("matplotlib.pyplot")
     pyplot.rcParams.update({"font.size": 17, "axes.spines.top": False, "axes.spines.right": False})
@@ -303,11 +301,11 @@ def draw(storm: Storm, outcomes: dict[str, Outcome], path: Path) -> None:
     axes.axhline(storm.capacity, color="0.35", lw=1.5, ls=(0, (6, 4)))
     taken = f"the server takes {storm.capacity:,}"
     axes.text(PLOT_SECONDS, storm.capacity * 1.08, taken, color="0.35", ha="right")
-    for (policy, outcome), (colour, width, place) in zip(outcomes.items(), LINES, strict=True):
+    for (policy, outcome), (color, width, place) in zip(outcomes.items(), LINES, strict=True):
         shown = outcome.arrivals[: PLOT_SECONDS * SLOTS_A_SECOND].reshape(-1, SLOTS_A_SECOND)
-        # Counts of 0 have no place on a logarithmic axis: they go below its end.
-        axes.stairs(np.maximum(shown.sum(axis=1), 1), baseline=None, color=colour, lw=width)
-        axes.text(*place, policy, color=colour, weight="bold")
+        # A logarithmic axis has no 0, so such counts go below its end.
+        axes.stairs(np.maximum(shown.sum(axis=1), 1), baseline=None, color=color, lw=width)
+        axes.text(*place, policy, color=color, weight="bold")
     axes.set(yscale="log", ylim=(80, 2 * storm.clients), xlim=(0, PLOT_SECONDS))
     axes.set(xlabel="seconds since the cut", ylabel="attempts to connect, per second")
     axes.set_yticks([100, 1000, 10_000, 100_000], ["100", "1,000", "10,000", "100,000"])
@@ -316,12 +314,12 @@ def draw(storm: Storm, outcomes: dict[str, Outcome], path: Path) -> None:
 
 
 def parse(arguments: list[str] | None) -> tuple[Storm, Path, Path | None]:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reconnect_storm")
     for name, default in attrs.asdict(Storm()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go")
-    parser.add_argument("--plot", type=Path, help="where the picture goes; needs matplotlib")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="the file for the figures")
+    parser.add_argument("--plot", type=Path, help="the file for the picture; needs matplotlib")
     options = vars(parser.parse_args(arguments))
     paths = options.pop("json"), options.pop("plot")
     try:
@@ -331,7 +329,7 @@ def parse(arguments: list[str] | None) -> tuple[Storm, Path, Path | None]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run every policy in every scenario; print, write and draw what happened."""
+    """Run every policy in every scenario; print, write and draw the outcome."""
     storm, json_path, plot_path = parse(arguments)
     outcomes = {
         scenario.name: {p.name: simulate(storm, scenario, p) for p in scenario.policies}

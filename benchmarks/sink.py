@@ -1,27 +1,26 @@
-"""A sink that every benchmark sends to, in a process of its own, fast enough not to be measured.
+"""The sink that the benchmarks send to: a separate process, fast enough not to be the limit.
 
-It serves four protocols on one port, one thread a connection, on blocking sockets:
+It serves four protocols on one port, with one thread for each connection, on blocking sockets:
 
 - WebSocket: batches of this SDK. The masking is undone by numpy; Pings are answered with their
   payload, in one write for everything that arrived with one read.
 - HTTP: Sentry's envelopes, OTLP, and the batches of PostHog, Segment and Amplitude.
 - JSON lines over TCP: the logging handler.
-- HTTP again: ``GET /control/...``, for the benchmark that started the sink.
+- HTTP for the benchmark that started the sink: ``GET /control/...``.
 
 A batch is not parsed when it arrives: an event is counted at each ``"seq":`` (so an event's data
 must not have a field of that name). With ``--keep`` the batches are kept as they arrived, with the
-time, and parsed when somebody asks, so that no peer's measurement is disturbed by its format.
+time, and parsed when the counts are requested, so that no peer's format disturbs its measurement.
 
-    python -m benchmarks.sink [--port N] [--acks] [--tls] [--ledger | --keep] [--reset-every N]
+    python -m benchmarks.sink [--tls] [--ledger | --keep] [--reset-every N]
 
-``--acks`` speaks ``Telemetry-Ack: cumulative``. ``--ledger`` remembers which (sessionId, seq)
-arrived, to tell repeats from new ones; that parses, and is slow. ``--reset-every`` resets each
-connection after that time.
+``--ledger`` remembers which (sessionId, seq) arrived, to count repeats apart; it parses, and is
+slow. ``--reset-every`` resets each connection after that time.
 
-``/control/stats`` answers with the counts as JSON; the sink's own CPU time is among them: when it
-is as long as the measurement, the sink was the limit after all. ``/control/cut`` also cuts the open
-connections. ``/control/counts?first=N&until=TIME`` says how many different events numbered N and up
-(their field ``n``) have arrived, and how many of them had by that time, in seconds since the epoch.
+``/control/stats`` answers with the counts as JSON. They include the sink's own CPU time: if it is
+as long as the measurement, the sink was the limit after all. ``/control/cut`` also cuts the open
+connections. ``/control/counts?first=N&until=TIME`` counts the different events with a field ``n``
+of at least N, and those of them that had arrived by that time, in seconds since the epoch.
 
 The sink ends when its standard input does.
 """
@@ -47,7 +46,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from benchmarks.measuring import Result, introduce
+from benchmarks.harness import Result, introduce
 
 _BUFFER = 8 * 1024 * 1024
 _LARGEST_FRAME = 2 * 1024 * 1024
@@ -124,14 +123,10 @@ def _decompress(body: bytes, encoding: bytes) -> bytes:
             return gzip.decompress(body)
         case b"deflate":
             return zlib.decompress(body)
-        case b"br":
-            import brotli  # a peer uses it only where it is installed
-
-            return bytes(brotli.decompress(body))
     return body
 
 
-# What has arrived.
+# The arrivals.
 
 
 class Ledger:
@@ -202,7 +197,9 @@ class Arrivals:
                 for number in numbers(_decompress(body, encoding)):
                     if self._first_seen.setdefault(int(number), at) is not at:
                         self._repeats += 1
-            except Exception as error:  # a peer may send anything: note it and count the rest
+            except (
+                Exception
+            ) as error:  # a peer may send any bytes: note the error and count the rest
                 self.complain(f"{numbers.__name__}: {error!r} in {body[:80]!r}")
 
 
@@ -215,19 +212,16 @@ class Client:
     def __init__(self, sink: Sink, sock: socket.socket) -> None:
         self._sink = sink
         self._sock = sock
-        self._is_acking = False
         self._buffer = bytearray(_BUFFER)
-        self.messages = self.events = self.payload_bytes = self.pings = 0
+        self.messages = self.events = self.payload_bytes = 0
 
     def serve(self, headers: Headers, early: bytes) -> None:
         """Answer the handshake, then count until the client closes or has to be reset."""
         key = headers[b"sec-websocket-key"]
         accept = base64.b64encode(hashlib.sha1(key + _GUID).digest())
-        self._is_acking = self._sink.acks and headers.get(b"telemetry-ack") == b"cumulative"
         self._sock.sendall(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            + (b"Telemetry-Ack: cumulative\r\n" if self._is_acking else b"")
-            + b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept
+            b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept
         )
         self._buffer[: len(early)] = early
         try:
@@ -257,10 +251,9 @@ class Client:
             end += got
 
     def _take(self, start: int, end: int) -> tuple[int, bool]:
-        """Take the whole frames in the buffer; return where the rest starts, and if to go on."""
+        """Take the whole frames; return where the rest starts, and whether the client stays."""
         buffer = self._buffer
         replies = []
-        messages = self.messages
         is_open = True
         while end - start >= 6 and is_open:
             opcode = buffer[start] & 15
@@ -280,20 +273,16 @@ class Client:
             if opcode in (_TEXT, _BINARY):
                 self._count(payload, size)
             elif opcode == _PING:
-                self.pings += 1
                 replies.append(b"\x8a%c%b" % (size, payload[:size]))
             elif opcode == _CLOSE:
                 replies.append(b"\x88%c%b" % (size, payload[:size]))
                 is_open = False
-        if self._is_acking and self.messages > messages:
-            ack = b'{"ack":%d}' % self.messages
-            replies.append(b"\x81%c%b" % (len(ack), ack))
         if replies:
             self._sock.sendall(b"".join(replies))
         return start, is_open
 
     def _count(self, payload: bytes, size: int) -> None:
-        if self._sink.ledger is not None:  # before an ack can say that it is stored
+        if self._sink.ledger is not None:
             self._sink.ledger.record(payload[:size])
         elif self._sink.arrivals is not None:
             self._sink.arrivals.keep(payload[:size], _in_array)
@@ -308,7 +297,7 @@ class Client:
 
 
 def _unmasked(buffer: bytearray, mask: int, size: int) -> bytes:
-    """The payload after the mask at an index, and up to 7 bytes of rubbish behind it."""
+    """Return the payload after the mask at an index, and up to 7 meaningless bytes after it."""
     words = bytes(buffer[mask + 4 : mask + 4 + (size + 7) // 8 * 8])
     words += bytes(-len(words) % 8)  # at the very end of the buffer
     key = np.uint64(int.from_bytes(buffer[mask : mask + 4] * 2, "little"))
@@ -317,10 +306,9 @@ def _unmasked(buffer: bytearray, mask: int, size: int) -> bytes:
 
 
 class Sink:
-    """Listens, and counts what its clients send."""
+    """Listens, and counts the events of its clients."""
 
-    def __init__(self, *, acks: bool, ledger: bool, keep: bool, reset_every: float) -> None:
-        self.acks = acks
+    def __init__(self, *, ledger: bool, keep: bool, reset_every: float) -> None:
         self.reset_every = reset_every
         self.ledger = Ledger() if ledger else None
         self.arrivals = Arrivals() if keep else None
@@ -329,7 +317,7 @@ class Sink:
         self._lock = threading.Lock()
 
     def listen(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Serve each connection on its own thread, for ever."""
+        """Serve each connection on its own thread, forever."""
         while True:
             client, _ = sock.accept()
             threading.Thread(target=self._serve, args=(client, tls), daemon=True).start()
@@ -374,7 +362,7 @@ class Sink:
                 b"Connection: %s\r\n\r\n%s"
                 % (kind, len(answer), b"keep-alive" if stays else b"close", answer)
             )
-        if self.reset_every:  # which could overtake the answer
+        if self.reset_every:  # a reset could overtake the answer
             sock.shutdown(socket.SHUT_WR)
             sock.recv(1)
 
@@ -412,16 +400,14 @@ class Sink:
         return self.stats()
 
     def stats(self) -> Result:
-        """The counts since the start."""
+        """Return the counts since the start."""
         with self._lock:
-            clients, is_open = tuple(self._clients), len(self._open)
+            clients = tuple(self._clients)
         counts = {
             "connections": len(clients),
-            "open": is_open,
             "messages": sum(client.messages for client in clients),
             "events": sum(client.events for client in clients),
             "bytes": sum(client.payload_bytes for client in clients),
-            "pings": sum(client.pings for client in clients),
             "cpu_seconds": time.process_time(),
         }
         if self.ledger is not None:
@@ -437,7 +423,7 @@ def _more(sock: socket.socket) -> bytes:
 
 
 def _line(sock: socket.socket, data: bytes, end: bytes = b"\r\n") -> tuple[bytes, bytes]:
-    """Read up to a delimiter; return what is before it, and what is after it."""
+    """Read up to a delimiter; return the bytes before it, and those after it."""
     while end not in data:
         data += _more(sock)
     line, _, rest = data.partition(end)
@@ -451,7 +437,7 @@ def _exactly(sock: socket.socket, size: int, data: bytes) -> tuple[bytes, bytes]
 
 
 def _request(sock: socket.socket, data: bytes) -> tuple[str, Headers, bytes]:
-    """The target and the headers of a request, and the bytes after them."""
+    """Read a request; return its target, its headers, and the bytes after them."""
     head, rest = _line(sock, data, b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
     fields = (line.partition(b":") for line in lines)
@@ -466,7 +452,7 @@ def _body(sock: socket.socket, headers: Headers, data: bytes) -> tuple[bytes, by
     while True:
         line, data = _line(sock, data)
         size = int(line.split(b";")[0], 16)
-        chunk, data = _exactly(sock, size + 2, data)  # with the line's end
+        chunk, data = _exactly(sock, size + 2, data)  # including the line end
         body += chunk[:size]
         if not size:
             return body, data
@@ -480,7 +466,7 @@ def _end(sock: socket.socket, *, by_reset: bool) -> None:
 
 
 def _tls() -> tuple[ssl.SSLContext, str]:
-    """A context with a certificate for loopback, and the authority that signed it, as PEM."""
+    """Return a context with a certificate for loopback, and the PEM of its authority."""
     import trustme  # only for wss://
 
     authority = trustme.CA()
@@ -494,8 +480,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--acks", action="store_true")
     parser.add_argument("--tls", action="store_true")
     remembering = parser.add_mutually_exclusive_group()
     remembering.add_argument("--ledger", action="store_true")
@@ -504,12 +488,11 @@ def main() -> None:
     options = parser.parse_args()
     tls, authority = _tls() if options.tls else (None, None)
     sink = Sink(
-        acks=options.acks,
         ledger=options.ledger,
         keep=options.keep,
         reset_every=options.reset_every,
     )
-    with socket.create_server(("127.0.0.1", options.port), backlog=128) as sock:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as sock:
         introduce({"port": sock.getsockname()[1]} | ({"ca": authority} if authority else {}))
         sink.listen(sock, tls)
 

@@ -1,38 +1,37 @@
-"""The longest time that the worker keeps the GIL from the game's thread, found directly.
+"""The longest time that the worker keeps the GIL from the game's thread, measured directly.
 
     python -m benchmarks.stalls [--rounds N] [--seconds S] [--quick] [--json FILE]
 
-The main thread does nothing but look at the clock: a *gap* between two looks is time in which it
+The main thread does nothing but read the clock: a *gap* between two readings is time in which it
 didn't run Python. At each look it reads three clocks: the wall's (``perf_counter_ns``), its own CPU
-time, and the CPU time of the worker's thread (``time.pthread_getcpuclockid``). So a gap is told
-apart:
+time, and the CPU time of the worker's thread (``time.pthread_getcpuclockid``). So a gap has parts:
 
 - *waited*: the gap without the CPU that the main thread used itself (its garbage collection, its
-  system calls). On a busy machine that is mostly the operating system's doing.
-- *hold*: the CPU that the worker used within the gap, at most ``waited``. What it didn't compute it
-  can't have kept the GIL for, so this is the worker's doing whatever else the machine does; and as
-  some of it may have been computed without the GIL, it is an upper bound. Where the clock of
-  another thread can't be read (macOS, Windows) there is no hold, and ``waited`` against the floor
-  remains.
+  system calls). On a busy machine this is mostly the operating system's doing.
+- *hold*: the CPU that the worker used within the gap, at most ``waited``. The worker can't have
+  kept the GIL for longer than it computed, so this is its own doing however busy the machine is;
+  and as some of it may have been computed without the GIL, it is an upper bound. Where the clock
+  of another thread can't be read (macOS, Windows) there is no hold, and the results have
+  ``waited`` and, to compare, ``floor_waited_ms``.
 
 ``sys.setswitchinterval`` is left at its default. Each measurement is a fresh process, which first
 measures the *floor*: the same looks with no telemetry started. Phases:
 
 - ``steady``: default settings; the main thread emits 100 events a frame at 60 fps, one between two
-  looks, so that an emit is within a gap like anything else.
+  looks, so that an emit is part of a gap.
 - ``drain 5,000``, ``drain 100,000``: a full store; from ``set_online(True)`` until all is
   confirmed.
 - ``start ws``, ``start wss`` (the default trust store), ``start wss, own context``: the first
   ``start_telemetry()`` of a process. The call itself is timed; the looks begin when it returns, and
-  cover the first connect and what the worker does after (``wss`` with the default trust store is
-  refused by it: the sink's authority is its own).
+  cover the first connect and the worker's next second. (The default trust store refuses ``wss``:
+  the sink has its own authority.)
 - ``connect ws``, ``connect wss``: ``set_online(False)``, ``set_online(True)``, ten times and more.
 - ``storm``: a server that resets each connection after 50 ms, with ``backoff_base`` and
   ``backoff_max`` of 20 ms; 100 events a frame.
 
 A hold may span system calls too short for the main thread to get its turn meanwhile: it was kept
-waiting all the same. Looks take about a microsecond; gaps below 50 us are not kept. The JSON has
-the worst five of each measurement, with the worker's innermost calls when it let go.
+waiting all the same. A look takes about a microsecond; gaps below 50 us are not kept. ``worst``
+has the five longest gaps, with the worker's innermost calls when it let go.
 """
 
 from __future__ import annotations
@@ -45,56 +44,57 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measuring import (
+from benchmarks.harness import (
     EVENT_TYPE,
     Result,
     Server,
     answer,
+    conclude,
     event_data,
-    failures,
-    greatest,
     grouped,
     median,
+    number,
     parser,
-    print_table,
-    progress,
     run_child,
-    save,
+    run_rounds,
+    spread,
+    summary,
+    table,
     wait_for_state,
 )
 
 MODULE = "benchmarks.stalls"
-_KEPT_NS = 50_000
-_TOLD_NS = 200_000  # of a hold that is longer, it is told where the worker was at its end
-_FRAMES_TOLD = 4
+_SHORTEST_GAP_NS = 50_000  # shorter ones are not kept
+_PLACED_HOLD_NS = 200_000  # for a longer hold, the worker's place at its end is kept
+_PLACE_DEPTH = 4  # calls
 _LIMITS_MS = (0.1, 0.3, 1.0, 5.0)
 _FRAME_NS = 1_000_000_000 // 60
 _PER_FRAME = 100
-_CHECK_NS = 5_000_000  # between two questions whether a phase is over
+_CHECK_NS = 5_000_000  # between two checks for the end of a phase
 _WORKER = "redvsblue-telemetry"  # the name of the worker's thread
 _TIMEOUT = 60.0
-_LONGEST_DRAIN = 30.0  # seconds
+_DRAIN_TIMEOUT = 30.0  # seconds
 _SIZE = 150
 
 Between = Callable[[int], None]
-"""What is done between two looks; it is given the time of the first."""
+"""Called between two looks, with the time of the first."""
 
 
 # In the child: the looks.
 
 
 def _nothing(_: int) -> None:
-    """Between two looks, nothing is done."""
+    """Do nothing between two looks."""
 
 
 def _worker() -> int | None:
-    """The identifier of the worker's thread; None if there is none."""
+    """Return the identifier of the worker's thread, if it runs."""
     workers = [thread for thread in threading.enumerate() if thread.name == _WORKER]
     return workers[0].ident if workers else None
 
 
 def _cpu_clock(thread: int | None) -> Callable[[], int] | None:
-    """Reads the CPU time of a thread, in ns; None where that can't be done."""
+    """Return a function that reads a thread's CPU time in ns; None where that is impossible."""
     if thread is None or not hasattr(time, "pthread_getcpuclockid"):
         return None
     clock = time.pthread_getcpuclockid(thread)
@@ -103,10 +103,10 @@ def _cpu_clock(thread: int | None) -> Callable[[], int] | None:
 
 
 def _place(thread: int | None) -> str | None:
-    """The functions that a thread is in, from the inside out."""
+    """Return the functions that a thread is in, innermost first."""
     frame = sys._current_frames().get(thread or 0)
     names: list[str] = []
-    while frame is not None and len(names) < _FRAMES_TOLD:
+    while frame is not None and len(names) < _PLACE_DEPTH:
         names.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
         frame = frame.f_back
     return " < ".join(names) or None
@@ -134,7 +134,7 @@ class Watch:
         between: Between = _nothing,
         is_over: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Look for so many seconds, or until it is over, which is asked now and then."""
+        """Look for some seconds, or until ``is_over``, which is checked every 5 ms."""
         clock, own_clock = time.perf_counter_ns, time.thread_time_ns
         worker_clock = self._worker_clock
         keep = self._gaps.append
@@ -145,8 +145,8 @@ class Watch:
         while last < end:
             between(last)
             now, own, worker = clock(), own_clock(), worker_clock()
-            if now - last > _KEPT_NS:
-                place = _place(self._thread) if worker - worker_last > _TOLD_NS else None
+            if now - last > _SHORTEST_GAP_NS:
+                place = _place(self._thread) if worker - worker_last > _PLACED_HOLD_NS else None
                 keep((now - last, own - own_last, worker - worker_last, place))
                 now, own, worker = clock(), own_clock(), worker_clock()
             if now > check:
@@ -160,7 +160,7 @@ class Watch:
         self._worker += worker_clock() - worker_started
 
     def summary(self) -> Result:
-        """What was seen, in ms."""
+        """Return the gaps, in ms."""
         gaps: list[dict[str, Any]] = [
             {
                 "gap_ms": wall / 1e6,
@@ -189,7 +189,7 @@ class Watch:
 
 
 def _frames(emit: Callable[..., None]) -> Between:
-    """Emits 100 events a frame at 60 fps, one at a time."""
+    """Return a function that emits 100 events a frame at 60 fps, one at each call."""
     data = event_data(_SIZE)
     left, frame = _PER_FRAME, time.perf_counter_ns()
 
@@ -216,8 +216,8 @@ def _settings(task: Result) -> Result:
 
 
 def _start(task: Result) -> tuple[Any, Watch]:
-    """Telemetry that is connected, and a watch on its worker."""
-    from redvsblue_telemetry import start_telemetry  # the floor does without
+    """Start telemetry, and return it connected, with a watch on its worker."""
+    from redvsblue_telemetry import start_telemetry  # the floor is measured without it
 
     telemetry = start_telemetry(**_settings(task))
     watch = Watch(_worker())
@@ -234,14 +234,14 @@ def _watched(telemetry: Any, watch: Watch, **more: Any) -> Result:
 
 
 def steady(task: Result) -> Result:
-    """Default settings, 100 events a frame."""
+    """Play with default settings and 100 events a frame."""
     telemetry, watch = _start(task)
     watch.look(task["seconds"], _frames(telemetry.emit))
     return _watched(telemetry, watch)
 
 
 def drain(task: Result) -> Result:
-    """From a full store to an empty one."""
+    """Drain a full store."""
     task["settings"] = {"capacity": task["events"]}
     telemetry, watch = _start(task)
     telemetry.set_online(False)
@@ -251,7 +251,7 @@ def drain(task: Result) -> Result:
         telemetry.emit(EVENT_TYPE, data)
     telemetry.set_online(True)
     start = time.perf_counter()
-    watch.look(_LONGEST_DRAIN, is_over=lambda: telemetry.stats().delivered >= task["events"])
+    watch.look(_DRAIN_TIMEOUT, is_over=lambda: telemetry.stats().delivered >= task["events"])
     seconds = time.perf_counter() - start
     if (delivered := telemetry.stats().delivered) < task["events"]:
         raise TimeoutError(f"only {delivered} of {task['events']} events were delivered")
@@ -259,8 +259,8 @@ def drain(task: Result) -> Result:
 
 
 def start(task: Result) -> Result:
-    """The first start of a process: the call, and what follows."""
-    from redvsblue_telemetry import start_telemetry  # its import is not the start
+    """Start telemetry for the first time in a process, and watch the first second."""
+    from redvsblue_telemetry import start_telemetry  # the import is not part of the start
 
     settings = _settings(task)
     wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
@@ -272,7 +272,7 @@ def start(task: Result) -> Result:
 
 
 def connect(task: Result) -> Result:
-    """Connections, one after the other."""
+    """Connect again and again."""
     telemetry, watch = _start(task)
     end = time.monotonic() + task["seconds"]
     connects = 0
@@ -286,7 +286,7 @@ def connect(task: Result) -> Result:
 
 
 def storm(task: Result) -> Result:
-    """A server that resets every connection."""
+    """Play against a server that resets every connection."""
     task["settings"] = {"backoff_base": 0.02, "backoff_max": 0.02}
     telemetry, watch = _start(task)
     watch.look(task["seconds"], _frames(telemetry.emit))
@@ -299,14 +299,15 @@ PHASES = {"steady": steady, "drain": drain, "start": start, "connect": connect, 
 def _measure(task: Result) -> Result:
     floor = Watch()
     floor.look(min(2.0, task["seconds"]))
-    return {"floor": floor.summary()} | PHASES[task["phase"]](task)
+    floor_waited_ms = floor.summary()["longest_waited_ms"]
+    return {"floor_waited_ms": floor_waited_ms} | PHASES[task["phase"]](task)
 
 
 # In the parent.
 
 
 def _tasks(plain: Server, storming: Server, secure: Server | None) -> dict[str, Result]:
-    """What is measured, by the names of the phases."""
+    """Return the tasks, by the names of the phases."""
     ws = {"url": plain.url}
     wss, ca = ({"url": secure.url}, secure.hello["ca"]) if secure else ({}, None)
     return {
@@ -322,73 +323,55 @@ def _tasks(plain: Server, storming: Server, secure: Server | None) -> dict[str, 
     }
 
 
-def _report(results: list[Result]) -> None:
-    rows: list[list[object]] = []
-    calls: list[list[object]] = []
-    for (name,), group in grouped(results, "name").items():
-        fine = [result for result in group if "failure" not in result]
-        floors = [result["floor"] for result in fine]
-        row: list[object] = [name]
-        for figure in ("longest_hold_ms", "longest_waited_ms", "longest_gap_ms"):
-            row += [median(fine, figure), greatest(fine, figure)]
-        row += [median(floors, "longest_waited_ms"), greatest(floors, "longest_waited_ms")]
-        row += [sum(r["hold_ms_beyond"][limit] for r in fine) for limit in ("0.3", "1")]
-        row += [median(fine, "worker_cpu_ms"), median(fine, "reconnects")]
-        rows.append([*row, len(group) - len(fine)])
-        if any("call_ms" in result for result in fine):
-            times = [
-                figure(fine, n) for n in ("call_ms", "call_cpu_ms") for figure in (median, greatest)
+def _round(tasks: dict[str, Result], seconds: float) -> list[Result]:
+    results = []
+    for name, task in tasks.items():
+        if "url" in task:
+            asked = task | {"kind": "stall", "seconds": seconds}
+            result = run_child(MODULE, asked, _TIMEOUT + seconds)
+        else:
+            result = {"failure": "no sink with TLS: that needs trustme"}
+        results.append({"name": name} | result)
+    return results
+
+
+def tables(report: Result) -> dict[str, str]:
+    """Return the table, by its name in the docs."""
+    rows = []
+    for (name,), group in grouped(report["results"], "name").items():
+        beyond = [result["hold_ms_beyond"] for result in group if "hold_ms_beyond" in result]
+        rows.append(
+            [
+                name,
+                spread(summary([result.get("longest_hold_ms") for result in group])),
+                *(f"{sum(counts[limit] for counts in beyond):,}" for limit in ("0.3", "1")),
+                number(median(group, "drained_in_seconds")),
+                number(median(group, "call_ms")),
             ]
-            calls.append([name, *times])
-    print_table(
-        "The longest that the game's thread is kept waiting, ms: median and greatest of the rounds",
-        _COLUMNS.split(", "),
-        rows,
-    )
-    title = "The first start_telemetry() of a process, on the game's thread, ms"
-    if calls:
-        print_table(title, ["", "wall", "greatest", "CPU", "greatest"], calls)
-
-
-_COLUMNS = (
-    "phase, hold, greatest, waited, greatest, gap, greatest, floor: waited, greatest, "
-    "holds > 0.3 ms, holds > 1 ms, worker CPU, reconnects, failures"
-)
+        )
+    headers = ["", "longest hold, ms", "> 0.3 ms", "> 1 ms", "drained, s", "call to start, ms"]
+    return {"stalls": table(headers, rows)}
 
 
 def main() -> int:
-    """Measure, and print."""
-    options = parser(__doc__, rounds=5)
-    options.add_argument("--seconds", type=float, default=5.0, help="of a phase")
-    options.add_argument("--only", help="the phases whose names start like this")
-    arguments = options.parse_args()
-    if arguments.child:
-        return answer(arguments.child, {"stall": _measure})
-    rounds = 1 if arguments.quick else arguments.rounds
-    seconds = 0.5 if arguments.quick else arguments.seconds
-    results: list[Result] = []
+    """Measure, and print the table."""
+    commands = parser(__doc__, rounds=5)
+    commands.add_argument("--seconds", type=float, default=5.0, help="of a phase")
+    commands.add_argument("--only", default="", help="the phases whose names start like this")
+    options = commands.parse_args()
+    if options.child:
+        return answer(options.child, {"stall": _measure})
+    seconds = 0.5 if options.quick else options.seconds
     with contextlib.ExitStack() as stack:
         plain = stack.enter_context(Server("benchmarks.sink"))
         storming = stack.enter_context(Server("benchmarks.sink", "--reset-every", "0.05"))
         secure = None
-        with contextlib.suppress(RuntimeError):  # which is recorded where it is missed
+        with contextlib.suppress(RuntimeError):  # each phase that needs it records a failure
             secure = stack.enter_context(Server("benchmarks.sink", "--tls"))
-        for number in range(1, rounds + 1):
-            progress(f"stalls: round {number} of {rounds}")
-            for name, task in _tasks(plain, storming, secure).items():
-                if arguments.only and not name.startswith(arguments.only):
-                    continue
-                asked = task | {"kind": "stall", "seconds": seconds}
-                if "url" in task:
-                    result = run_child(MODULE, asked, _TIMEOUT + seconds)
-                else:
-                    result = {"failure": "no sink with TLS: that needs trustme"}
-                results.append({"round": number, "name": name} | result)
-            save(arguments.json, "stalls", {"rounds": number, "results": results})
-    _report(results)
-    for failure in failures(results):
-        print(f"failure: {failure}")
-    return 0
+        tasks = _tasks(plain, storming, secure)
+        chosen = {name: task for name, task in tasks.items() if name.startswith(options.only)}
+        report = run_rounds(options, "stalls", lambda: _round(chosen, seconds))
+    return conclude(tables(report), report["results"])
 
 
 if __name__ == "__main__":

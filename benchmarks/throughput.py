@@ -1,9 +1,9 @@
-"""Confirmed events a second, end to end, against what websocket-client alone can do.
+"""Confirmed events a second, end to end, compared with websocket-client alone.
 
     python -m benchmarks.throughput [--rounds N] [--quick] [--json FILE]
 
-Three questions, each answered by fresh processes that send to one fast sink in a process of its
-own (``benchmarks/sink.py``), interleaved, for several rounds:
+Three questions, each answered by fresh processes that send to one fast sink in a separate process
+(``benchmarks/sink.py``), interleaved, for several rounds:
 
 1. *How many events a second, when nobody waits?* By batch size and by event size:
 
@@ -20,14 +20,16 @@ own (``benchmarks/sink.py``), interleaved, for several rounds:
 2. *With several threads that emit?* ``emit``, the same number of events among 1, 2 and 4 threads.
 
 3. *Does the round trip limit the rate?* Default settings, events of 150 bytes at an offered rate,
-   one share a frame at 60 fps, through a proxy that delays (``benchmarks/delay_proxy.py``; the
-   proxy is on the way at 0 ms, too). The rate starts when the connection is open. Told are the
-   events delivered and dropped, and the highest backlog. A frame that comes late emits one share
-   and no more, so look at the rate that was reached.
+   one share a frame at 60 fps, through a proxy that delays every byte (the proxy stands between
+   at 0 ms, too). It bounds neither the bytes on the way nor TCP itself, whose connects and
+   acknowledgements are loopback's, so the round trip bounds only the protocol above. The rate
+   starts when the connection is open. The table shows the events delivered and dropped, and the
+   highest backlog. A frame that comes late emits one share and no more, so look at
+   ``reached_rate`` in the results.
 
 An event of 150 bytes has 150 bytes of type, timestamp and data; on the wire it has about 90 more.
-The ratio is that of one round, against the ceiling with the same batches; of these, the median.
-CPU is that of the client's process.
+A ratio compares with the ceiling of the same round and the same batches; the table shows their
+median. CPU is that of the client's process.
 """
 
 from __future__ import annotations
@@ -40,25 +42,26 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.measuring import (
+from benchmarks.harness import (
     EVENT_TYPE,
     Result,
     Server,
     answer,
     ask_sink,
+    conclude,
     event_data,
-    failures,
-    greatest,
     grouped,
     median,
+    number,
     parser,
-    print_table,
-    progress,
     run_child,
-    save,
+    run_rounds,
+    spread,
     summary,
+    table,
     wait_for_state,
 )
+from tests.support.fault_proxy import FaultProxy
 
 MODULE = "benchmarks.throughput"
 BATCH_SIZES = (10, 50, 200)
@@ -68,24 +71,25 @@ ROUND_TRIPS_MS = (0, 20, 100, 300)
 RATES = (2_000, 6_000, 20_000)
 _BATCH, _SIZE = 50, 150  # where the other is varied
 _TOTAL_BYTES = 60_000_000
-_MOST_EVENTS = 300_000
+_MAX_EVENTS = 300_000
 _EMIT_CAPACITY = 100_000
 _BLOCK = 256
 _TIMEOUT = 120.0  # seconds for one measurement
 _FPS = 60
+_LINE_BYTES = 64 * 1024 * 1024  # that the proxy may have on the way: more than ever are
 
 
 # In the child.
 
 
 def _telemetry(task: Result, **settings: Any) -> Any:
-    from redvsblue_telemetry import start_telemetry  # the ceiling does without
+    from redvsblue_telemetry import start_telemetry  # the ceiling is measured without it
 
     return start_telemetry(enabled=True, url=task["url"], **settings)
 
 
 def sample(task: Result) -> Result:
-    """One event as the SDK has it on the wire."""
+    """Capture one event as the SDK sends it."""
     from redvsblue_telemetry.testing import RecordingServer  # needs an extra
 
     with RecordingServer() as server:
@@ -96,7 +100,7 @@ def sample(task: Result) -> Result:
 
 
 def _ready_made(task: Result) -> Iterator[bytes]:
-    """The batches that the SDK would send: its event, renumbered."""
+    """Yield the batches that the SDK would send: its event, renumbered."""
     import msgspec
 
     event = task["event"]
@@ -107,7 +111,7 @@ def _ready_made(task: Result) -> Iterator[bytes]:
 
 
 def ceiling(task: Result) -> Result:
-    """websocket-client alone, with ready-made bytes."""
+    """Send ready-made bytes by websocket-client alone."""
     import websocket
 
     batches = list(_ready_made(task))
@@ -143,7 +147,7 @@ def _confirmed(telemetry: Any, task: Result, seconds: float, cpu: float) -> Resu
 
 
 def drain(task: Result) -> Result:
-    """The SDK with a full store: from the open connection to the last confirmation."""
+    """Drain a full store: from the open connection to the last confirmation."""
     from redvsblue_telemetry import ConnectionState
 
     opened: list[tuple[float, float]] = []
@@ -169,7 +173,7 @@ def drain(task: Result) -> Result:
 
 
 def _emit(telemetry: Any, count: int, size: int, waits: list[int]) -> None:
-    """Emit so many events, as fast as can be without a drop."""
+    """Emit some events, as fast as possible without a drop."""
     data = event_data(size)
     emit = telemetry.emit
     for done in range(0, count, _BLOCK):
@@ -181,7 +185,7 @@ def _emit(telemetry: Any, count: int, size: int, waits: list[int]) -> None:
 
 
 def emit(task: Result) -> Result:
-    """The SDK with everything in it: from the first emit to the last confirmation."""
+    """Emit and send: from the first emit to the last confirmation."""
     telemetry = _telemetry(task, batch_size=task["batch"], capacity=_EMIT_CAPACITY)
     wait_for_state(telemetry, "connected")
     waits: list[int] = []
@@ -203,7 +207,7 @@ def emit(task: Result) -> Result:
 
 
 def offered(task: Result) -> Result:
-    """Default settings, at an offered rate."""
+    """Emit at an offered rate, with default settings."""
     telemetry = _telemetry(task)
     wait_for_state(telemetry, "connected")
     data = event_data(_SIZE)
@@ -244,14 +248,14 @@ KINDS = {"sample": sample, "ceiling": ceiling, "drain": drain, "emit": emit, "of
 
 
 def _measured(sink: Server, task: Result) -> Result:
-    """One child's result, and what the sink saw of it."""
+    """Run a child; return its result, with the sink's counts."""
     timeout = _TIMEOUT + task.get("seconds", 0.0)
     try:
         before = ask_sink(sink.url)
         result = run_child(MODULE, task, timeout)
         after = ask_sink(sink.url)
     except (OSError, ValueError) as error:
-        return {"failure": f"the sink doesn't answer: {error}"}
+        return {"failure": f"the sink did not answer: {error}"}
     if "seconds" in result:
         cpu = after["cpu_seconds"] - before["cpu_seconds"]
         result["sink_cpu_share"] = cpu / result["seconds"]
@@ -265,16 +269,16 @@ def _measured(sink: Server, task: Result) -> Result:
 
 
 def _configurations() -> list[tuple[int, int]]:
-    """Pairs of batch size and event size."""
+    """Return the pairs of batch size and event size."""
     by_batch = [(batch, _SIZE) for batch in BATCH_SIZES]
     return by_batch + [(_BATCH, size) for size in EVENT_SIZES if size != _SIZE]
 
 
-def _unthrottled(sink: Server, samples: dict[int, Any], most: int) -> list[Result]:
-    """One round of the first two questions."""
+def _unthrottled(sink: Server, samples: dict[int, Any], max_events: int) -> list[Result]:
+    """Measure one round of the first two questions."""
     results = []
     for batch, size in _configurations():
-        events = min(most, _TOTAL_BYTES // size)
+        events = min(max_events, _TOTAL_BYTES // size)
         task = {"url": sink.url, "batch": batch, "size": size, "events": events, "threads": 1}
         ceiled = _measured(sink, task | {"kind": "ceiling", "event": samples[size]})
         results.append(task | {"kind": "ceiling"} | ceiled)
@@ -290,83 +294,66 @@ def _unthrottled(sink: Server, samples: dict[int, Any], most: int) -> list[Resul
     return results
 
 
-def _offered(sink: Server, proxies: dict[int, Server], seconds: float) -> list[Result]:
-    """One round of the third question."""
+def _offered(sink: Server, proxies: dict[int, FaultProxy], seconds: float) -> list[Result]:
+    """Measure one round of the third question."""
     results = []
     for round_trip, rate in itertools.product(proxies, RATES):
-        url = proxies[round_trip].url
+        url = f"ws://127.0.0.1:{proxies[round_trip].port}/telemetry"
         task = {"kind": "offered", "url": url, "rate": rate, "seconds": seconds}
         known = {"kind": "offered", "round_trip_asked_ms": round_trip, "rate": rate}
         results.append(known | _measured(sink, task))
     return results
 
 
-_SUMS = ("emitted", "delivered", "dropped")
-_UNTHROTTLED_COLUMNS = (
-    "measured, batch, event bytes, median/s, least, greatest, of the ceiling, least, "
-    "CPU us/event, wire bytes, sink's CPU share, failures"
-)
-_OFFERED_COLUMNS = (
-    "round trip, offered/s, reached/s, emitted, delivered, dropped, highest backlog, "
-    "highest in flight, measured round trip (ms), failures"
-)
+_TITLES = {"ceiling": "websocket-client alone", "drain": "a backlog", "emit": "with the emits"}
 
 
-def _report(results: list[Result]) -> None:
-    rows: list[list[object]] = []
-    unthrottled = [result for result in results if result["kind"] != "offered"]
-    for key, group in grouped(unthrottled, "batch", "size", "kind", "threads").items():
-        rates = summary([result.get("events_per_second") for result in group])
-        ratios = summary([result.get("ratio") for result in group])
-        rows.append(
-            [
-                f"{key[2]}, {key[3]} thread(s)" if key[2] == "emit" else key[2],
-                *key[:2],
-                *(rates[name] for name in ("median", "min", "max")),
-                *(ratios[name] for name in ("median", "min")),
-                median(group, "cpu_us_per_event"),
-                median(group, "wire_bytes_per_event"),
-                median(group, "sink_cpu_share"),
-                len(failures(group)),
-            ]
-        )
-    print_table(
-        "Confirmed events a second, round trip 0",
-        _UNTHROTTLED_COLUMNS.split(", "),
-        rows,
-    )
+def _rates(results: list[Result]) -> str:
+    """The first two questions: by size of batch and event, and by threads."""
     rows = []
-    asked = [result for result in results if result["kind"] == "offered"]
-    for key, group in grouped(asked, "round_trip_asked_ms", "rate").items():
+    groups = grouped(results, "batch", "size", "kind", "threads")
+    for (batch, size, kind, threads), group in groups.items():
         rows.append(
             [
-                f"{key[0]} ms",
-                key[1],
-                median(group, "reached_rate"),
-                *(sum(r.get(name, 0) for r in group) for name in _SUMS),
-                *(greatest(group, name) for name in ("highest_backlog", "highest_in_flight")),
-                median(group, "round_trip_ms"),
-                len(failures(group)),
+                _TITLES[kind] + (f", {threads} threads" if threads > 1 else ""),
+                str(batch),
+                str(size),
+                number(median(group, "events_per_second")),
+                "1" if kind == "ceiling" else spread(summary([r.get("ratio") for r in group])),
+                number(median(group, "cpu_us_per_event")),
             ]
         )
-    print_table(
-        "Default settings, at an offered rate (sums and greatest over the rounds)",
-        _OFFERED_COLUMNS.split(", "),
-        rows,
-    )
+    headers = ["", "batch", "bytes", "events a second", "of the ceiling", "CPU, µs an event"]
+    return table(headers, rows)
+
+
+def _round_trips(results: list[Result]) -> str:
+    """The third question: by round trip and rate, summed over the rounds."""
+    rows = []
+    for (round_trip, rate), group in grouped(results, "round_trip_asked_ms", "rate").items():
+        sums = [sum(r.get(n, 0) for r in group) for n in ("emitted", "delivered", "dropped")]
+        backlog = max(result.get("highest_backlog", 0) for result in group)
+        rows.append([f"{round_trip} ms", *(f"{count:,}" for count in (rate, *sums, backlog))])
+    headers = ["round trip", "events a second", "emitted", "delivered", "dropped", "most waiting"]
+    return table(headers, rows)
+
+
+def tables(report: Result) -> dict[str, str]:
+    """Return the tables, by their names in the docs."""
+    offered = [result for result in report["results"] if result["kind"] == "offered"]
+    others = [result for result in report["results"] if result["kind"] != "offered"]
+    return {"throughput": _rates(others), "round-trips": _round_trips(offered)}
 
 
 def main() -> int:
-    """Measure, and print."""
-    options = parser(__doc__, rounds=5)
-    options.add_argument("--seconds", type=float, default=10.0, help="at each offered rate")
-    arguments = options.parse_args()
-    if arguments.child:
-        return answer(arguments.child, KINDS)
-    if arguments.quick:
-        arguments.rounds, arguments.seconds = 1, 1.0
-    most = 5_000 if arguments.quick else _MOST_EVENTS
-    started = time.monotonic()
+    """Measure, and print the tables."""
+    commands = parser(__doc__, rounds=5)
+    commands.add_argument("--seconds", type=float, default=10.0, help="at each offered rate")
+    options = commands.parse_args()
+    if options.child:
+        return answer(options.child, KINDS)
+    seconds = 1.0 if options.quick else options.seconds
+    max_events = 5_000 if options.quick else _MAX_EVENTS
     samples = {}
     for size in EVENT_SIZES:
         result = run_child(MODULE, {"kind": "sample", "size": size}, _TIMEOUT)
@@ -374,25 +361,19 @@ def main() -> int:
             print(f"no event could be captured: {result['failure']}", file=sys.stderr)
             return 1
         samples[size] = result["event"]
-    results: list[Result] = []
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(Server("benchmarks.sink"))
-        proxies = {
-            ms: stack.enter_context(
-                Server("benchmarks.delay_proxy", "--to", sink.port, "--delay", ms / 2000)
-            )
-            for ms in ROUND_TRIPS_MS
-        }
-        for number in range(1, arguments.rounds + 1):
-            progress(f"throughput: round {number} of {arguments.rounds}")
-            results += [{"round": number} | r for r in _unthrottled(sink, samples, most)]
-            results += [{"round": number} | r for r in _offered(sink, proxies, arguments.seconds)]
-            save(arguments.json, "throughput", {"rounds": number, "results": results})
-    _report(results)
-    for failure in failures(results):
-        print(f"failure: {failure}")
-    print(f"{time.monotonic() - started:.0f} s")
-    return 0
+        proxies = {}
+        for round_trip in ROUND_TRIPS_MS:
+            proxy = FaultProxy(sink.port, queue_bytes=_LINE_BYTES)
+            proxies[round_trip] = stack.enter_context(proxy)
+            proxy.delay(round_trip / 2000)
+
+        def one_round() -> list[Result]:
+            return _unthrottled(sink, samples, max_events) + _offered(sink, proxies, seconds)
+
+        report = run_rounds(options, "throughput", one_round)
+    return conclude(tables(report), report["results"])
 
 
 if __name__ == "__main__":

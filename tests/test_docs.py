@@ -661,4 +661,4 @@ def test_the_figures_of_the_benchmarks_are_those_of_their_results() -> None:
     texts = [path.read_text("utf-8") for path in page.PAGES]
     assert [page.with_tables(text) for text in texts] == texts
     tables = re.findall(r"<!-- table: (.*?) -->\n\n(?!<!--)", "".join(texts))
-    assert sorted(tables) == sorted(page.TABLES)
+    assert sorted(tables) == sorted(page.tables())

@@ -49,7 +49,7 @@ def figure(outcome: Outcome, measure: str) -> float:
     return value
 
 
-# The policies, against what they stand for.
+# The policies, compared with the code that they stand for.
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -127,13 +127,13 @@ def test_same_seed_gives_the_same_storm_and_another_seed_another() -> None:
     assert first.arrivals.tolist() != other.arrivals.tolist()
 
 
-def test_no_policy_hears_of_the_cut_before_another() -> None:
+def test_every_policy_learns_of_the_cut_at_the_same_time() -> None:
     arrivals = simulate(STORM, REFUSES, NO_JITTER).arrivals
     assert arrivals[:102].sum() == 0  # 1 s, and twice the least latency
     assert arrivals[102:121].sum() == STORM.clients
 
 
-def test_who_is_dropped_silently_comes_back_no_sooner_than_the_timeout() -> None:
+def test_a_silently_dropped_client_comes_back_after_its_timeout() -> None:
     storm = attrs.evolve(STORM, down=0.0, backlog=0, connect_timeout=25.0)
     refused, dropped = (simulate(storm, s, EVERY_SECOND) for s in (REFUSES, DROPS_SILENTLY))
     assert refused.arrivals[121:2600].sum() > 0
@@ -141,7 +141,7 @@ def test_who_is_dropped_silently_comes_back_no_sooner_than_the_timeout() -> None
     assert dropped.arrivals[2600:].sum() > 0
 
 
-def test_what_a_server_slams_it_holds_first() -> None:
+def test_a_slammed_connection_is_held_first() -> None:
     storm = attrs.evolve(STORM, down=0.0, hold=0.7, nearest=0.01, farthest=0.01)
     arrivals = simulate(storm, SLAMS, EVERY_SECOND).arrivals
     first, second = np.flatnonzero(arrivals)[:2] / 100
@@ -221,7 +221,7 @@ def test_share_that_never_comes_back_is_shown_as_never() -> None:
 @pytest.mark.parametrize(
     "wrong", [["--nearest", "0"], ["--backlog", "100000"], ["--give-up-after", "60"]]
 )
-def test_parameters_that_the_model_can_not_hold_are_refused(
+def test_parameters_beyond_the_model_are_refused(
     wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -229,7 +229,9 @@ def test_parameters_that_the_model_can_not_hold_are_refused(
     assert "error:" in capsys.readouterr().err
 
 
-def test_command_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_the_figures_that_it_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "figures.json"
     main(["--clients", "300", "--long-down", "25", "--json", str(path)])
     written = json.loads(path.read_text(encoding="utf-8"))

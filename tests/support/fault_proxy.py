@@ -57,7 +57,9 @@ _Weathers = dict[Direction, _Weather]
 class _Flow:
     """One direction of one connection: reads from one socket, writes to the other."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket, weather: _Weather) -> None:
+    def __init__(
+        self, source: socket.socket, sink: socket.socket, weather: _Weather, queue_bytes: int
+    ) -> None:
         self.source = source
         self.sink = sink
         self.cut_after: int | None = None  # bytes that may still pass before the reset
@@ -65,6 +67,7 @@ class _Flow:
         self.is_blocked = False  # the sink takes no more for now
         self.is_passed_on = False  # the FIN
         self._weather = weather
+        self._queue_bytes = queue_bytes
         self._queue: deque[tuple[float, bytes]] = deque()  # when it is due, and what
         self._queued = 0
         self._is_ended = False  # a FIN has come, which stands at the end of the queue
@@ -73,7 +76,7 @@ class _Flow:
     @property
     def wants_to_read(self) -> bool:
         is_stalled = self._weather.is_stalled or self.stall_after == 0
-        return not (self._is_ended or is_stalled or self._queued >= _QUEUE_BYTES)
+        return not (self._is_ended or is_stalled or self._queued >= self._queue_bytes)
 
     @property
     def is_lost(self) -> bool:
@@ -139,11 +142,14 @@ class _Flow:
 class _Pair:
     """A client's connection and the one to the server that was made for it."""
 
-    def __init__(self, client: socket.socket, server: socket.socket, weather: _Weathers) -> None:
+    def __init__(
+        self, client: socket.socket, server: socket.socket, weather: _Weathers, queue_bytes: int
+    ) -> None:
         self.sockets = (client, server)
+        to_server, to_client = weather[Direction.TO_SERVER], weather[Direction.TO_CLIENT]
         self.flows = {
-            Direction.TO_SERVER: _Flow(client, server, weather[Direction.TO_SERVER]),
-            Direction.TO_CLIENT: _Flow(server, client, weather[Direction.TO_CLIENT]),
+            Direction.TO_SERVER: _Flow(client, server, to_server, queue_bytes),
+            Direction.TO_CLIENT: _Flow(server, client, to_client, queue_bytes),
         }
 
     def interest(self, sock: socket.socket) -> int:
@@ -176,10 +182,15 @@ class FaultProxy:
             then connections are accepted and reset.
         first_takes: the bytes that are read from the first client; then that connection stalls
             until :meth:`go_on`. The others are not affected.
+        queue_bytes: how much may be on the way in one direction of a connection.
     """
 
     def __init__(
-        self, upstream: Address | int | None = None, *, first_takes: int | None = None
+        self,
+        upstream: Address | int | None = None,
+        *,
+        first_takes: int | None = None,
+        queue_bytes: int = _QUEUE_BYTES,
     ) -> None:
         self.upstream = ("127.0.0.1", upstream) if isinstance(upstream, int) else upstream
         """May be changed at any time; it counts for new connections."""
@@ -188,6 +199,7 @@ class FaultProxy:
         self.refused = 0
         self._refuses = False
         self._first_takes = first_takes
+        self._queue_bytes = queue_bytes
         self._weather = {direction: _Weather() for direction in Direction}
         self._pairs: set[_Pair] = set()
         self._requests: deque[tuple[Callable[[], object], threading.Event]] = deque()
@@ -376,7 +388,7 @@ class FaultProxy:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connections += 1
-        pair = _Pair(client, server, self._weather)
+        pair = _Pair(client, server, self._weather, self._queue_bytes)
         pair.flows[Direction.TO_SERVER].stall_after = self._first_takes
         self._first_takes = None
         self._pairs.add(pair)

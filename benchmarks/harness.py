@@ -1,10 +1,10 @@
-"""What the benchmarks share: children and servers in processes of their own, medians, tables, JSON.
+"""Shared by the benchmarks: measurements and servers in fresh processes, medians, tables, JSON.
 
 A *child* is one measurement in a fresh process: a benchmark's module, started with ``--child`` and
-a task as JSON; the last line that it prints is its result as JSON. Every child is bounded by a
+a task as JSON. The last line that it prints is its result as JSON. Every child is bounded by a
 timeout; one that fails gives ``{"failure": "..."}``, and the run goes on. A *server* is a module
-that prints one line of JSON with its port, and ends when its standard input does: so it outlives
-nobody.
+that prints one line of JSON with its port, and ends when its standard input is closed, so it never
+outlives the benchmark.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import faulthandler
 import http.client
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import signal
@@ -29,22 +30,22 @@ from pathlib import Path
 from typing import Any
 
 Result = dict[str, Any]
-"""What a measurement gives: whatever can be written as JSON."""
+"""A measurement, or a part of one, as it is written to JSON."""
 
 ROOT = Path(__file__).resolve().parent.parent
 EVENT_TYPE = "ship_hit"
 _BODY_OVERHEAD = len(b'{"type":"ship_hit","timestamp":1700000000000,"data":}')
 _PACKAGES = ("redvsblue-telemetry", "websocket-client", "msgspec", "attrs", "tenacity")
-_ENDING = 5.0  # seconds that a server has to end
+_SERVER_STOP_TIMEOUT = 5.0  # seconds
 
 
 # Events.
 
 
 def event_data(size: int) -> dict[str, Any]:
-    """Six fields, such that type, timestamp and data are JSON of ``size`` bytes.
+    """Return six fields that make type, timestamp and data ``size`` bytes of JSON.
 
-    On the wire an event is larger: the session's id, its own id and its number are put in front.
+    On the wire an event is larger: the session's id, its own id and its number come first.
     """
     data: dict[str, Any] = {
         "shipId": "red-3",
@@ -65,10 +66,10 @@ def event_data(size: int) -> dict[str, Any]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a child: this one's, without settings of telemetry and proxies.
+    """Return the environment for a child: this one, without settings for telemetry and proxies.
 
-    And without what keeps Python from caching bytecode: then an import would compile its modules
-    each time, unless an installer had done it.
+    ``PYTHONDONTWRITEBYTECODE`` is left out too: with it, each import would compile its modules
+    again, unless an installer had compiled them.
     """
     kept = {
         name: value
@@ -83,7 +84,7 @@ def environment(**more: str) -> dict[str, str]:
 def run_bounded(
     command: Sequence[str], timeout: float, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; at the timeout, end it and whatever it started.
+    """Run a command to its end; at the timeout, kill it and the processes that it started.
 
     Args:
         command: the program and its arguments.
@@ -114,7 +115,7 @@ def run_bounded(
 
 
 def run_child(module: str, task: Result, timeout: float) -> Result:
-    """Run one measurement in a fresh process; its result, or ``{"failure": ...}``."""
+    """Run one measurement in a fresh process; return its result, or ``{"failure": ...}``."""
     command = [sys.executable, "-m", module, "--child", json.dumps({**task, "timeout": timeout})]
     try:
         done = run_bounded(command, timeout + 10)
@@ -131,7 +132,7 @@ def run_child(module: str, task: Result, timeout: float) -> Result:
 
 
 def answer(task: str, kinds: Mapping[str, Callable[[Result], Result]]) -> int:
-    """Be a child: do the task and print its result. A child that hangs ends itself."""
+    """Do the task of a child and print its result. A child that hangs ends itself."""
     parsed: Result = json.loads(task)
     faulthandler.dump_traceback_later(parsed["timeout"], exit=True)
     print(json.dumps(kinds[parsed["kind"]](parsed)), flush=True)
@@ -144,7 +145,7 @@ def wait_for_state(telemetry: Any, state: str, timeout: float = 20.0) -> None:
     deadline = time.monotonic() + timeout
     while telemetry.stats().state.value != state:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"it is not {state}: {telemetry.stats()}")
+            raise TimeoutError(f"telemetry is not {state}: {telemetry.stats()}")
         time.sleep(0.002)
 
 
@@ -152,7 +153,7 @@ def wait_for_state(telemetry: Any, state: str, timeout: float = 20.0) -> None:
 
 
 class Server:
-    """A module that serves in a process of its own; a context manager.
+    """A module that serves in a separate process; a context manager.
 
     Args:
         module: its name, such as ``benchmarks.sink``.
@@ -162,7 +163,7 @@ class Server:
     def __init__(self, module: str, *arguments: object) -> None:
         self._command = [sys.executable, "-m", module, *map(str, arguments)]
         self.hello: Result = {}
-        """What it said at its start."""
+        """The line of JSON that it printed at its start."""
 
     def __enter__(self) -> Server:
         self._process = subprocess.Popen(
@@ -192,11 +193,18 @@ class Server:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         try:
-            self._process.wait(_ENDING)
+            self._process.wait(_SERVER_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+    def ask(self, question: str) -> Any:
+        """Write a line to its standard input, and return the line of JSON that it answers with."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(question, file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
 
     @property
     def pid(self) -> int:
@@ -211,13 +219,13 @@ class Server:
 
     @property
     def url(self) -> str:
-        """What to give to ``start_telemetry``."""
+        """The URL to give to ``start_telemetry``."""
         scheme = "wss" if "ca" in self.hello else "ws"
         return f"{scheme}://127.0.0.1:{self.port}/telemetry"
 
 
 def ask_sink(url: str, command: str = "stats") -> Result:
-    """Ask a plain sink for its counts (``stats``), or tell it to cut its connections (``cut``)."""
+    """Ask a sink without TLS for its counts (``stats``), or to cut its connections (``cut``)."""
     host = url.partition("://")[2].partition("/")[0]
     connection = http.client.HTTPConnection(host, timeout=60)
     try:
@@ -229,7 +237,7 @@ def ask_sink(url: str, command: str = "stats") -> Result:
 
 
 def introduce(hello: Result) -> None:
-    """Say to whoever started this server where it is; end when they do."""
+    """Print where this server listens; end when the process that started it does."""
     print(json.dumps(hello), flush=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -243,18 +251,13 @@ def _end_with_parent() -> None:
 
 
 def median(results: Sequence[Result], name: str) -> float | None:
-    """The median of a figure over the rounds that have it."""
+    """Return the median of a figure over the rounds that have it."""
     figures = [result[name] for result in results if result.get(name) is not None]
     return statistics.median(figures) if figures else None
 
 
-def greatest(results: Sequence[Result], name: str) -> float | None:
-    """The greatest of a figure over the rounds that have it."""
-    return max((r[name] for r in results if r.get(name) is not None), default=None)
-
-
 def grouped(results: Sequence[Result], *names: str) -> dict[tuple[Any, ...], list[Result]]:
-    """The results by what they have under these names, in the order of their first."""
+    """Group the results by their values under these names, in the order of their first."""
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
         groups.setdefault(tuple(result[name] for name in names), []).append(result)
@@ -262,7 +265,7 @@ def grouped(results: Sequence[Result], *names: str) -> dict[tuple[Any, ...], lis
 
 
 def summary(figures: Sequence[float | None]) -> Result:
-    """Median, least and greatest, of the rounds that have the figure."""
+    """Return the median and the range of the rounds that have the figure."""
     known = [figure for figure in figures if figure is not None]
     if not known:
         return {"median": None, "min": None, "max": None, "rounds": 0}
@@ -274,59 +277,130 @@ def summary(figures: Sequence[float | None]) -> Result:
     }
 
 
-def resident_bytes() -> int | None:
-    """The memory of this process that is in RAM; None where /proc doesn't tell."""
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """Return a quantile of sorted values, by the nearest rank."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def resident_bytes(process: int | str = "self") -> int | None:
+    """Return the memory of a process that is in RAM; None without /proc."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     except OSError:
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_bytes() -> int:
+    """Return the most memory that this process ever had in RAM; 0 where that isn't known."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def open_descriptors() -> int | None:
+    """Return how many descriptors this process has open; None without /proc."""
+    try:
+        return len(os.listdir("/proc/self/fd")) - 1  # the one that lists them
+    except OSError:
+        return None
+
+
 # Output.
 
 
-def cell(value: object, digits: int = 2) -> str:
-    """A figure for a table."""
-    if value is None:
+def number(value: float | None) -> str:
+    """Format a figure with three significant digits and at most three decimals."""
+    if value is None or not math.isfinite(value):
         return "-"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if value == 0:
+        return "0"
+    decimals = min(3, max(0, 2 - math.floor(math.log10(abs(value)))))
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table in Markdown; figures to the right."""
-    cells = [list(headers), *([cell(value) for value in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    print(f"\n{title}\n")
-    for index, row in enumerate(cells):
-        texts = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
-        print("| " + " | ".join(texts) + " |")
-        if index == 0:
-            rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-            print("| " + " | ".join(rules) + " |")
-    print(flush=True)
+def spread(figures: Result) -> str:
+    """Format the median, with the range of the rounds in brackets if they differ."""
+    middle, least, most = (number(figures[name]) for name in ("median", "min", "max"))
+    return middle if least == most else f"{middle} ({least} to {most})"
+
+
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, has_figures: bool = True
+) -> str:
+    """Return an aligned table in Markdown; figures are aligned to the right."""
+    widths = [max(3, *map(len, column)) for column in zip(headers, *rows, strict=True)]
+    rules = [
+        "-" * widths[0],
+        *("-" * (width - has_figures) + ":" * has_figures for width in widths[1:]),
+    ]
+    align = str.rjust if has_figures else str.ljust
+    return "\n".join(
+        f"| {' | '.join([row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])])} |"
+        for row in (headers, rules, *rows)
+    )
 
 
 def progress(text: str) -> None:
-    """Say what is being done, apart from the tables."""
+    """Print a step of the run to standard error, apart from the tables."""
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
+# A benchmark's command.
+
+
 def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
-    """The options that all benchmarks have."""
+    """Return a parser with the options that all benchmarks have."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
-    parser.add_argument("--quick", action="store_true", help="only to see that it works")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+    parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
     parser.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser
 
 
-_DETAILS = ("floor", "histogram", "samples", "worst")  # for a plot, or to find out why
+def run_rounds(
+    options: argparse.Namespace,
+    name: str,
+    measure: Callable[[], Sequence[Result]],
+    **conditions: Any,
+) -> Result:
+    """Measure in rounds, one with ``--quick``; return the report.
+
+    It is written after each round, so a run that is interrupted keeps the rounds before.
+    """
+    rounds = 1 if options.quick else options.rounds
+    report: Result = {"rounds": 0, **conditions, "results": []}
+    for round_number in range(1, rounds + 1):
+        progress(f"{name}: round {round_number} of {rounds}")
+        report["results"] += [{"round": round_number} | result for result in measure()]
+        report["rounds"] = round_number
+        save(options.json, name, report)
+    return report
+
+
+def conclude(tables: Mapping[str, str], results: Sequence[Result]) -> int:
+    """Print the tables and the failures; return the exit code, 1 if anything failed."""
+    for text in tables.values():
+        print(f"\n{text}")
+    failed = failures(results)
+    for failure in failed:
+        print(f"failure: {failure}")
+    return 1 if failed else 0
+
+
+def failures(results: Sequence[Result]) -> list[str]:
+    """Return the failures, each once."""
+    return sorted({str(result["failure"]) for result in results if "failure" in result})
+
+
+_DETAILS = ("histogram", "samples", "worst")  # for a plot, or to find the cause
 
 
 def save(path: Path | None, name: str, results: Result) -> None:
@@ -364,7 +438,7 @@ def write_json(path: Path, report: Result) -> None:
 
 
 def machine() -> Result:
-    """What the figures were measured on, and how busy it was."""
+    """Return the machine that the figures were measured on, and how busy it was."""
     return {
         "python": sys.version.split()[0],
         "implementation": platform.python_implementation(),
@@ -373,11 +447,11 @@ def machine() -> Result:
         "cpus": os.cpu_count(),
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "finished_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: package_version(name) for name in _PACKAGES},
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -391,8 +465,3 @@ def _cpu_name() -> str | None:
         return platform.processor() or None
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else None
-
-
-def failures(results: Sequence[Result]) -> list[str]:
-    """What went wrong, each thing once."""
-    return sorted({str(result["failure"]) for result in results if "failure" in result})
