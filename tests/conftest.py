@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -16,6 +16,9 @@ from hypothesis import settings
 from tests.support.chromium import browser, chromium
 
 __all__ = ["browser", "chromium"]  # fixtures
+
+# They share a wheel that is installed, battles that were played, and a browser.
+TOGETHER = ("tests/packaging/", "tests/cli/test_battle.py", "tests/collector/http/test_page")
 
 THREADS = ("redvsblue-telemetry", "recording-server")
 THREAD_EXIT_TIMEOUT = 2.0  # seconds for a thread that is on its way out; a leaked one stays forever
@@ -32,9 +35,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Return the number of workers for ``-n auto``: more than cores, since many tests wait."""
     return 2 * (os.cpu_count() or 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out tests singly, but together those whose set-up takes longer than they do.
+
+    ``--dist=loadgroup`` would do so by marks, but with pytest 9.2 it hands out all singly, because
+    pytest-xdist 3.8 appends the group to ``Item._nodeid``, where the id no longer comes from.
+    """
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return next((path for path in TOGETHER if nodeid.startswith(path)), nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)  # after the tests were shuffled

@@ -165,6 +165,7 @@ def sending(collector: RunningCollector) -> Iterator[Telemetry]:
         telemetry.stop(timeout=PATIENCE)
 
 
+@pytest.mark.slow
 @needs_posix
 @pytest.mark.parametrize(("format_", "allowed"), [("jsonl", 12), ("csv", 12), ("parquet", 60)])
 def test_memory_does_not_grow_with_the_events(

@@ -108,6 +108,7 @@ def test_more_are_asked_for_than_there_are(collector: RunningCollector) -> None:
         assert shown(tail) == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_events_to_begin_with_are_not_all_in_memory(tmp_path: Path) -> None:
     with collector_running(max_message_bytes=64 * 1024 * 1024) as collector:

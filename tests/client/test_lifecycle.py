@@ -93,6 +93,7 @@ def leaves_nothing(play: Callable[[], object], times: int) -> None:
     assert wait_until(lambda: objects() <= objects_before + 5)
 
 
+@pytest.mark.slow
 def test_a_thousand_starts_and_stops_leave_nothing_behind() -> None:
     with RecordingServer() as server:
 

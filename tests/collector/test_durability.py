@@ -339,6 +339,7 @@ def assert_whole(db: Path, clients: list[Client]) -> None:
 # What ends it.
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_kills_in_mid_stream_lose_nothing(db: Path, port: int, tmp_path: Path) -> None:
     chance = random.Random(20)
@@ -361,6 +362,7 @@ def test_kills_in_mid_stream_lose_nothing(db: Path, port: int, tmp_path: Path) -
     assert_whole(db, clients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_signals_in_mid_stream_lose_nothing(ending: signal.Signals, db: Path, port: int) -> None:
     with streaming(url_at(port)) as clients:
@@ -393,6 +395,7 @@ def test_temporary_file_is_deleted_at_the_end(ending: signal.Signals, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_kills_while_it_makes_its_file_leave_one_that_can_be_used(db: Path, port: int) -> None:
     chance = random.Random(6)
     for _ in range(6):

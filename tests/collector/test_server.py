@@ -254,6 +254,7 @@ def test_limit_of_open_files_is_raised_as_far_as_it_may_be_and_never_lowered(pat
         assert collectors.process.wait(PATIENCE) == 0
 
 
+@pytest.mark.slow
 def test_more_clients_are_served_than_files_may_be_open_at_first(path: Path) -> None:
     need_limit(4000)
     with LimitedCollectors(path, "64,4000") as collectors, contextlib.ExitStack() as stack:

@@ -43,6 +43,7 @@ def found(arrivals: Arrivals, **ledger: Any) -> str:
 # The run itself.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("has_acks", "seconds", "seed"), [(True, 5, 4), (False, 2.5, 7)])
 def test_a_short_run_adds_up(has_acks: bool, seconds: float, seed: int) -> None:
     report = chaos.run(seconds=seconds, seed=seed, has_acks=has_acks)

@@ -71,6 +71,7 @@ def route() -> Iterator[Route]:
         route.proxy.clear()  # so that the server's goodbyes get through
 
 
+@pytest.mark.slow
 def test_a_hundred_resets_lose_nothing_and_repeat_only_what_was_in_flight(route: Route) -> None:
     telemetry = route.open(capacity=200_000)
     chance = random.Random(1)
@@ -171,6 +172,7 @@ def test_a_batch_may_take_longer_than_the_timeout_while_others_are_confirmed() -
         assert (stats.round_trip or 0) > 1.1
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_reading_stalls_no_emit_and_costs_bounded_memory(
     route: Route,
 ) -> None:

@@ -204,6 +204,7 @@ def test_a_stop_in_the_midst_of_a_flood_returns_in_time(name: str) -> None:
         assert wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED)
 
 
+@pytest.mark.slow
 def test_fuzzing_finds_nothing() -> None:
     command = [sys.executable, "-m", "benchmarks.fuzz", "--inputs", "3000", "--seed", "1"]
     root = REPOSITORY

@@ -26,8 +26,6 @@ PACKAGE = REPOSITORY / "redvsblue_telemetry"
 PLUGIN = "_redvsblue_telemetry_pytest"
 RUNTIME_DEPENDENCIES = {"attrs", "msgspec", "tenacity", "websocket-client"}
 
-pytestmark = pytest.mark.xdist_group("wheel")  # built and installed once
-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:

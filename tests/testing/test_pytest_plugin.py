@@ -156,6 +156,7 @@ def test_each_test_has_a_recording_of_its_own(run: Run, monkeypatch: pytest.Monk
     result.assert_outcomes(passed=4)
 
 
+@pytest.mark.slow
 def test_in_any_order_nothing_warns_and_no_thread_is_left(run: Run) -> None:
     result = run(
         """

@@ -47,6 +47,7 @@ def lines_by_pyright() -> set[int]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("lines_found", [lines_by_mypy, lines_by_pyright], ids=["mypy", "pyright"])
 def test_exactly_the_wrong_calls_are_found(lines_found) -> None:  # type: ignore[no-untyped-def]

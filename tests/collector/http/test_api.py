@@ -339,6 +339,7 @@ def fill(collector: RunningCollector, path: Path, events: int) -> None:
         )
 
 
+@pytest.mark.slow
 def test_ingest_goes_on_while_slow_questions_are_answered(
     collector: RunningCollector, sender: Sender, tmp_path: Path
 ) -> None:
