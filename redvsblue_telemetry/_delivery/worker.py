@@ -204,7 +204,7 @@ class TelemetryConnector:
             self.state is STOPPED or request.wait(timeout)
         ):
             # The request, not a join, is what a stop waits for. Before Python 3.13, a thread in
-            # `join` holds a lock of the thread that it joins; a signal handler that stops as well
+            # `join` can hold a lock of the thread that it joins; a signal handler that stops as well
             # would join on top of it and wait for the code that it interrupted. By now the worker
             # has run its last statement, so this join is short even if that lock is taken.
             self._thread.join(_JOIN_TIMEOUT)
