@@ -22,9 +22,9 @@ class Backoff:
 
     def __init__(self, base: float, maximum: float) -> None:
         self._wait = wait_random_exponential(multiplier=base, max=maximum)
-        # tenacity's own loop would call the function and wait by itself. But the worker waits in one
-        # place, where a stop or the toggle wakes it, so only tenacity's wait strategy is used. The
-        # strategy reads `attempt_number` from the state of a retried call, which is made up here.
+        # tenacity's own loop would call the function and wait by itself. But the worker waits in
+        # one place, where a stop or the toggle wakes it, so only tenacity's wait strategy is used.
+        # It reads `attempt_number` from the state of a retried call, which is made up here.
         self._state = RetryCallState(Retrying(), fn=None, args=(), kwargs={})
         self._state.attempt_number = 0
 

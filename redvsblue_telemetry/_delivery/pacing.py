@@ -7,11 +7,10 @@ of a millisecond of work. It does so by writing: a system call, during which ano
 take the GIL.
 
 A write into a socket's buffer is often over before the waiting thread has woken up, and then the
-worker has the GIL again and the game has gained nothing. Two remedies were tried and rejected.
-``sleep(0)`` (and ``os.sched_yield``) are as short as the write. A longer fixed sleep makes a flush
-slow when the game isn't waiting at all. The shortest sleep that the operating system's timer can
-make, about 70 microseconds, is enough for the other thread to wake up and take the GIL. It is
-skipped if the write took so long that another thread must have run.
+worker has the GIL again and the game has gained nothing. A ``sleep(0)``
+would be over just as soon. So the worker sleeps for a microsecond, of which the operating system's
+timer makes about 70: time for the other thread to wake up and take the GIL. It doesn't sleep if the
+write took so long that another thread must have run.
 
 A game that never rests keeps the GIL for 5 ms each time it gets it. So the fuller the store, the
 longer the worker's turn; otherwise such a game would fill the store faster than it is drained.

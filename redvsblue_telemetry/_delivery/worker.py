@@ -203,10 +203,10 @@ class TelemetryConnector:
         if threading.current_thread() is not self._thread and (
             self.state is STOPPED or request.wait(timeout)
         ):
-            # The request, not a join, is what a stop waits for. Before Python 3.13, a thread in
-            # `join` can hold a lock of the thread that it joins; a signal handler that stops as well
-            # would join on top of it and wait for the code that it interrupted. By now the worker
-            # has run its last statement, so this join is short even if that lock is taken.
+            # A stop waits for the request, not by a join. Before Python 3.13, a thread in `join`
+            # can hold a lock of the thread that it joins; a signal handler that stops as well would
+            # join on top of it and wait for the code that it interrupted. The worker is about to
+            # end now, so this join can have a short timeout, which bounds that case.
             self._thread.join(_JOIN_TIMEOUT)
             return self.left_behind == 0
         # In this order: the worker sets the flag before it gives the events up.
