@@ -4,11 +4,11 @@
 
 1. *Throughput.* Ten SDK clients, two in each of five processes, emit events of 150 bytes as fast as
    they are taken (default settings except for the capacity; a client pauses while half its store
-   is full). The clock runs from the first emit to the last acknowledgement. In the same round: the
+   is full). The clock runs from the first emit to the last acknowledgment. In the same round: the
    collector, the collector with a viewer of its live page, bare parts (``collector_server``:
    uvicorn, ``json``, one INSERT an event), and SQLite alone: the same rows into the same tables, in
    one thread, in groups as large as the collector's were on average.
-2. *Latency of an acknowledgement*, at 10,000 events a second in messages of 50, by one client.
+2. *Latency of an acknowledgment*, at 10,000 events a second in messages of 50, by one client.
 3. *Idle connections*: the collector's memory with 1,000 of them, less its memory without.
 """
 
@@ -88,7 +88,7 @@ def load(task: Result) -> Result:
 
 
 def acks(task: Result) -> Result:
-    """Send at a steady rate; return how long each acknowledgement takes, in ms."""
+    """Send at a steady rate; return how long each acknowledgment takes, in ms."""
     from websockets.sync.client import connect
 
     event = {"type": EVENT_TYPE, "timestamp": 1, "data": event_data(_SIZE), "sessionId": task["id"]}
@@ -293,7 +293,7 @@ _TITLES = {
     "SQLite alone": "SQLite alone: the same rows, ready-made, in the same groups",
 }
 _WAITS = (
-    ("an acknowledgement at 10,000 events a second, p50, ms", "acks", "p50_ms"),
+    ("an acknowledgment at 10,000 events a second, p50, ms", "acks", "p50_ms"),
     ("p99, ms", "acks", "p99_ms"),
     ("memory of an idle connection, of 1,000, bytes", "idle", "bytes_each"),
 )

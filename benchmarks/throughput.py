@@ -22,7 +22,7 @@ Three questions, each answered by fresh processes that send to one fast sink in 
 3. *Does the round trip limit the rate?* Default settings, events of 150 bytes at an offered rate,
    one share a frame at 60 fps, through a proxy that delays every byte (the proxy stands between
    at 0 ms, too). It bounds neither the bytes on the way nor TCP itself, whose connects and
-   acknowledgements are loopback's, so the round trip bounds only the protocol above. The rate
+   acknowledgments are loopback's, so the round trip bounds only the protocol above. The rate
    starts when the connection is open. The table shows the events delivered and dropped, and the
    highest backlog. A frame that comes late emits one share and no more, so look at
    ``reached_rate`` in the results.
