@@ -19,6 +19,7 @@ import contextlib
 import faulthandler
 import hashlib
 import random
+import re
 import selectors
 import socket
 import struct
@@ -353,8 +354,7 @@ def run(inputs: range, seed: int) -> tuple[Counter[str], tuple[float, int], list
                 failed.append(number)
                 if ending not in endings:  # the first of each kind
                     sys.stderr.write(f"input {number}:\n{traceback.format_exc()}\n")
-            # Counted together, however many batches were confirmed and whichever the status.
-            endings[ending.rstrip("0123456789.").partition(": confirmed")[0]] += 1
+            endings[re.sub(r"-?\d+", "N", ending)] += 1
             slowest = max(slowest, (time.perf_counter() - start, number))
     faulthandler.cancel_dump_traceback_later()
     return endings, slowest, failed
