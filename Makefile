@@ -51,9 +51,10 @@ demo: $(testing_installed) ## Play a short battle against a collector, show it l
 	$(BIN)/python -m redvsblue_telemetry demo
 
 .PHONY: lint
-lint: $(dev_installed) ## Check the style and the formatting
+lint: $(dev_installed) ## Check the style, the formatting and the English
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python scripts/check_prose.py
 
 .PHONY: format
 format: $(dev_installed) ## Format the code and mend what can be mended
@@ -73,7 +74,7 @@ test-lowest: ## Run the tests with the oldest dependencies that setup.cfg allows
 	$(MAKE) VENV=.venv-lowest .venv-lowest/.dev-installed
 	.venv-lowest/bin/python -m pip install --quiet $$(sed -n \
 		'/^install_requires/,/^$$/s/^ *\([a-z-]*\) *>=\([0-9.]*\).*/\1==\2/p' setup.cfg)
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python -m pytest -n auto
 
 .PHONY: bench
 bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes most of an hour

@@ -1,4 +1,4 @@
-"""A real CONNECT proxy on loopback, as well-behaved or as bad as it is told to be."""
+"""A real CONNECT proxy on loopback, which can also misbehave."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ ESTABLISHED = b"HTTP/1.1 200 Connection established\r\nProxy-Agent: tests\r\n\r\
 
 @attrs.frozen
 class Request:
-    """What a client asked of the proxy."""
+    """A client's request to the proxy."""
 
     raw: bytes
     method: str
     target: str
     headers: Mapping[str, str]
-    """By their names in lower case."""
+    """Keyed by their names in lower case."""
 
 
 class ConnectProxy:
     """Tunnels wherever it is asked to; a context manager.
 
     Args:
-        credentials: ``user:password`` that it demands, with 407 for whoever hasn't them.
-        hosts: the names that this proxy alone can resolve, and their addresses.
-        script: what it does with a client that has asked, instead of tunnelling.
-        port: 0 for a free one.
+        credentials: ``user:password`` that it demands; without them a client gets a 407.
+        hosts: addresses of names that this proxy alone can resolve.
+        script: runs with each client that has sent a request, instead of a tunnel.
+        port: 0 for a free port.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ConnectProxy:
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self.connections = 0
-        """How often somebody connected, whether or not they asked for anything."""
+        """The number of connections, with or without a request."""
         self.requests: list[Request] = []
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
@@ -81,7 +81,7 @@ class ConnectProxy:
             assert not thread.is_alive()
 
     def cut(self) -> None:
-        """End all connections, without a word."""
+        """End all connections without an answer."""
         with self._changed:
             for sock in self._sockets:
                 with contextlib.suppress(OSError):
@@ -157,7 +157,7 @@ def _read_request(client: socket.socket) -> Request | None:
 
 
 def relay(one: socket.socket, other: socket.socket) -> None:
-    """Carry bytes between two sockets until either side has said its last."""
+    """Carry bytes between two sockets until either side ends."""
     with selectors.DefaultSelector() as selector:
         selector.register(one, selectors.EVENT_READ, other)
         selector.register(other, selectors.EVENT_READ, one)
@@ -171,7 +171,7 @@ def relay(one: socket.socket, other: socket.socket) -> None:
 
 
 def relay_to(port: int) -> Script:
-    """A script for a raw server: hand the client on to the server at a port."""
+    """Return a script for a raw server that connects its client to the server at a port."""
 
     def script(client: socket.socket) -> None:
         with socket.create_connection(("127.0.0.1", port)) as server:

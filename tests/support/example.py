@@ -1,4 +1,4 @@
-"""Runs the examples as a player would: each as a program of its own."""
+"""Runs the examples as a player would: each in a new process."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A TCP proxy on loopback that does to connections what networks do to them.
+"""A TCP proxy on loopback that breaks connections as networks do.
 
-It stands between a client and a server and forwards bytes; it knows nothing of what they mean.
+It stands between a client and a server and forwards bytes without reading them.
 On request, from any thread, it resets connections, goes silent, delays, throttles, stops reading,
 ends one direction, or turns new connections away. All of that happens in one thread of its own,
 and a request returns when it has been carried out.
@@ -43,7 +43,7 @@ Directions = frozenset[Direction]
 
 @dataclass
 class _Weather:
-    """What a direction is like now, for all connections."""
+    """The faults of one direction now, for all connections."""
 
     delay: float = 0.0
     bytes_per_second: float | None = None
@@ -68,7 +68,7 @@ class _Flow:
         self.is_passed_on = False  # the FIN
         self._weather = weather
         self._queue_bytes = queue_bytes
-        self._queue: deque[tuple[float, bytes]] = deque()  # when it is due, and what
+        self._queue: deque[tuple[float, bytes]] = deque()  # due time, bytes
         self._queued = 0
         self._is_ended = False  # a FIN has come, which stands at the end of the queue
         self._next_write_at = 0.0
@@ -80,7 +80,7 @@ class _Flow:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it has to be reset: whoever sent has gone and can't know what became of it."""
+        """Whether to reset it: the sender has gone, and its last bytes went nowhere."""
         is_swallowed = self._is_ended and not self.is_passed_on and self._weather.is_silent
         return self.cut_after == 0 or is_swallowed
 
@@ -102,7 +102,7 @@ class _Flow:
         self._queued += len(chunk)
 
     def write(self, now: float) -> None:
-        """Write what is due, and the FIN behind it."""
+        """Write all that is due, and the FIN behind it."""
         while (at := self.next_write_at) is not None and at <= now and self.cut_after != 0:
             due, chunk = self._queue.popleft()
             portion = chunk[: self._portion(len(chunk))]
@@ -172,7 +172,7 @@ class _Pair:
 
 
 class FaultProxy:
-    """Forwards connections to ``upstream``, and breaks them as it is told; a context manager.
+    """Forwards connections to ``upstream``, and breaks them on request; a context manager.
 
     Every method may be called from any thread. A fault that lasts holds for the connections that
     are open and for those to come, until it is taken back or :meth:`clear` is called.
@@ -224,7 +224,7 @@ class FaultProxy:
         return self
 
     def close(self) -> None:
-        """Reset what is open and stop listening."""
+        """Reset the open connections and stop listening."""
         self._is_closing = True
         with contextlib.suppress(OSError):  # it is closed already
             self._wake.send(b"\0")
@@ -260,7 +260,7 @@ class FaultProxy:
     # Faults that happen once.
 
     def reset(self) -> None:
-        """Reset all open connections (RST to both sides); what is on the way is lost."""
+        """Reset all open connections (RST to both sides); bytes on the way are lost."""
         self._do(self._drop_all)
 
     def cut_after(self, size: int, direction: Direction = Direction.TO_SERVER) -> None:
@@ -286,13 +286,13 @@ class FaultProxy:
     def black_hole(self, on: bool, directions: Directions = BOTH) -> None:
         """Forward nothing, without a word; connections are still accepted.
 
-        What was on the way goes on when this ends, unless an end of the connection has gone by
-        then: that resets it, and what was in it is lost.
+        Bytes on the way go on when this ends, unless an end of the connection has gone by then:
+        that resets the connection, and its bytes are lost.
         """
         self._set(directions, is_silent=on)
 
     def delay(self, seconds: float, directions: Directions = BOTH) -> None:
-        """Deliver what comes from now on so much later."""
+        """Deliver all bytes that come from now on with this delay."""
         self._set(directions, delay=seconds)
 
     def throttle(self, bytes_per_second: float | None, directions: Directions = BOTH) -> None:

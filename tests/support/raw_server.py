@@ -1,4 +1,4 @@
-"""A server of one's own: completes a WebSocket handshake by hand, then does as it is told."""
+"""A server that runs a script with each client, and the WebSocket handshake by hand."""
 
 from __future__ import annotations
 
