@@ -8,34 +8,34 @@ import pygame
 
 from redvsblue_telemetry.cli.demo.battle import Team
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-GROUND: Colour = (10, 13, 20)
-PANEL: Colour = (15, 19, 28)
-LINE: Colour = (34, 41, 56)
-TEXT: Colour = (224, 229, 238)
-MUTED: Colour = (124, 135, 155)
-GOOD: Colour = (98, 200, 140)
-CAUTION: Colour = (232, 184, 92)
-TEAM_COLOURS: dict[Team, Colour] = {"red": (244, 98, 92), "blue": (92, 160, 248)}
+GROUND: Color = (10, 13, 20)
+PANEL: Color = (15, 19, 28)
+LINE: Color = (34, 41, 56)
+TEXT: Color = (224, 229, 238)
+MUTED: Color = (124, 135, 155)
+GOOD: Color = (98, 200, 140)
+CAUTION: Color = (232, 184, 92)
+TEAM_COLORS: dict[Team, Color] = {"red": (244, 98, 92), "blue": (92, 160, 248)}
 
 # The first of these that is installed; pygame's own font where none is.
 _FONTS = "inter,segoeui,helveticaneue,dejavusans,arial"
 
 
-def mixed(colour: Colour, ground: Colour, share: float) -> Colour:
-    """``share`` (0.0 to 1.0) of ``colour`` over ``ground``."""
+def mixed(color: Color, ground: Color, share: float) -> Color:
+    """``share`` (0.0 to 1.0) of ``color`` over ``ground``."""
     red, green, blue = (
         round(over * share + under * (1.0 - share))
-        for over, under in zip(colour, ground, strict=True)
+        for over, under in zip(color, ground, strict=True)
     )
     return red, green, blue
 
 
 @lru_cache(maxsize=512)
-def text(words: str, size: int, colour: Colour) -> pygame.Surface:
+def text(words: str, size: int, color: Color) -> pygame.Surface:
     """``words`` drawn once; most of what a panel says is the same in the next frame."""
-    return _font(size).render(words, True, colour)
+    return _font(size).render(words, True, color)
 
 
 @cache

@@ -10,9 +10,9 @@ from pygame_palette import (
     LINE,
     MUTED,
     PANEL,
-    TEAM_COLOURS,
+    TEAM_COLORS,
     TEXT,
-    Colour,
+    Color,
     mixed,
     text,
 )
@@ -56,11 +56,11 @@ class Panel:
         y = self._draw_heading(surface, "RED VS BLUE", f"round {engine.round}", y)
         middle = (self._left + self._right) // 2
         for team, edge in zip(TEAMS, (self._left, middle + PADDING // 2), strict=True):
-            colour = TEAM_COLOURS[team]
-            _write(surface, str(engine.scores[team]), DIGITS, colour, edge, y)
+            color = TEAM_COLORS[team]
+            _write(surface, str(engine.scores[team]), DIGITS, color, edge, y)
             flying = engine.survivors(team)
             for place in range(engine.ships_per_team):
-                shade = colour if place < flying else LINE
+                shade = color if place < flying else LINE
                 pygame.draw.rect(surface, shade, (edge + place * 12, y + 62, 8, 8), border_radius=2)
         return y + 70
 
@@ -68,7 +68,7 @@ class Panel:
         stats = telemetry.stats()
         y = self._draw_heading(surface, "TELEMETRY", "", y)
         state = str(stats.state).replace("_", " ") if telemetry.enabled else "off"
-        pygame.draw.aacircle(surface, _state_colour(state), (self._left + 5, y + 9), 5)
+        pygame.draw.aacircle(surface, _state_color(state), (self._left + 5, y + 9), 5)
         _write(surface, state, BODY, TEXT, self._left + 20, y)
         if telemetry.enabled and stats.round_trip is not None:
             round_trip = f"round trip {stats.round_trip * 1000:.1f} ms"
@@ -82,8 +82,8 @@ class Panel:
             ("dropped", stats.dropped, CAUTION if stats.dropped else MUTED),
             ("rejected", stats.rejected, CAUTION if stats.rejected else MUTED),
         ]
-        for name, events, colour in rows:
-            self._draw_row(surface, name, f"{events:,}", colour, y)
+        for name, events, color in rows:
+            self._draw_row(surface, name, f"{events:,}", color, y)
             y += ROW
         return y
 
@@ -109,10 +109,10 @@ class Panel:
         return y + 12
 
     def _draw_row(
-        self, surface: pygame.Surface, name: str, value: str, colour: Colour, y: int
+        self, surface: pygame.Surface, name: str, value: str, color: Color, y: int
     ) -> None:
         _write(surface, name, BODY, MUTED, self._left, y)
-        _write(surface, value, BODY, colour, self._right, y, align_right=True)
+        _write(surface, value, BODY, color, self._right, y, align_right=True)
 
 
 def _draw_sparkline(surface: pygame.Surface, area: pygame.Rect, times: list[float]) -> None:
@@ -132,7 +132,7 @@ def _draw_sparkline(surface: pygame.Surface, area: pygame.Rect, times: list[floa
     pygame.draw.aalines(surface, GOOD, False, line)
 
 
-def _state_colour(state: str) -> Colour:
+def _state_color(state: str) -> Color:
     if state == "connected":
         return GOOD
     return MUTED if state == "off" else CAUTION
@@ -142,10 +142,10 @@ def _write(
     surface: pygame.Surface,
     words: str,
     size: int,
-    colour: Colour,
+    color: Color,
     x: int,
     y: int,
     align_right: bool = False,
 ) -> None:
-    drawn = text(words, size, colour)
+    drawn = text(words, size, color)
     surface.blit(drawn, (x - drawn.get_width() if align_right else x, y))

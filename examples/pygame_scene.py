@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 import pygame
-from pygame_palette import GROUND, LINE, TEAM_COLOURS, TEXT, Colour, mixed
+from pygame_palette import GROUND, LINE, TEAM_COLORS, TEXT, Color, mixed
 
 from redvsblue_telemetry.cli.demo.battle import (
     FULL_HEALTH,
@@ -37,10 +37,10 @@ TRAIL = 0.07
 class Flash:
     """A ring that grows and fades."""
 
-    centre: tuple[float, float]
+    center: tuple[float, float]
     radius: float
     lifetime: float
-    colour: Colour
+    color: Color
     age: float = 0.0
 
 
@@ -57,8 +57,8 @@ class Scene:
         if event["type"] == "ship_hit":
             self._flashes.append(Flash((data["x"], data["y"]), SHIP_RADIUS + 3.0, 0.18, TEXT))
         elif event["type"] == "ship_destroyed":
-            colour = TEAM_COLOURS["red" if data["shipId"].startswith("red") else "blue"]
-            self._flashes.append(Flash((data["x"], data["y"]), 52.0, 0.7, colour))
+            color = TEAM_COLORS["red" if data["shipId"].startswith("red") else "blue"]
+            self._flashes.append(Flash((data["x"], data["y"]), 52.0, 0.7, color))
             self._flashes.append(Flash((data["x"], data["y"]), 30.0, 0.45, TEXT))
 
     def draw(self, surface: pygame.Surface, engine: BattleEngine, dt: float) -> None:
@@ -75,12 +75,12 @@ class Scene:
 
 
 def _draw_bullet(surface: pygame.Surface, bullet: Bullet) -> None:
-    colour = TEAM_COLOURS[bullet.shooter.team]
+    color = TEAM_COLORS[bullet.shooter.team]
     head, tail = bullet.position, bullet.position - bullet.velocity * TRAIL
     middle = (head + tail) / 2
-    pygame.draw.aaline(surface, mixed(colour, GROUND, 0.25), _pixel(tail), _pixel(middle), 2)
-    pygame.draw.aaline(surface, mixed(colour, GROUND, 0.65), _pixel(middle), _pixel(head), 2)
-    pygame.draw.aacircle(surface, mixed(TEXT, colour, 0.5), _pixel(head), 2)
+    pygame.draw.aaline(surface, mixed(color, GROUND, 0.25), _pixel(tail), _pixel(middle), 2)
+    pygame.draw.aaline(surface, mixed(color, GROUND, 0.65), _pixel(middle), _pixel(head), 2)
+    pygame.draw.aacircle(surface, mixed(TEXT, color, 0.5), _pixel(head), 2)
 
 
 def _draw_ship(surface: pygame.Surface, ship: Ship) -> None:
@@ -93,28 +93,28 @@ def _draw_ship(surface: pygame.Surface, ship: Ship) -> None:
     bar.center = (round(x), round(y + SHIP_RADIUS + 10))
     pygame.draw.rect(surface, LINE, bar)
     bar.width = math.ceil(bar.width * ship.health / FULL_HEALTH)
-    pygame.draw.rect(surface, mixed(TEAM_COLOURS[ship.team], GROUND, 0.85), bar)
+    pygame.draw.rect(surface, mixed(TEAM_COLORS[ship.team], GROUND, 0.85), bar)
 
 
 def _draw_flash(surface: pygame.Surface, flash: Flash) -> None:
     progress = flash.age / flash.lifetime
     radius = flash.radius * (1.0 - (1.0 - progress) ** 3)
-    colour = mixed(flash.colour, GROUND, 0.9 * (1.0 - progress))
-    pygame.draw.aacircle(surface, colour, flash.centre, max(2.0, radius), 2)
+    color = mixed(flash.color, GROUND, 0.9 * (1.0 - progress))
+    pygame.draw.aacircle(surface, color, flash.center, max(2.0, radius), 2)
 
 
 @cache
 def _ship_sprite(team: Team, step: int) -> pygame.Surface:
     """The hull at one of ``HEADINGS`` angles, drawn large and scaled down for smooth edges."""
-    colour = TEAM_COLOURS[team]
+    color = TEAM_COLORS[team]
     side = math.ceil(SHIP_RADIUS * 3)
     large = pygame.Surface((side * SUPERSAMPLING, side * SUPERSAMPLING), pygame.SRCALPHA)
-    large.fill((*colour, 0))
+    large.fill((*color, 0))
     turn = cmath.rect(SHIP_RADIUS * SUPERSAMPLING, step * math.tau / HEADINGS)
-    centre = complex(side, side) * SUPERSAMPLING / 2
-    pygame.draw.polygon(large, colour, [_pixel(centre + corner * turn) for corner in HULL])
-    cockpit = [_pixel(centre + (corner * 0.38 + 0.12) * turn) for corner in HULL]
-    pygame.draw.polygon(large, mixed(TEXT, colour, 0.75), cockpit)
+    center = complex(side, side) * SUPERSAMPLING / 2
+    pygame.draw.polygon(large, color, [_pixel(center + corner * turn) for corner in HULL])
+    cockpit = [_pixel(center + (corner * 0.38 + 0.12) * turn) for corner in HULL]
+    pygame.draw.polygon(large, mixed(TEXT, color, 0.75), cockpit)
     return pygame.transform.smoothscale(large, (side, side))
 
 

@@ -24,7 +24,7 @@ from redvsblue_telemetry.cli.demo.battle import TEAMS, BattleEngine, Ship
 
 SIZE = (1280, 720)
 GROUND = (10 / 255, 13 / 255, 20 / 255, 1.0)
-TEAM_COLOURS = {"red": (244, 98, 92), "blue": (92, 160, 248)}
+TEAM_COLORS = {"red": (244, 98, 92), "blue": (92, 160, 248)}
 TRAIL = 0.06
 """Seconds of flight that a bullet's streak shows."""
 
@@ -55,13 +55,13 @@ def draw(window: Window, battle: BattleEngine) -> None:
     shapes: list[object] = []  # pyglet takes a shape out of its batch once nothing refers to it
     for bullet in battle.bullets:
         head, tail = bullet.position, bullet.position - bullet.velocity * TRAIL
-        colour = TEAM_COLOURS[bullet.shooter.team]
+        color = TEAM_COLORS[bullet.shooter.team]
         ends = head.real, height - head.imag, tail.real, height - tail.imag
-        shapes.append(Line(*ends, thickness=2, color=colour, batch=batch))
+        shapes.append(Line(*ends, thickness=2, color=color, batch=batch))
     for ship in battle.ships:
         corners = [(x, height - y) for x, y in hull(ship)]
         triangle = Triangle(*corners[0], *corners[1], *corners[2], batch=batch)
-        triangle.color = TEAM_COLOURS[ship.team]
+        triangle.color = TEAM_COLORS[ship.team]
         shapes.append(triangle)
     score = "   ".join(f"{team} {battle.scores[team]}" for team in TEAMS)
     shapes.append(Label(f"{score}   round {battle.round}", x=24, y=height - 36, batch=batch))
