@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TextIO, TypeVar
-from urllib.parse import urlsplit
 
 from .._shared import escape
 from ..collector.server import Options, OptionsError, serve
@@ -23,7 +22,6 @@ __all__ = [
     "first_of",
     "run",
     "stopped_by_signals",
-    "telemetry_url",
 ]
 
 _Result = TypeVar("_Result")
@@ -93,11 +91,6 @@ async def collecting(options: Options, stop: asyncio.Event) -> AsyncIterator[str
 async def first_of(*futures: asyncio.Future[Any]) -> None:
     """Wait until one of the futures is done."""
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-
-
-def telemetry_url(page: str) -> str:
-    """Return the URL that games send to, given that of the collector's page."""
-    return f"ws://{urlsplit(page).netloc}/telemetry"
 
 
 def can_open_browser(stream: TextIO) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -13,14 +12,13 @@ from rich.text import Text
 
 from .._shared import escape
 from ..collector.client import TOKEN_VARIABLE
-from ..collector.server import Options, serve
+from ..collector.server import IN_MEMORY, Options, serve, telemetry_url
 from ._arguments import FiniteFloatRange
 from ._runner import run, stopped_by_signals
 from ._terminal import CommandError, pipe_safe_stdout
 
 __all__ = ["collect", "page_url"]
 
-_IN_MEMORY = ":memory:"
 _DEFAULTS = Options()
 
 
@@ -38,7 +36,7 @@ _DEFAULTS = Options()
     metavar="FILE",
     default=str(_DEFAULTS.db),
     show_default=True,
-    help=f"Store events in this SQLite database. {_IN_MEMORY} keeps them until the collector ends.",
+    help=f"Store events in this SQLite database. {IN_MEMORY} keeps them until the collector ends.",
 )
 @click.option(
     "--token",
@@ -98,13 +96,13 @@ def collect(
 ) -> None:
     """Receive and store events, and show them live in a browser.
 
-    Ctrl-C stores and acknowledges what was received, and then ends it. A second Ctrl-C ends it at
-    once.
+    Ctrl-C stops it once everything received is stored and acknowledged. A second Ctrl-C stops it
+    at once.
     """
     options = Options(
         host=host,
         port=port,
-        db=None if db == _IN_MEMORY else Path(db),
+        db=None if db == IN_MEMORY else Path(db),
         token=token,
         insecure=insecure,
         hosts=hosts,
@@ -145,7 +143,7 @@ def _introduce(url: str, options: Options, console: Console) -> None:
     console.print(Text.assemble("collecting at ", (url, "bold underline"), f", stored in {where}"))
     if options.token is None and options.insecure:
         console.print(Text("everyone who can reach it can read and write", "yellow"))
-    socket_url = f"ws://{urlsplit(url).netloc}/telemetry"
+    socket_url = telemetry_url(url)
     code = ["from redvsblue_telemetry import start_telemetry"]
     if options.token is None:
         code.append(f'telemetry = start_telemetry(enabled=True, url="{socket_url}")')

@@ -24,13 +24,13 @@ import click
 
 from ..collector.client import CollectorClient, CollectorError
 from ..collector.models import SessionDetail
-from ..collector.server import Options
+from ..collector.server import Options, telemetry_url
 from ..collector.storage import queries
 from ..collector.storage.database import DatabaseError
 from ..settings import ENABLE, is_killed
 from . import _runner
 from ._database import open_database
-from ._runner import can_open_browser, collecting, stopped_by_signals, telemetry_url
+from ._runner import can_open_browser, collecting, stopped_by_signals
 from ._terminal import CommandError, notice
 
 __all__ = ["run"]

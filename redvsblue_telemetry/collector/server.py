@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import uvicorn
@@ -23,10 +24,12 @@ from .http.access import Access
 from .ingest import Limits
 from .storage.database import Database
 
-__all__ = ["Options", "OptionsError", "serve"]
+__all__ = ["IN_MEMORY", "Options", "OptionsError", "serve", "telemetry_url"]
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
+IN_MEMORY = ":memory:"
+"""The name of a temporary database on the command line and in tests, after SQLite's."""
 _DEFAULT_MAX_MESSAGE_BYTES = 1024 * 1024
 _CLOSE_TIMEOUT = 10.0  # seconds for all clients to get their acks and their close
 _GOODBYE_TIMEOUT = 2.0  # seconds for clients to answer a close before they are disconnected
@@ -301,6 +304,11 @@ def _allow_files(count: int) -> None:
     if soft not in (resource.RLIM_INFINITY, allowed) and soft < allowed:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def telemetry_url(page: str) -> str:
+    """Return the URL that games send to, given that of the collector's page."""
+    return f"ws://{urlsplit(page).netloc}/telemetry"
 
 
 def _url(host: str, listener: socket.socket) -> str:

@@ -27,14 +27,13 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from .._process import get_telemetry, install_telemetry, stop_telemetry
 from .._shared import escape, monotonic
 from ..client import Telemetry
 from ..collector.client import MAX_PAGE_SIZE, CollectorClient
 from ..collector.models import EventFilter, RejectedMessage, Session, Stats, StoredEvent
-from ..collector.server import Options, serve
+from ..collector.server import IN_MEMORY, Options, serve, telemetry_url
 from ..events import TelemetryEvent
 from ..settings import TelemetrySettings
 from ._matching import PREVIEW_LINES, format_event, preview
@@ -45,7 +44,6 @@ __all__ = ["CollectedEvents", "RunningCollector", "sending_for_real"]
 _POLL_INTERVAL = 0.01  # seconds
 _THREAD_TIMEOUT = 15.0  # seconds for the thread to start listening, or to end
 _STOP_TIMEOUT = 0.5  # seconds for events that no test has waited for
-_IN_MEMORY = ":memory:"  # as on the command line, and as in SQLite
 
 
 class CollectedEvents(Snapshot):
@@ -70,7 +68,7 @@ class RunningCollector:
         defaults: dict[str, Any] = {"port": 0, "db": None, "allow_reset": True}
         chosen = defaults | options
         db = chosen["db"]
-        chosen["db"] = None if db in (None, _IN_MEMORY) else Path(db)
+        chosen["db"] = None if db in (None, IN_MEMORY) else Path(db)
         self._options = Options(**chosen)
         self._loop: _RealTimeLoop
         self._stop: asyncio.Event
@@ -107,7 +105,7 @@ class RunningCollector:
     @property
     def url(self) -> str:
         """The URL for ``start_telemetry``."""
-        return f"ws://{urlsplit(self.http_url).netloc}/telemetry"
+        return telemetry_url(self.http_url)
 
     @property
     def events(self) -> CollectedEvents:

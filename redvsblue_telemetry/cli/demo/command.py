@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ...collector.client import CollectorClient, CollectorError
 from ...collector.models import EventFilter
-from ...collector.server import Options
+from ...collector.server import Options, telemetry_url
 from ...settings import is_killed
 from .._arguments import FiniteFloatRange
 from .._runner import (
@@ -27,7 +27,6 @@ from .._runner import (
     first_of,
     run,
     stopped_by_signals,
-    telemetry_url,
 )
 from .._terminal import CommandError, pipe_safe_stdout
 from .game import Progress
