@@ -126,4 +126,4 @@ def _summary_of(source: RecordedEvents | RunningCollector) -> str:
     try:
         return source.summary()
     except Exception as error:  # a report of a failure must not become one
-        return f"no summary: {error!r}"
+        return f"the summary failed: {error!r}"

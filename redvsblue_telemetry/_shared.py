@@ -1,4 +1,4 @@
-"""What several rooms need and none of them owns. Knows nothing of the rest of the package."""
+"""Small helpers that several packages need. Imports nothing from the rest of the package."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ __all__ = [
 ]
 
 ACK_HEADER = "telemetry-ack"
-"""The header of the handshake that offers, and promises, acks (lower case, as HTTP/2 has it)."""
+"""The handshake header in which a client offers acks, and a server promises them."""
 ACK_CUMULATIVE = "cumulative"
-"""The only kind of ack there is: "the first *n* messages of this connection are stored"."""
+"""The one kind of ack: the first *n* messages of this connection are stored."""
 
 _JOINERS = "\u200c\u200d"
 
 # freezegun replaces each module attribute that *is* time.monotonic, under any name, and a
 # game's tests freeze time. A partial is another object, and still one call into C.
 monotonic: Callable[[], float] = functools.partial(time.monotonic)
-"""Seconds that only go forward, also while a test has frozen time."""
+"""Seconds on a clock that never goes back and that freezegun does not stop."""
 
 
 class TokenBucket:
-    """Limits how often something is done: at once a few times, and then at a steady rate.
+    """Limits how often something is done: a burst first, then a steady rate.
 
     Not thread-safe: each bucket has one thread that uses it.
 
     Args:
-        rate: tokens that come in, per second.
-        burst: the most tokens it holds, and how many it begins with; at least 1.
-        clock: seconds that only go forward.
+        rate: tokens added per second.
+        burst: the maximum number of tokens, and the number at the start; at least 1.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float] = monotonic) -> None:
@@ -50,10 +50,10 @@ class TokenBucket:
         self._filled_at = clock()
 
     def take(self, cost: float = 1.0) -> bool:
-        """Take tokens out if there is one left; return whether there was.
+        """Take ``cost`` tokens if at least one is left; return whether one was.
 
-        A cost of more than what is left is paid all the same, and those that follow wait for it.
-        Otherwise something that costs more than the burst could never be done.
+        A cost above the tokens that are left puts the bucket into debt, which later calls wait
+        out. Otherwise something that costs more than the burst could never be done.
         """
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
@@ -67,8 +67,8 @@ class TokenBucket:
 def escape(text: str) -> str:
     r"""Return the text with unprintable characters as ``\u001b``, as JSON escapes them.
 
-    A terminal then obeys none of it, and a text that was JSON still means the same. Spaces of all
-    kinds stay, and so do the joiners that Arabic, Indic scripts and emoji are written with.
+    A terminal then interprets none of it, and JSON still means the same. Spaces of all kinds stay,
+    and so do the joiners that Arabic, Indic scripts and emoji are written with.
     """
     if text.isprintable():
         return text
@@ -91,7 +91,7 @@ def _json_escape(letter: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address means this machine, which no other can reach."""
+    """Return whether only this machine can reach the host name or address."""
     import ipaddress  # noqa: PLC0415 (slow to import, and a game mostly doesn't need it)
 
     try:

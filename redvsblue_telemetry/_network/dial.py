@@ -38,7 +38,7 @@ _open_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 def _close_in_child() -> None:
     """Close the parent's sockets in a forked child.
 
-    Here, since the socket of a connect under way is known only to a thread that the child lacks.
+    While a connect is under way, only its thread knows the socket, and the child lacks that thread.
     """
     for sock in tuple(_open_sockets):
         sock.close()

@@ -17,7 +17,7 @@ def open_database(path: Path) -> Iterator[sqlite3.Connection]:
     """Open an existing database for reading.
 
     Raises:
-        DatabaseError: there is none, or it can't be read.
+        DatabaseError: the file doesn't exist or can't be read.
     """
     try:
         is_empty = not path.is_file() or not path.stat().st_size

@@ -99,7 +99,7 @@ def _read_each_part(body: bytes) -> Message:
 
 
 def _split(body: bytes) -> list[bytes] | list[msgspec.Raw] | Rejected:
-    """Return the parts that should be events, or why there are none."""
+    """Return the parts that should be events, or the whole message as rejected."""
     text = body.strip()
     if text.startswith(b"{"):
         return [line for line in text.split(b"\n") if line.strip()]

@@ -76,7 +76,7 @@ def examined(url: str, *options: str) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    ("acks", "confirmation"), [(True, "once they are stored"), (False, "not that they are stored")]
+    ("acks", "confirmation"), [(True, "once they are stored"), (False, "on receipt")]
 )
 def test_a_good_server_passes_and_gets_one_event(acks: bool, confirmation: str) -> None:
     with RecordingServer(acks=acks) as server:

@@ -112,7 +112,7 @@ def about(lost: ConnectionLost, *, host: str, is_secure: bool, health_url: str) 
         lost: why it was lost.
         host: the server's name in the URL.
         is_secure: the URL begins with ``wss://``.
-        health_url: where a collector says whether it can store events.
+        health_url: the URL at which a collector reports whether it can store events.
     """
     if lost.kind is LostKind.REFUSED:
         status = lost.status or 0
@@ -164,7 +164,7 @@ def _about_certificate(code: int, host: str) -> str:
             else "the certificate's issuer is not trusted here: does the server send the chain?"
         )
         return (
-            f"{fault} To trust an authority of your own, give games the setting ssl_context, and "
+            f"{fault} To trust your own authority, give games the setting ssl_context, and "
             f"for this check {_how_to_trust()}"
         )
     return "get another certificate for the server"

@@ -1,4 +1,4 @@
-"""Probes of the network that the SDK itself has no use for."""
+"""Network probes that only the check needs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def resolve(host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
     Raises:
         TimeoutError: the look-up took too long.
         OSError: there is no address.
-        UnicodeError: the name is not a valid one.
+        UnicodeError: the name is not a valid host name.
     """
     answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
 

@@ -1,6 +1,6 @@
 """The steps of a check, from the URL to a confirmed event.
 
-Each does what a game does, with the SDK's own code where there is some. So the results hold for
+Each does what a game does, with the SDK's own code where possible. So the results hold for
 games on this machine: the proxies of the environment, the certificates that the system trusts,
 and the operator's kill switch all count.
 """
@@ -40,8 +40,8 @@ class Checkup:
     """Checks one server, once.
 
     Args:
-        url: the server's, as games are given it.
-        token: likewise. It is never shown.
+        url: the URL that games send to.
+        token: the token that games present. Never shown.
         timeout: seconds for each step.
     """
 
@@ -53,7 +53,7 @@ class Checkup:
         self._addresses: list[tuple[Any, ...]] = []
         self._connection: Connection | None = None
         self._refused_with: int | None = None
-        """The status with which the handshake was refused for want of a right token."""
+        """The HTTP status that refused the handshake because the token is missing or wrong."""
         with contextlib.suppress(ValueError):  # the first step reports it
             parts = urlsplit(url)
             self._is_secure = parts.scheme == "wss"
@@ -211,7 +211,7 @@ class Checkup:
         if self._refused_with is not None:
             status = f"HTTP status {self._refused_with}"
             if self._token:
-                hint = "is it the token that the server was started with, complete, no blanks?"
+                hint = "is it the complete token that the server was started with, without spaces?"
                 return failed(f"the server rejected the token ({status})", hint)
             hint = "set it with --token or REDVSBLUE_TELEMETRY_TOKEN"
             return failed(f"the server requires a token ({status})", hint)
@@ -224,14 +224,14 @@ class Checkup:
             return ok(f"the server accepts the token{is_required}")
         return warning(
             "the server accepts the token, but also clients without one",
-            "start it with a token unless anybody may send",
+            "start it with a token, unless anyone may send",
         )
 
     def _check_confirmation(self) -> CheckResult:
         assert self._connection is not None
         if self._connection.has_acks:
             return ok("by acks: events are confirmed once they are stored")
-        return ok("by pongs: events are confirmed as received, not that they are stored")
+        return ok("by pongs: events are confirmed on receipt, maybe before they are stored")
 
     def _measure_round_trip(self) -> CheckResult:
         assert self._connection is not None
@@ -280,8 +280,8 @@ class Checkup:
             target = "" if self._proxy else probes.redirect_target(self._url, self._timeout)
             shown = f", {printable(target)} (with ws for http)" if target else ""
             return (
-                "games follow no redirects, so that the token reaches no other server: give them "
-                f"the final URL{shown}"
+                "games don't follow redirects, which could send the token to another server: give "
+                f"them the final URL{shown}"
             )
         unclear = lost.kind in (LostKind.HANDSHAKE, LostKind.TIMEOUT)
         if unclear and not self._is_secure and probes.speaks_tls(*self._target):

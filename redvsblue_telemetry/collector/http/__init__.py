@@ -1,1 +1,1 @@
-"""What the collector answers over HTTP: the page, the API, the live stream, the metrics."""
+"""The HTTP side of the collector: the page, the API, the live stream, the metrics."""

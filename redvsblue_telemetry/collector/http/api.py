@@ -268,7 +268,7 @@ def _check_names(request: Request, *known: str) -> None:
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in known:
-            allowed = f"use {', '.join(known)}" if known else "this route has none"
+            allowed = f"use {', '.join(known)}" if known else "this path takes none"
             raise _BadRequestError(f"unknown parameter {name[:_MAX_ECHO]!r}; {allowed}")
         if given.count(name) > 1:
             raise _BadRequestError(f"{name} is given more than once")
