@@ -9,12 +9,12 @@ import msgspec
 from ..messages import Event
 from .seqranges import SeqRanges
 
-__all__ = ["Session", "Sessions"]
+__all__ = ["SessionState", "Sessions"]
 
 _MAX_IN_MEMORY = 10_000  # sessions
 
 
-class Session(msgspec.Struct):
+class SessionState(msgspec.Struct):
     """One run of a game, as far as its events have arrived."""
 
     key: int
@@ -51,15 +51,15 @@ class Sessions:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._known: dict[str, Session] = {}
-        self._touched: dict[int, Session] = {}
+        self._known: dict[str, SessionState] = {}
+        self._touched: dict[int, SessionState] = {}
 
     def forget(self) -> None:
         """Forget everything in memory, which may differ from the table."""
         self._known.clear()
         self._touched.clear()
 
-    def of(self, event: Event, now: int) -> Session:
+    def of(self, event: Event, now: int) -> SessionState:
         """Return the session of an event; create it if it is new."""
         session = self._known.get(event.session_id)
         if session is None:
@@ -68,7 +68,7 @@ class Sessions:
         self._touched[session.key] = session
         return session
 
-    def _read(self, session_id: str) -> Session | None:
+    def _read(self, session_id: str) -> SessionState | None:
         row = self._connection.execute(
             "SELECT key, version, first_timestamp, last_timestamp, events, repeats "
             "FROM sessions WHERE session_id = ?",
@@ -77,9 +77,9 @@ class Sessions:
         if row is None:
             return None
         key, *others = row
-        return Session(key, SeqRanges(_Table(self._connection, key)), *others)
+        return SessionState(key, SeqRanges(_Table(self._connection, key)), *others)
 
-    def _make(self, event: Event, now: int) -> Session:
+    def _make(self, event: Event, now: int) -> SessionState:
         time = event.timestamp
         key = self._connection.execute(
             "INSERT INTO sessions (session_id, version, events, repeats, missing, highest, "
@@ -88,7 +88,9 @@ class Sessions:
             (event.session_id, event.version, time, time, now, now),
         ).lastrowid
         assert key is not None
-        return Session(key, SeqRanges(_Table(self._connection, key)), event.version, time, time)
+        return SessionState(
+            key, SeqRanges(_Table(self._connection, key)), event.version, time, time
+        )
 
     def save(self, now: int) -> None:
         """Write the changes since the last call."""
