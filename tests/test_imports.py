@@ -110,10 +110,10 @@ ROOMS = {
         _formats        |
         collect         | _arguments  _terminal  _runner
         tail            | _terminal
-        export          | _terminal  _database  _output  _formats
-        report          | _terminal  _database  _output
+        export          | _arguments  _terminal  _database  _output  _formats
+        report          | _arguments  _terminal  _database  _output
         check           | _arguments  _terminal
-        run             | _database  _terminal  _runner
+        run             | _arguments  _database  _terminal  _runner
         demo            | _arguments  _terminal  _runner
         main            | _terminal
     """,

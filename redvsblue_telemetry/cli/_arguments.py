@@ -1,13 +1,46 @@
-"""Types of option values that several commands share."""
+"""Options that several commands share, and a type of option values."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["FiniteFloatRange"]
+__all__ = [
+    "FiniteFloatRange",
+    "browser_option",
+    "db_option",
+    "port_option",
+    "temporary_db_option",
+]
+
+# Of commands that read a database:
+db_option = click.option(
+    "--db",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="telemetry.sqlite3",
+    show_default=True,
+    help="The collector's database. A collector may be writing to it.",
+)
+
+# Of commands that run a collector for one game:
+port_option = click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="Bind the collector to this port. If 0, an available port will be picked.",
+)
+temporary_db_option = click.option(
+    "--db",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep the events in this SQLite database.  [default: a temporary file]",
+)
+browser_option = click.option(
+    "--no-browser", is_flag=True, help="Do not open the live page in a browser."
+)
 
 
 class FiniteFloatRange(click.FloatRange):

@@ -12,6 +12,7 @@ import click
 from ..collector.models import EventFilter
 from ..collector.storage.database import DatabaseError
 from ..collector.storage.queries import newest_arrival, stream_events
+from ._arguments import db_option
 from ._database import open_database
 from ._formats import FORMATS, MissingPackageError, TerminalOutput
 from ._output import counting, is_on_terminal, output_to
@@ -21,13 +22,7 @@ __all__ = ["export"]
 
 
 @click.command()
-@click.option(
-    "--db",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="telemetry.sqlite3",
-    show_default=True,
-    help="The collector's database. A collector may be writing to it.",
-)
+@db_option
 @click.option(
     "--format",
     "format_",

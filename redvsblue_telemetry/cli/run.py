@@ -29,6 +29,7 @@ from ..collector.storage import queries
 from ..collector.storage.database import DatabaseError
 from ..settings import ENABLE, is_killed
 from . import _runner
+from ._arguments import browser_option, port_option, temporary_db_option
 from ._database import open_database
 from ._runner import can_open_browser, collecting, stopped_by_signals
 from ._terminal import CommandError, notice
@@ -61,19 +62,9 @@ class _CannotExecute(CommandError):  # noqa: N818
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=0,
-    show_default=True,
-    help="Bind the collector to this port. If 0, an available port will be picked.",
-)
-@click.option(
-    "--db",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Keep the events in this SQLite database.  [default: a temporary file]",
-)
-@click.option("--no-browser", is_flag=True, help="Do not open the live page in a browser.")
+@port_option
+@temporary_db_option
+@browser_option
 @click.option("--stay", is_flag=True, help="Keep the page open after the game, until Ctrl-C.")
 @click.pass_context
 def run(

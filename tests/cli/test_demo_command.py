@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from redvsblue_telemetry.cli.demo.command import Counts, differences, progress_line
+from redvsblue_telemetry.cli.demo.command import StoredCounts, differences, progress_line
 from redvsblue_telemetry.cli.demo.game import Progress
 from tests.support.command import (
     PATIENCE,
@@ -29,7 +29,7 @@ from tests.support.wait import wait_until
 
 VERDICT = "every event arrived once"
 GAME = Progress(counted=500, emitted=500, delivered=500, is_over=True)
-COUNTS = Counts(stored=500, unique=500, repeats=0, missing=0)
+COUNTS = StoredCounts(stored=500, unique=500, repeats=0, missing=0)
 
 
 def test_every_event_arrives_once_and_is_kept_where_it_was_said(tmp_path: Path) -> None:
@@ -241,4 +241,4 @@ def test_count_of_the_collector_that_differs_is_named(field: str) -> None:
 
 
 def test_battle_without_events_proves_nothing() -> None:
-    assert differences(Progress(), Counts(0, 0, 0, 0)) == ["the game emitted nothing"]
+    assert differences(Progress(), StoredCounts(0, 0, 0, 0)) == ["the game emitted nothing"]

@@ -20,7 +20,7 @@ from ...collector.client import CollectorClient, CollectorError
 from ...collector.models import EventFilter
 from ...collector.server import Options, telemetry_url
 from ...settings import is_killed
-from .._arguments import FiniteFloatRange
+from .._arguments import FiniteFloatRange, browser_option, port_option, temporary_db_option
 from .._runner import (
     can_open_browser,
     collecting,
@@ -31,12 +31,12 @@ from .._runner import (
 from .._terminal import CommandError, pipe_safe_stdout
 from .game import Progress
 
-__all__ = ["Counts", "demo", "differences", "progress_line"]
+__all__ = ["StoredCounts", "demo", "differences", "progress_line"]
 
 _DIFFERS, _INTERRUPTED = 1, 130
 
 
-class Counts(msgspec.Struct):
+class StoredCounts(msgspec.Struct):
     """The collector's side of the ledger, for the game's session."""
 
     stored: int
@@ -55,19 +55,9 @@ class Counts(msgspec.Struct):
     show_default=True,
     help="Play for this many seconds.",
 )
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=0,
-    show_default=True,
-    help="Bind the collector to this port. If 0, an available port will be picked.",
-)
-@click.option(
-    "--db",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Keep the events in this SQLite database.  [default: a temporary file]",
-)
-@click.option("--no-browser", is_flag=True, help="Do not open the live page in a browser.")
+@port_option
+@temporary_db_option
+@browser_option
 @click.option("--stay", is_flag=True, help="Keep the page open after the battle, until Ctrl-C.")
 @click.pass_context
 def demo(
@@ -169,7 +159,7 @@ class _Demo:
             width = self._console.width
             yield lambda progress: live.update(progress_line(progress, width), refresh=True)
 
-    def _print_ledgers(self, game: Progress, counts: Counts) -> None:
+    def _print_ledgers(self, game: Progress, counts: StoredCounts) -> None:
         left = [
             ("emitted", game.emitted),
             ("delivered", game.delivered),
@@ -241,16 +231,16 @@ def _short(milliseconds: float) -> str:
     return f"{milliseconds:.2f}" if milliseconds < 10 else f"{milliseconds:.0f}"
 
 
-def count(url: str, session_id: str) -> Counts:
+def count(url: str, session_id: str) -> StoredCounts:
     """Count a session's events in the collector, one by one."""
     wanted = EventFilter(session=session_id)
     with contextlib.closing(CollectorClient(url)) as client:
         numbers = [event.seq for event in client.iter_events(wanted)]
         session = client.session(session_id)
-    return Counts(len(numbers), len(set(numbers)), session.repeats, session.missing)
+    return StoredCounts(len(numbers), len(set(numbers)), session.repeats, session.missing)
 
 
-def differences(game: Progress, counts: Counts) -> list[str]:
+def differences(game: Progress, counts: StoredCounts) -> list[str]:
     """Return the reasons why "every event arrived once" is false; an empty list if it is true."""
     expectations = [
         ("emitted", game.emitted, game.counted),

@@ -8,6 +8,7 @@ import click
 
 from ..._shared import escape
 from ...collector.storage.database import DatabaseError
+from .._arguments import db_option
 from .._database import open_database
 from .._output import counting, output_to
 from .._terminal import CommandError, exit_on_broken_pipe, stdout_errors
@@ -19,13 +20,7 @@ __all__ = ["report"]
 
 
 @click.command()
-@click.option(
-    "--db",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("telemetry.sqlite3"),
-    show_default=True,
-    help="The collector's database. A collector may be writing to it.",
-)
+@db_option
 @click.option("--session", metavar="ID", help="Only report on this session.")
 @click.option("--all", "all_sessions", is_flag=True, help="Report on all sessions (the default).")
 @click.option(
