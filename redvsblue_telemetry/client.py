@@ -324,7 +324,10 @@ class Telemetry:
         if connector is None:
             life.enter(Phase.RUNNING)
             return
-        connector.set_online(self._online)  # it may have been set meanwhile
+        # It may have been set meanwhile. Only a change is passed on: if the first attempt failed
+        # already, a repeated True would mean that the network is back, and cut the backoff short.
+        if connector.requests.online != self._online:
+            connector.set_online(self._online)
         # A signal handler may have stopped the client or switched it off meanwhile, without effect
         # on a worker that `self._connector` didn't have yet.
         if life.phase in (Phase.STARTING, Phase.RESTARTING):

@@ -133,14 +133,16 @@ def test_stop_tries_once_more_before_it_gives_up() -> None:
 
 def test_flush_and_stop_in_the_workers_own_callback_do_not_hang() -> None:
     results = []
+    has_started = threading.Event()  # before, there is no current client to be flushed
 
     def note(state: ConnectionState) -> None:
-        if state is ConnectionState.CONNECTED:
+        if state is ConnectionState.CONNECTED and has_started.wait(5):
             results.append(get_telemetry().flush(5))
             results.append(get_telemetry().stop(5))
 
     with RecordingServer() as server:
         start_telemetry(**QUICK, url=server.url, on_state_change=note)
+        has_started.set()
         assert wait_until(lambda: len(results) == 2)
         assert results[0] is False
 
