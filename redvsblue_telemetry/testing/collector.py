@@ -26,24 +26,53 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .._process import get_telemetry, install_telemetry, stop_telemetry
 from .._shared import escape, monotonic
 from ..client import Telemetry
-from ..collector.client import MAX_PAGE_SIZE, CollectorClient
-from ..collector.models import EventFilter, RejectedMessage, Session, Stats, StoredEvent
+from ..collector.client import CollectorClient
+from ..collector.models import (
+    MAX_PAGE_SIZE,
+    EventFilter,
+    RejectedMessage,
+    Session,
+    Stats,
+    StoredEvent,
+)
 from ..collector.server import IN_MEMORY, Options, serve, telemetry_url
 from ..events import TelemetryEvent
 from ..settings import TelemetrySettings
 from ._matching import PREVIEW_LINES, format_event, preview
 from ._recording import RecordingTelemetry, Snapshot
 
-__all__ = ["CollectedEvents", "RunningCollector", "sending_for_real"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # for the type checker only: Python 3.11 has its own
+
+__all__ = ["CollectedEvents", "CollectorOptions", "RunningCollector", "sending_for_real"]
 
 _POLL_INTERVAL = 0.01  # seconds
 _THREAD_TIMEOUT = 15.0  # seconds for the thread to start listening, or to end
 _STOP_TIMEOUT = 0.5  # seconds for events that no test has waited for
+
+
+class CollectorOptions(TypedDict, total=False):
+    """The keyword arguments of :class:`RunningCollector`, for type checkers and editors.
+
+    The same fields as :class:`Options`, none of them required; ``db`` may be a string.
+    """
+
+    host: str
+    port: int
+    db: str | Path | None
+    token: str | None
+    insecure: bool
+    hosts: tuple[str, ...]
+    allow_reset: bool
+    max_connections: int
+    max_rate: float
+    max_message_bytes: int
+    busy_timeout: float
 
 
 class CollectedEvents(Snapshot):
@@ -58,15 +87,17 @@ class RunningCollector:
     Its methods may be called from any thread.
 
     Args:
-        options: Any of :class:`Options`, such as ``token="secret"``; ``db`` may be a string.
+        options: The options of ``redvsblue-telemetry collect``: ``host``, ``port`` (by default 0, a
+            free one), ``db`` (by default a temporary file), ``token``, ``insecure``, ``hosts``,
+            ``allow_reset`` (by default True), ``max_connections``, ``max_rate``,
+            ``max_message_bytes``, and ``busy_timeout`` in seconds.
     """
 
     http_url: str
     """The URL of its page and of its API; set by :meth:`start`."""
 
-    def __init__(self, **options: Any) -> None:
-        defaults: dict[str, Any] = {"port": 0, "db": None, "allow_reset": True}
-        chosen = defaults | options
+    def __init__(self, **options: Unpack[CollectorOptions]) -> None:
+        chosen: dict[str, Any] = {"port": 0, "db": None, "allow_reset": True, **options}
         db = chosen["db"]
         chosen["db"] = None if db in (None, IN_MEMORY) else Path(db)
         self._options = Options(**chosen)

@@ -13,9 +13,17 @@ from freezegun import freeze_time
 from websockets.sync.client import connect
 
 from redvsblue_telemetry import emit, get_telemetry, start_telemetry, stop_telemetry
-from redvsblue_telemetry.collector.server import OptionsError
+from redvsblue_telemetry.collector.server import Options, OptionsError
 from redvsblue_telemetry.testing import record_events
-from redvsblue_telemetry.testing.collector import RunningCollector, sending_for_real
+from redvsblue_telemetry.testing.collector import (
+    CollectorOptions,
+    RunningCollector,
+    sending_for_real,
+)
+
+
+def test_the_keywords_are_the_options() -> None:
+    assert tuple(CollectorOptions.__annotations__) == Options.__struct_fields__
 
 
 def test_a_collector_runs_until_it_is_stopped() -> None:

@@ -19,6 +19,7 @@ from redvsblue_telemetry import (
     start_telemetry,
     stop_telemetry,
 )
+from redvsblue_telemetry.testing.collector import CollectedEvents, RunningCollector
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -101,3 +102,12 @@ def living(engine: object) -> None:
     telemetry.enabled = "no"  # wrong
     telemetry.settings = TelemetrySettings()  # wrong
     telemetry.set_online()  # wrong
+
+
+def testing() -> None:
+    RunningCollector(db="events.sqlite3", token="secret")
+    RunningCollector(db=None, hosts=("telemetry.example.com",))
+    assert_type(RunningCollector().wait_for("hit"), CollectedEvents)
+
+    RunningCollector(tokn="secret")  # wrong
+    RunningCollector(port="3000")  # wrong
