@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, quote, urlencode, urlsplit
 import msgspec
 
 from .models import (
+    MAX_PAGE_SIZE,
     EventFilter,
     EventPage,
     RejectedMessage,
@@ -23,7 +24,6 @@ from .models import (
 )
 
 __all__ = [
-    "MAX_PAGE_SIZE",
     "TOKEN_VARIABLE",
     "CollectorClient",
     "CollectorError",
@@ -33,9 +33,6 @@ __all__ = [
 ]
 
 TOKEN_VARIABLE = "REDVSBLUE_COLLECTOR_TOKEN"
-MAX_PAGE_SIZE = 1000
-"""The most records that the API returns in one page."""
-
 _TIMEOUT = 10.0  # seconds
 _MEBIBYTE = 1024 * 1024
 # A page holds 8 Mi characters of data, each of up to four bytes, and its last event may exceed

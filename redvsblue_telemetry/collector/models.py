@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import msgspec
 
 __all__ = [
+    "MAX_PAGE_SIZE",
     "EventFilter",
     "EventPage",
     "LiveUpdate",
@@ -27,6 +28,10 @@ __all__ = [
     "StoredEvent",
     "Totals",
 ]
+
+
+MAX_PAGE_SIZE = 1000
+"""The maximum number of records in one page of a response."""
 
 
 class StoredEvent(msgspec.Struct, rename="camel", omit_defaults=True):

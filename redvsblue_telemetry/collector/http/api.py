@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from ..._shared import escape
 from ..ingest import Ingest
 from ..models import (
+    MAX_PAGE_SIZE,
     EventFilter,
     EventPage,
     LiveUpdate,
@@ -41,7 +42,6 @@ from .metrics import Metrics
 
 __all__ = ["Api"]
 
-_MAX_PAGE_SIZE = 1000
 _DEFAULT_PAGE_SIZE = 100
 _MAX_SEARCH_LENGTH = 1000  # characters
 _MAX_ECHO = 100  # characters of the request that an error repeats
@@ -318,8 +318,8 @@ def _limit(request: Request) -> int:
     limit = _number(request, "limit")
     if limit is None:
         return _DEFAULT_PAGE_SIZE
-    if not 1 <= limit <= _MAX_PAGE_SIZE:
-        raise _BadRequestError(f"limit is {limit}; it must be 1 to {_MAX_PAGE_SIZE}")
+    if not 1 <= limit <= MAX_PAGE_SIZE:
+        raise _BadRequestError(f"limit is {limit}; it must be 1 to {MAX_PAGE_SIZE}")
     return limit
 
 
