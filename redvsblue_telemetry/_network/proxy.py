@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 __all__ = ["Proxy", "ProxyError", "check_answer", "find_proxy", "prepare"]
 
 _DEFAULT_PORT = 80
-_STATUS = rb"HTTP/1\.[01] (\d{3})(?: |\r|$)"
+_STATUS_LINE = rb"HTTP/1\.[01] (\d{3})(?: |\r|$)"
 
 
 class ProxyError(Exception):
@@ -68,7 +68,7 @@ def check_answer(head: bytes) -> None:
     Raises:
         ProxyError: the proxy opened no tunnel.
     """
-    match = re.match(_STATUS, head)
+    match = re.match(_STATUS_LINE, head)
     if match is None:
         raise ProxyError("the proxy's answer is not HTTP")
     status = int(match[1])

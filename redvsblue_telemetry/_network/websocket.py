@@ -43,7 +43,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _REDIRECTED = "the server redirected the handshake; redirects are not followed"
 _VIOLATION = "the server violated the WebSocket protocol"
 _NO_CLOSE_CODE = 1005  # RFC 6455, section 7.4.1
-_STATUS = rb"HTTP/\d\.\d (\d{3})(?!\d)"
+_STATUS_LINE = rb"HTTP/\d\.\d (\d{3})(?!\d)"
 _RETRY_AFTER = rb"(?im)^retry-after:([^\r\n]*)"
 _NORMAL_CLOSURE = websocket.STATUS_NORMAL.to_bytes(2, "big")
 
@@ -103,7 +103,7 @@ def _refusal(error: Exception, head: bytes) -> ConnectionLost:
         error: the error of websocket-client or of the socket.
         head: the head of the server's answer, as far as it was read.
     """
-    status = int(match[1]) if (match := re.match(_STATUS, head)) else None
+    status = int(match[1]) if (match := re.match(_STATUS_LINE, head)) else None
     if status in _REDIRECTS:
         return ConnectionLost(LostKind.REDIRECT, _REDIRECTED, status=status)
     if status not in (None, _SWITCHING_PROTOCOLS):

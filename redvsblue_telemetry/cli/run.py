@@ -40,7 +40,7 @@ _INTERRUPTED = 130  # exit code
 _MAX_SESSIONS = 1000
 _MAX_SHOWN = 20  # sessions, and gaps of one session
 _SETTLE_TIMEOUT = 5.0  # seconds
-_SETTLE_INTERVAL = 0.1
+_SETTLE_INTERVAL = 0.1  # seconds
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _NO_EVENTS = (

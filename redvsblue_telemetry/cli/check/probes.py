@@ -32,7 +32,7 @@ __all__ = [
     "wait",
 ]
 
-_A_DAY = 86400.0  # seconds
+_SECONDS_PER_DAY = 86400
 _NAMES_SHOWN = 8
 
 
@@ -162,7 +162,9 @@ def certificate_names(host: str, port: int, timeout: float) -> str:
 
 def days_left(certificate: Mapping[str, Any]) -> int:
     """Return the number of days for which a certificate is still valid."""
-    return int((ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) // _A_DAY)
+    return int(
+        (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) // _SECONDS_PER_DAY
+    )
 
 
 def issuer(certificate: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ __all__ = ["Progress"]
 
 _FPS = 60
 _SEED = 7
-_STOP_TIMEOUT = 15.0
+_STOP_TIMEOUT = 15.0  # seconds
 
 
 class Progress(msgspec.Struct):
