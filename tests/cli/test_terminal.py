@@ -32,7 +32,7 @@ def test_what_is_not_printable_is_escaped_and_means_the_same(text: str) -> None:
     assert json.loads(f'"{shown}"') == text
 
 
-def test_every_character_is_printable_afterwards_or_a_space_or_a_joiner() -> None:
+def test_every_character_is_printable_afterward_or_a_space_or_a_joiner() -> None:
     for code in (*range(0x20000), *range(0xE0000, 0xE0200)):  # the rest is unassigned or alike
         letter = chr(code)
         shown = escape(letter)

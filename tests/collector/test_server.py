@@ -437,8 +437,8 @@ def test_what_was_stored_before_is_known_after_a_restart(path: Path) -> None:
             assert (stats.events, stats.repeats) == (2 + ack, 2 * (ack - 1))
 
 
-@pytest.mark.parametrize("is_cancelled", [False, True])
-def test_it_can_be_ended_before_anybody_came(is_cancelled: bool, path: Path) -> None:
+@pytest.mark.parametrize("is_canceled", [False, True])
+def test_it_can_be_ended_before_anybody_came(is_canceled: bool, path: Path) -> None:
     urls: list[str] = []
 
     async def run() -> None:
@@ -447,7 +447,7 @@ def test_it_can_be_ended_before_anybody_came(is_cancelled: bool, path: Path) -> 
         serving = asyncio.create_task(serve(Options(port=0, db=path), stop, urls.append))
         while not urls:
             await asyncio.sleep(0.001)
-        if is_cancelled:
+        if is_canceled:
             serving.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await serving

@@ -120,7 +120,7 @@ def test_fresh_session_ids_differ() -> None:
     assert len({new_session_id() for _ in range(1000)}) == 1000
 
 
-def test_a_forked_child_has_a_session_of_its_own_that_is_recognisable() -> None:
+def test_a_forked_child_has_a_session_of_its_own_that_is_recognizable() -> None:
     assert child_session_id("match-1").startswith("match-1.")
     assert child_session_id(None) != child_session_id(None)
 
