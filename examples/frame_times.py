@@ -1,4 +1,4 @@
-"""How long the latest frames took: what a player feels, as numbers."""
+"""How long the latest frames took, as percentiles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class FrameTimes:
         self.recent.append(seconds * 1000.0)
 
     def percentile(self, percent: float) -> float:
-        """The milliseconds that ``percent`` of the frames stayed within; 0.0 before the first."""
+        """Return the frame time that ``percent`` of the frames did not exceed; 0.0 without frames."""
         if not self.recent:
             return 0.0
         ordered = sorted(self.recent)

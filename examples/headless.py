@@ -2,7 +2,7 @@
 
     python examples/headless.py --seconds 10
 
-Telemetry is off by default, and the game plays all the same. To switch it on:
+Telemetry is off by default, and the game plays the same without it. To turn it on:
 
     export REDVSBLUE_ENABLE_TELEMETRY=true
     export REDVSBLUE_TELEMETRY_WS_URL=ws://127.0.0.1:3000/telemetry
@@ -19,7 +19,7 @@ from redvsblue_telemetry.cli.demo.battle import BattleEngine
 
 
 def main() -> None:
-    """Play for the time that was asked for, then print what became of the events."""
+    """Play for the given time, then print the ledger."""
     options = _parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 

@@ -19,7 +19,7 @@ GOOD: Color = (98, 200, 140)
 CAUTION: Color = (232, 184, 92)
 TEAM_COLORS: dict[Team, Color] = {"red": (244, 98, 92), "blue": (92, 160, 248)}
 
-# The first of these that is installed; pygame's own font where none is.
+# The first one that is installed is used; without any, pygame's own font.
 _FONTS = "inter,segoeui,helveticaneue,dejavusans,arial"
 
 
@@ -34,7 +34,7 @@ def mixed(color: Color, ground: Color, share: float) -> Color:
 
 @lru_cache(maxsize=512)
 def text(words: str, size: int, color: Color) -> pygame.Surface:
-    """``words`` drawn once; most of what a panel says is the same in the next frame."""
+    """Return ``words`` drawn, from a cache: most text is the same in the next frame."""
     return _font(size).render(words, True, color)
 
 

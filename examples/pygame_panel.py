@@ -30,7 +30,7 @@ FRAME_BUDGET = 1000.0 / 60.0
 
 
 class Panel:
-    """The panel, drawn from the top down; each section knows only how much room it took."""
+    """The panel. Sections are drawn from top to bottom, each below the previous one."""
 
     def __init__(self, area: pygame.Rect) -> None:
         self._area = area
@@ -44,7 +44,7 @@ class Panel:
         telemetry: Telemetry,
         frame_times: FrameTimes,
     ) -> None:
-        """Draw everything as it stands now."""
+        """Draw the current state."""
         pygame.draw.rect(surface, PANEL, self._area)
         pygame.draw.line(surface, LINE, self._area.topleft, self._area.bottomleft)
         y = self._draw_score(surface, engine, self._area.top + PADDING)
@@ -116,7 +116,7 @@ class Panel:
 
 
 def _draw_sparkline(surface: pygame.Surface, area: pygame.Rect, times: list[float]) -> None:
-    """One pixel per frame, the latest at the right edge; a slow frame stands out."""
+    """Draw one column of pixels per frame, the latest at the right edge."""
     pygame.draw.line(surface, LINE, area.bottomleft, area.bottomright)
     latest = times[-area.width :]
     if len(latest) < 2:

@@ -45,14 +45,14 @@ class Flash:
 
 
 class Scene:
-    """The arena's picture."""
+    """The picture of the arena."""
 
     def __init__(self, arena: tuple[int, int]) -> None:
         self._backdrop = _starry_sky(arena)
         self._flashes: list[Flash] = []
 
     def notice(self, event: Mapping[str, Any]) -> None:
-        """Take one event from the engine and light up where something was hit."""
+        """Add a flash where an event shows that something was hit."""
         data = event["data"]
         if event["type"] == "ship_hit":
             self._flashes.append(Flash((data["x"], data["y"]), SHIP_RADIUS + 3.0, 0.18, TEXT))

@@ -33,7 +33,7 @@ DT = 1.0 / FPS
 
 
 def main() -> None:
-    """Open the window, play, and leave nothing unsent."""
+    """Open the window, play, and send the remaining events."""
     options = _parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     pygame.display.init()
@@ -76,7 +76,7 @@ def game_loop(
 
 
 def handle_input(telemetry: Telemetry) -> bool:
-    """Act on the keys that were pressed. False when the player wants to leave."""
+    """Handle the keys that were pressed. Return False when the player quits."""
     for event in pygame.event.get():
         if event.type == pygame.QUIT:
             return False

@@ -11,7 +11,7 @@ from redvsblue_telemetry.cli.demo.battle import BattleEngine
 
 
 class PygletBattle(EventDispatcher):
-    """Hands on what ``battle`` says through pyglet's own ``dispatch_event``."""
+    """Forwards the events of ``battle`` through pyglet's own ``dispatch_event``."""
 
     def __init__(self, battle: BattleEngine) -> None:
         self.battle = battle

@@ -1,8 +1,8 @@
-"""The battle in a pyglet window: to telemetry, a pyglet ``EventDispatcher`` is an engine as it is.
+"""The battle in a pyglet window: telemetry attaches to any pyglet ``EventDispatcher``.
 
     python examples/pyglet_window.py
 
-The wiring is ``pyglet_battle.py`` and the last four lines of ``main``; the rest draws.
+Telemetry takes ``pyglet_battle.py`` and the last four lines of ``main``; the rest draws.
 """
 
 from __future__ import annotations
