@@ -16,7 +16,7 @@ class FrameTimes:
         self.recent.append(seconds * 1000.0)
 
     def percentile(self, percent: float) -> float:
-        """Return the frame time that ``percent`` of the frames did not exceed; 0.0 without frames."""
+        """Return the time that ``percent`` of the frames did not exceed; 0.0 without frames."""
         if not self.recent:
             return 0.0
         ordered = sorted(self.recent)
