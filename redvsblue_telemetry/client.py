@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -89,6 +89,9 @@ class Telemetry:
         self._stop_result: bool | None = None  # what `stop` returns; None until that is final
         self._online = True  # the host's last notice; a forked child is on the same network
         self._connector: TelemetryConnector | None = None
+        self._nudge: Callable[[], None] | None = (
+            None  # the connector's; looked up once, not per emit
+        )
         self._codec = EventCodec(
             settings.session_id or new_session_id(),
             settings.version,
@@ -324,6 +327,7 @@ class Telemetry:
         if connector is None:
             life.enter(Phase.RUNNING)
             return
+        self._nudge = connector.requests.nudge
         # It may have been set meanwhile. Only a change is passed on: if the first attempt failed
         # already, a repeated True would mean that the network is back, and cut the backoff short.
         if connector.requests.online != self._online:
@@ -362,9 +366,8 @@ class Telemetry:
                 logger.exception("telemetry is off: it could not be started")
 
     def _on_high_water(self) -> None:
-        connector = self._connector
-        if connector is not None:
-            connector.requests.nudge()
+        if (nudge := self._nudge) is not None:
+            nudge()
         # The first event after a fork. If the lock is taken, another thread starts the worker,
         # or has just stopped or switched it off; waiting for it would stall a frame.
         elif self._life.phase is Phase.FORKED and self._life.lock.acquire(blocking=False):
@@ -398,7 +401,7 @@ class Telemetry:
         keeps is a closure over them. New ones would leave that ``emit`` putting its events into a
         store that nobody drains.
         """
-        inherited, self._connector = self._connector, None
+        inherited, self._connector, self._nudge = self._connector, None, None
         self._life.after_fork_in_child()
         self._codec.begin(child_session_id(self._settings.session_id))
         self._store.begin()
