@@ -5,19 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from ._lifecycle import call_after_fork, call_at_exit
+from ._shared import Unpack
 from .client import Telemetry
 from .errors import SettingsError
-from .settings import TelemetrySettings
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack  # for the type checker only: Python 3.11 has its own
-
-    from .settings import SettingsOverrides
+from .settings import SettingsOverrides, TelemetrySettings
 
 __all__ = ["emit", "get_telemetry", "install_telemetry", "start_telemetry", "stop_telemetry"]
 

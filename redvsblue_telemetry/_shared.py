@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+elif sys.version_info >= (3, 11):
+    from typing import Unpack
+else:
+
+    class Unpack:
+        """Stands in for ``typing.Unpack``, so that annotations can be evaluated at run time.
+
+        It says as much as a plain ``**overrides: Any`` would. The real one for Python 3.10 is in
+        typing_extensions, which is not a dependency.
+        """
+
+        def __class_getitem__(cls, fields: object) -> object:
+            return Any
+
 
 __all__ = [
     "ACK_CUMULATIVE",
     "ACK_HEADER",
     "TokenBucket",
+    "Unpack",
     "describe",
     "encodable",
     "escape",

@@ -17,12 +17,10 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ._shared import ACK_HEADER
+from ._shared import ACK_HEADER, Unpack
 from .errors import SettingsError
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack  # for the type checker only: Python 3.11 has its own
-
     from ._delivery.states import ConnectionState
     from .events import TelemetryEvent
 

@@ -29,7 +29,7 @@ THE_PACKAGE = """
     _delivery       | settings  _recording  _network  _shared
     _lifecycle      | _recording
     client          | errors  events  settings  engines  _lifecycle  _recording  _delivery  _shared
-    _process        | errors  settings  client  _lifecycle
+    _process        | errors  settings  client  _lifecycle  _shared
     __init__        | errors  events  settings  client  _process  _recording  _delivery
     collector       | settings  _shared
     testing         | events  settings  client  _process  collector  _shared

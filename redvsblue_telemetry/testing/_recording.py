@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeGuard, overload
+from typing import TypeGuard, overload
 
 from .._process import install_telemetry
+from .._shared import Unpack
 from ..client import Telemetry, TelemetryStats
 from ..events import TelemetryEvent
-from ..settings import TelemetrySettings
+from ..settings import SettingsOverrides, TelemetrySettings
 from ._matching import (
     ObservedEvent,
     closest,
@@ -21,11 +22,6 @@ from ._matching import (
     mismatch,
     preview,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack  # for the type checker only: Python 3.11 has its own
-
-    from ..settings import SettingsOverrides
 
 __all__ = [
     "Events",

@@ -26,10 +26,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from .._process import get_telemetry, install_telemetry, stop_telemetry
-from .._shared import escape, monotonic
+from .._shared import Unpack, escape, monotonic
 from ..client import Telemetry
 from ..collector.client import CollectorClient
 from ..collector.models import (
@@ -45,9 +45,6 @@ from ..events import TelemetryEvent
 from ..settings import TelemetrySettings
 from ._matching import PREVIEW_LINES, format_event, preview
 from ._recording import RecordingTelemetry, Snapshot
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack  # for the type checker only: Python 3.11 has its own
 
 __all__ = ["CollectedEvents", "CollectorOptions", "RunningCollector", "sending_for_real"]
 
