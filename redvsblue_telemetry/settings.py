@@ -294,7 +294,7 @@ class TelemetrySettings:
     """The time limit for connecting: name look-up, TCP, TLS and the WebSocket handshake."""
 
     confirm_timeout: float = _seconds(10.0, "REDVSBLUE_TELEMETRY_CONFIRM_TIMEOUT")
-    """When a batch stays unconfirmed for this long, the connection is given up as dead."""
+    """When a batch stays unconfirmed for this long, the connection is considered dead."""
 
     keepalive_interval: float = _seconds(20.0, "REDVSBLUE_TELEMETRY_KEEPALIVE_INTERVAL")
     """After this long without a frame from the server, the client sends a ping."""

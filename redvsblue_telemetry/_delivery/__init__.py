@@ -1,1 +1,1 @@
-"""What runs on the worker's thread: from the store to a confirmed batch."""
+"""Code on the worker's thread: from the store to a confirmed batch."""

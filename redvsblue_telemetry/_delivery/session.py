@@ -1,4 +1,4 @@
-"""The exchange over one open connection: events out, proof of receipt in.
+"""One open connection: events out, confirmations in.
 
 Events are taken from the store when the drain interval is over, when the store passes its
 high-water mark, and when a caller flushes. Then all of them are taken, batch after batch, as long
@@ -215,7 +215,7 @@ class WireSession:
         now = self._clock()
         overdue_at = self._window.overdue_at
         if overdue_at is not None and now >= overdue_at:
-            message = f"nothing confirmed for {self._settings.confirm_timeout:g} s"
+            message = f"the server confirmed nothing for {self._settings.confirm_timeout:g} s"
             raise ConnectionLost(LostKind.UNCONFIRMED, message)
         if self._asked_at is None:
             if now >= self._heard_at + self._settings.keepalive_interval:
@@ -223,7 +223,7 @@ class WireSession:
                 self._connection.ping(_KEEPALIVE)
                 self._connection.flush()
         elif now >= self._asked_at + self._settings.confirm_timeout:
-            raise ConnectionLost(LostKind.SILENT, "the server is silent")
+            raise ConnectionLost(LostKind.SILENT, "the server did not answer a keepalive ping")
 
     @property
     def next_deadline(self) -> float | None:

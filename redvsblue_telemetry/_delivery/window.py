@@ -157,7 +157,7 @@ class DeliveryWindow:
         """
         if not self._confirmed <= number <= self.last_sent:
             raise InvalidConfirmationError(
-                f"it confirms batch {number}; allowed are {self._confirmed} to {self.last_sent}"
+                f"it confirms batch {number}; expected {self._confirmed} to {self.last_sent}"
             )
         delivered = 0
         for _ in range(number - self._confirmed):

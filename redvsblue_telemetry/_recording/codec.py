@@ -210,7 +210,7 @@ class EventCodec:
 
     def _too_large(self, type: str, size: int) -> InvalidEventError:
         return InvalidEventError(
-            type, "data", f"makes an event of {size} bytes; {self.max_event_bytes} are allowed"
+            type, "data", f"makes the event {size} bytes long; the limit is {self.max_event_bytes}"
         )
 
 

@@ -467,7 +467,7 @@ def test_acks_that_never_come_fail_the_event() -> None:
         outcome = examined(url, "--timeout", "0.5")
     step, detail, advice = outcome.fault()
     assert step == "event"
-    assert "nothing confirmed for 0.5 s" in detail
+    assert "the server confirmed nothing for 0.5 s" in detail
     assert '{"ack": n}' in advice
 
 

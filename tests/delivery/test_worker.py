@@ -144,7 +144,7 @@ def test_what_is_not_confirmed_is_sent_again_first_and_to_the_byte() -> None:
         assert wait_until(lambda: len(texts) == 3)
         assert texts[0] == texts[1] == texts[2]
         assert b'"first"' in texts[0]
-        assert "nothing confirmed" in str(telemetry.stats().last_error)
+        assert "confirmed nothing" in str(telemetry.stats().last_error)
         ledger = telemetry.stats()
         assert ledger.delivered == 0
         assert not telemetry.stop(0.3)

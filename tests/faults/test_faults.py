@@ -103,7 +103,7 @@ def test_what_went_into_a_black_hole_is_sent_again(route: Route, directions: Dir
     route.proxy.black_hole(True, directions)
     route.emit(500)
     assert wait_until(lambda: telemetry.stats().in_flight == 500)
-    assert wait_until(lambda: "nothing confirmed" in str(telemetry.stats().last_error))
+    assert wait_until(lambda: "confirmed nothing" in str(telemetry.stats().last_error))
     assert wait_until(lambda: route.proxy.connections >= 2)  # so it knows that the first is over
     assert telemetry.stats().delivered == 500
     assert telemetry.stats().in_flight == 500

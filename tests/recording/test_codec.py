@@ -337,7 +337,7 @@ def test_the_limit_is_exact(limit: int, given: dict[str, str]) -> None:
     assert len(codec.to_wire(encode(longest), 1)) <= limit
     error = rejection(encode, longest + 1)
     assert (error.event_type, error.path) == ("hit", "data")
-    assert error.reason == f"makes an event of {limit + 1} bytes; {limit} are allowed"
+    assert error.reason == f"makes the event {limit + 1} bytes long; the limit is {limit}"
 
 
 def test_the_limit_is_the_same_for_emit_and_push(codec: EventCodec) -> None:
@@ -356,13 +356,13 @@ def test_the_limit_counts_bytes_not_letters(codec: EventCodec) -> None:
 
 def test_the_type_counts_too() -> None:
     codec = EventCodec("match-1", max_event_bytes=1000)
-    assert rejection(codec.encode, "x" * 1000, None).reason.endswith("1000 are allowed")
+    assert rejection(codec.encode, "x" * 1000, None).reason.endswith("the limit is 1000")
 
 
 def test_what_an_event_brings_along_counts_too(codec: EventCodec) -> None:
     for key in ("id", "sessionId", "version"):
         error = rejection(codec.encode_event, {"type": "hit", key: "x" * 16384})
-        assert error.reason.endswith("16384 are allowed")
+        assert error.reason.endswith("the limit is 16384")
 
 
 # What can't be sent.
