@@ -1,4 +1,4 @@
-"""The documented name of :mod:`redvsblue_telemetry.testing.collector` until 0.1; it still works."""
+"""Another import name of :mod:`redvsblue_telemetry.testing.collector`, which was here first."""
 
 from __future__ import annotations
 
