@@ -170,7 +170,7 @@ def test_a_silent_idle_connection_is_found_out() -> None:
             **QUICK, url=f"ws://127.0.0.1:{port}/", keepalive_interval=0.05, confirm_timeout=0.1
         )
         assert wait_until(lambda: telemetry.stats().reconnects >= 1)
-        assert "silent" in str(telemetry.stats().last_error)
+        assert "keepalive" in str(telemetry.stats().last_error)
 
 
 def test_a_keepalive_that_is_answered_keeps_the_connection() -> None:

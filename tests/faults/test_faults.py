@@ -120,7 +120,7 @@ def test_an_idle_connection_finds_out_that_it_is_in_a_black_hole(route: Route) -
     route.emit(1)
     assert telemetry.flush(10)
     route.proxy.black_hole(True)
-    assert wait_until(lambda: "silent" in str(telemetry.stats().last_error))
+    assert wait_until(lambda: "keepalive" in str(telemetry.stats().last_error))
     route.proxy.black_hole(False)
     assert wait_until(lambda: telemetry.stats().reconnects >= 1)
     route.emit(1)
