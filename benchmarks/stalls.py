@@ -11,7 +11,7 @@ time, and the CPU time of the worker's thread (``time.pthread_getcpuclockid``). 
 - *hold*: the CPU that the worker used within the gap, at most ``waited``. The worker can't have
   kept the GIL for longer than it computed, so this is its own doing however busy the machine is;
   and as some of it may have been computed without the GIL, it is an upper bound. Where the clock
-  of another thread can't be read (macOS, Windows) there is no hold, and the results have
+  of another thread can't be read (macOS, Windows), "hold" is empty, and the results have
   ``waited`` and, to compare, ``floor_waited_ms``.
 
 ``sys.setswitchinterval`` is left at its default. Each measurement is a fresh process, which first
