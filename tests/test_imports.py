@@ -53,6 +53,7 @@ ROOMS = {
         contract        |
         frames          |
         proxy           |
+        sigpipe         |
         dial            | contract  proxy
         stream          | contract
         websocket       | contract  dial  stream  frames

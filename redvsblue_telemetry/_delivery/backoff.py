@@ -7,7 +7,7 @@ between zero and a bound that doubles with every attempt. See "Exponential Backo
 
 from __future__ import annotations
 
-from tenacity import RetryCallState, Retrying, wait_random_exponential
+import random
 
 __all__ = ["Backoff"]
 
@@ -21,17 +21,25 @@ class Backoff:
     """
 
     def __init__(self, base: float, maximum: float) -> None:
-        self._wait = wait_random_exponential(multiplier=base, max=maximum)
+        # Imported when telemetry starts, on the caller's thread: a game with telemetry off neither
+        # waits for it nor depends on it.
+        from tenacity import RetryCallState, Retrying, wait_exponential  # noqa: PLC0415
+
+        self._bound = wait_exponential(multiplier=base, max=maximum)
         # tenacity's own loop would call the function and wait by itself. But the worker waits in
         # one place, where a stop or the toggle wakes it, so only tenacity's wait strategy is used.
         # It reads `attempt_number` from the state of a retried call, which is made up here.
         self._state = RetryCallState(Retrying(), fn=None, args=(), kwargs={})
         self._state.attempt_number = 0
+        # Not tenacity's wait_random_exponential, which draws from the generator of the module
+        # `random`. That one is the game's: a draw would change every later roll of a seeded game,
+        # and games with one seed, or forked from one process, would reconnect in step.
+        self._random = random.SystemRandom()
 
     def next_delay(self) -> float:
         """Return how long to wait now, in seconds: random, up to a bound that doubles per call."""
         self._state.attempt_number += 1
-        return self._wait(self._state)
+        return self._random.uniform(0, self._bound(self._state))
 
     def reset(self) -> None:
         """Start over. Only for proof of delivery: an open connection proves nothing."""

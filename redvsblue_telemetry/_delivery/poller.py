@@ -11,6 +11,8 @@ import contextlib
 import selectors
 import socket
 
+from .._network import sigpipe
+
 __all__ = ["Poller"]
 
 _MAX_WAIT = 86400.0  # seconds
@@ -20,7 +22,8 @@ class Poller:
     """Waits for a descriptor, a time, or a call of :meth:`wake`, whichever comes first."""
 
     def __init__(self) -> None:
-        self._receiver, self._sender = socket.socketpair()
+        self._receiver, sender = socket.socketpair()
+        self._sender = sigpipe.spare(sender)
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
         self._selector = selectors.DefaultSelector()
@@ -30,7 +33,7 @@ class Poller:
         """End the current wait, or else the next one. From any thread, at any time."""
         # A full buffer wakes the worker as well, and a closed one means that it has ended.
         with contextlib.suppress(OSError):
-            self._sender.send(b"\0")
+            sigpipe.send(self._sender, b"\0")
 
     def wait(self, timeout: float | None, fd: int = -1, events: int = 0) -> bool:
         """Wait. Only the worker calls this.
