@@ -28,14 +28,12 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from types import SimpleNamespace
-
-import websocket
 
 from benchmarks.harness import peak_bytes
 from redvsblue_telemetry._delivery.session import WireSession
 from redvsblue_telemetry._delivery.window import DeliveryWindow
 from redvsblue_telemetry._network.contract import ConnectionLost, Endpoint
+from redvsblue_telemetry._network.sockets import PlainSocket
 from redvsblue_telemetry._network.stream import Stream
 from redvsblue_telemetry._network.websocket import WebSocketConnection, open_websocket
 from redvsblue_telemetry._recording.codec import EncodedEvent, EventCodec
@@ -270,13 +268,8 @@ def try_frames(rng: random.Random) -> str:
 
 def open_connection(sock: socket.socket, *, has_acks: bool) -> WebSocketConnection:
     """Return a connection as it is after its handshake."""
-    client = websocket.WebSocket(enable_multithread=False, skip_utf8_validation=True)
-    stream = Stream(sock)
-    client.sock = stream  # type: ignore[assignment]
-    client.connected = True
     headers = {"telemetry-ack": "cumulative"} if has_acks else {}
-    client.handshake_response = SimpleNamespace(status=101, headers=headers)  # type: ignore[assignment]
-    return WebSocketConnection(client, stream)
+    return WebSocketConnection(Stream(PlainSocket(sock)), headers)
 
 
 def take_all_in(session: WireSession) -> None:

@@ -54,9 +54,11 @@ ROOMS = {
         frames          |
         proxy           |
         sigpipe         |
-        dial            | contract  proxy
-        stream          | contract
-        websocket       | contract  dial  stream  frames
+        sockets         | sigpipe
+        handshake       | contract  proxy
+        dial            | contract  proxy  sigpipe  sockets
+        stream          | contract  handshake  sockets
+        websocket       | contract  dial  stream  frames  handshake
     """,
     # On the worker's thread: from the store to a confirmed batch.
     "_delivery": """
@@ -128,6 +130,7 @@ PURE = [
     "_delivery.window",
     "_network.contract",
     "_network.frames",
+    "_network.handshake",
     "_network.proxy",
     "_recording",
     "collector.messages",

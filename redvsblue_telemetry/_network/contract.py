@@ -26,7 +26,6 @@ __all__ = [
 ]
 
 TIMED_OUT = "timed out while connecting"
-NO_HANDSHAKE = "the server's answer is not a WebSocket handshake"
 TOO_MUCH = "the server sent too much data"
 
 Wait = Callable[[int, int, float], None]

@@ -12,18 +12,16 @@ import codecs
 import errno
 import functools
 import os
-import selectors
 import socket
 import ssl
 import weakref
 
 from .._shared import monotonic
-from . import proxy
+from . import proxy, sigpipe
 from .contract import TIMED_OUT, ConnectionLost, LostKind, Wait, lost_by_os_error
+from .sockets import READ, WRITE, PlainSocket, SecureSocket
 
 __all__ = ["default_ssl_context", "open_socket", "prepare"]
-
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 _READ_BYTES = 65536
 _MAX_PROXY_HEAD_BYTES = 16384
@@ -70,7 +68,7 @@ def prepare(*, is_secure: bool) -> None:
 
 def open_socket(
     host: str, port: int, tls: ssl.SSLContext | None, wait: Wait, deadline: float
-) -> socket.socket:
+) -> PlainSocket:
     """Open a non-blocking connection, through a proxy if the environment names one.
 
     Args:
@@ -95,7 +93,7 @@ def open_socket(
             name, kind = host, LostKind.PROXY
             _open_tunnel(sock, request, wait, deadline)
         if tls is None:
-            return sock
+            return PlainSocket(sock)
         kind = LostKind.TLS
         return _open_tls(sock, host, tls, wait, deadline)
     except proxy.ProxyError as error:
@@ -112,7 +110,7 @@ def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socke
         sock = socket.socket(family, kind, proto)
         _open_sockets.add(sock)
         try:
-            sock.setblocking(False)
+            sigpipe.spare(sock).setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if (code := sock.connect_ex(address)) in (errno.EINPROGRESS, errno.EWOULDBLOCK):
                 # An address that doesn't answer leaves time for the others. Happy Eyeballs
@@ -136,7 +134,7 @@ def _open_tunnel(sock: socket.socket, request: bytes, wait: Wait, deadline: floa
     try:
         while request:
             wait(sock.fileno(), WRITE, deadline)
-            request = request[sock.send(request) :]
+            request = request[sigpipe.send(sock, request) :]
         answer = b""
         while b"\r\n\r\n" not in answer:
             wait(sock.fileno(), READ, deadline)
@@ -156,22 +154,16 @@ def _open_tunnel(sock: socket.socket, request: bytes, wait: Wait, deadline: floa
 
 
 def _open_tls(
-    plain: socket.socket, host: str, context: ssl.SSLContext, wait: Wait, deadline: float
-) -> ssl.SSLSocket:
-    sock = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-    _open_sockets.add(sock)
+    sock: socket.socket, host: str, context: ssl.SSLContext, wait: Wait, deadline: float
+) -> SecureSocket:
     try:
-        while True:
-            try:
-                sock.do_handshake()
-                return sock
-            except ssl.SSLWantReadError:
-                wait(sock.fileno(), READ, deadline)
-            except ssl.SSLWantWriteError:
-                wait(sock.fileno(), WRITE, deadline)
+        secure = SecureSocket(sock, context, host)
+        while events := secure.shake_hands():
+            wait(sock.fileno(), events, deadline)
     except BaseException:
-        sock.close()  # `plain` is detached by now
+        sock.close()
         raise
+    return secure
 
 
 def _failure(error: OSError | UnicodeError, kind: LostKind, host: str) -> ConnectionLost:

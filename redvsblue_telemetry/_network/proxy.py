@@ -17,7 +17,7 @@ import base64
 import re
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
-__all__ = ["Proxy", "ProxyError", "check_answer", "find_proxy", "prepare"]
+__all__ = ["Proxy", "ProxyError", "authority", "check_answer", "find_proxy", "prepare"]
 
 _DEFAULT_PORT = 80
 _STATUS_LINE = rb"HTTP/1\.[01] (\d{3})(?: |\r|$)"
@@ -51,12 +51,26 @@ class Proxy:
 
     def request(self, host: str, port: int) -> bytes:
         """Return the request for a tunnel to a server."""
-        name = host.encode("ascii") if host.isascii() else host.encode("idna")
-        authority = b"[%b]:%d" % (name, port) if b":" in name else b"%b:%d" % (name, port)
-        lines = [b"CONNECT %b HTTP/1.1" % authority, b"Host: %b" % authority]
+        server = authority(host, port)
+        lines = [f"CONNECT {server} HTTP/1.1", f"Host: {server}"]
         if self.credentials is not None:
-            lines.append(b"Proxy-Authorization: Basic " + self.credentials.encode())
-        return b"\r\n".join((*lines, b"", b""))
+            lines.append(f"Proxy-Authorization: Basic {self.credentials}")
+        return "\r\n".join((*lines, "", "")).encode("ascii")
+
+
+def authority(host: str, port: int | None) -> str:
+    """Return a host and its port as HTTP writes them.
+
+    Args:
+        host: its name or address.
+        port: None to leave it out.
+
+    Raises:
+        UnicodeError: IDNA can't encode the name.
+    """
+    name = host if host.isascii() else host.encode("idna").decode()
+    name = f"[{name}]" if ":" in name else name
+    return name if port is None else f"{name}:{port}"
 
 
 def check_answer(head: bytes) -> None:

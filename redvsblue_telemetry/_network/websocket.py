@@ -1,22 +1,19 @@
 """Opens WebSocket connections and moves their frames. The only importer of ``websocket``.
 
-websocket-client speaks the protocol: the handshake, and the frames that ``frames`` leaves to it.
-It expects a socket that blocks; :class:`Stream` gives it one that doesn't.
+websocket-client reads the frames that ``frames`` leaves to it: all but pongs. Only its buffer is
+used, not its ``WebSocket``, for the reasons that ``handshake`` gives.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Mapping
-from time import time
 from urllib.parse import urlsplit
 
 import websocket
 
 from .._shared import ACK_CUMULATIVE, ACK_HEADER
 from .contract import (
-    NO_HANDSHAKE,
     TIMED_OUT,
     TOO_MUCH,
     ConnectionLost,
@@ -29,6 +26,7 @@ from .contract import (
 )
 from .dial import default_ssl_context, open_socket
 from .frames import MaskingKeys, client_frame, pong_end
+from .handshake import Handshake
 from .stream import Stream
 
 __all__ = ["WebSocketConnection", "open_websocket"]
@@ -38,13 +36,8 @@ _PONG_HEADER_BYTES = 2
 _MAX_HEADER_BYTES = 14
 _MAX_UNWRITTEN_TO_ANSWER = 65536  # bytes; with more unwritten, pings aren't answered
 _FRAMES_PER_CALL = 256  # then other work gets its turn
-_SWITCHING_PROTOCOLS = 101
-_REDIRECTS = (301, 302, 303, 307, 308)
-_REDIRECTED = "the server redirected the handshake; redirects are not followed"
 _VIOLATION = "the server violated the WebSocket protocol"
 _NO_CLOSE_CODE = 1005  # RFC 6455, section 7.4.1
-_STATUS_LINE = rb"HTTP/\d\.\d (\d{3})(?!\d)"
-_RETRY_AFTER = rb"(?im)^retry-after:([^\r\n]*)"
 _NORMAL_CLOSURE = websocket.STATUS_NORMAL.to_bytes(2, "big")
 
 
@@ -64,81 +57,19 @@ def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocket
     is_secure = url.scheme == "wss"
     tls = (endpoint.ssl_context or default_ssl_context()) if is_secure else None
     port = url.port or (443 if is_secure else 80)
+    handshake = Handshake(endpoint)
     stream = Stream(open_socket(host, port, tls, wait, deadline))
     try:
-        with stream.waiting(wait, deadline):
-            client = _open_protocol(stream, endpoint)
-    except (OSError, ValueError, ConnectionLost, websocket.WebSocketException) as error:
-        lost = _refusal(error, stream.head)
-    except BaseException:
+        stream.send(handshake.request())
+        headers = handshake.check(stream.read_head(wait, deadline))
+    except BaseException as error:
         stream.close()
+        if isinstance(error, TimeoutError):
+            raise ConnectionLost(LostKind.TIMEOUT, TIMED_OUT) from None
+        if isinstance(error, OSError):
+            raise lost_by_os_error(error, LostKind.HANDSHAKE) from None
         raise
-    else:
-        return WebSocketConnection(client, stream)
-    stream.close()
-    # Raised outside the except clause: `from None` would only hide the original error, and that
-    # one holds the server's answer, which may repeat the token.
-    raise lost
-
-
-def _open_protocol(stream: Stream, endpoint: Endpoint) -> websocket.WebSocket:
-    headers = [f"{name}: {value}" for name, value in endpoint.headers.items()]
-    if endpoint.token:
-        headers.append(f"Authorization: Bearer {endpoint.token}")
-    if endpoint.offers_acks:
-        headers.append(f"Telemetry-Ack: {ACK_CUMULATIVE}")
-    client = websocket.WebSocket(enable_multithread=False, skip_utf8_validation=True)
-    # redirect_limit=0: by default websocket-client follows redirects (pull request 491), and the
-    # request to the next server would carry the token.
-    client.connect(  # type: ignore[no-untyped-call]
-        endpoint.url, socket=stream, header=headers, redirect_limit=0, suppress_origin=True
-    )
-    return client
-
-
-def _refusal(error: Exception, head: bytes) -> ConnectionLost:
-    """Return why a handshake failed. No text of the server's goes into the message.
-
-    Args:
-        error: the error of websocket-client or of the socket.
-        head: the head of the server's answer, as far as it was read.
-    """
-    status = int(match[1]) if (match := re.match(_STATUS_LINE, head)) else None
-    if status in _REDIRECTS:
-        return ConnectionLost(LostKind.REDIRECT, _REDIRECTED, status=status)
-    if status not in (None, _SWITCHING_PROTOCOLS):
-        return ConnectionLost(
-            LostKind.REFUSED,
-            f"the server refused the handshake with HTTP status {status}",
-            status=status,
-            retry_after=_retry_after(head) if status in (429, 503) else None,
-        )
-    if isinstance(error, ConnectionLost):
-        return error
-    if isinstance(error, websocket.WebSocketConnectionClosedException):
-        message = "the server closed the connection during the handshake"
-        return ConnectionLost(LostKind.HANDSHAKE, message)
-    if isinstance(error, (TimeoutError, websocket.WebSocketTimeoutException)):
-        return ConnectionLost(LostKind.TIMEOUT, TIMED_OUT)
-    if isinstance(error, OSError):
-        return lost_by_os_error(error, LostKind.HANDSHAKE)
-    return ConnectionLost(LostKind.HANDSHAKE, NO_HANDSHAKE)
-
-
-def _retry_after(head: bytes) -> float | None:
-    """Return the seconds of a ``Retry-After`` header (:rfc:`9110`, section 10.2.3)."""
-    match = re.search(_RETRY_AFTER, head)
-    if match is None:
-        return None
-    text = match[1].decode("latin-1").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    from email.utils import parsedate_to_datetime  # noqa: PLC0415 (slow, and rarely needed)
-
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time())
-    except (ValueError, TypeError, OverflowError):
-        return None
+    return WebSocketConnection(stream, headers)
 
 
 _KINDS = {
@@ -150,9 +81,9 @@ _KINDS = {
 class WebSocketConnection:
     """An open connection; see :class:`Connection`."""
 
-    def __init__(self, client: websocket.WebSocket, stream: Stream) -> None:
-        self._client = client
+    def __init__(self, stream: Stream, headers: Mapping[str, str]) -> None:
         self._stream = stream
+        self._frames = websocket.frame_buffer(stream.read, skip_utf8_validation=True)
         self._keys = MaskingKeys()
         self._fragments: bytearray | None = None
         self._kind = FrameKind.TEXT  # of the message whose frames are coming in
@@ -160,8 +91,7 @@ class WebSocketConnection:
         self._has_more = False
         self._is_within_frame = False
         stream.limit_read(_MAX_HEADER_BYTES + _MAX_MESSAGE_BYTES)
-        answer: Mapping[str, str] = client.getheaders() or {}
-        self.has_acks = answer.get(ACK_HEADER, "").strip().lower() == ACK_CUMULATIVE
+        self.has_acks = headers.get(ACK_HEADER, "").lower() == ACK_CUMULATIVE
 
     @property
     def unwritten(self) -> int:
@@ -211,7 +141,7 @@ class WebSocketConnection:
                 # websocket-client may hold the beginning of a frame, so that the next bytes are
                 # its continuation, even if they look like a pong.
                 self._is_within_frame = self._is_within_frame or self._stream.has_unread
-                frame = self._client.recv_frame()  # type: ignore[no-untyped-call]
+                frame = self._frames.recv_frame()
                 self._is_within_frame = False
                 self._stream.limit_read(_MAX_HEADER_BYTES + _MAX_MESSAGE_BYTES)
                 self._take(frame, received)
@@ -219,9 +149,8 @@ class WebSocketConnection:
         except BlockingIOError:
             pass  # no more data for now
         except ConnectionLost as lost:
-            return lost
-        except websocket.WebSocketConnectionClosedException:
-            return ConnectionLost(LostKind.RESET, "the connection ended without a close frame")
+            # With its traceback it would be part of a cycle: itself, a frame, and this connection.
+            return lost.with_traceback(None)
         except websocket.WebSocketException:
             return ConnectionLost(LostKind.PROTOCOL, _VIOLATION)
         except OSError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import itertools
+import random
 import socket
 import time
 
 import pytest
+from freezegun import freeze_time
 
 from redvsblue_telemetry import ConnectionState, Telemetry, start_telemetry, stop_telemetry
 from redvsblue_telemetry._delivery.worker import TelemetryConnector
@@ -33,11 +36,11 @@ def bounds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The upper bounds of the waits so far; each wait is a tenth of its bound."""
     asked: list[float] = []
 
-    def uniform(low: float, high: float) -> float:
+    def uniform(self: random.SystemRandom, low: float, high: float) -> float:
         asked.append(high)
         return high / 10
 
-    monkeypatch.setattr("random.uniform", uniform)
+    monkeypatch.setattr(random.SystemRandom, "uniform", uniform)
     return asked
 
 
@@ -88,6 +91,8 @@ def seqs(server: RecordingServer) -> list[int]:
 
 # Retry-After.
 
+A_DATE = "Fri, 31 Dec 9999 23:59:59 GMT"
+
 
 def test_nobody_comes_back_before_the_time_that_was_asked_for() -> None:
     with RecordingServer() as server:
@@ -102,26 +107,25 @@ def test_nobody_comes_back_before_the_time_that_was_asked_for() -> None:
     assert seqs(server) == [1]
 
 
-def test_a_date_is_waited_for_as_well() -> None:
-    asked: list[float] = []
+@pytest.mark.parametrize("player", ["1999-12-31", "2099-12-31", None])
+def test_a_date_is_waited_for_by_the_servers_own_clock(player: str | None) -> None:
+    def http_date(seconds: int) -> str:
+        return email.utils.formatdate(noon + seconds, usegmt=True)
 
-    def script(client: socket.socket) -> None:
-        asked.append(float(int(time.time()) + 2))  # HTTP's dates have whole seconds
-        answer(f"503 Busy\r\nRetry-After: {email.utils.formatdate(asked[0], usegmt=True)}")(client)
-
-    with RecordingServer() as server:
-        came: list[float] = []
-
-        def note(client: socket.socket) -> None:
-            came.append(time.time())
-            relay_to(server.port)(client)
-
-        with raw_server(Door(script, note)) as port:
+    noon = 1_800_000_000
+    head = f"503 Busy\r\nDate: {http_date(0)}\r\nRetry-After: {http_date(1)}"
+    with (
+        freeze_time(player, tick=True) if player else contextlib.nullcontext(),
+        RecordingServer() as server,
+    ):
+        door = Door(answer(head), relay_to(server.port))
+        with raw_server(door) as port:
             telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/")
             telemetry.emit("kept")
             assert telemetry.flush(10)
             assert telemetry.stop(1)
-    assert came[0] >= asked[0] - 0.01
+    assert 0.99 <= door.came[1] - door.came[0] < 5
+    assert seqs(server) == [1]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,9 @@ def test_a_date_is_waited_for_as_well() -> None:
         "503 No",
         "503 No\r\nRetry-After: soon",
         "503 No\r\nRetry-After: -5",
-        "503 No\r\nRetry-After: Mon, 01 Jan 2001 00:00:00 GMT",
+        f"503 No\r\nDate: {A_DATE}\r\nRetry-After: {A_DATE}",
+        f"503 No\r\nRetry-After: {A_DATE}",  # how far away is that?
+        f"503 No\r\nDate: yesterday\r\nRetry-After: {A_DATE}",
     ],
 )
 def test_what_asks_for_no_time_is_answered_with_the_usual_wait(head: str) -> None:
@@ -145,10 +151,10 @@ def test_what_asks_for_no_time_is_answered_with_the_usual_wait(head: str) -> Non
             assert telemetry.stop(1)
 
 
-@pytest.mark.parametrize("asked", ["3601", "999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+@pytest.mark.parametrize("asked", ["3601", "999999999999999", A_DATE])
 def test_no_server_is_left_in_peace_for_more_than_an_hour(asked: str) -> None:
     offset = 0.0
-    door = Door(answer(f"503 Busy\r\nRetry-After: {asked}"))
+    door = Door(answer(f"503 Busy\r\nDate: Fri, 31 Dec 2100 23:59:59 GMT\r\nRetry-After: {asked}"))
     with raw_server(door) as port:
         connector = TelemetryConnector(
             TelemetryStore[bytes](10),

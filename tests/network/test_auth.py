@@ -154,7 +154,7 @@ def test_a_refusal_is_not_answered_with_hammering(
     status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The longest wait that the jitter allows, each time: so the waits can be compared.
-    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    monkeypatch.setattr("random.SystemRandom.uniform", lambda self, low, high: high)
     attempts: list[float] = []
 
     def script(client: socket.socket) -> None:

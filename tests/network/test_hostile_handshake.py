@@ -106,7 +106,10 @@ OTHER: dict[str, tuple[Script, str]] = {
     "a page": (answer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhush"), "status 200"),
     "another site": (answer(b"HTTP/1.1 308 No\r\nLocation: ws://hush/\r\n\r\n"), "redirected"),
     "a status that is not a number": (answer(b"HTTP/1.1 hush No\r\n\r\n"), NO_HANDSHAKE),
-    "a header that is not UTF-8": (answer(SWITCHING + b"X: \xff\r\n" + UPGRADE), NO_HANDSHAKE),
+    "a header that is not UTF-8": (
+        answer(SWITCHING + b"X: \xff\r\n" + UPGRADE + WRONG_KEY),
+        NO_HANDSHAKE,
+    ),
     "a header without a colon": (answer(SWITCHING + b"hush\r\n\r\n"), NO_HANDSHAKE),
     "an invalid cookie": (
         answer(b"HTTP/1.1 302 No\r\nSet-Cookie: a@b=hush\r\n\r\n"),

@@ -227,15 +227,17 @@ def test_an_answer_that_is_not_a_handshake(answer: bytes) -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_refusal_that_asks_for_time(status: int) -> None:
-    def retry_after(text: bytes) -> float | None:
-        answer = b"HTTP/1.1 %d No\r\nRetry-After: %b\r\n\r\n" % (status, text)
+    def retry_after(text: bytes, date: bytes = b"Thu, 31 Dec 2099 23:59:59 GMT") -> float | None:
+        answer = b"HTTP/1.1 %d No\r\nDate: %b\r\nretry-after: %b\r\n\r\n" % (status, date, text)
         with raw_server(answering(answer)) as port:
             return connect_fails(f"ws://127.0.0.1:{port}/").retry_after
 
     assert retry_after(b"17") == 17
-    assert (retry_after(b"Fri, 31 Dec 2100 23:59:59 GMT") or 0) > 1e9
+    assert retry_after(b"Fri, 01 Jan 2100 00:00:29 GMT") == 30
+    assert retry_after(b"Thursday, 31-Dec-99 23:59:59 GMT", b"Fri Dec 31 23:59:49 1999") == 10
     assert retry_after(b"Fri, 31 Dec 1999 23:59:59 GMT") == 0
     assert retry_after(b"soon") is None
+    assert retry_after(b"Fri, 31 Dec 2100 23:59:59 GMT", b"today") is None
 
 
 # Open connections.

@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 from redvsblue_telemetry import ConnectionState, start_telemetry, stop_telemetry
+from redvsblue_telemetry._network import dial
 from redvsblue_telemetry._network.dial import default_ssl_context
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.raw_server import raw_server, read_to_the_end
@@ -178,17 +179,18 @@ def test_a_stop_in_the_middle_of_a_tls_handshake_returns_in_time(
 # Bytes.
 
 
-class NarrowContext(ssl.SSLContext):
-    """Has the system hold little of what is to be sent, so that it is full soon."""
-
-    def wrap_socket(self, sock: socket.socket, *args: Any, **settings: Any) -> ssl.SSLSocket:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
-        return super().wrap_socket(sock, *args, **settings)
+def narrowed(sock: socket.socket) -> socket.socket:
+    """Have the system hold little of what is to be sent, so that it is full soon."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+    return sock
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_large_batches_and_a_talkative_server_that_reads_slowly_get_on(
-    version: ssl.TLSVersion, authority: trustme.CA
+    version: ssl.TLSVersion,
+    authority: trustme.CA,
+    trusting: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Either direction fills up while the other is under way, and nothing is lost or mixed up."""
     seqs: list[int] = []
@@ -203,15 +205,14 @@ def test_large_batches_and_a_talkative_server_that_reads_slowly_get_on(
 
     context = server_context(authority.issue_cert("127.0.0.1"))
     context.minimum_version = context.maximum_version = version
-    narrow = NarrowContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(narrow)
+    monkeypatch.setattr(dial.sigpipe, "spare", narrowed)
     with serve(handler, "127.0.0.1", 0, ssl=context, max_size=None, compression=None) as running:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
         try:
             port = running.socket.getsockname()[1]
             telemetry = start_telemetry(
-                **QUICK, url=f"wss://127.0.0.1:{port}/", ssl_context=narrow, batch_size=10
+                **QUICK, url=f"wss://127.0.0.1:{port}/", ssl_context=trusting, batch_size=10
             )
             for _ in range(600):
                 telemetry.emit("x", text="y" * 8000)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from ..._network.contract import Connection, ConnectionLost, Endpoint, FrameKind
 from ..._network.dial import default_ssl_context, open_socket
+from ..._network.sockets import SecureSocket
 from ..._network.websocket import open_websocket
 from .._terminal import printable
 
@@ -91,14 +92,14 @@ def ping(connection: Connection, payload: bytes, timeout: float) -> float:
             wait(connection.fileno(), selectors.EVENT_READ, deadline)
 
 
-def open_tls(host: str, port: int, context: ssl.SSLContext, timeout: float) -> ssl.SSLSocket:
+def open_tls(host: str, port: int, context: ssl.SSLContext, timeout: float) -> SecureSocket:
     """Open a TLS connection as the SDK does.
 
     Raises:
         ConnectionLost: it failed.
     """
     sock = open_socket(host, port, context, wait, time.monotonic() + timeout)
-    assert isinstance(sock, ssl.SSLSocket)
+    assert isinstance(sock, SecureSocket)
     return sock
 
 
@@ -153,7 +154,7 @@ def certificate_names(host: str, port: int, timeout: float) -> str:
         contextlib.suppress(ConnectionLost),
         contextlib.closing(open_tls(host, port, context, timeout)) as sock,
     ):
-        certificate: Mapping[str, Any] = sock.getpeercert() or {}
+        certificate: Mapping[str, Any] = sock.tls.getpeercert() or {}
         names = [text for _, text in certificate.get("subjectAltName", ())]
         more = ", …" if len(names) > _NAMES_SHOWN else ""
         return printable(", ".join(names[:_NAMES_SHOWN]), 300) + more

@@ -181,8 +181,8 @@ class Checkup:
                 return failed(str(lost), hint)
             return self._failure(lost)
         with contextlib.closing(sock):
-            certificate = sock.getpeercert() or {}
-            version = sock.version()
+            certificate = sock.tls.getpeercert() or {}
+            version = sock.tls.version()
         days = probes.days_left(certificate)
         detail = (
             f"{version}, certificate issued by {probes.issuer(certificate)}, valid for {days} "
