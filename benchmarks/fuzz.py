@@ -234,6 +234,7 @@ def try_frames(rng: random.Random) -> str:
         session = WireSession(
             connection,
             store=store,
+            take=store.drain_numbered,
             codec=codec,
             window=window,
             ledger=ledger,

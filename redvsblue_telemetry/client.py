@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import attrs
@@ -35,6 +35,18 @@ _WARNING_INTERVAL = 60.0  # seconds between two warnings about rejected events o
 _MAX_WARNED_TYPES = 256  # how many types are remembered for that
 
 
+def _frozen(counts: Mapping[str, int]) -> Mapping[str, int]:
+    return MappingProxyType(dict(counts))
+
+
+def _thawed(counts: Mapping[str, int]) -> str:
+    return repr(dict(counts))
+
+
+def _restored(fields: dict[str, Any]) -> TelemetryStats:
+    return TelemetryStats(**fields)
+
+
 @attrs.frozen(kw_only=True)
 class TelemetryStats:
     """The ledger and the connection, at one moment.
@@ -48,8 +60,17 @@ class TelemetryStats:
     delivered: int = 0
     """Events that the server has confirmed."""
     dropped: int = 0
-    """Events that will not be sent: the store was full, the player switched telemetry off,
-    ``before_send`` returned None, the server refused them, or the time to stop ran out."""
+    """Events that will not be sent; ``dropped_by`` has the reasons."""
+    dropped_by: Mapping[str, int] = attrs.field(
+        factory=lambda: {reason.value: 0 for reason in DropReason},
+        converter=_frozen,
+        repr=_thawed,
+        hash=False,
+    )
+    """Why events were dropped. The keys are always ``"overflow"`` (the store was full),
+    ``"refused"`` (by the server), ``"filtered"`` (``before_send`` returned None),
+    ``"switched_off"`` (by the player) and ``"left_behind"`` (at a stop); the counts add up to
+    ``dropped``. The mapping can't be changed."""
     buffered: int = 0
     """Events waiting in the store."""
     in_flight: int = 0
@@ -64,6 +85,11 @@ class TelemetryStats:
     """Why the last attempt or connection failed."""
     round_trip: float | None = None
     """Seconds from sending to confirmation, for the batch confirmed last."""
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], TelemetryStats], tuple[Any, ...]]:
+        # A MappingProxyType can't be pickled, nor copied.
+        fields = attrs.asdict(self, recurse=False)
+        return _restored, ({**fields, "dropped_by": dict(self.dropped_by)},)
 
 
 class Telemetry:
@@ -182,19 +208,21 @@ class Telemetry:
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait until all events that were emitted before this call are confirmed.
 
+        If the worker is waiting to reconnect, it tries at once.
+
         Args:
             timeout: the longest time to wait, in seconds.
 
         Returns:
-            True if they are. False if the time ran out, or any event was dropped meanwhile.
+            True if all of them were confirmed, or taken out by ``before_send``. False if the time
+            ran out, or any of them was dropped during the call for another reason.
         """
         connector = self._connector
-        if connector is None:
-            return True
         if self._stop_result is not None:
             return self._stop_result
-        dropped = self._ledger.dropped
-        return connector.flush(timeout) and self._ledger.dropped == dropped
+        if connector is None:
+            return self._has_nothing_to_send
+        return connector.flush(timeout)
 
     def stop(self, timeout: float = 2.0) -> bool:
         """Deliver the remaining events and end. Returns within the timeout in any case.
@@ -205,8 +233,9 @@ class Telemetry:
             timeout: the longest time that the call takes, in seconds.
 
         Returns:
-            True if all remaining events were confirmed. False if any were left behind, which are
-            counted in ``dropped``.
+            As for :meth:`flush`: True if all remaining events were confirmed, or taken out by
+            ``before_send``. False if any was left behind, or dropped during the call for another
+            reason; these are counted in ``dropped``.
         """
         with self._life.lock:
             self._life.enter(Phase.STOPPED)
@@ -216,12 +245,17 @@ class Telemetry:
         # Waiting without the lock: a callback on the worker, another thread and a signal handler
         # may all call `stop` while this one waits, and each returns within its own timeout.
         since = monotonic()
-        ended_well = connector is None or connector.stop(timeout)
+        ended_well = self._has_nothing_to_send if connector is None else connector.stop(timeout)
         has_ended = connector is None or connector.state is ConnectionState.STOPPED
         # A callback on the worker doesn't wait: then the next call has to.
         if has_ended or monotonic() - since >= timeout:
             self._stop_result = ended_well
         return ended_well
+
+    @property
+    def _has_nothing_to_send(self) -> bool:
+        """Whether no event waits for a worker: one that never started, as after a fork."""
+        return not (self._sends and self._store)
 
     def set_online(self, online: bool) -> None:
         """Report whether the host has a network. While it has none, no attempt is made."""

@@ -26,10 +26,16 @@ class Request:
 
     Args:
         up_to: the number of the last event that it is about.
+        since: the number of the last event that had left the store before.
     """
 
-    def __init__(self, up_to: int = 0) -> None:
+    def __init__(self, up_to: int = 0, since: int = 0) -> None:
         self.up_to = up_to
+        self.since = since
+        self.has_losses = False
+        """Whether an event that it is about was dropped, other than by ``before_send``."""
+        self.had_attempt = False
+        """Whether an attempt was made for its sake."""
         self.loaded: int | None = None
         """How many events the window had been given when the last of them left the store."""
         self._done = threading.Lock()
@@ -95,10 +101,10 @@ class Requests:
             self._is_urgent = True
             self._wake()
 
-    def flush(self, up_to: int) -> Request:
-        """Ask for the events up to a number to be delivered."""
+    def flush(self, up_to: int, since: int) -> Request:
+        """Ask for the events up to a number to be delivered; see :class:`Request`."""
         self._is_urgent = True  # even if the caller gives up waiting at once
-        return self._leave(Request(up_to), self._flushes)
+        return self._leave(Request(up_to, since), self._flushes)
 
     def cancel_flush(self, request: Request) -> None:
         """Forget a flush that nobody waits for any more."""
@@ -109,11 +115,14 @@ class Requests:
         """Ask for the connection to be closed and the events up to a number to be discarded."""
         return self._leave(Request(up_to), self._discards)
 
-    def stop(self, deadline: float) -> Request:
+    def stop(self, deadline: float, up_to: int, since: int) -> Request:
         """Ask for everything to be delivered, and the worker to end, by a time."""
+        request = Request(up_to, since)
+        self._stops.append(request)  # first, so that a worker that ends for it knows it
         if self.stop_at is None or deadline < self.stop_at:
             self.stop_at = deadline
-        return self._leave(Request(), self._stops)
+        self._wake()
+        return request
 
     def _leave(self, request: Request, requests: deque[Request]) -> Request:
         requests.append(request)
@@ -136,6 +145,36 @@ class Requests:
     def is_awaited(self) -> bool:
         """Whether a caller waits for the store to be drained."""
         return self.is_stopping or any(flush.loaded is None for flush in tuple(self._flushes))
+
+    @property
+    def awaits_attempt(self) -> bool:
+        """Whether there is a flush for which no attempt was made yet."""
+        return any(not flush.had_attempt for flush in tuple(self._flushes))
+
+    def mark_attempt(self) -> None:
+        """Note that the flushes that there are now get no further attempt of their own."""
+        for flush in tuple(self._flushes):
+            flush.had_attempt = True
+
+    def mark_overflow(self, first: int, last: int) -> None:
+        """Note that the events from one number to another were dropped by a full store."""
+        for request in self._waiting:
+            if max(first, request.since + 1) <= min(last, request.up_to):
+                request.has_losses = True
+
+    def mark_losses(self) -> None:
+        """Note that the oldest event was dropped that any request still waits for."""
+        for request in self._waiting:
+            request.has_losses = True
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether an event was dropped that a stop was to deliver."""
+        return any(stop.has_losses for stop in tuple(self._stops))
+
+    @property
+    def _waiting(self) -> tuple[Request, ...]:
+        return (*self._flushes, *self._stops)
 
     def take_urgency(self) -> bool:
         """Return whether the store is to be drained at once, and reset that."""

@@ -38,6 +38,7 @@ class WireSession:
     Args:
         connection: an open connection.
         store: the events to send.
+        take: takes at most so many of them from the store, with their numbers.
         codec: completes them.
         window: keeps them until they are confirmed.
         ledger: counts them.
@@ -52,6 +53,7 @@ class WireSession:
         connection: Connection,
         *,
         store: TelemetryStore[EncodedEvent],
+        take: Callable[[int], list[tuple[EncodedEvent, int]]],
         codec: EventCodec,
         window: DeliveryWindow,
         ledger: Ledger,
@@ -61,6 +63,7 @@ class WireSession:
     ) -> None:
         self._connection = connection
         self._store = store
+        self._take = take
         self._codec = codec
         self._window = window
         self._ledger = ledger
@@ -170,7 +173,7 @@ class WireSession:
 
     def _load(self) -> None:
         """Move the next events from the store to the window."""
-        taken = self._store.drain_numbered(self._settings.batch_size)
+        taken = self._take(self._settings.batch_size)
         if len(taken) < self._settings.batch_size:  # the store was empty
             self._is_draining = False
             self._drain_at = self._clock() + self._settings.drain_interval

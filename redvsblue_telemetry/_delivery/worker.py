@@ -63,6 +63,7 @@ _WINDOW_BYTES = 4 * 1024 * 1024
 _MAX_RETRY_AFTER = 3600.0  # seconds; a server that asks for more gets this
 _STOP_MARGIN = 0.1  # the fraction of a stop's timeout in which the worker ends after giving up
 _RECOVERY_DELAY = 1.0  # seconds after an internal error
+_EARLY_ATTEMPTS = 5  # made at once for flushes and a network that is back; then one a backoff_max
 _JOIN_TIMEOUT = 0.05  # seconds for a thread to be gone once its last statement has run
 
 Connect = Callable[[Endpoint, Wait, float], Connection]
@@ -118,6 +119,8 @@ class TelemetryConnector:
         self._not_before = -math.inf  # a Retry-After forbids attempts until then
         self._connection_log = ConnectionLog(clock)
         self._refusals_log = TokenBucket(LINES_PER_SECOND, LINES_AT_ONCE, clock)
+        self._early_attempts = TokenBucket(1 / settings.backoff_max, _EARLY_ATTEMPTS, clock)
+        self._seen = store.departed  # the number of the last event whose departure was noticed
 
         # Written by the worker, read by callers:
         self.ledger = Ledger(store) if ledger is None else ledger
@@ -127,7 +130,7 @@ class TelemetryConnector:
         """How many connections were opened."""
         self.last_lost: ConnectionLost | None = None
         """Why the last attempt or connection failed."""
-        self._has_given_up = False  # on events that were undelivered at the end
+        self._ended_well = True  # the stop's result, once the worker has ended
 
     # For callers.
 
@@ -176,10 +179,15 @@ class TelemetryConnector:
         self.requests.set_online(online)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all events in the store or in flight now are confirmed or dropped."""
-        request = self.requests.flush(self._store.pushed)
+        """Wait until all events in the store or in flight now are confirmed or dropped.
+
+        Returns:
+            True if all of them were confirmed, or taken out by ``before_send``.
+        """
+        departed, waiting = self._store.departed_and_waiting()
+        request = self.requests.flush(departed + waiting, since=departed)
         if self._is_done(request, timeout):
-            return True
+            return not request.has_losses
         self.requests.cancel_flush(request)
         return False
 
@@ -189,17 +197,20 @@ class TelemetryConnector:
 
     def _is_done(self, request: Request, timeout: float) -> bool:
         if self.state is STOPPED:  # then the worker may have missed the request
-            return self.left_behind == 0
+            return self._ended_well
         if threading.current_thread() is self._thread:
             return False  # a callback that waited for its own thread would wait forever
         return request.wait(timeout)
 
     def stop(self, timeout: float) -> bool:
-        """Deliver the remaining events and end; return whether all of them were confirmed.
+        """Deliver the remaining events and end; return the result, as for :meth:`flush`.
 
         Returns within the timeout (in seconds), even if the worker hangs in a name look-up.
         """
-        request = self.requests.stop(self._clock() + timeout * (1 - _STOP_MARGIN))
+        departed, waiting = self._store.departed_and_waiting()
+        request = self.requests.stop(
+            self._clock() + timeout * (1 - _STOP_MARGIN), departed + waiting, since=departed
+        )
         if threading.current_thread() is not self._thread and (
             self.state is STOPPED or request.wait(timeout)
         ):
@@ -208,9 +219,10 @@ class TelemetryConnector:
             # join on top of it and wait for the code that it interrupted. The worker is about to
             # end now, so this join can have a short timeout, which bounds that case.
             self._thread.join(_JOIN_TIMEOUT)
-            return self.left_behind == 0
-        # In this order: the worker sets the flag before it gives the events up.
-        return self.ledger.read().is_settled and not self._has_given_up
+            return self._ended_well
+        # In this order: the worker sets the flags before it gives the events up.
+        is_settled = self.ledger.read().is_settled
+        return is_settled and self._ended_well and not request.has_losses
 
     def abandon(self) -> None:
         """Close the descriptors without sending anything, in a child whose parent uses them."""
@@ -283,6 +295,7 @@ class TelemetryConnector:
             if self._connection is not None:
                 self._connection.abort()
                 self._connection = None
+        self._settle_flushes()
         refused = self._window.connection_lost(lost.close_code if lost else None)
         if refused is not None:
             self._drop_refused(refused, lost)
@@ -297,7 +310,10 @@ class TelemetryConnector:
             self._wait(None)
 
     def _end(self) -> None:
-        self._has_given_up = not self._has_delivered_all
+        self._settle_flushes()
+        if not self._has_delivered_all:
+            self.requests.mark_losses()
+        self._ended_well = self._has_delivered_all and not self.requests.has_losses
         self.ledger.drop(self._window.discard() + self._store.clear(), DropReason.LEFT_BEHIND)
         self._enter(STOPPED)
         self._poller.close()
@@ -366,19 +382,26 @@ class TelemetryConnector:
     def _pause(self, until: float, *, is_offline: bool) -> None:
         """Wait before the next attempt.
 
-        Two things cut the wait short, each once, though never below a server's Retry-After. The
-        first is a stop that arrives during the wait: it gets one last attempt at once. One that
-        was there before has had its last attempt, which is why this pauses. The second is a
-        network that is back, if its absence was the reason to wait.
+        Three things cut the wait short, each once, though never below a server's Retry-After. A
+        stop that arrives during the wait gets one last attempt at once, and a flush gets one, too.
+        Those that were there before have had theirs, which is why this pauses. The third is a
+        network that is back, if its absence was the reason to wait. A game may flush, or report
+        its network, in every frame, so the last two are limited.
         """
         requests = self.requests
         had_last_attempt = requests.is_stopping
         requests.network_is_back = False
+        requests.mark_attempt()
         while self._may_connect and not self._is_finished and self._clock() < until:
             is_last_attempt = requests.is_stopping and not had_last_attempt
-            if is_last_attempt or (is_offline and requests.network_is_back):
+            if is_last_attempt or (
+                until > self._not_before
+                and (requests.awaits_attempt or (is_offline and requests.network_is_back))
+                and self._early_attempts.take()
+            ):
                 until = min(until, self._not_before)
                 had_last_attempt, is_offline = requests.is_stopping, False
+                requests.mark_attempt()
             elif requests.stop_at is not None and requests.stop_at <= until:
                 requests.stop_at = self._clock()  # the attempt would come too late: end now
             else:
@@ -386,6 +409,7 @@ class TelemetryConnector:
 
     def _drop_refused(self, event: bytes, lost: ConnectionLost | None) -> None:
         self.ledger.drop(1, DropReason.REFUSED)
+        self.requests.mark_losses()
         if self._refusals_log.take():
             log_safely(
                 logging.WARNING,
@@ -407,6 +431,7 @@ class TelemetryConnector:
         session = WireSession(
             connection,
             store=self._store,
+            take=self._take,
             codec=self._codec,
             window=self._window,
             ledger=self.ledger,
@@ -445,11 +470,7 @@ class TelemetryConnector:
 
     def _wait(self, until: float | None, fd: int = -1, events: int = 0) -> bool:
         """Wait for a descriptor, a request, or a time; return whether the descriptor is ready."""
-        self.requests.settle_flushes(
-            departed=self._store.departed,
-            loaded=self._window.loaded,
-            settled=self._window.loaded - self._window.in_flight,
-        )
+        self._settle_flushes()
         self._connection_log.catch_up()
         stop_at = self.requests.stop_at
         if stop_at is not None:
@@ -457,10 +478,41 @@ class TelemetryConnector:
         timeout = None if until is None else max(0.0, until - self._clock())
         return self._poller.wait(timeout, fd, events)
 
+    def _settle_flushes(self) -> None:
+        """Finish the flushes whose events have all been delivered or dropped."""
+        departed = self._store.departed
+        self._notice(departed)
+        self.requests.settle_flushes(
+            departed=departed,
+            loaded=self._window.loaded,
+            settled=self._window.loaded - self._window.in_flight,
+        )
+
+    def _take(self, limit: int) -> list[tuple[EncodedEvent, int]]:
+        """Take events from the store, with their numbers. A gap in these is an overflow."""
+        taken = self._store.drain_numbered(limit)
+        if taken and taken[-1][1] != self._seen + len(taken):
+            for _, number in taken:
+                self._notice(number - 1)
+                self._seen = number
+        elif taken:
+            self._seen = taken[-1][1]
+        return taken
+
+    def _notice(self, departed: int) -> None:
+        """Note that the events up to a number that were not taken have overflowed."""
+        if departed > self._seen:
+            self.requests.mark_overflow(self._seen + 1, departed)
+            self._seen = departed
+
     def _discard_requested(self) -> None:
         while (request := self.requests.next_discard) is not None:
-            in_store = len(self._store.drain_numbered(request.up_to - self._store.departed))
-            self.ledger.drop(self._window.discard() + in_store, DropReason.SWITCHED_OFF)
+            self._settle_flushes()
+            in_store = len(self._take(request.up_to - self._store.departed))
+            discarded = self._window.discard() + in_store
+            self.ledger.drop(discarded, DropReason.SWITCHED_OFF)
+            if discarded:
+                self.requests.mark_losses()
             self.requests.finish_discard()
 
     def _enter(self, state: ConnectionState) -> None:

@@ -29,12 +29,14 @@ __all__ = ["Counts", "DropReason", "Ledger"]
 
 
 class DropReason(enum.Enum):
-    """Why the worker drops an event. Those that overflow are counted by the store."""
+    """Why an event is dropped."""
 
-    FILTERED = "filtered"
-    """``before_send`` returned None."""
+    OVERFLOW = "overflow"
+    """The store was full. The store counts these, the worker counts the others."""
     REFUSED = "refused"
     """The server closed the connection because of it."""
+    FILTERED = "filtered"
+    """``before_send`` returned None."""
     SWITCHED_OFF = "switched_off"
     """The player's toggle discarded it."""
     LEFT_BEHIND = "left_behind"
@@ -50,6 +52,8 @@ class Counts(msgspec.Struct, frozen=True):
     buffered: int
     in_flight: int
     rejected: int
+    dropped_by: dict[str, int]
+    """The drops by reason. They add up to ``dropped``."""
 
     @property
     def is_settled(self) -> bool:
@@ -95,9 +99,10 @@ class Ledger:
         return self._rejected_by_hook
 
     @property
-    def dropped(self) -> int:
-        """Events that will not be sent, for all reasons together."""
-        return self._store.dropped + sum(self._dropped.values())
+    def dropped_by(self) -> dict[str, int]:
+        """Events that will not be sent, by reason."""
+        counts = {reason.value: count for reason, count in self._dropped.items()}
+        return counts | {DropReason.OVERFLOW.value: self._store.dropped}
 
     @property
     def left_behind(self) -> int:
@@ -113,11 +118,14 @@ class Ledger:
         """
         # In this order, a thread that moves events on meanwhile can make no count negative: it
         # counts an event as settled after the event has left the store, and this reads it before.
-        delivered, rejected, dropped = self.delivered, self._rejected_by_hook, self.dropped
+        delivered, rejected = self.delivered, self._rejected_by_hook
+        dropped_by = self.dropped_by
+        dropped = sum(dropped_by.values())
         departed, buffered = self._store.departed_and_waiting()
         emitted = departed + buffered - rejected
         in_flight = departed - delivered - rejected - dropped
         if is_over:
+            dropped_by[DropReason.LEFT_BEHIND.value] += buffered
             dropped, buffered = dropped + buffered, 0
         return Counts(
             emitted=emitted,
@@ -126,4 +134,5 @@ class Ledger:
             buffered=buffered,
             in_flight=in_flight,
             rejected=self._rejected_by_emit.value + rejected,
+            dropped_by=dropped_by,
         )

@@ -320,8 +320,10 @@ def _sdk_state(telemetry: Telemetry, url: str) -> list[str]:
     if not telemetry.settings.enabled:
         return ["telemetry is off in this process; was start_telemetry() called?"]
     stats = telemetry.stats()
+    reasons = ", ".join(f"{count} {reason}" for reason, count in stats.dropped_by.items() if count)
+    reasons = reasons and f" ({reasons})"
     ledger = (
-        f"{stats.emitted} emitted, {stats.delivered} delivered, {stats.dropped} dropped, "
+        f"{stats.emitted} emitted, {stats.delivered} delivered, {stats.dropped} dropped{reasons}, "
         f"{stats.buffered} buffered, {stats.in_flight} in flight, {stats.rejected} rejected"
     )
     if isinstance(telemetry, RecordingTelemetry):

@@ -324,9 +324,11 @@ def test_without_a_network_attempts_are_few_and_one_follows_on_set_online_at_onc
     telemetry = offline(backoff_base=1e6, backoff_max=1e6, on_state_change=note)
     try:
         telemetry.emit("kept")
+        assert len(attempts) == 1  # an event alone causes none
         assert not telemetry.flush(0.2)
-        assert len(attempts) == 1  # neither an event nor a flush is a reason to try
-        for count in (2, 3, 4):
+        assert wait_until(lambda: len(attempts) == 2, timeout=20)
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE, 20)
+        for count in (3, 4, 5):
             telemetry.set_online(True)
             assert wait_until(lambda count=count: len(attempts) == count, timeout=20)
             assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE, 20)

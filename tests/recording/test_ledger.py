@@ -8,6 +8,10 @@ from redvsblue_telemetry import TelemetryStore
 from redvsblue_telemetry._recording.ledger import Counts, DropReason, Ledger
 
 
+def by_reason(**counts: int) -> dict[str, int]:
+    return {reason.value: 0 for reason in DropReason} | counts
+
+
 def test_every_event_is_in_one_count() -> None:
     store = TelemetryStore[int](10)
     ledger = Ledger(store)
@@ -15,7 +19,13 @@ def test_every_event_is_in_one_count() -> None:
         store.push(number)
     ledger.reject_emitted()
     assert ledger.read() == Counts(
-        emitted=12, delivered=0, dropped=2, buffered=10, in_flight=0, rejected=1
+        emitted=12,
+        delivered=0,
+        dropped=2,
+        buffered=10,
+        in_flight=0,
+        rejected=1,
+        dropped_by=by_reason(overflow=2),
     )
     store.drain(7)
     assert ledger.read().in_flight == 7
@@ -24,7 +34,15 @@ def test_every_event_is_in_one_count() -> None:
     ledger.drop(1, DropReason.REFUSED)
     assert ledger.reject_reviewed() == 1
     counts = ledger.read()
-    assert counts == Counts(emitted=11, delivered=2, dropped=4, buffered=3, in_flight=2, rejected=2)
+    assert counts == Counts(
+        emitted=11,
+        delivered=2,
+        dropped=4,
+        buffered=3,
+        in_flight=2,
+        rejected=2,
+        dropped_by=by_reason(overflow=2, filtered=1, refused=1),
+    )
     assert not counts.is_settled
 
 
@@ -33,11 +51,12 @@ def test_at_the_end_the_rest_is_left_behind() -> None:
     ledger = Ledger(store)
     store.push(1)
     ledger.drop(store.clear(), DropReason.LEFT_BEHIND)
-    assert (ledger.left_behind, ledger.dropped) == (1, 1)
+    assert (ledger.left_behind, ledger.read().dropped) == (1, 1)
     assert ledger.read().is_settled
     store.push(2)  # by an emit that began before the stop and ended after it
     counts = ledger.read(is_over=True)
     assert (counts.emitted, counts.dropped, counts.buffered) == (2, 2, 0)
+    assert counts.dropped_by == by_reason(left_behind=2)
 
 
 def test_a_new_session_counts_from_zero() -> None:
@@ -51,7 +70,7 @@ def test_a_new_session_counts_from_zero() -> None:
     ledger.deliver(1)
     store.begin()
     ledger.begin()
-    assert ledger.read() == Counts(0, 0, 0, 0, 0, 0)
+    assert ledger.read() == Counts(0, 0, 0, 0, 0, 0, by_reason())
 
 
 def test_no_count_is_negative_while_events_move() -> None:

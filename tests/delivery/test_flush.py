@@ -1,0 +1,357 @@
+"""What ``flush`` and ``stop`` answer, and that a flush tries at once."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import pickle
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import attrs
+import pytest
+
+from redvsblue_telemetry import (
+    ConnectionState,
+    Telemetry,
+    TelemetryEvent,
+    TelemetrySettings,
+    TelemetryStats,
+)
+from redvsblue_telemetry.testing import RecordingServer
+from tests.support.raw_server import (
+    frame,
+    raw_server,
+    read_request,
+    read_to_the_end,
+    shake_hands,
+)
+from tests.support.wait import wait_until
+
+NEVER = 1e6  # seconds of backoff
+
+
+def made(url: str, **settings: Any) -> Telemetry:
+    quick = {"enabled": True, "backoff_base": 0.02, "backoff_max": 0.1}
+    return Telemetry(TelemetrySettings(**{**quick, "url": url, **settings})).start()
+
+
+def dropped(telemetry: Telemetry) -> dict[str, int]:
+    """The drops by reason, without the reasons that don't occur."""
+    stats = telemetry.stats()
+    assert list(stats.dropped_by) == [
+        "overflow",
+        "refused",
+        "filtered",
+        "switched_off",
+        "left_behind",
+    ]
+    assert sum(stats.dropped_by.values()) == stats.dropped
+    return {reason: count for reason, count in stats.dropped_by.items() if count}
+
+
+class Gate:
+    """A ``before_send`` that holds the worker at its first event until it is opened."""
+
+    def __init__(self) -> None:
+        self.is_reached = threading.Event()
+        self._may_pass = threading.Event()
+
+    def __call__(self, event: TelemetryEvent) -> TelemetryEvent:
+        self.is_reached.set()
+        assert self._may_pass.wait(20)
+        return event
+
+    def open(self) -> None:
+        self._may_pass.set()
+
+
+@contextlib.contextmanager
+def held(**settings: Any) -> Iterator[tuple[Telemetry, Gate]]:
+    """A client whose worker has taken event 1 from the store, of 10, and takes no more yet."""
+    gate = Gate()
+    with RecordingServer() as server:
+        telemetry = made(server.url, capacity=10, batch_size=1, before_send=gate, **settings)
+        try:
+            telemetry.emit("first")
+            assert gate.is_reached.wait(20)
+            yield telemetry, gate
+        finally:
+            gate.open()
+            telemetry.stop(10)
+
+
+def emit(telemetry: Telemetry, count: int) -> None:
+    for number in range(count):
+        telemetry.emit("x", i=number)
+
+
+def begun_flush(telemetry: Telemetry) -> Future[bool]:
+    """A flush in another thread, of which the worker knows."""
+    connector = telemetry._connector
+    assert connector is not None
+    future: Future[bool] = Future()
+    threading.Thread(target=lambda: future.set_result(telemetry.flush(20))).start()
+    assert wait_until(lambda: connector.requests._flushes)
+    return future
+
+
+# What is confirmed, and what isn't.
+
+
+def test_events_that_before_send_takes_out_are_no_loss() -> None:
+    def review(event: TelemetryEvent) -> TelemetryEvent | None:
+        return None if event.type == "secret" else event
+
+    with RecordingServer() as server:
+        telemetry = made(server.url, before_send=review)
+        telemetry.emit("a")
+        telemetry.emit("secret")
+        assert telemetry.flush(10)
+        telemetry.emit("secret")
+        assert telemetry.stop(10)
+        assert dropped(telemetry) == {"filtered": 2}
+        assert telemetry.stats().delivered == 1
+
+
+def test_events_that_overflow_before_a_flush_do_not_concern_it() -> None:
+    with held() as (telemetry, gate):
+        emit(telemetry, 15)
+        flush = begun_flush(telemetry)
+        gate.open()
+        assert flush.result(20) is True
+        assert dropped(telemetry) == {"overflow": 5}
+
+
+def test_newer_events_that_overflow_do_not_concern_a_flush() -> None:
+    with held() as (telemetry, gate):
+        flush = begun_flush(telemetry)
+        emit(telemetry, 15)
+        gate.open()
+        assert flush.result(20) is True
+        assert wait_until(lambda: telemetry.stats().delivered == 11)
+        assert dropped(telemetry) == {"overflow": 5}
+
+
+@pytest.mark.parametrize("more", [1, 10, 25])
+def test_events_of_a_flush_that_overflow_during_it_make_it_false(more: int) -> None:
+    with held() as (telemetry, gate):
+        emit(telemetry, 10)
+        flush = begun_flush(telemetry)
+        emit(telemetry, more)
+        gate.open()
+        assert flush.result(20) is False
+        assert dropped(telemetry) == {"overflow": more}
+        telemetry.emit("y")
+        assert telemetry.flush(20)
+
+
+def test_a_flush_is_false_if_all_of_its_events_overflow_and_none_is_ever_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        url = f"ws://127.0.0.1:{gone.getsockname()[1]}/"
+    telemetry = made(url, capacity=10)
+    emit(telemetry, 10)
+    flush = begun_flush(telemetry)
+    emit(telemetry, 10)
+    assert flush.result(20) is False
+    assert not telemetry.stop(0)
+    assert wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED)
+    assert dropped(telemetry) == {"overflow": 10, "left_behind": 10}
+
+
+def close_at_poison(client: socket.socket) -> None:
+    """Ack events, but close with 1009 (message too big) at one that has "poison" in it.
+
+    It reads one message at a time, which is right as long as the client sends one by one.
+    """
+    shake_hands(client, b"Telemetry-Ack: cumulative")
+    for number in itertools.count(1):
+        data = client.recv(65536)
+        if not data:
+            return
+        offset = 4 if data[1] & 0x7F == 126 else 2
+        mask, body = data[offset : offset + 4], data[offset + 4 :]
+        text = bytes(byte ^ mask[index % 4] for index, byte in enumerate(body))
+        if b"poison" in text:
+            client.sendall(frame(0x8, (1009).to_bytes(2, "big")))
+            read_to_the_end(client)
+            return
+        client.sendall(frame(0x1, b'{"ack": %d}' % number))
+
+
+def test_a_refused_event_makes_the_flush_and_the_stop_false_in_which_it_happens() -> None:
+    with raw_server(close_at_poison) as port:
+        telemetry = made(f"ws://127.0.0.1:{port}/", drain_interval=60)
+        telemetry.emit("poison")
+        assert not telemetry.flush(10)
+        assert dropped(telemetry) == {"refused": 1}
+        telemetry.emit("good")
+        assert telemetry.flush(10)
+        telemetry.emit("poison")
+        assert not telemetry.stop(10)
+        assert not telemetry.stop(10)
+        assert not telemetry.flush(10)
+        assert dropped(telemetry) == {"refused": 2}
+        assert telemetry.stats().delivered == 1
+
+
+def test_a_stop_is_true_if_the_server_refused_an_event_before_it() -> None:
+    with raw_server(close_at_poison) as port:
+        telemetry = made(f"ws://127.0.0.1:{port}/", drain_interval=0.01)
+        telemetry.emit("poison")
+        assert wait_until(lambda: dropped(telemetry) == {"refused": 1})
+        telemetry.emit("good")
+        assert telemetry.stop(10)
+
+
+def test_the_toggle_makes_a_flush_false() -> None:
+    with held() as (telemetry, gate):
+        emit(telemetry, 3)
+        flush = begun_flush(telemetry)
+        telemetry.enabled = False
+        gate.open()
+        assert flush.result(20) is False
+        assert dropped(telemetry) == {"switched_off": 4}
+        assert telemetry.flush(20)
+        assert telemetry.stop(20)
+
+
+def test_a_stop_that_leaves_events_behind_makes_a_flush_false() -> None:
+    with held() as (telemetry, gate):
+        emit(telemetry, 3)
+        flush = begun_flush(telemetry)
+        assert not telemetry.stop(0)
+        gate.open()
+        assert flush.result(20) is False
+        assert wait_until(lambda: dropped(telemetry) == {"left_behind": 4})
+
+
+def test_a_child_whose_worker_could_not_start_does_not_claim_delivery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    telemetry = Telemetry(TelemetrySettings(enabled=True)).start()
+    try:
+        inherited = telemetry._connector
+        assert inherited is not None
+        monkeypatch.setattr(inherited, "abandon", lambda: None)
+        telemetry.after_fork_in_child()
+
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(24, "Too many open files")
+
+        monkeypatch.setattr("redvsblue_telemetry.client.TelemetryConnector", fail)
+        telemetry.emit("lost")
+        assert not telemetry.enabled
+        assert not telemetry.flush(1)
+        assert not telemetry.stop(1)
+        assert dropped(telemetry) == {"left_behind": 1}
+    finally:
+        inherited.stop(1)
+
+
+def test_the_reasons_can_be_copied_and_pickled_and_not_changed() -> None:
+    stats = attrs.evolve(TelemetryStats(), dropped=2, dropped_by={"overflow": 2})
+    assert pickle.loads(pickle.dumps(stats)) == stats
+    assert copy.deepcopy(stats) == stats
+    assert copy.copy(stats).dropped_by == {"overflow": 2}
+    assert hash(stats) == hash(copy.copy(stats))
+    assert "dropped_by={'overflow': 2}" in repr(stats)
+    for each in (stats, copy.deepcopy(stats)):
+        with pytest.raises(TypeError):
+            each.dropped_by["overflow"] = 0  # type: ignore[index]
+
+
+# When it tries.
+
+
+class Attempts:
+    """Counts the attempts to connect."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, state: ConnectionState) -> None:
+        self.count += state is ConnectionState.CONNECTING
+
+
+@contextlib.contextmanager
+def backing_off(url: str, **settings: Any) -> Iterator[tuple[Telemetry, Attempts]]:
+    """A client with an event, whose first attempt has failed, and which makes none by itself."""
+    attempts = Attempts()
+    patient = {"backoff_base": NEVER, "backoff_max": NEVER, "on_state_change": attempts}
+    telemetry = made(url, **patient, **settings)
+    try:
+        telemetry.emit("x")
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.BACKING_OFF)
+        yield telemetry, attempts
+    finally:
+        telemetry.enabled = False
+        telemetry.stop(1)
+
+
+@contextlib.contextmanager
+def gone() -> Iterator[int]:
+    """A port that refuses connections."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]
+
+
+def test_a_flush_during_a_backoff_tries_at_once() -> None:
+    with RecordingServer() as server:
+        port = server.port
+    with backing_off(f"ws://127.0.0.1:{port}/") as (telemetry, attempts):
+        with RecordingServer(port=port) as server:
+            assert telemetry.flush(20)
+            assert len(server.events) == 1
+        assert attempts.count == 2
+
+
+def test_each_flush_gets_one_attempt() -> None:
+    with gone() as port, backing_off(f"ws://127.0.0.1:{port}/") as (telemetry, attempts):
+        for count in (2, 3, 4):
+            assert not telemetry.flush(0.3)
+            assert attempts.count == count
+
+
+def test_flushes_in_every_frame_do_not_hammer_a_server_that_is_gone() -> None:
+    with gone() as port, backing_off(f"ws://127.0.0.1:{port}/") as (telemetry, attempts):
+        for _ in range(300):
+            assert not telemetry.flush(0.001)
+        assert 2 <= attempts.count <= 1 + 5
+
+
+def test_reports_of_a_network_in_every_frame_do_not_hammer_either() -> None:
+    attempts = Attempts()
+    telemetry = made(
+        "ws://name.invalid/", backoff_base=NEVER, backoff_max=NEVER, on_state_change=attempts
+    )
+    try:
+        for count in range(1, 20):
+            # The next report comes when the attempt for the one before has failed.
+            wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE)
+            telemetry.set_online(True)
+            if not wait_until(lambda count=count: attempts.count > count, 0.5):
+                break
+        assert 2 <= attempts.count <= 1 + 5
+    finally:
+        telemetry.enabled = False
+        telemetry.stop(1)
+
+
+def test_a_flush_does_not_come_before_the_time_that_the_server_asked_for() -> None:
+    def refuse(client: socket.socket) -> None:
+        read_request(client)
+        client.sendall(b"HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n")
+
+    with (
+        raw_server(refuse) as port,
+        backing_off(f"ws://127.0.0.1:{port}/") as (telemetry, attempts),
+    ):
+        assert not telemetry.flush(0.3)
+        assert not telemetry.flush(0.01)
+        assert attempts.count == 1
