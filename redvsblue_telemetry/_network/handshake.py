@@ -1,12 +1,12 @@
 """The opening handshake (:rfc:`6455`, section 4): its request, and the check of the answer.
 
-websocket-client can shake hands too, but not with a secret. Once the game calls
-``websocket.enableTrace(True)`` for a connection of its own, websocket-client logs every request,
-with the token, the headers and the query of the URL. It also keeps the server's cookies in a jar of
-the process and sends them with later handshakes (websocket-client pull request 292), by which a
-server could mark its players; it follows redirects, with the token (pull request 491); and each of
-its connections is a cycle of objects, which stays in memory where the game has turned off the
-garbage collector. No socket is touched here.
+websocket-client can shake hands too, but it shows secrets. Once the game calls
+``websocket.enableTrace(True)`` for its own connections, websocket-client logs every request of the
+process, with the token, the headers and the query of the URL. It also keeps the server's cookies in
+a jar of the process and sends them with later handshakes (websocket-client pull request 292), by
+which a server could mark its players; it follows redirects, with the token (pull request 491); and
+each of its connections is a cycle of objects, which stays in memory where the game has turned off
+the garbage collector. No socket is touched here.
 """
 
 from __future__ import annotations

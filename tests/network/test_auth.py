@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import socket
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import websocket
 
 from redvsblue_telemetry import ConnectionState, Telemetry, start_telemetry, stop_telemetry
 from redvsblue_telemetry._network.contract import Endpoint
@@ -289,6 +291,69 @@ def test_no_log_no_repr_and_no_stats_hold_the_token(
         assert (
             TOKEN not in f"{vars(record)} {''.join(texts_of((record.exc_info or [None] * 2)[1]))}"
         )
+
+
+def trace(stream: io.StringIO) -> None:
+    """Have websocket-client log all that it does, as a game may for its own connections."""
+    websocket.enableTrace(True, logging.StreamHandler(stream))
+
+
+@pytest.fixture
+def traces() -> Iterator[io.StringIO]:
+    yield io.StringIO()
+    websocket.enableTrace(False)
+
+
+@pytest.mark.parametrize("is_traced_first", [True, False])
+@pytest.mark.parametrize("answer", [*BAD_ANSWERS, "closes with it"])
+def test_no_trace_of_websocket_client_holds_a_secret_of_a_failure(
+    answer: str, is_traced_first: bool, traces: io.StringIO, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    begun = threading.Event()
+
+    def script(client: socket.socket) -> None:
+        begun.set()
+        (BAD_ANSWERS | WORSE_ANSWERS)[answer](client)
+
+    if is_traced_first:
+        trace(traces)
+    with raw_server(script) as port:
+        url = f"ws://127.0.0.1:{port}/?key={TOKEN}"
+        telemetry = start_telemetry(**QUICK, url=url, token=TOKEN, headers={"X-Key": TOKEN})
+        telemetry.emit("x")
+        assert begun.wait(5)
+        trace(traces)
+        begun.clear()
+        assert begun.wait(5)
+        stop_telemetry(0.05)
+    assert TOKEN not in traces.getvalue() + caplog.text
+
+
+@pytest.mark.parametrize("is_traced_first", [True, False])
+def test_no_trace_of_websocket_client_holds_a_secret_of_a_connection(
+    is_traced_first: bool, traces: io.StringIO
+) -> None:
+    if is_traced_first:
+        trace(traces)
+    with RecordingServer(token=TOKEN) as server:
+        url = f"{server.url}?key={TOKEN}"
+        telemetry = start_telemetry(**QUICK, url=url, token=TOKEN, headers={"X-Key": TOKEN})
+        telemetry.emit("x", secret=TOKEN)
+        assert telemetry.flush(5)
+        trace(traces)
+        server.disconnect()
+        telemetry.emit("x", secret=TOKEN)
+        assert telemetry.flush(5)
+        stop_telemetry(1)
+        assert len(server.requests) == 2
+        assert server.requests[0].path.endswith(f"?key={TOKEN}")
+        assert TOKEN not in traces.getvalue()
+
+        client = websocket.WebSocket()  # the game's own connection is traced as before
+        client.connect(server.url, header=[f"Authorization: Bearer {TOKEN}"])
+        client.close()
+    assert TOKEN in traces.getvalue()
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
