@@ -9,9 +9,11 @@ peer that sends a byte now and then would hold the worker for good.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import functools
 import os
+import re
 import socket
 import ssl
 import weakref
@@ -26,6 +28,11 @@ __all__ = ["default_ssl_context", "open_socket", "prepare"]
 _READ_BYTES = 65536
 _MAX_PROXY_HEAD_BYTES = 16384
 _PROXY_AUTHENTICATION_REQUIRED = 407
+_HASHED_CERTIFICATE = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+_NO_AUTHORITIES = (
+    "the server's certificate can't be checked, because this Python has no CA certificates; set "
+    "ssl_context, for example to truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)"
+)
 _NO_NETWORK = frozenset(
     {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
 )
@@ -50,6 +57,21 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 def default_ssl_context() -> ssl.SSLContext:
     """Return the context that trusts the system's authorities. Building it takes long."""
     return ssl.create_default_context()
+
+
+def _lacks_authorities(context: ssl.SSLContext | None) -> bool:
+    """Return whether this is the default context, and trusts nobody.
+
+    In a bundled game that is common: OpenSSL has the path of the CA certificates compiled in, and
+    the player's machine need not have them there.
+    """
+    # NotImplementedError: the game has called truststore.inject_into_ssl().
+    with contextlib.suppress(NotImplementedError, OSError):
+        if context is default_ssl_context() and not context.cert_store_stats()["x509_ca"]:
+            # Certificates in a directory are read when they are needed, so they aren't counted.
+            folder = ssl.get_default_verify_paths().capath
+            return not any(map(_HASHED_CERTIFICATE.fullmatch, os.listdir(folder) if folder else ()))
+    return False
 
 
 def prepare(*, is_secure: bool) -> None:
@@ -101,6 +123,9 @@ def open_socket(
         kind = LostKind.PROXY_AUTH if needs_credentials else LostKind.PROXY
         raise ConnectionLost(kind, str(error)) from None
     except (OSError, UnicodeError) as error:  # UnicodeError: IDNA can't encode the name
+        if isinstance(error, ssl.SSLCertVerificationError) and _lacks_authorities(tls):
+            kind, code = LostKind.CERTIFICATE, error.verify_code
+            raise ConnectionLost(kind, _NO_AUTHORITIES, verify_code=code) from None
         raise _failure(error, kind, name) from None
 
 

@@ -64,6 +64,35 @@ def test_what_the_system_trusts_is_believed(
     assert (done.stdout, done.stderr) == ("True 1 None\n", "")
 
 
+@pytest.mark.parametrize("store", ["nothing", "an empty file", "another authority"])
+def test_a_python_without_ca_certificates_says_so_and_how_to_bring_some(
+    store: str, secure_server: RecordingServer, tmp_path: Path
+) -> None:
+    """As in a bundled game, whose OpenSSL looks where the player's machine has none."""
+    file, folder = tmp_path / "ca.pem", tmp_path / "certs"
+    if store == "an empty file":
+        file.touch()
+    if store == "another authority":
+        folder.mkdir()
+        trustme.CA().cert_pem.write_to_path(str(folder / "0123abcd.0"))
+    done = subprocess.run(
+        [sys.executable, "-c", SENDS_ONE_EVENT.replace("flush(10)", "flush(1)"), secure_server.url],
+        env={**os.environ, "SSL_CERT_FILE": str(file), "SSL_CERT_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    lacks_them = (
+        "the server's certificate can't be checked, because this Python has no CA certificates; "
+        "set ssl_context, for example to truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)"
+    )
+    rejected = "the server's certificate was rejected: unable to get local issuer certificate"
+    reason = rejected if store == "another authority" else lacks_them
+    assert done.stdout == f"False 0 {reason}\n"
+    assert done.stderr == f"telemetry is not connected: {reason}; trying again\n"
+
+
 def test_the_default_context_is_built_once_however_many_attempts_there_are(
     secure_server: RecordingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
