@@ -27,6 +27,7 @@ which one thread changes, assert.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import enum
 import os
 import sys
@@ -138,9 +139,18 @@ _finalized_process = 0  # the id of the multiprocessing child that already has a
 
 
 def call_at_exit(call: Callable[[], object]) -> None:
-    """Call a function when the interpreter exits, and when a child of multiprocessing ends."""
-    atexit.register(call)
-    _exit_calls.append(call)
+    """Call a function when the interpreter exits, and when a child of multiprocessing ends.
+
+    A Ctrl-C ends the call. The game is over by then, so nobody is left to handle the interrupt, and
+    Python would print a traceback for a player who only wanted to leave at once.
+    """
+
+    def call_until_interrupted() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            call()
+
+    atexit.register(call_until_interrupted)
+    _exit_calls.append(call_until_interrupted)
 
 
 def call_after_fork(call: Callable[[], object]) -> None:
