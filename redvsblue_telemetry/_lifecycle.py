@@ -34,7 +34,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from ._recording.emit import Flag
 
@@ -136,6 +136,7 @@ class Forkable(Protocol):
 _watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _exit_calls: list[Callable[[], object]] = []
 _finalized_process = 0  # the id of the multiprocessing child that already has a finalizer
+_has_bootstrap_hook = False  # in this process, or in the one that forked it
 
 
 def call_at_exit(call: Callable[[], object]) -> None:
@@ -166,16 +167,36 @@ def watch_process(client: Forkable) -> None:
     runs the finalizers of ``multiprocessing.util``. That module is slow to import, and such a child
     has imported it already, so it is never imported from here.
     """
-    global _finalized_process
+    global _has_bootstrap_hook
     _watched.add(client)
     process = sys.modules.get("multiprocessing.process")
     util = sys.modules.get("multiprocessing.util")
-    if process is None or util is None or _finalized_process == os.getpid():
+    if process is None or util is None:
         return
-    if process.parent_process() is not None:
-        _finalized_process = os.getpid()
-        for call in _exit_calls:
-            util.Finalize(None, call, exitpriority=0)
+    if not _has_bootstrap_hook:
+        _has_bootstrap_hook = True
+        util.register_after_fork(_at_bootstrap, _at_bootstrap)
+    if process.parent_process() is not None and _finalized_process != os.getpid():
+        _finalize(util)
+
+
+def _at_bootstrap(_: object) -> None:
+    """Notice that a child of multiprocessing is complete, right before it runs its target.
+
+    If the main module starts telemetry when a child imports it, ``multiprocessing`` has set no
+    parent yet, and it discards all finalizers before it goes on. A child of a forkserver needs one.
+    A spawned child doesn't: it ends with its atexit hooks, which the game's own may emit in, and
+    it has not imported the forkserver.
+    """
+    if "multiprocessing.forkserver" in sys.modules or _finalized_process == os.getpid():
+        _finalize(sys.modules["multiprocessing.util"])
+
+
+def _finalize(util: Any) -> None:
+    global _finalized_process
+    _finalized_process = os.getpid()
+    for call in _exit_calls:
+        util.Finalize(None, call, exitpriority=0)
 
 
 def _after_fork_in_child() -> None:
