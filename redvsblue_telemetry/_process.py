@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from ._lifecycle import call_after_fork, call_at_exit
 from ._shared import Unpack
 from .client import Telemetry
 from .errors import SettingsError
-from .settings import SettingsOverrides, TelemetrySettings
+from .settings import SettingsOverrides, TelemetrySettings, unknown_variables, why_off
 
 __all__ = ["emit", "get_telemetry", "install_telemetry", "start_telemetry", "stop_telemetry"]
 
@@ -22,14 +23,16 @@ logger = logging.getLogger("redvsblue_telemetry")
 # Written under the lock, which `emit` doesn't take.
 _current = Telemetry(TelemetrySettings(enabled=False))
 _lock = threading.RLock()
+_logged: set[str] = set()  # what `start_telemetry` has logged since the last stop
 
 
 def start_telemetry(**overrides: Unpack[SettingsOverrides]) -> Telemetry:
     """Start telemetry for this process: the one call that a game has to make.
 
     Telemetry is off unless ``enabled`` says otherwise, here or in the environment; then the
-    returned client does nothing. While one is running, further calls return that one. After a
-    stop, a call starts a new session. When the interpreter exits, :func:`stop_telemetry` is called.
+    returned client does nothing, and one INFO line gives the reason. While one is running, further
+    calls return that one. After a stop, a call starts a new session. When the interpreter exits,
+    :func:`stop_telemetry` is called.
 
     Args:
         overrides: any of :class:`TelemetrySettings`. They win over the environment, except where
@@ -41,13 +44,13 @@ def start_telemetry(**overrides: Unpack[SettingsOverrides]) -> Telemetry:
     """
     global _current
     with _lock:
+        wrong: SettingsError | None = None
         try:
             settings = TelemetrySettings.from_environment(**overrides)
         except SettingsError as error:
             if error.variable is None:
                 raise
-            logger.error("telemetry is off: %s", error)
-            settings = TelemetrySettings(enabled=False)
+            settings, wrong = TelemetrySettings(**overrides), error
         if _current.is_running:
             # A recording ignores a game's settings silently: it has those of the test.
             if _current._sends and any(
@@ -55,8 +58,25 @@ def start_telemetry(**overrides: Unpack[SettingsOverrides]) -> Telemetry:
             ):
                 logger.warning("telemetry is already running; the new settings are ignored")
             return _current
+        for name, hint in unknown_variables(os.environ).items():
+            _log(logging.WARNING, f"ignored the unknown environment variable {name}{hint}")
+        if wrong is not None:
+            _log(logging.ERROR, f"telemetry is off: {wrong}")
+            settings = attrs.evolve(settings, enabled=False)
+        elif not settings.enabled:
+            _log(logging.INFO, f"telemetry is off: {why_off(os.environ, overrides)}")
         _current = _started_or_off(settings)
         return _current
+
+
+def _log(level: int, line: str) -> None:
+    """Log a line about this start, unless one without a stop in between has logged it already.
+
+    A game may start telemetry wherever it needs it: in each level, or even in each frame.
+    """
+    if line not in _logged:
+        _logged.add(line)
+        logger.log(level, "%s", line)
 
 
 def _started_or_off(settings: TelemetrySettings) -> Telemetry:
@@ -69,6 +89,7 @@ def _started_or_off(settings: TelemetrySettings) -> Telemetry:
 
 def stop_telemetry(timeout: float = 2.0) -> bool:
     """Stop the client that :func:`start_telemetry` started; see :meth:`Telemetry.stop`."""
+    _logged.clear()
     return _current.stop(timeout)
 
 

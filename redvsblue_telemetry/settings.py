@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ._shared import ACK_HEADER, Unpack
+from ._shared import ACK_HEADER, Unpack, escape
 from .errors import SettingsError
 
 if TYPE_CHECKING:
@@ -36,6 +36,21 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 ENABLE = "REDVSBLUE_ENABLE_TELEMETRY"
 DO_NOT_TRACK = "DO_NOT_TRACK"
+_PREFIX = "REDVSBLUE_"
+_OTHER_PROGRAMS = "REDVSBLUE_COLLECTOR_"  # the prefix of the collector's own variables
+_BROWSER_NAMES = {  # of the browser version of the game
+    "VITE_ENABLE_TELEMETRY": ENABLE,
+    "VITE_TELEMETRY_WS_URL": "REDVSBLUE_TELEMETRY_WS_URL",
+}
+_OTHER_WORDS = {  # names that other programs use, and that are spelled unlike ours
+    **dict.fromkeys(("DISABLE", "DISABLED", "NO", "OFF", "OPT_OUT"), f"{ENABLE}=false"),
+    **dict.fromkeys(("", "ON"), ENABLE),
+    **dict.fromkeys(("ADDRESS", "DSN", "ENDPOINT", "HOST", "SERVER"), "REDVSBLUE_TELEMETRY_WS_URL"),
+    **dict.fromkeys(("API_KEY", "KEY", "PASSWORD", "SECRET"), "REDVSBLUE_TELEMETRY_TOKEN"),
+    **dict.fromkeys(("BUFFER_SIZE", "MAX_EVENTS", "QUEUE_SIZE"), "REDVSBLUE_TELEMETRY_CAPACITY"),
+    "DO_NOT_TRACK": DO_NOT_TRACK,
+    "RELEASE": "REDVSBLUE_TELEMETRY_VERSION",
+}
 _TRUE = ("1", "true", "yes", "on")
 _CREDENTIALS = r"//[^/]*@"
 _QUERY = r"(://[^?'\"]*)\?[^'\"]*"
@@ -395,9 +410,78 @@ def _unknown(cls: type[TelemetrySettings], name: str) -> SettingsError:
 
 def is_killed(environment: Mapping[str, str]) -> bool:
     """Return whether the environment forbids telemetry. Code can't overrule that."""
+    return bool(_kill_switches(environment))
+
+
+def _kill_switches(environment: Mapping[str, str]) -> list[str]:
+    """Return the names of the variables that forbid telemetry."""
     do_not_track = environment.get(DO_NOT_TRACK, "").strip().lower()
     switch = environment.get(ENABLE, "").strip().lower()
-    return switch in _FALSE or do_not_track not in ("", *_FALSE)
+    forbids = {DO_NOT_TRACK: do_not_track not in ("", *_FALSE), ENABLE: switch in _FALSE}
+    return [name for name, is_set in forbids.items() if is_set]
+
+
+def why_off(environment: Mapping[str, str], overrides: SettingsOverrides) -> str:
+    """Return why settings of this environment and these keywords leave telemetry off."""
+    if switches := _kill_switches(environment):
+        return f"the environment forbids it ({' and '.join(switches)})"
+    if "enabled" in overrides:
+        return "start_telemetry() was called with enabled=False"
+    return (
+        f"nothing turned it on; set {ENABLE}=true in the environment, or pass enabled=True to "
+        "start_telemetry()"
+    )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that look like a setting and are not one, each with a hint.
+
+    The hint is empty if no setting has a similar name. No value is in either.
+    """
+    known = _variables().values()
+    found: dict[str, str] = {}
+    for name, text in environment.items():
+        is_ours = name.upper().startswith(_PREFIX) and not name.upper().startswith(_OTHER_PROGRAMS)
+        if is_ours and name not in known and text.strip():
+            found[escape(name)] = _hint(name)
+    for name, right in _BROWSER_NAMES.items():
+        # Where both are set, the browser's name is there for a build of the browser version.
+        if environment.get(name, "").strip() and not environment.get(right, "").strip():
+            found[name] = f"; did you mean {right}?"
+    return found
+
+
+def _variables() -> dict[str, str]:
+    """Return the fields that have a variable, each with its variable."""
+    return {
+        field.name: field.metadata["variable"]
+        for field in attrs.fields(TelemetrySettings)
+        if "variable" in field.metadata
+    }
+
+
+def _hint(name: str) -> str:
+    import difflib  # noqa: PLC0415 (needed for a mistake only)
+
+    if right := _OTHER_WORDS.get(_words(name)):
+        return f"; did you mean {right}?"
+    variables = _variables()
+    rights = {
+        **{f.upper(): f"start_telemetry({f}=…)" for f in attrs.fields_dict(TelemetrySettings)},
+        **{field.upper(): variable for field, variable in variables.items()},
+        **{_words(variable): variable for variable in variables.values()},
+    }
+    if close := difflib.get_close_matches(_words(name), rights, n=1):
+        return f"; did you mean {rights[close[0]]}?"
+    # The slip may be in a word that all the names share.
+    close = difflib.get_close_matches(name.upper(), variables.values(), n=1, cutoff=0.9)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _words(variable: str) -> str:
+    """Return the distinctive part of a variable, such as "ENABLE" or "WS_URL"."""
+    words = variable.upper().removeprefix(_PREFIX).split("_")
+    return "_".join(word for word in words if word != "TELEMETRY")
 
 
 def _read(

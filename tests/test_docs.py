@@ -206,6 +206,7 @@ def readers_machine(
     monkeypatch.setenv("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     monkeypatch.chdir(tmp_path)
     trustme.CA().cert_pem.write_to_path(tmp_path / "our-ca.pem")
+    start_telemetry(enabled=False)  # a snippet that starts none stops this one, and not a test's
     logger = logging.getLogger("redvsblue_telemetry")
     handlers, level = list(logger.handlers), logger.level
     yield

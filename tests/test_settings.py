@@ -6,6 +6,7 @@ import logging
 import pickle
 import re
 import socket
+import sys
 import threading
 import traceback
 from pathlib import Path
@@ -21,11 +22,13 @@ from redvsblue_telemetry import (
     TelemetrySettings,
     get_telemetry,
     start_telemetry,
+    stop_telemetry,
 )
 from redvsblue_telemetry import settings as settings_module
-from redvsblue_telemetry.testing import RecordingServer
+from redvsblue_telemetry.testing import RecordingServer, record_events
 
-ROOT = Path(redvsblue_telemetry.__file__).parents[1]
+PACKAGE = Path(redvsblue_telemetry.__file__).parent
+ROOT = PACKAGE.parent
 FIELDS = {field.name: field for field in attrs.fields(TelemetrySettings)}
 VARIABLES = {
     name: field.metadata["variable"]
@@ -208,6 +211,191 @@ def test_a_switch_that_cannot_be_read_is_off(
     assert not start_telemetry(enabled=True, url="ws://127.0.0.1:9").enabled
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert SWITCH in caplog.text
+
+
+# Off is not mute.
+
+OFF = "telemetry is off: "
+FLAG_NOT_SET = (
+    f"nothing turned it on; set {SWITCH}=true in the environment, or pass enabled=True to "
+    "start_telemetry()"
+)
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "reason"),
+    [
+        ({}, {}, FLAG_NOT_SET),
+        ({SWITCH: " "}, {"capacity": 7}, FLAG_NOT_SET),
+        ({}, {"enabled": False}, "start_telemetry() was called with enabled=False"),
+        ({SWITCH: "1"}, {"enabled": False}, "start_telemetry() was called with enabled=False"),
+        ({SWITCH: "no"}, {}, f"the environment forbids it ({SWITCH})"),
+        ({SWITCH: "off"}, {"enabled": True}, f"the environment forbids it ({SWITCH})"),
+        ({"DO_NOT_TRACK": "1"}, {"enabled": False}, "the environment forbids it (DO_NOT_TRACK)"),
+        (
+            {"DO_NOT_TRACK": "1", SWITCH: "0"},
+            {},
+            f"the environment forbids it (DO_NOT_TRACK and {SWITCH})",
+        ),
+    ],
+)
+def test_the_reason_for_off_is_one_line_in_the_log(
+    environment: dict[str, str],
+    overrides: dict[str, Any],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    for _ in range(3):  # a game may start it in each level
+        assert not start_telemetry(**overrides).enabled
+    assert lines(caplog) == [("INFO", OFF + reason)]
+    assert {record.name for record in caplog.records} == {"redvsblue_telemetry"}
+
+
+def test_another_reason_for_off_is_another_line_and_so_is_a_start_after_a_stop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    by_keyword = f"{OFF}start_telemetry() was called with enabled=False"
+    start_telemetry()
+    start_telemetry(enabled=False)
+    start_telemetry()
+    assert lines(caplog) == [("INFO", OFF + FLAG_NOT_SET), ("INFO", by_keyword)]
+    stop_telemetry()
+    start_telemetry()
+    assert lines(caplog)[2:] == [("INFO", OFF + FLAG_NOT_SET)]
+
+
+def test_a_wrong_environment_is_one_error_however_often_the_game_starts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv(VARIABLES["capacity"], "lots")
+    for _ in range(3):
+        assert not start_telemetry(enabled=True).enabled
+    ((level, line),) = lines(caplog)
+    assert level == "ERROR"
+    assert line.startswith(f"{OFF}{VARIABLES['capacity']}='lots' is not allowed")
+
+
+def test_a_client_that_runs_is_not_called_off_for_an_environment_that_is_wrong_by_now(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RecordingServer() as server:
+        running = start_telemetry(enabled=True, url=server.url)
+        monkeypatch.setenv(VARIABLES["capacity"], "lots")
+        assert start_telemetry(url=server.url) is running
+        assert running.enabled
+        assert lines(caplog) == []
+        assert start_telemetry(batch_size=3) is running
+        assert [level for level, _ in lines(caplog)] == ["WARNING"]
+
+
+def test_a_recording_says_nothing_about_off_or_about_variables(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("REDVSBLUE_TELEMETRY_ENABLED", "true")
+    monkeypatch.setenv(VARIABLES["capacity"], "lots")
+    with record_events() as events:
+        start_telemetry().emit("hit")
+        start_telemetry(enabled=False).emit("hit")
+    assert events.types() == ["hit", "hit"]
+    assert lines(caplog) == []
+
+
+# Unknown variables.
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("REDVSBLUE_TELEMETRY_ENABLED", SWITCH),
+        ("REDVSBLUE_TELEMETRY_ENABLE", SWITCH),
+        ("REDVSBLUE_ENABLED", SWITCH),
+        ("REDVSBLUE_ENABLE_TELEMTRY", SWITCH),
+        ("REDVSBLUE_TELEMETRY", SWITCH),
+        ("REDVSBLUE_DISABLE_TELEMETRY", f"{SWITCH}=false"),
+        ("REDVSBLUE_TELEMETRY_DO_NOT_TRACK", "DO_NOT_TRACK"),
+        ("REDVSBLUE_TELEMETRY_URL", VARIABLES["url"]),
+        ("REDVSBLUE_WS_URL", VARIABLES["url"]),
+        ("REDVSBLUE_TELEMETRY_ENDPOINT", VARIABLES["url"]),
+        ("REDVSBLUE_TELEMETRY_WEBSOCKET_URL", VARIABLES["url"]),
+        ("REDVSBLUE_TELEMETRY_API_KEY", VARIABLES["token"]),
+        ("REDVSBLUE_TELEMTRY_TOKEN", VARIABLES["token"]),
+        ("REDVSBLUE_TELEMETRY_BATCHSIZE", VARIABLES["batch_size"]),
+        ("REDVSBLUE_TELEMETRY_MAX_EVENT_SIZE", VARIABLES["max_event_bytes"]),
+        ("REDVSBLUE_TELEMETRY_FLUSH_INTERVAL", VARIABLES["drain_interval"]),
+        ("REDVSBLUE_TELEMETRY_RELEASE", VARIABLES["version"]),
+        ("REDVSBLUE_TELEMETRY_SESSION_ID", "start_telemetry(session_id=…)"),
+        ("REDVSBLUE_TELEMETRY_HEADER", "start_telemetry(headers=…)"),
+        ("VITE_ENABLE_TELEMETRY", SWITCH),
+        ("VITE_TELEMETRY_WS_URL", VARIABLES["url"]),
+    ],
+)
+def test_an_unknown_variable_is_one_warning_with_the_right_name_and_without_its_value(
+    name: str, right: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(name, "hush")
+    for _ in range(3):
+        assert not start_telemetry().enabled
+    expected = f"ignored the unknown environment variable {name}; did you mean {right}?"
+    assert lines(caplog) == [("WARNING", expected)]
+    assert "hush" not in caplog.text
+
+
+def test_an_unknown_variable_is_one_warning_also_while_telemetry_is_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("REDVSBLUE_TELEMETRY_BATCHSIZE", "7")
+    with RecordingServer() as server:
+        for _ in range(3):
+            assert start_telemetry(enabled=True, url=server.url).enabled
+        stop_telemetry()  # before the server is gone, which is another line
+    ((level, line),) = lines(caplog)
+    assert level == "WARNING"
+    assert line.endswith(f"BATCHSIZE; did you mean {VARIABLES['batch_size']}?")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="all names are upper case here")
+def test_a_variable_in_lower_case_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(SWITCH.lower(), "true")
+    assert not start_telemetry().enabled
+    assert f"{SWITCH.lower()}; did you mean {SWITCH}?" in caplog.text
+
+
+def test_an_unknown_variable_unlike_any_other_has_no_hint(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("REDVSBLUE_PLAYERS\n", "4")
+    start_telemetry()
+    expected = r"ignored the unknown environment variable REDVSBLUE_PLAYERS\u000a"
+    assert lines(caplog) == [("WARNING", expected)]
+
+
+def test_right_and_empty_variables_and_those_of_other_programs_are_not_mentioned(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, text in DOCUMENTED.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("REDVSBLUE_TELEMETRY_ENABLED", " ")
+    monkeypatch.setenv("VITE_TELEMETRY_WS_URL", "ws://browser.example.com/")  # beside the right one
+    sources = "".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
+    others = set(re.findall(r"\bREDVSBLUE_[A-Z_]+[A-Z]\b", sources)) - set(DOCUMENTED)
+    assert "REDVSBLUE_COLLECTOR_TOKEN" in others
+    for name in others:
+        monkeypatch.setenv(name, "any")
+    start_telemetry()
+    assert lines(caplog) == []
 
 
 # Secrets.
