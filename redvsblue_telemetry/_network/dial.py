@@ -103,30 +103,32 @@ def open_socket(
     Raises:
         ConnectionLost: it failed.
     """
-    name, kind = host, LostKind.TCP
+    found: proxy.Proxy | None = None
     try:
         found = proxy.find_proxy(host, port, is_secure=tls is not None)
         if found is None:
             sock = _open_tcp(host, port, wait, deadline)
         else:
-            request = found.request(host, port)
-            name = found.host  # the proxy resolves the server's name
-            sock = _open_tcp(found.host, found.port, wait, deadline)
-            name, kind = host, LostKind.PROXY
-            _open_tunnel(sock, request, wait, deadline)
-        if tls is None:
-            return PlainSocket(sock)
-        kind = LostKind.TLS
-        return _open_tls(sock, host, tls, wait, deadline)
+            request = found.request(host, port)  # the proxy resolves the server's name
+            sock = _open_tunnel(found, request, wait, deadline)
     except proxy.ProxyError as error:
         needs_credentials = error.status == _PROXY_AUTHENTICATION_REQUIRED
         kind = LostKind.PROXY_AUTH if needs_credentials else LostKind.PROXY
         raise ConnectionLost(kind, str(error)) from None
     except (OSError, UnicodeError) as error:  # UnicodeError: IDNA can't encode the name
-        if isinstance(error, ssl.SSLCertVerificationError) and _lacks_authorities(tls):
-            kind, code = LostKind.CERTIFICATE, error.verify_code
-            raise ConnectionLost(kind, _NO_AUTHORITIES, verify_code=code) from None
-        raise _failure(error, kind, name) from None
+        raise _failure(error, LostKind.TCP, host) from None
+    if tls is None:
+        return PlainSocket(sock)
+    try:
+        return _open_tls(sock, host, tls, wait, deadline)
+    except OSError as error:
+        lost = _failure(error, LostKind.TLS, host)
+        if lost.kind is LostKind.CERTIFICATE and _lacks_authorities(tls):
+            lost = _reworded(lost, _NO_AUTHORITIES)
+        if found is not None:
+            # One that reads what it passes on has a certificate that only its own clients trust.
+            lost = _reworded(lost, f"{lost} (through the proxy {found.name})")
+        raise lost from None
 
 
 def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socket:
@@ -155,27 +157,43 @@ def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socke
     raise OSError(errno.EHOSTUNREACH, f"{host} has no address")
 
 
-def _open_tunnel(sock: socket.socket, request: bytes, wait: Wait, deadline: float) -> None:
+def _open_tunnel(via: proxy.Proxy, request: bytes, wait: Wait, deadline: float) -> socket.socket:
     try:
-        while request:
-            wait(sock.fileno(), WRITE, deadline)
-            request = request[sigpipe.send(sock, request) :]
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            wait(sock.fileno(), READ, deadline)
-            chunk = sock.recv(_READ_BYTES)
-            answer += chunk
-            if not chunk:
-                raise proxy.ProxyError("the proxy closed the connection")
-            if len(answer) > _MAX_PROXY_HEAD_BYTES:
-                raise proxy.ProxyError("the proxy sent too much data")
-        proxy.check_answer(answer)
-        # A server sends nothing before the client does, so further bytes are not the server's.
-        if not answer.endswith(b"\r\n\r\n"):
-            raise proxy.ProxyError("the proxy sent too much data")
+        sock = _open_tcp(via.host, via.port, wait, deadline)
+    except (OSError, UnicodeError) as error:
+        lost = _failure(error, LostKind.TCP, via.host)
+        raise _reworded(lost, f"the proxy {via.name} can't be reached: {lost}") from None
+    try:
+        _ask_for_tunnel(sock, via, request, wait, deadline)
+    except OSError as error:
+        sock.close()
+        lost = _failure(error, LostKind.PROXY, via.host)
+        raise _reworded(lost, f"the proxy {via.name} opened no tunnel: {lost}") from None
     except BaseException:
         sock.close()
         raise
+    return sock
+
+
+def _ask_for_tunnel(
+    sock: socket.socket, via: proxy.Proxy, request: bytes, wait: Wait, deadline: float
+) -> None:
+    while request:
+        wait(sock.fileno(), WRITE, deadline)
+        request = request[sigpipe.send(sock, request) :]
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        wait(sock.fileno(), READ, deadline)
+        chunk = sock.recv(_READ_BYTES)
+        answer += chunk
+        if not chunk:
+            raise via.error("closed the connection")
+        if len(answer) > _MAX_PROXY_HEAD_BYTES:
+            raise via.error("sent too much data")
+    via.check_answer(answer)
+    # A server sends nothing before the client does, so further bytes are not the server's.
+    if not answer.endswith(b"\r\n\r\n"):
+        raise via.error("sent too much data")
 
 
 def _open_tls(
@@ -198,3 +216,8 @@ def _failure(error: OSError | UnicodeError, kind: LostKind, host: str) -> Connec
         return ConnectionLost(LostKind.TIMEOUT, TIMED_OUT)
     is_offline = error.errno in _NO_NETWORK and not isinstance(error, ssl.SSLError)
     return lost_by_os_error(error, LostKind.UNREACHABLE if is_offline else kind)
+
+
+def _reworded(lost: ConnectionLost, message: str) -> ConnectionLost:
+    lost.args = (message,)
+    return lost

@@ -2,9 +2,10 @@
 
 The rules are those of :mod:`urllib.request`, which most programs follow: ``HTTP_PROXY`` for
 ``ws://``, ``HTTPS_PROXY`` for ``wss://``, ``ALL_PROXY`` for either, and ``NO_PROXY`` for hosts that
-need no proxy. Every connection goes through a tunnel that ``CONNECT`` opens (:rfc:`9110`, section
-9.3.6), as :rfc:`6455`, section 4.1, requires, encrypted or not. So the proxy of a ``wss://`` server
-sees only its name and port.
+need no proxy, which here may be blocks of addresses as well (``10.0.0.0/8``), as in curl and Go.
+Every connection goes through a tunnel that ``CONNECT`` opens (:rfc:`9110`, section 9.3.6), as
+:rfc:`6455`, section 4.1, requires, encrypted or not. So the proxy of a ``wss://`` server sees only
+its name and port.
 
 websocket-client can open a tunnel too. That is not used, since it reads the proxy's answer with
 blocking calls and a timeout for each, accepts no status but 200, and formats IPv6 addresses without
@@ -14,10 +15,13 @@ brackets. No socket is touched here.
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
-__all__ = ["Proxy", "ProxyError", "authority", "check_answer", "find_proxy", "prepare"]
+from .._shared import escape
+
+__all__ = ["Proxy", "ProxyError", "authority", "find_proxy", "prepare"]
 
 _DEFAULT_PORT = 80
 _STATUS_LINE = rb"HTTP/1\.[01] (\d{3})(?: |\r|$)"
@@ -49,6 +53,11 @@ class Proxy:
         self.port = port
         self.credentials = credentials
 
+    @property
+    def name(self) -> str:
+        """Its host and port, fit for a log."""
+        return _name(self.host, self.port)
+
     def request(self, host: str, port: int) -> bytes:
         """Return the request for a tunnel to a server."""
         server = authority(host, port)
@@ -56,6 +65,28 @@ class Proxy:
         if self.credentials is not None:
             lines.append(f"Proxy-Authorization: Basic {self.credentials}")
         return "\r\n".join((*lines, "", "")).encode("ascii")
+
+    def check_answer(self, head: bytes) -> None:
+        """Check the proxy's answer to that request.
+
+        Args:
+            head: the answer, up to the empty line.
+
+        Raises:
+            ProxyError: the proxy opened no tunnel.
+        """
+        match = re.match(_STATUS_LINE, head)
+        if match is None:
+            raise self.error("sent an answer that is not HTTP")
+        status = int(match[1])
+        if status == 407:
+            raise self.error("requires valid credentials (HTTP status 407)", status=status)
+        if not 200 <= status < 300:
+            raise self.error(f"refused the tunnel with HTTP status {status}", status=status)
+
+    def error(self, fault: str, *, status: int | None = None) -> ProxyError:
+        """Return the error that names the proxy and what it did."""
+        return ProxyError(f"the proxy {self.name} {fault}", status=status)
 
 
 def authority(host: str, port: int | None) -> str:
@@ -73,29 +104,14 @@ def authority(host: str, port: int | None) -> str:
     return name if port is None else f"{name}:{port}"
 
 
-def check_answer(head: bytes) -> None:
-    """Check the proxy's answer.
-
-    Args:
-        head: the answer, up to the empty line.
-
-    Raises:
-        ProxyError: the proxy opened no tunnel.
-    """
-    match = re.match(_STATUS_LINE, head)
-    if match is None:
-        raise ProxyError("the proxy's answer is not HTTP")
-    status = int(match[1])
-    if status == 407:
-        message = "the proxy requires valid credentials (HTTP status 407)"
-        raise ProxyError(message, status=status)
-    if not 200 <= status < 300:
-        message = f"the proxy refused the tunnel with HTTP status {status}"
-        raise ProxyError(message, status=status)
+def _name(host: str, port: int | None) -> str:
+    name = escape(f"[{host}]" if ":" in host else host)
+    return name if port is None else f"{name}:{port}"
 
 
 def prepare() -> None:
     """Import the modules that find a proxy: too slow for a game that never starts telemetry."""
+    import ipaddress  # noqa: F401, PLC0415
     import urllib.request  # noqa: F401, PLC0415
 
 
@@ -109,18 +125,19 @@ def find_proxy(host: str, port: int, *, is_secure: bool) -> Proxy | None:
 
     proxies = getproxies()
     url = proxies.get("https" if is_secure else "http") or proxies.get("all")
-    if not url or _is_exempt(host, port):
+    if not url or _is_exempt(host, port) or _is_in_block(host, proxies.get("no", "")):
         return None
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        proxy_port = parts.port or _DEFAULT_PORT
+        proxy_port = parts.port
     except ValueError:
         raise ProxyError("the proxy URL in the environment is invalid") from None
-    if parts.scheme != "http":
-        raise ProxyError(f"a {parts.scheme}:// proxy is not supported; use http://")
     if not parts.hostname:
         raise ProxyError("the proxy URL in the environment has no host")
-    return Proxy(parts.hostname, proxy_port, _credentials(parts))
+    if parts.scheme != "http":
+        name = _name(parts.hostname, proxy_port)
+        raise ProxyError(f"the {parts.scheme}:// proxy {name} is not supported; use http://")
+    return Proxy(parts.hostname, proxy_port or _DEFAULT_PORT, _credentials(parts))
 
 
 def _is_exempt(host: str, port: int) -> bool:
@@ -129,6 +146,21 @@ def _is_exempt(host: str, port: int) -> bool:
     # urllib compares with and without the port, but splits off a port only behind brackets.
     names = (f"[{host}]:{port}", host) if ":" in host else (f"{host}:{port}",)
     return any(proxy_bypass(name) for name in names)
+
+
+def _is_in_block(host: str, no_proxy: str) -> bool:
+    """Return whether a block of addresses in ``NO_PROXY`` contains the host, given by address."""
+    import ipaddress  # noqa: PLC0415
+
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False  # a name is not resolved for this: the proxy may see another network
+    for entry in no_proxy.split(","):
+        with contextlib.suppress(ValueError):
+            if "/" in entry and address in ipaddress.ip_network(entry.strip(), strict=False):
+                return True
+    return False
 
 
 def _credentials(parts: SplitResult) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import socket
 import ssl
+import struct
 import time
 from typing import Any
 
@@ -13,6 +15,7 @@ import trustme
 
 from redvsblue_telemetry import ConnectionState, start_telemetry, stop_telemetry
 from redvsblue_telemetry._network.contract import LostKind
+from redvsblue_telemetry._network.proxy import find_proxy
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.connect_proxy import ESTABLISHED, ConnectProxy, relay_to
 from tests.support.raw_server import read_to_the_end
@@ -97,9 +100,13 @@ def test_the_most_specific_variable_wins(
         (f"eu.{HOST}", f".{HOST}", False),
         (f"eu.{HOST}", "ame.invalid", True),
         ("[::1]", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.0/8", False),
+        ("127.0.0.1", "10.0.0.0/8, 127.0.0.1/31", False),
+        ("127.0.0.1", "10.0.0.0/8", True),
+        ("localhost", "127.0.0.0/8", True),  # names are not resolved for it
     ],
 )
-def test_no_proxy_exempts_hosts_suffixes_and_ports(
+def test_no_proxy_exempts_hosts_suffixes_ports_and_blocks_of_addresses(
     host: str,
     exempt: str,
     is_used: bool,
@@ -116,6 +123,31 @@ def test_no_proxy_exempts_hosts_suffixes_and_ports(
         else:
             assert delivers(url)
         assert proxy.connections == is_used
+
+
+@pytest.mark.parametrize(
+    ("host", "exempt", "is_used"),
+    [
+        ("10.1.2.3", "10.0.0.0/8", False),
+        ("10.1.2.3", "10.9.9.9/8", False),  # the bits behind the prefix don't count
+        ("10.1.2.3", "10.1.2.3/32", False),
+        ("10.1.2.3", "10.1.2.4/32", True),
+        ("10.1.2.3", "0.0.0.0/0", False),
+        ("10.1.2.3", "10.0.0.0/33,10.0.0.0/x,10/8,/8,/", True),
+        ("fe80::1", "FE80::/10", False),
+        ("fe80::1", "fe80::/10, 10.0.0.0/8", False),
+        ("2001:db8::1", "fe80::/10", True),
+        ("::1", "127.0.0.0/8", True),
+        ("fe80::1%eth0", "fe80::/10", False),
+        ("10.example.com", "10.0.0.0/8", True),
+    ],
+)
+def test_blocks_of_addresses_that_need_no_proxy(
+    host: str, exempt: str, is_used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:3128")
+    monkeypatch.setenv("no_proxy", exempt)
+    assert (find_proxy(host, 3000, is_secure=True) is not None) == is_used
 
 
 def test_the_environment_is_looked_at_anew_for_each_attempt(
@@ -267,8 +299,8 @@ def test_a_proxy_that_wants_other_credentials_says_so_and_they_stay_out_of_the_l
         shown = f"{telemetry.stats()} {telemetry!r} {telemetry.settings!r} {caplog.text}"
         stop_telemetry(1)
         assert ("proxy-authorization" in proxy.requests[0].headers) == bool(credentials)
-    assert "the proxy requires valid credentials" in shown
-    assert "407" in shown
+    fault = "requires valid credentials (HTTP status 407)"
+    assert f"the proxy 127.0.0.1:{proxy.port} {fault}" in shown
     encoded = base64.b64encode(credentials.rstrip("@").encode()).decode() or "wrong-horse"
     for secret in ("wrong-horse", "open-sesame", encoded):
         assert secret not in shown + caplog.text
@@ -318,26 +350,75 @@ def test_a_proxy_that_opens_no_tunnel_is_blamed_and_not_gone_around(
     answer: bytes, kind: LostKind, server: RecordingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ConnectProxy(script=lambda client: client.sendall(answer)) as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", "//player:hush@"))
         lost = connect_fails(server.url, token="hush")
     assert lost.kind is kind
     # The status and the wishes of a proxy are not taken for the server's.
     assert (lost.status, lost.retry_after) == (None, None)
-    assert str(lost).startswith("the proxy")
+    assert str(lost).startswith(f"the proxy 127.0.0.1:{proxy.port} ")
     assert "hush" not in str(lost)
+    assert "player" not in str(lost)
     assert not server.requests
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def test_a_proxy_that_resets_the_connection_is_named(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy(script=reset) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        lost = connect_fails(server.url)
+    assert (lost.kind, lost.errno) == (LostKind.PROXY, errno.ECONNRESET)
+    name = f"127.0.0.1:{proxy.port}"
+    assert str(lost) == f"the proxy {name} opened no tunnel: Connection reset by peer"
+
+
+def test_a_proxy_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ConnectProxy() as proxy:
+        pass
+    monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", "//player:hush@"))
+    lost = connect_fails("ws://game.invalid/")
+    assert (lost.kind, lost.errno) == (LostKind.TCP, errno.ECONNREFUSED)
+    name = f"127.0.0.1:{proxy.port}"
+    assert str(lost) == f"the proxy {name} can't be reached: Connection refused"
+
+
+def test_a_proxy_by_an_ipv6_address_is_named_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://[::1]:1")
+    assert "the proxy [::1]:1 can't be reached" in str(connect_fails("ws://game.invalid/"))
+
+
+def test_a_proxy_is_named_where_tls_fails_behind_it(
+    secure_server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        lost = connect_fails(secure_server.url)  # nobody trusts its certificate
+    assert lost.kind is LostKind.CERTIFICATE
+    assert str(lost).endswith(f" (through the proxy 127.0.0.1:{proxy.port})")
 
 
 @pytest.mark.parametrize(
     ("url", "kind", "words"),
     [
-        ("https://player:hush@127.0.0.1:{port}", LostKind.PROXY, "https://"),
-        ("socks5://player:hush@127.0.0.1:{port}", LostKind.PROXY, "socks5://"),
+        (
+            "https://player:hush@127.0.0.1:{port}",
+            LostKind.PROXY,
+            "https:// proxy 127.0.0.1:{port} ",
+        ),
+        (
+            "socks5://player:hush@127.0.0.1:{port}",
+            LostKind.PROXY,
+            "socks5:// proxy 127.0.0.1:{port} ",
+        ),
         ("http://127.0.0.1:hush", LostKind.PROXY, "invalid"),
         ("http://127.0.0.1:99999", LostKind.PROXY, "invalid"),
         ("http://[::1", LostKind.PROXY, "invalid"),
         ("http://:80", LostKind.PROXY, "has no host"),
-        ("http://player:hush@proxy.invalid:3128", LostKind.NAME, "proxy.invalid"),
+        ("http://player:hush@proxy.invalid:3128", LostKind.NAME, "the proxy proxy.invalid:3128 "),
     ],
 )
 def test_a_proxy_that_can_t_be_used_is_named_and_not_gone_around(
@@ -352,7 +433,7 @@ def test_a_proxy_that_can_t_be_used_is_named_and_not_gone_around(
         lost = connect_fails(server.url)
         assert proxy.connections == 0
     assert lost.kind is kind
-    assert words in str(lost)
+    assert words.format(port=proxy.port) in str(lost)
     assert "hush" not in str(lost)
     assert "player" not in str(lost)
     assert not server.requests
@@ -394,7 +475,9 @@ def test_the_proxy_s_part_is_under_the_same_deadline(
     with ConnectProxy(script=script) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         start = time.monotonic()
-        assert "timed out" in failure(server.url, connect_timeout=0.3)
+        name = f"127.0.0.1:{proxy.port}"
+        fault = f"the proxy {name} opened no tunnel: timed out while connecting"
+        assert failure(server.url, connect_timeout=0.3) == fault
         assert 0.3 <= time.monotonic() - start < 3
         assert len(proxy.requests) == 1
 
