@@ -12,7 +12,7 @@ import attrs
 
 from ._lifecycle import call_after_fork, call_at_exit
 from ._shared import Unpack
-from .client import Telemetry
+from .client import Telemetry, unpickle_as
 from .errors import SettingsError
 from .settings import SettingsOverrides, TelemetrySettings, unknown_variables, why_off
 
@@ -119,3 +119,4 @@ def _renew_lock() -> None:
 
 call_at_exit(stop_telemetry)
 call_after_fork(_renew_lock)
+unpickle_as(get_telemetry)

@@ -20,7 +20,7 @@ from ._recording.emit import Emit, emit_nothing, make_emit
 from ._recording.ledger import DropReason, Ledger
 from ._recording.store import TelemetryStore
 from ._shared import describe, monotonic
-from .engines import EngineBinding, attach
+from .engines import AttachedEngines, EngineBinding
 from .errors import InvalidEventError
 from .events import TelemetryEvent
 from .settings import TelemetrySettings, is_killed
@@ -130,6 +130,7 @@ class Telemetry:
             on_high_water=self._on_high_water,
         )
         self._ledger = Ledger(self._store)
+        self._engines = AttachedEngines()
         self._bound_emit: Emit = emit_nothing
         if settings.enabled:
             self._bound_emit = make_emit(
@@ -173,23 +174,26 @@ class Telemetry:
         self._store.push(body)
 
     def attach(self, engine: object, event: str = "telemetry") -> EngineBinding:
-        """Record the events that an engine emits; see :mod:`redvsblue_telemetry.engines`.
+        """Record the events that an engine emits.
+
+        Attaching the same engine again records its events once, until each binding is detached.
 
         Args:
-            engine: an object with ``on``/``off``, ``on``/``remove_listener``,
-                ``connect``/``disconnect`` or ``push_handlers``/``remove_handlers``.
+            engine: an object with one of the pairs of methods ``on``/``off``,
+                ``on``/``remove_listener``, ``add_listener``/``remove_listener``,
+                ``subscribe``/``unsubscribe``, ``bind``/``unbind``, ``connect``/``disconnect`` or
+                ``push_handlers``/``remove_handlers``. Have any other engine call :meth:`push`.
             event: the name under which the engine emits its telemetry.
 
         Returns:
             The binding: detach it, or use it as a context manager. While telemetry is off, the
-            binding does nothing.
+            engine is checked all the same, and the binding does nothing.
 
         Raises:
-            TelemetryError: the engine has none of these pairs.
+            TelemetryError: the engine has none of these pairs, they take other arguments, it
+                doesn't know the event, or it raised an exception.
         """
-        if not self._settings.enabled:
-            return EngineBinding()
-        return attach(engine, event, self.push)
+        return self._engines.attach(engine, event, self.push if self._settings.enabled else None)
 
     # Life.
 
@@ -342,6 +346,18 @@ class Telemetry:
     ) -> None:
         self.stop()
 
+    # An engine or a saved game may hold its client. That is one per process, with threads and
+    # sockets: so a copy is the same one, and a client is loaded as the current one.
+
+    def __copy__(self) -> Telemetry:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Telemetry:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[], Telemetry], tuple[()]]:
+        return unpickled_telemetry, ()
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.session_id}: {self.stats()}>"
 
@@ -441,5 +457,21 @@ class Telemetry:
         self._store.begin()
         self._store.high_water = 1  # the first event calls `_on_high_water`
         self._ledger.begin()
+        self._engines.after_fork_in_child()
         if inherited is not None:
             inherited.abandon()
+
+
+_get_current: Callable[[], Telemetry] | None = None
+
+
+def unpickle_as(get_current: Callable[[], Telemetry]) -> None:
+    """Set what a pickled client is loaded as: the result of this function."""
+    global _get_current
+    _get_current = get_current
+
+
+def unpickled_telemetry() -> Telemetry:
+    """Return the process's current client. Saved games know this name."""
+    assert _get_current is not None
+    return _get_current()

@@ -1,13 +1,6 @@
-"""``attach``: records the events of an engine, in the dialects that Python engines speak.
+"""``attach``: records the events of an engine, and lets go of it again.
 
-==========================================  =============================================
-an object with                              such as
-==========================================  =============================================
-``push_handlers`` / ``remove_handlers``     pyglet's and arcade's ``EventDispatcher``
-``on`` / ``off``                            a game's own emitter, after the browser's
-``on`` / ``remove_listener``                pyee's ``EventEmitter``
-``connect`` / ``disconnect``                a blinker ``Signal``
-==========================================  =============================================
+``_dialects`` has the table of the methods by which engines take handlers.
 """
 
 from __future__ import annotations
@@ -15,19 +8,20 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from ._dialects import Dialect, Handler, find_dialect, refusal
 from .errors import InvalidEventError, TelemetryError
 from .events import TelemetryEvent
 
-__all__ = ["EngineBinding", "attach"]
+__all__ = ["AttachedEngines", "EngineBinding"]
 
 logger = logging.getLogger("redvsblue_telemetry")
 
-Handler = Callable[..., None]
 Push = Callable[[TelemetryEvent | Mapping[str, Any]], None]
 
 
@@ -35,7 +29,7 @@ class EngineBinding:
     """Connects an engine to a ``Telemetry``; a context manager that detaches at its end.
 
     Detaching is safe at any time, any number of times, and after the engine is gone. The binding
-    doesn't keep the engine alive.
+    doesn't keep the engine alive. Copied or unpickled, it is detached.
     """
 
     def __init__(self, detach: Callable[[], None] | None = None) -> None:
@@ -47,15 +41,10 @@ class EngineBinding:
         return self._detach is not None
 
     def detach(self) -> None:
-        """Stop recording the engine's events."""
+        """Stop recording the engine's events, unless another binding of it is still attached."""
         detach, self._detach = self._detach, None
-        if detach is None:
-            return
-        try:
+        if detach is not None:
             detach()
-        except Exception as error:
-            # The engine has removed the handler already; each dialect raises another error then.
-            logger.debug("detaching from the engine: %r", error)
 
     def __enter__(self) -> EngineBinding:
         return self
@@ -68,84 +57,188 @@ class EngineBinding:
     ) -> None:
         self.detach()
 
+    def __reduce__(self) -> tuple[Callable[[], EngineBinding], tuple[()]]:
+        # A saved game may hold its binding.
+        return EngineBinding, ()
 
-def attach(engine: object, event: str, push: Push) -> EngineBinding:
-    """Call ``push`` with each event that the engine emits under the name ``event``.
 
-    Raises:
-        TelemetryError: the engine has none of the pairs of methods.
+class AttachedEngines:
+    """The engines that are attached to one ``Telemetry``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # never held while the engine's code runs
+        self._attachments: dict[tuple[int, str], _Attachment] = {}
+
+    def attach(self, engine: object, event: str, push: Push | None) -> EngineBinding:
+        """Call ``push`` with each event that the engine emits under the name ``event``.
+
+        If ``push`` is None, only check whether that is possible.
+
+        Raises:
+            TelemetryError: it is not possible, or the engine raised an exception.
+        """
+        dialect = find_dialect(engine, event)
+        if push is None:
+            return EngineBinding()
+        token = object()
+        with self._lock:
+            attachment = self._find(engine, event) or self._add(engine, event, dialect, push)
+            attachment.tokens.add(token)
+        try:
+            attachment.subscribe(engine)
+        except BaseException as error:
+            self._detach(attachment, token)
+            if isinstance(error, TelemetryError) or not isinstance(error, Exception):
+                raise
+            reason = f"its {dialect.subscribe}() raised {error!r}"
+            raise refusal(engine, event, reason) from error
+        return EngineBinding(lambda: self._detach(attachment, token))
+
+    def after_fork_in_child(self) -> None:
+        """Have a lock that no thread of the parent holds. The engines stay attached."""
+        self._lock = threading.RLock()
+
+    def _find(self, engine: object, event: str) -> _Attachment | None:
+        attachment = self._attachments.get((id(engine), event))
+        # An id may be that of another engine, which is gone.
+        if attachment is not None and attachment.engine() is engine:
+            return attachment
+        return None
+
+    def _add(self, engine: object, event: str, dialect: Dialect, push: Push) -> _Attachment:
+        key, attachments = (id(engine), event), self._attachments
+
+        def forget(_: object) -> None:
+            attachments.pop(key, None)
+
+        def keep() -> object:
+            return engine
+
+        try:
+            reference: Callable[[], object] = weakref.ref(engine, forget)
+        except TypeError:  # an object with slots and without __weakref__
+            reference = keep
+        attachment = attachments[key] = _Attachment(reference, event, dialect, push)
+        return attachment
+
+    def _detach(self, attachment: _Attachment, token: object) -> None:
+        with self._lock:
+            if token not in attachment.tokens:
+                return
+            attachment.tokens.remove(token)
+            if attachment.tokens:
+                return
+            engine = attachment.engine()
+            if self._find(engine, attachment.event) is attachment:
+                del self._attachments[id(engine), attachment.event]
+        attachment.unsubscribe(engine)
+
+
+class _Attachment:
+    """One engine's events of one name, recorded once, for any number of bindings."""
+
+    def __init__(
+        self, engine: Callable[[], object], event: str, dialect: Dialect, push: Push
+    ) -> None:
+        self.engine = engine
+        self.event = event
+        self.dialect = dialect
+        self.tokens: set[object] = set()  # one for each binding that is attached
+        self._line = _Line(push, _name_of_kind(engine()))
+
+    def subscribe(self, engine: object) -> None:
+        """Subscribe a handler to the engine in place of the one before, if there was one.
+
+        The engine may have dropped that one meanwhile, as in a ``remove_all_listeners``, and can't
+        be asked. It may also keep one that it was asked to remove. So only the newest takes events.
+        """
+        before, handler = self._line.handler, _Handler(self._line)
+        if before is None:
+            self._line.handler = handler  # before it is added: some engines repeat what was
+        if self._line.kind in _copied_kinds:
+            self._remove(engine, ignore_event)
+        returned = self.dialect.add(engine, self.event, handler)
+        if inspect.iscoroutine(returned):
+            returned.close()
+            raise refusal(
+                engine, self.event, f"its {self.dialect.subscribe}() is a coroutine function"
+            )
+        if before is not None:
+            self._line.handler = handler
+            self._remove(engine, before)
+
+    def unsubscribe(self, engine: object) -> None:
+        """Take no more events, whether or not the engine lets go of the handler."""
+        handler, self._line.handler = self._line.handler, None
+        if engine is not None and handler is not None:
+            self._remove(engine, handler)
+
+    def _remove(self, engine: object, handler: Handler) -> None:
+        try:
+            self.dialect.remove(engine, self.event, handler)
+        except Exception as error:
+            # The engine has removed the handler already; each dialect raises another error then.
+            logger.debug("detaching from the engine: %r", error)
+
+
+class _Line:
+    """From a handler to ``push``. It knows nothing of the engine, which holds the handler."""
+
+    def __init__(self, push: Push, kind: str) -> None:
+        self.push = push
+        self.kind = kind
+        self.handler: _Handler | None = None  # the only one that may use it
+
+
+class _Handler:
+    """Takes an engine's events. Copied or unpickled with the engine, it becomes ``ignore_event``.
+
+    So the events that a copy of the engine imagines are not recorded, and a saved game has nothing
+    of the telemetry in it.
     """
-    handler = _handler(push)
-    subscribe, unsubscribe = _dialect(engine, event)
-    subscribe(engine, handler)
-    reference = _reference(engine)
 
-    def detach() -> None:
-        if (alive := reference()) is not None:
-            unsubscribe(alive, handler)
+    def __init__(self, line: _Line) -> None:
+        self.__name__ = self.__qualname__ = "record_event"  # engines may log it
+        self._line = line
 
-    return EngineBinding(detach)
-
-
-def _dialect(
-    engine: Any, event: str
-) -> tuple[Callable[[Any, Handler], object], Callable[[Any, Handler], object]]:
-    """Return functions that subscribe a handler to such an engine and unsubscribe it."""
-
-    def has(*names: str) -> bool:
-        return all(callable(getattr(engine, name, None)) for name in names)
-
-    if has("push_handlers", "remove_handlers"):
-        return (
-            lambda engine, handler: engine.push_handlers(**{event: handler}),
-            lambda engine, handler: engine.remove_handlers(**{event: handler}),
-        )
-    if has("on", "off"):
-        return (
-            lambda engine, handler: engine.on(event, handler),
-            lambda engine, handler: engine.off(event, handler),
-        )
-    if has("on", "remove_listener"):
-        return (
-            lambda engine, handler: engine.on(event, handler),
-            lambda engine, handler: engine.remove_listener(event, handler),
-        )
-    if has("connect", "disconnect"):
-        return (_connect, lambda engine, handler: engine.disconnect(handler))
-    raise TelemetryError(
-        f"can't attach to {type(engine).__qualname__}: it has neither on/off, on/remove_listener, "
-        "connect/disconnect nor push_handlers/remove_handlers"
-    )
-
-
-def _connect(signal: Any, handler: Handler) -> None:
-    # A signal that holds its receivers weakly would drop this one at once.
-    with contextlib.suppress(TypeError, ValueError):
-        if "weak" in inspect.signature(signal.connect).parameters:
-            signal.connect(handler, weak=False)
+    def __call__(self, *args: Any, **fields: Any) -> None:
+        """Record the event in the arguments."""
+        line = self._line
+        if line.handler is not self:
             return
-    signal.connect(handler)
-
-
-def _reference(engine: object) -> Callable[[], Any]:
-    try:
-        return weakref.ref(engine)
-    except TypeError:  # an object with slots and without __weakref__
-        return lambda: engine
-
-
-def _handler(push: Push) -> Handler:
-    def take_event(*args: Any, **fields: Any) -> None:
         # No error in here is the engine's fault, so none may reach it.
         try:
-            push(_event(args, fields))
+            line.push(_event(args, fields))
         except InvalidEventError:
             pass  # `push` has counted and logged it; `strict` is for the game's own calls
         except Exception:
             with contextlib.suppress(Exception):  # nor may one of a log handler
                 logger.exception("could not record an engine's event")
 
-    return take_event
+    def __reduce__(self) -> tuple[Callable[[str], Handler], tuple[str]]:
+        return detached_handler, (self._line.kind,)
+
+
+# The classes whose engines were copied or unpickled with a handler. When one of these is attached,
+# `ignore_event` is removed first, or a saved game would have one more each time.
+_copied_kinds: set[str] = set()
+
+
+def _name_of_kind(engine: object) -> str:
+    return f"{type(engine).__module__}.{type(engine).__qualname__}"
+
+
+def ignore_event(*args: Any, **fields: Any) -> None:
+    """Do nothing: the handler in a copy of an attached engine."""
+
+
+def detached_handler(kind: str) -> Handler:
+    """Return the handler of a copied or unpickled engine. Saved games know this name."""
+    _copied_kinds.add(kind)
+    return ignore_event
+
+
+_STARTS = (str, Mapping, TelemetryEvent)  # the first argument, unless it is the engine itself
 
 
 def _event(args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
@@ -154,6 +247,8 @@ def _event(args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
     It can be a mapping or TelemetryEvent, among positional arguments or as ``event=``; the event's
     own fields as keywords; or its type and data, one after the other.
     """
+    if len(args) > 1 and isinstance(args[1], str) and not isinstance(args[0], _STARTS):
+        args = args[1:]  # the engine itself comes first
     is_all_there_is = fields.keys() == {"event"} and len(args) <= 1
     if is_all_there_is or isinstance(fields.get("event"), (Mapping, TelemetryEvent)):
         return fields["event"]

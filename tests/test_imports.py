@@ -23,7 +23,8 @@ THE_PACKAGE = """
     errors          |
     events          | errors  _shared
     settings        | errors  _shared
-    engines         | errors  events
+    _dialects       | errors
+    engines         | errors  events  _dialects
     _recording      | errors  events  _shared
     _network        | _shared
     _delivery       | settings  _recording  _network  _shared
