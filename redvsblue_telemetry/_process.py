@@ -82,7 +82,9 @@ def _log(level: int, line: str) -> None:
 def _started_or_off(settings: TelemetrySettings) -> Telemetry:
     try:
         return Telemetry(settings).start()
-    except (OSError, RuntimeError):  # out of descriptors or threads
+    except (OSError, RuntimeError, ImportError):
+        # Out of descriptors or threads; or a bundled game lacks a module that is imported late, and
+        # that would come to light with the first player whose flag is on.
         logger.exception("telemetry is off: it could not be started")
         return Telemetry(attrs.evolve(settings, enabled=False))
 

@@ -102,13 +102,14 @@ class TelemetryConnector:
         self._settings = settings
         self._connect = connect
         self._clock = clock
+        # Before the poller, whose sockets would stay open if it raised: it imports late.
+        self._backoff = Backoff(settings.backoff_base, settings.backoff_max)
         self._thread = threading.Thread(target=self._run, name="redvsblue-telemetry", daemon=True)
         self._poller = Poller()
         # Not private, because `emit` calls its `nudge` directly, which saves a call.
         self.requests = Requests(self._poller.wake)
 
-        # Used by the worker only:
-        self._backoff = Backoff(settings.backoff_base, settings.backoff_max)
+        # Used by the worker only, as is the backoff:
         self._window = DeliveryWindow(
             max_batches=_WINDOW_BATCHES,
             max_bytes=_WINDOW_BYTES,

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from typing import Any
@@ -277,6 +278,16 @@ def test_a_thread_that_cannot_be_had_turns_it_off(
     telemetry = start_telemetry(**QUICK)
     assert not telemetry.enabled
     assert "could not be started" in caplog.text
+
+
+def test_a_module_that_a_bundled_game_lacks_turns_it_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "tenacity", None)
+    telemetry = start_telemetry(**QUICK)
+    assert not telemetry.enabled
+    assert "could not be started" in caplog.text
+    assert "tenacity" in caplog.text
 
 
 def test_the_kill_switch_wins_over_settings_made_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
