@@ -37,10 +37,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ._recording.emit import Flag
+from ._shared import keep_on_reload
 
 __all__ = ["TRANSITIONS", "Lifecycle", "Phase", "call_after_fork", "call_at_exit", "watch_process"]
 
 
+@keep_on_reload
 class Phase(enum.Enum):
     """A phase in the life of a client."""
 
@@ -133,10 +135,12 @@ class Forkable(Protocol):
         """Stop sharing with the parent."""
 
 
-_watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
-_exit_calls: list[Callable[[], object]] = []
-_finalized_process = 0  # the id of the multiprocessing child that already has a finalizer
-_has_bootstrap_hook = False  # in this process, or in the one that forked it
+_is_reloaded = "_watched" in globals()
+if not _is_reloaded:  # importlib.reload keeps them, as it does the hooks that use them
+    _watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
+    _exit_calls: list[Callable[[], object]] = []
+    _finalized_process = 0  # the id of the multiprocessing child that already has a finalizer
+    _has_bootstrap_hook = False  # in this process, or in the one that forked it
 
 
 def call_at_exit(call: Callable[[], object]) -> None:
@@ -175,7 +179,7 @@ def watch_process(client: Forkable) -> None:
         return
     if not _has_bootstrap_hook:
         _has_bootstrap_hook = True
-        util.register_after_fork(_at_bootstrap, _at_bootstrap)
+        util.register_after_fork(_watched, _at_bootstrap)
     if process.parent_process() is not None and _finalized_process != os.getpid():
         _finalize(util)
 
@@ -204,4 +208,5 @@ def _after_fork_in_child() -> None:
         client.after_fork_in_child()
 
 
-call_after_fork(_after_fork_in_child)
+if not _is_reloaded:
+    call_after_fork(_after_fork_in_child)

@@ -20,10 +20,12 @@ __all__ = ["emit", "get_telemetry", "install_telemetry", "start_telemetry", "sto
 
 logger = logging.getLogger("redvsblue_telemetry")
 
-# Written under the lock, which `emit` doesn't take.
-_current = Telemetry(TelemetrySettings(enabled=False))
-_lock = threading.RLock()
-_logged: set[str] = set()  # what `start_telemetry` has logged since the last stop
+_is_reloaded = "_current" in globals()
+if not _is_reloaded:  # importlib.reload keeps the client that runs
+    # Written under the lock, which `emit` doesn't take.
+    _current = Telemetry(TelemetrySettings(enabled=False))
+    _lock = threading.RLock()
+    _logged: set[str] = set()  # what `start_telemetry` has logged since the last stop
 
 
 def start_telemetry(**overrides: Unpack[SettingsOverrides]) -> Telemetry:
@@ -119,6 +121,7 @@ def _renew_lock() -> None:
     _lock = threading.RLock()
 
 
-call_at_exit(stop_telemetry)
-call_after_fork(_renew_lock)
+if not _is_reloaded:
+    call_at_exit(stop_telemetry)
+    call_after_fork(_renew_lock)
 unpickle_as(get_telemetry)

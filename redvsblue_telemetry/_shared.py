@@ -6,7 +6,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -34,6 +34,7 @@ __all__ = [
     "encodable",
     "escape",
     "is_loopback",
+    "keep_on_reload",
     "monotonic",
     "type_name",
 ]
@@ -49,6 +50,19 @@ _JOINERS = "\u200c\u200d"
 # game's tests freeze time. A partial is another object, and still one call into C.
 monotonic: Callable[[], float] = functools.partial(time.monotonic)
 """Seconds on a clock that never goes back and that freezegun does not stop."""
+
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def keep_on_reload(kind: _Class) -> _Class:
+    """Return the class that a module had before ``importlib.reload``, or the given one.
+
+    For classes that a running client, or the game, compares by identity: with a second class of the
+    same name, a state that a client is in would equal none of the states that its code knows.
+    """
+    kept: _Class = vars(sys.modules[kind.__module__]).get(kind.__name__, kind)
+    return kept
 
 
 class TokenBucket:

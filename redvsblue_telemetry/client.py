@@ -19,7 +19,7 @@ from ._recording.codec import EncodedEvent, EventCodec, child_session_id, new_se
 from ._recording.emit import Emit, emit_nothing, make_emit
 from ._recording.ledger import DropReason, Ledger
 from ._recording.store import TelemetryStore
-from ._shared import describe, monotonic
+from ._shared import describe, keep_on_reload, monotonic
 from .engines import AttachedEngines, EngineBinding
 from .errors import InvalidEventError
 from .events import TelemetryEvent
@@ -92,6 +92,7 @@ class TelemetryStats:
         return _restored, ({**fields, "dropped_by": dict(self.dropped_by)},)
 
 
+@keep_on_reload
 class Telemetry:
     """Records a game's events and delivers them. Usually made by :func:`start_telemetry`.
 
@@ -462,7 +463,7 @@ class Telemetry:
             inherited.abandon()
 
 
-_get_current: Callable[[], Telemetry] | None = None
+_get_current: Callable[[], Telemetry] | None = globals().get("_get_current")  # kept on reload
 
 
 def unpickle_as(get_current: Callable[[], Telemetry]) -> None:

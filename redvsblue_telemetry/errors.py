@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from ._shared import keep_on_reload
+
 __all__ = ["InvalidEventError", "SettingsError", "TelemetryError"]
 
 
+@keep_on_reload
 class TelemetryError(Exception):
     """Base class of all exceptions that this library raises."""
 
 
+@keep_on_reload
 class SettingsError(TelemetryError):
     """A setting has a value that is not allowed, or does not exist.
 
@@ -27,6 +31,7 @@ class SettingsError(TelemetryError):
         self.allowed = allowed
 
 
+@keep_on_reload
 class InvalidEventError(TelemetryError):
     """An event can't be sent: it has no type, can't be encoded or is too large.
 

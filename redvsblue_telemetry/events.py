@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from ._shared import describe
+from ._shared import describe, keep_on_reload
 from .errors import InvalidEventError
 
 __all__ = ["NO_DATA", "Data", "TelemetryEvent", "merged"]
@@ -28,6 +28,7 @@ _WIRE_NAMES = {
 }
 
 
+@keep_on_reload
 @attrs.frozen(kw_only=True)
 class TelemetryEvent:
     """One thing that happened. Fields that are not set are filled in when the event is pushed.

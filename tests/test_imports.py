@@ -20,7 +20,7 @@ PACKAGE = Path(redvsblue_telemetry.__file__).parent
 # each of these stands above it in the picture, so the imports only ever go up.
 THE_PACKAGE = """
     _shared         |
-    errors          |
+    errors          | _shared
     events          | errors  _shared
     settings        | errors  _shared
     _dialects       | errors
@@ -28,7 +28,7 @@ THE_PACKAGE = """
     _recording      | errors  events  _shared
     _network        | _shared
     _delivery       | settings  _recording  _network  _shared
-    _lifecycle      | _recording
+    _lifecycle      | _recording  _shared
     client          | errors  events  settings  engines  _lifecycle  _recording  _delivery  _shared
     _process        | errors  settings  client  _lifecycle  _shared
     __init__        | errors  events  settings  client  _process  _recording  _delivery

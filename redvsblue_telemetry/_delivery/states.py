@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import enum
 
+from .._shared import keep_on_reload
+
 __all__ = ["TRANSITIONS", "ConnectionState"]
 
 
+@keep_on_reload
 class ConnectionState(enum.Enum):
     """The state of the connection to the server."""
 

@@ -13,6 +13,8 @@ from typing import Protocol
 
 import msgspec
 
+from .._shared import keep_on_reload
+
 __all__ = [
     "Connection",
     "ConnectionLost",
@@ -35,6 +37,7 @@ Raises TimeoutError at the deadline, and any exception by which the caller ends 
 """
 
 
+@keep_on_reload
 class LostKind(enum.Enum):
     """Why a connection could not be made, or ended."""
 
@@ -85,6 +88,7 @@ class LostKind(enum.Enum):
 _OFFLINE = (LostKind.NAME, LostKind.UNREACHABLE)
 
 
+@keep_on_reload
 class ConnectionLost(Exception):  # noqa: N818 (it is an event in a connection's life)
     """A connection could not be made, or ended.
 

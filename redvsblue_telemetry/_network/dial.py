@@ -37,7 +37,9 @@ _NO_NETWORK = frozenset(
     {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
 )
 
-_open_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+_is_reloaded = "_open_sockets" in globals()
+if not _is_reloaded:
+    _open_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
@@ -49,7 +51,7 @@ def _close_in_child() -> None:
         sock.close()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
+if not _is_reloaded and hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_close_in_child)
 
 

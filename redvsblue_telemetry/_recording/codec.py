@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import msgspec
 
-from .._shared import describe
+from .._shared import describe, keep_on_reload
 from ..errors import InvalidEventError
 from ..events import NO_DATA, Data, TelemetryEvent, merged
 from .jsonable import find_fault, to_jsonable
@@ -34,6 +34,7 @@ _MAX_PREFIX_BYTES = 256  # a longer prefix is not cached
 _PROCESS_ID_BYTES = 32  # room for the suffix of a forked child's session id
 
 
+@keep_on_reload
 class EncodedEvent(msgspec.Struct, gc=False):
     """An event from its emission on, with nothing that the game can change."""
 
@@ -45,6 +46,7 @@ class EncodedEvent(msgspec.Struct, gc=False):
     """Its data, as JSON."""
 
 
+@keep_on_reload
 class _ForwardedEvent(EncodedEvent, gc=False):
     """An event that came with some of its envelope, which is kept as given."""
 

@@ -22,12 +22,14 @@ from typing import Any
 
 import msgspec
 
+from .._shared import keep_on_reload
 from .counter import AtomicCounter
 from .store import TelemetryStore
 
 __all__ = ["Counts", "DropReason", "Ledger"]
 
 
+@keep_on_reload
 class DropReason(enum.Enum):
     """Why an event is dropped."""
 
