@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import tkinter
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -805,6 +804,14 @@ class Events:
         return slot
 
 
+class TkWidget:
+    """As tkinter's Misc: bind() replaces the game's own handler of the event."""
+
+    def bind(self, sequence: object = None, func: object = None, add: object = None) -> None: ...
+
+    def unbind(self, sequence: object, funcid: object = None) -> None: ...
+
+
 class PandaObject:
     """As panda3d's DirectObject."""
 
@@ -845,7 +852,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "raises": (Fragile, "Fragile: it has none of the pairs"),
     "pyglet": (unregistered, r"no event type 'telemetry': call Unregistered.register_event_type"),
     "Kivy": (KivyDispatcher, "it has no event or property 'telemetry'"),
-    "tkinter": (lambda: object.__new__(tkinter.Misc), r"called as bind\(telemetry=handler\)"),
+    "tkinter": (TkWidget, r"called as bind\(telemetry=handler\)"),
     "panda3d": (PandaObject, r"such as `engine.accept\('telemetry', telemetry.push\)`"),
 }
 
