@@ -397,7 +397,11 @@ class Telemetry:
         """Return a running worker; None if this kind of client has none."""
         watch_process(self)
         connector = TelemetryConnector(
-            self._store, self._codec, self._settings, ledger=self._ledger
+            self._store,
+            self._codec,
+            self._settings,
+            ledger=self._ledger,
+            on_failure=self._on_worker_failure,
         )
         try:
             connector.set_online(self._online)
@@ -406,6 +410,11 @@ class Telemetry:
             connector.abandon()
             raise
         return connector
+
+    def _on_worker_failure(self) -> None:
+        """Stop: there is no worker any more. The next `start_telemetry` makes a new client."""
+        with self._life.lock:
+            self._life.enter(Phase.STOPPED)
 
     def _start_worker_safely(self) -> None:
         """Start the worker of a forked child. If that fails, log it and turn telemetry off."""

@@ -57,7 +57,8 @@ ROOMS = {
         sigpipe         |
         sockets         | sigpipe
         handshake       | contract  proxy
-        dial            | contract  proxy  sigpipe  sockets
+        owned           |
+        dial            | contract  proxy  owned  sigpipe  sockets
         stream          | contract  handshake  sockets
         websocket       | contract  dial  stream  frames  handshake
     """,

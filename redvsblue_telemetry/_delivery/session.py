@@ -71,6 +71,8 @@ class WireSession:
         self._clock = clock
         self._may_send = may_send
         self._turn = TimeSlice(clock)
+        self.was_fruitful = True
+        """Whether anything was received or sent since the last call of :meth:`receive`."""
         self._is_draining = False
         self._drain_at = self._heard_at = clock()
         self._asked_at: float | None = None  # when the unanswered keepalive was sent
@@ -85,6 +87,7 @@ class WireSession:
         self._begin_turn()
         delivered = 0
         received = self._connection.receive()
+        self.was_fruitful = bool(received)
         if received:
             self._heard_at = self._clock()
             self._asked_at = None
@@ -120,6 +123,7 @@ class WireSession:
                 break
             if self._turn.is_over:
                 self._yield(is_awaited=is_awaited)
+            self.was_fruitful = True
             batch = self._window.next_unsent()
             if batch is None:
                 self._load()
@@ -127,7 +131,9 @@ class WireSession:
                 self._send_batch(batch)
         else:
             self._yield(is_awaited=is_awaited)
+        unwritten = self._connection.unwritten
         self._connection.flush()
+        self.was_fruitful |= self._connection.unwritten < unwritten
 
     def _yield(self, *, is_awaited: bool) -> None:
         """Write, and let the game have its turn, unless it waits for the worker."""

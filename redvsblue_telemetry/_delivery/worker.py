@@ -29,6 +29,7 @@ import math
 import selectors
 import threading
 from collections.abc import Callable
+from time import sleep
 from urllib.parse import urlsplit
 
 from .._network.contract import Connection, ConnectionLost, Endpoint, LostKind, Wait
@@ -63,6 +64,8 @@ _WINDOW_BYTES = 4 * 1024 * 1024
 _MAX_RETRY_AFTER = 3600.0  # seconds; a server that asks for more gets this
 _STOP_MARGIN = 0.1  # the fraction of a stop's timeout in which the worker ends after giving up
 _RECOVERY_DELAY = 1.0  # seconds after an internal error
+_FRUITLESS_TURNS = 32  # in a row; a socket may be ready for nothing now and then
+_FRUITLESS_DELAY = 0.01  # seconds, after that many
 _EARLY_ATTEMPTS = 5  # made at once for flushes and a network that is back; then one a backoff_max
 _JOIN_TIMEOUT = 0.05  # seconds for a thread to be gone once its last statement has run
 
@@ -83,6 +86,7 @@ class TelemetryConnector:
         codec: completes the events.
         settings: see :class:`TelemetrySettings`.
         ledger: counts what becomes of the events; if None, a new one.
+        on_failure: called on the worker's thread if it ends without having been asked to.
         connect: opens a connection.
         clock: returns monotonic seconds.
     """
@@ -94,18 +98,20 @@ class TelemetryConnector:
         settings: TelemetrySettings,
         *,
         ledger: Ledger | None = None,
+        on_failure: Callable[[], object] = lambda: None,
         connect: Connect = open_websocket,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._store = store
         self._codec = codec
         self._settings = settings
+        self._on_failure = on_failure
         self._connect = connect
         self._clock = clock
         # Before the poller, whose sockets would stay open if it raised: it imports late.
         self._backoff = Backoff(settings.backoff_base, settings.backoff_max)
         self._thread = threading.Thread(target=self._run, name="redvsblue-telemetry", daemon=True)
-        self._poller = Poller()
+        self._poller = Poller(clock)
         # Not private, because `emit` calls its `nudge` directly, which saves a call.
         self.requests = Requests(self._poller.wake)
 
@@ -120,6 +126,7 @@ class TelemetryConnector:
         self._not_before = -math.inf  # a Retry-After forbids attempts until then
         self._connection_log = ConnectionLog(clock)
         self._refusals_log = TokenBucket(LINES_PER_SECOND, LINES_AT_ONCE, clock)
+        self._closed_log = TokenBucket(LINES_PER_SECOND, 1, clock)
         self._early_attempts = TokenBucket(1 / settings.backoff_max, _EARLY_ATTEMPTS, clock)
         self._seen = store.departed  # the number of the last event whose departure was noticed
 
@@ -240,10 +247,22 @@ class TelemetryConnector:
                 try:
                     self._take_a_step()
                 except BaseException:  # even a SystemExit: events are waiting
-                    self._log_internal_error()
-                    self._wait(self._clock() + _RECOVERY_DELAY)
+                    self._recover()
+        except BaseException:
+            self._ended_well = False
+            log_safely(logging.ERROR, "telemetry is off: its worker failed", with_traceback=True)
         finally:
             self._end()
+
+    def _recover(self) -> None:
+        """Log the error, and take no step for a while."""
+        until = self._clock() + _RECOVERY_DELAY
+        try:
+            self._log_internal_error()
+            while self._clock() < until and not self._is_finished:
+                self._wait(until)
+        except BaseException:  # nothing works, for want of memory perhaps
+            sleep(_RECOVERY_DELAY)
 
     def _take_a_step(self) -> None:
         if self._may_connect:
@@ -314,10 +333,14 @@ class TelemetryConnector:
         self._settle_flushes()
         if not self._has_delivered_all:
             self.requests.mark_losses()
-        self._ended_well = self._has_delivered_all and not self.requests.has_losses
+        self._ended_well = (
+            self._ended_well and self._has_delivered_all and not self.requests.has_losses
+        )
         self.ledger.drop(self._window.discard() + self._store.clear(), DropReason.LEFT_BEHIND)
         self._enter(STOPPED)
         self._poller.close()
+        if not self.requests.is_stopping:
+            self._on_failure()
         self.requests.finish_all()
         log_safely(
             logging.INFO,
@@ -445,6 +468,7 @@ class TelemetryConnector:
         self._connection_log.report(
             logging.INFO, "telemetry connected to %s", self._settings.url.partition("?")[0]
         )
+        fruitless_turns = 0
         while True:
             if session.receive():
                 self._backoff.reset()
@@ -454,18 +478,26 @@ class TelemetryConnector:
                 is_urgent=self.requests.take_urgency(), is_awaited=self.requests.is_awaited
             )
             session.keep_alive()
-            self._wait_for_work(connection, session)
+            # A descriptor that is always ready, for nothing that can be done, must not make this
+            # loop spin. Such as that of a TLS server that wants to negotiate first, and doesn't.
+            fruitless_turns = 0 if session.was_fruitful else fruitless_turns + 1
+            if fruitless_turns > _FRUITLESS_TURNS:
+                self._wait(self._clock() + _FRUITLESS_DELAY)
+            if not self._wait_for_work(connection, session):
+                fruitless_turns = 0
 
-    def _wait_for_work(self, connection: Connection, session: WireSession) -> None:
+    def _wait_for_work(self, connection: Connection, session: WireSession) -> bool:
+        """Wait; return whether the connection's descriptor ended the wait."""
         events = selectors.EVENT_READ
         if connection.unwritten:
             events |= selectors.EVENT_WRITE
         if session.has_work:
-            self._wait(self._clock(), connection.fileno(), events)  # only look for more work
-        else:
-            self.requests.wants_nudge = session.wants_nudge
-            self._wait(session.next_deadline, connection.fileno(), events)
-            self.requests.wants_nudge = False
+            # Only look for more work.
+            return self._wait(self._clock(), connection.fileno(), events)
+        self.requests.wants_nudge = session.wants_nudge
+        is_ready = self._wait(session.next_deadline, connection.fileno(), events)
+        self.requests.wants_nudge = False
+        return is_ready
 
     # Shared by all of these.
 
@@ -477,7 +509,15 @@ class TelemetryConnector:
         if stop_at is not None:
             until = stop_at if until is None else min(until, stop_at)
         timeout = None if until is None else max(0.0, until - self._clock())
-        return self._poller.wait(timeout, fd, events)
+        is_ready = self._poller.wait(timeout, fd, events)
+        if self._poller.was_closed:
+            self._poller.was_closed = False
+            if self._closed_log.take():
+                log_safely(
+                    logging.ERROR,
+                    "other code in this process closed the telemetry's sockets; opening new ones",
+                )
+        return is_ready
 
     def _settle_flushes(self) -> None:
         """Finish the flushes whose events have all been delivered or dropped."""

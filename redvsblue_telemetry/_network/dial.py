@@ -21,6 +21,7 @@ import weakref
 from .._shared import monotonic
 from . import proxy, sigpipe
 from .contract import TIMED_OUT, ConnectionLost, LostKind, Wait, lost_by_os_error
+from .owned import OwnedSocket
 from .sockets import READ, WRITE, PlainSocket, SecureSocket
 
 __all__ = ["default_ssl_context", "open_socket", "prepare"]
@@ -136,7 +137,7 @@ def open_socket(
 def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socket:
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for index, (family, kind, proto, _, address) in enumerate(addresses):
-        sock = socket.socket(family, kind, proto)
+        sock = OwnedSocket(family, kind, proto)
         _open_sockets.add(sock)
         try:
             sigpipe.spare(sock).setblocking(False)

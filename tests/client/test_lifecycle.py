@@ -20,6 +20,7 @@ from redvsblue_telemetry import (
     TelemetryStats,
     start_telemetry,
 )
+from redvsblue_telemetry._delivery.worker import TelemetryConnector
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.raw_server import raw_server, read_to_the_end, shake_hands
 from tests.support.wait import wait_until
@@ -277,6 +278,31 @@ def test_a_stop_on_the_workers_own_thread_ends_it(callback: str) -> None:
         assert stats.delivered == 1 or callback != "before_send"
         telemetry.emit("too late")
         assert telemetry.stats() == stats
+
+
+def test_a_worker_that_fails_says_so_and_the_next_start_makes_a_new_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url, drain_interval=60)
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.CONNECTED)
+        with monkeypatch.context() as patch:
+            # The worker goes on after an exception in a step, but this is between two steps.
+            patch.setattr(TelemetryConnector, "_is_finished", property(lambda _: 1 / 0))
+            telemetry.emit("lost")
+            assert not telemetry.flush(20)
+            assert wait_until(lambda: ended_well(telemetry.stats()))
+        assert not telemetry.enabled
+        telemetry.emit("ignored")
+        assert not telemetry.flush(1)
+        assert not telemetry.stop(1)
+        assert (telemetry.stats().emitted, telemetry.stats().dropped) == (1, 1)
+        lines = [r.getMessage() for r in caplog.records if "telemetry is off" in r.getMessage()]
+        assert lines == ["telemetry is off: its worker failed"]
+        again = start_telemetry(**QUICK, url=server.url)
+        assert again is not telemetry
+        again.emit("again")
+        assert again.flush(20)
 
 
 def test_a_second_start_changes_nothing() -> None:

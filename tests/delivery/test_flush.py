@@ -230,6 +230,16 @@ def test_a_stop_that_leaves_events_behind_makes_a_flush_false() -> None:
         assert wait_until(lambda: dropped(telemetry) == {"left_behind": 4})
 
 
+def test_events_that_the_toggle_discards_during_a_stop_are_not_left_behind() -> None:
+    with held() as (telemetry, gate):
+        emit(telemetry, 3)
+        assert not telemetry.stop(0.1)
+        telemetry.enabled = False
+        gate.open()
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED)
+        assert dropped(telemetry) == {"switched_off": 4}
+
+
 def test_a_child_whose_worker_could_not_start_does_not_claim_delivery(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

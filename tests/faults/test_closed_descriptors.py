@@ -1,0 +1,279 @@
+"""A host that closes all descriptors of the process, as daemons do at their start."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+import trustme
+
+from redvsblue_telemetry.testing import RecordingServer
+from tests.client.test_fork import needs_fork
+from tests.client.test_process import IMPORT, TIMEOUT, end_of, play, run, said
+from tests.support.connect_proxy import relay_to
+from tests.support.raw_server import raw_server, read_to_the_end
+from tests.support.sockets import server_context
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sockets are not descriptors here")
+
+HOST = (
+    IMPORT
+    + """
+import gc, logging, socket, ssl, tempfile
+
+class Counter(logging.Handler):
+    count = 0
+    def emit(self, record):
+        self.count += 1
+
+errors = Counter(logging.ERROR)
+logging.getLogger("redvsblue_telemetry").addHandler(errors)
+files, pairs = [], []
+
+def close_all(reopens):
+    os.closerange(3, 1000)
+    files.clear()
+    pairs.clear()
+    if not reopens:
+        return
+    # They take the numbers that our sockets had.
+    for _ in range(8):
+        file, path = tempfile.mkstemp()
+        os.unlink(path)
+        os.write(file, b"the host's")
+        files.append(file)
+        pairs.append([end.detach() for end in socket.socketpair()])
+
+def check_host():
+    gc.collect()
+    for file in files:
+        assert os.lseek(file, 0, os.SEEK_CUR) == len(b"the host's")
+        assert os.pread(file, 100, 0) == b"the host's"
+    for one, other in pairs:
+        os.write(one, b"a")
+        assert os.read(other, 10) == b"a"
+        os.write(other, b"b")
+        assert os.read(one, 10) == b"b"
+
+def wait_for(state):
+    while telemetry.stats().state is not state:
+        time.sleep(0.002)
+
+def start(**settings):
+    global telemetry
+    telemetry = start_telemetry(enabled=True, url=sys.argv[1], **settings)
+    return telemetry
+
+def finish():
+    assert telemetry.enabled
+    assert start_telemetry() is telemetry
+    telemetry.emit("after")
+    assert telemetry.flush(20), telemetry.stats()
+    check_host()
+    assert telemetry.stop(20)
+    check_host()
+    assert telemetry.stats().dropped == 0
+    print(telemetry.stats().delivered, errors.count)
+"""
+)
+
+either = pytest.mark.parametrize("reopens", [False, True])
+
+
+@either
+@pytest.mark.parametrize("is_secure", [False, True])
+def test_an_open_connection_is_replaced_and_all_arrives(
+    is_secure: bool, reopens: bool, tmp_path: Path
+) -> None:
+    script = f"""
+context = ssl.create_default_context(cafile=sys.argv[2]) if {is_secure} else None
+start(backoff_base=0.05, drain_interval=60, ssl_context=context)
+telemetry.emit("before")
+assert telemetry.flush(20)
+telemetry.emit("kept")
+close_all({reopens})
+finish()
+"""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = server_context(authority.issue_cert("127.0.0.1")) if is_secure else None
+    with RecordingServer(ssl_context=context) as server:
+        done = run(HOST + script, server.url, str(tmp_path / "ca.pem"))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "3 1\n", "")
+        assert [event["type"] for event in server.events] == ["before", "kept", "after"]
+
+
+@either
+def test_descriptors_that_are_closed_again_and_again_lose_nothing(reopens: bool) -> None:
+    script = f"""
+import threading
+start(backoff_base=0.01, backoff_max=0.02, drain_interval=0.01, capacity=1_000_000)
+is_over = threading.Event()
+def emit():
+    while not is_over.wait(0.0005):
+        telemetry.emit("x")
+emitter = threading.Thread(target=emit)
+emitter.start()
+for _ in range(20):
+    close_all({reopens})
+    time.sleep(0.03)
+    check_host()
+is_over.set()
+emitter.join()
+errors.count = 1
+finish()
+"""
+    with RecordingServer() as server:
+        done = run(HOST + script, server.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        delivered = int(done.stdout.split()[0])
+        assert {event["seq"] for event in server.events} == set(range(1, delivered + 1))
+
+
+@either
+def test_a_worker_in_its_backoff_is_woken_as_ever(reopens: bool) -> None:
+    script = f"""
+logging.getLogger("redvsblue_telemetry").propagate = False
+start(backoff_base=1e6, backoff_max=1e6)
+telemetry.emit("before")
+wait_for(ConnectionState.BACKING_OFF)
+close_all({reopens})
+print("closed", flush=True)
+sys.stdin.readline()
+finish()
+"""
+    with RecordingServer() as server:
+        port = server.port
+    game = play(HOST + script, f"ws://127.0.0.1:{port}/")
+    assert said(game, "closed")
+    with RecordingServer(port=port) as server:
+        done = end_of(game)  # closes its standard input, for which it waits
+        assert (done.returncode, done.stdout, done.stderr) == (0, "2 1\n", "")
+        assert [event["type"] for event in server.events] == ["before", "after"]
+
+
+@either
+def test_an_attempt_under_way_is_given_up(reopens: bool) -> None:
+    script = f"""
+start(backoff_base=0.05, connect_timeout=600)
+telemetry.emit("before")
+wait_for(ConnectionState.CONNECTING)
+print("connecting", flush=True)
+sys.stdin.readline()
+close_all({reopens})
+finish()
+"""
+    came, has_request = itertools.count(), threading.Event()
+    with RecordingServer() as server:
+
+        def serve(client: socket.socket) -> None:
+            if next(came):
+                relay_to(server.port)(client)
+                return
+            client.recv(65536)  # the request, which is not answered
+            has_request.set()
+            read_to_the_end(client)
+
+        with raw_server(serve) as port:
+            game = play(HOST + script, f"ws://127.0.0.1:{port}/")
+            assert said(game, "connecting")
+            assert has_request.wait(TIMEOUT)
+            done = end_of(game)  # closes its standard input, for which it waits
+        assert (done.returncode, done.stdout, done.stderr) == (0, "2 1\n", "")
+        assert [event["type"] for event in server.events] == ["before", "after"]
+
+
+@either
+def test_a_worker_that_is_switched_off_is_woken_by_the_toggle(reopens: bool) -> None:
+    script = f"""
+start(backoff_base=0.05)
+telemetry.enabled = False
+wait_for(ConnectionState.IDLE)
+close_all({reopens})
+telemetry.enabled = True
+finish()
+"""
+    with RecordingServer() as server:
+        done = run(HOST + script, server.url)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "1 1\n", "")
+
+
+NO_DESCRIPTORS = """
+import resource
+import redvsblue_telemetry._delivery.poller as poller
+logging.getLogger("redvsblue_telemetry").propagate = False
+wait, waits = poller.Poller.wait, []
+def counting(*arguments):
+    waits.append(arguments)
+    return wait(*arguments)
+poller.Poller.wait = counting
+start(backoff_base=0.05, backoff_max=0.2)
+telemetry.emit("before")
+assert telemetry.flush(20)
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # none can be opened
+os.closerange(3, 1000)
+telemetry.emit("kept")
+begun = len(waits)
+assert not telemetry.flush(1)
+assert len(waits) - begun < 100, len(waits) - begun
+"""
+
+
+def test_without_descriptors_it_waits_until_there_are_some() -> None:
+    script = """
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+finish()
+"""
+    with RecordingServer() as server:
+        done = run(HOST + NO_DESCRIPTORS + script, server.url)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "3 1\n", "")
+        assert [event["type"] for event in server.events] == ["before", "kept", "after"]
+
+
+def test_without_descriptors_a_stop_is_bounded_and_honest() -> None:
+    script = """
+begun = time.monotonic()
+assert not telemetry.stop(0.5)
+assert time.monotonic() - begun < 5
+assert not telemetry.flush(1)
+assert not telemetry.enabled
+while telemetry.stats().state is not ConnectionState.STOPPED:
+    time.sleep(0.002)
+assert telemetry.stats().dropped_by["left_behind"] == 1
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+again = start_telemetry(enabled=True, url=sys.argv[1])
+assert again is not telemetry
+again.emit("again")
+assert again.flush(20)
+"""
+    with RecordingServer() as server:
+        done = run(HOST + NO_DESCRIPTORS + script, server.url)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert [event["type"] for event in server.events] == ["before", "again"]
+
+
+@needs_fork
+@either
+def test_a_host_that_forks_into_a_daemon_delivers_from_there(reopens: bool) -> None:
+    script = f"""
+start(backoff_base=0.05)
+telemetry.emit("parent")
+assert telemetry.flush(20)
+if os.fork():
+    os.wait()
+    os._exit(0)
+os.setsid()
+telemetry.emit("child")  # its worker is there before the descriptors are closed
+close_all({reopens})
+finish()
+"""
+    with RecordingServer() as server:
+        done = run(HOST + script, server.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout in ("2 1\n", "2 0\n")
+        assert {event["type"] for event in server.events} == {"parent", "child", "after"}
