@@ -336,7 +336,8 @@ class TelemetryConnector:
         self._ended_well = (
             self._ended_well and self._has_delivered_all and not self.requests.has_losses
         )
-        self.ledger.drop(self._window.discard() + self._store.clear(), DropReason.LEFT_BEHIND)
+        reason = DropReason.LEFT_BEHIND if self.requests.enabled else DropReason.SWITCHED_OFF
+        self.ledger.drop(self._window.discard() + self._store.clear(), reason)
         self._enter(STOPPED)
         self._poller.close()
         if not self.requests.is_stopping:
