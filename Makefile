@@ -31,6 +31,9 @@ dev_installed := $(VENV)/.dev-installed
 # The other SDKs are installed where they are measured, and nowhere else.
 BENCH ?= .venv-bench
 bench_installed := $(BENCH)/.bench-installed
+# So are the bundlers.
+BUNDLES ?= .venv-bundles
+bundlers_installed := $(BUNDLES)/.bundlers-installed
 
 .PHONY: help
 help: ## Show this list
@@ -91,6 +94,10 @@ bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes 
 bench-check: $(dev_installed) ## Count the instructions of an emit, where valgrind is installed
 	$(BIN)/python -m benchmarks.instructions --check
 
+.PHONY: bundles
+bundles: $(bundlers_installed) ## Bundle a game with PyInstaller, cx_Freeze and Nuitka, and check that each delivers
+	$(BUNDLES)/bin/python -m bundles
+
 .PHONY: docs
 docs: $(dev_installed) ## Write the parts of the docs that are generated
 	$(BIN)/python scripts/api_docs.py
@@ -103,7 +110,7 @@ build: $(dev_installed) ## Build the wheel and the source distribution into dist
 
 .PHONY: clean
 clean: ## Remove all that these commands made
-	rm -rf .venv .venv-bench .venv-lowest .venv-3.* build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-bench .venv-bundles .venv-lowest .venv-3.* build dist *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -130,4 +137,12 @@ $(dev_installed): $(venv_made) setup.cfg pyproject.toml
 $(bench_installed): $(venv_made) setup.cfg pyproject.toml benchmarks/requirements.txt
 	"$(PYTHON)" -m venv --clear $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --editable '.[dev]' --requirement benchmarks/requirements.txt
+	@touch $@
+
+# Not editable: PyInstaller and cx_Freeze don't find the modules of an editable package.
+$(bundlers_installed): $(venv_made) setup.cfg pyproject.toml bundles/requirements.txt \
+		$(shell find redvsblue_telemetry -name '*.py')
+	rm -rf build  # modules that are no longer there would be installed from it
+	"$(PYTHON)" -m venv $(BUNDLES)
+	$(BUNDLES)/bin/python -m pip install --quiet '.[testing]' --requirement bundles/requirements.txt
 	@touch $@

@@ -64,6 +64,36 @@ def test_what_the_system_trusts_is_believed(
     assert (done.stdout, done.stderr) == ("True 1 None\n", "")
 
 
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="no variable adds an authority")
+@pytest.mark.parametrize("way", ["ssl_context", "inject_into_ssl"])
+def test_truststore_brings_the_authorities(
+    way: str, secure_server: RecordingServer, authority: trustme.CA, tmp_path: Path
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    script = SENDS_ONE_EVENT
+    if way == "ssl_context":
+        context = "truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)"
+        script = f"import ssl, truststore\n{script}".replace(
+            "enabled=True", f"enabled=True, ssl_context={context}"
+        )
+    else:
+        script = f"import truststore\ntruststore.inject_into_ssl()\n{script}"
+    for trusted in (True, False):
+        if not trusted:
+            trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+            script = script.replace("flush(10)", "flush(1)")
+        done = subprocess.run(
+            [sys.executable, "-c", script, secure_server.url],
+            env={**os.environ, "SSL_CERT_FILE": str(tmp_path / "ca.pem"), "SSL_CERT_DIR": "none"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        rejected = "the server's certificate was rejected: unable to get local issuer certificate"
+        assert done.stdout == ("True 1 None\n" if trusted else f"False 0 {rejected}\n")
+
+
 @pytest.mark.parametrize("store", ["nothing", "an empty file", "another authority"])
 def test_a_python_without_ca_certificates_says_so_and_how_to_bring_some(
     store: str, secure_server: RecordingServer, tmp_path: Path
