@@ -347,7 +347,7 @@ def main() -> int:
                 bundle = Bundle(kind, builds.of(kind.command, with_telemetry=True) / kind.program)
                 without = builds.of(kind.command, with_telemetry=False) / kind.program
                 print(f"  {describe(bundle, place)}", flush=True)
-            except (subprocess.CalledProcessError, CheckFailed) as error:
+            except (subprocess.CalledProcessError, OSError, CheckFailed) as error:
                 print(f"{error}\n{getattr(error, 'output', '')}", file=sys.stderr)
                 problems += 1
                 continue
