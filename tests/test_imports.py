@@ -286,7 +286,8 @@ def test_there_is_no_circle() -> None:
 def test_the_core_knows_no_thread_and_no_socket(room: str) -> None:
     modules = [name for name in MODULES if is_within(name, room)]
     assert modules
-    assert not {found for name in modules for found in OUTSIDE[name]} & SHELL
+    found = {(name, outside) for name in modules for outside in OUTSIDE[name] & SHELL}
+    assert found <= {("_recording.store", "threading")}  # the lock of builds without the GIL
 
 
 def test_the_window_and_the_connection_read_no_clock_of_their_own() -> None:

@@ -9,6 +9,9 @@ wait for each other. So a request is one write to one attribute, or one append t
 CPython does in one step, followed by a wake-up of the worker. A request that is left during a wait
 ends that wait; one that is left before it ends the wait at once, because the wake-up stays in its
 socket.
+
+The worker iterates over copies of the deques. Copying is one step on every build; without the GIL,
+making a tuple is not, and it raises if a caller leaves a request meanwhile.
 """
 
 from __future__ import annotations
@@ -144,16 +147,16 @@ class Requests:
     @property
     def is_awaited(self) -> bool:
         """Whether a caller waits for the store to be drained."""
-        return self.is_stopping or any(flush.loaded is None for flush in tuple(self._flushes))
+        return self.is_stopping or any(flush.loaded is None for flush in self._flushes.copy())
 
     @property
     def awaits_attempt(self) -> bool:
         """Whether there is a flush for which no attempt was made yet."""
-        return any(not flush.had_attempt for flush in tuple(self._flushes))
+        return any(not flush.had_attempt for flush in self._flushes.copy())
 
     def mark_attempt(self) -> None:
         """Note that the flushes that there are now get no further attempt of their own."""
-        for flush in tuple(self._flushes):
+        for flush in self._flushes.copy():
             flush.had_attempt = True
 
     def mark_overflow(self, first: int, last: int) -> None:
@@ -170,16 +173,18 @@ class Requests:
     @property
     def has_losses(self) -> bool:
         """Whether an event was dropped that a stop was to deliver."""
-        return any(stop.has_losses for stop in tuple(self._stops))
+        return any(stop.has_losses for stop in self._stops.copy())
 
     @property
     def _waiting(self) -> tuple[Request, ...]:
-        return (*self._flushes, *self._stops)
+        return (*self._flushes.copy(), *self._stops.copy())
 
     def take_urgency(self) -> bool:
         """Return whether the store is to be drained at once, and reset that."""
-        is_urgent, self._is_urgent = self._is_urgent, False
-        return is_urgent
+        if not self._is_urgent:  # without a write, which could undo a caller's
+            return False
+        self._is_urgent = False
+        return True
 
     def settle_flushes(self, *, departed: int, loaded: int, settled: int) -> None:
         """Finish the flushes whose events have all been delivered or dropped.
@@ -189,7 +194,7 @@ class Requests:
             loaded: how many events have ever entered the window.
             settled: how many of these have left it.
         """
-        for flush in tuple(self._flushes):
+        for flush in self._flushes.copy():
             if flush.loaded is None and departed >= flush.up_to:
                 flush.loaded = loaded
             if flush.loaded is not None and settled >= flush.loaded:
@@ -207,5 +212,6 @@ class Requests:
 
     def finish_all(self) -> None:
         """Let all callers go on: the worker has ended."""
-        for request in (*self._flushes, *self._discards, *self._stops):
-            request.finish()
+        for requests in (self._flushes, self._discards, self._stops):
+            for request in requests.copy():
+                request.finish()

@@ -3,9 +3,9 @@
 Theory of operation
 -------------------
 
-``push`` runs on the game's thread, in signal handlers and in ``__del__``, so it takes no lock: a
-lock that the worker held while the operating system had it pre-empted would stall a frame. What
-has to be exact is instead done by single calls into C, which CPython (with the GIL) never
+``push`` runs on the game's thread, in signal handlers and in ``__del__``, so it never waits for a
+lock: a lock that the worker held while the operating system had it pre-empted would stall a frame.
+What has to be exact is instead done by single calls into C, which CPython (with the GIL) never
 interrupts:
 
 * ``deque.append`` puts an event at the back.
@@ -14,21 +14,43 @@ interrupts:
   of leaving is the order of arrival, the number says which event this was, counted from 1 in the
   order of emission; a dropped event leaves a gap. Nothing needs numbering on the hot path.
 * A :class:`~redvsblue_telemetry._recording.counter.AtomicCounter` counts a drop.
+
+Without the GIL
+---------------
+
+On a free-threaded build, the first and the third are still single steps, but ``next`` on a ``zip``
+is several: two threads could take events in one order and number them in the other. So there,
+:class:`FreeThreadedStore` lets one thread at a time do that, the one that holds a lock. The worker
+waits for the lock; a push never does. A push that finds the store over capacity *tries* to take it
+and drops the excess. If it can't, the thread that holds the lock reads the length again after it
+has released it, and drops the excess for both. Until then the store may hold a few items more than
+its capacity, one for each thread that is pushing.
+
+The lock is reentrant, because a signal handler may call any method in the middle of any other on
+the same thread. It runs between two bytecodes, so never within a ``next``, as with the GIL.
+One gap is left, as with every lock in Python: a Ctrl-C that raises right after the lock was taken,
+before the ``try``, leaves it taken. The worker can't drain then, and ``stop`` returns False.
+
+Numbering at the push was rejected: each ``emit`` would pay for it, and two threads could number
+their events in one order and append them in the other.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable
 from itertools import islice, repeat
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from .counter import AtomicCounter
+from .counter import IS_FREE_THREADED, AtomicCounter
 
-__all__ = ["TelemetryStore"]
+__all__ = ["FreeThreadedStore", "TelemetryStore"]
 
 T = TypeVar("T")
+
+_MAX_ROUNDS = 100  # how often one push drops what other threads have pushed meanwhile
 
 
 def _nothing() -> None:
@@ -39,13 +61,19 @@ class TelemetryStore(Generic[T]):
     """A bounded first-in, first-out store; when it is full, the oldest item is dropped and counted.
 
     Every method may be called from any thread at any time; ``push`` also from a signal handler or
-    a ``__del__``, in the middle of any other call. None of them takes a lock or waits.
+    a ``__del__``, in the middle of any other call. ``push`` never waits. The others wait for each
+    other, for microseconds, on a free-threaded build only.
 
     Args:
         capacity: the largest number of items; at least 1.
         high_water: with this many items or more, each push calls ``on_high_water``.
         on_high_water: must be quick, must not raise, and may be called from any thread.
     """
+
+    def __new__(cls, *_: Any, **__: Any) -> TelemetryStore[T]:
+        """Return a store for this build of Python."""
+        is_ours = cls is TelemetryStore and IS_FREE_THREADED
+        return object.__new__(FreeThreadedStore if is_ours else cls)
 
     def __init__(
         self,
@@ -141,3 +169,45 @@ class TelemetryStore(Generic[T]):
             waiting = len(self.items)
             if departed == self.departed:  # nothing left in between, so the two belong together
                 return departed, waiting
+
+
+class FreeThreadedStore(TelemetryStore[T]):
+    """The store for builds without the GIL: one thread at a time takes items out (see above)."""
+
+    def begin(self) -> None:
+        """Be empty, and count from 1, with a lock that no thread of a parent process holds."""
+        super().begin()
+        self._taking_out = threading.RLock()
+
+    def enforce_capacity(self) -> None:
+        """Slow path of `push`: drop what is over capacity, then signal high water."""
+        self._drop_excess()
+        self._on_high_water()
+
+    def _drop_excess(self) -> None:
+        """Drop the oldest items above the capacity, unless another thread is about to."""
+        lock = self._taking_out
+        for _ in range(_MAX_ROUNDS):  # other threads that push flat out must not keep this one here
+            # The length is read again after the lock was released: a push that could not take
+            # the lock had appended its item before, so either that thread or this one sees it.
+            if len(self.items) <= self.capacity or not lock.acquire(blocking=False):
+                return
+            try:
+                excess = range(len(self.items) - self.capacity)
+                with contextlib.suppress(IndexError):  # a signal handler has just drained it
+                    # One call into C takes each item out and counts it.
+                    deque(zip(excess, self._departures, self._dropped, strict=False), maxlen=0)
+            finally:
+                lock.release()
+
+    def drain_numbered(self, limit: int) -> list[tuple[T, int]]:
+        """Remove and return the oldest items with their numbers, at most ``limit`` of them."""
+        with self._taking_out:
+            drained = super().drain_numbered(limit)
+        self._drop_excess()  # for a push that came meanwhile
+        return drained
+
+    def departed_and_waiting(self) -> tuple[int, int]:
+        """Return how many items have left and how many are waiting, at the same moment."""
+        with self._taking_out:
+            return self.departed, len(self.items)

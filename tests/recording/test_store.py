@@ -14,11 +14,28 @@ from unittest.mock import ANY
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from redvsblue_telemetry import TelemetryStore
 from redvsblue_telemetry._recording import counter as counter_module
 from redvsblue_telemetry._recording import store as store_module
+from redvsblue_telemetry._recording.counter import IS_FREE_THREADED
+from redvsblue_telemetry._recording.store import FreeThreadedStore
+
+KINDS = [FreeThreadedStore] if IS_FREE_THREADED else [TelemetryStore, FreeThreadedStore]
+
+
+@pytest.fixture(autouse=True, params=KINDS, ids=lambda kind: kind.__name__)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Run each test with the store of this build, and with the one of free-threaded builds."""
+    monkeypatch.setitem(globals(), "TelemetryStore", request.param)
+    return request.param
 
 
 @pytest.fixture
@@ -287,8 +304,8 @@ class StoreAgainstAList(RuleBasedStateMachine):
         assert store.departed == self.pushed - len(self.items)
 
 
-TestAnySequenceOfCalls = StoreAgainstAList.TestCase
-TestAnySequenceOfCalls.settings = settings(stateful_step_count=30)
+def test_any_sequence_of_calls() -> None:
+    run_state_machine_as_test(StoreAgainstAList, settings=settings(stateful_step_count=30))
 
 
 # Threads.
@@ -424,9 +441,28 @@ OPERATIONS: dict[str, Callable[[TelemetryStore[Any]], list[tuple[Any, int]]]] = 
 }
 
 
-@pytest.mark.parametrize("interference", ["push", "drain", "drain everything"])
-@pytest.mark.parametrize("suspended", ["push", "drain", "drain everything", "peek"])
-def test_no_call_waits_for_one_that_is_suspended(suspended: str, interference: str) -> None:
+def unless_it_waits(store: TelemetryStore[Any], limit: int) -> list[tuple[Any, int]]:
+    """Drain, but not while the lock of a free-threaded build's store is held by another thread."""
+    if not isinstance(store, FreeThreadedStore):
+        return store.drain_numbered(limit)
+    if not store._taking_out.acquire(blocking=False):
+        return []
+    try:
+        return store.drain_numbered(limit)
+    finally:
+        store._taking_out.release()
+
+
+INTERFERENCES = {
+    "push": OPERATIONS["push"],  # never waits
+    "drain": lambda store: unless_it_waits(store, 3),
+    "drain everything": lambda store: unless_it_waits(store, 99),
+}
+
+
+@pytest.mark.parametrize("interference", INTERFERENCES)
+@pytest.mark.parametrize("suspended", OPERATIONS)
+def test_no_push_waits_for_a_call_that_is_suspended(suspended: str, interference: str) -> None:
     store = store_of(*range(5), capacity=5)
     drained: list[tuple[Any, int]] = []
     taken: list[tuple[Any, int]] = []
@@ -435,7 +471,7 @@ def test_no_call_waits_for_one_that_is_suspended(suspended: str, interference: s
     def interfere() -> None:
         nonlocal pushes
         pushes += interference == "push"
-        drained.extend(OPERATIONS[interference](store))
+        drained.extend(INTERFERENCES[interference](store))
 
     steps = at_every_step(lambda: taken.extend(OPERATIONS[suspended](store)), interfere)
 
@@ -446,18 +482,36 @@ def test_no_call_waits_for_one_that_is_suspended(suspended: str, interference: s
 
 def test_a_push_that_is_overtaken_by_a_drain_drops_nothing() -> None:
     store = store_of("a", capacity=1)
-    drained: list[str] = []
-    at_every_step(lambda: store.push("b"), lambda: drained.extend(store.drain(9)))
-    assert (drained + store.drain(9), store.dropped) == (["a", "b"], 0)
+    drained: list[tuple[str, int]] = []
+    at_every_step(lambda: store.push("b"), lambda: drained.extend(unless_it_waits(store, 9)))
+    drained += store.drain_numbered(9)
+    assert (drained, store.dropped) == ([("a", 1), ("b", 2)], 0)
 
 
 def test_pushed_is_exact_while_the_store_is_drained() -> None:
     """A flush waits for this number: one item less, and it would end too early."""
     store = store_of(*range(50))
     counts: list[int] = []
-    at_every_step(lambda: counts.append(store.pushed), lambda: store.drain(1))
+    at_every_step(lambda: counts.append(store.pushed), lambda: unless_it_waits(store, 1))
     assert counts == [50]
     assert store.departed > 0
+
+
+def test_the_store_of_this_build() -> None:
+    """The public name makes it. On a build without the GIL the other one would lose count."""
+    kind = FreeThreadedStore if IS_FREE_THREADED else store_module.TelemetryStore
+    assert type(store_module.TelemetryStore[int](1)) is kind
+
+
+def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent() -> None:
+    """In a child, the thread that held the lock doesn't exist."""
+    store = FreeThreadedStore[str](1)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(store._taking_out.acquire).result()
+        store.begin()  # as the child does
+    store.push("a")
+    store.push("b")
+    assert (store.drain(9), store.dropped) == (["b"], 1)
 
 
 # Signal handlers and __del__.
