@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 # "Usable" is: new enough, and able to make a virtual environment.
 usable := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 ifndef PYTHON
-PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+PYTHON := $(shell for python in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
 	"$$python" -c '$(usable)' 2>/dev/null && echo "$$python" && break; done)
 endif
 python_version := $(shell "$(PYTHON)" -c 'import platform; print(platform.python_version())' 2>/dev/null)
@@ -69,7 +69,7 @@ types: $(dev_installed) ## Check the types
 	$(BIN)/python -m mypy
 
 .PHONY: test-all
-test-all: ## Run the tests on each Python from 3.10 to 3.13 that this machine has
+test-all: ## Run the tests on each Python from 3.10 to 3.15 that this machine has
 	+@MAKE="$(MAKE)" sh scripts/test_all.sh
 
 .PHONY: test-lowest
@@ -117,7 +117,7 @@ clean: ## Remove all that these commands made
 $(venv_made):
 	@"$(PYTHON)" -c '$(usable)' 2>/dev/null || { \
 		echo "This needs a Python >= 3.10 with its venv and ensurepip modules." >&2; \
-		echo "Tried: $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10 python)" \
+		echo "Tried: $(or $(PYTHON),python3 python3.15 python3.14 python3.13 python3.12 python3.11 python3.10 python)" \
 			"$(if $(python_version),(which is $(python_version)))" >&2; \
 		echo "Name another one: make PYTHON=/path/to/python3" >&2; \
 		exit 1; }

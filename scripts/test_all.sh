@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the tests on each Python from 3.10 to 3.13 that this machine has, on PATH or under pyenv, each in an
+# Runs the tests on each Python from 3.10 to 3.15 that this machine has, on PATH or under pyenv, each in an
 # environment of its own. A Python that is missing is named, and is no failure.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -19,7 +19,7 @@ find_python() {
 summary=""
 failed=0
 tested=0
-for version in 3.10 3.11 3.12 3.13; do
+for version in 3.10 3.11 3.12 3.13 3.14 3.15; do
     if ! python=$(find_python "$version"); then
         result="missing"
     else
@@ -38,7 +38,7 @@ done
 
 echo "$summary"
 if [ "$tested" -eq 0 ]; then
-    echo "No Python from 3.10 to 3.13 was found." >&2
+    echo "No Python from 3.10 to 3.15 was found." >&2
     exit 1
 fi
 [ "$failed" -eq 0 ]

@@ -142,7 +142,8 @@ def test_a_field_that_is_wrong_is_named_and_spares_the_others(
         '{"a":"\x00"}',
         '{"a":01}',
         '{"a":NaN}',
-        '{"a":' + "[" * 5000 + "]" * 5000 + "}",
+        # Up to Python 3.13, a thousand levels are too many; since then, what fills the C stack.
+        '{"a":' + "[" * 1_000_000 + "]" * 1_000_000 + "}",
         '{"a":[1,2}',
         '{"a":"],[{"}x',
         '{"a":1}}',
