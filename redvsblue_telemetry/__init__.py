@@ -10,14 +10,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from . import _packages  # noqa: F401 (first, since it checks what the others import)
 from ._delivery.states import ConnectionState
-from ._delivery.worker import TelemetryConnector
 from ._process import emit, get_telemetry, start_telemetry, stop_telemetry
 from ._recording.store import TelemetryStore
 from .client import Telemetry, TelemetryStats
 from .errors import InvalidEventError, SettingsError, TelemetryError
 from .events import TelemetryEvent
 from .settings import TelemetrySettings
+
+if TYPE_CHECKING:
+    from ._delivery.worker import TelemetryConnector
 
 __version__ = "0.2.0"
 
@@ -37,3 +42,12 @@ __all__ = [
     "start_telemetry",
     "stop_telemetry",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import the worker when it is asked for, not in a game that never starts telemetry."""
+    if name == "TelemetryConnector":
+        from ._delivery.worker import TelemetryConnector  # noqa: PLC0415
+
+        return TelemetryConnector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

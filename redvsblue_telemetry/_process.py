@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from ._delivery.log import log_failed_start
 from ._lifecycle import call_after_fork, call_at_exit
 from ._shared import Unpack
 from .client import Telemetry, unpickle_as
@@ -84,10 +85,10 @@ def _log(level: int, line: str) -> None:
 def _started_or_off(settings: TelemetrySettings) -> Telemetry:
     try:
         return Telemetry(settings).start()
-    except (OSError, RuntimeError, ImportError):
-        # Out of descriptors or threads; or a bundled game lacks a module that is imported late, and
-        # that would come to light with the first player whose flag is on.
-        logger.exception("telemetry is off: it could not be started")
+    # Out of descriptors or threads; or a bundled game lacks a module that is imported late, which
+    # would come to light with the first player whose flag is on.
+    except Exception as error:
+        log_failed_start(error)
         return Telemetry(attrs.evolve(settings, enabled=False))
 
 

@@ -7,13 +7,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
 
+from ._delivery.log import log_failed_start
 from ._delivery.states import ConnectionState
-from ._delivery.worker import TelemetryConnector
 from ._lifecycle import Lifecycle, Phase, watch_process
 from ._recording.codec import EncodedEvent, EventCodec, child_session_id, new_session_id
 from ._recording.emit import Emit, emit_nothing, make_emit
@@ -24,6 +24,9 @@ from .engines import AttachedEngines, EngineBinding
 from .errors import InvalidEventError
 from .events import TelemetryEvent
 from .settings import TelemetrySettings, is_killed
+
+if TYPE_CHECKING:
+    from ._delivery.worker import TelemetryConnector
 
 __all__ = ["Telemetry", "TelemetryStats"]
 
@@ -395,6 +398,11 @@ class Telemetry:
 
     def _launched(self) -> TelemetryConnector | None:
         """Return a running worker; None if this kind of client has none."""
+        # The worker and the network are a good part of what there is to import: not for a game that
+        # never starts telemetry. Imported on the caller's thread, since a module that one thread is
+        # importing while another forks stays half-imported in the child.
+        from ._delivery.worker import TelemetryConnector  # noqa: PLC0415
+
         watch_process(self)
         connector = TelemetryConnector(
             self._store,
@@ -420,10 +428,9 @@ class Telemetry:
         """Start the worker of a forked child. If that fails, log it and turn telemetry off."""
         try:
             self._start_worker()
-        except (OSError, RuntimeError):  # out of descriptors or threads
+        except Exception as error:
             self._life.enter(Phase.STOPPED)
-            with contextlib.suppress(Exception):  # this may be the game's frame
-                logger.exception("telemetry is off: it could not be started")
+            log_failed_start(error)
 
     def _on_high_water(self) -> None:
         if (nudge := self._nudge) is not None:

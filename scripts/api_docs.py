@@ -105,7 +105,8 @@ def _tree(path: Path) -> ast.Module:
 def find(module: str, name: str) -> tuple[Definition, ast.Module]:
     """Return the definition of a name and the module that has it, following imports."""
     tree = _tree(_file_of(module))
-    for node in tree.body:
+    guarded = [node for test in tree.body if isinstance(test, ast.If) for node in test.body]
+    for node in (*tree.body, *guarded):  # an import for the type checker is one, too
         if isinstance(node, Definition) and node.name == name:
             return node, tree
         if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:

@@ -20,18 +20,19 @@ PACKAGE = Path(redvsblue_telemetry.__file__).parent
 # each of these stands above it in the picture, so the imports only ever go up.
 THE_PACKAGE = """
     _shared         |
+    _packages       |
     errors          | _shared
     events          | errors  _shared
     settings        | errors  _shared
     _dialects       | errors
     engines         | errors  events  _dialects
     _recording      | errors  events  _shared
-    _network        | _shared
-    _delivery       | settings  _recording  _network  _shared
+    _network        | _packages  _shared
+    _delivery       | settings  _recording  _network  _packages  _shared
     _lifecycle      | _recording  _shared
     client          | errors  events  settings  engines  _lifecycle  _recording  _delivery  _shared
-    _process        | errors  settings  client  _lifecycle  _shared
-    __init__        | errors  events  settings  client  _process  _recording  _delivery
+    _process        | errors  settings  client  _lifecycle  _delivery  _shared
+    __init__        | errors  events  settings  client  _process  _recording  _delivery  _packages
     collector       | settings  _shared
     testing         | events  settings  client  _process  collector  _shared
     collector.testing | testing

@@ -9,6 +9,12 @@ from __future__ import annotations
 
 import random
 
+from .._packages import check
+
+check("tenacity", "tenacity", "wait_exponential")
+
+from tenacity import RetryCallState, Retrying, wait_exponential  # noqa: E402 (it is checked first)
+
 __all__ = ["Backoff"]
 
 
@@ -21,10 +27,6 @@ class Backoff:
     """
 
     def __init__(self, base: float, maximum: float) -> None:
-        # Imported when telemetry starts, on the caller's thread: a game with telemetry off neither
-        # waits for it nor depends on it.
-        from tenacity import RetryCallState, Retrying, wait_exponential  # noqa: PLC0415
-
         self._bound = wait_exponential(multiplier=base, max=maximum)
         # tenacity's own loop would call the function and wait by itself. But the worker waits in
         # one place, where a stop or the toggle wakes it, so only tenacity's wait strategy is used.

@@ -10,9 +10,10 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from .._packages import hidden_standard_module
 from .._shared import TokenBucket
 
-__all__ = ["LINES_AT_ONCE", "LINES_PER_SECOND", "ConnectionLog", "log_safely"]
+__all__ = ["LINES_AT_ONCE", "LINES_PER_SECOND", "ConnectionLog", "log_failed_start", "log_safely"]
 
 logger = logging.getLogger("redvsblue_telemetry")
 
@@ -24,6 +25,18 @@ def log_safely(level: int, message: str, *args: object, with_traceback: bool = F
     """Log a line from the worker; a handler that raises must not end delivery."""
     with contextlib.suppress(Exception):
         logger.log(level, message, *args, exc_info=with_traceback)
+
+
+def log_failed_start(error: Exception) -> None:
+    """Log why telemetry is off although it should run. For an except clause."""
+    hiding = hidden_standard_module()
+    if hiding is None and isinstance(error, ImportError) and error.path is not None:
+        hiding = str(error)
+    if hiding is not None:
+        log_safely(logging.ERROR, "telemetry is off: %s", hiding)
+    else:  # out of descriptors or threads, say
+        message = "telemetry is off: it could not be started"
+        log_safely(logging.ERROR, message, with_traceback=True)
 
 
 class ConnectionLog:

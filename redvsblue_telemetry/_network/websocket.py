@@ -10,8 +10,7 @@ import contextlib
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-import websocket
-
+from .._packages import check
 from .._shared import ACK_CUMULATIVE, ACK_HEADER
 from .contract import (
     TIMED_OUT,
@@ -28,6 +27,10 @@ from .dial import default_ssl_context, open_socket
 from .frames import MaskingKeys, client_frame, pong_end
 from .handshake import Handshake
 from .stream import Stream
+
+check("websocket", "websocket-client", "frame_buffer")
+
+import websocket  # noqa: E402 (it is checked first)
 
 __all__ = ["WebSocketConnection", "open_websocket"]
 

@@ -253,7 +253,7 @@ def test_a_child_whose_worker_could_not_start_does_not_claim_delivery(
         def fail(*_: object, **__: object) -> None:
             raise OSError(24, "Too many open files")
 
-        monkeypatch.setattr("redvsblue_telemetry.client.TelemetryConnector", fail)
+        monkeypatch.setattr("redvsblue_telemetry._delivery.worker.TelemetryConnector", fail)
         telemetry.emit("lost")
         assert not telemetry.enabled
         assert not telemetry.flush(1)
