@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 
+from ._shared import keep_on_reload
 from .errors import TelemetryError
 
 __all__ = ["DIALECTS", "Dialect", "Handler", "find_dialect", "refusal"]
@@ -155,6 +156,7 @@ class _PygletDialect(_KeywordDialect):
             engine._event_stack = stack.plain()
 
 
+@keep_on_reload
 class _WatchedStack(list[Level]):
     """The stack of a pyglet ``EventDispatcher``, with levels above it that only a dispatch sees.
 

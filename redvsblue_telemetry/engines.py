@@ -219,17 +219,17 @@ class _Handler:
         return detached_handler, (self._line.kind,)
 
 
-# The classes whose engines were copied or unpickled with a handler. When one of these is attached,
-# `ignore_event` is removed first, or a saved game would have one more each time.
-_copied_kinds: set[str] = set()
-
-
 def _name_of_kind(engine: object) -> str:
     return f"{type(engine).__module__}.{type(engine).__qualname__}"
 
 
-def ignore_event(*args: Any, **fields: Any) -> None:
-    """Do nothing: the handler in a copy of an attached engine."""
+if "ignore_event" not in globals():  # importlib.reload keeps both: engines hold this function
+    # The classes whose engines were copied or unpickled with a handler. When one of these is
+    # attached, `ignore_event` is removed first, or a saved game would have one more each time.
+    _copied_kinds: set[str] = set()
+
+    def ignore_event(*args: Any, **fields: Any) -> None:
+        """Do nothing: the handler in a copy of an attached engine."""
 
 
 def detached_handler(kind: str) -> Handler:

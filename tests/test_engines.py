@@ -709,6 +709,34 @@ def test_a_telemetry_is_loaded_as_the_current_one(events: RecordedEvents) -> Non
     assert pickle.loads(pickle.dumps(other)) is get_telemetry() is not other
 
 
+def test_attached_engines_and_their_copies_survive_a_reload() -> None:
+    source = """
+import copy, importlib, pickle, sys
+from tests.test_engines import HIT, Dispatcher, Engine
+from redvsblue_telemetry.testing import record_events
+from redvsblue_telemetry import start_telemetry
+with record_events() as events:
+    window, engine = Dispatcher(), Engine()
+    binding, _ = start_telemetry().attach(window), start_telemetry().attach(engine)
+    window.push_handlers()
+    loaded = pickle.loads(pickle.dumps(engine))
+    for name in [name for name in sys.modules if name.split(".")[0] == "redvsblue_telemetry"]:
+        importlib.reload(sys.modules[name])
+    assert pickle.loads(pickle.dumps(loaded)).handlers == loaded.handlers
+    assert pickle.loads(pickle.dumps(engine)).handlers == loaded.handlers
+    engine.emit("telemetry", HIT)
+    start_telemetry().attach(window).detach()
+    window.dispatch_event("telemetry", HIT)
+    binding.detach()
+    window.dispatch_event("telemetry", HIT)
+    assert window._event_stack == [{}]
+    assert events.types() == ["hit", "hit"], events
+"""
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", source], check=True, env=environment)
+
+
 # The same check, on or off.
 
 

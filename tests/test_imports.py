@@ -24,7 +24,7 @@ THE_PACKAGE = """
     errors          | _shared
     events          | errors  _shared
     settings        | errors  _shared
-    _dialects       | errors
+    _dialects       | errors  _shared
     engines         | errors  events  _dialects
     _recording      | errors  events  _shared
     _network        | _packages  _shared
