@@ -480,7 +480,7 @@ class TelemetryConnector:
             )
             session.keep_alive()
             # A descriptor that is always ready, for nothing that can be done, must not make this
-            # loop spin. Such as that of a TLS server that wants to negotiate first, and doesn't.
+            # loop spin. None is known to be like that, and this keeps a new one from mattering.
             fruitless_turns = 0 if session.was_fruitful else fruitless_turns + 1
             if fruitless_turns > _FRUITLESS_TURNS:
                 self._wait(self._clock() + _FRUITLESS_DELAY)
