@@ -123,7 +123,7 @@ def test_a_package_that_is_needed_at_once_is_named_by_an_import_error(
     assert error.startswith(f"ImportError: {module} hides the package {distribution}, ")
 
 
-@pytest.mark.parametrize("name", ["array", "dataclasses", "random", "selectors", "struct"])
+@pytest.mark.parametrize("name", ["array", "dataclasses", "random", "struct"])
 def test_a_module_of_python_that_only_a_start_needs_is_named_as_well(
     name: str, tmp_path: Path
 ) -> None:
