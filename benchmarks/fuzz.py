@@ -20,6 +20,7 @@ import faulthandler
 import hashlib
 import random
 import re
+import select
 import selectors
 import socket
 import struct
@@ -287,8 +288,11 @@ def try_handshake(rng: random.Random, listener: socket.socket) -> str:
     server: list[socket.socket] = []
     answer: list[bytes] = []
 
-    def wait(_fd: int, events: int, _deadline: float) -> None:
+    def wait(fd: int, events: int, _deadline: float) -> None:
         if events == selectors.EVENT_WRITE:
+            # A busy machine takes a moment to connect. Before that the client couldn't send its
+            # request, which is then waited for below.
+            select.select([], [fd], [])
             return
         if not server:
             peer, _ = listener.accept()
