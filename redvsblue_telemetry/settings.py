@@ -118,7 +118,7 @@ def _is_websocket_url(value: object) -> bool:
 
 
 def _lower_scheme(url: Any) -> Any:
-    """Return the URL with its scheme in lower case, which websocket-client insists on."""
+    """Return the URL with its scheme in lower case, as logs and settings show it."""
     if not isinstance(url, str):
         return url
     scheme, colon, rest = url.partition(":")
