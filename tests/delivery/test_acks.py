@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from redvsblue_telemetry import Telemetry, start_telemetry
+from redvsblue_telemetry import Telemetry, TelemetrySettings, start_telemetry
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.raw_server import (
     Script,
@@ -214,8 +214,10 @@ def test_one_ack_covers_all_batches_up_to_it() -> None:
 
     over = threading.Event()
     with raw_server(script) as port:
-        telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/", batch_size=2)
-        telemetry.set_online(False)
+        settings = TelemetrySettings(**QUICK, url=f"ws://127.0.0.1:{port}/", batch_size=2)
+        telemetry = Telemetry(settings)
+        telemetry.set_online(False)  # before the start: the script is for one connection
+        telemetry.start()
         for number in range(10):
             telemetry.emit(f"e{number}")
         telemetry.set_online(True)
