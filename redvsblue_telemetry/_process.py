@@ -105,7 +105,12 @@ def get_telemetry() -> Telemetry:
 
 def emit(type: str, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
     """Record an event with the current client; see :meth:`Telemetry.emit`."""
-    _current.emit(type, data, **fields)
+    try:
+        _current.emit(type, data, **fields)
+    except RecursionError:  # it could not begin; see `make_emit` for the count without a call
+        if _current._life.recording.on:
+            for _ in _current._ledger.rejections:
+                break
 
 
 def install_telemetry(telemetry: Telemetry) -> Telemetry:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
+import reprlib
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +30,11 @@ else:
 __all__ = [
     "ACK_CUMULATIVE",
     "ACK_HEADER",
+    "LARGEST_INTEGER",
+    "MAX_DEPTH",
+    "MAX_NAME_LENGTH",
+    "SMALLEST_INTEGER",
+    "PicklableError",
     "TokenBucket",
     "Unpack",
     "describe",
@@ -44,6 +51,16 @@ ACK_HEADER = "telemetry-ack"
 ACK_CUMULATIVE = "cumulative"
 """The one kind of ack: the first *n* messages of this connection are stored."""
 
+# The limits of one event, which a client keeps to and a collector checks; see the page on the wire
+# protocol.
+MAX_NAME_LENGTH = 1024
+"""Characters in an event's type, id, session id and version."""
+SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
+"""The range of a timestamp, in milliseconds; a ``seq`` is not negative. SQLite can store these."""
+MAX_DEPTH = 64
+"""How many objects and arrays of an event's data may be inside one another."""
+
+_MAX_SHOWN_LETTERS = 80  # of a value in a log
 _JOINERS = "\u200c\u200d"
 
 # freezegun replaces each module attribute that *is* time.monotonic, under any name, and a
@@ -63,6 +80,18 @@ def keep_on_reload(kind: _Class) -> _Class:
     """
     kept: _Class = vars(sys.modules[kind.__module__]).get(kind.__name__, kind)
     return kept
+
+
+class PicklableError(Exception):
+    """An exception that pickles and copies with its attributes, for any ``__init__``.
+
+    By default, unpickling calls the class with nothing but ``args``, the message. Where that fails,
+    a ``multiprocessing.Pool`` hangs forever.
+    """
+
+    def __reduce__(self) -> tuple[object, ...]:
+        new: Callable[..., object] = copyreg.__newobj__  # type: ignore[attr-defined]
+        return new, (type(self), *self.args), vars(self)
 
 
 class TokenBucket:
@@ -135,10 +164,26 @@ def is_loopback(host: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
+class _ShortRepr(reprlib.Repr):
+    """Does not write out a huge container or string only to cut it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 2 * _MAX_SHOWN_LETTERS
+
+    def repr_bytes(self, value: bytes | bytearray, level: int) -> str:
+        return repr(value[:_MAX_SHOWN_LETTERS])
+
+    repr_bytearray = repr_bytes
+
+
+_SHORT = _ShortRepr()
+
+
 def describe(value: object) -> str:
     """Return a short ``repr`` for a log; also for an object whose ``repr`` fails."""
     try:
-        return encodable(repr(value)[:80])
+        return encodable(_SHORT.repr(value)[:_MAX_SHOWN_LETTERS])
     except Exception:
         return f"<{type_name(type(value))}>"
 

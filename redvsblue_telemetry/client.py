@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
+from time import time_ns
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ logger = logging.getLogger("redvsblue_telemetry")
 _HIGH_WATER_PARTS = 8  # the worker is woken when one eighth of the store is full
 _DISCARD_TIMEOUT = 0.05  # seconds that the toggle waits for the worker to discard events
 _WARNING_INTERVAL = 60.0  # seconds between two warnings about rejected events of one type
+_SECONDS_AS_MILLISECONDS = 10**17  # nanoseconds: no game's events are of before March 1973
+_NANOSECONDS_PER_YEAR = 31_556_952 * 10**9
 _MAX_WARNED_TYPES = 256  # how many types are remembered for that
 
 
@@ -116,6 +119,7 @@ class Telemetry:
         self._settings = settings
         self._life = Lifecycle(is_enabled=settings.enabled)
         self._warned_at: dict[str, float] = {}
+        self._has_seen_seconds = False
         self._stop_result: bool | None = None  # what `stop` returns; None until that is final
         self._online = True  # the host's last notice; a forked child is on the same network
         self._connector: TelemetryConnector | None = None
@@ -138,7 +142,7 @@ class Telemetry:
         self._bound_emit: Emit = emit_nothing
         if settings.enabled:
             self._bound_emit = make_emit(
-                self._life.recording, self._codec, self._store, self._reject
+                self._life.recording, self._codec, self._store, self._ledger, self._complain
             )
         if type(self).emit is Telemetry.emit:
             vars(self)["emit"] = self._bound_emit  # saves the game one call per event
@@ -170,12 +174,32 @@ class Telemetry:
         """
         if not self._life.recording.on:
             return
+        body = None
         try:
             body = self._codec.encode_event(event)
+            self._store.items.append(body)
         except Exception as error:
-            self._reject(error, "")
+            # Without a call, like `emit`: each may fail, close to the recursion limit.
+            for _ in self._ledger.rejections:
+                break
+            try:
+                self._complain(error, "")
+            except InvalidEventError:
+                raise
+            except Exception:  # noqa: S110 (the same limit)
+                pass
             return
-        self._store.push(body)
+        try:
+            if len(self._store.items) >= self._store.high_water:
+                self._store.enforce_capacity()
+            if body.time < _SECONDS_AS_MILLISECONDS <= time_ns() and not self._has_seen_seconds:
+                self._has_seen_seconds = True
+                logger.warning(
+                    "an event's timestamp is in %d: is it in seconds? It has to be in milliseconds",
+                    1970 + body.time // _NANOSECONDS_PER_YEAR,
+                )
+        except Exception:  # noqa: S110 (the event is recorded)
+            pass
 
     def attach(self, engine: object, event: str = "telemetry") -> EngineBinding:
         """Record the events that an engine emits.
@@ -444,9 +468,8 @@ class Telemetry:
             finally:
                 self._life.lock.release()
 
-    def _reject(self, error: Exception, type: object) -> None:
-        """Count an event that can't be sent, warn once in a while, raise if ``strict``."""
-        self._ledger.reject_emitted()
+    def _complain(self, error: Exception, type: object) -> None:
+        """Warn about an event that can't be sent, once in a while, and raise if ``strict``."""
         if not isinstance(error, InvalidEventError):
             error = InvalidEventError(describe(type), "event", describe(error))
         now = monotonic()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ._shared import keep_on_reload
+from ._shared import PicklableError, keep_on_reload
 
 __all__ = ["InvalidEventError", "SettingsError", "TelemetryError"]
 
 
 @keep_on_reload
-class TelemetryError(Exception):
+class TelemetryError(PicklableError):
     """Base class of all exceptions that this library raises."""
 
 
@@ -19,7 +19,7 @@ class SettingsError(TelemetryError):
     Attributes:
         field: the name of the setting, as in :class:`TelemetrySettings`.
         variable: the environment variable that set it; None for a keyword argument.
-        allowed: the rule for its value, such as "must be a non-empty string or None".
+        allowed: the rule for its value, such as "must be True or False".
     """
 
     def __init__(

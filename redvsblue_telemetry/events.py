@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -11,10 +13,11 @@ import attrs
 from ._shared import describe, keep_on_reload
 from .errors import InvalidEventError
 
-__all__ = ["NO_DATA", "Data", "TelemetryEvent", "merged"]
+__all__ = ["NO_DATA", "Data", "TelemetryEvent", "event_from", "merged"]
 
 Data = Mapping[str, Any]
 
+_BYTES_PER_FIELD = 5  # at least: two quotes, a colon, a digit and a comma
 NO_DATA: Data = MappingProxyType({})
 _WIRE_NAMES = {
     "id": "id",
@@ -60,19 +63,7 @@ class TelemetryEvent:
         Raises:
             InvalidEventError: it has no ``type``, or its ``data`` is not a mapping.
         """
-        known: dict[str, Any] = {}
-        others: dict[str, Any] = {}
-        for key, value in mapping.items():
-            name = _WIRE_NAMES.get(key) if isinstance(key, str) else None
-            if name is None:
-                others[key] = value
-            elif value is not None:
-                known[name] = value
-        if "type" not in known:
-            raise InvalidEventError("", "type", "is missing")
-        if others:
-            known["data"] = {**others, **merged(known["type"], known.get("data", {}), NO_DATA)}
-        return cls(**known)
+        return event_from(mapping)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the event as on the wire: camelCase, without the fields that are not set."""
@@ -88,18 +79,68 @@ class TelemetryEvent:
         return {name: value for name, value in fields.items() if value is not None}
 
 
-def merged(type: str, data: object, fields: Data) -> dict[str, Any]:
-    """Return all fields of an event.
+def event_from(mapping: Mapping[str, Any], most: int = sys.maxsize) -> TelemetryEvent:
+    """Return the event for a mapping; see :meth:`TelemetryEvent.from_mapping`.
+
+    Args:
+        mapping: the event.
+        most: how many bytes it may have. A mapping that can't fit is not read to its end.
 
     Raises:
-        InvalidEventError: its data is not a mapping, or can't be read.
+        InvalidEventError: as for :meth:`TelemetryEvent.from_mapping`, or it can't fit.
+    """
+    known: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for key, value in _fields("", "event", mapping, most):
+        name = _WIRE_NAMES.get(key) if isinstance(key, str) else None
+        if name is None:
+            others[key] = value
+        elif value is not None:
+            known[name] = value
+    if "type" not in known:
+        raise InvalidEventError("", "type", "is missing")
+    if others:
+        known["data"] = {**others, **merged(known["type"], known.get("data", {}), NO_DATA, most)}
+    return TelemetryEvent(**known)
+
+
+def merged(type: str, data: object, fields: Data, most: int = sys.maxsize) -> dict[str, Any]:
+    """Return all fields of an event.
+
+    Args:
+        type: the event's type.
+        data: its data.
+        fields: more fields, which win.
+        most: how many bytes the event may have. Data that can't fit is not read to its end.
+
+    Raises:
+        InvalidEventError: its data is not a mapping, can't be read or can't fit.
     """
     if not isinstance(data, Mapping):
         raise _not_a_mapping(type, data)
     try:
-        return {**data, **fields}
+        return {**dict(_fields(type, "data", data, most)), **fields}
+    except InvalidEventError:
+        raise
     except Exception as error:
         raise InvalidEventError(type, "data", f"can't be read: {describe(error)}") from error
+
+
+def _fields(
+    type: object, path: str, mapping: Mapping[str, Any], most: int
+) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a mapping, which may be endless."""
+    limit = most // _BYTES_PER_FIELD
+    if isinstance(mapping, dict):
+        is_too_large, fields = dict.__len__(mapping) > limit, iter(dict.items(mapping))
+    else:
+        is_too_large, fields = False, ((key, mapping[key]) for key in mapping)
+    if not is_too_large:
+        yield from islice(fields, limit)
+        is_too_large = next(fields, None) is not None
+    if is_too_large:
+        name = type if isinstance(type, str) else describe(type)
+        raise InvalidEventError(name, path, f"has more fields than fit into {most} bytes")
 
 
 def _not_a_mapping(type: object, data: object) -> InvalidEventError:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ._shared import ACK_HEADER, Unpack, escape
+from ._shared import ACK_HEADER, MAX_NAME_LENGTH, Unpack, escape
 from .errors import SettingsError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ _OTHER_WORDS = {  # names that other programs use, and that are spelled unlike o
     "DO_NOT_TRACK": DO_NOT_TRACK,
     "RELEASE": "REDVSBLUE_TELEMETRY_VERSION",
 }
+_MAX_SESSION_ID_LENGTH = MAX_NAME_LENGTH - 24  # room for the process id of a forked child
 _TRUE = ("1", "true", "yes", "on")
 _CREDENTIALS = r"//[^/]*@"
 _QUERY = r"(://[^?'\"]*)\?[^'\"]*"
@@ -198,12 +199,12 @@ def _callback() -> Any:
     )
 
 
-def _optional_text(variable: str | None = None) -> Any:
+def _optional_text(most: int, variable: str | None = None) -> Any:
     return attrs.field(
         default=None,
         validator=_validator(
-            "must be a non-empty string or None",
-            lambda v: v is None or (isinstance(v, str) and v != "" and _is_encodable(v)),
+            f"must be a non-empty string of at most {most} characters, or None",
+            lambda v: v is None or (isinstance(v, str) and 0 < len(v) <= most and _is_encodable(v)),
         ),
         metadata={"variable": variable, "parse": str} if variable else {},
     )
@@ -332,10 +333,10 @@ class TelemetrySettings:
     strict: bool = _flag("REDVSBLUE_TELEMETRY_STRICT")
     """For development: ``emit`` raises an error on an invalid event instead of counting it."""
 
-    version: str | None = _optional_text("REDVSBLUE_TELEMETRY_VERSION")
+    version: str | None = _optional_text(MAX_NAME_LENGTH, "REDVSBLUE_TELEMETRY_VERSION")
     """The version of the game's build, written into each event."""
 
-    session_id: str | None = _optional_text()
+    session_id: str | None = _optional_text(_MAX_SESSION_ID_LENGTH)
     """The id of this run of the game. None: a new one is made."""
 
     headers: Mapping[str, str] = attrs.field(

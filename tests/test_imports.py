@@ -48,7 +48,7 @@ ROOMS = {
         store           | counter
         ledger          | counter  store
         codec           | jsonable
-        emit            | codec  store
+        emit            | codec  jsonable  ledger  store
     """,
     # Bytes: nothing here knows what an event is.
     "_network": """

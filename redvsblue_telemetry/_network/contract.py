@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from .._shared import keep_on_reload
+from .._shared import PicklableError, keep_on_reload
 
 __all__ = [
     "Connection",
@@ -89,7 +89,7 @@ _OFFLINE = (LostKind.NAME, LostKind.UNREACHABLE)
 
 
 @keep_on_reload
-class ConnectionLost(Exception):  # noqa: N818 (it is an event in a connection's life)
+class ConnectionLost(PicklableError):  # noqa: N818 (it is an event in a connection's life)
     """A connection could not be made, or ended.
 
     The message is fit for a log: it holds no secret, and nothing that the server sent. Code

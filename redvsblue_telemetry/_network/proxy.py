@@ -19,7 +19,7 @@ import contextlib
 import re
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
-from .._shared import escape
+from .._shared import PicklableError, escape
 
 __all__ = ["Proxy", "ProxyError", "authority", "find_proxy", "prepare"]
 
@@ -27,7 +27,7 @@ _DEFAULT_PORT = 80
 _STATUS_LINE = rb"HTTP/1\.[01] (\d{3})(?: |\r|$)"
 
 
-class ProxyError(Exception):
+class ProxyError(PicklableError):
     """The proxy can't be used, or opened no tunnel. The message holds no secret.
 
     Attributes:

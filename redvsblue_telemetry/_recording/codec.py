@@ -9,6 +9,8 @@ worker, by :meth:`EventCodec.to_wire`.
 from __future__ import annotations
 
 import datetime
+import functools
+import gc
 import math
 import os
 import uuid
@@ -18,19 +20,26 @@ from typing import Any, cast
 
 import msgspec
 
-from .._shared import describe, keep_on_reload
+from .._shared import (
+    LARGEST_INTEGER,
+    MAX_NAME_LENGTH,
+    SMALLEST_INTEGER,
+    describe,
+    encodable,
+    keep_on_reload,
+)
 from ..errors import InvalidEventError
-from ..events import NO_DATA, Data, TelemetryEvent, merged
-from .jsonable import find_fault, to_jsonable
+from ..events import NO_DATA, Data, TelemetryEvent, event_from, merged
+from .jsonable import Unwritable, is_modest, plain, to_jsonable
 
 __all__ = ["EncodedEvent", "EventCodec", "child_session_id", "new_session_id"]
 
 _PLAIN = frozenset({"type", "data"})
-_LARGEST_SEQ = 2**63 - 1
 _HALF_A_MICROSECOND = 500  # nanoseconds; a clock kept as a float then loses no millisecond
 _THIRTEEN_DIGITS = 10**12  # a timestamp has 13 digits until the year 2286
 _MAX_PREFIXES = 1024  # how many types have their prefix cached
 _MAX_PREFIX_BYTES = 256  # a longer prefix is not cached
+_MAX_SHOWN_LETTERS = 80  # of a type that is too long
 _PROCESS_ID_BYTES = 32  # room for the suffix of a forked child's session id
 
 
@@ -68,7 +77,8 @@ class EventCodec:
     ) -> None:
         self.version = version
         self.max_event_bytes = max_event_bytes
-        self.encode_json = msgspec.json.Encoder(enc_hook=to_jsonable).encode
+        hook = functools.partial(to_jsonable, most=max_event_bytes)
+        self.encode_json = msgspec.json.Encoder(enc_hook=hook).encode
         self.type_prefixes: dict[str, bytes] = {}
         """The prefix of the events of each type, for the types seen recently."""
         self.begin(session_id)
@@ -80,7 +90,7 @@ class EventCodec:
         prefix = {"sessionId": session_id} | ({"version": self.version} if self.version else {})
         constant = self.encode_json(prefix)[:-1].replace(b"%", b"%%")
         self._whole = constant + f',"id":"{self._run}-%d","seq":%d,'.encode() + b'%b%d,"data":%b}'
-        longest = self._whole % (_LARGEST_SEQ, _LARGEST_SEQ, b"", _THIRTEEN_DIGITS, b"")
+        longest = self._whole % (LARGEST_INTEGER, LARGEST_INTEGER, b"", _THIRTEEN_DIGITS, b"")
         self._overhead = len(longest)
 
     @property
@@ -102,12 +112,9 @@ class EventCodec:
         if data is None:
             data = fields
         elif fields or data.__class__ is not dict:
-            data = merged(type, data, fields)
+            data = merged(type, data, fields, self.max_event_bytes)
         prefix = self._prefix(type)
-        try:
-            text = self.encode_json(data)
-        except Exception as error:
-            raise self._explained(type, data, error) from error
+        text = self._encode_data(type, data)
         size = self._overhead + len(prefix) + len(text)
         if size > self.max_event_bytes:
             raise self._too_large(type, size)
@@ -137,26 +144,41 @@ class EventCodec:
         if not isinstance(event, TelemetryEvent):
             if not isinstance(event, Mapping):
                 raise InvalidEventError("", "event", "is neither a TelemetryEvent nor a mapping")
-            event = _read(event)
+            event = _read(event, self.max_event_bytes)
         type = _checked_type(event.type)
         envelope = _checked_envelope(type, event)
         timestamp = _checked_timestamp(type, event.timestamp)
         data = event.data
         if data.__class__ is not dict:
-            data = merged(type, data, NO_DATA)
+            data = merged(type, data, NO_DATA, self.max_event_bytes)
         prefix = self._prefix(type)
-        try:
-            text = self.encode_json(data)
-            # In nanoseconds like the others, from which the milliseconds are computed again.
-            body = EncodedEvent(prefix, timestamp * 1_000_000, text)
-            if envelope:
-                body = _ForwardedEvent(body.prefix, body.time, body.data, envelope)
-            size = len(self.to_wire(body, _LARGEST_SEQ))
-        except Exception as error:
-            raise self._explained(type, {**envelope, "data": data}, error, path="") from error
+        text = self._encode_data(type, data)
+        # In nanoseconds like the others, from which the milliseconds are computed again.
+        body = EncodedEvent(prefix, timestamp * 1_000_000, text)
+        if envelope:
+            body = _ForwardedEvent(body.prefix, body.time, body.data, envelope)
+        size = len(self.to_wire(body, LARGEST_INTEGER))
         if size > self.max_event_bytes:
             raise self._too_large(type, size)
         return body
+
+    def _encode_data(self, type: str, data: Any) -> bytes:
+        most = self.max_event_bytes
+        # The same test as in `emit`, where its reason is given.
+        if not gc.is_tracked(data) or is_modest(data, most):
+            try:
+                return self.encode_json(data)
+            except Exception:  # noqa: S110 (explained by what follows)
+                pass
+        try:
+            return self.encode_json(plain(data, most))
+        except Unwritable as fault:
+            path, reason = f"data{fault.path}", fault.reason
+        except RecursionError:
+            path, reason = "data", "can't be encoded so close to the recursion limit"
+        except Exception as error:
+            path, reason = "data", encodable(f"can't be encoded: {error}")
+        raise InvalidEventError(type, path, reason)
 
     def to_wire(self, body: EncodedEvent, number: int) -> bytes:
         """Return the whole event as bytes.
@@ -199,17 +221,6 @@ class EventCodec:
         """Return the event that has these bytes on the wire."""
         return TelemetryEvent.from_mapping(msgspec.json.decode(wire))
 
-    def _explained(
-        self, type: str, data: object, error: Exception, path: str = "data"
-    ) -> InvalidEventError:
-        _checked_type(type)  # the encoder fails at a bad type as well
-        try:
-            fault = find_fault(data, path, self.encode_json)
-        except Exception as unreadable:
-            fault = path or "data", f"can't be read: {describe(unreadable)}"
-        where, reason = fault or (path, str(error))
-        return InvalidEventError(type, where.lstrip("."), reason)
-
     def _too_large(self, type: str, size: int) -> InvalidEventError:
         return InvalidEventError(
             type, "data", f"makes the event {size} bytes long; the limit is {self.max_event_bytes}"
@@ -231,18 +242,25 @@ def _checked_type(type: object) -> str:
         raise InvalidEventError(describe(type), "type", "must be a string")
     if not type:
         raise InvalidEventError("", "type", "must not be empty")
-    try:
-        type.encode()
-    except UnicodeEncodeError:
-        raise InvalidEventError(
-            ascii(type), "type", "contains a lone surrogate, which UTF-8 can't encode"
-        ) from None
+    if fault := _name_fault(type):
+        raise InvalidEventError(ascii(type[:_MAX_SHOWN_LETTERS]), "type", fault)
     return str.__str__(type)
 
 
-def _read(mapping: Mapping[str, Any]) -> TelemetryEvent:
+def _name_fault(name: str) -> str | None:
+    """Return why a string can't be a type, id, session id or version; None if it can."""
+    if len(name) > MAX_NAME_LENGTH:
+        return f"must have at most {MAX_NAME_LENGTH} characters, not {len(name)}"
     try:
-        return TelemetryEvent.from_mapping(mapping)
+        name.encode()
+    except UnicodeEncodeError:
+        return "contains a lone surrogate, which UTF-8 can't encode"
+    return None
+
+
+def _read(mapping: Mapping[str, Any], most: int) -> TelemetryEvent:
+    try:
+        return event_from(mapping, most)
     except InvalidEventError:
         raise
     except Exception as error:
@@ -254,15 +272,25 @@ def _checked_timestamp(type: str, timestamp: object) -> int:
         return time_ns() // 1_000_000
     try:
         if isinstance(timestamp, datetime.datetime):
-            return int(timestamp.timestamp() * 1000)
-        number = float(cast("float", timestamp))
+            milliseconds = int(timestamp.timestamp() * 1000)
+        elif isinstance(timestamp, (bool, str, bytes)):
+            raise TypeError(timestamp)
+        elif isinstance(timestamp, int):
+            milliseconds = int.__index__(timestamp)
+        else:
+            number = float(cast("float", timestamp))
+            if not math.isfinite(number):
+                raise InvalidEventError(type, "timestamp", f"is {number}")
+            milliseconds = int(number)
+    except InvalidEventError:
+        raise
     except Exception as error:
         raise InvalidEventError(type, "timestamp", "must be a number of milliseconds") from error
-    if isinstance(timestamp, (bool, str, bytes)):
-        raise InvalidEventError(type, "timestamp", "must be a number of milliseconds")
-    if not math.isfinite(number):
-        raise InvalidEventError(type, "timestamp", f"is {number}")
-    return timestamp if isinstance(timestamp, int) else int(number)
+    if not SMALLEST_INTEGER <= milliseconds <= LARGEST_INTEGER:
+        raise InvalidEventError(
+            type, "timestamp", f"must be from {SMALLEST_INTEGER} to {LARGEST_INTEGER}"
+        )
+    return milliseconds
 
 
 def _checked_envelope(type: str, event: TelemetryEvent) -> dict[str, Any]:
@@ -277,9 +305,11 @@ def _checked_envelope(type: str, event: TelemetryEvent) -> dict[str, Any]:
         text = str(value) if isinstance(value, uuid.UUID) else value
         if not isinstance(text, str) or not text:
             raise InvalidEventError(type, name, "must be a non-empty string")
-        given[name] = text
+        if fault := _name_fault(text):
+            raise InvalidEventError(type, name, fault)
+        given[name] = str.__str__(text)
     if (seq := event.seq) is not None:
-        if isinstance(seq, bool) or not isinstance(seq, int) or not 0 <= seq <= _LARGEST_SEQ:
-            raise InvalidEventError(type, "seq", f"must be an integer from 0 to {_LARGEST_SEQ}")
-        given["seq"] = seq
+        if isinstance(seq, bool) or not isinstance(seq, int) or not 0 <= seq <= LARGEST_INTEGER:
+            raise InvalidEventError(type, "seq", f"must be an integer from 0 to {LARGEST_INTEGER}")
+        given["seq"] = int.__index__(seq)
     return given

@@ -9,11 +9,15 @@ are bound once, by a closure, and the usual case is written out. The other cases
 from __future__ import annotations
 
 from collections.abc import Callable
+from gc import is_tracked
 from time import time_ns  # a module-level name, so that tests can freeze it
 from typing import Any
 
+from ..errors import InvalidEventError
 from ..events import Data, merged
 from .codec import EncodedEvent, EventCodec
+from .jsonable import is_modest
+from .ledger import Ledger
 from .store import TelemetryStore
 
 __all__ = ["Emit", "Flag", "emit_nothing", "make_emit"]
@@ -39,7 +43,8 @@ def make_emit(
     switch: Flag,
     codec: EventCodec,
     store: TelemetryStore[EncodedEvent],
-    reject: Callable[[Exception, object], None],
+    ledger: Ledger,
+    complain: Callable[[Exception, object], None],
 ) -> Emit:
     """Return an ``emit`` that puts events into a store.
 
@@ -50,12 +55,15 @@ def make_emit(
         switch: while it is off, nothing is recorded.
         codec: encodes the events.
         store: keeps them.
-        reject: called with the error and the type if an event can't be encoded. May raise.
+        ledger: counts the events that can't be encoded.
+        complain: called with the error and the type of such an event. May raise an
+            InvalidEventError.
     """
-    type_prefixes, encode_json, most = (
+    type_prefixes, encode_json, most, room = (
         codec.type_prefixes,
         codec.encode_json,
         codec.always_fits_bytes,
+        codec.max_event_bytes,
     )
     items, rise = store.items, store.enforce_capacity
     append = items.append
@@ -67,23 +75,37 @@ def make_emit(
         try:
             prefix = type_prefixes[type]
             if data is None:
-                text = encode_json(fields)
+                data = fields
             elif fields or data.__class__ is not dict:
-                text = encode_json(merged(type, data, fields))
-            else:
+                data, fields = merged(type, data, fields, room), {}
+            # The encoder recurses on the C stack, so it may not be given deep data. Up to Python
+            # 3.13, the garbage collector doesn't track a dict whose values hold no references, and
+            # asking it costs a tenth of looking at six values. Later Pythons track every dict.
+            if not is_tracked(data) or is_modest(data, room):
                 text = encode_json(data)
-            if len(text) <= most:
-                body = EncodedEvent(prefix, time_ns(), text)
+                if len(text) <= most:
+                    body = EncodedEvent(prefix, time_ns(), text)
         except Exception:  # a new type, perhaps; a real error occurs again below
             body = None
-        if body is None:
-            try:
+        try:
+            if body is None:
                 body = codec.encode(type, data, fields)
-            except Exception as error:
-                reject(error, type)
-                return
-        append(body)
-        if len(items) >= store.high_water:
-            rise()
+            append(body)
+        except Exception as error:
+            # Close to the recursion limit, any call may fail; a step of a loop calls nothing.
+            for _ in ledger.rejections:
+                break
+            try:
+                complain(error, type)
+            except InvalidEventError:
+                raise
+            except Exception:  # noqa: S110 (the same limit)
+                pass
+            return
+        try:
+            if len(items) >= store.high_water:
+                rise()
+        except RecursionError:  # the event is recorded, and a later one reports the high water
+            pass
 
     return emit

@@ -1,110 +1,375 @@
-"""Conversion of a game's values into values that JSON has.
+"""Conversion of a game's values into values that JSON has, within bounds.
 
-The encoder (msgspec) writes the usual types itself: numbers of any size, strings, lists, tuples,
-sets, mappings, enums, datetimes, UUIDs, dataclasses, attrs classes. :func:`to_jsonable` is its hook
-for the rest: numpy's arrays and scalars, the vectors of pygame and pyglet, and subclasses of the
-built-in types. No such library is imported: objects are recognized by their methods.
+The encoder (msgspec) recurses in C as deep as the data goes and writes as much as there is, so it
+gets nothing that is not known to be bounded: neither in depth, since a small stack overflows with a
+segmentation fault, nor in size, since a game must not wait for gigabytes that no event can hold.
+
+- :func:`is_modest` returns whether data is built of Python's own types and bounded.
+- :func:`plain` returns such data for any other, or raises :class:`Unwritable` with the place of the
+  first fault. What can't fit is not expanded: each item of an array takes at least two bytes.
+
+No library of games is imported: objects are recognized by their methods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import cast
+import datetime
+import decimal
+import enum
+import pathlib
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import islice
+from typing import Any, cast
 
-from .._shared import describe, encodable, type_name
+import msgspec
 
-__all__ = ["find_fault", "to_jsonable"]
+from .._shared import MAX_DEPTH, describe, encodable, type_name
 
-_MAX_DEPTH = 64
-"""How deep :func:`find_fault` descends before it reports that data is nested too deeply."""
+__all__ = ["Unwritable", "is_modest", "plain", "to_jsonable"]
+
+_BYTES_PER_ITEM = 2  # a digit and a comma
+_BYTES_PER_FIELD = 5  # two quotes, a colon, a digit and a comma
+_FINE_UNITS = ("[ns]", "[ps]", "[fs]", "[as]")  # of numpy's times; Python's have microseconds
+_SMALL_INTEGER_BITS = 64
+
+_ATOMS: frozenset[type] = frozenset({str, int, float, bool, type(None)})
 
 
-_KNOWN = frozenset({bool, list, tuple, set, frozenset, dict, bytes, type(None)})
-"""Types that the encoder passes to the hook only if they are the key of a mapping."""
+def _unfrozen(kind: Any) -> Any:
+    """Return Python's own class, also where freezegun has put a subclass in its place."""
+    return next(base for base in kind.__mro__ if base.__module__ == "datetime")
 
 
-def to_jsonable(value: object) -> object:
-    """Return a value that the encoder knows for one that it doesn't.
+def _plain_datetime(kind: Any) -> Callable[[Any], object]:
+    return lambda v: kind(
+        v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, v.tzinfo, fold=v.fold
+    )
+
+
+def _plain_date(kind: Any) -> Callable[[Any], object]:
+    return lambda v: kind(v.year, v.month, v.day)
+
+
+# Not in names of this module, which freezegun would replace.
+_TIMES: dict[Any, Callable[[Any], object]] = {
+    _unfrozen(datetime.datetime): _plain_datetime(_unfrozen(datetime.datetime)),
+    _unfrozen(datetime.date): _plain_date(_unfrozen(datetime.date)),
+}
+_BASES: dict[Any, Callable[[Any], object]] = {
+    str: str.__str__,
+    int: int.__index__,
+    float: float.__float__,
+    **_TIMES,
+    datetime.time: lambda v: datetime.time(
+        v.hour, v.minute, v.second, v.microsecond, v.tzinfo, fold=v.fold
+    ),
+    datetime.timedelta: lambda v: datetime.timedelta(v.days, v.seconds, v.microseconds),
+    uuid.UUID: lambda v: uuid.UUID(int=v.int),
+    decimal.Decimal: decimal.Decimal,
+}
+"""How to make an object of a class that the encoder knows from one of a subclass."""
+_LEAVES = _ATOMS | frozenset(_BASES)
+
+
+class Unwritable(Exception):  # noqa: N818 (it names the data, not what went wrong here)
+    """Data can't be sent.
+
+    Attributes:
+        path: the place of the fault within the data, such as ``.ships[3].target``.
+        reason: the fault.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.path = ""
+        self.reason = reason
+
+    def within(self, step: str) -> Unwritable:
+        """Return the same fault, as seen from one level further out."""
+        self.path = step + self.path
+        return self
+
+
+def is_modest(data: dict[Any, Any], most: int) -> bool:
+    """Return whether data holds only Python's own types, and is neither deep nor large.
+
+    Args:
+        data: the fields of an event.
+        most: the number of bytes that an event may have.
+    """
+    level: list[Any] = [data]
+    room = most // _BYTES_PER_ITEM
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for part in level:
+            room -= len(part)
+            if room < 0:
+                return False
+            for value in part.values() if type(part) is dict else part:
+                kind = type(value)
+                if kind in _LEAVES:
+                    continue
+                if kind is dict or kind is list or kind is tuple:
+                    below.append(value)
+                elif not (issubclass(kind, enum.Enum) and type(value._value_) in _ATOMS):
+                    return False
+        if not below:
+            return True
+        level = below
+    return False
+
+
+def plain(value: object, most: int) -> Any:
+    """Return a value that the encoder writes itself, and that has the bounds of an event.
+
+    Args:
+        value: anything.
+        most: the number of bytes that an event may have.
 
     Raises:
-        TypeError: there is no such value.
+        Unwritable: there is no such value.
     """
-    if type(value) in _KNOWN:
-        raise TypeError(f"a {type_name(type(value))} can't be a key")  # as a value it is known
-    for base in (bool, int, float, str):  # subclasses, numpy.float64 and numpy.str_ among them
-        if isinstance(value, base):
-            return base(value) if base is not str else str.__str__(cast("str", value))
-    tolist = getattr(value, "tolist", None)  # numpy arrays and scalars, array.array, memoryviews
-    if callable(tolist) and not isinstance(value, type):
-        plain: object = tolist()
-        # numpy.longdouble, wider than Python's own, is its own list.
-        return float(cast("float", plain)) if type(plain) is type(value) else plain
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, (Sequence, Set)):
-        return list(cast("Iterable[object]", value))
-    if _is_sequence_like(value):
-        items = cast("Sequence[object]", value)
-        return [items[index] for index in range(len(items))]
-    raise TypeError(f"{type_name(type(value))} has no form in JSON")
+    return _Conversion(most).plain(value)
 
 
-def _is_sequence_like(value: object) -> bool:
+def to_jsonable(value: object, most: int) -> Any:
+    """Do the same as the encoder's hook, which is also given keys that the encoder doesn't know."""
+    conversion = _Conversion(most)
+    containers = (list, tuple, set, frozenset, dict)
+    if value is None or type(value) in (bool, bytes) or isinstance(value, containers):
+        return conversion.key(value)  # as a value, the encoder knows it
+    return conversion.plain(value)
+
+
+class _Conversion:
+    """One pass over a value, with the bytes that it may still take."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._room = most
+        self._parents: list[int] = []
+        self._are_times = False  # within an array of times, where an integer has lost its unit
+
+    def _take(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise Unwritable(f"is too large for an event; the limit is {self._most} bytes")
+
+    def plain(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in _ATOMS:
+            return self._atom(value)
+        if id(value) in self._parents:
+            raise Unwritable("refers to itself")
+        if kind.__module__ == "unittest.mock":  # its methods return anything
+            raise _no_form(value)
+        try:
+            return self._converted(value, kind)
+        except (Unwritable, RecursionError):
+            raise
+        except Exception as error:
+            raise Unwritable(f"can't be read: {describe(error)}") from error
+
+    def _atom(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is str:
+            self._take(len(value))
+            if not value.isascii():
+                _check_unicode(value)
+        elif kind is int:
+            if self._are_times:
+                raise Unwritable("is a time that Python's datetime can't hold")
+            if (bits := value.bit_length()) > _SMALL_INTEGER_BITS:
+                self._take(bits * 3 // 10)
+                try:
+                    str(value)
+                except ValueError as error:  # Python's limit on such conversions
+                    raise Unwritable(f"can't be encoded: {error}") from None
+        return value
+
+    def _converted(self, value: Any, kind: Any) -> Any:
+        if issubclass(kind, type):
+            raise _no_form(value)
+        if issubclass(kind, enum.Enum):
+            return self.plain(value._value_)
+        for base, convert in _BASES.items():
+            if issubclass(kind, base):
+                if kind is base:
+                    msgspec.json.encode(value)  # a tzinfo of the game's own may raise
+                    return value
+                if value != value:  # noqa: PLR0124 (pandas.NaT is a datetime)
+                    return None
+                return self.plain(convert(value))
+        if issubclass(kind, (bytes, bytearray, memoryview)):
+            view = memoryview(value)
+            self._take(view.nbytes)
+            return bytes(view)
+        if issubclass(kind, pathlib.PurePath):
+            return self.plain(str(value))
+        if callable(getattr(kind, "tolist", None)):  # numpy, array.array, torch
+            listed = self._listed(value, kind)
+            if listed is not _NOT_LISTED:
+                return listed
+        return self._container(value, kind)
+
+    def _listed(self, value: Any, kind: Any) -> Any:
+        if _BYTES_PER_ITEM * _size(value) > self._room:
+            self._take(self._room + 1)
+        dtype: Any = getattr(value, "dtype", None)
+        are_times = getattr(dtype, "kind", None) in ("m", "M")
+        if are_times and str(dtype).endswith(_FINE_UNITS):
+            value = value.astype(f"{dtype.kind}8[us]")
+        items = value.tolist()
+        if type(items) is kind and kind not in _LEAVES:
+            return float(items)  # numpy.longdouble, wider than Python's own, is its own list
+        if type(items) not in _LEAVES and type(items) not in (list, tuple, bytes, complex):
+            return _NOT_LISTED
+        before, self._are_times = self._are_times, are_times
+        try:
+            return self.plain(items)
+        finally:
+            self._are_times = before
+
+    def _container(self, value: Any, kind: Any) -> Any:
+        if len(self._parents) >= MAX_DEPTH:
+            raise Unwritable(f"is nested deeper than {MAX_DEPTH} levels")
+        self._parents.append(id(value))
+        try:
+            if issubclass(kind, dict):
+                return self._mapping(dict.__len__(value), dict.items(value))
+            for base in (list, tuple):
+                if issubclass(kind, base):
+                    return self._array(base.__len__(value), base.__iter__(value))
+            for unordered in (set, frozenset):
+                if issubclass(kind, unordered):
+                    return self._array(unordered.__len__(value), unordered.__iter__(value), "")
+            if (names := _field_names(kind)) is not None:
+                self._record(value, names)
+                return value
+            if issubclass(kind, Mapping):
+                return self._mapping(_length(value), ((key, value[key]) for key in value))
+            if issubclass(kind, (Sequence, Set)):
+                step = "" if issubclass(kind, Set) else "[%d]"
+                return self._array(_length(value), iter(value), step)
+            if _is_sequence_like(value):
+                size = _length(value)
+                return self._array(size, map(value.__getitem__, range(size)))
+        finally:
+            self._parents.pop()
+        raise _no_form(value)
+
+    def _mapping(self, size: int, items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+        self._take(_BYTES_PER_FIELD * size)
+        fields: dict[Any, Any] = {}
+        # One more than there should be: a mapping may lie about its length.
+        for number, (key, item) in enumerate(items):
+            if number >= size:
+                self._take(_BYTES_PER_FIELD)
+            try:
+                field = self.plain(item)
+            except Unwritable as fault:
+                raise fault.within(_step(key)) from None
+            fields[self.key(key)] = field
+        return fields
+
+    def _array(self, size: int, items: Iterator[Any], step: str = "[%d]") -> list[Any]:
+        self._take(_BYTES_PER_ITEM * size)
+        array: list[Any] = []
+        for number, item in enumerate(items):
+            if number >= size:
+                self._take(_BYTES_PER_ITEM)
+            try:
+                array.append(self.plain(item))
+            except Unwritable as fault:
+                raise fault.within(step and step % number) from None
+        return array
+
+    def _record(self, value: Any, names: Iterable[str]) -> None:
+        """Check the fields of an object that the encoder reads by itself."""
+        for name in names:
+            self._take(_BYTES_PER_FIELD)
+            try:
+                self.plain(getattr(value, name, None))
+            except Unwritable as fault:
+                raise fault.within(f".{name}") from None
+
+    def key(self, key: Any) -> Any:
+        kind = type(key)
+        if kind is str or kind is int or kind is float:
+            return self._atom(key)
+        if kind is not bool and key is not None:
+            if issubclass(kind, enum.Enum):
+                return self.key(key._value_)
+            if issubclass(kind, tuple):
+                parts = [self.key(part) for part in islice(tuple.__iter__(key), self._most)]
+                return ",".join(map(str, parts))
+            if not issubclass(kind, (dict, list, set, frozenset)):
+                name = self.plain(key)
+                if type(name) in _LEAVES and type(name) is not bool and name is not None:
+                    return name
+        raise Unwritable(
+            f"has a key that is not a string, a number or a tuple of them: {describe(key)}"
+        )
+
+
+_NOT_LISTED = object()
+
+
+def _no_form(value: object) -> Unwritable:
+    kind = type(value)
+    is_vector = all(name in dir(kind) or name in dir(value) for name in ("x", "y"))
+    hint = "; use [v.x, v.y] instead" if is_vector else ""
+    return Unwritable(f"can't be encoded: {type_name(kind)} has no form in JSON{hint}")
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Unwritable("contains a lone surrogate, which UTF-8 can't encode") from None
+
+
+def _step(key: Any) -> str:
+    return encodable(f".{key}" if isinstance(key, str) else f"[{describe(key)}]")
+
+
+def _length(value: Any) -> int:
+    try:
+        return len(value)
+    except OverflowError:  # larger than any container can be
+        return 2**63
+
+
+def _size(value: Any) -> int:
+    """Return how many numbers and lists ``tolist`` would make."""
+    shape = getattr(value, "shape", None)
+    if type(shape) is not tuple:
+        return _length(value) if hasattr(type(value), "__len__") else 1
+    total = lists = 1
+    for length in shape:
+        lists *= int(length)
+        total += lists
+    return total
+
+
+def _field_names(kind: Any) -> Iterable[str] | None:
+    """Return the names of the fields of a dataclass, an attrs class or a msgspec.Struct."""
+    for attribute in ("__dataclass_fields__", "__struct_fields__"):
+        names = getattr(kind, attribute, None)
+        if names is not None:
+            return cast("Iterable[str]", names)
+    attributes = getattr(kind, "__attrs_attrs__", None)
+    return None if attributes is None else [field.name for field in attributes]
+
+
+def _is_sequence_like(value: Any) -> bool:
     """Return whether it is a vector, color or rectangle: a length, and items by index."""
     kind = type(value)
-    return hasattr(kind, "__len__") and hasattr(kind, "__getitem__") and not hasattr(kind, "keys")
-
-
-def find_fault(
-    value: object, path: str, encode: Callable[[object], bytes]
-) -> tuple[str, str] | None:
-    """Return where in ``value`` the function ``encode`` fails, and why: ``(path, reason)``.
-
-    Slow, since it encodes each part separately; only for an event that has failed already.
-    """
-    return _search(value, path, encode, ())
-
-
-def _search(
-    value: object, path: str, encode: Callable[[object], bytes], parents: tuple[int, ...]
-) -> tuple[str, str] | None:
-    if id(value) in parents:
-        return path, "refers to itself"
-    if len(parents) >= _MAX_DEPTH:
-        return path, "is nested too deeply"
+    if not hasattr(kind, "__len__") or not hasattr(kind, "__getitem__") or hasattr(kind, "keys"):
+        return False
     try:
-        encode(value)
-    except Exception as error:
-        parents = (*parents, id(value))
-        for part_path, part in _parts(value, path):
-            if fault := _search(part, part_path, encode, parents):
-                return fault
-        return path, _reason(value, error)
-    return None
-
-
-def _parts(value: object, path: str) -> Iterable[tuple[str, object]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            here = f"{path}.{key}" if isinstance(key, str) else f"{path}[{describe(key)}]"
-            yield encodable(here), item
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield f"{path}[{index}]", item
-    elif not isinstance(value, type):
-        # Dataclasses and attrs classes, which the encoder reads field by field.
-        names = getattr(value, "__dataclass_fields__", None)
-        if names is None:
-            names = [field.name for field in getattr(value, "__attrs_attrs__", ())]
-        for name in names:
-            yield f"{path}.{name}", getattr(value, name, None)
-
-
-def _reason(value: object, error: Exception) -> str:
-    if isinstance(error, UnicodeEncodeError):
-        return "contains a lone surrogate, which UTF-8 can't encode"
-    if isinstance(error, RecursionError):
-        return "is nested too deeply"
-    if isinstance(value, Mapping) and isinstance(error, TypeError):
-        return "has a key that is neither a string nor a number"
-    return encodable(f"can't be encoded: {str(error) or type_name(type(error))}")
+        _length(value)
+    except TypeError:  # a struct of cffi, such as raylib's vectors, has the methods all the same
+        return False
+    return True

@@ -78,6 +78,8 @@ class Ledger:
         """Count from zero. Only while no other thread uses it, such as after a fork."""
         # Written by any thread, in one uninterruptible call:
         self._rejected_by_emit = AtomicCounter()
+        self.rejections = iter(self._rejected_by_emit)
+        """Each step counts an event that could not be encoded. Any thread may take one."""
         # Written by the worker, or by the client's lock holder while there is no worker:
         self.delivered = 0
         self._rejected_by_hook = 0
@@ -90,10 +92,6 @@ class Ledger:
     def drop(self, count: int, reason: DropReason) -> None:
         """Count events that will not be sent."""
         self._dropped[reason] += count
-
-    def reject_emitted(self) -> None:
-        """Count an event that could not be encoded. Any thread may call it."""
-        self._rejected_by_emit.increment()
 
     def reject_reviewed(self) -> int:
         """Count an event for which ``before_send`` raised; return how many there were so far."""

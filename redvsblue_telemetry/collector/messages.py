@@ -11,28 +11,28 @@ from typing import Annotated
 
 import msgspec
 
+from .._shared import LARGEST_INTEGER, MAX_NAME_LENGTH, SMALLEST_INTEGER
+
 __all__ = ["Event", "Message", "Rejected", "read_message"]
 
 _MAX_EXCERPT_BYTES = 1024  # of a rejected part
 _MAX_REJECTED_PER_MESSAGE = 100  # parts with a record each; the rest share one
-_MAX_NAME_LENGTH = 1024  # characters; unlike the data, names are kept in memory
-_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1  # what SQLite can store
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_NAME_LENGTH)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
 
 
 class Event(msgspec.Struct, rename="camel", gc=False):
     """An event as a client sends it."""
 
     session_id: Name
-    seq: Annotated[int, msgspec.Meta(ge=0, le=_MAX_INTEGER)]
+    seq: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_INTEGER)]
     type: Name
-    timestamp: Annotated[int, msgspec.Meta(ge=_MIN_INTEGER, le=_MAX_INTEGER)]
+    timestamp: Annotated[int, msgspec.Meta(ge=SMALLEST_INTEGER, le=LARGEST_INTEGER)]
     """When it happened, by the clock of the player's machine, in milliseconds since the epoch."""
     data: msgspec.Raw
     """Its fields, as the text of a JSON object."""
-    id: Annotated[str, msgspec.Meta(max_length=_MAX_NAME_LENGTH)]
-    version: Annotated[str, msgspec.Meta(max_length=_MAX_NAME_LENGTH)] | None = None
+    id: Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)]
+    version: Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)] | None = None
 
 
 class Rejected(msgspec.Struct):
