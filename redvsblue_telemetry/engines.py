@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
 import threading
@@ -212,8 +211,10 @@ class _Handler:
         except InvalidEventError:
             pass  # `push` has counted and logged it; `strict` is for the game's own calls
         except Exception:
-            with contextlib.suppress(Exception):  # nor may one of a log handler
+            try:  # noqa: SIM105 (at the recursion limit, `suppress` can't be called)
                 logger.exception("could not record an engine's event")
+            except Exception:  # noqa: S110 (nor may one of a log handler)
+                pass
 
     def __reduce__(self) -> tuple[Callable[[str], Handler], tuple[str]]:
         return detached_handler, (self._line.kind,)

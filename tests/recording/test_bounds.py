@@ -338,6 +338,55 @@ print("alive")
 """
 
 
+AN_ENGINE_AT_EACH_DEPTH = """
+import logging
+logging.disable(logging.CRITICAL)
+from redvsblue_telemetry.testing import record_events
+
+class Engine:
+    def on(self, name, handler): self.handler = handler
+    def off(self, name, handler): pass
+class Probe:
+    def __call__(self, *args, **fields): pass
+engine, probe, begun, raised = Engine(), Probe(), 0, []
+def play(depth=0):
+    global begun
+    try:
+        play(depth + 1)
+    except RecursionError:
+        pass
+    try:
+        # The handler can't begin where no such object can.
+        probe({"type": "hit", "data": {"at": [depth]}})
+    except RecursionError:
+        return
+    begun += 1
+    try:
+        engine.handler({"type": "hit", "data": {"at": [depth]}})
+    except RecursionError:
+        raised.append(depth)
+
+with record_events() as events:
+    binding = events._telemetry.attach(engine)
+    play()
+    assert begun > 900 and not raised, raised
+    assert events.stats().emitted > 900
+print("alive")
+"""
+
+
+def test_an_attached_engine_at_any_depth_hears_of_no_error() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", AN_ENGINE_AT_EACH_DEPTH],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    assert (run.returncode, run.stdout) == (0, "alive\n"), run.stderr
+
+
 def test_an_emit_at_any_depth_is_recorded_or_counted_as_rejected() -> None:
     run = subprocess.run(
         [sys.executable, "-c", AT_EACH_DEPTH],
