@@ -46,7 +46,9 @@ def main() -> None:
         print(json.dumps(describe()))
         return
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # SIGINT, too: a bundle in one file by Nuitka passes SIGTERM on as that one.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     telemetry = start_telemetry(version="1.4.2", ssl_context=context_of(arguments.trust))
     spawning = multiprocessing.get_context("spawn")
     children = [spawning.Process(target=play_in_a_child) for _ in range(arguments.children)]
