@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import threading
@@ -66,7 +67,7 @@ class AttachedEngines:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # never held while the engine's code runs
-        self._attachments: dict[tuple[int, str], _Attachment] = {}
+        self._attachments: dict[tuple[object, str], _Attachment] = {}
 
     def attach(self, engine: object, event: str, push: Push | None) -> EngineBinding:
         """Call ``push`` with each event that the engine emits under the name ``event``.
@@ -98,14 +99,15 @@ class AttachedEngines:
         self._lock = threading.RLock()
 
     def _find(self, engine: object, event: str) -> _Attachment | None:
-        attachment = self._attachments.get((id(engine), event))
+        identity = _identity(engine)
+        attachment = self._attachments.get((identity, event))
         # An id may be that of another engine, which is gone.
-        if attachment is not None and attachment.engine() is engine:
+        if attachment is not None and (identity is engine or attachment.engine() is engine):
             return attachment
         return None
 
     def _add(self, engine: object, event: str, dialect: Dialect, push: Push) -> _Attachment:
-        key, attachments = (id(engine), event), self._attachments
+        key, attachments = (_identity(engine), event), self._attachments
 
         def forget(_: object) -> None:
             attachments.pop(key, None)
@@ -129,8 +131,16 @@ class AttachedEngines:
                 return
             engine = attachment.engine()
             if self._find(engine, attachment.event) is attachment:
-                del self._attachments[id(engine), attachment.event]
+                del self._attachments[_identity(engine), attachment.event]
         attachment.unsubscribe(engine)
+
+
+def _identity(engine: object) -> object:
+    """Return the engine's id; PyQt's signal itself, which is another object at each access.
+
+    Its equals are the same signal. Those of another class may be twins with equal contents.
+    """
+    return engine if type(engine).__name__ == "pyqtBoundSignal" else id(engine)
 
 
 class _Attachment:
@@ -154,23 +164,36 @@ class _Attachment:
         before, handler = self._line.handler, _Handler(self._line)
         if before is None:
             self._line.handler = handler  # before it is added: some engines repeat what was
+        else:
+            # Not after the new one is added, though that would leave no gap: an engine that has one
+            # handler for each event, or finds it by its name, would remove the new one.
+            self._remove(engine, before)
         if self._line.kind in _copied_kinds:
             self._remove(engine, ignore_event)
-        returned = self.dialect.add(engine, self.event, handler)
-        if inspect.iscoroutine(returned):
-            returned.close()
-            raise refusal(
-                engine, self.event, f"its {self.dialect.subscribe}() is a coroutine function"
-            )
+        try:
+            self._add(engine, handler)
+        except BaseException:
+            if before is not None:  # other bindings are attached
+                self._remove(engine, handler)
+                with contextlib.suppress(Exception):
+                    self._add(engine, before)
+            raise
         if before is not None:
             self._line.handler = handler
-            self._remove(engine, before)
 
     def unsubscribe(self, engine: object) -> None:
         """Take no more events, whether or not the engine lets go of the handler."""
         handler, self._line.handler = self._line.handler, None
         if engine is not None and handler is not None:
             self._remove(engine, handler)
+
+    def _add(self, engine: object, handler: Handler) -> None:
+        returned = self.dialect.add(engine, self.event, handler)
+        if inspect.iscoroutine(returned):
+            returned.close()
+            raise refusal(
+                engine, self.event, f"its {self.dialect.subscribe}() is a coroutine function"
+            )
 
     def _remove(self, engine: object, handler: Handler) -> None:
         try:

@@ -1096,6 +1096,147 @@ def test_an_engine_that_keeps_all_handlers_is_recorded_once(events: RecordedEven
     assert events.types() == ["hit"]
 
 
+class OneHandlerEngine:
+    """Has one handler for each event."""
+
+    def __init__(self) -> None:
+        self.slots: dict[str, Callable[..., object]] = {}
+
+    def on(self, event: str, handler: Callable[..., object]) -> None:
+        self.slots[event] = handler
+
+    def off(self, event: str, handler: Callable[..., object]) -> None:
+        self.slots.pop(event, None)
+
+    def emit(self, event: str, *args: object) -> None:
+        for handler in list(self.slots.values()):
+            handler(*args)
+
+
+class NamesHandlersEngine(OneHandlerEngine):
+    """Finds a handler by its name."""
+
+    def on(self, event: str, handler: Callable[..., object]) -> None:
+        self.slots[handler.__name__] = handler
+
+    def off(self, event: str, handler: Callable[..., object]) -> None:
+        del self.slots[handler.__name__]
+
+
+@pytest.mark.parametrize("make", [OneHandlerEngine, NamesHandlersEngine])
+def test_an_engine_that_knows_handlers_by_a_name_is_recorded_once(
+    make: Callable[[], OneHandlerEngine], events: RecordedEvents
+) -> None:
+    engine = make()
+    first, second = start_telemetry().attach(engine), start_telemetry().attach(engine)
+    engine.emit("telemetry", HIT)
+    assert events.types() == ["hit"]
+    first.detach()
+    engine.emit("telemetry", {"type": "one left"})
+    assert events.types() == ["hit", "one left"]
+    second.detach()
+    assert engine.slots == {}
+
+
+def test_an_engine_that_fails_when_it_is_attached_again_is_still_recorded(
+    events: RecordedEvents,
+) -> None:
+    class Closing(Engine):
+        is_closed = False
+
+        def on(self, event: str, handler: Callable[..., object]) -> None:
+            super().on(event, handler)
+            if self.is_closed:
+                raise OSError("closed")
+
+    engine = Closing()
+    binding = start_telemetry().attach(engine)
+    engine.is_closed = True
+    with pytest.raises(TelemetryError, match="closed"):
+        start_telemetry().attach(engine)
+    assert binding.is_attached
+    assert len(engine.handlers) == 1
+    engine.emit("telemetry", HIT)
+    assert events.types() == ["hit"]
+    binding.detach()
+    assert engine.handlers == []
+
+
+class pyqtBoundSignal:  # noqa: N801
+    """As PyQt's: another object at each access, which equals the others and has no weakref."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, owner: PyQtObject) -> None:
+        self._owner = owner
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, pyqtBoundSignal) and other._owner is self._owner
+
+    def __hash__(self) -> int:
+        return id(self._owner)
+
+    def connect(self, slot: Callable[..., object]) -> None:
+        self._owner.slots.append(slot)
+
+    def disconnect(self, slot: Callable[..., object] | None = None) -> None:
+        self._owner.slots.remove(slot)  # type: ignore[arg-type]
+
+    def emit(self, *args: object) -> None:
+        for slot in list(self._owner.slots):
+            slot(*args)
+
+
+class PyQtObject:
+    def __init__(self) -> None:
+        self.slots: list[Callable[..., object]] = []
+
+    @property
+    def happened(self) -> pyqtBoundSignal:
+        return pyqtBoundSignal(self)
+
+
+def test_a_signal_of_pyqt_that_is_attached_twice_is_recorded_once(events: RecordedEvents) -> None:
+    engine, other = PyQtObject(), PyQtObject()
+    assert engine.happened is not engine.happened
+    first = start_telemetry().attach(engine.happened)
+    second = start_telemetry().attach(engine.happened)
+    third = start_telemetry().attach(other.happened)
+    engine.happened.emit({"type": "one"})
+    other.happened.emit({"type": "two"})
+    assert events.types() == ["one", "two"]
+    first.detach()
+    engine.happened.emit({"type": "one left"})
+    second.detach()
+    third.detach()
+    assert (engine.slots, other.slots) == ([], [])
+    assert events.types() == ["one", "two", "one left"]
+
+
+def test_engines_that_are_equal_are_told_apart(events: RecordedEvents) -> None:
+    class Equal(Engine):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return 1
+
+    class NotComparable(Engine):
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("ambiguous")
+
+    engines: list[Engine] = [Equal(), Equal(), NotComparable(), NotComparable()]
+    bindings = [start_telemetry().attach(engine) for engine in engines + engines]
+    for engine in engines:
+        engine.emit("telemetry", HIT)
+    assert len(events) == 4
+    for binding in bindings:
+        binding.detach()
+    assert [engine.handlers for engine in engines] == [[], [], [], []]
+
+
 def test_an_engine_that_is_attached_by_many_threads_is_recorded_once(
     dialect: Dialect, events: RecordedEvents
 ) -> None:
