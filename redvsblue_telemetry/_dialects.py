@@ -61,9 +61,16 @@ class Dialect:
         first, second, *_ = (*_parameters(getattr(engine, self.subscribe)), None, None)
         if _is_handler(first) and second is not None and not _is_handler(second):
             return f"its {self.subscribe}() takes the handler first"
-        # tkinter's bind(sequence=None, func=None) replaces the game's own handler.
-        if first is not None and first.default is not first.empty:
+        # tkinter's bind(sequence=None, func=None) replaces the game's own handler. But in an
+        # on(event="telemetry", handler=None), which is also a decorator, the default is a name.
+        is_named = first is not None and isinstance(first.default, str) and _is_handler(second)
+        if first is not None and first.default is not first.empty and not is_named:
             return f"its {self.subscribe}() can be called without the name of an event"
+        # MQTT has a subscribe(topic, qos=0).
+        if second is not None and second.kind is not second.KEYWORD_ONLY:
+            has_value = second.default is not second.empty and second.default is not None
+            if has_value and not _is_handler(second):
+                return f"its {self.subscribe}() takes {second.name!r}, not a handler"
         return None
 
     def add(self, engine: Any, event: str, handler: Handler) -> object:
@@ -111,8 +118,9 @@ class _SignalDialect(Dialect):
             # compiled, or behind a decorator
             is_signal = any(callable(getattr(engine, name, None)) for name in ("send", "emit"))
             return None if is_signal else "it is not a signal: it has neither send() nor emit()"
-        if not _is_handler(parameters[0]):
-            name = parameters[0].name
+        name = parameters[0].name
+        is_target = name == "target" and callable(getattr(engine, "emit", None))
+        if not is_target and not _is_handler(parameters[0]):
             return f"it is not a signal: its connect() takes {name!r}, not a handler"
         if any(parameter.name == "signal" for parameter in parameters):
             return "its connect() takes all signals of the process unless one is given"
@@ -198,7 +206,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect("subscribe", "unsubscribe"),
     _KeywordDialect("bind", "unbind"),  # Kivy
     Dialect("bind", "unbind"),
-    _SignalDialect("connect", "disconnect"),  # blinker, psygnal, PySide6
+    _SignalDialect("connect", "disconnect"),  # blinker, psygnal, PySide6, PyQt6
 )
 """The first one that fits an engine is spoken."""
 
@@ -256,8 +264,9 @@ def refusal(engine: object, event: str, reason: str) -> TelemetryError:
 
 
 def _name(engine: object) -> str:
-    name = engine.__name__ if inspect.ismodule(engine) else type(engine).__qualname__
-    return f"the module {name}" if inspect.ismodule(engine) else name
+    if inspect.ismodule(engine):
+        return f"the module {engine.__name__}"
+    return type(engine).__qualname__
 
 
 def _has_method(engine: object, name: str) -> bool:
@@ -295,7 +304,11 @@ def _example(*args: Any, **fields: Any) -> None:
 def _is_async(method: Callable[..., object]) -> bool:
     function = getattr(method, "__func__", method)
     # Its type, since a mock with the spec of a function passes as a coroutine function.
-    return type(function) is types.FunctionType and inspect.iscoroutinefunction(function)
+    if type(function) is not types.FunctionType:
+        return False
+    # A decorator with functools.wraps may hide it.
+    is_async = inspect.iscoroutinefunction
+    return is_async(inspect.unwrap(function, stop=is_async))
 
 
 def _takes(method: Callable[..., object], *args: Any, **fields: Any) -> bool:

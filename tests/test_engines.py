@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import gc
 import logging
 import os
@@ -769,6 +770,34 @@ class ForgetsAll(OnlyOn):
     def off(self, event: str) -> None: ...
 
 
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **fields: Any) -> Any:
+        return function(*args, **fields)
+
+    return call
+
+
+class DecoratedAsyncEngine(Engine):
+    @logged
+    @logged
+    async def on(self, event: str, handler: object) -> None: ...  # type: ignore[override]
+
+
+class MqttClient:
+    """As paho-mqtt's, with more parameters behind."""
+
+    def subscribe(self, topic: object, qos: int = 0, options: object = None) -> None: ...
+
+    def unsubscribe(self, topic: object, properties: object = None) -> None: ...
+
+
+class DimmableLamp:
+    def on(self, mode: str = "warm", brightness: float | None = None) -> None: ...
+
+    def off(self, mode: str = "warm", brightness: float | None = None) -> None: ...
+
+
 class Publisher:
     """As in PyPubSub, the listener comes first."""
 
@@ -864,6 +893,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "half a pair": (OnlyOn, r"OnlyOn: it has none of the pairs"),
     "a lamp": (Lamp, r"it can't be called as on\('telemetry', handler\)"),
     "async": (AsyncEngine, r"its on\(\) is a coroutine function"),
+    "async behind a decorator": (DecoratedAsyncEngine, r"its on\(\) is a coroutine function"),
+    "MQTT": (MqttClient, r"its subscribe\(\) takes 'qos', not a handler"),
+    "a dimmable lamp": (DimmableLamp, r"its on\(\) can be called without the name of an event"),
     "forgets all": (ForgetsAll, r"it can't be called as off\('telemetry', handler\)"),
     "handler first": (Publisher, r"its subscribe\(\) takes the handler first"),
     "a database": (Database, r"it can't be called as connect\(handler\)"),
@@ -962,6 +994,58 @@ def test_a_signal_of_ones_own_needs_no_send(events: RecordedEvents) -> None:
     with start_telemetry().attach(signal):
         signal.receivers[0](HIT)
     assert signal.receivers == []
+    assert events.types() == ["hit"]
+
+
+def test_a_signal_that_calls_its_handlers_targets_needs_an_emit(events: RecordedEvents) -> None:
+    class Signal:
+        def __init__(self) -> None:
+            self.targets: list[Callable[..., object]] = []
+
+        def connect(self, target: Callable[..., object]) -> None:
+            self.targets.append(target)
+
+        def disconnect(self, target: Callable[..., object]) -> None:
+            self.targets.remove(target)
+
+    class Emitting(Signal):
+        def emit(self, event: object) -> None:
+            for target in self.targets:
+                target(event)
+
+    Signal.connect.__annotations__.clear()  # the name is all there is
+    signal = Emitting()
+    with start_telemetry().attach(signal):
+        signal.emit(HIT)
+    assert signal.targets == []
+    assert events.types() == ["hit"]
+    with pytest.raises(TelemetryError, match="its connect\\(\\) takes 'target', not a handler"):
+        start_telemetry().attach(Signal())
+
+
+def test_an_on_that_is_also_a_decorator_is_attached(events: RecordedEvents) -> None:
+    class Decorator(Engine):
+        def on(self, event: str = "telemetry", handler: Any = None) -> Any:
+            if handler is None:
+                return lambda handler: self.on(event, handler)
+            super().on(event, handler)
+            return handler
+
+    engine = Decorator()
+    with start_telemetry().attach(engine):
+        engine.emit("telemetry", HIT)
+    assert engine.handlers == []
+    assert events.types() == ["hit"]
+
+
+def test_a_handler_that_has_another_default_than_none_is_attached(events: RecordedEvents) -> None:
+    class Sentinel(Engine):
+        def on(self, event: str, handler: Any = print) -> None:
+            super().on(event, handler)
+
+    engine = Sentinel()
+    with start_telemetry().attach(engine):
+        engine.emit("telemetry", HIT)
     assert events.types() == ["hit"]
 
 
