@@ -80,7 +80,7 @@ class EventCodec:
         hook = functools.partial(to_jsonable, most=max_event_bytes)
         self.encode_json = msgspec.json.Encoder(enc_hook=hook).encode
         self.type_prefixes: dict[str, bytes] = {}
-        """The prefix of the events of each type, for the types seen recently."""
+        """The prefix of the events of each type, for types whose last event was not too large."""
         self.begin(session_id)
 
     def begin(self, session_id: str) -> None:
@@ -113,15 +113,15 @@ class EventCodec:
             data = fields
         elif fields or data.__class__ is not dict:
             data = merged(type, data, fields, self.max_event_bytes)
-        prefix = self._prefix(type)
-        text = self._encode_data(type, data)
+        name = _checked_type(type)
+        text = self._encode_data(name, data)
+        prefix = self._prefix(name)
         size = self._overhead + len(prefix) + len(text)
         if size > self.max_event_bytes:
-            raise self._too_large(type, size)
+            raise self._too_large(name, size)
         return EncodedEvent(prefix, time_ns(), text)
 
-    def _prefix(self, type: object) -> bytes:
-        name = _checked_type(type)
+    def _prefix(self, name: str) -> bytes:
         if (prefix := self.type_prefixes.get(name)) is not None:
             return prefix
         prefix = b'"type":%b,"timestamp":' % self.encode_json(name)
@@ -151,8 +151,8 @@ class EventCodec:
         data = event.data
         if data.__class__ is not dict:
             data = merged(type, data, NO_DATA, self.max_event_bytes)
-        prefix = self._prefix(type)
         text = self._encode_data(type, data)
+        prefix = self._prefix(type)
         # In nanoseconds like the others, from which the milliseconds are computed again.
         body = EncodedEvent(prefix, timestamp * 1_000_000, text)
         if envelope:
@@ -164,8 +164,10 @@ class EventCodec:
 
     def _encode_data(self, type: str, data: Any) -> bytes:
         most = self.max_event_bytes
-        # The same test as in `emit`, where its reason is given.
-        if not gc.is_tracked(data) or is_modest(data, most):
+        # The same test as in `emit`, where its reason is given. It doesn't see how long a string is,
+        # so the first event of a type, and the next after one that was too large, is converted with
+        # care: a game that emits its screenshots doesn't wait until each of them is encoded.
+        if type in self.type_prefixes and (not gc.is_tracked(data) or is_modest(data, most)):
             try:
                 return self.encode_json(data)
             except Exception:  # noqa: S110 (explained by what follows)
@@ -222,6 +224,7 @@ class EventCodec:
         return TelemetryEvent.from_mapping(msgspec.json.decode(wire))
 
     def _too_large(self, type: str, size: int) -> InvalidEventError:
+        self.type_prefixes.pop(type, None)
         return InvalidEventError(
             type, "data", f"makes the event {size} bytes long; the limit is {self.max_event_bytes}"
         )

@@ -85,6 +85,8 @@ def make_emit(
                 text = encode_json(data)
                 if len(text) <= most:
                     body = EncodedEvent(prefix, time_ns(), text)
+                else:
+                    type_prefixes.pop(type, None)  # so that the next one is not encoded in vain
         except Exception:  # a new type, perhaps; a real error occurs again below
             body = None
         try:

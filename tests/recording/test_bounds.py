@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from redvsblue_telemetry import InvalidEventError, TelemetryEvent, emit
+from redvsblue_telemetry import InvalidEventError, TelemetryEvent, emit, get_telemetry
 from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry._shared import MAX_DEPTH
 from redvsblue_telemetry.testing import record_events
@@ -145,6 +145,35 @@ def test_a_large_value_among_flat_data_is_rejected_by_emit(value: object) -> Non
     assert events.types() == ["hit"]
     assert events.stats().rejected == 1
     assert peak < 2 * MEGABYTE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"a": "x" * 8_000_000}, {"a": bytes(8_000_000)}, dict.fromkeys(range(300_000))],
+    ids=["text", "bytes", "fields"],
+)
+@pytest.mark.parametrize("way", ["emit", "push"])
+def test_large_flat_data_is_encoded_once_at_most_for_each_type(
+    data: dict[Any, Any], way: str
+) -> None:
+    peaks = []
+    with record_events() as events:
+        # A new type; one whose last event was fine; and one whose last event was too large.
+        for is_known in (False, True, False):
+            if is_known:
+                emit("hit")
+            tracemalloc.start()
+            try:
+                if way == "emit":
+                    emit("hit", data)
+                else:
+                    get_telemetry().push({"type": "hit", "data": data})
+                peaks.append(tracemalloc.get_traced_memory()[1])
+            finally:
+                tracemalloc.stop()
+    assert events.types() == ["hit"]
+    assert events.stats().rejected == 3
+    assert max(peaks[0], peaks[2]) < MEGABYTE < peaks[1]
 
 
 def test_a_mapping_without_end_is_no_data() -> None:

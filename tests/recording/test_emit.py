@@ -84,7 +84,7 @@ def test_the_first_of_a_type_and_the_next_are_alike(
         ("hit", 0, "data"),
         ("hit", [("a", 1)], "data"),
         ("hit", {"a": object}, "data.a"),
-        ("hit", {"a": "x" * 20_000}, "data"),
+        ("hit", {"a": "x" * 20_000}, "data.a"),
     ],
 )
 def test_what_is_wrong_is_rejected_whether_or_not_the_type_is_known(
