@@ -164,7 +164,7 @@ class EventCodec:
 
     def _encode_data(self, type: str, data: Any) -> bytes:
         most = self.max_event_bytes
-        # The same test as in `emit`, where its reason is given. It doesn't see the length of strings,
+        # The same test as in `emit`, where its reason is given. It can't see how long a string is,
         # so the first event of a type, and the next after one that was too large, is converted with
         # care: a game that emits its screenshots doesn't wait until each of them is encoded.
         if type in self.type_prefixes and (not gc.is_tracked(data) or is_modest(data, most)):
