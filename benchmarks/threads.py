@@ -6,7 +6,8 @@ Threads emit as fast as they can, the worker delivers to a real server with acks
 the library's and the server's counts are compared: each number arrives once or is counted as
 dropped, in the order of emission over all and within each thread, and nothing stays in flight. In
 one half of the runs the store is small and overflows; in the other the threads pause while it is
-half full, so that not one event may be dropped. The exit code is 1 if anything disagrees.
+half full, so that not one event may be dropped. Neither store may grow far above its capacity. The
+exit code is 1 if anything disagrees.
 
 The rate is for information only: server and threads share one process.
 """
@@ -26,6 +27,7 @@ from redvsblue_telemetry import Telemetry, TelemetrySettings
 
 _SMALL, _LARGE = 5_000, 50_000  # events in the store
 _BURST = 100  # events that a thread emits between two looks at the store
+_MAX_EXCESS = 2_048  # events above the capacity; twice as many as make a thread wait
 _FLUSH_TIMEOUT = 600.0  # seconds
 
 
@@ -35,12 +37,14 @@ def run(*, threads: int, events: int, overflows: bool) -> Iterator[str]:
     arrivals = Arrivals(session, lambda: telemetry.stats().delivered)
     capacity = _SMALL if overflows else _LARGE + threads * _BURST
     start = threading.Barrier(threads)
+    most = [0] * threads  # events that each thread saw in the store
 
     def emit(thread: int) -> None:
         start.wait()
         for n in range(events):
-            if not overflows and n % _BURST == 0:
-                while telemetry.stats().buffered > _LARGE // 2:
+            if n % _BURST == 0:
+                most[thread] = max(most[thread], telemetry.stats().buffered)
+                while not overflows and telemetry.stats().buffered > _LARGE // 2:
                     time.sleep(0.001)
             telemetry.emit("threads", thread=thread, n=n)
 
@@ -64,11 +68,14 @@ def run(*, threads: int, events: int, overflows: bool) -> Iterator[str]:
     yield from problems(stats, arrivals, threads * events)
     if stats.dropped and not overflows:
         yield f"{stats.dropped} events were dropped, though the store never was full"
+    if max(most) > capacity + _MAX_EXCESS:
+        yield f"{max(most)} events were in the store, whose capacity is {capacity}"
     if stats.rejected:
         yield f"{stats.rejected} events were rejected"
     print(
         f"{threads} threads x {events:,} events, {'overflow' if overflows else 'no overflow'}: "
         f"{stats.delivered:,} delivered, {stats.dropped:,} dropped, "
+        f"at most {max(most):,} of {capacity:,} in the store, "
         f"{arrivals.duplicates:,} repeated, {threads * events / seconds:,.0f} emits/s",
         flush=True,
     )

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 
-``push`` runs on the game's thread, in signal handlers and in ``__del__``, so it never waits for a
+``push`` runs on the game's thread, in signal handlers and in ``__del__``, so it must not wait for a
 lock: a lock that the worker held while the operating system had it pre-empted would stall a frame.
 What has to be exact is instead done by single calls into C, which CPython (with the GIL) never
 interrupts:
@@ -21,10 +21,15 @@ Without the GIL
 On a free-threaded build, the first and the third are still single steps, but ``next`` on a ``zip``
 is several: two threads could take events in one order and number them in the other. So there,
 :class:`FreeThreadedStore` lets one thread at a time do that, the one that holds a lock. The worker
-waits for the lock; a push never does. A push that finds the store over capacity *tries* to take it
-and drops the excess. If it can't, the thread that holds the lock reads the length again after it
-has released it, and drops the excess for both. Until then the store may hold a few items more than
-its capacity, one for each thread that is pushing.
+waits for the lock. A push that finds the store over capacity *tries* to take it and drops the
+excess. If it can't, it goes on, and the thread that holds the lock reads the length again after it
+has released it, and drops the excess for both.
+
+The operating system may preempt that thread meanwhile, for long enough that others push tens of
+thousands of items. So while there are more than ``_MAX_EXCESS`` items too many, each push waits for
+the lock, but no longer than ``_MAX_WAIT``: the thread that holds it may be in a signal handler that
+joins the one that pushes. At rest, the store is at its capacity or below; only a thread that has
+dropped for others ``_MAX_ROUNDS`` times in one push leaves the rest to the next call.
 
 The lock is reentrant, because a signal handler may call any method in the middle of any other on
 the same thread. It runs between two bytecodes, so never within a ``next``, as with the GIL.
@@ -51,6 +56,8 @@ __all__ = ["FreeThreadedStore", "TelemetryStore"]
 T = TypeVar("T")
 
 _MAX_ROUNDS = 100  # how often one push drops what other threads have pushed meanwhile
+_MAX_EXCESS = 1024  # items above the capacity; with more, a push waits for the lock
+_MAX_WAIT = 0.001  # seconds
 
 
 def _nothing() -> None:
@@ -61,8 +68,11 @@ class TelemetryStore(Generic[T]):
     """A bounded first-in, first-out store; when it is full, the oldest item is dropped and counted.
 
     Every method may be called from any thread at any time; ``push`` also from a signal handler or
-    a ``__del__``, in the middle of any other call. ``push`` never waits. The others wait for each
-    other, for microseconds, on a free-threaded build only.
+    a ``__del__``, in the middle of any other call. With the GIL, none of them waits.
+
+    On a free-threaded build, the others wait for each other, for microseconds. Threads that push at
+    the same moment can exceed the capacity for that moment; with about a thousand items too many,
+    each ``push`` waits up to a millisecond for them to be dropped.
 
     Args:
         capacity: the largest number of items; at least 1.
@@ -190,7 +200,9 @@ class FreeThreadedStore(TelemetryStore[T]):
         for _ in range(_MAX_ROUNDS):  # other threads that push flat out must not keep this one here
             # The length is read again after the lock was released: a push that could not take
             # the lock had appended its item before, so either that thread or this one sees it.
-            if len(self.items) <= self.capacity or not lock.acquire(blocking=False):
+            too_many = len(self.items) - self.capacity
+            wait = _MAX_WAIT if too_many > _MAX_EXCESS else 0.0
+            if too_many <= 0 or not lock.acquire(timeout=wait):
                 return
             try:
                 excess = range(len(self.items) - self.capacity)
@@ -210,4 +222,6 @@ class FreeThreadedStore(TelemetryStore[T]):
     def departed_and_waiting(self) -> tuple[int, int]:
         """Return how many items have left and how many are waiting, at the same moment."""
         with self._taking_out:
-            return self.departed, len(self.items)
+            counts = self.departed, len(self.items)
+        self._drop_excess()  # for a push that came meanwhile
+        return counts

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
+import itertools
 import signal
 import sys
 import threading
@@ -332,6 +335,7 @@ def test_threads_that_push_flat_out_lose_only_what_is_counted(capacity: int) -> 
     start = threading.Barrier(pushers + 1)
     done = threading.Event()
     drained: list[tuple[tuple[int, int], int]] = []
+    most = 0
 
     def push(name: int) -> None:
         start.wait()
@@ -339,19 +343,28 @@ def test_threads_that_push_flat_out_lose_only_what_is_counted(capacity: int) -> 
             store.push((name, index))
 
     def drain() -> None:
+        nonlocal most
         start.wait()
         while not done.is_set():
             drained.extend(store.drain_numbered(8))
+            most = max(most, len(store))
+
+    def count() -> None:
+        while not done.is_set():
+            store.departed_and_waiting()
 
     threads = [threading.Thread(target=push, args=(name,)) for name in range(pushers)]
-    drainer = threading.Thread(target=drain)
-    for thread in (*threads, drainer):
+    others = [threading.Thread(target=drain), threading.Thread(target=count)]
+    for thread in (*threads, *others):
         thread.start()
     for thread in threads:
         thread.join()
     done.set()
-    drainer.join()
+    for thread in others:
+        thread.join()
 
+    excess = store_module._MAX_EXCESS if isinstance(store, FreeThreadedStore) else 0
+    assert most <= capacity + 2 * excess + pushers
     left = store.peek(len(store))
     assert_nothing_is_lost(store, pushers * each, drained)
     for name in range(pushers):
@@ -454,7 +467,7 @@ def unless_it_waits(store: TelemetryStore[Any], limit: int) -> list[tuple[Any, i
 
 
 INTERFERENCES = {
-    "push": OPERATIONS["push"],  # never waits
+    "push": OPERATIONS["push"],  # goes on without the lock
     "drain": lambda store: unless_it_waits(store, 3),
     "drain everything": lambda store: unless_it_waits(store, 99),
 }
@@ -478,6 +491,90 @@ def test_no_push_waits_for_a_call_that_is_suspended(suspended: str, interference
     assert steps > 0
     pushes += suspended == "push"
     assert_nothing_is_lost(store, pushes, sorted(drained + taken, key=lambda pair: pair[1]))
+
+
+AT_THE_CAPACITY: dict[str, Callable[[TelemetryStore[Any]], object]] = {
+    "push": lambda store: store.push("x"),
+    "drain": lambda store: store.drain_numbered(0),
+    "count": lambda store: store.departed_and_waiting(),
+}
+
+
+@pytest.mark.parametrize("suspended", AT_THE_CAPACITY)
+def test_what_is_pushed_in_the_midst_of_a_call_leaves_no_excess(suspended: str) -> None:
+    """Whichever step of the call it is: the push may find the lock taken, and nothing follows."""
+    at_step = steps = 1
+    while at_step <= steps:
+        store = store_of(*range(5), capacity=5)
+        step = itertools.count(1)
+        steps = at_every_step(
+            functools.partial(AT_THE_CAPACITY[suspended], store),
+            lambda: store.push("y") if next(step) == at_step else None,  # noqa: B023
+        )
+        assert len(store) == 5, f"pushed at step {at_step}"
+        at_step += 1
+    assert steps > 5
+
+
+@contextlib.contextmanager
+def another_thread_takes_items_out(store: TelemetryStore[Any]) -> Iterator[None]:
+    """Have the lock taken, if there is one, as by a thread that is preempted."""
+    if not isinstance(store, FreeThreadedStore):
+        yield
+        return
+    with ThreadPoolExecutor(1) as other:
+        other.submit(store._taking_out.acquire).result()
+        try:
+            yield
+        finally:
+            other.submit(store._taking_out.release).result()
+
+
+@pytest.mark.parametrize("then", AT_THE_CAPACITY)
+def test_the_next_call_drops_all_excess(then: str) -> None:
+    store = store_of(*range(5), capacity=5)
+    with another_thread_takes_items_out(store):
+        for _ in range(100):
+            store.push("x")
+    AT_THE_CAPACITY[then](store)
+    assert len(store) == 5
+    assert_nothing_is_lost(store, 105 + (then == "push"), [])
+
+
+def test_far_above_the_capacity_a_push_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_MAX_WAIT", 60.0)
+    store = TelemetryStore[int](5)
+    most = 5 + (store_module._MAX_EXCESS if isinstance(store, FreeThreadedStore) else 0)
+    lengths: list[int] = []
+
+    def push() -> None:
+        for number in range(3_000):
+            store.push(number)
+            lengths.append(len(store))
+
+    pusher = threading.Thread(target=push)
+    with another_thread_takes_items_out(store):
+        pusher.start()
+        while pusher.is_alive() and len(store) <= most:
+            pusher.join(0.001)
+        pusher.join(0.05)  # time enough to go on, for one that doesn't wait
+    pusher.join()
+    assert max(lengths) == most
+    assert_nothing_is_lost(store, 3_000, [])
+
+
+def test_no_push_waits_for_good() -> None:
+    """The thread that has the lock may be in a signal handler that joins the one that pushes."""
+    store = TelemetryStore[int](5)
+    pusher = threading.Thread(
+        target=lambda: [store.push(number) for number in range(store_module._MAX_EXCESS + 10)]
+    )
+    with another_thread_takes_items_out(store):
+        pusher.start()
+        pusher.join(30)
+        has_waited_for_good = pusher.is_alive()
+    pusher.join()
+    assert not has_waited_for_good
 
 
 def test_a_push_that_is_overtaken_by_a_drain_drops_nothing() -> None:
