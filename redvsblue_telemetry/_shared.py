@@ -118,13 +118,22 @@ class TokenBucket:
         A cost above the tokens that are left puts the bucket into debt, which later calls wait
         out. Otherwise something that costs more than the burst could never be done.
         """
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
-        self._filled_at = now
+        self._fill()
         if self._tokens < 1:
             return False
         self._tokens -= cost
         return True
+
+    @property
+    def delay(self) -> float:
+        """Seconds until at least one token is left; 0 if one is."""
+        self._fill()
+        return max(0.0, (1 - self._tokens) / self._rate)
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
 
 
 def escape(text: str) -> str:

@@ -240,7 +240,8 @@ class Telemetry:
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait until all events that were emitted before this call are confirmed.
 
-        If the worker is waiting to reconnect, it tries at once.
+        If the worker is waiting to reconnect, it tries at once; after many flushes, within a
+        second. It never tries before the time that a server has asked for (``Retry-After``).
 
         Args:
             timeout: the longest time to wait, in seconds.

@@ -38,7 +38,7 @@ class Request:
         self.has_losses = False
         """Whether an event that it is about was dropped, other than by ``before_send``."""
         self.had_attempt = False
-        """Whether an attempt was made for its sake."""
+        """Whether an attempt to connect has begun since it was made."""
         self.loaded: int | None = None
         """How many events the window had been given when the last of them left the store."""
         self._done = threading.Lock()
@@ -79,7 +79,7 @@ class Requests:
         self.stop_at: float | None = None
         """When the worker has to end at the latest; None while nobody stops it."""
         self.network_is_back = False
-        """The host has reported a network; the worker resets it where it waits for that."""
+        """The host has reported a network; the worker resets it as an attempt begins."""
         self._is_urgent = False  # to drain the store; the worker resets it when it does
         self.wants_nudge = False
         """Whether a nudge wakes the worker. The worker sets it before a wait; a nudge resets it."""
@@ -154,10 +154,16 @@ class Requests:
         """Whether there is a flush for which no attempt was made yet."""
         return any(not flush.had_attempt for flush in self._flushes.copy())
 
+    @property
+    def awaits_last_attempt(self) -> bool:
+        """Whether there are stops, and no attempt was made for any of them yet."""
+        stops = self._stops.copy()
+        return bool(stops) and not any(stop.had_attempt for stop in stops)
+
     def mark_attempt(self) -> None:
-        """Note that the flushes that there are now get no further attempt of their own."""
-        for flush in self._flushes.copy():
-            flush.had_attempt = True
+        """Note that an attempt begins, for all flushes and stops that there are now."""
+        for request in self._waiting:
+            request.had_attempt = True
 
     def mark_overflow(self, first: int, last: int) -> None:
         """Note that the events from one number to another were dropped by a full store."""
@@ -166,7 +172,10 @@ class Requests:
                 request.has_losses = True
 
     def mark_losses(self) -> None:
-        """Note that the oldest event was dropped that any request still waits for."""
+        """Note that all flushes and stops that are waiting have lost an event.
+
+        For when the oldest undelivered event was dropped: each of them waits for that one.
+        """
         for request in self._waiting:
             request.has_losses = True
 

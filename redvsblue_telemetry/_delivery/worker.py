@@ -66,7 +66,8 @@ _STOP_MARGIN = 0.1  # the fraction of a stop's timeout in which the worker ends 
 _RECOVERY_DELAY = 1.0  # seconds after an internal error
 _FRUITLESS_TURNS = 32  # in a row; a socket may be ready for nothing now and then
 _FRUITLESS_DELAY = 0.01  # seconds, after that many
-_EARLY_ATTEMPTS = 5  # made at once for flushes and a network that is back; then one a backoff_max
+_EARLY_ATTEMPTS_AT_ONCE = 5  # for flushes, a network that is back, the toggle
+_EARLY_ATTEMPTS_PER_SECOND = 1.0  # after that many
 _JOIN_TIMEOUT = 0.05  # seconds for a thread to be gone once its last statement has run
 
 Connect = Callable[[Endpoint, Wait, float], Connection]
@@ -123,11 +124,16 @@ class TelemetryConnector:
             confirm_timeout=settings.confirm_timeout,
         )
         self._connection: Connection | None = None
+        self._regular_at = -math.inf  # when the backoff's own attempt is due
         self._not_before = -math.inf  # a Retry-After forbids attempts until then
+        self._is_offline = False  # whether there was no network at the last failure
+        self._is_allowed_again = False  # attempts were forbidden, and none was made since
         self._connection_log = ConnectionLog(clock)
         self._refusals_log = TokenBucket(LINES_PER_SECOND, LINES_AT_ONCE, clock)
         self._closed_log = TokenBucket(LINES_PER_SECOND, 1, clock)
-        self._early_attempts = TokenBucket(1 / settings.backoff_max, _EARLY_ATTEMPTS, clock)
+        self._early_attempts = TokenBucket(
+            _EARLY_ATTEMPTS_PER_SECOND, _EARLY_ATTEMPTS_AT_ONCE, clock
+        )
         self._seen = store.departed  # the number of the last event whose departure was noticed
 
         # Written by the worker, read by callers:
@@ -265,10 +271,10 @@ class TelemetryConnector:
             sleep(_RECOVERY_DELAY)
 
     def _take_a_step(self) -> None:
-        if self._may_connect:
-            self._hold_connection()
-        else:
+        if not self._may_connect:
             self._stay_away()
+        elif self._pause():
+            self._hold_connection()
 
     def _log_internal_error(self) -> None:
         log_safely(logging.ERROR, "internal error in the telemetry worker", with_traceback=True)
@@ -289,13 +295,9 @@ class TelemetryConnector:
         return self.requests.allow_connection
 
     def _hold_connection(self) -> None:
-        """Connect and serve the connection until it ends; then wait before the next attempt."""
+        """Connect and serve the connection until it ends."""
         lost = None
         try:
-            if self._clock() < self._not_before:
-                self._enter(BACKING_OFF)
-                self._pause(self._not_before, is_offline=False)
-                return
             self._enter(CONNECTING)
             self._connection = self._open()
             self._serve(self._connection)
@@ -328,6 +330,7 @@ class TelemetryConnector:
         if not self._may_connect and not self._is_finished:
             self._enter(OFFLINE if self.requests.enabled else IDLE)
             self._wait(None)
+        self._is_allowed_again = True
 
     def _end(self) -> None:
         self._settle_flushes()
@@ -392,45 +395,59 @@ class TelemetryConnector:
                 raise TimeoutError
 
     def _back_off(self, lost: ConnectionLost) -> None:
+        """Note why an attempt or a connection failed, and when the next attempt is due."""
         now = self._clock()
         if lost.retry_after is not None:
             self._not_before = now + min(lost.retry_after, _MAX_RETRY_AFTER)
+        if now >= self._regular_at:  # or else the attempt was early, and changes nothing
+            self._regular_at = now + self._backoff.next_delay()
         lost.__traceback__ = lost.__context__ = None  # their frames hold the token
         self.last_lost = lost
         self._connection_log.report(
             logging.WARNING, "telemetry is not connected: %s; trying again", str(lost)
         )
+        self._is_offline = lost.is_offline
         self._enter(OFFLINE if lost.is_offline else BACKING_OFF)
-        until = max(now + self._backoff.next_delay(), self._not_before)
-        self._pause(until, is_offline=lost.is_offline)
 
-    def _pause(self, until: float, *, is_offline: bool) -> None:
-        """Wait before the next attempt.
-
-        Three things cut the wait short, each once, though never below a server's Retry-After. A
-        stop that arrives during the wait gets one last attempt at once, and a flush gets one, too.
-        Those that were there before have had theirs, which is why this pauses. The third is a
-        network that is back, if its absence was the reason to wait. A game may flush, or report
-        its network, in every frame, so the last two are limited.
-        """
+    def _pause(self) -> bool:
+        """Wait until it is time for an attempt; return False if none may be made any more."""
         requests = self.requests
-        had_last_attempt = requests.is_stopping
-        requests.network_is_back = False
-        requests.mark_attempt()
-        while self._may_connect and not self._is_finished and self._clock() < until:
-            is_last_attempt = requests.is_stopping and not had_last_attempt
-            if is_last_attempt or (
-                until > self._not_before
-                and (requests.awaits_attempt or (is_offline and requests.network_is_back))
-                and self._early_attempts.take()
-            ):
-                until = min(until, self._not_before)
-                had_last_attempt, is_offline = requests.is_stopping, False
+        while self._may_connect and not self._is_finished:
+            now = self._clock()
+            until, is_early = self._next_attempt(now)
+            if now >= until and (not is_early or self._early_attempts.take()):
+                # Marked as the attempt begins. A request that comes later, even before anybody
+                # can see that the attempt failed, gets another one.
                 requests.mark_attempt()
-            elif requests.stop_at is not None and requests.stop_at <= until:
-                requests.stop_at = self._clock()  # the attempt would come too late: end now
+                self._is_allowed_again = requests.network_is_back = False
+                return True
+            self._enter(OFFLINE if self._is_offline else BACKING_OFF)
+            if requests.stop_at is not None and requests.stop_at <= until:
+                requests.stop_at = now  # the attempt would come too late: end now
             else:
                 self._wait(until)
+        return False
+
+    def _next_attempt(self, now: float) -> tuple[float, bool]:
+        """Return when to make the next attempt, and whether it counts as an early one.
+
+        A stop gets one last attempt at once. An early attempt is made for each flush, for a network
+        that is back, if its absence was the reason to wait, and when the toggle or the host allows
+        attempts again. A game may do any of these in every frame, so early attempts are limited.
+        No attempt is made before the end of a server's Retry-After.
+        """
+        requests = self.requests
+        if requests.awaits_last_attempt:
+            return self._not_before, False
+        early = max(self._not_before, now + self._early_attempts.delay)
+        if self._is_allowed_again:
+            return early, True
+        regular = max(self._not_before, self._regular_at)
+        if early < regular and (
+            requests.awaits_attempt or (self._is_offline and requests.network_is_back)
+        ):
+            return early, True
+        return regular, False
 
     def _drop_refused(self, event: bytes, lost: ConnectionLost | None) -> None:
         self.ledger.drop(1, DropReason.REFUSED)
@@ -465,6 +482,7 @@ class TelemetryConnector:
             may_send=lambda: self._may_connect and not self._is_finished,
         )
         self.connections += 1
+        self._is_offline = False
         self._enter(CONNECTED)
         self._connection_log.report(
             logging.INFO, "telemetry connected to %s", self._settings.url.partition("?")[0]
@@ -473,6 +491,7 @@ class TelemetryConnector:
         while True:
             if session.receive():
                 self._backoff.reset()
+                self._regular_at = -math.inf
             if not self._may_connect or self._is_finished:
                 return
             session.send(

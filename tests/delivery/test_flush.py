@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import math
 import pickle
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -22,6 +24,8 @@ from redvsblue_telemetry import (
     TelemetrySettings,
     TelemetryStats,
 )
+from redvsblue_telemetry._delivery import worker
+from redvsblue_telemetry._delivery.backoff import Backoff
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.raw_server import (
     frame,
@@ -328,15 +332,148 @@ def test_each_flush_gets_one_attempt() -> None:
             assert attempts.count == count
 
 
+def test_early_attempts_leave_the_regular_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Patient(Backoff):
+        draws = 0
+
+        def next_delay(self) -> float:
+            self.draws += 1
+            return 2.0
+
+    monkeypatch.setattr(worker, "Backoff", Patient)
+    begun: list[float] = []
+
+    def note(state: ConnectionState) -> None:
+        if state is ConnectionState.CONNECTING:
+            begun.append(time.monotonic())
+
+    with gone() as port:
+        telemetry = made(f"ws://127.0.0.1:{port}/", on_state_change=note)
+        connector = telemetry._connector
+        assert connector is not None
+        backoff = connector._backoff
+        assert isinstance(backoff, Patient)
+        telemetry.emit("x")
+        assert wait_until(lambda: backoff.draws == 1)
+        first_failure = time.monotonic()
+        while len(begun) < 4:  # three flushes, three attempts
+            assert not telemetry.flush(0.1)
+        assert backoff.draws == 1
+        assert wait_until(lambda: backoff.draws == 2)
+        assert begun[4] - begun[0] >= 2.0
+        assert begun[4] - first_failure < 2.0 + 1
+        assert len(begun) == 5
+        telemetry.enabled = False
+        telemetry.stop(1)
+
+
+@pytest.mark.parametrize("flushes", [1, 10])
+def test_a_flush_gets_its_attempt_though_many_did_before(flushes: int) -> None:
+    with RecordingServer() as server:
+        port = server.port
+    with backing_off(f"ws://127.0.0.1:{port}/") as (telemetry, attempts):
+        while attempts.count < 1 + 5:  # all that are made at once
+            assert not telemetry.flush(0.01)
+        for _ in range(flushes):
+            assert not telemetry.flush(0.01)
+        with RecordingServer(port=port) as server:
+            assert telemetry.flush(20)
+            assert [event["type"] for event in server.events] == ["x"]
+
+
+def most_attempts(since: float) -> int:
+    """How many a client makes that has begun at a time, and never tries by itself again."""
+    return 1 + 5 + math.ceil(time.monotonic() - since)
+
+
 def test_flushes_in_every_frame_do_not_hammer_a_server_that_is_gone() -> None:
+    begin = time.monotonic()
     with gone() as port, backing_off(f"ws://127.0.0.1:{port}/") as (telemetry, attempts):
         for _ in range(300):
             assert not telemetry.flush(0.001)
-        assert 2 <= attempts.count <= 1 + 5
+        assert 2 <= attempts.count <= most_attempts(begin)
+
+
+def flip_network(telemetry: Telemetry, on: bool) -> None:
+    telemetry.set_online(on)
+
+
+def flip_toggle(telemetry: Telemetry, on: bool) -> None:
+    telemetry.enabled = on
+
+
+@pytest.mark.parametrize("is_up", [False, True], ids=["gone", "up"])
+@pytest.mark.parametrize("flip", [flip_network, flip_toggle])
+def test_flips_do_not_hammer_a_server(flip: Callable[[Telemetry, bool], None], is_up: bool) -> None:
+    away = {ConnectionState.OFFLINE, ConnectionState.IDLE}
+    attempts = Attempts()
+    begin = time.monotonic()
+    with RecordingServer() if is_up else gone() as target:
+        port = target if isinstance(target, int) else target.port
+        telemetry = made(
+            f"ws://127.0.0.1:{port}/",
+            backoff_base=NEVER,
+            backoff_max=NEVER,
+            on_state_change=attempts,
+        )
+        assert wait_until(lambda: attempts.count == 1)
+        for _ in range(50):
+            flip(telemetry, False)
+            assert wait_until(lambda: telemetry.stats().state in away)
+            flip(telemetry, True)
+            assert wait_until(lambda: telemetry.stats().state not in away)
+        assert 1 + 5 <= attempts.count <= most_attempts(begin)
+        if is_up:
+            telemetry.emit("x")
+            assert telemetry.flush(20)
+        telemetry.enabled = False
+        telemetry.stop(1)
+
+
+@pytest.mark.parametrize("at", [ConnectionState.CONNECTING, ConnectionState.BACKING_OFF])
+@pytest.mark.parametrize("call", [Telemetry.flush, Telemetry.stop])
+def test_a_request_gets_an_attempt_that_begins_after_it(
+    call: Callable[[Telemetry, float], bool], at: ConnectionState
+) -> None:
+    """It comes while ``on_state_change`` runs, so the worker looks only later."""
+    with RecordingServer() as server:
+        port = server.port
+    is_there, may_go_on = threading.Event(), threading.Event()
+
+    with contextlib.ExitStack() as stack:
+        servers: list[RecordingServer] = []
+
+        def look(state: ConnectionState) -> None:
+            if state is ConnectionState.BACKING_OFF and not servers:
+                servers.append(stack.enter_context(RecordingServer(port=port)))
+            if state is at and not is_there.is_set():
+                is_there.set()
+                may_go_on.wait(10)
+
+        telemetry = made(
+            f"ws://127.0.0.1:{port}/",
+            backoff_base=NEVER,
+            backoff_max=NEVER,
+            on_state_change=look,
+        )
+        telemetry.emit("x")
+        assert is_there.wait(10)
+        connector = telemetry._connector
+        assert connector is not None
+        result: Future[bool] = Future()
+        caller = threading.Thread(target=lambda: result.set_result(call(telemetry, 10)))
+        caller.start()
+        assert wait_until(lambda: connector.requests._waiting)
+        may_go_on.set()
+        assert result.result(20) is True
+        caller.join()
+        assert [event["type"] for event in servers[0].events] == ["x"]
+        telemetry.stop(10)
 
 
 def test_reports_of_a_network_in_every_frame_do_not_hammer_either() -> None:
     attempts = Attempts()
+    begin = time.monotonic()
     telemetry = made(
         "ws://name.invalid/", backoff_base=NEVER, backoff_max=NEVER, on_state_change=attempts
     )
@@ -347,7 +484,7 @@ def test_reports_of_a_network_in_every_frame_do_not_hammer_either() -> None:
             telemetry.set_online(True)
             if not wait_until(lambda count=count: attempts.count > count, 0.5):
                 break
-        assert 2 <= attempts.count <= 1 + 5
+        assert 2 <= attempts.count <= most_attempts(begin)
     finally:
         telemetry.enabled = False
         telemetry.stop(1)

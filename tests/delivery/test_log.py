@@ -105,3 +105,18 @@ def test_an_allowance_never_grows_beyond_a_burst(clock: Clock) -> None:
     allowance = TokenBucket(LINES_PER_SECOND, LINES_AT_ONCE, clock)
     clock.now += 1e6
     assert [allowance.take() for _ in range(9)] == [True] * 8 + [False]
+
+
+def test_an_allowance_knows_when_it_has_one_again(clock: Clock) -> None:
+    allowance = TokenBucket(0.5, 2, clock)
+    assert allowance.delay == 0
+    assert allowance.take()
+    assert allowance.delay == 0
+    assert allowance.take()
+    assert allowance.delay == 2
+    clock.now += 1.5
+    assert allowance.delay == 0.5
+    assert not allowance.take()
+    clock.now += 0.5
+    assert allowance.delay == 0
+    assert allowance.take()
