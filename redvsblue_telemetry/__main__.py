@@ -6,6 +6,7 @@ one is missing, a single line says how to install it.
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 
@@ -16,6 +17,10 @@ _HINT = 'redvsblue-telemetry needs {}: pip install "redvsblue-telemetry[collecto
 
 def main() -> int:
     """Run the command that the arguments name; return or raise the exit code."""
+    if hasattr(signal, "SIGPIPE"):
+        # CPython's own program does this, but not every bundled one does, and then a client that
+        # hangs up would kill the collector. Every command handles the BrokenPipeError instead.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         commands = import_module(".cli.main", __package__)
     except ModuleNotFoundError as error:

@@ -124,7 +124,7 @@ def open_socket(
         return PlainSocket(sock)
     try:
         return _open_tls(sock, host, tls, wait, deadline)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no certificate can be for such a name
         lost = _failure(error, LostKind.TLS, host)
         if lost.kind is LostKind.CERTIFICATE and _lacks_authorities(tls):
             lost = _reworded(lost, _NO_AUTHORITIES)
@@ -212,8 +212,8 @@ def _open_tls(
     return secure
 
 
-def _failure(error: OSError | UnicodeError, kind: LostKind, host: str) -> ConnectionLost:
-    if isinstance(error, (socket.gaierror, UnicodeError)):
+def _failure(error: OSError | ValueError, kind: LostKind, host: str) -> ConnectionLost:
+    if isinstance(error, socket.gaierror) or not isinstance(error, OSError):
         return ConnectionLost(LostKind.NAME, f"the host name {host} can't be resolved")
     if isinstance(error, TimeoutError):
         return ConnectionLost(LostKind.TIMEOUT, TIMED_OUT)

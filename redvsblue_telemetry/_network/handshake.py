@@ -38,6 +38,7 @@ _REDIRECTED = "the server redirected the handshake; redirects are not followed"
 _CLOSED = "the server closed the connection during the handshake"
 _NO_HANDSHAKE = "the server's answer is not a WebSocket handshake"
 _STATUS_LINE = rb"HTTP/\d\.\d (\d{3})(?!\d)"
+_INTERIM = rb"HTTP/\d\.\d 1(?!01)\d\d(?!\d)"
 _MAX_SECONDS_DIGITS = 9
 
 
@@ -71,6 +72,10 @@ class Handshake:
         if endpoint.offers_acks:
             lines.append(f"Telemetry-Ack: {ACK_CUMULATIVE}")
         return "\r\n".join((*lines, "", "")).encode("ascii")
+
+    def is_interim(self, head: bytes) -> bool:
+        """Return whether another answer follows this one (:rfc:`9110`, section 15.2)."""
+        return bool(re.match(_INTERIM, head))
 
     def check(self, head: bytes) -> Mapping[str, str]:
         """Return the headers of the server's answer, with their names in lower case.

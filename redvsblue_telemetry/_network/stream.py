@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from .sockets import READ, WRITE, PlainSocket
 __all__ = ["Stream"]
 
 _MAX_HEAD_BYTES = 16384  # of the answer to a handshake
-_READ_BYTES = 65536
 _WRITE_BYTES = 65536
 
 
@@ -36,7 +36,7 @@ class Stream:
         return self._sock.fileno()
 
     def read_head(self, wait: Wait, deadline: float) -> bytes:
-        """Wait for the head of the answer to a handshake and return it.
+        """Wait for the head of the next answer to a handshake and return it.
 
         Returns:
             The head with the empty line at its end; everything that has arrived if the connection
@@ -46,13 +46,18 @@ class Stream:
             ConnectionLost: it is too large.
             TimeoutError: it is not complete at the deadline.
         """
+        self._incoming, self._position = self._incoming[self._position :], 0
         end = None
-        while b"HTTP/".startswith(self._incoming[:5]) and not self._sock.is_at_end:
-            if end := re.search(HEAD_END, self._incoming):
+        while b"HTTP/".startswith(self._incoming[:5]):
+            # The head first: it may have arrived together with the end, and frames in between.
+            if (end := re.search(HEAD_END, self._incoming)) or self._sock.is_at_end:
                 break
             if len(self._incoming) >= _MAX_HEAD_BYTES:
                 raise ConnectionLost(LostKind.HANDSHAKE, TOO_MUCH)
-            self.flush()
+            # A server that rejects the client's certificate (TLS 1.3) hangs up under the request,
+            # and its alert is there to be read. If there is nothing to read, the read fails too.
+            with contextlib.suppress(OSError):
+                self.flush()
             if not self.fill():
                 wait(self.fileno(), READ | WRITE if self.unwritten else READ, deadline)
         self._position = len(self._incoming) if end is None else end.end()
@@ -101,8 +106,6 @@ class Stream:
 
     def fill(self) -> bool:
         """Read from the socket; return whether data or the end had arrived."""
-        if len(self._incoming) - self._position >= _READ_BYTES:
-            return True  # enough for now: a flood waits in the network, not in memory
         try:
             chunk = self._sock.receive()
         except BlockingIOError:

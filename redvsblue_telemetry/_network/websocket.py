@@ -35,6 +35,8 @@ import websocket  # noqa: E402 (it is checked first)
 __all__ = ["WebSocketConnection", "open_websocket"]
 
 _MAX_MESSAGE_BYTES = 65536  # from a server, which sends acks only
+_MAX_CONTROL_BYTES = 125  # RFC 6455, section 5.5
+_MAX_INTERIM_ANSWERS = 8  # to a handshake, such as "103 Early Hints" from a gateway
 _PONG_HEADER_BYTES = 2
 _MAX_HEADER_BYTES = 14
 _MAX_UNWRITTEN_TO_ANSWER = 65536  # bytes; with more unwritten, pings aren't answered
@@ -64,7 +66,11 @@ def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocket
     stream = Stream(open_socket(host, port, tls, wait, deadline))
     try:
         stream.send(handshake.request())
-        headers = handshake.check(stream.read_head(wait, deadline))
+        head = stream.read_head(wait, deadline)
+        for _ in range(_MAX_INTERIM_ANSWERS):
+            if handshake.is_interim(head):
+                head = stream.read_head(wait, deadline)
+        headers = handshake.check(head)
     except BaseException as error:
         stream.close()
         if isinstance(error, TimeoutError):
@@ -136,7 +142,9 @@ class WebSocketConnection:
         """Append arrived frames to ``received``; return why the connection ended, if it did."""
         self._has_more = False
         try:
-            self._stream.fill()
+            # A flood waits in the network, not in memory; and a read that fails would hide frames.
+            if not self._stream.has_unread:
+                self._stream.fill()
             for _ in range(_FRAMES_PER_CALL):
                 if not self._is_within_frame and (pong := self._stream.take(pong_end)):
                     received.append(Frame(pong[_PONG_HEADER_BYTES:], FrameKind.PONG))
@@ -161,7 +169,11 @@ class WebSocketConnection:
         return None
 
     def _take(self, frame: websocket.ABNF, received: list[Frame]) -> None:
-        if frame.mask_value:  # RFC 6455, section 5.1: a server must not mask
+        is_control = frame.opcode >= websocket.ABNF.OPCODE_CLOSE
+        if (
+            frame.mask_value  # RFC 6455, section 5.1: a server must not mask
+            or (is_control and not (frame.fin and len(frame.data) <= _MAX_CONTROL_BYTES))
+        ):
             raise ConnectionLost(LostKind.PROTOCOL, _VIOLATION)
         if frame.opcode == websocket.ABNF.OPCODE_PONG:
             received.append(Frame(_payload(frame), FrameKind.PONG))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -33,6 +34,29 @@ def without(*packages: str, arguments: list[str]) -> subprocess.CompletedProcess
         "from redvsblue_telemetry.__main__ import main\n"
         "sys.exit(main())"
     )
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="needs the signal")
+def test_a_closed_pipe_does_not_kill_it_where_the_signal_has_its_default_action() -> None:
+    """As in a bundled program: the signal would end the collector when a client hangs up."""
+    script = (
+        "import signal, socket, sys\n"
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+        "sys.argv[1:] = ['--version']\n"
+        "from redvsblue_telemetry.__main__ import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    one, other = socket.socketpair()\n"
+        "    other.close()\n"
+        "    try:\n"
+        "        one.send(b'x')\n"
+        "    except BrokenPipeError:\n"
+        "        print('alive')\n"
+    )
+    done = run_python(script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\nalive\n")
 
 
 def test_help_names_every_command() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import socket
 from typing import Any
 
 import pytest
 
 from redvsblue_telemetry._network.contract import ConnectionLost, Endpoint, LostKind
 from redvsblue_telemetry._network.handshake import Handshake
-from tests.support.raw_server import GUID
+from tests.support.raw_server import GUID, frame, raw_server, read_to_the_end, shake_hands
+from tests.support.sockets import connect, connect_fails, ending
 
 OFFERS = b"Telemetry-Ack: cumulative"
 YES = "HTTP/1.1 101 Yes\r\n"
@@ -116,3 +118,47 @@ def test_the_accepted_key_is_compared_as_it_is() -> None:
     wrong = accept_of(handshake).swapcase()
     with pytest.raises(ConnectionLost, match="not a WebSocket handshake"):
         handshake.check(f"HTTP/1.1 101 Yes\r\n{RIGHT.format(wrong)}\r\n".encode())
+
+
+INTERIM = {
+    "continue": b"HTTP/1.1 100 Continue\r\n\r\n",
+    "early hints": b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\nUpgrade: h2c\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("interim", INTERIM.values(), ids=INTERIM)
+@pytest.mark.parametrize("times", [1, 8])
+def test_interim_answers_precede_the_answer(interim: bytes, times: int) -> None:
+    def script(client: socket.socket) -> None:
+        client.sendall(interim * times)
+        shake_hands(client, OFFERS)
+        client.sendall(frame(8, b"\x0f\xa1"))
+        read_to_the_end(client)
+
+    with raw_server(script) as port:
+        connection = connect(f"ws://127.0.0.1:{port}/")
+        assert connection.has_acks
+        assert ending(connection).close_code == 4001
+
+
+def test_the_answer_can_t_be_put_off_without_end() -> None:
+    def script(client: socket.socket) -> None:
+        client.sendall(INTERIM["early hints"] * 9)
+        shake_hands(client)
+        read_to_the_end(client)
+
+    with raw_server(script) as port:
+        lost = connect_fails(f"ws://127.0.0.1:{port}/")
+    assert (lost.kind, lost.status) == (LostKind.REFUSED, 103)
+
+
+def test_an_interim_answer_and_no_more() -> None:
+    def script(client: socket.socket) -> None:
+        client.sendall(INTERIM["continue"])
+        client.shutdown(socket.SHUT_WR)
+        read_to_the_end(client)
+
+    with raw_server(script) as port:
+        lost = connect_fails(f"ws://127.0.0.1:{port}/")
+    assert lost.kind is LostKind.HANDSHAKE
+    assert "closed the connection" in str(lost)

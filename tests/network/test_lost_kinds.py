@@ -11,6 +11,8 @@ import errno
 import socket
 import ssl
 import struct
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,26 @@ def test_a_server_that_requires_a_client_certificate(
     )
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a reset discards data that arrived")
+def test_a_server_that_requires_a_client_certificate_and_hangs_up_at_once(
+    authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    """Its reset overtakes the alert: the next write fails, while the alert can still be read."""
+    context = server_context(authority.issue_cert("127.0.0.1"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+
+    def script(client: socket.socket) -> None:
+        with contextlib.suppress(ssl.SSLError):
+            context.wrap_socket(client, server_side=True)
+
+    with raw_server(script) as port:
+        url = f"wss://127.0.0.1:{port}/"
+        lost = [connect_fails(url, ssl_context=trusting) for _ in range(10)]
+    assert [each.kind for each in lost] == [LostKind.CLIENT_CERTIFICATE] * 10
+
+
 # Handshakes.
 
 SWITCHING = b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
@@ -259,6 +281,10 @@ PROTOCOL_ERRORS = {
     "reserved bits": b"\xf1\x00",
     "an unknown opcode": b"\x83\x00",
     "a masked frame": b"\x8a\x81\x00\x00\x00\x001",
+    "a ping over 125 bytes": frame(9, b"p" * 126),
+    "a pong over 125 bytes": frame(10, b"1" * 126),
+    "a fragment of a ping": frame(9, b"p", fin=False),
+    "a fragment of a pong": frame(10, b"1", fin=False),
 }
 
 
@@ -298,6 +324,23 @@ def test_an_end_without_a_close() -> None:
     with raw_server(after_handshake(lambda client: None)) as port:
         lost = ending(connect(f"ws://127.0.0.1:{port}/"))
     assert (lost.kind, lost.close_code, lost.errno) == (LostKind.RESET, None, None)
+
+
+def test_a_reset_behind_more_frames_than_are_read_at_once() -> None:
+    gone = threading.Event()
+
+    def script(client: socket.socket) -> None:
+        shake_hands(client)
+        client.sendall(frame(10, b"1") * 1000 + frame(8, (1008).to_bytes(2, "big")))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        client.close()
+        gone.set()
+
+    with raw_server(script) as port:
+        connection = connect(f"ws://127.0.0.1:{port}/")
+        assert gone.wait(5)
+        lost = ending(connection)
+    assert (lost.kind, lost.close_code) == (LostKind.CLOSED, 1008)
 
 
 def test_a_reset() -> None:

@@ -401,6 +401,16 @@ def test_a_proxy_is_named_where_tls_fails_behind_it(
     assert str(lost).endswith(f" (through the proxy 127.0.0.1:{proxy.port})")
 
 
+@pytest.mark.parametrize("host", ["a..b.example", "x" * 70 + ".example", ".example"])
+def test_a_name_that_no_certificate_can_be_for(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy might resolve it, but TLS can't check it."""
+    with ConnectProxy(script=lambda client: client.sendall(ESTABLISHED)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        lost = connect_fails(f"wss://{host}/")
+    assert lost.kind is LostKind.NAME
+    assert host in str(lost)
+
+
 @pytest.mark.parametrize(
     ("url", "kind", "words"),
     [

@@ -22,11 +22,12 @@ from websockets.sync.server import ServerConnection, serve
 
 from redvsblue_telemetry import ConnectionState, start_telemetry, stop_telemetry
 from redvsblue_telemetry._network import dial
+from redvsblue_telemetry._network.contract import LostKind
 from redvsblue_telemetry._network.dial import default_ssl_context
 from redvsblue_telemetry.testing import RecordingServer
-from tests.support.raw_server import raw_server, read_to_the_end
+from tests.support.raw_server import frame, raw_server, read_to_the_end, shake_hands
 from tests.support.sdk import QUICK, delivers, failure
-from tests.support.sockets import server_context
+from tests.support.sockets import connect, ending, narrowed, server_context
 from tests.support.wait import wait_until
 
 # Trust.
@@ -238,12 +239,6 @@ def test_a_stop_in_the_middle_of_a_tls_handshake_returns_in_time(
 # Bytes.
 
 
-def narrowed(sock: socket.socket) -> socket.socket:
-    """Have the system hold little of what is to be sent, so that it is full soon."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
-    return sock
-
-
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_large_batches_and_a_talkative_server_that_reads_slowly_get_on(
     version: ssl.TLSVersion,
@@ -302,3 +297,72 @@ def test_connections_that_are_closed_under_tls_lose_nothing(
     seqs = [event["seq"] for event in secure_server.events]
     assert list(dict.fromkeys(seqs)) == list(range(1, 601))
     assert telemetry.stop(2)
+
+
+class OneFlight:
+    """The server's end of TLS over a socket; the data leaves with :meth:`end`, all at once."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self._sock = sock
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._read(self._tls.do_handshake)
+        self._sock.sendall(self._outgoing.read())
+
+    def _read(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self._sock.sendall(self._outgoing.read())
+                data = self._sock.recv(65536)
+                if not data:
+                    raise ConnectionError("gone") from None
+                self._incoming.write(data)
+
+    def recv(self, size: int) -> bytes:
+        data: bytes = self._read(lambda: self._tls.read(size))
+        return data
+
+    def sendall(self, data: bytes) -> None:
+        self._tls.write(data)
+
+    def end(self) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError):  # the client's goodbye is not waited for
+            self._tls.unwrap()
+        self._sock.sendall(self._outgoing.read())
+
+
+def test_frames_that_arrive_with_the_handshake_s_answer_and_the_end_are_read(
+    authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    """As from a server that accepts, only to say why it has no place for the client."""
+    context = server_context(authority.issue_cert("127.0.0.1"))
+
+    def script(client: socket.socket) -> None:
+        secure: Any = OneFlight(client, context)
+        shake_hands(secure, b"Telemetry-Ack: cumulative")
+        secure.sendall(frame(0xA, b"1") * 1000 + frame(8, b"\x03\xf0no seat"))
+        secure.end()
+
+    with raw_server(script) as port:
+        lost = ending(connect(f"wss://127.0.0.1:{port}/", ssl_context=trusting))
+    assert (lost.kind, lost.close_code, lost.close_reason) == (LostKind.CLOSED, 1008, "no seat")
+
+
+def test_an_end_without_the_goodbye_of_tls_is_an_end(
+    authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    context = server_context(authority.issue_cert("127.0.0.1"))
+
+    def script(client: socket.socket) -> None:
+        with context.wrap_socket(client, server_side=True) as secure:
+            shake_hands(secure)
+            secure.sendall(frame(0xA, b"1"))
+            socket.socket.shutdown(secure, socket.SHUT_WR)
+            read_to_the_end(secure)
+
+    with raw_server(script) as port:
+        lost = ending(connect(f"wss://127.0.0.1:{port}/", ssl_context=trusting))
+    assert (lost.kind, lost.tls_reason) == (LostKind.RESET, None)
+    assert str(lost) == "the connection ended without a close frame"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import selectors
+import socket
 import ssl
 import time
 from typing import Any
@@ -47,6 +48,12 @@ def ending(connection: Connection, timeout: float = 5.0) -> ConnectionLost:
         return lost
     finally:
         connection.abort()
+
+
+def narrowed(sock: socket.socket) -> socket.socket:
+    """Have the system hold little of what is to be sent, so that it is full soon."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+    return sock
 
 
 def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
