@@ -330,6 +330,8 @@ def test_a_reset_behind_more_frames_than_are_read_at_once() -> None:
     gone = threading.Event()
 
     def script(client: socket.socket) -> None:
+        # Else the frames wait for the client's ACK, and the reset discards them on this side.
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         shake_hands(client)
         client.sendall(frame(10, b"1") * 1000 + frame(8, (1008).to_bytes(2, "big")))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
