@@ -122,7 +122,8 @@ class WebSocketConnection:
         try:
             self._stream.flush()
         except OSError as error:
-            raise lost_by_os_error(error, LostKind.RESET) from None
+            # The reason that the server gave has been read already, if it gave one.
+            raise (self._end or lost_by_os_error(error, LostKind.RESET)) from None
 
     @property
     def has_more(self) -> bool:
