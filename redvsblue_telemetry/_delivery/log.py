@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from .._packages import hidden_standard_module
+from .._packages import HiddenModuleError, hidden_by
 from .._shared import TokenBucket
 
 __all__ = ["LINES_AT_ONCE", "LINES_PER_SECOND", "ConnectionLog", "log_failed_start", "log_safely"]
@@ -29,11 +29,9 @@ def log_safely(level: int, message: str, *args: object, with_traceback: bool = F
 
 def log_failed_start(error: Exception) -> None:
     """Log why telemetry is off although it should run. For an except clause."""
-    hiding = hidden_standard_module()
-    if hiding is None and isinstance(error, ImportError) and error.path is not None:
-        hiding = str(error)
-    if hiding is not None:
-        log_safely(logging.ERROR, "telemetry is off: %s", hiding)
+    hidden = error if isinstance(error, HiddenModuleError) else hidden_by(error)
+    if hidden is not None:
+        log_safely(logging.ERROR, "telemetry is off: %s", hidden)
     else:  # out of descriptors or threads, say
         message = "telemetry is off: it could not be started"
         log_safely(logging.ERROR, message, with_traceback=True)

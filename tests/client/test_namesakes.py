@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ def game_with(folder: Path, name: str, text: str = "print('hello')\n") -> tuple[
     module.write_text(text)
     return script, module
 
+
+HIDDEN = "redvsblue_telemetry._packages.HiddenModuleError"
 
 NAMES = {
     "websocket.py": "websocket-client",
@@ -120,7 +123,7 @@ def test_a_package_that_is_needed_at_once_is_named_by_an_import_error(
     game = play(script)
     assert game.returncode == 1
     error = game.stderr.splitlines()[-1]
-    assert error.startswith(f"ImportError: {module} hides the package {distribution}, ")
+    assert error.startswith(f"{HIDDEN}: {module} hides the package {distribution}, ")
 
 
 @pytest.mark.parametrize("name", ["array", "dataclasses", "random", "struct"])
@@ -131,9 +134,11 @@ def test_a_module_of_python_that_only_a_start_needs_is_named_as_well(
     script.write_text(A_GAME.replace("import logging, sys", "import logging, sys, threading"))
     game = play(script, "on", "hidden")
     assert game.returncode == 0, game.stderr
-    assert game.stderr == (
-        f"ERROR telemetry is off: {module} hides Python's own module {name}; rename it\n"
+    (line,) = game.stderr.splitlines()
+    assert line.startswith(
+        f"ERROR telemetry is off: {module} hides Python's own module {name}; rename it ("
     )
+    assert re.search(rf"; rename it \(\w+Error: .*{name}.*\)$", line)  # the cause
 
 
 @pytest.mark.parametrize("name", ["datetime", "decimal", "platform", "uuid"])
@@ -145,7 +150,84 @@ def test_a_module_of_python_that_is_needed_at_once_is_named_by_an_import_error(
     game = play(script)
     assert game.returncode == 1
     error = game.stderr.splitlines()[-1]
-    assert error == f"ImportError: {module} hides Python's own module {name}; rename it"
+    assert error.startswith(f"{HIDDEN}: {module} hides Python's own module {name}; rename it (")
+    assert game.stderr.count("Traceback") == 2  # the cause has one as well
+
+
+def test_a_hidden_package_of_python_is_named_as_well(tmp_path: Path) -> None:
+    script, module = game_with(tmp_path, "http/__init__.py", "")
+    game = play(script, "on", "hidden")
+    assert game.returncode == 0, game.stderr
+    assert f"{module} hides Python's own module http; rename it (" in game.stderr
+
+
+def play_with_harmless_namesake(folder: Path, start: str) -> str:
+    """Play a game whose file `code.py` nobody needs; return what it logs."""
+    script, _ = game_with(folder, "code.py", "")
+    script.write_text(
+        "import logging, os, sys\n"
+        'logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)\n'
+        "import code\n"
+        "from redvsblue_telemetry import start_telemetry\n"
+        f"{start}\n"
+        'print(start_telemetry(enabled=True, url="ws://127.0.0.1:9/").is_running)\n'
+    )
+    game = play(script)
+    assert (game.returncode, game.stdout) == (0, "False\n"), game.stderr
+    assert game.stderr.startswith("ERROR telemetry is off: it could not be started\nTraceback")
+    assert "hides" not in game.stderr
+    return game.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sets a limit of POSIX")
+def test_a_start_without_descriptors_is_not_blamed_on_a_harmless_namesake(tmp_path: Path) -> None:
+    error = play_with_harmless_namesake(
+        tmp_path,
+        "import resource, redvsblue_telemetry._delivery.worker\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 100))",
+    )
+    assert error == "OSError: [Errno 24] Too many open files"
+
+
+NO_TENACITY = 'sys.modules["tenacity"] = None'
+MISSING = "ModuleNotFoundError: import of tenacity halted; None in sys.modules"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "pass",
+        # A bundle's own archive has the standard library in it, and is the first place.
+        "sys.path.insert(0, os.path.dirname(os.__file__))",
+        "sys.path.insert(0, os.path.join(os.path.dirname(os.__file__), 'no such folder'))",
+        "sys.path.clear()",
+        "sys.frozen = True",
+    ],
+)
+def test_a_missing_package_is_not_blamed_on_a_module_of_python_or_a_namesake(
+    path: str, tmp_path: Path
+) -> None:
+    # All that comes before tenacity is imported here, since nothing can be without a path.
+    start = (
+        "import redvsblue_telemetry._delivery.worker as worker\n"
+        'for name in [n for n in sys.modules if n.startswith("redvsblue_telemetry._delivery.")]:\n'
+        "    if not name.endswith('.log'): del sys.modules[name]\n"
+        f"{NO_TENACITY}\n{path}"
+    )
+    assert play_with_harmless_namesake(tmp_path, start) == MISSING
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_module_of_pythons_own_that_lacks_a_name_is_not_said_to_hide_itself(
+    is_frozen: bool, tmp_path: Path
+) -> None:
+    error = play_with_harmless_namesake(
+        tmp_path,
+        "import random, redvsblue_telemetry._delivery.worker\n"
+        "sys.path.insert(0, os.path.dirname(os.__file__))\n"
+        "del random.SystemRandom\n" + "sys.frozen = True" * is_frozen,
+    )
+    assert error == "AttributeError: module 'random' has no attribute 'SystemRandom'"
 
 
 def test_games_without_such_a_module_play(tmp_path: Path) -> None:
