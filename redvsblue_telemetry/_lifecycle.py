@@ -146,12 +146,13 @@ if not _is_reloaded:  # importlib.reload keeps them, as it does the hooks that u
 def call_at_exit(call: Callable[[], object]) -> None:
     """Call a function when the interpreter exits, and when a child of multiprocessing ends.
 
-    A Ctrl-C ends the call. The game is over by then, so nobody is left to handle the interrupt, and
-    Python would print a traceback for a player who only wanted to leave at once.
+    A Ctrl-C ends the call, and so does a signal handler of the game that calls ``sys.exit``. The
+    game is over by then, so nobody is left to handle either, and Python would print a traceback
+    for a player who only wanted to leave at once.
     """
 
     def call_until_interrupted() -> None:
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
             call()
 
     atexit.register(call_until_interrupted)

@@ -63,6 +63,18 @@ def test_ctrl_c_at_the_exit_ends_it_at_once_and_quietly() -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_a_handler_that_exits_ends_the_exit_at_once_and_quietly() -> None:
+    handler = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))"
+    with mute_server() as (url, has_batch):
+        game = play(f"{GAME}\n{handler}\nplay()", url)
+        assert has_batch.wait(TIMEOUT)
+        start = time.monotonic()
+        game.send_signal(signal.SIGTERM)
+        done = end_of(game)
+        assert time.monotonic() - start < SOON
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @needs_fork
 def test_ctrl_c_at_the_end_of_a_child_of_multiprocessing_ends_it_at_once_and_quietly() -> None:
     script = """
