@@ -7,6 +7,7 @@ in the environment wins over everything: it is the operator's kill switch.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -51,6 +52,7 @@ _OTHER_WORDS = {  # names that other programs use, and that are spelled unlike o
     "DO_NOT_TRACK": DO_NOT_TRACK,
     "RELEASE": "REDVSBLUE_TELEMETRY_VERSION",
 }
+_LEAST_LIKENESS = 0.62  # of a name that a hint suggests; "JOURNAL" contains 0.6 of "URL"
 _MAX_SESSION_ID_LENGTH = MAX_NAME_LENGTH - 24  # room for the process id of a forked child
 _TRUE = ("1", "true", "yes", "on")
 _CREDENTIALS = r"//[^/]*@"
@@ -461,6 +463,7 @@ def _variables() -> dict[str, str]:
     }
 
 
+@functools.lru_cache(maxsize=256)  # slow, and a game may start telemetry in every frame
 def _hint(name: str) -> str:
     import difflib  # noqa: PLC0415 (needed for a mistake only)
 
@@ -472,7 +475,7 @@ def _hint(name: str) -> str:
         **{field.upper(): variable for field, variable in variables.items()},
         **{_words(variable): variable for variable in variables.values()},
     }
-    if close := difflib.get_close_matches(_words(name), rights, n=1):
+    if close := difflib.get_close_matches(_words(name), rights, n=1, cutoff=_LEAST_LIKENESS):
         return f"; did you mean {rights[close[0]]}?"
     # The slip may be in a word that all the names share.
     close = difflib.get_close_matches(name.upper(), variables.values(), n=1, cutoff=0.9)

@@ -326,6 +326,7 @@ def test_a_recording_says_nothing_about_off_or_about_variables(
         ("REDVSBLUE_TELEMETRY_DO_NOT_TRACK", "DO_NOT_TRACK"),
         ("REDVSBLUE_TELEMETRY_URL", VARIABLES["url"]),
         ("REDVSBLUE_WS_URL", VARIABLES["url"]),
+        ("REDVSBLUE_TELEMETRY_URI", VARIABLES["url"]),
         ("REDVSBLUE_TELEMETRY_ENDPOINT", VARIABLES["url"]),
         ("REDVSBLUE_TELEMETRY_WEBSOCKET_URL", VARIABLES["url"]),
         ("REDVSBLUE_TELEMETRY_API_KEY", VARIABLES["token"]),
@@ -362,6 +363,16 @@ def test_an_unknown_variable_is_one_warning_also_while_telemetry_is_on(
     ((level, line),) = lines(caplog)
     assert level == "WARNING"
     assert line.endswith(f"BATCHSIZE; did you mean {VARIABLES['batch_size']}?")
+
+
+@pytest.mark.parametrize("word", ["JOURNAL", "PROXY", "DEBUG", "LEVEL"])
+def test_an_unknown_variable_with_no_more_than_some_letters_of_a_setting_has_no_hint(
+    word: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(f"REDVSBLUE_TELEMETRY_{word}", "1")
+    start_telemetry()
+    ((_, line),) = lines(caplog)
+    assert line == f"ignored the unknown environment variable REDVSBLUE_TELEMETRY_{word}"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="all names are upper case here")
