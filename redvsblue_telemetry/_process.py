@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from ._delivery.log import log_failed_start
-from ._lifecycle import call_after_fork, call_at_exit
+from ._lifecycle import Phase, call_after_fork, call_at_exit
 from ._shared import Unpack
 from .client import Telemetry, unpickle_as
 from .errors import SettingsError
@@ -68,7 +68,11 @@ def start_telemetry(**overrides: Unpack[SettingsOverrides]) -> Telemetry:
             settings = attrs.evolve(settings, enabled=False)
         elif not settings.enabled:
             _log(logging.INFO, f"telemetry is off: {why_off(os.environ, overrides)}")
-        _current = _started_or_off(settings)
+        # A game may call this in every frame, and clients are cycles, which only the garbage
+        # collector frees.
+        is_off_already = _current._sends and _current._life.phase is Phase.OFF
+        if not (is_off_already and _current.settings == settings):
+            _current = _started_or_off(settings)
         return _current
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from time import time_ns
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -41,16 +41,8 @@ _NANOSECONDS_PER_YEAR = 31_556_952 * 10**9
 _MAX_WARNED_TYPES = 256  # how many types are remembered for that
 
 
-def _frozen(counts: Mapping[str, int]) -> Mapping[str, int]:
-    return MappingProxyType(dict(counts))
-
-
-def _thawed(counts: Mapping[str, int]) -> str:
-    return repr(dict(counts))
-
-
-def _restored(fields: dict[str, Any]) -> TelemetryStats:
-    return TelemetryStats(**fields)
+def _nothing() -> None:
+    """Do nothing: the high-water callback of a client without a worker."""
 
 
 @attrs.frozen(kw_only=True)
@@ -69,14 +61,12 @@ class TelemetryStats:
     """Events that will not be sent; ``dropped_by`` has the reasons."""
     dropped_by: Mapping[str, int] = attrs.field(
         factory=lambda: {reason.value: 0 for reason in DropReason},
-        converter=_frozen,
-        repr=_thawed,
         hash=False,
     )
     """Why events were dropped. The keys are always ``"overflow"`` (the store was full),
     ``"refused"`` (by the server), ``"filtered"`` (``before_send`` returned None),
     ``"switched_off"`` (by the player) and ``"left_behind"`` (at a stop); the counts add up to
-    ``dropped``. The mapping can't be changed."""
+    ``dropped``."""
     buffered: int = 0
     """Events waiting in the store."""
     in_flight: int = 0
@@ -91,11 +81,6 @@ class TelemetryStats:
     """Why the last attempt or connection failed."""
     round_trip: float | None = None
     """Seconds from sending to confirmation, for the batch confirmed last."""
-
-    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], TelemetryStats], tuple[Any, ...]]:
-        # A MappingProxyType can't be pickled, nor copied.
-        fields = attrs.asdict(self, recurse=False)
-        return _restored, ({**fields, "dropped_by": dict(self.dropped_by)},)
 
 
 @keep_on_reload
@@ -144,6 +129,8 @@ class Telemetry:
             self._bound_emit = make_emit(
                 self._life.recording, self._codec, self._store, self._ledger, self._complain
             )
+        else:
+            self._store.on_high_water = _nothing  # it would refer to this client
         if type(self).emit is Telemetry.emit:
             vars(self)["emit"] = self._bound_emit  # saves the game one call per event
 
@@ -271,7 +258,7 @@ class Telemetry:
             reason; these are counted in ``dropped``.
         """
         with self._life.lock:
-            self._life.enter(Phase.STOPPED)
+            self._enter_stopped()
             connector = self._connector
         if self._stop_result is not None:
             return self._stop_result
@@ -284,6 +271,18 @@ class Telemetry:
         if has_ended or monotonic() - since >= timeout:
             self._stop_result = ended_well
         return ended_well
+
+    def _enter_stopped(self) -> None:
+        """Stop recording for good, and let go of all that refers back to this client.
+
+        A game may have turned the garbage collector off, and start a session for each level. Call
+        it under the lock.
+        """
+        self._life.enter(Phase.STOPPED)
+        self._store.on_high_water = _nothing
+        self._bound_emit = emit_nothing
+        if "emit" in vars(self):
+            vars(self)["emit"] = emit_nothing
 
     @property
     def _has_nothing_to_send(self) -> bool:
@@ -447,14 +446,14 @@ class Telemetry:
     def _on_worker_failure(self) -> None:
         """Stop: there is no worker any more. The next `start_telemetry` makes a new client."""
         with self._life.lock:
-            self._life.enter(Phase.STOPPED)
+            self._enter_stopped()
 
     def _start_worker_safely(self) -> None:
         """Start the worker of a forked child. If that fails, log it and turn telemetry off."""
         try:
             self._start_worker()
         except Exception as error:
-            self._life.enter(Phase.STOPPED)
+            self._enter_stopped()
             log_failed_start(error)
 
     def _on_high_water(self) -> None:
@@ -483,7 +482,10 @@ class Telemetry:
             with contextlib.suppress(Exception):
                 logger.warning("%s; it is rejected", error)
         if self._settings.strict:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: a cycle
 
     def after_fork_in_child(self) -> None:
         """Begin a new session in a forked child. Its worker starts with its first event.

@@ -122,6 +122,7 @@ class Poller:
     def _renew(self) -> bool:
         """Replace the pair, if that is possible and the last time is not just over."""
         self.close()
+        self._selector = _Selector()
         now = self._clock()
         if now < self._renew_at:
             return False
@@ -134,6 +135,6 @@ class Poller:
 
     def close(self) -> None:
         """Close the descriptors. A parent that shares them after a fork is not affected."""
-        self._selector = _Selector()
+        self._selector.close()  # it and its map refer to each other until then
         self._receiver.close()
         self._sender.close()

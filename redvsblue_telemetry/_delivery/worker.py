@@ -343,8 +343,9 @@ class TelemetryConnector:
         self.ledger.drop(self._window.discard() + self._store.clear(), reason)
         self._enter(STOPPED)
         self._poller.close()
+        on_failure, self._on_failure = self._on_failure, lambda: None  # its owner refers to this
         if not self.requests.is_stopping:
-            self._on_failure()
+            on_failure()
         self.requests.finish_all()
         log_safely(
             logging.INFO,

@@ -95,7 +95,7 @@ class TelemetryStore(Generic[T]):
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, not {capacity}")
         self.capacity = capacity
-        self._on_high_water = on_high_water
+        self.on_high_water = on_high_water  # its owner replaces it at the end
         self.high_water = capacity + 1 if high_water is None else min(high_water, capacity)
         self.items: deque[T] = deque()
         """The items. Only ``emit`` uses this from outside, the way :meth:`push` does."""
@@ -127,7 +127,7 @@ class TelemetryStore(Generic[T]):
                 pass
             else:
                 self._dropped.increment()
-        self._on_high_water()
+        self.on_high_water()
 
     def drain(self, limit: int) -> list[T]:
         """Remove and return the oldest items, at most ``limit`` of them, oldest first."""
@@ -192,7 +192,7 @@ class FreeThreadedStore(TelemetryStore[T]):
     def enforce_capacity(self) -> None:
         """Slow path of `push`: drop what is over capacity, then signal high water."""
         self._drop_excess()
-        self._on_high_water()
+        self.on_high_water()
 
     def _drop_excess(self) -> None:
         """Drop the oldest items above the capacity, unless another thread is about to."""

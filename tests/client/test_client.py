@@ -63,6 +63,32 @@ def test_the_process_has_one() -> None:
         assert again.session_id != telemetry.session_id
 
 
+def test_starts_with_the_same_settings_return_the_same_client_while_it_is_off() -> None:
+    off = start_telemetry(enabled=False, capacity=7)
+    assert start_telemetry(enabled=False, capacity=7) is off
+    other = start_telemetry(enabled=False, capacity=8)
+    assert other is not off
+    assert other.settings.capacity == 8
+    on = start_telemetry(enabled=True, url="ws://127.0.0.1:9/")
+    assert on.is_running
+    stop_telemetry(0)
+    again = start_telemetry(enabled=True, url="ws://127.0.0.1:9/")
+    assert again is not on
+    assert again.is_running
+    assert again.session_id != on.session_id
+    stop_telemetry(0)
+    assert start_telemetry(enabled=False) is not again
+
+
+def test_an_emit_that_the_game_keeps_does_nothing_after_the_stop() -> None:
+    telemetry = Telemetry(TelemetrySettings(enabled=True, url="ws://127.0.0.1:9/")).start()
+    emit = telemetry.emit
+    telemetry.stop(0)
+    emit("late")
+    telemetry.emit("late")
+    assert telemetry.stats().emitted == 0
+
+
 def test_only_other_settings_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     with RecordingServer() as server:
         start_telemetry(**QUICK, url=server.url)

@@ -32,7 +32,10 @@ _OBJECTS_UNDER_WAY = 40  # of one attempt; each cycle would leave more, 50 times
 
 A_GAME = """
 import gc, logging, sys, time
-from redvsblue_telemetry import ConnectionState, InvalidEventError, start_telemetry
+from redvsblue_telemetry import (
+    ConnectionState, InvalidEventError, Telemetry, TelemetrySettings, emit, start_telemetry,
+    stop_telemetry,
+)
 
 gc.disable()
 logging.disable()
@@ -65,6 +68,49 @@ def reject(times):
         telemetry.emit("x", {"nested": [{"bad": {1, object()}}]})
         telemetry.push({"no": "type"})
         telemetry.emit("x", long="y" * 20_000)
+
+def reject_strictly(times):
+    with Telemetry(TelemetrySettings(enabled=True, url=url, strict=True)) as strict:
+        for _ in range(times):
+            for reject in (
+                lambda: strict.emit("x", bad=object()),
+                lambda: strict.emit("x", {"nested": [{"bad": {1, object()}}]}),
+                lambda: strict.emit(7),
+                lambda: strict.emit("x", long="y" * 20_000),
+                lambda: strict.push({"no": "type"}),
+                lambda: strict.push({"type": "x", "timestamp": "noon"}),
+                lambda: strict.push(7),
+            ):
+                try:
+                    reject()
+                except InvalidEventError:
+                    continue
+                raise AssertionError
+
+def reject_strictly_with_the_current_client(times):
+    stop_telemetry()
+    start(strict=True)
+    for _ in range(times):
+        try:
+            emit("x", bad=object())
+        except InvalidEventError:
+            continue
+        raise AssertionError
+
+def start_while_off(times):
+    stop_telemetry()
+    for _ in range(times):
+        start_telemetry(enabled=False).emit("x")
+        Telemetry(TelemetrySettings(enabled=False)).emit("x")
+
+def start_and_stop(times):
+    for timeout in (0, 5):  # in this order: no worker is still ending at the end
+        for _ in range(times):
+            stop_telemetry(timeout)
+            start().emit("x")
+            session = Telemetry(TelemetrySettings(enabled=True, url=url)).start()
+            session.emit("x")
+            session.stop(timeout)
 
 def request(times):
     for _ in range(times):
@@ -226,8 +272,18 @@ def test_a_proxy_that_cannot_be_used_leaves_nothing(url: str) -> None:
     assert_clean(garbage_of("ws://game.invalid/", HTTP_PROXY=url))
 
 
-@pytest.mark.parametrize("play", ["reject", "request"])
-def test_rejected_events_and_requests_leave_nothing(play: str, server: RecordingServer) -> None:
+@pytest.mark.parametrize(
+    "play",
+    [
+        "reject",
+        "reject_strictly",
+        "reject_strictly_with_the_current_client",
+        "request",
+        "start_and_stop",
+        "start_while_off",
+    ],
+)
+def test_a_game_that_is_served_leaves_nothing(play: str, server: RecordingServer) -> None:
     assert_clean(garbage_of(server.url, play))
 
 
