@@ -212,6 +212,9 @@ class _Conversion:
             view = memoryview(value)
             self._take(view.nbytes)
             return bytes(view)
+        if issubclass(kind, msgspec.Raw):  # JSON already
+            self._take(memoryview(value).nbytes)
+            return value
         if issubclass(kind, pathlib.PurePath):
             return self.plain(str(value))
         if callable(getattr(kind, "tolist", None)):  # numpy, array.array, torch

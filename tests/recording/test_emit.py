@@ -9,6 +9,7 @@ import sys
 from types import FrameType
 from typing import Any
 
+import msgspec
 import pytest
 from freezegun import freeze_time
 
@@ -57,6 +58,7 @@ def bench() -> Bench:
         (collections.OrderedDict(a=1), {}),
         (collections.ChainMap({"a": 1}), {"c": 4}),
         ({"a": {1, 2}}, {}),
+        ({"a": msgspec.Raw(b'{"b":1}')}, {}),
     ],
 )
 def test_the_first_of_a_type_and_the_next_are_alike(
