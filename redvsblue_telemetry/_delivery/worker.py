@@ -99,7 +99,7 @@ class TelemetryConnector:
         settings: TelemetrySettings,
         *,
         ledger: Ledger | None = None,
-        on_failure: Callable[[], object] = lambda: None,
+        on_failure: Callable[[], object] | None = None,
         connect: Connect = open_websocket,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -343,8 +343,8 @@ class TelemetryConnector:
         self.ledger.drop(self._window.discard() + self._store.clear(), reason)
         self._enter(STOPPED)
         self._poller.close()
-        on_failure, self._on_failure = self._on_failure, lambda: None  # its owner refers to this
-        if not self.requests.is_stopping:
+        on_failure, self._on_failure = self._on_failure, None  # its owner refers to this
+        if on_failure is not None and not self.requests.is_stopping:
             on_failure()
         self.requests.finish_all()
         log_safely(
