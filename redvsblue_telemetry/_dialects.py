@@ -224,7 +224,7 @@ def find_dialect(engine: object, event: str) -> Dialect:
     """Return the dialect in which this engine can be attached.
 
     Raises:
-        TelemetryError: there is none; the error has the reason, and advice.
+        TelemetryError: the engine speaks none of them. The message gives the reason and advice.
     """
     faults: dict[tuple[str, str], str] = {}
     has_any_name = _has_any_name(engine)

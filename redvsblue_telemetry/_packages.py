@@ -31,7 +31,7 @@ def check(name: str, distribution: str, attribute: str) -> None:
 
     Raises:
         HiddenModuleError: another module hides the package, or one of Python that it needs.
-        ImportError: there is no such package.
+        ImportError: the package is not installed.
     """
     module = sys.modules.get(name)
     if module is None:
@@ -90,7 +90,7 @@ def _is_beside_the_game(path: str) -> bool:
     try:
         is_first = os.path.samefile(folder, sys.path[0] or os.curdir)
         return is_first and not os.path.samefile(folder, library)
-    except (OSError, TypeError, ValueError):  # there is no such folder
+    except (OSError, TypeError, ValueError):  # the folder does not exist
         return False
 
 

@@ -68,7 +68,7 @@ def _lacks_authorities(context: ssl.SSLContext | None) -> bool:
     In a bundled game that is common: OpenSSL has the path of the CA certificates compiled in, and
     the player's machine need not have them there.
     """
-    # NotImplementedError: the game has called truststore.inject_into_ssl().
+    # A context of truststore, which a game can make the default, can't count its certificates.
     with contextlib.suppress(NotImplementedError, OSError):
         if context is default_ssl_context() and not context.cert_store_stats()["x509_ca"]:
             # Certificates in a directory are read when they are needed, so they aren't counted.

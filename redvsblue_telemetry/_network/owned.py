@@ -1,4 +1,4 @@
-"""Sockets that notice when their descriptors are no longer theirs.
+"""Sockets that notice when other code has closed their descriptors.
 
 A host that turns into a daemon closes all descriptors that it doesn't know, as by
 ``os.closerange(3, 1000)``, and then opens files. The system gives these the numbers that our
