@@ -32,8 +32,17 @@ from ..errors import InvalidEventError
 from ..events import NO_DATA, Data, TelemetryEvent, event_from, merged
 from .jsonable import Unwritable, is_modest, plain, to_jsonable
 
-__all__ = ["EncodedEvent", "EventCodec", "child_session_id", "new_session_id"]
+__all__ = [
+    "EncodedEvent",
+    "EventCodec",
+    "ForwardedEvent",
+    "child_session_id",
+    "new_session_id",
+    "prefix_of",
+    "type_of",
+]
 
+_BEFORE_TYPE, _AFTER_TYPE = b'"type":', b',"timestamp":'
 _PLAIN = frozenset({"type", "data"})
 _HALF_A_MICROSECOND = 500  # nanoseconds; a clock kept as a float then loses no millisecond
 _THIRTEEN_DIGITS = 10**12  # a timestamp has 13 digits until the year 2286
@@ -56,7 +65,7 @@ class EncodedEvent(msgspec.Struct, gc=False):
 
 
 @keep_on_reload
-class _ForwardedEvent(EncodedEvent, gc=False):
+class ForwardedEvent(EncodedEvent, gc=False):
     """An event that came with some of its envelope, which is kept as given."""
 
     envelope: dict[str, Any]
@@ -83,13 +92,19 @@ class EventCodec:
         """The prefix of the events of each type, for types whose last event was not too large."""
         self.begin(session_id)
 
-    def begin(self, session_id: str) -> None:
-        """Begin a session. Only while no other thread uses the codec, such as after a fork."""
+    def begin(self, session_id: str, run: str | None = None) -> None:
+        """Begin a session. Only while no other thread uses the codec, such as after a fork.
+
+        Args:
+            session_id: see the class.
+            run: the first part of the events' ids, if it is not a new run; 16 letters.
+        """
         self.session_id = session_id
-        self._run = uuid.uuid4().hex[:16]  # a reused session_id must not repeat event ids
+        # A reused session_id must not repeat event ids.
+        self.run = uuid.uuid4().hex[:16] if run is None else run
         prefix = {"sessionId": session_id} | ({"version": self.version} if self.version else {})
         constant = self.encode_json(prefix)[:-1].replace(b"%", b"%%")
-        self._whole = constant + f',"id":"{self._run}-%d","seq":%d,'.encode() + b'%b%d,"data":%b}'
+        self._whole = constant + f',"id":"{self.run}-%d","seq":%d,'.encode() + b'%b%d,"data":%b}'
         longest = self._whole % (LARGEST_INTEGER, LARGEST_INTEGER, b"", _THIRTEEN_DIGITS, b"")
         self._overhead = len(longest)
 
@@ -124,7 +139,7 @@ class EventCodec:
     def _prefix(self, name: str) -> bytes:
         if (prefix := self.type_prefixes.get(name)) is not None:
             return prefix
-        prefix = b'"type":%b,"timestamp":' % self.encode_json(name)
+        prefix = prefix_of(self.encode_json(name))
         if len(prefix) <= _MAX_PREFIX_BYTES:
             if len(self.type_prefixes) >= _MAX_PREFIXES:
                 self.type_prefixes.clear()
@@ -156,7 +171,7 @@ class EventCodec:
         # In nanoseconds like the others, from which the milliseconds are computed again.
         body = EncodedEvent(prefix, timestamp * 1_000_000, text)
         if envelope:
-            body = _ForwardedEvent(body.prefix, body.time, body.data, envelope)
+            body = ForwardedEvent(body.prefix, body.time, body.data, envelope)
         size = len(self.to_wire(body, LARGEST_INTEGER))
         if size > self.max_event_bytes:
             raise self._too_large(type, size)
@@ -194,12 +209,12 @@ class EventCodec:
             return self._whole % (number, number, body.prefix, milliseconds, body.data)
         standard: dict[str, Any] = {
             "sessionId": self.session_id,
-            "id": f"{self._run}-{number}",
+            "id": f"{self.run}-{number}",
             "seq": number,
         }
         if self.version:
             standard["version"] = self.version
-        envelope = self.encode_json(standard | cast("_ForwardedEvent", body).envelope)[:-1]
+        envelope = self.encode_json(standard | cast("ForwardedEvent", body).envelope)[:-1]
         return b'%b,%b%d,"data":%b}' % (envelope, body.prefix, milliseconds, body.data)
 
     def to_wire_many(self, numbered: Iterable[tuple[EncodedEvent, int]]) -> list[bytes]:
@@ -228,6 +243,16 @@ class EventCodec:
         return InvalidEventError(
             type, "data", f"makes the event {size} bytes long; the limit is {self.max_event_bytes}"
         )
+
+
+def prefix_of(type: bytes) -> bytes:
+    """Return the prefix of the events of a type, which is given as JSON."""
+    return _BEFORE_TYPE + type + _AFTER_TYPE
+
+
+def type_of(prefix: bytes) -> bytes:
+    """Return the type, as JSON, of the events with a prefix."""
+    return prefix[len(_BEFORE_TYPE) : -len(_AFTER_TYPE)]
 
 
 def new_session_id() -> str:

@@ -1,0 +1,1 @@
+"""The journal: files in which events outlive the process that emitted them."""

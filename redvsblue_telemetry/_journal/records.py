@@ -1,0 +1,117 @@
+"""Records: one event as it is written into a journal.
+
+A record is the JSON array ``[time,"type",{data}]``, which the encoder makes in one call; its time
+is in nanoseconds. An event that came with some of its envelope is
+``[time,["type",{envelope}],{data}]``.
+
+Two records that follow each other can be told apart: outside a string, JSON has no ``][``, and
+inside one, it has no quote without a backslash. So ``][``, a number, a comma and the quote of a
+type, together, are a boundary and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from .._recording.codec import EncodedEvent, ForwardedEvent, prefix_of, type_of
+
+__all__ = ["RecordError", "RecordReader", "record_of", "split_records"]
+
+_BOUNDARY = b"]["
+_begins_record = re.compile(rb'-?\d{1,24},\[?"').match  # without its bracket
+_TIME = re.compile(rb"\[(-?\d{1,24}),")
+_MAX_TYPES = 1024  # how many types a reader remembers
+
+_encode = msgspec.json.Encoder().encode
+
+
+class RecordError(Exception):
+    """Bytes are not a record."""
+
+
+class _Rest(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A record without its time."""
+
+    kind: msgspec.Raw
+    data: dict[str, msgspec.Raw]
+
+
+def record_of(event: EncodedEvent) -> bytes:
+    """Return the record of an event."""
+    kind = type_of(event.prefix)
+    if isinstance(event, ForwardedEvent):
+        kind = b"[%b,%b]" % (kind, _encode(event.envelope))
+    return b"[%d,%b,%b]" % (event.time, kind, event.data)
+
+
+def split_records(data: bytes) -> list[bytes]:
+    """Return the records in bytes that begin and end with a whole one."""
+    if not data:
+        return []
+    if data[:1] != b"[" or data[-1:] != b"]":
+        return [data]
+    parts = data[1:-1].split(_BOUNDARY)
+    if not all(map(_begins_record, parts)):  # a string has brackets
+        pieces, parts = parts, parts[:1]
+        for piece in pieces[1:]:
+            if _begins_record(piece):
+                parts.append(piece)
+            else:
+                parts[-1] += _BOUNDARY + piece
+    return [b"[%b]" % part for part in parts]
+
+
+class RecordReader:
+    """Turns records into events again. Used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._prefixes: dict[bytes, bytes] = {}
+
+    def read(self, record: bytes) -> EncodedEvent:
+        """Return the event of a record that was written by this process.
+
+        Raises:
+            RecordError: it is not a record.
+        """
+        try:
+            time, kind, data = record.split(b",", 2)
+            if (prefix := self._prefixes.get(kind)) is not None:
+                return EncodedEvent(prefix, int(time[1:]), data[:-1])
+        except ValueError:
+            pass
+        return self.read_carefully(record)
+
+    def read_carefully(self, record: bytes) -> EncodedEvent:
+        """Do the same for bytes that may be anything.
+
+        Raises:
+            RecordError: it is not a record.
+        """
+        match = _TIME.match(record)
+        if match is None:
+            raise RecordError("it doesn't begin with a time")
+        try:
+            rest = msgspec.json.decode(b"[" + record[match.end() :], type=_Rest)
+            kind, envelope = bytes(rest.kind), None
+            if kind[:1] == b"[":
+                name, envelope = msgspec.json.decode(kind, type=tuple[str, dict[str, Any]])
+                kind = _encode(name)
+            else:
+                name = msgspec.json.decode(kind, type=str)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise RecordError(str(error)) from error
+        if not name:
+            raise RecordError("its type is empty")
+        data = record[match.end() :].partition(bytes(rest.kind))[2]
+        text = data.strip()[1:-1].strip()
+        if envelope is not None:
+            return ForwardedEvent(prefix_of(kind), int(match[1]), text, envelope)
+        event = EncodedEvent(prefix_of(kind), int(match[1]), text)
+        if b"," not in kind:
+            if len(self._prefixes) >= _MAX_TYPES:
+                self._prefixes.clear()
+            self._prefixes[kind] = event.prefix
+        return event
