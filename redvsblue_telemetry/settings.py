@@ -30,6 +30,7 @@ __all__ = ["SettingsOverrides", "TelemetrySettings"]
 Token = str | Callable[[], str | None]
 BeforeSend = Callable[["TelemetryEvent"], "TelemetryEvent | None"]
 OnStateChange = Callable[["ConnectionState"], object]
+Directory = str | os.PathLike[str]
 Confirm = Literal["auto", "none"]
 WireFormat = Literal["json", "ndjson"]
 
@@ -49,15 +50,18 @@ _OTHER_WORDS = {  # names that other programs use, and that are spelled unlike o
     **dict.fromkeys(("ADDRESS", "DSN", "ENDPOINT", "HOST", "SERVER"), "REDVSBLUE_TELEMETRY_WS_URL"),
     **dict.fromkeys(("API_KEY", "KEY", "PASSWORD", "SECRET"), "REDVSBLUE_TELEMETRY_TOKEN"),
     **dict.fromkeys(("BUFFER_SIZE", "MAX_EVENTS", "QUEUE_SIZE"), "REDVSBLUE_TELEMETRY_CAPACITY"),
+    **dict.fromkeys(("CACHE_DIR", "DATABASE_PATH", "STORAGE_DIR"), "REDVSBLUE_TELEMETRY_JOURNAL"),
+    "JOURNAL_MAX_SIZE": "REDVSBLUE_TELEMETRY_JOURNAL_MAX_BYTES",
     "DO_NOT_TRACK": DO_NOT_TRACK,
     "RELEASE": "REDVSBLUE_TELEMETRY_VERSION",
 }
-_LEAST_LIKENESS = 0.62  # of a name that a hint suggests; "JOURNAL" contains 0.6 of "URL"
+_LEAST_LIKENESS = 0.62  # of a name that a hint suggests
 _MAX_SESSION_ID_LENGTH = MAX_NAME_LENGTH - 24  # room for the process id of a forked child
 _TRUE = ("1", "true", "yes", "on")
 _CREDENTIALS = r"//[^/]*@"
 _QUERY = r"(://[^?'\"]*)\?[^'\"]*"
 _FALSE = ("0", "false", "no", "off")
+_DAY = 86400.0  # seconds
 _HANDSHAKE_HEADERS = frozenset({"authorization", "connection", "host", ACK_HEADER, "upgrade"})
 
 
@@ -133,6 +137,17 @@ def is_token(value: object) -> bool:
     return _is_header_text(value) and value != ""
 
 
+def _is_directory_name(value: object) -> bool:
+    """Return whether a value can be the path of a directory. Whether there is one is not asked."""
+    if not isinstance(value, (str, os.PathLike)):
+        return False
+    try:
+        path = os.fspath(value)
+    except Exception:
+        return False
+    return isinstance(path, str) and path != "" and "\0" not in path
+
+
 def _are_headers(value: object) -> bool:
     return isinstance(value, Mapping) and all(
         _is_header_text(name)
@@ -147,6 +162,19 @@ def _are_headers(value: object) -> bool:
 
 def _copied(headers: Any) -> Any:
     return dict(headers) if isinstance(headers, Mapping) else headers
+
+
+class _DefaultCapacity(int):
+    """The capacity of settings that don't set one. It limits the memory, but not a journal.
+
+    Its type sets it apart from a capacity of 5000 that was asked for, also after ``attrs.evolve``,
+    which passes on all fields.
+    """
+
+
+def is_given(capacity: int) -> bool:
+    """Return whether a settings' capacity was set, by a keyword or the environment."""
+    return not isinstance(capacity, _DefaultCapacity)
 
 
 # The helpers below return ``Any``, as attrs.field() itself does for a type checker: the annotation
@@ -257,6 +285,9 @@ class SettingsOverrides(TypedDict, total=False):
     ssl_context: ssl.SSLContext | None
     before_send: BeforeSend | None
     on_state_change: OnStateChange | None
+    journal: Directory | None
+    journal_max_bytes: int
+    journal_max_age: float
 
 
 @attrs.frozen(kw_only=True)
@@ -299,8 +330,9 @@ class TelemetrySettings:
     drain_interval: float = _seconds(1.0, "REDVSBLUE_TELEMETRY_DRAIN_INTERVAL")
     """The longest time that an event waits before it is sent."""
 
-    capacity: int = _amount(5000, "REDVSBLUE_TELEMETRY_CAPACITY", "events")
-    """The most events that the store holds. When it is full, the oldest event is dropped."""
+    capacity: int = _amount(_DefaultCapacity(5000), "REDVSBLUE_TELEMETRY_CAPACITY", "events")
+    """The most events that the store holds. When it is full, the oldest event is dropped. With a
+    journal, it limits the events only if it is set."""
 
     backoff_base: float = _seconds(1.0, "REDVSBLUE_TELEMETRY_BACKOFF_BASE")
     """The upper bound of the wait before the first retry. It doubles with each further one."""
@@ -368,6 +400,24 @@ class TelemetrySettings:
 
     on_state_change: OnStateChange | None = _callback()
     """Called on the worker thread with each new state of the connection."""
+
+    journal: Directory | None = attrs.field(
+        default=None,
+        validator=_validator(
+            "must be the path of a directory (a non-empty string or an os.PathLike), or None",
+            lambda v: v is None or _is_directory_name(v),
+        ),
+        metadata={"variable": "REDVSBLUE_TELEMETRY_JOURNAL", "parse": str},
+    )
+    """The directory that keeps events until they are confirmed, so that they outlive the process.
+    It is created if needed. None: events are kept in memory only."""
+
+    journal_max_bytes: int = _amount(67_108_864, "REDVSBLUE_TELEMETRY_JOURNAL_MAX_BYTES", "bytes")
+    """The most bytes in the journal, those of earlier runs included. Beyond it, the oldest events
+    are dropped."""
+
+    journal_max_age: float = _seconds(30 * _DAY, "REDVSBLUE_TELEMETRY_JOURNAL_MAX_AGE")
+    """How long the journal keeps an event that can't be delivered."""
 
     @classmethod
     def from_environment(

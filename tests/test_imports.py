@@ -27,6 +27,7 @@ THE_PACKAGE = """
     _dialects       | errors  _shared
     engines         | errors  events  _dialects
     _recording      | errors  events  _shared
+    _journal        | _recording
     _network        | _packages  _shared
     _delivery       | settings  _recording  _network  _packages  _shared
     _lifecycle      | _recording  _shared
@@ -49,6 +50,11 @@ ROOMS = {
         ledger          | counter  store
         codec           | jsonable
         emit            | codec  jsonable  ledger  store
+    """,
+    # Files: events outlive the process.
+    "_journal": """
+        layout          |
+        records         |
     """,
     # Bytes: nothing here knows what an event is.
     "_network": """

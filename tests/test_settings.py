@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import pickle
 import re
@@ -139,6 +140,10 @@ WRONG_TEXTS = [
     ("max_event_bytes", "255"),
     ("max_batch_bytes", "511"),
     ("strict", "2"),
+    ("journal_max_bytes", "0"),
+    ("journal_max_bytes", "64MB"),
+    ("journal_max_age", "-1"),
+    ("journal_max_age", "30d"),
 ]
 
 
@@ -177,6 +182,31 @@ def test_a_time_is_a_number_above_zero(field: str, value: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         TelemetrySettings(**{field: value})
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("value", ["", b"runs", 7, "a\0b", object()], ids=lambda v: repr(v)[:9])
+def test_a_journal_is_the_path_of_a_directory(value: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TelemetrySettings(journal=value)
+    assert caught.value.field == "journal"
+
+
+def test_a_journal_may_be_given_as_any_path_and_comes_from_the_environment_too() -> None:
+    assert TelemetrySettings(journal="runs").journal == "runs"
+    assert TelemetrySettings(journal=Path("runs")).journal == Path("runs")
+    environment = {VARIABLES["journal"]: " runs/of mine ", VARIABLES["journal_max_age"]: "60"}
+    settings = TelemetrySettings.from_environment(environment)
+    assert (settings.journal, settings.journal_max_age) == ("runs/of mine", 60.0)
+
+
+def test_a_capacity_that_was_set_is_told_from_the_default() -> None:
+    variable = {VARIABLES["capacity"]: "5000"}
+    assert settings_module.is_given(TelemetrySettings(capacity=5000).capacity)
+    assert settings_module.is_given(TelemetrySettings.from_environment(variable).capacity)
+    for settings in (TelemetrySettings(), TelemetrySettings.from_environment({}, strict=True)):
+        for same in (settings, attrs.evolve(settings, enabled=True), copy.deepcopy(settings)):
+            assert same.capacity == 5000
+            assert not settings_module.is_given(same.capacity)
 
 
 def test_wrong_keywords_start_nothing() -> None:
@@ -337,6 +367,9 @@ def test_a_recording_says_nothing_about_off_or_about_variables(
         ("REDVSBLUE_TELEMETRY_RELEASE", VARIABLES["version"]),
         ("REDVSBLUE_TELEMETRY_SESSION_ID", "start_telemetry(session_id=…)"),
         ("REDVSBLUE_TELEMETRY_HEADER", "start_telemetry(headers=…)"),
+        ("REDVSBLUE_JOURNAL", VARIABLES["journal"]),
+        ("REDVSBLUE_TELEMETRY_JOURNAL_DIR", VARIABLES["journal"]),
+        ("REDVSBLUE_TELEMETRY_JOURNAL_MAX_SIZE", VARIABLES["journal_max_bytes"]),
         ("VITE_ENABLE_TELEMETRY", SWITCH),
         ("VITE_TELEMETRY_WS_URL", VARIABLES["url"]),
     ],
@@ -365,7 +398,7 @@ def test_an_unknown_variable_is_one_warning_also_while_telemetry_is_on(
     assert line.endswith(f"BATCHSIZE; did you mean {VARIABLES['batch_size']}?")
 
 
-@pytest.mark.parametrize("word", ["JOURNAL", "PROXY", "DEBUG", "LEVEL"])
+@pytest.mark.parametrize("word", ["PROXY", "DEBUG", "LEVEL"])
 def test_an_unknown_variable_with_no_more_than_some_letters_of_a_setting_has_no_hint(
     word: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

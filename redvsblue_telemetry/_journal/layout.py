@@ -11,11 +11,11 @@ A run of the game writes its events into segment files of a fixed size::
 
 - The *header* names the run, so every segment can be understood without the others.
 - The *records* follow each other without a gap, in the order of emission, so a record's position
-  is its number. What is not written yet is zero, and no record contains a zero byte: so one that
-  was cut off by a kill can be recognized.
-- *Entries* add what an ``emit`` has no time for: which number the first record has, the length and
-  the checksum of each record, and up to which number all events are settled. Each entry has its own
-  checksum. A damaged entry costs no record, and a damaged record costs no other.
+  is its number. Space that is not written yet is zero, and no record contains a zero byte: so one
+  that was cut off by a kill can be recognized.
+- *Entries* add the things for which an ``emit`` has no time: which number the first record has, the
+  length and the checksum of each record, and up to which number all events are settled. Each entry
+  has its own checksum. A damaged entry costs no record, and a damaged record costs no other.
 
 Numbers are little-endian. A reader skips entries of a kind that it doesn't know, and leaves a file
 whose header has another format alone.
@@ -63,7 +63,7 @@ class LayoutError(Exception):
 
 
 class Header(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What every segment says about its run."""
+    """The facts about its run that every segment holds."""
 
     session_id: str
     run: str
@@ -166,7 +166,7 @@ def indexed(entry: Entry) -> Iterator[tuple[int, int, int, int]]:
 
 
 def decode_entries(tail: bytes) -> list[Entry]:
-    """Return the intact entries in the last part of a segment, in order; skip what is damaged."""
+    """Return the intact entries in the last part of a segment, in order; skip the damaged ones."""
     entries: list[Entry] = []
     at = tail.find(_MAGIC)
     while at >= 0:
