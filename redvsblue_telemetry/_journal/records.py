@@ -6,7 +6,9 @@ is in nanoseconds. An event that came with some of its envelope is
 
 Two records that follow each other can be told apart: outside a string, JSON has no ``][``, and
 inside one, it has no quote without a backslash. So ``][``, a number, a comma and the quote of a
-type, together, are a boundary and nothing else.
+type, together, are a boundary, unless that quote is the end of a string, as in ``{"note":"][1,"}``.
+JSON then goes on with a space or with one of ``,:]}``, and few types begin with one of these. If
+one seems to, the bytes before it decide: a record that is cut off within a string isn't JSON.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from .._recording.codec import EncodedEvent, ForwardedEvent, prefix_of, type_of
 __all__ = ["RecordError", "RecordReader", "record_of", "split_records"]
 
 _BOUNDARY = b"]["
-_begins_record = re.compile(rb'-?\d{1,24},\[?"').match  # without its bracket
+_may_begin_record = re.compile(rb'-?\d{1,24},\[?"').match  # without its bracket
+_begins_record = re.compile(rb'-?\d{1,24},\[?"[^\s,:\]}]').match
 _TIME = re.compile(rb"\[(-?\d{1,24}),")
 _MAX_TYPES = 1024  # how many types a reader remembers
 
 _encode = msgspec.json.Encoder().encode
+_validate = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class RecordError(Exception):
@@ -57,11 +61,20 @@ def split_records(data: bytes) -> list[bytes]:
     if not all(map(_begins_record, parts)):  # a string has brackets
         pieces, parts = parts, parts[:1]
         for piece in pieces[1:]:
-            if _begins_record(piece):
+            if _begins_record(piece) or (_may_begin_record(piece) and _is_whole(parts[-1])):
                 parts.append(piece)
             else:
                 parts[-1] += _BOUNDARY + piece
     return [b"[%b]" % part for part in parts]
+
+
+def _is_whole(part: bytes) -> bool:
+    """Return whether a record, without its brackets, is not cut off."""
+    try:
+        _validate(b"[%b]" % part)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
 
 
 class RecordReader:
