@@ -83,7 +83,11 @@ test-lowest: ## Run the tests with the oldest dependencies that setup.cfg allows
 bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes most of an hour
 	$(BENCH)/bin/python -m benchmarks.side_by_side --json benchmarks/results/side-by-side.json --plots docs/images
 	$(BENCH)/bin/python -m benchmarks.frame_pairs --json benchmarks/results/frame-pairs.json
+	$(BENCH)/bin/python -m benchmarks.frame_pairs --journal --json benchmarks/results/journal-pairs.json
+	$(BENCH)/bin/python -m benchmarks.long_emits --busy-disk --json benchmarks/results/long-emits.json
+	$(BENCH)/bin/python -m benchmarks.take_over --json benchmarks/results/take-over.json
 	$(BENCH)/bin/python -m benchmarks.throughput --json benchmarks/results/throughput.json
+	$(BENCH)/bin/python -m benchmarks.throughput --round-trips --json benchmarks/results/round-trips.json
 	$(BENCH)/bin/python -m benchmarks.stalls --json benchmarks/results/stalls.json
 	$(BENCH)/bin/python -m benchmarks.backlog --json benchmarks/results/backlog.json
 	$(BENCH)/bin/python -m benchmarks.collector --json benchmarks/results/collector.json

@@ -12,13 +12,16 @@ data. Each measurement is a fresh process; the tables show the medians of severa
 - *Memory*: for 5,000 and for 1,000,000 events, by tracemalloc (the bytes that Python's allocator
   handed out meanwhile) and by the growth of the process's resident memory (in another process,
   since tracemalloc itself takes memory). Resident memory grows in steps, so for 5,000 events it is
-  coarse.
+  coarse. With a journal, the events are in files that are mapped into memory: tracemalloc doesn't
+  see them, and resident memory has the pages that were mapped meanwhile.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
+import tempfile
 import threading
 import time
 import tracemalloc
@@ -28,6 +31,7 @@ from typing import Any
 
 from benchmarks.harness import (
     EVENT_TYPE,
+    JOURNAL_PREFIX,
     Result,
     answer,
     conclude,
@@ -49,13 +53,14 @@ NOWHERE = "ws://127.0.0.1:9/telemetry"  # never reached: the client is offline
 _SIZE = 150
 _BLOCKS = 10
 _DEFAULT_CAPACITY = 5_000
+_JOURNAL_BYTES = 1 << 30  # the limit of the journal: more than a million events
 _TIMEOUT = 300.0  # seconds for one measurement
 
 
 # In the child.
 
 
-def offline(capacity: int) -> Any:
+def offline(capacity: int | None, **settings: Any) -> Any:
     """Start telemetry with a worker that waits."""
     from redvsblue_telemetry import ConnectionState, start_telemetry
 
@@ -65,7 +70,9 @@ def offline(capacity: int) -> Any:
         if state is ConnectionState.OFFLINE:
             is_offline.set()
 
-    telemetry = start_telemetry(enabled=True, url=NOWHERE, capacity=capacity, on_state_change=note)
+    if capacity is not None:
+        settings["capacity"] = capacity
+    telemetry = start_telemetry(enabled=True, url=NOWHERE, on_state_change=note, **settings)
     telemetry.set_online(False)
     if not is_offline.wait(20):
         raise TimeoutError("telemetry did not go offline")
@@ -113,7 +120,10 @@ def full(task: Result) -> Result:
 def memory(task: Result) -> Result:
     """Measure the bytes that buffered events take."""
     data = event_data(_SIZE)
-    telemetry = offline(task["events"] + 1)
+    if task["journal"] is None:
+        telemetry = offline(task["events"] + 1)
+    else:
+        telemetry = offline(None, journal=task["journal"], journal_max_bytes=_JOURNAL_BYTES)
     telemetry.emit(EVENT_TYPE, data)
     gc.collect()
     if task["by"] == "tracemalloc":
@@ -128,6 +138,7 @@ def memory(task: Result) -> Result:
     else:
         after = resident_bytes()
     buffered = telemetry.stats().buffered
+    telemetry.enabled = False  # erases the journal
     if buffered != task["events"]:
         raise RuntimeError(f"{buffered} events are buffered, not {task['events']}")
     if before is None or after is None:
@@ -143,13 +154,23 @@ KINDS = {"growth": growth, "full": full, "memory": memory}
 
 def _tasks(block: int) -> list[Result]:
     tasks: list[Result] = [{"kind": "growth", "block": block}, {"kind": "full", "block": block}]
-    for events in (_DEFAULT_CAPACITY, _BLOCKS * block):
-        tasks += [{"kind": "memory", "events": events, "by": by} for by in ("tracemalloc", "RSS")]
+    events = (_DEFAULT_CAPACITY, _BLOCKS * block)
+    tasks += [
+        {"kind": "memory", "events": count, "by": by, "has_journal": has_journal}
+        for has_journal, count, by in itertools.product(
+            (False, True), events, ("tracemalloc", "RSS")
+        )
+    ]
     return tasks
 
 
 def _round(block: int) -> list[Result]:
-    return [task | run_child(MODULE, task, _TIMEOUT) for task in _tasks(block)]
+    results = []
+    for task in _tasks(block):
+        with tempfile.TemporaryDirectory(prefix=JOURNAL_PREFIX) as folder:
+            journal = folder if task.get("has_journal") else None
+            results.append(task | run_child(MODULE, task | {"journal": journal}, _TIMEOUT))
+    return results
 
 
 def tables(report: Result) -> dict[str, str]:
@@ -165,14 +186,21 @@ def tables(report: Result) -> dict[str, str]:
     ]
     full = summary([result.get("dropping") for result in results if result["kind"] == "full"])
     costs.append([f"{_DEFAULT_CAPACITY:,}, and full", spread(full)])
+    with_memory = [{"has_journal": False} | result for result in results if "by" in result]
     memory = [
         [
-            f"{events:,}, by {'tracemalloc' if by == 'tracemalloc' else 'resident memory'}",
+            ", ".join(
+                [
+                    f"{events:,}",
+                    *(["with a journal"] if has_journal else []),
+                    f"by {'tracemalloc' if by == 'tracemalloc' else 'resident memory'}",
+                ]
+            ),
             number((median(group, "bytes") or 0) / 1e6),
             number(median(group, "bytes_per_event")),
         ]
-        for (events, by), group in grouped(
-            [r for r in results if "by" in r], "events", "by"
+        for (has_journal, events, by), group in grouped(
+            with_memory, "has_journal", "events", "by"
         ).items()
     ]
     return {

@@ -1,12 +1,17 @@
 """How much telemetry adds to a frame, where the machine's noise is larger than that.
 
     python -m benchmarks.frame_pairs [--pairs 60] [--json benchmarks/results/frame-pairs.json]
+    python -m benchmarks.frame_pairs --journal [--json benchmarks/results/journal-pairs.json]
 
 Two games run, each in a separate process: one with this SDK, one with nothing. They take turns of a
 second each, in a random order within each pair, so the machine's other load hits both. The game is
 that of ``benchmarks.game_loop``: 60 frames a second, 4 ms of work, 100 events a frame. The table
 shows percentiles over all frames of each game, and their difference; the brackets hold 95 of 100
 differences when the pairs are drawn again with replacement (the bootstrap).
+
+With ``--journal``, both games have this SDK, one with a journal and one without, and a third
+process (``benchmarks.busy_disk``) writes to the same file system and syncs all the time. The
+journal is in the folder for temporary files, which ``TMPDIR`` names; it should be on a disk.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import contextlib
 import json
 import random
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -106,22 +112,27 @@ def compare(ours: Sequence[Slice], floor: Sequence[Slice]) -> dict[str, Result]:
     return compared
 
 
-def measure(pairs: int) -> dict[str, Result]:
-    """Let both games play by turns; return the comparison."""
+def measure(pairs: int, ours: str, floor: str, *, is_disk_busy: bool) -> Result:
+    """Let two games play by turns; return the comparison."""
     iterations = calibrate(_WORK)
     chooser = random.Random(_SEED)
-    slices: dict[str, list[Slice]] = {"ours": [], "none": []}
+    slices: dict[str, list[Slice]] = {ours: [], floor: []}
     with contextlib.ExitStack() as stack:
         command = ("--iterations", iterations, "--play")
         games = {name: stack.enter_context(Server(MODULE, *command, name)) for name in slices}
         for game in games.values():
             game.ask("play")  # to warm up
+        disk = None
+        if is_disk_busy:
+            disk = Server("benchmarks.busy_disk", tempfile.gettempdir())
+            stack.enter_context(disk)
         for pair in range(1, pairs + 1):
             if pair % 10 == 0:
                 progress(f"pair {pair} of {pairs}")
             for name in chooser.sample(sorted(games), len(games)):
                 slices[name].append(games[name].ask("play"))
-    return compare(slices["ours"], slices["none"])
+        figures = compare(slices[ours], slices[floor])
+        return {"figures": figures, "disk": disk and disk.ask("report")}
 
 
 def tables(report: Result) -> dict[str, str]:
@@ -130,7 +141,10 @@ def tables(report: Result) -> dict[str, str]:
         [name, number(row["ours"]), number(row["floor"]), spread(row)]
         for name, row in report["figures"].items()
     ]
-    return {"pairs": table(["ms", "with telemetry", "without", "difference"], rows)}
+    name, what = "pairs", "telemetry"
+    if report["benchmark"] == "journal-pairs":
+        name, what = "journal-pairs", "a journal"
+    return {name: table(["ms", f"with {what}", "without", "difference"], rows)}
 
 
 def main() -> int:
@@ -139,6 +153,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=60, help="default: %(default)s")
+    parser.add_argument("--journal", action="store_true", help="compare a journal with none")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
     parser.add_argument("--play", help=argparse.SUPPRESS)
     parser.add_argument("--iterations", type=int, help=argparse.SUPPRESS)
@@ -146,9 +161,12 @@ def main() -> int:
     if options.play:
         play(options.play, options.iterations)
         return 0
-    report = {"pairs": options.pairs, "figures": measure(options.pairs)}
-    save(options.json, "frame-pairs", report)
-    return conclude(tables(report), [])
+    ours, floor = ("journal", "ours") if options.journal else ("ours", "none")
+    measured = measure(options.pairs, ours, floor, is_disk_busy=options.journal)
+    report = {"pairs": options.pairs, **measured}
+    name = "journal-pairs" if options.journal else "frame-pairs"
+    save(options.json, name, report)
+    return conclude(tables({"benchmark": name, **report}), [])
 
 
 if __name__ == "__main__":

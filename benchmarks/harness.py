@@ -34,6 +34,8 @@ Result = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
 EVENT_TYPE = "ship_hit"
+JOURNAL_PREFIX = "redvsblue-journal-"
+"""How the names of temporary folders with a journal begin."""
 _BODY_OVERHEAD = len(b'{"type":"ship_hit","timestamp":1700000000000,"data":}')
 _PACKAGES = ("redvsblue-telemetry", "websocket-client", "msgspec", "attrs", "tenacity")
 _SERVER_STOP_TIMEOUT = 5.0  # seconds
@@ -376,7 +378,7 @@ def run_rounds(
     It is written after each round, so a run that is interrupted keeps the rounds before.
     """
     rounds = 1 if options.quick else options.rounds
-    report: Result = {"rounds": 0, **conditions, "results": []}
+    report: Result = {"benchmark": name, "rounds": 0, **conditions, "results": []}
     for round_number in range(1, rounds + 1):
         progress(f"{name}: round {round_number} of {rounds}")
         report["results"] += [{"round": round_number} | result for result in measure()]
@@ -411,7 +413,7 @@ def save(path: Path | None, name: str, results: Result) -> None:
     """
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, _summarized({"benchmark": name, "machine": machine(), **results}))
+        write_json(path, _summarized({"benchmark": name, "machine": machine()} | results))
 
 
 def _summarized(value: Any) -> Any:

@@ -39,6 +39,7 @@ _BENCHMARKS = {
     "side-by-side": side_by_side,
     "frame-pairs": frame_pairs,
     "throughput": throughput,
+    "round-trips": throughput,
     "stalls": stalls,
     "backlog": backlog,
     "soak": soak,

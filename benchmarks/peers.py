@@ -13,12 +13,13 @@ import logging
 import logging.handlers
 import os
 import queue
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import Any
 
-from benchmarks.harness import package_version, wait_for_state
+from benchmarks.harness import JOURNAL_PREFIX, package_version, wait_for_state
 
 Event = dict[str, Any]
 
@@ -61,6 +62,8 @@ class Peer:
     """Whether a call is made for each event."""
     sends = False
     """Whether the events are to arrive at the sink."""
+    has_own_import = True
+    """Whether its import is another than that of a peer that is measured as well."""
 
     def load(self) -> None:
         """Import the SDK."""
@@ -109,7 +112,12 @@ class Ours(Peer):
     def start(self, port: int) -> None:
         from redvsblue_telemetry import start_telemetry
 
-        self._telemetry = start_telemetry(enabled=self.sends, url=f"ws://{HOST}:{port}/telemetry")
+        url = f"ws://{HOST}:{port}/telemetry"
+        self._telemetry = start_telemetry(enabled=self.sends, url=url, **self.settings())
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that are not the defaults."""
+        return {}
 
     def wait_until_ready(self) -> None:
         wait_for_state(self._telemetry, "connected")
@@ -123,12 +131,28 @@ class Ours(Peer):
         self._telemetry.stop(timeout)
 
 
+class OursWithJournal(Ours):
+    name = "journal"
+    title = "redvsblue-telemetry, journal"
+    deviation = "enabled=True, url, journal"
+    has_own_import = False
+
+    def settings(self) -> dict[str, Any]:
+        self._folder = tempfile.TemporaryDirectory(prefix=JOURNAL_PREFIX)
+        return {"journal": self._folder.name}
+
+    def stop(self, timeout: float) -> None:
+        super().stop(timeout)
+        self._folder.cleanup()
+
+
 class OursOff(Ours):
     name = "off"
     title = "redvsblue-telemetry, off"
     destination = "-"
     deviation = "-"
     sends = False
+    has_own_import = False
 
     def wait_until_ready(self) -> None:
         """It never connects."""
@@ -316,6 +340,7 @@ PEERS: dict[str, type[Peer]] = {
         EmptyFunction,
         OursOff,
         Ours,
+        OursWithJournal,
         QueueHandler,
         Sentry,
         OpenTelemetry,

@@ -45,7 +45,7 @@ _DEPENDENCIES = "attrs, msgspec, msgspec.json, tenacity, websocket"
 _OVERHEAD = 60.0 + STOP_TIMEOUT  # seconds that a child may take beyond its loop
 _IMPORT_TIMEOUT = 60.0
 _SEED = 20
-_ROWS = ("ours", *RIVALS, "queuehandler", "off", "empty", "none")
+_ROWS = ("ours", "journal", *RIVALS, "queuehandler", "off", "empty", "none")
 
 Figure = Callable[[Result], float | None]
 """Reads one figure from one peer's round; None if it was not measured."""
@@ -68,7 +68,7 @@ def _import_ms(statement: str, before: str = "pass") -> float:
 
 def _measure_imports(peer: type[Peer]) -> Result:
     """Return the median of some imports; for this SDK also without its dependencies."""
-    if not peer.package or peer.name == "off":
+    if not peer.package or not peer.has_own_import:
         return {}
     statement = peer.import_statement
     result = {}

@@ -12,8 +12,9 @@ A batch is not parsed when it arrives: an event is counted at each ``"seq":`` (s
 must not have a field of that name). With ``--keep`` the batches are kept as they arrived, with the
 time, and parsed when the counts are requested, so that no peer's format disturbs its measurement.
 
-    python -m benchmarks.sink [--tls] [--ledger | --keep] [--reset-every N]
+    python -m benchmarks.sink [--tls] [--acks] [--ledger | --keep] [--reset-every N]
 
+``--acks`` confirms by acks a client that offers them; it keeps nothing durably, though.
 ``--ledger`` remembers which (sessionId, seq) arrived, to count repeats apart; it parses, and is
 slow. ``--reset-every`` resets each connection after that time.
 
@@ -214,14 +215,17 @@ class Client:
         self._sock = sock
         self._buffer = bytearray(_BUFFER)
         self.messages = self.events = self.payload_bytes = 0
+        self._acks = False
 
     def serve(self, headers: Headers, early: bytes) -> None:
         """Answer the handshake, then count until the client closes or has to be reset."""
         key = headers[b"sec-websocket-key"]
         accept = base64.b64encode(hashlib.sha1(key + _GUID).digest())
+        self._acks = self._sink.acks and b"telemetry-ack" in headers
         self._sock.sendall(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept
+            b"Sec-WebSocket-Accept: %s\r\n%s\r\n"
+            % (accept, b"Telemetry-Ack: cumulative\r\n" if self._acks else b"")
         )
         self._buffer[: len(early)] = early
         try:
@@ -255,6 +259,7 @@ class Client:
         buffer = self._buffer
         replies = []
         is_open = True
+        messages = self.messages
         while end - start >= 6 and is_open:
             opcode = buffer[start] & 15
             size = buffer[start + 1] & 127
@@ -277,6 +282,9 @@ class Client:
             elif opcode == _CLOSE:
                 replies.append(b"\x88%c%b" % (size, payload[:size]))
                 is_open = False
+        if self._acks and self.messages > messages:
+            ack = b'{"ack":%d}' % self.messages
+            replies.insert(0, b"\x81%c%b" % (len(ack), ack))
         if replies:
             self._sock.sendall(b"".join(replies))
         return start, is_open
@@ -308,7 +316,8 @@ def _unmasked(buffer: bytearray, mask: int, size: int) -> bytes:
 class Sink:
     """Listens, and counts the events of its clients."""
 
-    def __init__(self, *, ledger: bool, keep: bool, reset_every: float) -> None:
+    def __init__(self, *, acks: bool, ledger: bool, keep: bool, reset_every: float) -> None:
+        self.acks = acks
         self.reset_every = reset_every
         self.ledger = Ledger() if ledger else None
         self.arrivals = Arrivals() if keep else None
@@ -481,6 +490,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--acks", action="store_true")
     remembering = parser.add_mutually_exclusive_group()
     remembering.add_argument("--ledger", action="store_true")
     remembering.add_argument("--keep", action="store_true")
@@ -488,6 +498,7 @@ def main() -> None:
     options = parser.parse_args()
     tls, authority = _tls() if options.tls else (None, None)
     sink = Sink(
+        acks=options.acks,
         ledger=options.ledger,
         keep=options.keep,
         reset_every=options.reset_every,

@@ -87,13 +87,13 @@ def _nothing(_: int) -> None:
     """Do nothing between two looks."""
 
 
-def _worker() -> int | None:
+def worker_thread() -> int | None:
     """Return the identifier of the worker's thread, if it runs."""
     workers = [thread for thread in threading.enumerate() if thread.name == _WORKER]
     return workers[0].ident if workers else None
 
 
-def _cpu_clock(thread: int | None) -> Callable[[], int] | None:
+def cpu_clock(thread: int | None) -> Callable[[], int] | None:
     """Return a function that reads a thread's CPU time in ns; None where that is impossible."""
     if thread is None or not hasattr(time, "pthread_getcpuclockid"):
         return None
@@ -120,7 +120,7 @@ class Watch:
     """
 
     def __init__(self, worker: int | None = None) -> None:
-        worker_clock = _cpu_clock(worker)
+        worker_clock = cpu_clock(worker)
         self._thread = worker
         self._has_worker = worker_clock is not None
         self._worker_clock = worker_clock or int
@@ -220,7 +220,7 @@ def _start(task: Result) -> tuple[Any, Watch]:
     from redvsblue_telemetry import start_telemetry  # the floor is measured without it
 
     telemetry = start_telemetry(**_settings(task))
-    watch = Watch(_worker())
+    watch = Watch(worker_thread())
     wait_for_state(telemetry, "connected")
     return telemetry, watch
 
@@ -266,7 +266,7 @@ def start(task: Result) -> Result:
     wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
     telemetry = start_telemetry(**settings)
     wall, cpu = time.perf_counter_ns() - wall, time.thread_time_ns() - cpu
-    watch = Watch(_worker())
+    watch = Watch(worker_thread())
     watch.look(min(1.0, task["seconds"]))
     return _watched(telemetry, watch, call_ms=wall / 1e6, call_cpu_ms=cpu / 1e6)
 

@@ -1,6 +1,7 @@
 """Confirmed events a second, end to end, compared with websocket-client alone.
 
     python -m benchmarks.throughput [--rounds N] [--quick] [--json FILE]
+    python -m benchmarks.throughput --round-trips [--rounds N] [--quick] [--json FILE]
 
 Three questions, each answered by fresh processes that send to one fast sink in a separate process
 (``benchmarks/sink.py``), interleaved, for several rounds:
@@ -17,15 +18,17 @@ Three questions, each answered by fresh processes that send to one fast sink in 
      confirmation. Each thread emits blocks of 256 events and looks at ``stats().buffered``
      after each; at half the capacity (50,000) it sleeps 1 ms at a time. So nothing is dropped.
 
+   With batches of 50 events of 150 bytes, the last two are measured with a journal, too.
+
 2. *With several threads that emit?* ``emit``, the same number of events among 1, 2 and 4 threads.
 
-3. *Does the round trip limit the rate?* Default settings, events of 150 bytes at an offered rate,
-   one share a frame at 60 fps, through a proxy that delays every byte (the proxy stands between
-   at 0 ms, too). It bounds neither the bytes on the way nor TCP itself, whose connects and
-   acknowledgments are loopback's, so the round trip bounds only the protocol above. The rate
-   starts when the connection is open. The table shows the events delivered and dropped, and the
-   highest backlog. A frame that comes late emits one share and no more, so look at
-   ``reached_rate`` in the results.
+3. With ``--round-trips``: *does the round trip limit the rate?* Default settings, events of 150
+   bytes at an offered rate, one share a frame at 60 fps, through a proxy that delays every byte
+   (the proxy stands between at 0 ms, too). It bounds neither the bytes on the way nor TCP itself,
+   whose connects and acknowledgments are loopback's, so the round trip bounds only the protocol
+   above. The rate starts when the connection is open. The table shows the events delivered and
+   dropped, and the highest backlog. A frame that comes late emits one share and no more, so look
+   at ``reached_rate`` in the results.
 
 An event of 150 bytes has 150 bytes of type, timestamp and data; on the wire it has about 90 more.
 A ratio compares with the ceiling of the same round and the same batches; the table shows their
@@ -34,9 +37,11 @@ median. CPU is that of the client's process.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -44,6 +49,7 @@ from typing import Any
 
 from benchmarks.harness import (
     EVENT_TYPE,
+    JOURNAL_PREFIX,
     Result,
     Server,
     answer,
@@ -73,6 +79,7 @@ _BATCH, _SIZE = 50, 150  # where the other is varied
 _TOTAL_BYTES = 60_000_000
 _MAX_EVENTS = 300_000
 _EMIT_CAPACITY = 100_000
+_JOURNAL_BYTES = 1 << 30  # the limit of the journal: more than all the events
 _BLOCK = 256
 _TIMEOUT = 120.0  # seconds for one measurement
 _FPS = 60
@@ -85,6 +92,9 @@ _LINE_BYTES = 64 * 1024 * 1024  # that the proxy may have on the way: more than 
 def _telemetry(task: Result, **settings: Any) -> Any:
     from redvsblue_telemetry import start_telemetry  # the ceiling is measured without it
 
+    if task.get("journal"):
+        settings.pop("capacity", None)  # the journal has another limit
+        settings |= {"journal": task["journal"], "journal_max_bytes": _JOURNAL_BYTES}
     return start_telemetry(enabled=True, url=task["url"], **settings)
 
 
@@ -282,12 +292,15 @@ def _unthrottled(sink: Server, samples: dict[int, Any], max_events: int) -> list
         task = {"url": sink.url, "batch": batch, "size": size, "events": events, "threads": 1}
         ceiled = _measured(sink, task | {"kind": "ceiling", "event": samples[size]})
         results.append(task | {"kind": "ceiling"} | ceiled)
-        kinds = [("drain", 1), ("emit", 1)]
+        kinds = [("drain", 1, False), ("emit", 1, False)]
         if (batch, size) == (_BATCH, _SIZE):
-            kinds += [("emit", count) for count in THREADS if count > 1]
-        for kind, threads in kinds:
-            asked = task | {"kind": kind, "threads": threads}
-            result = asked | _measured(sink, asked)
+            kinds += [("drain", 1, True), ("emit", 1, True)]
+            kinds += [("emit", count, False) for count in THREADS if count > 1]
+        for kind, threads, has_journal in kinds:
+            asked = task | {"kind": kind, "threads": threads, "has_journal": has_journal}
+            with tempfile.TemporaryDirectory(prefix=JOURNAL_PREFIX) as folder:
+                journal = folder if has_journal else None
+                result = asked | _measured(sink, asked | {"journal": journal})
             if "events_per_second" in result and "events_per_second" in ceiled:
                 result["ratio"] = result["events_per_second"] / ceiled["events_per_second"]
             results.append(result)
@@ -311,11 +324,13 @@ _TITLES = {"ceiling": "websocket-client alone", "drain": "a backlog", "emit": "w
 def _rates(results: list[Result]) -> str:
     """The first two questions: by size of batch and event, and by threads."""
     rows = []
-    groups = grouped(results, "batch", "size", "kind", "threads")
-    for (batch, size, kind, threads), group in groups.items():
+    results = [{"has_journal": False} | result for result in results]
+    groups = grouped(results, "batch", "size", "kind", "threads", "has_journal")
+    for (batch, size, kind, threads, has_journal), group in groups.items():
+        title = _TITLES[kind] + (", journal" if has_journal else "")
         rows.append(
             [
-                _TITLES[kind] + (f", {threads} threads" if threads > 1 else ""),
+                title + (f", {threads} threads" if threads > 1 else ""),
                 str(batch),
                 str(size),
                 number(median(group, "events_per_second")),
@@ -339,28 +354,28 @@ def _round_trips(results: list[Result]) -> str:
 
 
 def tables(report: Result) -> dict[str, str]:
-    """Return the tables, by their names in the docs."""
-    offered = [result for result in report["results"] if result["kind"] == "offered"]
-    others = [result for result in report["results"] if result["kind"] != "offered"]
-    return {"throughput": _rates(others), "round-trips": _round_trips(offered)}
+    """Return the table, by its name in the docs."""
+    if report["benchmark"] == "round-trips":
+        return {"round-trips": _round_trips(report["results"])}
+    return {"throughput": _rates(report["results"])}
 
 
-def main() -> int:
-    """Measure, and print the tables."""
-    commands = parser(__doc__, rounds=5)
-    commands.add_argument("--seconds", type=float, default=10.0, help="at each offered rate")
-    options = commands.parse_args()
-    if options.child:
-        return answer(options.child, KINDS)
-    seconds = 1.0 if options.quick else options.seconds
+def _measure_rates(options: argparse.Namespace) -> Result:
+    """Answer the first two questions."""
     max_events = 5_000 if options.quick else _MAX_EVENTS
     samples = {}
     for size in EVENT_SIZES:
         result = run_child(MODULE, {"kind": "sample", "size": size}, _TIMEOUT)
         if "failure" in result:
-            print(f"no event could be captured: {result['failure']}", file=sys.stderr)
-            return 1
+            sys.exit(f"no event could be captured: {result['failure']}")
         samples[size] = result["event"]
+    with Server("benchmarks.sink") as sink:
+        return run_rounds(options, "throughput", lambda: _unthrottled(sink, samples, max_events))
+
+
+def _measure_round_trips(options: argparse.Namespace) -> Result:
+    """Answer the third question."""
+    seconds = 1.0 if options.quick else options.seconds
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(Server("benchmarks.sink"))
         proxies = {}
@@ -368,11 +383,18 @@ def main() -> int:
             proxy = FaultProxy(sink.port, queue_bytes=_LINE_BYTES)
             proxies[round_trip] = stack.enter_context(proxy)
             proxy.delay(round_trip / 2000)
+        return run_rounds(options, "round-trips", lambda: _offered(sink, proxies, seconds))
 
-        def one_round() -> list[Result]:
-            return _unthrottled(sink, samples, max_events) + _offered(sink, proxies, seconds)
 
-        report = run_rounds(options, "throughput", one_round)
+def main() -> int:
+    """Measure, and print the table."""
+    commands = parser(__doc__, rounds=5)
+    commands.add_argument("--round-trips", action="store_true", help="only the third question")
+    commands.add_argument("--seconds", type=float, default=10.0, help="at each offered rate")
+    options = commands.parse_args()
+    if options.child:
+        return answer(options.child, KINDS)
+    report = _measure_round_trips(options) if options.round_trips else _measure_rates(options)
     return conclude(tables(report), report["results"])
 
 
