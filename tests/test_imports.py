@@ -27,7 +27,7 @@ THE_PACKAGE = """
     _dialects       | errors  _shared
     engines         | errors  events  _dialects
     _recording      | errors  events  _shared
-    _journal        | _recording
+    _journal        | _recording  _shared
     _network        | _packages  _shared
     _delivery       | settings  _recording  _network  _packages  _shared
     _lifecycle      | _recording  _shared
@@ -55,6 +55,11 @@ ROOMS = {
     "_journal": """
         layout          |
         records         |
+        recovery        | layout  records
+        locks           |
+        run             | locks
+        dead            | layout  records  recovery  run
+        directory       | layout  run  dead
     """,
     # Bytes: nothing here knows what an event is.
     "_network": """
@@ -137,6 +142,9 @@ PURE = [
     "_delivery.log",
     "_delivery.states",
     "_delivery.window",
+    "_journal.layout",
+    "_journal.records",
+    "_journal.recovery",
     "_network.contract",
     "_network.frames",
     "_network.handshake",

@@ -23,6 +23,7 @@ whose header has another format alone.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -33,6 +34,7 @@ import msgspec
 __all__ = [
     "FORMAT",
     "HEADER_BYTES",
+    "MAGIC",
     "Entry",
     "EntryKind",
     "Header",
@@ -51,7 +53,9 @@ HEADER_BYTES = 16384
 """Room for a session id and a version of the greatest length."""
 
 _TITLE = b"redvsblue-telemetry journal "
-_MAGIC = b"RvBj"
+MAGIC = b"RvBj"
+"""The first bytes of each entry."""
+_SECOND_HEADER = HEADER_BYTES // 2
 _FIXED = struct.Struct("<4scxxxIQ")  # magic, kind, length of the payload, number
 _CHECKSUM = struct.Struct("<I")
 _OFFSET = struct.Struct("<I")
@@ -95,21 +99,37 @@ class Entry(msgspec.Struct, frozen=True):
     kind: bytes
     number: int
     payload: bytes = b""
+    at: int = 0
+    """Where it begins in the bytes that it was read from."""
 
 
 def encode_header(header: Header) -> bytes:
-    """Return the first HEADER_BYTES of a segment."""
+    """Return the first HEADER_BYTES of a segment: the header, and once more if there is room."""
     text = msgspec.json.encode(header)
     whole = b"%b%d\n%08x %b\n" % (_TITLE, FORMAT, crc32(text), text)
+    if len(whole) <= _SECOND_HEADER:  # a damaged one would cost all records of its run
+        whole = whole.ljust(_SECOND_HEADER, b"\0") + whole
     return whole.ljust(HEADER_BYTES, b"\0")
 
 
 def decode_header(block: bytes) -> Header:
-    """Return the header in the first bytes of a segment.
+    """Return the header in the first HEADER_BYTES of a segment.
 
     Raises:
         LayoutError: it is damaged, or of another format.
     """
+    try:
+        return _decode_header(block)
+    except LayoutError:
+        second = block.rfind(_TITLE)
+        if second <= 0:
+            raise
+        with contextlib.suppress(LayoutError):
+            return _decode_header(block[second:])
+        raise
+
+
+def _decode_header(block: bytes) -> Header:
     title, _, rest = block.partition(b"\n")
     if not title.startswith(_TITLE):
         raise LayoutError("it has no journal header")
@@ -127,7 +147,7 @@ def decode_header(block: bytes) -> Header:
 
 
 def _entry(kind: bytes, number: int, payload: bytes = b"") -> bytes:
-    content = _FIXED.pack(_MAGIC, kind, len(payload), number) + payload
+    content = _FIXED.pack(MAGIC, kind, len(payload), number) + payload
     return content + _CHECKSUM.pack(crc32(content))
 
 
@@ -168,7 +188,7 @@ def indexed(entry: Entry) -> Iterator[tuple[int, int, int, int]]:
 def decode_entries(tail: bytes) -> list[Entry]:
     """Return the intact entries in the last part of a segment, in order; skip the damaged ones."""
     entries: list[Entry] = []
-    at = tail.find(_MAGIC)
+    at = tail.find(MAGIC)
     while at >= 0:
         after = at + 1
         if at + _FIXED.size + _CHECKSUM.size <= len(tail):
@@ -177,7 +197,7 @@ def decode_entries(tail: bytes) -> list[Entry]:
             if length <= _MAX_PAYLOAD and end + _CHECKSUM.size <= len(tail):
                 content = tail[at:end]
                 if _CHECKSUM.unpack_from(tail, end)[0] == crc32(content):
-                    entries.append(Entry(kind, number, content[_FIXED.size :]))
+                    entries.append(Entry(kind, number, content[_FIXED.size :], at))
                     after = end + _CHECKSUM.size
-        at = tail.find(_MAGIC, after)
+        at = tail.find(MAGIC, after)
     return entries

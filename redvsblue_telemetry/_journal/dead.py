@@ -1,0 +1,380 @@
+"""Runs that are read from their files: those that have ended, and for a look, also living ones.
+
+A run is read segment by segment, each from its bytes at one moment. A segment that is damaged, or
+can't be read, costs no event of the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Generator
+from itertools import pairwise
+from pathlib import Path
+from time import sleep
+
+from .._recording.codec import EncodedEvent
+from .._shared import monotonic
+from .layout import (
+    HEADER_BYTES,
+    EntryKind,
+    Header,
+    LayoutError,
+    base_entry,
+    confirmed_entry,
+    decode_entries,
+    decode_header,
+)
+from .records import RecordReader
+from .recovery import Numbered, SegmentRecovery
+from .run import RunDirectory
+
+__all__ = ["BlankRunError", "DeadRun", "RunFiles", "SegmentFile"]
+
+_MAX_SEGMENT_BYTES = 64 << 20  # of a file that claims or contains more, the rest is not read
+_ENTRIES_PER_DATA = 3  # entries are never larger, in relation to the records
+_NOTE_INTERVAL = 0.25  # seconds between two notes of what is confirmed
+_TURN = 100e-6  # seconds of work, after which other threads have theirs
+_SHORTEST_SLEEP = 1e-6  # seconds; a sleep(0) would be over before another thread wakes up
+
+
+class BlankRunError(LayoutError):
+    """The run was killed before it had written anything."""
+
+
+class SegmentFile:
+    """One segment of a run, as far as its header and its entries describe it."""
+
+    def __init__(self, number: int, path: Path) -> None:
+        self.number = number
+        self.path = path
+        self.size = 0
+        """Bytes of the file."""
+        self.header: Header | None = None
+        self.is_blank = False
+        """Whether not even its header was written: nothing else was, then."""
+        self.fault: OSError | LayoutError | None = None
+        """Why it can't be read, or lacks a header; then the header of another segment serves."""
+        self.base: int | None = None
+        """The number of its first record, if an entry says so."""
+        self.has_index = False
+        self.confirmed = 0
+        """Up to which number all events of the run are settled, as far as its entries say so."""
+        self.is_read = False
+        """Whether all its events have been read. Written as the run is read."""
+        self.last = 0
+        """The number of the last event that was read from it or from a segment before it."""
+        self.next_number: int | None = None
+        """The number after its last record, if it is sure. Written as the run is read."""
+        self.damaged = 0
+        """How many of its records are lost. Written as the run is read."""
+        try:
+            self.size = path.stat(follow_symlinks=False).st_size
+            block = _read(path, 0, HEADER_BYTES)
+            self.is_blank = not block.strip(b"\0")
+            self.header = decode_header(block)
+        except (OSError, LayoutError) as error:
+            self.fault = error
+
+    def read_entries(self, data_bytes: int) -> None:
+        """Read the entries after the records."""
+        start = HEADER_BYTES + data_bytes
+        try:
+            entries = decode_entries(_read(self.path, start, _limit(data_bytes) - start))
+        except OSError as error:
+            self.fault = error
+            return
+        for entry in entries:
+            if entry.kind == EntryKind.CONFIRMED:
+                self.confirmed = max(self.confirmed, entry.number)
+            elif entry.kind == EntryKind.INDEX:
+                self.has_index = True
+            elif entry.kind == EntryKind.BASE and self.base is None:
+                self.base = entry.number
+
+    def append(self, entries: bytes, *, is_synced: bool = False) -> None:
+        """Append entries.
+
+        Raises:
+            OSError: they can't be written.
+        """
+        with self.path.open("ab", buffering=0) as file:
+            file.write(entries)
+            if is_synced:
+                os.fsync(file.fileno())
+
+
+class RunFiles:
+    """The segments of a run.
+
+    Args:
+        segments: their numbers and paths, in order.
+
+    Raises:
+        BlankRunError: no segment has anything in it.
+        LayoutError: no segment has an intact header of this format.
+        OSError: no segment can be read.
+    """
+
+    def __init__(self, segments: list[tuple[int, Path]]) -> None:
+        files = [SegmentFile(number, path) for number, path in segments]
+        headers = [file.header for file in files if file.header is not None]
+        if all(file.is_blank for file in files):
+            raise BlankRunError("it is blank")
+        if not headers:
+            raise next((f.fault for f in files if f.fault), LayoutError("it has no segments"))
+        self.header = headers[0]
+        """The header of the first segment that has one."""
+        self.segments = [file for file in files if self._belongs(file)]
+        for file in self.segments:
+            file.read_entries(self._data_bytes(file))
+        self.confirmed = max(file.confirmed for file in self.segments)
+        """Up to which number all events are settled, as the entries say."""
+        self._reader = RecordReader()
+
+    def read(self, *, start: int = 0) -> Generator[Numbered, None, None]:
+        """Yield the events that are not settled, in order, with their numbers.
+
+        Each step takes less than a millisecond, system calls aside; some yield nothing.
+
+        Args:
+            start: the place of the first segment to read.
+        """
+        last, after = self.confirmed, self.confirmed
+        number: int | None = None
+        for place, file in enumerate(self.segments[start:], start):
+            following = self.segments[place + 1] if place + 1 < len(self.segments) else None
+            if following is not None and following.base is not None and following.base <= after + 1:
+                file.is_read, file.last, number = True, last, None
+                continue
+            before = self.segments[place - 1].number if place > start else None
+            first = 1 if file.number == 1 else number if before == file.number - 1 else None
+            data_bytes = self._data_bytes(file)
+            try:
+                content = _read(file.path, 0, _limit(data_bytes))
+            except OSError as error:
+                file.fault, number = error, None
+                continue
+            yield []
+            recovery = SegmentRecovery(
+                content, data_bytes, first=first, after=after, reader=self._reader
+            )
+            for piece in recovery.pieces():
+                # Numbers that come again are those of a copied file.
+                events = (
+                    piece
+                    if not piece or piece[0][1] > last
+                    else [pair for pair in piece if pair[1] > last]
+                )
+                if events:
+                    last = events[-1][1]
+                yield events
+            file.damaged, file.next_number = recovery.damaged, recovery.next_number
+            file.last, file.is_read = last, True
+            number = recovery.next_number
+
+    def last_number(self) -> int:
+        """Return the number of the last event, from the last segments alone."""
+        start = len(self.segments) - 1
+        while (
+            start > 0 and self.segments[start].base is None and not self.segments[start].has_index
+        ):
+            start -= 1
+        number = self.confirmed
+        for events in self.read(start=start):
+            if events:
+                number = events[-1][1]
+        return number
+
+    @property
+    def damaged(self) -> int:
+        """How many records are lost in the segments that were read."""
+        return sum(file.damaged for file in self.segments)
+
+    def _belongs(self, file: SegmentFile) -> bool:
+        """Return whether a file is not a copy of another segment, perhaps of another run."""
+        header, own = file.header, self.header
+        return header is None or (
+            (header.session_id, header.run, header.segment)
+            == (own.session_id, own.run, file.number)
+        )
+
+    def _data_bytes(self, file: SegmentFile) -> int:
+        header = file.header or self.header
+        return max(0, min(header.data_bytes, _MAX_SEGMENT_BYTES))
+
+
+class DeadRun:
+    """A run that has ended, locked by this process. Used by one thread at a time.
+
+    Args:
+        directory: of the run.
+
+    Raises:
+        BlankRunError: no segment has anything in it.
+        LayoutError: no segment has an intact header of this format.
+        OSError: no segment can be read.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.path = directory.path
+        self._directory = directory
+        self._files = RunFiles(directory.segments())
+        self.header = self._files.header
+        """The header of one of its segments."""
+        self.confirmed = self._files.confirmed
+        """Up to which number all events are settled."""
+        self.expired = 0
+        """How many events :meth:`drop_oldest_segment` dropped."""
+        self._last = self._files.last_number()
+        for file in self._files.segments:  # they were read to count them
+            file.is_read, file.damaged = False, 0
+        self._left = list(self._files.segments)  # that were not deleted
+        self._taken = self.confirmed
+        self._ready: deque[tuple[EncodedEvent, int]] = deque()
+        self._pieces = self._files.read()
+        self._is_read = False
+        self._noted = self.confirmed
+        self._noted_at = monotonic()
+
+    @property
+    def waiting(self) -> int:
+        """How many events have not been taken yet: at most so many, before all was read."""
+        if self._is_read:
+            return len(self._ready)
+        return max(0, self._last - max(self._taken, self.confirmed))
+
+    @property
+    def torn(self) -> int:
+        """How many records are lost, in what has been read."""
+        return self._files.damaged
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(file.size for file in self._left)
+
+    @property
+    def oldest(self) -> int | None:
+        """When the next event happened, in milliseconds since the epoch; None if none is left."""
+        self._read_ahead(1)
+        return self._ready[0][0].time // 1_000_000 if self._ready else None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all events were taken and confirmed, as far as they can be read."""
+        return self._is_read and not self._ready and self._taken <= self.confirmed
+
+    def take(self, limit: int) -> Numbered:
+        """Return the next events with their numbers, at most ``limit``; fewer only at the end."""
+        self._read_ahead(limit)
+        taken = [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+        if taken:
+            self._taken = taken[-1][1]
+        return taken
+
+    def confirm(self, number: int) -> None:
+        """Note that all events up to a number are settled; delete the segments without others.
+
+        If it can't be written, because the disk is full, say, it is known until :meth:`release`
+        only. Then the next start sends these events again.
+        """
+        self.confirmed = max(self.confirmed, number)
+        self._delete_settled()
+        now = monotonic()
+        if now - self._noted_at >= _NOTE_INTERVAL:
+            self._noted_at = now
+            self._note()
+
+    def drop_oldest_segment(self) -> int:
+        """Drop the oldest segment with events that were not taken; return the bytes freed."""
+        before = self.size
+        self._read_ahead(1)
+        while not self._is_read and not any(
+            file.is_read and file.last > self._taken for file in self._files.segments
+        ):
+            self._read_ahead(len(self._ready) + 1)
+        number = next(
+            (
+                file.last
+                for file in self._files.segments
+                if file.is_read and file.last > self._taken
+            ),
+            self._taken,
+        )
+        while self._ready and self._ready[0][1] <= number:
+            self._taken = self._ready.popleft()[1]
+            self.expired += 1
+        self.confirm(number)
+        return before - self.size
+
+    def release(self) -> None:
+        """Unlock it and leave the rest for the next start."""
+        self._pieces.close()
+        self._delete_settled()
+        self._note()
+        self._directory.release()
+
+    def delete(self) -> None:
+        """Delete its files."""
+        self._pieces.close()
+        self._directory.delete()
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: close the copy of the lock. The parent's run is not touched."""
+        self._directory.forget_after_fork()
+
+    def _read_ahead(self, count: int) -> None:
+        """Read until that many events are ready, or all, and let other threads run meanwhile."""
+        turn_ends = monotonic() + _TURN
+        while len(self._ready) < count and not self._is_read:
+            piece = next(self._pieces, None)
+            if piece is None:
+                self._is_read = True
+            else:
+                self._ready.extend(piece)
+            if monotonic() >= turn_ends:
+                sleep(_SHORTEST_SLEEP)
+                turn_ends = monotonic() + _TURN
+
+    def _delete_settled(self) -> None:
+        settled = {file for file in self._left if file.is_read and file.last <= self.confirmed}
+        if not settled:
+            return
+        try:
+            for before, file in pairwise(self._left):
+                is_orphan = before in settled and file not in settled and file.base is None
+                if is_orphan and before.next_number is not None:
+                    file.append(base_entry(before.next_number) * 2, is_synced=True)
+                    file.base = before.next_number
+        except OSError:
+            return  # without its number, that segment would be lost
+        for file in settled:
+            with contextlib.suppress(OSError):
+                file.path.unlink()
+        self._left = [file for file in self._left if file not in settled]
+
+    def _note(self) -> None:
+        if self._noted < self.confirmed and self._left:
+            with contextlib.suppress(OSError):
+                self._left[-1].append(confirmed_entry(self.confirmed))
+                self._noted = self.confirmed
+
+
+def _limit(data_bytes: int) -> int:
+    """Return how much of a file is read at most."""
+    whole = HEADER_BYTES + (1 + _ENTRIES_PER_DATA) * data_bytes + HEADER_BYTES
+    return min(whole, HEADER_BYTES + _MAX_SEGMENT_BYTES)
+
+
+def _read(path: Path, start: int, count: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(start)
+        wanted = max(0, min(count, size - start))
+        parts = []
+        while wanted > 0 and (part := file.read(wanted)):
+            parts.append(part)
+            wanted -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)

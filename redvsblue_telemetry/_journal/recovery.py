@@ -1,0 +1,350 @@
+"""From the bytes of a segment file to its events, however damaged it is. Pure.
+
+Theory of operation
+-------------------
+
+A wrong number is worse than a lost event: the receiver would take another event for a repeat. So
+each record is delivered with a number that is sure, or not at all.
+
+*Indexed* records have an index entry with their number, length and checksum. They are looked for
+where the entry says. If bytes were inserted or deleted before them, they are elsewhere, and are
+found by length and checksum. A damaged one is lost alone, since the others keep their numbers.
+
+*Unindexed* records are those of the last moment before a kill, and those whose index entry is
+damaged. They are told apart by their boundaries, and counted: from the left, from the last number
+before them, up to the first one that is damaged; and if indexed ones follow, also from the right,
+down to the last one that is damaged. Between two damaged ones, the count is lost. But if there are
+as many as the numbers between their neighbors, each has its place, and only the damaged ones are
+lost.
+
+A kill in the middle of an ``emit`` leaves part of a record at the end. It has a zero byte or lacks
+its end, so it is not an event; its ``emit`` had not returned. A power cut may leave blocks of zeros
+before others that were written, so nothing after a zero can be counted from the left.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+from zlib import crc32
+
+import msgspec
+
+from .._recording.codec import EncodedEvent
+from .layout import HEADER_BYTES, MAGIC, Entry, EntryKind, base_entry, decode_entries, indexed
+from .records import RecordError, RecordReader
+
+__all__ = ["Numbered", "SegmentRecovery"]
+
+Numbered = list[tuple[EncodedEvent, int]]
+"""Events with their numbers."""
+
+_BEGINNING = re.compile(rb'\[-?\d{1,24},\[?"')
+_BOUNDARY = re.compile(rb'\]\[-?\d{1,24},\[?"([\s,:\]}]?)')
+_END = re.compile(rb"\}\]")
+_MAX_CANDIDATES = 100  # for the other edge of a record beside a damaged one
+_STEP = 100  # records, which take a fraction of a millisecond
+_UNINDEXED_STEP = 30  # these are decoded twice
+_MAX_TRIALS = 200_000  # comparisons of moved records, so that no file takes minutes
+_TRIALS_A_STEP = 2000
+_BASE_BYTES = len(base_entry(1))
+
+_decode = msgspec.json.Decoder().decode
+_validate = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+class SegmentRecovery:
+    """Reads one segment. Its attributes are final after an iteration over :meth:`pieces`.
+
+    Args:
+        content: of the whole file.
+        data_bytes: from its header.
+        first: the number of its first record, if the segment before it says so.
+        after: events up to this number are settled, and left out.
+        reader: turns records into events.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        data_bytes: int,
+        *,
+        first: int | None,
+        after: int = 0,
+        reader: RecordReader,
+    ) -> None:
+        self._content = content
+        self._data_end = HEADER_BYTES + data_bytes
+        self._after = after
+        self._reader = reader
+        # Records have no zero byte, and entries do: so no text in a record looks like an entry.
+        entries = decode_entries(content)
+        self._entries_at = entries[0].at if entries else len(content)
+        self._groups = _groups_of(entries)
+        self._places: dict[int, tuple[int, int]] = {}  # start and end of each record that was found
+        bases = [entry.number for entry in entries if entry.kind == EntryKind.BASE]
+        self.base = bases[0] if bases else first
+        """The number of the first record, as far as it is known without the records."""
+        self.has_base = bool(bases)
+        """Whether the segment itself has that number."""
+        self.next_number: int | None = None
+        """The number after the last record, if it is sure."""
+        self.damaged = 0
+        """How many records are lost, as far as they can be counted."""
+
+    def pieces(self) -> Iterator[Numbered]:
+        """Yield the events with their numbers, in order.
+
+        Each step takes less than a millisecond; some yield nothing.
+        """
+        yield from self._find_indexed()
+        number = self.base
+        end = HEADER_BYTES  # of the records before, by their index entry
+        drift = 0  # how far from there they really are
+        for group in self._groups:
+            at = end + drift
+            drift = self._drift(group.rows, drift)
+            if number is None or number < group.first:
+                region = self._content[at : group.start + drift]
+                is_whole = len(region) == group.start - end
+                yield from self._read_between(region, number, group.first, is_whole=is_whole)
+            yield from self._read_group(group, number)
+            drift = self._drift(reversed(group.rows), drift)
+            if number is None or number < group.end:
+                number, end = group.end, group.end_at
+        yield from self._read_tail(end, number, drift)
+
+    # Indexed records.
+
+    def _find_indexed(self) -> Iterator[Numbered]:
+        """Find the place of each indexed record."""
+        content, places = self._content, self._places
+        moved: dict[tuple[int, int], list[int]] = {}
+        for group in self._groups:
+            for at in range(0, len(group.rows), _STEP):
+                for number, start, length, checksum in group.rows[at : at + _STEP]:
+                    if crc32(content[start : start + length]) == checksum:
+                        places[number] = (start, start + length)
+                    else:
+                        moved.setdefault((length, checksum), []).append(number)
+                yield []
+        if moved:
+            yield from self._find_moved(moved)
+
+    def _find_moved(self, moved: dict[tuple[int, int], list[int]]) -> Iterator[Numbered]:
+        """Look for records elsewhere, by length and checksum, after bytes came or went."""
+        content = self._content
+        lengths = sorted({length for length, _ in moved})
+        taken = {start for start, _ in self._places.values()}
+        trials = 0
+        for match in _BEGINNING.finditer(content):
+            start = match.start()
+            if start in taken:
+                continue
+            checksum = checked = 0
+            for length in lengths:
+                trials += 1
+                if trials % _TRIALS_A_STEP == 0:
+                    yield []
+                if content[start + length - 1 : start + length] != b"]":
+                    continue
+                checksum = crc32(content[start + checked : start + length], checksum)
+                checked = length
+                if numbers := moved.get((length, checksum)):
+                    self._places[numbers.pop(0)] = (start, start + length)
+                    break
+            if trials > _MAX_TRIALS:
+                return
+
+    def _drift(self, rows: Iterable[_Row], otherwise: int) -> int:
+        """Return how far the first of the rows that was found is from where it was written."""
+        for number, start, _, _ in rows:
+            if (place := self._places.get(number)) is not None:
+                return place[0] - start
+        return otherwise
+
+    def _read_group(self, group: _Group, number: int | None) -> Iterator[Numbered]:
+        content, places, read = self._content, self._places, self._reader.read
+        # Two entries may have the same records.
+        least = max(self._after + 1, group.first if number is None else number)
+        for at in range(0, len(group.rows), _STEP):
+            events: Numbered = []
+            for row in group.rows[at : at + _STEP]:
+                if row[0] < least:
+                    continue
+                if (place := places.get(row[0])) is None:
+                    self.damaged += 1
+                    continue
+                try:
+                    events.append((read(content[place[0] : place[1]]), row[0]))
+                except RecordError:
+                    self.damaged += 1
+            yield events
+
+    # Unindexed records.
+
+    def _read_between(
+        self, region: bytes, first: int | None, end: int, *, is_whole: bool
+    ) -> Iterator[Numbered]:
+        """Read the records between two numbers.
+
+        Args:
+            region: the bytes between their neighbors.
+            first: the number of the first one, if it is known.
+            end: the number after the last one.
+            is_whole: whether the region has as many bytes as it should have.
+        """
+        texts = _split(region)
+        events: list[EncodedEvent | None] = []
+        for some in _steps(texts, _UNINDEXED_STEP):
+            events += map(self._read_unindexed, some)
+            yield []
+        bad = [place for place, event in enumerate(events) if event is None]
+        left, right = events, events[:0]
+        if first is None or not (len(events) == end - first and (is_whole or not bad)):
+            left = right = []
+            if bad:
+                right = [*self._last_whole(texts[bad[-1]]), *events[bad[-1] + 1 :]]
+                if first is not None:
+                    left = [*events[: bad[0]], *self._first_whole(texts[bad[0]])]
+            elif first is None:
+                right = events
+            if len(left) + len(right) > end - (first or 1):
+                left = right = []
+        begin = first or 0
+        if first is None:
+            self.damaged += len(bad) if right else len(events)
+        else:
+            self._lose(begin + len(left), end - len(right))
+        numbers = [*range(begin, begin + len(left)), *range(end - len(right), end)]
+        for pairs in _steps(list(zip([*left, *right], numbers, strict=True)), _STEP):
+            for event, number in pairs:
+                if event is None:
+                    self._lose(number, number + 1)
+            yield [(e, number) for e, number in pairs if e is not None and number > self._after]
+
+    def _read_tail(self, end: int, number: int | None, drift: int) -> Iterator[Numbered]:
+        """Read the records after the last indexed one, up to the first that is damaged."""
+        content, at = self._content, end + drift
+        until = max(at, min(self._data_end + drift, self._entries_at))
+        zero = content.find(b"\0", at, until)
+        written = zero if zero >= 0 else until
+        texts = _split(content[at:written])
+        beyond = content[written:until].strip(b"\0")
+        is_sure = number is not None and self._ends_in_place(drift)
+        count = whole = 0  # of records that are sure, and of texts that are nothing else
+        if is_sure:
+            for some in _steps(texts, _UNINDEXED_STEP):
+                events: list[EncodedEvent] = []
+                for text in some:
+                    event = self._read_unindexed(text)
+                    if event is None:
+                        break
+                    events.append(event)
+                whole += len(events)
+                is_over = len(events) < len(some)
+                if is_over:
+                    events += self._first_whole(texts[whole])
+                pairs = list(enumerate(events, (number or 0) + count))
+                count += len(events)
+                yield [(event, place) for place, event in pairs if place > self._after]
+                if is_over:
+                    break
+        lost = len(texts) - whole
+        if beyond:
+            lost = max(lost, 1) + len(_BOUNDARY.findall(beyond))
+        self.damaged += lost
+        is_cut = zero < 0 and len(content) < self._data_end + drift
+        if number is not None and is_sure and not lost and not is_cut:
+            self.next_number = number + count
+
+    def _ends_in_place(self, drift: int) -> bool:
+        """Return whether no bytes came or went between the last indexed record and the entries."""
+        content, end = self._content, self._data_end + drift
+        following = content[end : end + _BASE_BYTES]
+        if not following.strip(b"\0") or following.startswith(MAGIC):
+            return True
+        return content.startswith(MAGIC, end + _BASE_BYTES)  # the first entry is damaged
+
+    def _read_unindexed(self, text: bytes) -> EncodedEvent | None:
+        try:
+            event = self._reader.read_carefully(text)
+            _decode(text)  # the reader takes strings as they are, also if they are not UTF-8
+        except (RecordError, msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+        return event
+
+    def _first_whole(self, text: bytes) -> list[EncodedEvent]:
+        """Return the record at the start of a text, if the next one's start is damaged."""
+        for match in islice(_END.finditer(text), _MAX_CANDIDATES):
+            if (event := self._read_unindexed(text[: match.end()])) is not None:
+                return [event]
+        return []
+
+    def _last_whole(self, text: bytes) -> list[EncodedEvent]:
+        """Return the record at the end of a text, if the end of the one before it is damaged."""
+        for match in islice(_BEGINNING.finditer(text, 1), _MAX_CANDIDATES):
+            if (event := self._read_unindexed(text[match.start() :])) is not None:
+                return [event]
+        return []
+
+    def _lose(self, first: int, end: int) -> None:
+        """Count the numbers from ``first`` to before ``end`` as lost, if they are not settled."""
+        self.damaged += max(0, end - max(first, self._after + 1))
+
+
+_Row = tuple[int, int, int, int]  # number, start in the file, length, checksum
+
+
+class _Group:
+    """The records of one intact index entry."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.rows: list[_Row] = [
+            (number, HEADER_BYTES + offset, length, checksum)
+            for number, offset, length, checksum in indexed(entry)
+        ]
+        self.first, self.start = self.rows[0][:2]
+        self.end = self.rows[-1][0] + 1
+        self.end_at = self.rows[-1][1] + self.rows[-1][2]
+
+
+def _groups_of(entries: list[Entry]) -> list[_Group]:
+    groups = [
+        _Group(entry)
+        for entry in entries
+        if entry.kind == EntryKind.INDEX and len(entry.payload) % 8 == 4 and len(entry.payload) > 4
+    ]
+    return sorted(groups, key=lambda group: group.first)
+
+
+def _split(region: bytes) -> list[bytes]:
+    """Return the records in a region that may be damaged anywhere."""
+    parts = []
+    start = 0
+    for match in _BOUNDARY.finditer(region):
+        end = match.start() + 1
+        # The quote may be the end of a string, after which JSON goes on with one of these.
+        if match[1] and not _is_json(region[start:end]):
+            continue
+        parts.append(region[start:end])
+        start = end
+    return [*parts, region[start:]] if start < len(region) else parts
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        _validate(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
+
+
+_T = TypeVar("_T")
+
+
+def _steps(items: list[_T], size: int) -> Iterator[list[_T]]:
+    for at in range(0, len(items), size):
+        yield items[at : at + size]

@@ -1,0 +1,249 @@
+"""The directory of one run: its name, its lock, and its segment files.
+
+It contains ``lock`` and ``00000001.events`` and so on. Nothing else in it is touched, and no
+symbolic link is followed.
+
+A process that looks for dead runs can meet a run at the moment when it is created, before it has
+locked its directory. Then that process takes it for dead, and empty, and deletes it. A temporary
+name that is changed after the lock was taken was rejected: what a killed process left behind under
+such a name has to be found and removed, too, and Windows can't rename a directory with an open file
+in it. So a run makes sure that it has the lock, and that the directory is still there, and
+otherwise makes another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import sys
+from pathlib import Path
+
+from .locks import FileLock
+
+__all__ = ["RunDirectory"]
+
+_LOCK = "lock"
+_SEGMENT = re.compile(r"(\d{8,18})\.events", re.ASCII)
+_MAX_NAME = 64  # characters; Windows counts the whole path, and some file systems allow 143 bytes
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+_RESERVED = re.compile(r"CON|PRN|AUX|NUL|COM\d|LPT\d", re.IGNORECASE)  # by Windows
+_MAX_ATTEMPTS = 100
+
+
+class RunDirectory:
+    """The directory of a run that this process has locked."""
+
+    def __init__(self, path: Path, lock: FileLock) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def create(cls, journal: Path, session_id: str, run: str) -> RunDirectory:
+        """Create a run's directory, and the journal's if it is missing, and lock it.
+
+        Args:
+            journal: the directory of all runs.
+            session_id: gives it its name, as far as a file can have it.
+            run: is appended if there is a directory of that name.
+
+        Raises:
+            OSError: it can't be created, or its file system has no locks.
+        """
+        journal = Path(os.path.abspath(journal))  # the game may change its working directory
+        name = _safe(session_id)
+        problem: OSError = FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(journal))
+        for attempt in range(_MAX_ATTEMPTS):
+            suffix = "" if attempt == 0 else f"-{_safe(run)}" + f"-{attempt}" * (attempt > 1)
+            path = journal / f"{name}{suffix}"
+            try:
+                _make_journal(journal)
+                _make_private(path)
+            except (FileExistsError, FileNotFoundError) as error:  # perhaps erased meanwhile
+                problem = error
+                continue
+            try:
+                lock = FileLock.acquire(path / _LOCK, create=True)
+            except FileNotFoundError as error:  # removed by a process that took it for dead
+                problem = error
+                continue
+            except OSError:
+                with contextlib.suppress(OSError):
+                    path.joinpath(_LOCK).unlink(missing_ok=True)
+                    path.rmdir()
+                raise
+            if lock is not None:
+                return cls(path, lock)
+        raise problem
+
+    @classmethod
+    def take_over(cls, path: Path) -> RunDirectory | None:
+        """Lock the directory of a dead run; return None if it is alive, or is not a run at all.
+
+        What a process left behind that was killed while it created or deleted a run is removed.
+
+        Raises:
+            OSError: it can't be read or locked.
+        """
+        try:
+            segments, others = _contents(path)
+            if not segments and others - {_LOCK}:
+                return None
+            if not segments and not others:
+                path.rmdir()  # if it is being created now, its creator makes another one
+                return None
+            lock = FileLock.acquire(path / _LOCK, create=bool(segments))
+        except FileNotFoundError:
+            return None
+        if lock is None:
+            return None
+        run = cls(path, lock)
+        try:
+            if run.segments():
+                return run
+        except OSError:
+            lock.release()
+            raise
+        run.delete()
+        return None
+
+    @staticmethod
+    def is_living(path: Path) -> bool:
+        """Return whether a run is locked at this moment.
+
+        Raises:
+            OSError: its lock can't be opened.
+        """
+        try:
+            lock = FileLock.acquire(path / _LOCK)
+        except FileNotFoundError:
+            return False
+        if lock is None:
+            return True
+        lock.release()
+        return False
+
+    @staticmethod
+    def segments_in(path: Path) -> list[tuple[int, Path]]:
+        """Return the numbers and paths of the segments in a directory, in order.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        return sorted(_contents(path)[0].items())
+
+    def segments(self) -> list[tuple[int, Path]]:
+        """Return the numbers and paths of the segments, in order.
+
+        Raises:
+            OSError: the directory can't be read.
+        """
+        return self.segments_in(self.path)
+
+    def segment_path(self, number: int) -> Path:
+        """Return the path of a segment."""
+        return self.path / _segment_name(number)
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the directory still exists and is locked by this process."""
+        return self._lock.is_held
+
+    def lock_again(self) -> bool:
+        """Lock it again if a host closed the lock's descriptor; return whether it is locked.
+
+        It can't be if it was deleted, or if another process has taken it over meanwhile.
+        """
+        return self._lock.hold_again()
+
+    def sync(self) -> None:
+        """Make sure that a power cut leaves the names of the files in place. May take long.
+
+        Raises:
+            OSError: it failed.
+        """
+        if sys.platform != "win32":  # there, a directory can't be opened, and NTFS logs names
+            for path in (self.path, self.path.parent):
+                fd = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+
+    def release(self) -> None:
+        """Unlock it and keep the files. A directory without segments is removed."""
+        try:
+            is_empty = not self.segments()
+        except OSError:
+            is_empty = False
+        if is_empty:
+            self.delete()
+        else:
+            self._lock.release()
+
+    def delete(self) -> None:
+        """Delete the files and the directory, as far as they can be. Unlocks it in any case."""
+        if self._lock.hold_again():  # else another process may have taken it over
+            with contextlib.suppress(OSError):
+                for _, path in self.segments():
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+            if sys.platform == "win32":  # it can't delete an open file
+                self._lock.release()
+            with contextlib.suppress(OSError):
+                self._lock.path.unlink()
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+        self._lock.release()
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: close its copy of the lock. The parent's run is not touched."""
+        self._lock.forget_after_fork()
+
+
+def _segment_name(number: int) -> str:
+    return f"{number:08}.events"
+
+
+def _safe(text: str) -> str:
+    """Return a name that any file system accepts; texts may share one."""
+    name = _UNSAFE.sub("_", text[:_MAX_NAME]) or "_"
+    return f"_{name}" if _RESERVED.fullmatch(name) else name
+
+
+def _make_journal(path: Path) -> None:
+    if path.is_dir():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _make_private(path)
+    except FileExistsError:
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+
+
+def _make_private(path: Path) -> None:
+    path.mkdir(0o700)
+    if stat.S_IMODE(path.stat().st_mode) != 0o700:  # a umask can take bits away
+        with contextlib.suppress(OSError):
+            path.chmod(0o700)
+
+
+def _contents(path: Path) -> tuple[dict[int, Path], set[str]]:
+    """Return the segments of a directory by number, and the names of everything else."""
+    segments: dict[int, Path] = {}
+    others: set[str] = set()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            match = _SEGMENT.fullmatch(entry.name)
+            if (
+                match
+                and entry.name == _segment_name(int(match[1]))
+                and entry.is_file(follow_symlinks=False)
+            ):
+                segments[int(match[1])] = path / entry.name
+            else:
+                others.add(entry.name)
+    return segments, others

@@ -1,0 +1,134 @@
+"""Dead runs: their events in order, once, with their numbers; what is settled is forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from redvsblue_telemetry._journal.dead import DeadRun
+from redvsblue_telemetry._journal.directory import JournalDirectory
+from tests.support.journal import STARTED_AT, Segment, numbers_of, records, write_run
+
+
+def only_run(journal: Path) -> DeadRun:
+    (run,) = JournalDirectory(journal).dead_runs()
+    return run
+
+
+def take_all(run: DeadRun, limit: int = 50) -> list[int]:
+    numbers: list[int] = []
+    while some := run.take(limit):
+        assert len(some) <= limit
+        numbers += numbers_of(some)
+    return numbers
+
+
+def three_segments(**last: bool) -> list[Segment]:
+    return [
+        Segment(number=1, first=1, records=records(1, 100), indexed=100),
+        Segment(number=2, first=101, records=records(101, 100), indexed=70),
+        Segment(number=3, first=201, records=records(201, 30), **last),
+        Segment(number=4, first=0, has_base=False),
+    ]
+
+
+@pytest.mark.parametrize("has_base", [True, False])
+def test_all_events_are_taken_in_order(tmp_path: Path, has_base: bool) -> None:
+    write_run(tmp_path, *three_segments(has_base=has_base))
+    run = only_run(tmp_path)
+    assert (run.waiting, run.oldest) == (230, STARTED_AT + 1)
+    assert take_all(run) == list(range(1, 231))
+    assert (run.waiting, run.oldest, run.torn, run.is_settled) == (0, None, 0, False)
+    run.confirm(230)
+    assert run.is_settled
+    run.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_not_confirmed_is_there_again(tmp_path: Path) -> None:
+    write_run(tmp_path, *three_segments())
+    run = only_run(tmp_path)
+    assert numbers_of(run.take(150)) == list(range(1, 151))
+    run.confirm(117)
+    run.release()
+    again = only_run(tmp_path)
+    assert (again.waiting, again.confirmed) == (113, 117)
+    assert take_all(again) == list(range(118, 231))
+    again.release()
+
+
+def test_settled_segments_are_deleted_and_the_next_one_keeps_its_number(tmp_path: Path) -> None:
+    path = write_run(
+        tmp_path,
+        Segment(number=1, first=1, records=records(1, 100)),
+        Segment(number=2, first=101, records=records(101, 50), has_base=False),
+    )
+    run = only_run(tmp_path)
+    before, first = run.size, path.joinpath("00000001.events").stat().st_size
+    assert numbers_of(run.take(120)) == list(range(1, 121))
+    run.confirm(100)
+    assert not path.joinpath("00000001.events").exists()
+    assert run.size == before - first
+    run.release()
+    again = only_run(tmp_path)
+    assert take_all(again) == list(range(101, 151))
+    again.delete()
+
+
+def test_the_oldest_segment_is_dropped_and_counted(tmp_path: Path) -> None:
+    write_run(tmp_path, *three_segments())
+    run = only_run(tmp_path)
+    assert numbers_of(run.take(20)) == list(range(1, 21))
+    size = run.size
+    assert run.drop_oldest_segment() == size - run.size > 16384
+    assert run.expired == 80
+    assert take_all(run) == list(range(101, 231))
+    while run.drop_oldest_segment():
+        pass
+    assert run.expired == 80
+    run.delete()
+
+
+def test_numbers_that_are_not_sure_are_not_delivered(tmp_path: Path) -> None:
+    path = write_run(tmp_path, *three_segments(has_base=False))
+    path.joinpath("00000002.events").unlink()
+    run = only_run(tmp_path)
+    assert take_all(run) == list(range(1, 101))
+    assert run.torn == 30
+    run.delete()
+
+
+def test_a_segment_without_a_header_has_that_of_its_run(tmp_path: Path) -> None:
+    path = write_run(tmp_path, *three_segments())
+    for number in (1, 3):
+        segment = path / f"{number:08}.events"
+        segment.write_bytes(bytes(16384) + segment.read_bytes()[16384:])
+    run = only_run(tmp_path)
+    assert take_all(run) == list(range(1, 231))
+    run.delete()
+
+
+def test_a_segment_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
+    path = write_run(tmp_path, *three_segments())
+    run = only_run(tmp_path)
+    path.joinpath("00000002.events").unlink()  # after its entries were read
+    assert take_all(run) == [*range(1, 101), *range(201, 231)]
+    run.delete()
+
+
+def test_a_copied_segment_repeats_nothing(tmp_path: Path) -> None:
+    path = write_run(tmp_path, *three_segments())
+    copy = path.joinpath("00000001.events").read_bytes()
+    path.joinpath("00000004.events").write_bytes(copy)
+    run = only_run(tmp_path)
+    assert take_all(run) == list(range(1, 231))
+    run.delete()
+
+
+def test_a_segment_of_another_run_is_not_taken_for_one_of_this(tmp_path: Path) -> None:
+    foreign = Segment(number=4, first=231, records=records(231, 9), run="fedcba9876543210")
+    write_run(tmp_path, *three_segments()[:3], foreign)
+    run = only_run(tmp_path)
+    assert take_all(run) == list(range(1, 231))
+    run.delete()

@@ -1,0 +1,258 @@
+"""The directory of a run: its name, its modes, its lock, and what may be deleted."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redvsblue_telemetry._journal.directory import JournalDirectory
+from redvsblue_telemetry._journal.run import RunDirectory, _safe
+from tests.support.journal import RUN, SESSION
+
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="modes and forks of POSIX")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunDirectory]:
+    run = RunDirectory.create(tmp_path / "journal", SESSION, RUN)
+    yield run
+    run.delete()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process would find it locked."""
+    import fcntl
+
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def test_a_run_has_the_name_of_its_session(run: RunDirectory, tmp_path: Path) -> None:
+    assert run.path == tmp_path / "journal" / SESSION
+    assert [path.name for path in run.path.iterdir()] == ["lock"]
+    assert run.segment_path(1) == run.path / "00000001.events"
+    assert run.is_intact
+
+
+@needs_posix
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+def test_only_its_owner_can_read_it_at_any_umask(tmp_path: Path, umask: int) -> None:
+    script = f"""
+import os
+from pathlib import Path
+from redvsblue_telemetry._journal.run import RunDirectory
+os.umask({umask})
+RunDirectory.create(Path({str(tmp_path / "journal")!r}), {SESSION!r}, {RUN!r})
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+    path = tmp_path / "journal" / SESSION
+    modes = [stat.S_IMODE(p.stat().st_mode) for p in (path.parent, path, path / "lock")]
+    assert modes == [0o700, 0o700, 0o600]
+
+
+@given(st.text(max_size=1000) | st.sampled_from(["..", ".", "/", "con", "NUL.txt", "COM1", "a:b"]))
+def test_every_session_id_makes_a_name_for_every_file_system(session_id: str) -> None:
+    name = _safe(session_id)
+    assert 1 <= len(name) <= 65
+    assert set(name) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+    assert name.upper() not in {"CON", "PRN", "AUX", "NUL", "COM1", "COM9", "LPT1"}
+
+
+@pytest.mark.parametrize("session_id", ["../../outside", "\0", "é" * 1000, "con", "a/b", "", "🚀"])
+def test_no_session_id_leads_out_of_the_directory(tmp_path: Path, session_id: str) -> None:
+    run = RunDirectory.create(tmp_path / "journal", session_id, RUN)
+    assert run.path.parent == tmp_path / "journal"
+    assert run.path.is_dir()
+    run.delete()
+
+
+def test_runs_of_one_session_have_different_directories(tmp_path: Path) -> None:
+    runs = [RunDirectory.create(tmp_path, SESSION, RUN) for _ in range(4)]
+    names = [run.path.name for run in runs]
+    assert names[:2] == [SESSION, f"{SESSION}-{RUN}"]
+    assert len(set(names)) == 4
+    for run in runs:
+        run.delete()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_directory_survives_a_change_of_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory.create(Path("journal"), SESSION, RUN)
+    monkeypatch.chdir("/")
+    assert run.segment_path(1).parent == tmp_path / "journal" / SESSION
+    run.delete()
+    assert not (tmp_path / "journal" / SESSION).exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link to nothing", "below a file"])
+def test_a_journal_that_is_not_a_directory_is_an_error_that_names_it(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "journal"
+    if kind == "link to nothing":
+        path.symlink_to(tmp_path / "nowhere")
+    else:
+        path.write_text("precious")
+    journal = path / "below" if kind == "below a file" else path
+    with pytest.raises(OSError, match="journal"):
+        RunDirectory.create(journal, SESSION, RUN)
+    if kind != "link to nothing":
+        assert path.read_text() == "precious"
+
+
+def test_a_released_run_is_kept_unless_it_is_empty(tmp_path: Path) -> None:
+    run, empty = (RunDirectory.create(tmp_path, SESSION, RUN) for _ in range(2))
+    run.segment_path(1).write_bytes(b"something")
+    run.release()
+    empty.release()
+    assert [path.name for path in tmp_path.iterdir()] == [SESSION]
+    again = RunDirectory.take_over(run.path)
+    assert again is not None
+    again.delete()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_files_of_a_run_are_deleted(tmp_path: Path, run: RunDirectory) -> None:
+    outside = tmp_path / "00000007.events"
+    outside.write_text("precious")
+    run.segment_path(1).write_bytes(b"something")
+    run.segment_path(2).symlink_to(outside)
+    foreign = ["notes.txt", "1.events", "000000001.events", "00000003.events.bak"]
+    for name in foreign:
+        run.path.joinpath(name).write_text("foreign")
+    run.path.joinpath("00000004.events").mkdir()
+    assert [number for number, _ in run.segments()] == [1]
+    run.delete()
+    left = sorted(path.name for path in run.path.iterdir())
+    assert left == sorted([*foreign, "00000002.events", "00000004.events"])
+    assert outside.read_text() == "precious"
+
+
+def test_a_deleted_directory_is_noticed(run: RunDirectory) -> None:
+    run.path.joinpath("lock").unlink()
+    run.path.rmdir()
+    assert not run.is_intact
+    assert not run.lock_again()
+    run.delete()
+
+
+def test_a_run_that_was_replaced_is_not_deleted(run: RunDirectory) -> None:
+    run.path.joinpath("lock").unlink()
+    run.path.joinpath("lock").touch()
+    run.segment_path(1).write_bytes(b"of another process")
+    assert not run.is_intact
+    run.delete()
+    assert run.segment_path(1).exists()
+
+
+@needs_posix
+def test_a_lock_whose_descriptor_was_closed_is_taken_again(run: RunDirectory) -> None:
+    os.close(run._lock._fd)
+    with open(os.devnull) as other:  # it may get the number of the descriptor
+        assert not run.is_intact
+        assert not is_locked(run.path / "lock")
+        assert run.lock_again()
+        assert run.is_intact
+        assert is_locked(run.path / "lock")
+        other.read()
+
+
+def test_what_a_kill_left_of_a_creation_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "no lock yet").mkdir()
+    (tmp_path / "no segment yet").mkdir()
+    (tmp_path / "no segment yet" / "lock").touch()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "lock").write_text("of another program")
+    (tmp_path / "photos" / "me.jpg").touch()
+    assert list(JournalDirectory(tmp_path).dead_runs()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert len(list((tmp_path / "photos").iterdir())) == 2
+
+
+def test_a_run_is_created_against_one_that_erases_at_the_same_time(tmp_path: Path) -> None:
+    journal, is_over = tmp_path / "journal", threading.Event()
+
+    def erase() -> None:
+        while not is_over.is_set():
+            JournalDirectory(journal).erase()
+            for run in JournalDirectory(journal).dead_runs():
+                run.delete()
+
+    erasers = [threading.Thread(target=erase) for _ in range(2)]
+    for eraser in erasers:
+        eraser.start()
+    try:
+        for number in range(300):
+            run = RunDirectory.create(journal, f"session-{number}", RUN)
+            run.segment_path(1).write_bytes(b"something")
+            assert run.is_intact
+            assert run.segment_path(1).read_bytes() == b"something"
+            run.delete()
+    finally:
+        is_over.set()
+        for eraser in erasers:
+            eraser.join()
+
+
+@needs_posix
+def test_a_child_closes_its_copy_of_the_lock(run: RunDirectory) -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            run.delete()  # of the parent: nothing happens
+            run.release()
+            os.write(writing, b"%d" % run.is_intact)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    assert os.read(reading, 10) == b"0"
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert run.is_intact
+    assert run.path.is_dir()
+    assert RunDirectory.is_living(run.path)
+
+
+@needs_posix
+def test_a_run_is_dead_although_its_child_lives(tmp_path: Path) -> None:
+    script = f"""
+import os, sys
+from pathlib import Path
+from redvsblue_telemetry._journal.run import RunDirectory
+run = RunDirectory.create(Path({str(tmp_path)!r}), {SESSION!r}, {RUN!r})
+run.segment_path(1).touch()
+if os.fork() == 0:
+    print("forked", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+sys.stdin.read(1)
+os._exit(1)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"forked\n"
+        assert RunDirectory.is_living(tmp_path / SESSION)
+        parent.kill()
+        parent.wait()
+        assert not RunDirectory.is_living(tmp_path / SESSION)
+        parent.stdin.close()  # ends the child
