@@ -183,6 +183,7 @@ class FaultProxy:
         first_takes: the bytes that are read from the first client; then that connection stalls
             until :meth:`go_on`. The others are not affected.
         queue_bytes: how much may be on the way in one direction of a connection.
+        port: where to listen on 127.0.0.1; any free port by default.
     """
 
     def __init__(
@@ -191,6 +192,7 @@ class FaultProxy:
         *,
         first_takes: int | None = None,
         queue_bytes: int = _QUEUE_BYTES,
+        port: int = 0,
     ) -> None:
         self.upstream = ("127.0.0.1", upstream) if isinstance(upstream, int) else upstream
         """May be changed at any time; it counts for new connections."""
@@ -208,7 +210,8 @@ class FaultProxy:
         self._waker, self._wake = socket.socketpair()
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BYTES)
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", port))
         self._listener.listen(128)
         self._listener.setblocking(False)
         for sock in (self._listener, self._waker):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import threading
 import time
@@ -287,3 +288,27 @@ def test_closing_resets_what_is_open_and_ends_the_thread() -> None:
             socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
         proxy.reset()  # to no effect
     assert threading.active_count() == before
+
+
+def test_a_proxy_that_was_closed_can_be_followed_by_one_on_the_same_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        listener.settimeout(5)
+        first = on_a_port_that_the_system_gives_to_nobody(listener)
+        with first:
+            client = stack.enter_context(
+                socket.create_connection(("127.0.0.1", first.port), timeout=5)
+            )
+            stack.enter_context(listener.accept()[0])
+        assert is_reset(client)
+        with FaultProxy(listener.getsockname(), port=first.port) as second:
+            assert second.port == first.port
+            stack.enter_context(socket.create_connection(("127.0.0.1", second.port), timeout=5))
+            stack.enter_context(listener.accept()[0])
+
+
+def on_a_port_that_the_system_gives_to_nobody(listener: socket.socket) -> FaultProxy:
+    """On a port from its range, another process could come between the two proxies."""
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
+        with contextlib.suppress(OSError):
+            return FaultProxy(listener.getsockname(), port=port)
+    raise OSError("no free port")
