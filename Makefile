@@ -80,7 +80,7 @@ test-lowest: ## Run the tests with the oldest dependencies that setup.cfg allows
 	.venv-lowest/bin/python -m pytest -n auto
 
 .PHONY: bench
-bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes most of an hour
+bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes more than an hour
 	$(BENCH)/bin/python -m benchmarks.side_by_side --json benchmarks/results/side-by-side.json --plots docs/images
 	$(BENCH)/bin/python -m benchmarks.frame_pairs --json benchmarks/results/frame-pairs.json
 	$(BENCH)/bin/python -m benchmarks.frame_pairs --journal --json benchmarks/results/journal-pairs.json
@@ -92,6 +92,7 @@ bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes 
 	$(BENCH)/bin/python -m benchmarks.backlog --json benchmarks/results/backlog.json
 	$(BENCH)/bin/python -m benchmarks.collector --json benchmarks/results/collector.json
 	$(BENCH)/bin/python -m benchmarks.instructions --json benchmarks/results/instructions.json
+	$(BENCH)/bin/python -m benchmarks.truth_table --json benchmarks/results/truth-table.json --plots docs/images
 	$(BENCH)/bin/python -m benchmarks.page
 
 .PHONY: bench-check

@@ -1,8 +1,9 @@
-"""Draws the figures of the side-by-side benchmark, for its option ``--plots``.
+"""Draws the figures of the side-by-side benchmark and of the truth table, for their ``--plots``.
 
 ``emit-cost.png`` shows the cost of 100 events in a frame. ``frames.png`` shows two distributions by
 percentile: how long frames take, and how late the game wakes up. They need the histograms of the
-run, which the committed results leave out.
+run, which the committed results leave out. ``truth-table.png`` shows the lost events of each SDK in
+each scenario.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ mpl.use("agg")
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogLocator
 
+from benchmarks import truth_table
 from benchmarks.game_loop import BINS_A_DECADE
 from benchmarks.harness import Result, summary
 from benchmarks.peers import PEERS
@@ -257,3 +261,125 @@ def draw(report: Result, folder: Path) -> list[Path]:
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=_DPI)
     return paths
+
+
+# The truth table.
+
+_SHORT = {
+    "ours-journal": "redvsblue\nwith journal",
+    "ours": "redvsblue",
+    "sentry": "Sentry",
+    "opentelemetry": "Open-\nTelemetry",
+    "posthog": "PostHog",
+    "segment": "Segment",
+    "amplitude": "Amplitude",
+}
+_ROWS = {
+    "kill": "kill -9 after 1,000 events",
+    "away": "server away for a minute",
+    "next-start": "away at the exit, back at the next start",
+    "resets": "20 resets",
+    "black-hole": "a black hole for a minute",
+    "burst": "100,000 events at once",
+    "fork": "a fork",
+    "opt-out": "opted out: arrived nevertheless",
+    "full-disk": "the disk is full",
+}
+_EXIT_ROWS = {
+    "next-start": "exit, server away",
+    "exit-in-black-hole": "exit, server silent",
+}
+_HARM = LinearSegmentedColormap.from_list("harm", ["#fbe3cf", "#E69F00", "#D55E00"])
+_EMPTY = "#f0f0f0"
+_PATIENCE = 3.0  # seconds at the exit that a player does not mind
+
+
+def _tile(axes: Axes, column: int, row: float, text: str, color: str, ink: str) -> None:
+    shape = FancyBboxPatch(
+        (column + 0.05, row + 0.08),
+        0.9,
+        0.84,
+        boxstyle="round,pad=0,rounding_size=0.1",
+        facecolor=color,
+        edgecolor="none",
+    )
+    axes.add_patch(shape)
+    size = 9 if color == _EMPTY else 10.5
+    axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=size)
+
+
+def _harm_tile(axes: Axes, report: Result, name: str, sdk: str, place: tuple[int, float]) -> None:
+    found = truth_table.harm(report, name, sdk)
+    if found is None:
+        text = "no opt-out" if name == "opt-out" else "memory only"
+        _tile(axes, *place, text, _EMPTY, "#767676")
+    elif not found["harmed"]:
+        _tile(axes, *place, "0", _BLUE, "white")
+    else:
+        share = found["harmed"] / found["of"]
+        text = f"{found['harmed']:,}{truth_table.mark(report, name, sdk)}"
+        _tile(axes, *place, text, mpl.colors.to_hex(_HARM(share)), "white" if share > 0.8 else _INK)
+
+
+def _exit_tile(axes: Axes, report: Result, name: str, sdk: str, place: tuple[int, float]) -> None:
+    cell = truth_table.cell_of(report, name, sdk)
+    if cell is None:
+        return
+    seconds = report["exit_limit_seconds"] if cell["hung"] else cell["exit_seconds"]
+    text = f"> {seconds:g} s" if cell["hung"] else f"{seconds:.1f} s"
+    if seconds <= _PATIENCE:
+        _tile(axes, *place, text, _BLUE, "white")
+    else:
+        share = min(1.0, seconds / report["exit_limit_seconds"])
+        _tile(axes, *place, text, mpl.colors.to_hex(_HARM(share)), "white" if share > 0.8 else _INK)
+
+
+def truth_figure(report: Result) -> Figure:
+    """Draw a tile for each SDK in each scenario."""
+    sdks = truth_table.sdks_of(report)
+    gap = 0.3
+    rows = len(_ROWS) + gap + len(_EXIT_ROWS)
+    figure = Figure(figsize=(10.5, 1.5 + 0.44 * rows), layout="constrained")
+    axes = figure.add_subplot()
+    labels: list[tuple[float, str]] = []
+    for row, (name, title) in enumerate(_ROWS.items()):
+        labels.append((row + 0.5, title))
+        for column, sdk in enumerate(sdks):
+            _harm_tile(axes, report, name, sdk, (column, row))
+    for row, (name, title) in enumerate(_EXIT_ROWS.items()):
+        at = len(_ROWS) + gap + row
+        labels.append((at + 0.5, title))
+        for column, sdk in enumerate(sdks):
+            _exit_tile(axes, report, name, sdk, (column, at))
+    axes.set_xlim(0, len(sdks))
+    axes.set_ylim(rows, 0)
+    axes.set_yticks([at for at, _ in labels], [title for _, title in labels])
+    axes.set_xticks([column + 0.5 for column in range(len(sdks))], [_SHORT[sdk] for sdk in sdks])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelsize=10.5)
+    for label, sdk in zip(axes.get_xticklabels(), sdks, strict=True):
+        if sdk.startswith(_OURS):
+            label.set(weight="bold", color=_BLUE)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    figure.supxlabel(
+        "Each SDK is configured for reliable delivery. ° Not promised by this SDK. The last two "
+        "rows are the seconds that an exit takes.",
+        fontsize=9.5,
+        x=0.015,
+        ha="left",
+    )
+    figure.suptitle(
+        "Events lost: the same torture for each SDK", fontsize=15, weight="bold", x=0.015, ha="left"
+    )
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    return figure
+
+
+def draw_truth(report: Result, folder: Path) -> Path:
+    """Draw the truth table into a folder; return its path."""
+    _style()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "truth-table.png"
+    truth_figure(report).savefig(path, dpi=_DPI)
+    return path
