@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, count
 from zlib import crc32
 
 import msgspec
@@ -175,14 +175,18 @@ def index_entry(number: int, offset: int, records: Sequence[bytes]) -> bytes:
     return _entry(EntryKind.INDEX, number, _OFFSET.pack(offset) + payload)
 
 
-def indexed(entry: Entry) -> Iterator[tuple[int, int, int, int]]:
-    """Return ``(number, offset, length, checksum)`` of each record in an index entry."""
+def indexed(entry: Entry, *, start: int = 0) -> Iterator[tuple[int, int, int, int]]:
+    """Return ``(number, offset, length, checksum)`` of each record in an index entry.
+
+    Args:
+        entry: one of that kind.
+        start: is added to each offset.
+    """
     (offset,) = _OFFSET.unpack_from(entry.payload)
     values = struct.unpack(f"<{(len(entry.payload) - _OFFSET.size) // 4}I", entry.payload[4:])
     lengths, checksums = values[: len(values) // 2], values[len(values) // 2 :]
-    offsets = accumulate(lengths, initial=offset)
-    for place, row in enumerate(zip(offsets, lengths, checksums, strict=False)):
-        yield entry.number + place, *row
+    offsets = accumulate(lengths, initial=start + offset)
+    return zip(count(entry.number), offsets, lengths, checksums, strict=False)
 
 
 def decode_entries(tail: bytes) -> list[Entry]:

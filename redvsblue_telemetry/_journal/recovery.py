@@ -82,7 +82,8 @@ class SegmentRecovery:
         # Records have no zero byte, and entries do: so no text in a record looks like an entry.
         entries = decode_entries(content)
         self._entries_at = entries[0].at if entries else len(content)
-        self._groups = _groups_of(entries)
+        self._entries = entries
+        self._groups: list[_Group] = []
         self._places: dict[int, tuple[int, int]] = {}  # start and end of each record that was found
         bases = [entry.number for entry in entries if entry.kind == EntryKind.BASE]
         self.base = bases[0] if bases else first
@@ -99,6 +100,11 @@ class SegmentRecovery:
 
         Each step takes less than a millisecond; some yield nothing.
         """
+        for entry in self._entries:
+            if entry.kind == EntryKind.INDEX and _is_index(entry.payload):
+                self._groups.append(_Group(entry))
+                yield []
+        self._groups.sort(key=lambda group: group.first)
         yield from self._find_indexed()
         number = self.base
         end = HEADER_BYTES  # of the records before, by their index entry
@@ -196,9 +202,10 @@ class SegmentRecovery:
             end: the number after the last one.
             is_whole: whether the region has as many bytes as it should have.
         """
-        texts = _split(region)
+        texts: list[bytes] = []
         events: list[EncodedEvent | None] = []
-        for some in _steps(texts, _UNINDEXED_STEP):
+        for some in _steps(_split(region), _UNINDEXED_STEP):
+            texts += some
             events += map(self._read_unindexed, some)
             yield []
         bad = [place for place, event in enumerate(events) if event is None]
@@ -231,28 +238,28 @@ class SegmentRecovery:
         until = max(at, min(self._data_end + drift, self._entries_at))
         zero = content.find(b"\0", at, until)
         written = zero if zero >= 0 else until
-        texts = _split(content[at:written])
         beyond = content[written:until].strip(b"\0")
         is_sure = number is not None and self._ends_in_place(drift)
-        count = whole = 0  # of records that are sure, and of texts that are nothing else
-        if is_sure:
-            for some in _steps(texts, _UNINDEXED_STEP):
-                events: list[EncodedEvent] = []
+        count = whole = total = (
+            0  # of records that are sure, of texts that are nothing else, and all
+        )
+        is_over = not is_sure
+        for some in _steps(_split(content[at:written]), _UNINDEXED_STEP):
+            total += len(some)
+            events: list[EncodedEvent] = []
+            if not is_over:
                 for text in some:
                     event = self._read_unindexed(text)
                     if event is None:
                         break
                     events.append(event)
                 whole += len(events)
-                is_over = len(events) < len(some)
-                if is_over:
-                    events += self._first_whole(texts[whole])
-                pairs = list(enumerate(events, (number or 0) + count))
-                count += len(events)
-                yield [(event, place) for place, event in pairs if place > self._after]
-                if is_over:
-                    break
-        lost = len(texts) - whole
+                if is_over := len(events) < len(some):
+                    events += self._first_whole(some[len(events)])
+            pairs = list(enumerate(events, (number or 0) + count))
+            count += len(events)
+            yield [(event, place) for place, event in pairs if place > self._after]
+        lost = total - whole
         if beyond:
             lost = max(lost, 1) + len(_BOUNDARY.findall(beyond))
         self.damaged += lost
@@ -302,36 +309,28 @@ class _Group:
     """The records of one intact index entry."""
 
     def __init__(self, entry: Entry) -> None:
-        self.rows: list[_Row] = [
-            (number, HEADER_BYTES + offset, length, checksum)
-            for number, offset, length, checksum in indexed(entry)
-        ]
+        self.rows: list[_Row] = list(indexed(entry, start=HEADER_BYTES))
         self.first, self.start = self.rows[0][:2]
         self.end = self.rows[-1][0] + 1
         self.end_at = self.rows[-1][1] + self.rows[-1][2]
 
 
-def _groups_of(entries: list[Entry]) -> list[_Group]:
-    groups = [
-        _Group(entry)
-        for entry in entries
-        if entry.kind == EntryKind.INDEX and len(entry.payload) % 8 == 4 and len(entry.payload) > 4
-    ]
-    return sorted(groups, key=lambda group: group.first)
+def _is_index(payload: bytes) -> bool:
+    return len(payload) % 8 == 4 and len(payload) > 4
 
 
-def _split(region: bytes) -> list[bytes]:
-    """Return the records in a region that may be damaged anywhere."""
-    parts = []
+def _split(region: bytes) -> Iterator[bytes]:
+    """Yield the records in a region that may be damaged anywhere."""
     start = 0
     for match in _BOUNDARY.finditer(region):
         end = match.start() + 1
         # The quote may be the end of a string, after which JSON goes on with one of these.
         if match[1] and not _is_json(region[start:end]):
             continue
-        parts.append(region[start:end])
+        yield region[start:end]
         start = end
-    return [*parts, region[start:]] if start < len(region) else parts
+    if start < len(region):
+        yield region[start:]
 
 
 def _is_json(text: bytes) -> bool:
@@ -345,6 +344,7 @@ def _is_json(text: bytes) -> bool:
 _T = TypeVar("_T")
 
 
-def _steps(items: list[_T], size: int) -> Iterator[list[_T]]:
-    for at in range(0, len(items), size):
-        yield items[at : at + size]
+def _steps(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
