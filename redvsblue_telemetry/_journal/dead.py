@@ -10,7 +10,6 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Generator
-from itertools import pairwise
 from pathlib import Path
 from time import sleep
 
@@ -77,6 +76,13 @@ class SegmentFile:
         except (OSError, LayoutError) as error:
             self.fault = error
 
+    @property
+    def previous(self) -> int:
+        """The number of the segment before it, as far as that is known."""
+        if self.header is None or self.header.previous is None:
+            return self.number - 1
+        return self.header.previous
+
     def read_entries(self, data_bytes: int) -> None:
         """Read the entries after the records."""
         start = HEADER_BYTES + data_bytes
@@ -142,19 +148,18 @@ class RunFiles:
             start: the place of the first segment to read.
         """
         last, after = self.confirmed, self.confirmed
-        number: int | None = None
+        next_numbers: dict[int, int | None] = {0: 1}  # after each segment
         for place, file in enumerate(self.segments[start:], start):
             following = self.segments[place + 1] if place + 1 < len(self.segments) else None
             if following is not None and following.base is not None and following.base <= after + 1:
-                file.is_read, file.last, number = True, last, None
+                file.is_read, file.last = True, last
                 continue
-            before = self.segments[place - 1].number if place > start else None
-            first = 1 if file.number == 1 else number if before == file.number - 1 else None
+            first = next_numbers.get(file.previous)
             data_bytes = self._data_bytes(file)
             try:
                 content = _read(file.path, 0, _limit(data_bytes))
             except OSError as error:
-                file.fault, number = error, None
+                file.fault = error
                 continue
             yield []
             recovery = SegmentRecovery(
@@ -172,7 +177,7 @@ class RunFiles:
                 yield events
             file.damaged, file.next_number = recovery.damaged, recovery.next_number
             file.last, file.is_read = last, True
-            number = recovery.next_number
+            next_numbers[file.number] = recovery.next_number
 
     def last_number(self) -> int:
         """Return the number of the last event, from the last segments alone."""
@@ -343,11 +348,12 @@ class DeadRun:
         if not settled:
             return
         try:
-            for before, file in pairwise(self._left):
-                is_orphan = before in settled and file not in settled and file.base is None
-                if is_orphan and before.next_number is not None:
-                    file.append(base_entry(before.next_number) * 2, is_synced=True)
-                    file.base = before.next_number
+            next_numbers = {file.number: file.next_number for file in settled}
+            for file in self._left:
+                number = next_numbers.get(file.previous)
+                if file not in settled and file.base is None and number is not None:
+                    file.append(base_entry(number) * 2, is_synced=True)
+                    file.base = number
         except OSError:
             return  # without its number, that segment would be lost
         for file in settled:

@@ -80,6 +80,10 @@ class Header(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """When the run began, in milliseconds since the epoch."""
     version: str | None = None
     """The version of the game's build."""
+    previous: int | None = None
+    """The number of the segment that was filled before this one, 0 if there is none. It may have
+    no predecessor by number: two threads can make a segment at once, and one of them is given up.
+    None: the number before this one."""
 
 
 class EntryKind:

@@ -99,6 +99,36 @@ def test_numbers_that_are_not_sure_are_not_delivered(tmp_path: Path) -> None:
     run.delete()
 
 
+@pytest.mark.parametrize("is_left", [False, True])
+def test_a_segment_that_was_given_up_leaves_the_numbers_sure(tmp_path: Path, is_left: bool) -> None:
+    # Two threads made one at once, and the game was killed before either had a base.
+    write_run(
+        tmp_path,
+        Segment(number=1, first=1, records=records(1, 100), has_base=False),
+        *[Segment(number=2, has_base=False, previous=1)][: 1 if is_left else 0],
+        Segment(number=3, records=records(101, 20), has_base=False, previous=1),
+        Segment(number=4, records=records(121, 3), has_base=False),
+    )
+    run = only_run(tmp_path)
+    assert numbers_of(run.take(60)) == list(range(1, 61))
+    run.release()
+    again = only_run(tmp_path)
+    numbers = numbers_of(again.take(110))
+    again.confirm(100)  # its segment is deleted
+    again.release()
+    last = only_run(tmp_path)
+    assert [*numbers, *take_all(last)] == [*range(1, 111), *range(101, 124)]
+    assert last.torn == 0
+    last.delete()
+
+
+def test_a_first_segment_need_not_have_the_number_1(tmp_path: Path) -> None:
+    write_run(tmp_path, Segment(number=2, records=records(1, 5), has_base=False, previous=0))
+    run = only_run(tmp_path)
+    assert take_all(run) == [1, 2, 3, 4, 5]
+    run.delete()
+
+
 def test_a_segment_without_a_header_has_that_of_its_run(tmp_path: Path) -> None:
     path = write_run(tmp_path, *three_segments())
     for number in (1, 3):

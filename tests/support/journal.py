@@ -45,6 +45,7 @@ class Segment:
         confirmed: a number up to which all is settled, or None.
         torn: bytes of another record, the rest of which was not written.
         data_bytes: its size.
+        previous: the number of the segment before it, unless that is the number before.
     """
 
     number: int = 1
@@ -60,6 +61,7 @@ class Segment:
     run: str = RUN
     started_at: int = STARTED_AT
     version: str | None = None
+    previous: int | None = None
 
     @property
     def content(self) -> bytes:
@@ -71,6 +73,7 @@ class Segment:
             data_bytes=self.data_bytes,
             started_at=self.started_at,
             version=self.version,
+            previous=self.previous,
         )
         data = b"".join(self.records) + self.torn
         assert len(data) <= self.data_bytes
