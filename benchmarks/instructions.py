@@ -10,6 +10,7 @@ loop is measured as a separate case and subtracted.
 - ``emit_on``: ``telemetry.emit(type, data)`` with six fields, into a store that doesn't fill, while
   the worker waits (``set_online(False)``).
 - ``emit_full``: the same into a full store, where each emit drops the oldest event.
+- ``emit_journal``: the same with a journal, in segments that don't fill.
 - ``emit_off``: the same call when telemetry is off.
 - ``empty_function``: an empty Python function with the same signature.
 - ``msgspec_encode``: msgspec alone, encoding the same event (a ready-made Struct of type,
@@ -27,8 +28,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 from benchmarks.backlog import empty, offline
@@ -49,6 +52,7 @@ MODULE = "benchmarks.instructions"
 _IS_SLOW = sys.version_info < (3, 11)  # Python 3.11 made calls cheaper
 LIMITS = {
     ("emit_on", "msgspec_encode"): 2.2 if _IS_SLOW else 1.9,
+    ("emit_journal", "msgspec_encode"): 2.2 if _IS_SLOW else 1.9,
     ("emit_full", "msgspec_encode"): 3.4 if _IS_SLOW else 2.7,
     ("emit_off", "empty_function"): 1.5,
 }
@@ -78,6 +82,38 @@ def emit_full(count: int) -> None:
     telemetry = offline(_FULL)
     _emit_each(telemetry, _FULL)
     _emit_each(telemetry, count)
+
+
+def emit_journal(count: int) -> None:
+    """Emit into a journal's active segment, which is large enough for all of it."""
+    from redvsblue_telemetry._journal.layout import Header
+    from redvsblue_telemetry._journal.store import JournalStore
+    from redvsblue_telemetry._recording.codec import EventCodec
+    from redvsblue_telemetry._recording.emit import Flag, make_emit
+    from redvsblue_telemetry._recording.ledger import Ledger
+
+    codec, switch = EventCodec("session"), Flag()
+    store = JournalStore(max_bytes=1 << 30, max_event_bytes=1 << 20)
+    switch.on = True
+    with tempfile.TemporaryDirectory() as directory:
+        store.open(_Directory(directory), Header(codec.session_id, codec.run, 1, 0, 0))
+        emit = make_emit(switch, codec, store, Ledger(store), print)
+        kind, data = EVENT_TYPE, event_data(_SIZE)
+        for _ in repeat(None, count):
+            emit(kind, data)
+
+
+class _Directory:
+    """A directory as a journal's store sees it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def segment_path(self, number: int) -> Path:
+        return self._path / str(number)
+
+    def sync(self) -> None:
+        pass
 
 
 def emit_off(count: int) -> None:
@@ -121,6 +157,7 @@ CASES: dict[str, Callable[[int], None]] = {
         emit_off,
         msgspec_encode,
         emit_on,
+        emit_journal,
         emit_full,
     )
 }

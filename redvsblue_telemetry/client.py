@@ -164,7 +164,7 @@ class Telemetry:
         body = None
         try:
             body = self._codec.encode_event(event)
-            self._store.items.append(body)
+            self._store.push(body)
         except Exception as error:
             # Without a call, like `emit`: each may fail, close to the recursion limit.
             for _ in self._ledger.rejections:
@@ -177,8 +177,6 @@ class Telemetry:
                 pass
             return
         try:
-            if len(self._store.items) >= self._store.high_water:
-                self._store.enforce_capacity()
             if body.time < _SECONDS_AS_MILLISECONDS <= time_ns() and not self._has_seen_seconds:
                 self._has_seen_seconds = True
                 logger.warning(

@@ -60,6 +60,8 @@ ROOMS = {
         run             | locks
         dead            | layout  records  recovery  run
         directory       | layout  run  dead
+        segment         | layout  records
+        store           | layout  records  segment
     """,
     # Bytes: nothing here knows what an event is.
     "_network": """

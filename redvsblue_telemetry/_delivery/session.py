@@ -17,7 +17,7 @@ import msgspec
 from .._network.contract import Connection, ConnectionLost, Frame, FrameKind, LostKind
 from .._recording.codec import EncodedEvent, EventCodec
 from .._recording.ledger import DropReason, Ledger
-from .._recording.store import TelemetryStore
+from .._recording.store import Store
 from ..settings import TelemetrySettings
 from .log import log_safely
 from .pacing import TimeSlice
@@ -52,7 +52,7 @@ class WireSession:
         self,
         connection: Connection,
         *,
-        store: TelemetryStore[EncodedEvent],
+        store: Store[EncodedEvent],
         take: Callable[[int], list[tuple[EncodedEvent, int]]],
         codec: EventCodec,
         window: DeliveryWindow,

@@ -37,7 +37,7 @@ from .._network.dial import prepare
 from .._network.websocket import open_websocket
 from .._recording.codec import EncodedEvent, EventCodec
 from .._recording.ledger import DropReason, Ledger
-from .._recording.store import TelemetryStore
+from .._recording.store import Store
 from .._shared import TokenBucket, is_loopback, monotonic
 from ..settings import TelemetrySettings, is_token
 from .backoff import Backoff
@@ -94,7 +94,7 @@ class TelemetryConnector:
 
     def __init__(
         self,
-        store: TelemetryStore[EncodedEvent],
+        store: Store[EncodedEvent],
         codec: EventCodec,
         settings: TelemetrySettings,
         *,

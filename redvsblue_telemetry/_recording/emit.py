@@ -8,6 +8,7 @@ are bound once, by a closure, and the usual case is written out. The other cases
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from gc import is_tracked
 from time import time_ns  # a module-level name, so that tests can freeze it
@@ -18,7 +19,9 @@ from ..events import Data, merged
 from .codec import EncodedEvent, EventCodec
 from .jsonable import is_modest
 from .ledger import Ledger
-from .store import TelemetryStore
+from .store import Store, TelemetryStore
+
+class_of = type  # in `emit`, that name is the event's type
 
 __all__ = ["Emit", "Flag", "emit_nothing", "make_emit"]
 
@@ -42,7 +45,7 @@ def emit_nothing(type: str, data: Data | None = None, /, **fields: Any) -> None:
 def make_emit(
     switch: Flag,
     codec: EventCodec,
-    store: TelemetryStore[EncodedEvent],
+    store: Store[EncodedEvent],
     ledger: Ledger,
     complain: Callable[[Exception, object], None],
 ) -> Emit:
@@ -65,34 +68,54 @@ def make_emit(
         codec.always_fits_bytes,
         codec.max_event_bytes,
     )
-    items, rise = store.items, store.enforce_capacity
+    journal = store.journal
+    items: deque[EncodedEvent] = deque()
+    rise: Callable[[], object] = store.on_high_water
+    if isinstance(store, TelemetryStore):
+        items, rise = store.items, store.enforce_capacity
     append = items.append
 
     def emit(type: str, data: Data | None = None, /, **fields: Any) -> None:
         if not switch.on:
             return
-        body = None
         try:
             prefix = type_prefixes[type]
             if data is None:
                 data = fields
-            elif fields or data.__class__ is not dict:
+            elif fields or class_of(data) is not dict:
                 data, fields = merged(type, data, fields, room), {}
             # The encoder recurses on the C stack, so it may not be given deep data. Up to Python
             # 3.13, the garbage collector doesn't track a dict whose values hold no references, and
             # asking it costs a tenth of looking at six values. Later Pythons track every dict.
-            if not is_tracked(data) or is_modest(data, room):
-                text = encode_json(data)
-                if len(text) <= most:
-                    body = EncodedEvent(prefix, time_ns(), text)
+            if is_tracked(data) and not is_modest(data, room):
+                raise ValueError
+            # A record has the time and the type in it, so it is the one that has to be small.
+            text = encode_json(data if journal is None else (time_ns(), type, data))
+            if len(text) > most:
+                type_prefixes.pop(type, None)  # so that the next one is not encoded in vain
+                raise ValueError
+        except Exception:  # noqa: S110 (a new type, perhaps; a real error occurs again below)
+            pass
+        else:
+            # Not in the same `try`: what a signal handler raises here must not record it twice.
+            try:
+                if journal is None:
+                    append(EncodedEvent(prefix, time_ns(), text))
                 else:
-                    type_prefixes.pop(type, None)  # so that the next one is not encoded in vain
-        except Exception:  # a new type, perhaps; a real error occurs again below
-            body = None
+                    write = journal.write  # calling the attribute itself would cost more
+                    write(text)
+                    return
+            except (ValueError, RecursionError, MemoryError):  # the segment is full, perhaps
+                pass
+            else:
+                try:
+                    if len(items) >= store.high_water:
+                        rise()
+                except RecursionError:  # a later event reports the high water
+                    pass
+                return
         try:
-            if body is None:
-                body = codec.encode(type, data, fields)
-            append(body)
+            store.push(codec.encode(type, data, fields))
         except Exception as error:
             # Close to the recursion limit, any call may fail; a step of a loop calls nothing.
             for _ in ledger.rejections:
@@ -103,11 +126,5 @@ def make_emit(
                 raise
             except Exception:  # noqa: S110 (the same limit)
                 pass
-            return
-        try:
-            if len(items) >= store.high_water:
-                rise()
-        except RecursionError:  # the event is recorded, and a later one reports the high water
-            pass
 
     return emit

@@ -24,7 +24,7 @@ import msgspec
 
 from .._shared import keep_on_reload
 from .counter import AtomicCounter
-from .store import TelemetryStore
+from .store import Store
 
 __all__ = ["Counts", "DropReason", "Ledger"]
 
@@ -70,7 +70,7 @@ class Ledger:
         store: counts the events on the game's side.
     """
 
-    def __init__(self, store: TelemetryStore[Any]) -> None:
+    def __init__(self, store: Store[Any]) -> None:
         self._store = store
         self.begin()
 

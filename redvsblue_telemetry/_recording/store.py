@@ -47,11 +47,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from itertools import islice, repeat
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .counter import IS_FREE_THREADED, AtomicCounter
 
-__all__ = ["FreeThreadedStore", "TelemetryStore"]
+__all__ = ["FreeThreadedStore", "Journal", "Store", "TelemetryStore"]
 
 T = TypeVar("T")
 
@@ -62,6 +62,50 @@ _MAX_WAIT = 0.001  # seconds
 
 def _nothing() -> None:
     """Do nothing: the high-water callback of a store without a worker."""
+
+
+class Journal:
+    """Where ``emit`` writes records, if there is a journal."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.write = write
+        """Writes a record in one step, or raises ValueError: then ``push`` has to."""
+
+
+class Store(Protocol[T]):
+    """A first-in, first-out store, as the client, the ledger and the worker see it.
+
+    :class:`TelemetryStore` has the meaning of each method. Only where there is a journal, the last
+    few do something.
+    """
+
+    high_water: int
+    on_high_water: Callable[[], object]
+
+    @property
+    def journal(self) -> Journal | None: ...
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def departed(self) -> int: ...
+    @property
+    def pushed(self) -> int: ...
+    def begin(self) -> None: ...
+    def push(self, item: T) -> None: ...
+    def drain(self, limit: int) -> list[T]: ...
+    def drain_numbered(self, limit: int) -> list[tuple[T, int]]: ...
+    def peek(self, limit: int) -> list[T]: ...
+    def clear(self) -> int: ...
+    def __len__(self) -> int: ...
+    def departed_and_waiting(self) -> tuple[int, int]: ...
+    @property
+    def expired(self) -> int: ...
+    @property
+    def erased(self) -> int: ...
+    def confirm(self, number: int) -> None: ...
+    def maintain(self) -> float | None: ...
 
 
 class TelemetryStore(Generic[T]):
@@ -79,6 +123,11 @@ class TelemetryStore(Generic[T]):
         high_water: with this many items or more, each push calls ``on_high_water``.
         on_high_water: must be quick, must not raise, and may be called from any thread.
     """
+
+    journal: Journal | None = None
+    """None: the events are in ``items``."""
+    expired = erased = 0
+    """Without a journal, events are not dropped in these ways."""
 
     def __new__(cls, *_: Any, **__: Any) -> TelemetryStore[T]:
         """Return a store for this build of Python."""
@@ -115,8 +164,11 @@ class TelemetryStore(Generic[T]):
         """Add an item at the back. If that exceeds the capacity, drop and count the oldest."""
         items = self.items
         items.append(item)
-        if len(items) >= self.high_water:
-            self.enforce_capacity()
+        try:
+            if len(items) >= self.high_water:
+                self.enforce_capacity()
+        except RecursionError:  # the item is there, and a later push reports the high water
+            pass
 
     def enforce_capacity(self) -> None:
         """Slow path of `push`: drop the oldest item if over capacity, then signal high water."""
@@ -179,6 +231,13 @@ class TelemetryStore(Generic[T]):
             waiting = len(self.items)
             if departed == self.departed:  # nothing left in between, so the two belong together
                 return departed, waiting
+
+    def confirm(self, number: int) -> None:
+        """Do nothing: nothing is kept until it is confirmed."""
+
+    def maintain(self) -> float | None:
+        """Do nothing, never: there are no files."""
+        return None
 
 
 class FreeThreadedStore(TelemetryStore[T]):

@@ -1,0 +1,320 @@
+"""One segment: a piece of memory for records, with or without a file behind it.
+
+It owns the calls of the operating system that a segment needs, and keeps how far its records are
+counted, taken and indexed. Which segment is the active one, and what becomes of each, is the
+business of :mod:`.store`.
+
+Never a SIGBUS: the blocks of a file are allocated before it is mapped, so a full disk is an OSError
+at that moment. Never a page fault in ``emit``: all pages are touched by a call that releases the
+GIL. On a file system that copies on write or compresses (btrfs, ZFS), allocated blocks are not a
+promise for ever; the standard says no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import threading
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+from .._recording.counter import IS_FREE_THREADED
+from .layout import HEADER_BYTES, Header, base_entry, confirmed_entry, encode_header
+from .records import split_records
+
+__all__ = ["Segment"]
+
+_ZEROS = bytes(64 * 1024)
+_CHUNK_BYTES = 64 * 1024  # read at once: some 400 records, 0.1 ms
+_TAIL_BYTES = 16 * 1024  # allocated for entries, so that most fit on a disk that is full later
+_ENTRY_BYTES = len(base_entry(0))
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, getattr(errno, "EOPNOTSUPP", errno.ENOSYS)}
+_sync_data = getattr(os, "fdatasync", os.fsync)  # not on macOS and Windows
+
+
+class Segment:
+    """Memory for records, which any thread fills by calling :attr:`write`.
+
+    With the GIL, ``write`` is a method of ``mmap``: one call into C that copies the record and
+    advances the position. It raises ValueError where there is no room, and once the segment is
+    sealed or closed. Without the GIL, it does the same under a lock.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        data_bytes: int,
+        *,
+        path: Path | None = None,
+        header: Header | None = None,
+    ) -> None:
+        self.number = number
+        """Segments are filled in the order of their numbers."""
+        self.path = path
+        """None: there is no file behind it."""
+        self.generation = 0
+        """How often the journal had been erased when it was made."""
+        self._fd = -1
+        self._start = 0 if path is None else HEADER_BYTES
+        self._size = self._start + data_bytes
+        self.file_bytes = 0
+        """The size of its file."""
+        self._entries_to = self._size + 4 * _ENTRY_BYTES  # after two bases and two confirmed ones
+        self._confirmed = 0
+        # So that nobody closes a descriptor that another thread is about to use. Not for `emit`.
+        self._using_file = threading.RLock()
+        # Without the GIL, a call of mmap is several steps. With it, there is nothing to guard.
+        self._steps: contextlib.AbstractContextManager[object] = (
+            threading.RLock() if IS_FREE_THREADED else contextlib.nullcontext()
+        )
+        if path is None:
+            self._map = mmap.mmap(-1, self._size)
+        else:
+            self._map = self._mapped_file(path)
+            if header is not None:
+                self._map[:HEADER_BYTES] = encode_header(header)
+        self._touch()
+        self._map.seek(self._start)
+        self.write: Callable[[bytes], object] = (
+            self._write_locked if IS_FREE_THREADED else self._map.write
+        )
+
+        # How far its records are counted and taken. Written under the store's lock.
+        self.is_sealed = False
+        self.first = 0
+        """The number of its first record."""
+        self.lengths = array("I")
+        """The length of each record that is counted."""
+        self.counted_to = self._start
+        self.taken = 0
+        self.taken_to = self._start
+        # How far they are on disk. Written by the worker.
+        self.indexed = 0
+        self.indexed_to = self._start
+        self.has_base = False
+        self._synced_to = self._start
+        self._has_new_entries = False
+
+    def _mapped_file(self, path: Path) -> mmap.mmap:
+        fd = os.open(path, _FLAGS, 0o600)
+        try:
+            _allocate(fd, self._size + _TAIL_BYTES)
+            mapped = mmap.mmap(fd, self._size)
+        except BaseException:
+            os.close(fd)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+        self._fd = fd
+        self.file_bytes = self._size + _TAIL_BYTES
+        return mapped
+
+    def _touch(self) -> None:
+        """Write zeros into the records' part, so that no page has to be fetched later."""
+        if hasattr(os, "readv"):
+            with contextlib.suppress(OSError):
+                zeros = os.open("/dev/zero", os.O_RDONLY)
+                try:
+                    with memoryview(self._map)[self._start :] as view:
+                        os.readv(zeros, [view])
+                    return
+                finally:
+                    os.close(zeros)
+        for at in range(self._start, self._size, len(_ZEROS)):
+            size = min(len(_ZEROS), self._size - at)
+            self._map[at : at + size] = _ZEROS[:size]
+
+    def _write_locked(self, record: bytes) -> object:
+        with self._steps:
+            return self._map.write(record)
+
+    @property
+    def waiting(self) -> int:
+        """How many counted records are not taken yet."""
+        return len(self.lengths) - self.taken
+
+    @property
+    def last(self) -> int:
+        """The number of its last record that is counted."""
+        return self.first + len(self.lengths) - 1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether entries can be appended to its file."""
+        return self._fd >= 0
+
+    # The rest of the methods never run in `emit`. Those up to `take` need the store's lock.
+
+    def seal(self) -> None:
+        """Have every later ``write`` raise ValueError."""
+        with contextlib.suppress(ValueError), self._steps:  # it may be closed
+            self._map.seek(0, os.SEEK_END)
+
+    def count(self) -> None:
+        """Count the records that were written since the last call; all of them, once sealed."""
+        end = self._end
+        while self.counted_to < end:
+            size = _CHUNK_BYTES
+            records: list[bytes] = []
+            while not records:
+                upto = min(self.counted_to + size, end)
+                chunk = self._map[self.counted_to : upto]
+                # The last record of a piece may be cut off; it is the first of the next piece.
+                records = split_records(chunk) if upto == end else split_records(chunk + b"]")[:-1]
+                size *= 2
+            self.lengths.extend(map(len, records))
+            self.counted_to += sum(map(len, records))
+
+    @property
+    def _end(self) -> int:
+        position = self._map.tell()
+        if position < self._size or self.counted_to == position:
+            return position
+        # Sealed, or full to the last byte. A record ends with a bracket, and zeros follow.
+        return max(self.counted_to, self._map.rfind(b"]", self.counted_to) + 1)
+
+    def take(self, count: int) -> None:
+        """Count the next records as taken."""
+        self.taken_to += sum(self.lengths[self.taken : self.taken + count])
+        self.taken += count
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return a part of it; from the file if it is no longer mapped.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        with contextlib.suppress(ValueError), self._steps:  # closed, perhaps by another thread
+            return self._map[offset : offset + size]
+        if self.path is None:
+            raise OSError(errno.ENOENT, "it is gone")
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def offset_of(self, place: int) -> int:
+        """Return where an offset is, counted from the end of the header."""
+        return place - self._start
+
+    # Calls of the operating system: never under a lock.
+
+    def write_base(self) -> None:
+        """Write twice which number its first record has.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        self._write_at(self._size, base_entry(self.first) * 2)
+        self.has_base = True
+
+    def write_confirmed(self, number: int) -> None:
+        """Write up to which number all events of the run are settled.
+
+        There are two places for it, used in turn, so that one of them is always intact.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        self._confirmed += 1
+        place = self._size + (2 + self._confirmed % 2) * _ENTRY_BYTES
+        self._write_at(place, confirmed_entry(number))
+
+    def append(self, entry: bytes) -> None:
+        """Write an entry after those that are there.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        self._write_at(self._entries_to, entry)
+        self._entries_to += len(entry)
+        self.file_bytes = max(self.file_bytes, self._entries_to)
+
+    def _write_at(self, place: int, entry: bytes) -> None:
+        with self._using_file:
+            if self._fd < 0:  # another thread has given it up
+                return
+            self._has_new_entries = True
+            if hasattr(os, "pwrite"):
+                written = os.pwrite(self._fd, entry, place)
+            else:
+                os.lseek(self._fd, place, os.SEEK_SET)
+                written = os.write(self._fd, entry)
+        if written < len(entry):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def sync(self) -> None:
+        """Have all that is written until now survive a power cut.
+
+        Raises:
+            OSError: that can't be promised.
+        """
+        with self._using_file:
+            if self._fd < 0:
+                return
+            counted_to, self._has_new_entries = self.counted_to, False
+            _sync_data(self._fd)
+            self._synced_to = counted_to
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether all that is known of it was synced."""
+        return not self._has_new_entries and self._synced_to >= self.counted_to
+
+    def close(self) -> None:
+        """Close it; a file stays."""
+        self.seal()
+        with self._using_file:
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                with contextlib.suppress(OSError):  # the host may have closed all descriptors
+                    os.close(fd)
+        # Another thread may be reading it: then the last reference closes it.
+        with contextlib.suppress(BufferError), self._steps:
+            self._map.close()
+
+    def unlink(self) -> None:
+        """Remove its file. On Windows, that has no effect while it is open."""
+        self.file_bytes = 0
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def delete(self) -> None:
+        """Remove its file, and close it."""
+        self.unlink()
+        self.close()
+        if os.name == "nt":
+            self.unlink()
+
+    def forget(self) -> None:
+        """Close it in a forked child, without touching what the parent uses.
+
+        The position and the descriptor are the child's own; the pages are not. The locks are new,
+        since a thread that had one doesn't exist here.
+        """
+        self._using_file = threading.RLock()
+        self._steps = contextlib.nullcontext()
+        self.close()
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Have the file system set blocks aside.
+
+    Raises:
+        OSError: there are not enough.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+        else:
+            return
+    left = size
+    while left > 0:
+        left -= os.write(fd, _ZEROS[:left])

@@ -1,0 +1,740 @@
+"""The store of a run with a journal: events wait as records, in files that outlive the process.
+
+Theory of operation
+-------------------
+
+It keeps what :class:`~redvsblue_telemetry._recording.store.TelemetryStore` keeps, and counts it as
+exactly, but as records in a row of :class:`~.segment.Segment` objects.
+
+**Emit** calls ``journal.write``, the ``write`` of the active segment: one call into C, which
+CPython (with the GIL) never interrupts. If the segment is full, it raises ValueError, and
+:meth:`JournalStore.push` makes a spare segment the active one.
+
+**Rotation takes no lock.** Two single calls into C do it, and nothing can come between their parts:
+
+* :meth:`JournalStore._line_up` appends a new segment to the spares *and* to the segments ahead,
+  unless one with a higher number is there already, which another thread has made in the meantime.
+* :meth:`JournalStore._publish` takes the first spare *and* makes it the active one.
+
+So segments become active in the order of their numbers, which are those of their files. Two threads
+that find a segment full at the same time can leave an empty one behind, and no more.
+
+**A position is a number.** An event's number is the place of its record in the row of segments. A
+segment is *reached* when it has been published. When the one after it is reached, it is *sealed*,
+and only then its end is final: a thread that was about to write into it gets a ValueError and takes
+the slow path. Every look at the store first counts the records that are new (:meth:`_catch_up`) and
+drops those beyond the capacity, so all counts are exact.
+
+**The lock** guards these counts. ``emit`` never waits for it: it tries to take it where the oldest
+segment has to go, and otherwise goes one segment beyond the limit. No disk operation happens under
+it. The lock is reentrant, because a signal handler may call any method in the midst of any other.
+
+**The worker** calls :meth:`JournalStore.maintain` at each wake, which writes the entries, syncs,
+makes spares and removes files. The work is done in pieces of a few hundred records, with a system
+call after each, so it never keeps the GIL for long. If events come faster than it makes spares,
+``emit`` makes one itself: it waits for the disk then, unless the disk is known to hang.
+
+**Trouble.** If a file can't be made or written, new events are kept in segments without a file, in
+bounded number. The disk is tried again every half minute.
+
+**Fork.** A mapping is shared with the child, whose ``write`` would overwrite the parent's records.
+So :meth:`JournalStore.begin` seals the child's copies of all segments: a position is the child's
+own. Until it is called (by a hook that runs in the child before ``os.fork`` returns), an emit in a
+signal handler or in a hook that was registered earlier would still write into the parent's segment.
+A guard in a ``before`` hook would have to let the parent's other threads emit at the same time,
+which costs them a detour, so there is none. What such an emit overwrites, the parent overwrites
+again with its next event.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import accumulate, chain, compress, repeat
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from .._recording.codec import EncodedEvent, prefix_of
+from .._recording.counter import IS_FREE_THREADED, AtomicCounter
+from .._recording.store import Journal
+from .._shared import monotonic
+from .layout import HEADER_BYTES, Header, index_entry
+from .records import RecordError, RecordReader, record_of
+from .segment import Segment
+
+__all__ = ["JournalStore", "Run"]
+
+_DATA_BYTES = 240 * 1024  # of a segment: some 1,500 events
+_SPARES = 4  # ready at any time
+_MAX_CHUNK_RECORDS = 500  # some 0.3 ms to index or take
+_SYNC_INTERVAL = 0.8  # seconds; with the sync itself, less than the second that is promised
+_MAX_UNSYNCED = 16  # segments; each has two descriptors until it is synced
+_RETRY_INTERVAL = 30.0  # seconds until the disk is tried again
+_HANGS_AFTER = 0.25  # seconds that one disk operation of the worker takes
+_TYPICAL_RECORD_BYTES = 160
+
+_read_leniently = re.compile(rb'\[(-?\d{1,24}),("(?:[^"\\]|\\.)*"),(.*)\]', re.DOTALL).fullmatch
+
+
+def _nothing() -> None:
+    """Do nothing: a callback that nobody has set."""
+
+
+def _ignore(_: OSError) -> None:
+    """Do nothing: likewise."""
+
+
+def _refuse(_: bytes) -> object:
+    """Be the ``write`` while there is no active segment."""
+    raise ValueError("there is no segment yet")
+
+
+class Run(Protocol):
+    """The directory of a run, as the store sees it."""
+
+    def segment_path(self, number: int) -> Path:
+        """Return where the file of the segment of this number is to be."""
+        raise NotImplementedError
+
+    def sync(self) -> None:
+        """Have the names of the files survive a power cut."""
+
+
+class JournalStore:
+    """A first-in, first-out store of events that are on disk as soon as they are pushed.
+
+    Every method may be called from any thread, unless it says that it is the worker's. ``push``
+    may also be called from a signal handler or a ``__del__``, in the middle of any other call.
+    All but ``push`` wait for each other, for less than a millisecond.
+
+    Args:
+        max_bytes: the largest size of this run's files. Beyond it, the oldest events are dropped
+            and counted in ``expired``.
+        max_event_bytes: the largest size of an event.
+        capacity: the largest number of events, however large they are; None: no limit but that of
+            the bytes. Beyond it, the oldest are dropped and counted in ``dropped``.
+        memory_capacity: the same for events in memory only.
+        high_water: with this many events waiting, the worker should hurry.
+        on_high_water: called when a segment is full, and by the first push after :meth:`begin`.
+            Must be quick, must not raise, and may be called from any thread.
+        clock: returns monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int,
+        max_event_bytes: int = 16384,
+        capacity: int | None = None,
+        memory_capacity: int = 5000,
+        high_water: int | None = None,
+        on_high_water: Callable[[], object] = _nothing,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"capacity must be at least 1, not {capacity}")
+        self.capacity = capacity
+        self.memory_capacity = memory_capacity if capacity is None else capacity
+        self.high_water = _DATA_BYTES // _TYPICAL_RECORD_BYTES if high_water is None else high_water
+        self.on_high_water = on_high_water
+        self.on_trouble: Callable[[OSError], object] = _ignore
+        """Called once when events are kept in memory only from now on, from any thread."""
+        self.on_first_push: Callable[[], object] = _nothing
+        """Called by the first push after :meth:`begin`, unless :meth:`open` was called: it may."""
+        self.max_bytes = max_bytes
+        # A full segment wakes the worker, so a small store has small segments.
+        wanted = min(_DATA_BYTES, max_bytes // 8, (capacity or _DATA_BYTES) * 20)
+        self._data_bytes = max(wanted, 4 * max_event_bytes) // 4096 * 4096
+        self._spares_wanted = max(1, min(_SPARES, max_bytes // self._file_bytes // 4))
+        self._clock = clock
+        self.journal = Journal(_refuse)
+        """Where ``emit`` writes records."""
+        self._ahead: deque[Segment] = deque()
+        self._segments: deque[Segment] = deque()
+        self.begin()
+
+    @property
+    def _file_bytes(self) -> int:
+        return HEADER_BYTES + self._data_bytes
+
+    def begin(self) -> None:
+        """Be empty, count from 1, and have no directory. Only while no other thread uses it.
+
+        In a forked child, it leaves the parent's segments to the parent.
+        """
+        self.journal.write = _refuse
+        inherited = (*self._segments, *self._ahead)
+        # Written by any thread, each by one uninterruptible call (see above).
+        self._numbers = AtomicCounter()
+        self._newest = deque([0], maxlen=1)
+        self._spares: deque[Callable[[bytes], object]] = deque()
+        self._ahead = deque()
+        self._doomed: deque[Segment] = deque()
+        self._steps: contextlib.AbstractContextManager[object] = (
+            threading.RLock() if IS_FREE_THREADED else contextlib.nullcontext()
+        )
+        # Written under the lock.
+        self._lock = threading.RLock()
+        self._segments = deque()
+        self._counted = self._departed = self._dropped = 0
+        self._expired = self._erased = 0
+        self._generation = 0
+        # Written by the thread that opens it, and by the worker.
+        self._run: Run | None = None
+        self._header: Header | None = None
+        self._is_new = True
+        self._is_in_trouble = False
+        self._retry_at = 0.0
+        self._limit: int | None = self.memory_capacity  # events; see `_settle`
+        self._confirmed = self._confirmed_on_disk = 0
+        self._sync_at = 0.0
+        self._has_new_names = False
+        self._on_disk_since: float | None = None
+        self._reader = RecordReader()
+        for segment in inherited:
+            segment.forget()
+
+    # On the caller's thread.
+
+    def open(self, run: Run | None, header: Header) -> None:
+        """Keep new events in the files of a run; if that is None, in memory only.
+
+        Events that are already there stay where they are.
+
+        Args:
+            run: its directory.
+            header: what each file begins with, except for the number and size of the segment.
+
+        Raises:
+            OSError: the first file can't be made. Then nothing has changed.
+        """
+        segment = self._anonymous() if run is None else self._file(run, header)
+        with self._lock:
+            self._run, self._header = run, header
+            self._limit = self.memory_capacity if run is None else self.capacity
+            self._is_new = self._is_in_trouble = False
+            self._sync_at = self._clock() + _SYNC_INTERVAL
+            self._spares.clear()  # those of another run, or in memory
+            segment.generation = self._generation
+            self._line_up(segment)
+            self._publish()
+
+    def erase(self) -> None:
+        """Remove all files of this run, and forget the events that wait in them.
+
+        They count as ``erased``. Events that come later are kept in memory, until :meth:`open`.
+        """
+        with self._lock:
+            self._run = None
+            self._is_in_trouble = False
+            self._limit = self.memory_capacity
+            self._generation += 1
+            self._forget_older()
+        self._delete_doomed()
+
+    def _forget_older(self) -> None:
+        """Give up all segments that were made before the journal was erased. Under the lock."""
+        self._seal_all()
+        for segment in tuple(self._segments):
+            if segment.generation < self._generation:
+                self._erased += segment.waiting
+                self._departed += segment.waiting
+                segment.take(segment.waiting)
+                self._segments.remove(segment)
+                self._doomed.append(segment)
+
+    def _seal_all(self) -> None:
+        """Have no active segment and no spare. Under the lock."""
+        self._spares.clear()
+        self.journal.write = _refuse
+        self._catch_up()
+
+    # In `emit`, where a segment is full.
+
+    def push(self, item: EncodedEvent) -> None:
+        """Add an event at the back."""
+        record = record_of(item)
+        has_rotated = False
+        while True:
+            write = self.journal.write
+            try:
+                write(record)
+            except ValueError:
+                if len(record) > self._data_bytes:
+                    raise
+                self._rotate(write)
+                has_rotated = True
+            else:
+                break
+        if has_rotated:
+            with contextlib.suppress(RecursionError):  # the event is recorded
+                self.on_high_water()
+
+    def _rotate(self, full: Callable[[bytes], object]) -> None:
+        """Make the next segment the active one, unless another thread has done so."""
+        if self._is_new:
+            self._is_new = False
+            self.on_first_push()
+        while self.journal.write is full and not self._publish():
+            self._make_room()
+            self._add_spare(in_memory=self._disk_hangs)
+
+    def _publish(self) -> bool:
+        """Make the first spare the active segment; return whether there was one."""
+        spares = map(deque[Callable[[bytes], object]].popleft, repeat(self._spares))
+        publication = map(setattr, repeat(self.journal), repeat("write"), spares)
+        with self._steps:
+            try:
+                next(publication)  # one call into C
+            except IndexError:
+                return False
+        return True
+
+    def _line_up(self, segment: Segment) -> bool:
+        """Append a segment to the spares, unless a later one is there; return whether it is."""
+        lines: tuple[deque[Any], ...] = (self._newest, self._ahead, self._spares)
+        appends = map(deque[Any].append, lines, (segment.number, segment, segment.write))
+        newest = map(operator.itemgetter(0), (self._newest,))
+        is_later = map(operator.gt, (segment.number,), newest)
+        in_line = chain.from_iterable(compress((appends,), is_later))
+        with self._steps:
+            return bool(list(in_line))  # one call into C
+
+    def _add_spare(self, *, in_memory: bool) -> None:
+        run, header, generation = self._run, self._header, self._generation
+        segment = None
+        if not (in_memory or self._is_in_trouble or run is None or header is None):
+            try:
+                segment = self._file(run, header)
+            except OSError as error:
+                if generation == self._generation:
+                    self._fall_back(error)
+        if segment is None:
+            segment = self._anonymous()
+        segment.generation = generation
+        if not self._line_up(segment):
+            segment.delete()
+        elif generation != self._generation:  # erased meanwhile
+            with self._lock:
+                self._forget_older()
+            self._delete_doomed()
+
+    def _file(self, run: Run, header: Header) -> Segment:
+        number = self._numbers.increment()
+        header = msgspec.structs.replace(header, segment=number, data_bytes=self._data_bytes)
+        path = run.segment_path(number)
+        segment = Segment(number, self._data_bytes, path=path, header=header)
+        self._has_new_names = True
+        return segment
+
+    def _anonymous(self) -> Segment:
+        return Segment(self._numbers.increment(), self._data_bytes)
+
+    def _fall_back(self, error: OSError) -> None:
+        """Keep events in memory from now on."""
+        self._retry_at = self._clock() + _RETRY_INTERVAL
+        if not self._is_in_trouble:
+            self._is_in_trouble = True
+            self._limit_memory()
+            with contextlib.suppress(Exception):
+                self.on_trouble(error)
+
+    def _limit_memory(self) -> None:
+        # The oldest events go first, and those in files must not go for those in memory. So the
+        # limit is not below the number of events that wait now.
+        self._limit = max(self.memory_capacity, self._counted - self._departed)
+
+    def _make_room(self) -> None:
+        """Keep to the limits, for a thread that is about to make a segment."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._settle()
+            if self._run is not None:
+                self._keep_to_max_bytes(self._file_bytes)
+        finally:
+            self._lock.release()
+        if not self._disk_hangs:
+            for segment in tuple(self._doomed):
+                segment.unlink()
+
+    @property
+    def _disk_hangs(self) -> bool:
+        since = self._on_disk_since
+        return since is not None and self._clock() - since > _HANGS_AFTER
+
+    # Counting. All of these are called under the lock.
+
+    def _settle(self) -> None:
+        """Count what is new, drop what is beyond the limit, and free memory."""
+        self._catch_up()
+        if self._limit is not None and (excess := self._waiting - self._limit) > 0:
+            self._skip(excess)
+            self._dropped += excess
+        while self._segments:
+            oldest = self._segments[0]
+            if oldest.path is not None or oldest.waiting or not oldest.is_sealed:
+                break
+            self._doomed.append(self._segments.popleft())
+
+    @property
+    def _waiting(self) -> int:
+        return self._counted - self._departed
+
+    def _catch_up(self) -> None:
+        """Count the records that were written since the last call."""
+        while True:
+            if self._segments and not (segment := self._segments[-1]).is_sealed:
+                is_active = segment.write is self.journal.write
+                if not is_active:
+                    segment.seal()
+                before = len(segment.lengths)
+                segment.count()
+                self._counted += len(segment.lengths) - before
+                if is_active:
+                    return
+                segment.is_sealed = True
+            if not self._ahead or self._ahead[0].write in self._spares:
+                return
+            reached = self._ahead.popleft()
+            reached.first = self._counted + 1
+            self._segments.append(reached)
+
+    def _skip(self, count: int) -> None:
+        """Let the oldest events go."""
+        for segment in self._segments:
+            if count <= 0:
+                break
+            taken = min(count, segment.waiting)
+            segment.take(taken)
+            self._departed += taken
+            count -= taken
+
+    def _keep_to_max_bytes(self, more: int) -> None:
+        """Drop the oldest events until there is room for so many bytes more."""
+        while self.size + more > self.max_bytes and self.drop_oldest_segment():
+            pass
+
+    def drop_oldest_segment(self) -> int:
+        """Drop the events of the oldest file; return how many bytes that frees. Not the active one.
+
+        They count as ``expired``. The file goes with the next call of :meth:`maintain`.
+        """
+        with self._lock:
+            self._catch_up()
+            oldest = next((s for s in self._segments if s.path is not None and s.is_sealed), None)
+            if oldest is None:
+                return 0
+            freed = oldest.file_bytes
+            while self._segments[0] is not oldest:  # in memory, and even older
+                self._expire()
+            self._expire()
+            return freed
+
+    def _expire(self) -> None:
+        oldest = self._segments.popleft()
+        self._expired += oldest.waiting
+        self._departed += oldest.waiting
+        oldest.take(oldest.waiting)
+        oldest.file_bytes = 0
+        self._doomed.append(oldest)
+
+    @property
+    def size(self) -> int:
+        """The size of this run's files, in bytes."""
+        with self._lock:
+            return sum(segment.file_bytes for segment in (*self._segments, *self._ahead))
+
+    # Taking events out.
+
+    def drain(self, limit: int) -> list[EncodedEvent]:
+        """Remove and return the oldest events, at most ``limit`` of them, oldest first."""
+        return [event for event, _ in self.drain_numbered(limit)]
+
+    def drain_numbered(self, limit: int) -> list[tuple[EncodedEvent, int]]:
+        """Like :meth:`drain`, but each event has its number in the order of pushes, from 1.
+
+        A gap in the numbers is an event that was dropped.
+        """
+        drained: list[tuple[EncodedEvent, int]] = []
+        left = limit
+        while left > 0:
+            with self._lock:
+                self._settle()
+                segment = next((s for s in self._segments if s.waiting), None)
+                if segment is None:
+                    break
+                place, offset = segment.taken, segment.taken_to
+                lengths = segment.lengths[place : place + min(left, _MAX_CHUNK_RECORDS)]
+            records = self._records(segment, offset, lengths)
+            count = len(lengths)
+            with self._lock:
+                if segment.taken != place:  # another thread has taken or dropped them
+                    continue
+                segment.take(count)
+                self._departed += count
+            left -= count
+            first = segment.first + place
+            events = list(map(self._event_of, records))
+            numbered = zip(events, range(first, first + count), strict=False)
+            readable = [(event, number) for event, number in numbered if event is not None]
+            drained += readable
+            if len(readable) < count:
+                with self._lock:
+                    self._expired += count - len(readable)
+        return drained
+
+    def _records(self, segment: Segment, offset: int, lengths: Sequence[int]) -> list[bytes]:
+        """Return records of a segment; none if they can't be read."""
+        try:
+            data = segment.read(offset, sum(lengths))
+        except OSError as error:
+            if segment.generation == self._generation:  # otherwise it was erased
+                self._fall_back(error)
+            return []
+        ends = accumulate(lengths)
+        return [data[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+    def _event_of(self, record: bytes) -> EncodedEvent | None:
+        """Return the event of a record; None if it is unreadable.
+
+        Data that isn't JSON, from a ``msgspec.Raw``, is handed on as it is.
+        """
+        try:
+            return self._reader.read(record)
+        except RecordError:
+            match = _read_leniently(record)
+            if match is None:
+                return None
+            return EncodedEvent(prefix_of(match[2]), int(match[1]), match[3])
+
+    def peek(self, limit: int) -> list[EncodedEvent]:
+        """Return the oldest events, at most ``limit``, oldest first, without removing them."""
+        parts: list[tuple[Segment, int, Sequence[int]]] = []
+        left = limit
+        with self._lock:
+            self._settle()
+            for segment in self._segments:
+                lengths = segment.lengths[segment.taken : segment.taken + max(0, left)]
+                left -= len(lengths)
+                parts.append((segment, segment.taken_to, lengths))
+        records = chain.from_iterable(self._records(*part) for part in parts)
+        return [event for event in map(self._event_of, records) if event is not None]
+
+    def clear(self) -> int:
+        """Remove all events that are there now; return how many there were.
+
+        They don't count as dropped: the caller counts them by reason.
+        """
+        with self._lock:
+            self._settle()
+            waiting = self._waiting
+            self._skip(waiting)
+        return waiting
+
+    # Counts.
+
+    def __len__(self) -> int:
+        return self.departed_and_waiting()[1]
+
+    @property
+    def dropped(self) -> int:
+        """How many events were dropped because there were more than the capacity."""
+        with self._lock:
+            self._settle()
+            return self._dropped
+
+    @property
+    def expired(self) -> int:
+        """How many events were dropped because of the limit in bytes, or could not be read."""
+        return self._expired
+
+    @property
+    def erased(self) -> int:
+        """How many events were waiting when they were erased."""
+        return self._erased
+
+    @property
+    def departed(self) -> int:
+        """How many events have left in any way, which is also the number of the last of them."""
+        return self.departed_and_waiting()[0]
+
+    @property
+    def pushed(self) -> int:
+        """How many events were ever pushed, which is also the number of the newest one."""
+        return sum(self.departed_and_waiting())
+
+    def departed_and_waiting(self) -> tuple[int, int]:
+        """Return how many events have left and how many are waiting, at the same moment."""
+        with self._lock:
+            self._settle()
+            return self._departed, self._waiting
+
+    # On the worker.
+
+    def confirm(self, number: int) -> None:
+        """Note that all events up to a number are settled. Their files go with :meth:`maintain`."""
+        self._confirmed = max(self._confirmed, number)
+
+    def maintain(self) -> float | None:
+        """Write entries, sync, prepare; return when to call it next, in monotonic seconds.
+
+        None means that there is no need to.
+        """
+        with self._lock:
+            self._settle()
+            if self._run is not None:
+                self._keep_to_max_bytes(0)
+        try:
+            self._retry()
+            self._write_entries()
+            self._sync(is_due=self._clock() >= self._sync_at)
+            self._free_confirmed()
+            self._delete_doomed()
+            self._fill_spares()
+        except OSError as error:
+            self._fall_back(error)
+        finally:
+            self._on_disk_since = None
+        return None if self._run is None else self._clock() + _SYNC_INTERVAL
+
+    def _touch_disk(self) -> None:
+        """Note that a disk operation begins, for threads that don't want to wait for the disk."""
+        self._on_disk_since = self._clock()
+
+    def _files(self) -> list[Segment]:
+        """Return the segments in whose files something can be written."""
+        with self._lock:
+            return [segment for segment in self._segments if segment.is_open]
+
+    def _retry(self) -> None:
+        """Try the disk again after a while."""
+        run, header, generation = self._run, self._header, self._generation
+        is_due = self._is_in_trouble and self._clock() >= self._retry_at
+        if not is_due or run is None or header is None:
+            return
+        self._touch_disk()
+        self._file(run, header).delete()  # raises if there still is trouble
+        with self._lock:
+            if generation == self._generation:
+                self._is_in_trouble = False
+                self._limit = self.capacity
+
+    def _write_entries(self) -> None:
+        files = self._files()
+        for segment in files:
+            if not segment.has_base:
+                self._touch_disk()
+                segment.write_base()
+            self._index(segment)
+        if files and (number := self._confirmed) > self._confirmed_on_disk:
+            self._touch_disk()
+            files[-1].write_confirmed(number)
+            self._confirmed_on_disk = number
+
+    def _index(self, segment: Segment) -> None:
+        """Write the lengths and checksums of records that are counted and not settled."""
+        total = len(segment.lengths)
+        while segment.indexed < total:
+            lengths = segment.lengths[segment.indexed : segment.indexed + _MAX_CHUNK_RECORDS]
+            number = segment.first + segment.indexed
+            is_settled = number + len(lengths) - 1 <= self._confirmed
+            if not is_settled and (r := self._records(segment, segment.indexed_to, lengths)):
+                self._touch_disk()
+                segment.append(index_entry(number, segment.offset_of(segment.indexed_to), r))
+            segment.indexed += len(lengths)
+            segment.indexed_to += sum(lengths)
+
+    def _sync(self, *, is_due: bool) -> None:
+        files = self._files()
+        unsynced = [segment for segment in files if not segment.is_synced]
+        if not is_due and len(unsynced) < _MAX_UNSYNCED:
+            return
+        self._sync_at = self._clock() + _SYNC_INTERVAL
+        if unsynced and self._has_new_names and self._run is not None:
+            self._has_new_names = False
+            self._touch_disk()
+            self._run.sync()
+        for segment in unsynced:
+            self._touch_disk()
+            segment.sync()
+        for segment in files:
+            if segment.is_sealed and segment.is_synced and segment.indexed == len(segment.lengths):
+                segment.close()  # what still waits in it is read from the file
+
+    def _free_confirmed(self) -> None:
+        """Give up the oldest segments if all of their events are settled."""
+        with self._lock:
+            settled: list[Segment] = []
+            following = None
+            for segment in self._segments:
+                following = segment
+                if not segment.is_sealed or segment.waiting or segment.last > self._confirmed:
+                    break
+                settled.append(segment)
+        if not settled:
+            return
+        # Its first number must be on disk before the files go from which it can be derived.
+        if following is not None and following.is_open:
+            self._touch_disk()
+            if not following.has_base:
+                following.write_base()
+            if not following.is_synced:
+                following.sync()
+        with self._lock:
+            for segment in settled:
+                if self._segments and self._segments[0] is segment:
+                    self._doomed.append(self._segments.popleft())
+
+    def _delete_doomed(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._doomed.popleft().delete()
+
+    def _fill_spares(self) -> None:
+        for _ in range(self._spares_wanted - len(self._spares)):
+            if self._run is None or self._is_in_trouble:
+                break
+            self._touch_disk()
+            self._add_spare(in_memory=False)
+
+    def close(self, *, keep: bool) -> int:
+        """End. Events that come later are kept in memory.
+
+        Args:
+            keep: keep the files in which events are not settled.
+
+        Returns:
+            How many events are left in the files.
+        """
+        with self._lock:
+            self._seal_all()
+            self._limit_memory()
+            run, self._run = self._run, None
+        left = 0
+        if keep and run is not None:
+            try:
+                self._write_entries()
+                self._sync(is_due=True)
+            except OSError as error:
+                self._fall_back(error)
+        self._on_disk_since = None
+        with self._lock:
+            segments = tuple(self._segments)
+        for segment in segments:
+            unsettled = segment.last - max(segment.first - 1, self._confirmed)
+            if segment.path is None:
+                continue
+            if keep and unsettled > 0:
+                left += unsettled
+                segment.close()
+            else:
+                segment.delete()
+        self._delete_doomed()
+        return left
