@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .._recording.counter import IS_FREE_THREADED
 from .layout import HEADER_BYTES, Header, base_entry, confirmed_entry, encode_header
-from .records import split_records
+from .records import record_lengths
 
 __all__ = ["Segment"]
 
@@ -159,15 +159,17 @@ class Segment:
         end = self._end
         while self.counted_to < end:
             size = _CHUNK_BYTES
-            records: list[bytes] = []
-            while not records:
+            lengths: list[int] = []
+            while not lengths:
                 upto = min(self.counted_to + size, end)
                 chunk = self._map[self.counted_to : upto]
                 # The last record of a piece may be cut off; it is the first of the next piece.
-                records = split_records(chunk) if upto == end else split_records(chunk + b"]")[:-1]
+                lengths = (
+                    record_lengths(chunk) if upto == end else record_lengths(chunk + b"]")[:-1]
+                )
                 size *= 2
-            self.lengths.extend(map(len, records))
-            self.counted_to += sum(map(len, records))
+            self.lengths.extend(lengths)
+            self.counted_to += sum(lengths)
 
     @property
     def _end(self) -> int:

@@ -472,7 +472,7 @@ class JournalStore:
                     break
                 place, offset = segment.taken, segment.taken_to
                 lengths = segment.lengths[place : place + min(left, _MAX_CHUNK_RECORDS)]
-            records = self._records(segment, offset, lengths)
+            events = self._events(segment, offset, lengths)
             count = len(lengths)
             with self._lock:
                 if segment.taken != place:  # another thread has taken or dropped them
@@ -480,26 +480,33 @@ class JournalStore:
                 segment.take(count)
                 self._departed += count
             left -= count
-            first = segment.first + place
-            events = list(map(self._event_of, records))
-            numbered = zip(events, range(first, first + count), strict=False)
-            readable = [(event, number) for event, number in numbered if event is not None]
+            readable = [
+                (event, number)
+                for number, event in enumerate(events, segment.first + place)
+                if event is not None
+            ]
             drained += readable
             if len(readable) < count:
                 with self._lock:
                     self._expired += count - len(readable)
         return drained
 
-    def _records(self, segment: Segment, offset: int, lengths: Sequence[int]) -> list[bytes]:
-        """Return records of a segment; none if they can't be read."""
+    def _events(
+        self, segment: Segment, offset: int, lengths: Sequence[int]
+    ) -> Sequence[EncodedEvent | None]:
+        """Return the events in records of a segment, with None for those that are unreadable."""
+        data = self._read(segment, offset, lengths)
+        events = self._reader.read_many(data, lengths)
+        return [*map(self._event_of, _cut(data, lengths))] if events is None else events
+
+    def _read(self, segment: Segment, offset: int, lengths: Sequence[int]) -> bytes:
+        """Return the bytes of records of a segment; none if they can't be read."""
         try:
-            data = segment.read(offset, sum(lengths))
+            return segment.read(offset, sum(lengths))
         except OSError as error:
             if segment.generation == self._generation:  # otherwise it was erased
                 self._fall_back(error)
-            return []
-        ends = accumulate(lengths)
-        return [data[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+            return b""
 
     def _event_of(self, record: bytes) -> EncodedEvent | None:
         """Return the event of a record; None if it is unreadable.
@@ -524,8 +531,8 @@ class JournalStore:
                 lengths = segment.lengths[segment.taken : segment.taken + max(0, left)]
                 left -= len(lengths)
                 parts.append((segment, segment.taken_to, lengths))
-        records = chain.from_iterable(self._records(*part) for part in parts)
-        return [event for event in map(self._event_of, records) if event is not None]
+        events = chain.from_iterable(self._events(*part) for part in parts)
+        return [event for event in events if event is not None]
 
     def clear(self) -> int:
         """Remove all events that are there now; return how many there were.
@@ -645,9 +652,10 @@ class JournalStore:
             lengths = segment.lengths[segment.indexed : segment.indexed + _MAX_CHUNK_RECORDS]
             number = segment.first + segment.indexed
             is_settled = number + len(lengths) - 1 <= self._confirmed
-            if not is_settled and (r := self._records(segment, segment.indexed_to, lengths)):
+            if not is_settled and (data := self._read(segment, segment.indexed_to, lengths)):
                 self._touch_disk()
-                segment.append(index_entry(number, segment.offset_of(segment.indexed_to), r))
+                offset = segment.offset_of(segment.indexed_to)
+                segment.append(index_entry(number, offset, _cut(data, lengths)))
             segment.indexed += len(lengths)
             segment.indexed_to += sum(lengths)
 
@@ -738,3 +746,10 @@ class JournalStore:
                 segment.delete()
         self._delete_doomed()
         return left
+
+
+def _cut(data: bytes, lengths: Sequence[int]) -> list[bytes]:
+    """Return the records of these lengths; fewer if there are not enough bytes."""
+    ends = accumulate(lengths)
+    pairs = zip(ends, lengths, strict=True)
+    return [data[end - length : end] for end, length in pairs if end <= len(data)]

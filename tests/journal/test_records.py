@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redvsblue_telemetry._journal.records import split_records
+from redvsblue_telemetry._journal.records import RecordReader, record_lengths, split_records
 
 _text = st.text("][1,\"'{}:\\ é", max_size=12) | st.sampled_from(['][1,"', "][1,", '][1,["t'])
 _data = st.recursive(
@@ -27,6 +27,28 @@ def test_records_are_split_where_they_begin(events: list[Any]) -> None:
     records = [msgspec.json.encode(event) for event in events]
 
     assert split_records(b"".join(records)) == records
+    assert record_lengths(b"".join(records)) == [*map(len, records)]
+
+
+@given(_events)
+def test_many_records_are_read_like_each_of_them(events: list[Any]) -> None:
+    records = [msgspec.json.encode(event) for event in events]
+    reader = RecordReader()
+    each = [reader.read(record) for record in records]
+
+    assert reader.read_many(b"".join(records), [*map(len, records)]) in (each, None)
+
+
+def test_many_records_of_usual_types_are_read_at_once() -> None:
+    records = [b'[1764330000000000000,"hit",{"by":[1,"x"]}]', b'[-1,"ship, lost",{}]'] * 3
+    reader = RecordReader()
+    for record in records:
+        reader.read(record)
+
+    hits = reader.read_many(records[0] * 3, [len(records[0])] * 3)
+
+    assert hits == [reader.read(records[0])] * 3
+    assert reader.read_many(b"".join(records), [*map(len, records)]) is None
 
 
 @pytest.mark.parametrize(
