@@ -1,14 +1,16 @@
-"""Thousands of inputs from a hostile server, which must cost no more than the connection.
+"""Thousands of inputs from a hostile server, or of damaged journals, and what each may cost.
 
-Each input is a handshake's answer, or frames on an open connection: valid ones that are mutated,
-or pure noise. It goes through a real socket into the real transport and session, cut at random
-places. Failures are: any exception other than :class:`ConnectionLost`, an event that is in no count
-or in two, a buffer that grows past its bound, and a hang. An input follows from the seed and its
+By default, an input is a handshake's answer, or frames on an open connection: valid ones that are
+mutated, or pure noise. It goes through a real socket into the real transport and session, cut at
+random places. Failures are: any exception other than :class:`ConnectionLost`, an event that is in
+no count or in two, a buffer that grows past its bound, and a hang. With ``--journal``, it is a
+run's files with damage; see :mod:`benchmarks.fuzz_journal`. An input follows from the seed and its
 number alone, so ``--seed S --only NUMBER`` repeats a failure.
 
 ::
 
     python -m benchmarks.fuzz --inputs 100000 --seed 1
+    python -m benchmarks.fuzz --journal --inputs 1000000
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 
-from benchmarks.harness import peak_bytes
+from benchmarks.fuzz_journal import try_journal
+from benchmarks.harness import Failure, peak_bytes
 from redvsblue_telemetry._delivery.session import WireSession
 from redvsblue_telemetry._delivery.window import DeliveryWindow
 from redvsblue_telemetry._network.contract import ConnectionLost, Endpoint
@@ -49,10 +52,6 @@ INPUTS_PER_HANDSHAKE = 10
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 SETTINGS = TelemetrySettings(enabled=True, batch_size=2, keepalive_interval=3600.0)
-
-
-class Failure(Exception):  # noqa: N818 (of the library, not of this program)
-    """A promise was broken."""
 
 
 # Inputs.
@@ -331,7 +330,19 @@ def try_handshake(rng: random.Random, listener: socket.socket) -> str:
 # All inputs.
 
 
-def run(inputs: range, seed: int) -> tuple[Counter[str], tuple[float, int], list[int]]:
+def try_one(number: int, seed: int, listener: socket.socket, *, is_journal: bool) -> str:
+    """Try one input; return how it ended."""
+    rng = random.Random(f"{seed}/{number}")
+    if is_journal:
+        return try_journal(rng, seed, number)
+    if number % INPUTS_PER_HANDSHAKE == 0:
+        return try_handshake(rng, listener)
+    return try_frames(rng)
+
+
+def run(
+    inputs: range, seed: int, *, is_journal: bool
+) -> tuple[Counter[str], tuple[float, int], list[int]]:
     """Try the inputs; return their endings, the slowest one, and those that failed."""
     endings: Counter[str] = Counter()
     slowest = (0.0, -1)
@@ -340,13 +351,9 @@ def run(inputs: range, seed: int) -> tuple[Counter[str], tuple[float, int], list
         for number in inputs:
             if number % 64 == 0 or number == inputs.start:
                 faulthandler.dump_traceback_later(HANG_TIMEOUT, exit=True)
-            rng = random.Random(f"{seed}/{number}")
             start = time.perf_counter()
             try:
-                if number % INPUTS_PER_HANDSHAKE == 0:
-                    ending = try_handshake(rng, listener)
-                else:
-                    ending = try_frames(rng)
+                ending = try_one(number, seed, listener, is_journal=is_journal)
             except Exception as error:
                 ending = f"FAILED: {type(error).__name__}"
                 failed.append(number)
@@ -364,12 +371,13 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=10_000, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="S")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="try this one input of the seed")
+    parser.add_argument("--journal", action="store_true", help="damage journals instead")
     arguments = parser.parse_args()
     inputs = range(arguments.inputs)
     if arguments.only is not None:
         inputs = range(arguments.only, arguments.only + 1)
     at_first, start = peak_bytes(), time.perf_counter()
-    endings, (longest, number), failed = run(inputs, arguments.seed)
+    endings, (longest, number), failed = run(inputs, arguments.seed, is_journal=arguments.journal)
     seconds = time.perf_counter() - start
     lines = [f"{count:>9}  {ending}" for ending, count in endings.most_common()]
     lines += [

@@ -44,6 +44,10 @@ _SERVER_STOP_TIMEOUT = 5.0  # seconds
 # Events.
 
 
+class Failure(Exception):  # noqa: N818 (of the library, not of this program)
+    """A promise was broken."""
+
+
 def event_data(size: int) -> dict[str, Any]:
     """Return six fields that make type, timestamp and data ``size`` bytes of JSON.
 

@@ -7,6 +7,7 @@ can't be read, costs no event of the others.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections import deque
 from collections.abc import Generator
@@ -57,7 +58,8 @@ class SegmentFile:
         """Why it can't be read, or lacks a header; then the header of another segment serves."""
         self.base: int | None = None
         """The number of its first record, if an entry says so."""
-        self.has_index = False
+        self.indexed = 0
+        """The number of the last record in an index entry; 0 if there is none."""
         self.confirmed = 0
         """Up to which number all events of the run are settled, as far as its entries say so."""
         self.is_read = False
@@ -68,6 +70,7 @@ class SegmentFile:
         """The number after its last record, if it is sure. Written as the run is read."""
         self.damaged = 0
         """How many of its records are lost. Written as the run is read."""
+        self._data_end = 0
         try:
             self.size = path.stat(follow_symlinks=False).st_size
             block = _read(path, 0, HEADER_BYTES)
@@ -85,7 +88,7 @@ class SegmentFile:
 
     def read_entries(self, data_bytes: int) -> None:
         """Read the entries after the records."""
-        start = HEADER_BYTES + data_bytes
+        self._data_end = start = HEADER_BYTES + data_bytes
         try:
             entries = decode_entries(_read(self.path, start, _limit(data_bytes) - start))
         except OSError as error:
@@ -95,7 +98,8 @@ class SegmentFile:
             if entry.kind == EntryKind.CONFIRMED:
                 self.confirmed = max(self.confirmed, entry.number)
             elif entry.kind == EntryKind.INDEX:
-                self.has_index = True
+                rows = (len(entry.payload) - 4) // 8
+                self.indexed = max(self.indexed, entry.number + rows - 1)
             elif entry.kind == EntryKind.BASE and self.base is None:
                 self.base = entry.number
 
@@ -105,6 +109,8 @@ class SegmentFile:
         Raises:
             OSError: they can't be written.
         """
+        if self.size < self._data_end:  # they would be where records are looked for
+            raise OSError(errno.EINVAL, "the file is too short", str(self.path))
         with self.path.open("ab", buffering=0) as file:
             file.write(entries)
             if is_synced:
@@ -180,16 +186,15 @@ class RunFiles:
             next_numbers[file.number] = recovery.next_number
 
     def last_number(self) -> int:
-        """Return the number of the last event, from the last segments alone."""
-        start = len(self.segments) - 1
-        while (
-            start > 0 and self.segments[start].base is None and not self.segments[start].has_index
-        ):
+        """Return the number of the last event, or a larger one, from the last segments alone."""
+        files = self.segments
+        start = len(files) - 1
+        while start > 0 and files[start].base is None and not files[start].indexed:
             start -= 1
-        number = self.confirmed
+        number = max(self.confirmed, *(max(file.indexed, (file.base or 1) - 1) for file in files))
         for events in self.read(start=start):
             if events:
-                number = events[-1][1]
+                number = max(number, events[-1][1])
         return number
 
     @property

@@ -268,12 +268,16 @@ class SegmentRecovery:
             self.next_number = number + count
 
     def _ends_in_place(self, drift: int) -> bool:
-        """Return whether no bytes came or went between the last indexed record and the entries."""
-        content, end = self._content, self._data_end + drift
-        following = content[end : end + _BASE_BYTES]
-        if not following.strip(b"\0") or following.startswith(MAGIC):
-            return True
-        return content.startswith(MAGIC, end + _BASE_BYTES)  # the first entry is damaged
+        """Return whether no bytes came or went between the last indexed record and the entries.
+
+        The first two entries have the number of the first record. If neither is intact, nothing
+        can be seen.
+        """
+        end = self._data_end + drift
+        if self._entries_at < min(end, len(self._content)):
+            return False
+        is_seen = any(self._content.startswith(MAGIC, at) for at in (end, end + _BASE_BYTES))
+        return is_seen or not self.has_base
 
     def _read_unindexed(self, text: bytes) -> EncodedEvent | None:
         try:
@@ -284,18 +288,24 @@ class SegmentRecovery:
         return event
 
     def _first_whole(self, text: bytes) -> list[EncodedEvent]:
-        """Return the record at the start of a text, if the next one's start is damaged."""
+        """Return the records at the start of a text in which a boundary is damaged."""
+        events: list[EncodedEvent] = []
+        start = 0
         for match in islice(_END.finditer(text), _MAX_CANDIDATES):
-            if (event := self._read_unindexed(text[: match.end()])) is not None:
-                return [event]
-        return []
+            if (event := self._read_unindexed(text[start : match.end()])) is not None:
+                events.append(event)
+                start = match.end()
+        return events
 
     def _last_whole(self, text: bytes) -> list[EncodedEvent]:
-        """Return the record at the end of a text, if the end of the one before it is damaged."""
-        for match in islice(_BEGINNING.finditer(text, 1), _MAX_CANDIDATES):
-            if (event := self._read_unindexed(text[match.start() :])) is not None:
-                return [event]
-        return []
+        """Return the records at the end of a text in which a boundary is damaged."""
+        events: list[EncodedEvent] = []
+        end = len(text)
+        for match in reversed(list(islice(_BEGINNING.finditer(text), _MAX_CANDIDATES))):
+            if (event := self._read_unindexed(text[match.start() : end])) is not None:
+                events.insert(0, event)
+                end = match.start()
+        return events
 
     def _lose(self, first: int, end: int) -> None:
         """Count the numbers from ``first`` to before ``end`` as lost, if they are not settled."""
