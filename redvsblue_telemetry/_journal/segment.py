@@ -54,6 +54,8 @@ class Segment:
     ) -> None:
         self.number = number
         """Segments are filled in the order of their numbers."""
+        self.previous = 0
+        """The number of the one that is filled before it; 0: there is none."""
         self.path = path
         """None: there is no file behind it."""
         self.generation = 0

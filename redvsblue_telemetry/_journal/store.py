@@ -13,7 +13,8 @@ CPython (with the GIL) never interrupts. If the segment is full, it raises Value
 **Rotation takes no lock.** Two single calls into C do it, and nothing can come between their parts:
 
 * :meth:`JournalStore._line_up` appends a new segment to the spares *and* to the segments ahead,
-  unless one with a higher number is there already, which another thread has made in the meantime.
+  unless another thread has lined one up since this one was made. Then this one is given up, as its
+  file names another segment as the one before it.
 * :meth:`JournalStore._publish` takes the first spare *and* makes it the active one.
 
 So segments become active in the order of their numbers, which are those of their files. Two threads
@@ -214,16 +215,25 @@ class JournalStore:
         Raises:
             OSError: the first file can't be made. Then nothing has changed.
         """
-        segment = self._anonymous() if run is None else self._file(run, header)
-        with self._lock:
-            self._run, self._header = run, header
-            self._limit = self.memory_capacity if run is None else self.capacity
-            self._is_new = self._is_in_trouble = False
-            self._sync_at = self._clock() + _SYNC_INTERVAL
-            self._spares.clear()  # those of another run, or in memory
-            segment.generation = self._generation
-            self._line_up(segment)
-            self._publish()
+        while True:  # a thread that emits may make one at the same time
+            segment = self._anonymous() if run is None else self._file(run, header)
+            with self._lock:
+                self._run, self._header = run, header
+                self._limit = self.memory_capacity if run is None else self.capacity
+                self._is_new = self._is_in_trouble = False
+                self._sync_at = self._clock() + _SYNC_INTERVAL
+                self._spares.clear()  # those of another run, or in memory
+                segment.generation = self._generation
+                is_lined_up = self._line_up(segment)
+                if is_lined_up:
+                    self._publish()
+                    self._catch_up()
+            if is_lined_up:
+                break
+            segment.delete()
+        # The one before it is not in this directory. If this fails, the worker's attempt will, too.
+        with contextlib.suppress(OSError):
+            segment.write_base()
 
     def erase(self) -> None:
         """Remove all files of this run, and forget the events that wait in them.
@@ -297,12 +307,12 @@ class JournalStore:
         return True
 
     def _line_up(self, segment: Segment) -> bool:
-        """Append a segment to the spares, unless a later one is there; return whether it is."""
+        """Append a segment to the spares, if the one before it is the newest; return whether."""
         lines: tuple[deque[Any], ...] = (self._newest, self._ahead, self._spares)
         appends = map(deque[Any].append, lines, (segment.number, segment, segment.write))
         newest = map(operator.itemgetter(0), (self._newest,))
-        is_later = map(operator.gt, (segment.number,), newest)
-        in_line = chain.from_iterable(compress((appends,), is_later))
+        is_next = map(operator.eq, (segment.previous,), newest)
+        in_line = chain.from_iterable(compress((appends,), is_next))
         with self._steps:
             return bool(list(in_line))  # one call into C
 
@@ -326,15 +336,21 @@ class JournalStore:
             self._delete_doomed()
 
     def _file(self, run: Run, header: Header) -> Segment:
-        number = self._numbers.increment()
-        header = msgspec.structs.replace(header, segment=number, data_bytes=self._data_bytes)
+        previous, number = self._newest[0], self._numbers.increment()
+        header = msgspec.structs.replace(
+            header, segment=number, previous=previous, data_bytes=self._data_bytes
+        )
         path = run.segment_path(number)
         segment = Segment(number, self._data_bytes, path=path, header=header)
+        segment.previous = previous
         self._has_new_names = True
         return segment
 
     def _anonymous(self) -> Segment:
-        return Segment(self._numbers.increment(), self._data_bytes)
+        previous = self._newest[0]
+        segment = Segment(self._numbers.increment(), self._data_bytes)
+        segment.previous = previous
+        return segment
 
     def _fall_back(self, error: OSError) -> None:
         """Keep events in memory from now on."""
@@ -360,9 +376,17 @@ class JournalStore:
                 self._keep_to_max_bytes(self._file_bytes)
         finally:
             self._lock.release()
-        if not self._disk_hangs:
-            for segment in tuple(self._doomed):
-                segment.unlink()
+        if self._doomed and not self._disk_hangs:
+            with contextlib.suppress(OSError):
+                self._keep_numbers()
+                for segment in tuple(self._doomed):
+                    segment.unlink()
+
+    def _keep_numbers(self) -> None:
+        """Note the first number of the oldest segment, before those go from which it follows."""
+        oldest = next(iter(tuple(self._segments)), None)
+        if oldest is not None and not oldest.has_base:
+            oldest.write_base()
 
     @property
     def _disk_hangs(self) -> bool:
@@ -701,6 +725,8 @@ class JournalStore:
                     self._doomed.append(self._segments.popleft())
 
     def _delete_doomed(self) -> None:
+        with contextlib.suppress(OSError):
+            self._keep_numbers()
         with contextlib.suppress(IndexError):
             while True:
                 self._doomed.popleft().delete()
