@@ -34,7 +34,9 @@ from collections.abc import Iterator
 
 from benchmarks.fuzz_journal import try_journal
 from benchmarks.harness import Failure, peak_bytes
+from redvsblue_telemetry._delivery.adoption import Adoption
 from redvsblue_telemetry._delivery.session import WireSession
+from redvsblue_telemetry._delivery.settlement import Settlement
 from redvsblue_telemetry._delivery.window import DeliveryWindow
 from redvsblue_telemetry._network.contract import ConnectionLost, Endpoint
 from redvsblue_telemetry._network.sockets import PlainSocket
@@ -237,6 +239,14 @@ def try_frames(rng: random.Random) -> str:
             take=store.drain_numbered,
             codec=codec,
             window=window,
+            settlement=(settlement := Settlement(window)),
+            adoption=Adoption(
+                None,
+                ledger=ledger,
+                settlement=settlement,
+                max_event_bytes=codec.max_event_bytes,
+                max_age=SETTINGS.journal_max_age,
+            ),
             ledger=ledger,
             settings=SETTINGS,
             clock=time.monotonic,

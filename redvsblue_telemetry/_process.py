@@ -72,7 +72,10 @@ def start_telemetry(**overrides: Unpack[SettingsOverrides]) -> Telemetry:
         # collector frees.
         is_off_already = _current._sends and _current._life.phase is Phase.OFF
         if not (is_off_already and _current.settings == settings):
-            _current = _started_or_off(settings)
+            # A start that is off erases the journal. A wrong environment is nobody's no.
+            _current = _started_or_off(settings) if wrong is None else Telemetry(settings)
+        elif wrong is None:
+            _current.start()
         return _current
 
 

@@ -24,10 +24,12 @@ from ._shared import describe, keep_on_reload, monotonic
 from .engines import AttachedEngines, EngineBinding
 from .errors import InvalidEventError
 from .events import TelemetryEvent
-from .settings import TelemetrySettings, is_killed
+from .settings import TelemetrySettings, is_given, is_killed
 
 if TYPE_CHECKING:
     from ._delivery.worker import TelemetryConnector
+    from ._journal.journal import Journal
+    from ._recording.store import Store
 
 __all__ = ["Telemetry", "TelemetryStats"]
 
@@ -49,12 +51,14 @@ def _nothing() -> None:
 class TelemetryStats:
     """The ledger and the connection, at one moment.
 
-    ``emitted == delivered + dropped + buffered + in_flight`` always holds; ``rejected`` events are
-    not part of it.
+    ``emitted + recovered == delivered + dropped + buffered + in_flight`` always holds; ``rejected``
+    events are not part of it.
     """
 
     emitted: int = 0
     """Events that were accepted."""
+    recovered: int = 0
+    """Events that were taken over from earlier runs, which had left them in the journal."""
     delivered: int = 0
     """Events that the server has confirmed."""
     dropped: int = 0
@@ -65,10 +69,10 @@ class TelemetryStats:
     )
     """Why events were dropped. The keys are always ``"overflow"`` (the store was full),
     ``"refused"`` (by the server), ``"filtered"`` (``before_send`` returned None),
-    ``"switched_off"`` (by the player) and ``"left_behind"`` (at a stop); the counts add up to
-    ``dropped``."""
+    ``"switched_off"`` (by the player), ``"expired"`` (by the journal's limits) and
+    ``"left_behind"`` (at a stop without a journal); the counts add up to ``dropped``."""
     buffered: int = 0
-    """Events waiting in the store."""
+    """Events waiting in the store; after a stop, those that the journal keeps for the next one."""
     in_flight: int = 0
     """Events that left the store and are not confirmed yet."""
     rejected: int = 0
@@ -117,11 +121,8 @@ class Telemetry:
             max_event_bytes=min(settings.max_event_bytes, settings.max_batch_bytes - 2),
         )
         self._high_water = max(1, settings.capacity // _HIGH_WATER_PARTS)
-        self._store = TelemetryStore[EncodedEvent](
-            settings.capacity,
-            high_water=self._high_water,
-            on_high_water=self._on_high_water,
-        )
+        self._journal = self._made_journal()
+        self._store = self._made_store()
         self._ledger = Ledger(self._store)
         self._engines = AttachedEngines()
         self._bound_emit: Emit = emit_nothing
@@ -133,6 +134,33 @@ class Telemetry:
             self._store.on_high_water = _nothing  # it would refer to this client
         if type(self).emit is Telemetry.emit:
             vars(self)["emit"] = self._bound_emit  # saves the game one call per event
+
+    def _made_journal(self) -> Journal | None:
+        """Return the journal of a client that has one. Touches nothing on disk."""
+        settings = self._settings
+        if settings.journal is None or not settings.enabled or not self._sends:
+            return None
+        from ._journal.journal import Journal  # noqa: PLC0415 (not for a game that has none)
+
+        return Journal(
+            settings.journal,
+            self._codec,
+            capacity=settings.capacity if is_given(settings.capacity) else None,
+            memory_capacity=settings.capacity,
+            max_bytes=settings.journal_max_bytes,
+            high_water=self._high_water,
+            on_high_water=self._on_high_water,
+            on_first_push=self._on_first_push,
+        )
+
+    def _made_store(self) -> Store[EncodedEvent]:
+        if self._journal is not None:
+            return self._journal.store
+        return TelemetryStore[EncodedEvent](
+            self._settings.capacity,
+            high_water=self._high_water,
+            on_high_water=self._on_high_water,
+        )
 
     # Events.
 
@@ -161,7 +189,6 @@ class Telemetry:
         """
         if not self._life.recording.on:
             return
-        body = None
         try:
             body = self._codec.encode_event(event)
             self._store.push(body)
@@ -211,10 +238,15 @@ class Telemetry:
     # Life.
 
     def start(self) -> Telemetry:
-        """Start the worker, if telemetry is on and was not started before."""
+        """Start the worker, if telemetry is on and was not started before.
+
+        If telemetry is off, erase the events that earlier runs left in the journal.
+        """
         with self._life.lock:
             if self._life.phase is Phase.NEW:
                 self._start_worker()
+            elif self._life.phase is Phase.OFF:
+                self._erase_journal()
         return self
 
     @property
@@ -278,6 +310,8 @@ class Telemetry:
         """
         self._life.enter(Phase.STOPPED)
         self._store.on_high_water = _nothing
+        if self._journal is not None:
+            self._journal.store.on_first_push = _nothing
         self._bound_emit = emit_nothing
         if "emit" in vars(self):
             vars(self)["emit"] = emit_nothing
@@ -299,8 +333,9 @@ class Telemetry:
         """The player's toggle.
 
         Setting it to False discards the pending events and counts them in ``dropped``, closes the
-        connection, and stops recording and sending. Setting it to True resumes the same session.
-        Where the feature flag is off, it stays False.
+        connection, and stops recording and sending. It also erases the journal: the events of this
+        run, and those of earlier runs. Setting it to True resumes the same session, or starts a
+        client that was not started. Where the feature flag is off, it stays False.
         """
         return self._life.recording.on
 
@@ -323,6 +358,8 @@ class Telemetry:
         if self._store:
             # From an `emit` that had begun before the player said no, and ended after it.
             connector.discard(_DISCARD_TIMEOUT)
+        if self._journal is not None and self._life.phase is Phase.SWITCHED_OFF:
+            self._journal.open()
         if self._life.enter(Phase.RUNNING):
             connector.set_enabled(True)
 
@@ -332,8 +369,22 @@ class Telemetry:
         is_stopped = self._life.phase is Phase.STOPPED
         if self._connector is not None and (was_recording or is_stopped):
             self._connector.set_enabled(False)  # also while a `stop` delivers the remaining events
-            if not is_stopped:
-                self._connector.discard(_DISCARD_TIMEOUT)
+        self._erase_journal()
+        if self._connector is not None and was_recording and not is_stopped:
+            self._connector.discard(_DISCARD_TIMEOUT)
+
+    def _erase_journal(self) -> None:
+        """Erase this run and the dead ones, without waiting for the worker."""
+        if self._settings.journal is None or not self._sends:
+            return
+        from ._journal.journal import erase_dead_runs  # noqa: PLC0415 (not for a game without one)
+
+        if self._connector is not None:
+            self._connector.adoption.erase()
+        if self._journal is not None:
+            self._journal.erase()
+        else:
+            erase_dead_runs(self._settings.journal)
 
     @property
     def settings(self) -> TelemetrySettings:
@@ -426,18 +477,25 @@ class Telemetry:
         from ._delivery.worker import TelemetryConnector  # noqa: PLC0415
 
         watch_process(self)
+        journal, is_child = self._journal, self._life.phase is Phase.RESTARTING
         connector = TelemetryConnector(
             self._store,
             self._codec,
             self._settings,
             ledger=self._ledger,
+            journal=journal,
+            adopts=not is_child,  # which leaves the dead runs to its parent
             on_failure=self._on_worker_failure,
         )
         try:
             connector.set_online(self._online)
+            if journal is not None:
+                journal.open()  # before anything is recorded
             connector.start()
         except BaseException:
             connector.abandon()
+            if journal is not None:
+                journal.close(keep=True)  # the events of a child
             raise
         return connector
 
@@ -465,6 +523,11 @@ class Telemetry:
                     self._start_worker_safely()
             finally:
                 self._life.lock.release()
+
+    def _on_first_push(self) -> None:
+        """Open the journal of a forked child, so that its first event is on disk, too."""
+        if self._journal is not None and self._life.phase is Phase.FORKED:
+            self._journal.open()
 
     def _complain(self, error: Exception, type: object) -> None:
         """Warn about an event that can't be sent, once in a while, and raise if ``strict``."""
@@ -495,6 +558,8 @@ class Telemetry:
         inherited, self._connector, self._nudge = self._connector, None, None
         self._life.after_fork_in_child()
         self._codec.begin(child_session_id(self._settings.session_id))
+        if self._journal is not None:
+            self._journal.after_fork_in_child()
         self._store.begin()
         self._store.high_water = 1  # the first event calls `_on_high_water`
         self._ledger.begin()

@@ -38,6 +38,7 @@ Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 ENABLE = "REDVSBLUE_ENABLE_TELEMETRY"
 DO_NOT_TRACK = "DO_NOT_TRACK"
+JOURNAL = "REDVSBLUE_TELEMETRY_JOURNAL"
 _PREFIX = "REDVSBLUE_"
 _OTHER_PROGRAMS = "REDVSBLUE_COLLECTOR_"  # the prefix of the collector's own variables
 _BROWSER_NAMES = {  # of the browser version of the game
@@ -50,8 +51,8 @@ _OTHER_WORDS = {  # names that other programs use, and that are spelled unlike o
     **dict.fromkeys(("ADDRESS", "DSN", "ENDPOINT", "HOST", "SERVER"), "REDVSBLUE_TELEMETRY_WS_URL"),
     **dict.fromkeys(("API_KEY", "KEY", "PASSWORD", "SECRET"), "REDVSBLUE_TELEMETRY_TOKEN"),
     **dict.fromkeys(("BUFFER_SIZE", "MAX_EVENTS", "QUEUE_SIZE"), "REDVSBLUE_TELEMETRY_CAPACITY"),
-    **dict.fromkeys(("CACHE_DIR", "DATABASE_PATH", "STORAGE_DIR"), "REDVSBLUE_TELEMETRY_JOURNAL"),
-    "JOURNAL_MAX_SIZE": "REDVSBLUE_TELEMETRY_JOURNAL_MAX_BYTES",
+    **dict.fromkeys(("CACHE_DIR", "DATABASE_PATH", "STORAGE_DIR"), JOURNAL),
+    "JOURNAL_MAX_SIZE": f"{JOURNAL}_MAX_BYTES",
     "DO_NOT_TRACK": DO_NOT_TRACK,
     "RELEASE": "REDVSBLUE_TELEMETRY_VERSION",
 }
@@ -407,16 +408,16 @@ class TelemetrySettings:
             "must be the path of a directory (a non-empty string or an os.PathLike), or None",
             lambda v: v is None or _is_directory_name(v),
         ),
-        metadata={"variable": "REDVSBLUE_TELEMETRY_JOURNAL", "parse": str},
+        metadata={"variable": JOURNAL, "parse": str},
     )
     """The directory that keeps events until they are confirmed, so that they outlive the process.
     It is created if needed. None: events are kept in memory only."""
 
-    journal_max_bytes: int = _amount(67_108_864, "REDVSBLUE_TELEMETRY_JOURNAL_MAX_BYTES", "bytes")
+    journal_max_bytes: int = _amount(67_108_864, f"{JOURNAL}_MAX_BYTES", "bytes")
     """The most bytes in the journal, those of earlier runs included. Beyond it, the oldest events
     are dropped."""
 
-    journal_max_age: float = _seconds(30 * _DAY, "REDVSBLUE_TELEMETRY_JOURNAL_MAX_AGE")
+    journal_max_age: float = _seconds(30 * _DAY, f"{JOURNAL}_MAX_AGE")
     """How long the journal keeps an event that can't be delivered."""
 
     @classmethod
@@ -444,7 +445,10 @@ class TelemetrySettings:
             cls, {ENABLE: environment.get(ENABLE, "")}, skip={}
         )  # a kill switch that can't be read is an error
         if is_killed(environment):
-            return attrs.evolve(cls(**overrides), enabled=False)
+            # The journal's directory is needed all the same: the start erases what is in it.
+            journal = {JOURNAL: environment.get(JOURNAL, "")}
+            found = {**_read(cls, journal, skip=overrides), **overrides}
+            return attrs.evolve(cls(**found), enabled=False)
         return cls(**{**_read(cls, environment, skip=overrides), **overrides})
 
 

@@ -31,7 +31,7 @@ THE_PACKAGE = """
     _network        | _packages  _shared
     _delivery       | settings  _recording  _network  _packages  _shared
     _lifecycle      | _recording  _shared
-    client          | errors  events  settings  engines  _lifecycle  _recording  _delivery  _shared
+    client    | errors events settings engines _lifecycle _recording _delivery _journal _shared
     _process        | errors  settings  client  _lifecycle  _delivery  _shared
     __init__        | errors  events  settings  client  _process  _recording  _delivery  _packages
     collector       | settings  _shared
@@ -62,6 +62,7 @@ ROOMS = {
         directory       | layout  run  dead
         segment         | layout  records
         store           | layout  records  segment
+        journal         | layout  run  directory  store
     """,
     # Bytes: nothing here knows what an event is.
     "_network": """
@@ -85,8 +86,11 @@ ROOMS = {
         log             |
         window          |
         requests        |
-        session         | window  pacing  log
-        worker          | session  window  states  requests  backoff  poller  log
+        settlement      | window
+        adoption        | settlement  log
+        limits          | adoption
+        session         | window  settlement  adoption  pacing  log
+        worker | session adoption limits settlement window states requests backoff poller log
     """,
     "collector": """
         messages        |

@@ -3,14 +3,14 @@
 Events are taken from the store when the drain interval is over, when the store passes its
 high-water mark, and when a caller flushes. Then all of them are taken, batch after batch, as long
 as the window and the socket have room. So the interval bounds how long an event waits, not how
-many are sent. In between the worker yields to the game (:mod:`.pacing`), unless a caller waits for
-a flush or a stop.
+many are sent. When there are none, those of earlier runs are taken. In between the worker yields to
+the game (:mod:`.pacing`), unless a caller waits for a flush or a stop.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -19,8 +19,10 @@ from .._recording.codec import EncodedEvent, EventCodec
 from .._recording.ledger import DropReason, Ledger
 from .._recording.store import Store
 from ..settings import TelemetrySettings
+from .adoption import Adoption
 from .log import log_safely
 from .pacing import TimeSlice
+from .settlement import Settlement
 from .window import Batch, DeliveryWindow, InvalidConfirmationError
 
 __all__ = ["WireSession"]
@@ -41,6 +43,8 @@ class WireSession:
         take: takes at most so many of them from the store, with their numbers.
         codec: completes them.
         window: keeps them until they are confirmed.
+        settlement: notifies their sources when they are settled.
+        adoption: has events of earlier runs.
         ledger: counts them.
         settings: see :class:`TelemetrySettings`.
         clock: returns monotonic seconds.
@@ -56,6 +60,8 @@ class WireSession:
         take: Callable[[int], list[tuple[EncodedEvent, int]]],
         codec: EventCodec,
         window: DeliveryWindow,
+        settlement: Settlement,
+        adoption: Adoption,
         ledger: Ledger,
         settings: TelemetrySettings,
         clock: Callable[[], float],
@@ -66,6 +72,8 @@ class WireSession:
         self._take = take
         self._codec = codec
         self._window = window
+        self._settlement = settlement
+        self._adoption = adoption
         self._ledger = ledger
         self._settings = settings
         self._clock = clock
@@ -125,10 +133,12 @@ class WireSession:
                 self._yield(is_awaited=is_awaited)
             self.was_fruitful = True
             batch = self._window.next_unsent()
-            if batch is None:
+            if batch is not None:
+                self._send_batch(batch)
+            elif self._is_draining:
                 self._load()
             else:
-                self._send_batch(batch)
+                self._load_adopted()
         else:
             self._yield(is_awaited=is_awaited)
         unwritten = self._connection.unwritten
@@ -161,7 +171,7 @@ class WireSession:
     def _can_send(self) -> bool:
         if self._connection.unwritten > _MAX_UNWRITTEN_BYTES:
             return False
-        can_load = self._is_draining and self._window.has_room
+        can_load = self._window.has_room and (self._is_draining or self._adoption.may_load)
         return can_load or self._window.next_unsent() is not None
 
     @property
@@ -183,22 +193,39 @@ class WireSession:
         if len(taken) < self._settings.batch_size:  # the store was empty
             self._is_draining = False
             self._drain_at = self._clock() + self._settings.drain_interval
-        if self._settings.before_send is None:
-            self._window.load(self._codec.to_wire_many(taken))
-        else:
-            to_wire = self._codec.to_wire
-            reviewed = [self._reviewed(to_wire(body, number), number) for body, number in taken]
-            self._window.load([event for event in reviewed if event is not None])
+        self._window.load(self._completed(taken, self._codec))
+        if taken:
+            self._settlement.note_load(taken[-1][1], self._store.confirm, is_own=True)
 
-    def _reviewed(self, wire: bytes, number: int) -> bytes | None:
+    def _load_adopted(self) -> None:
+        """Move the next events of an earlier run to the window."""
+        adopted = self._adoption.take(self._settings.batch_size)
+        if adopted is None:
+            return
+        codec, taken = adopted
+        events = self._completed(taken, codec)
+        self._window.load(events)
+        self._adoption.note_load(sum(map(len, events)))
+
+    def _completed(
+        self, taken: list[tuple[EncodedEvent, int]], codec: EventCodec
+    ) -> Sequence[bytes]:
+        """Return events as bytes on the wire, without those that aren't to be sent."""
+        if self._settings.before_send is None:
+            return codec.to_wire_many(taken)
+        reviewed = [self._reviewed(codec.to_wire(body, n), n, codec) for body, n in taken]
+        return [event for event in reviewed if event is not None]
+
+    def _reviewed(self, wire: bytes, number: int, codec: EventCodec) -> bytes | None:
         """Return an event as ``before_send`` changes it; None if it isn't to be sent."""
         assert self._settings.before_send is not None
         try:
-            event = self._settings.before_send(self._codec.from_wire(wire))
+            event = self._settings.before_send(codec.from_wire(wire))
             if event is not None:
-                return self._codec.to_wire(self._codec.encode_event(event), number)
+                return codec.to_wire(codec.encode_event(event), number)
         except BaseException:  # even a SystemExit must not end the worker
-            if self._ledger.reject_reviewed() == 1:  # called per event: log the first one only
+            is_recovered = codec is not self._codec
+            if self._ledger.reject_reviewed(is_recovered=is_recovered) == 1:  # called per event
                 log_safely(
                     logging.ERROR,
                     "before_send raised; events for which it raises are rejected",

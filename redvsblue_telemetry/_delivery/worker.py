@@ -30,6 +30,7 @@ import selectors
 import threading
 from collections.abc import Callable
 from time import sleep
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .._network.contract import Connection, ConnectionLost, Endpoint, LostKind, Wait
@@ -40,11 +41,14 @@ from .._recording.ledger import DropReason, Ledger
 from .._recording.store import Store
 from .._shared import TokenBucket, is_loopback, monotonic
 from ..settings import TelemetrySettings, is_token
+from .adoption import Adoption
 from .backoff import Backoff
+from .limits import JournalLimits
 from .log import LINES_AT_ONCE, LINES_PER_SECOND, ConnectionLog, log_safely
 from .poller import Poller
 from .requests import Request, Requests
 from .session import WireSession
+from .settlement import Settlement
 from .states import (
     BACKING_OFF,
     CONNECTED,
@@ -57,6 +61,9 @@ from .states import (
 )
 from .window import DeliveryWindow
 
+if TYPE_CHECKING:
+    from .._journal.journal import Journal
+
 __all__ = ["TelemetryConnector"]
 
 _WINDOW_BATCHES = 512
@@ -68,6 +75,8 @@ _FRUITLESS_TURNS = 32  # in a row; a socket may be ready for nothing now and the
 _FRUITLESS_DELAY = 0.01  # seconds, after that many
 _EARLY_ATTEMPTS_AT_ONCE = 5  # for flushes, a network that is back, the toggle
 _EARLY_ATTEMPTS_PER_SECOND = 1.0  # after that many
+_EXPIRED_AT_ONCE = 500  # events; taking more would keep the GIL for more than a millisecond
+_RECOVERED_GRACE = 0.25  # seconds that a stop goes on for events of earlier runs alone
 _JOIN_TIMEOUT = 0.05  # seconds for a thread to be gone once its last statement has run
 
 Connect = Callable[[Endpoint, Wait, float], Connection]
@@ -87,6 +96,8 @@ class TelemetryConnector:
         codec: completes the events.
         settings: see :class:`TelemetrySettings`.
         ledger: counts what becomes of the events; if None, a new one.
+        journal: keeps the events of the store on disk, if there is one.
+        adopts: whether to deliver the events of the dead runs in it as well.
         on_failure: called on the worker's thread if it ends without having been asked to.
         connect: opens a connection.
         clock: returns monotonic seconds.
@@ -99,6 +110,8 @@ class TelemetryConnector:
         settings: TelemetrySettings,
         *,
         ledger: Ledger | None = None,
+        journal: Journal | None = None,
+        adopts: bool = True,
         on_failure: Callable[[], object] | None = None,
         connect: Connect = open_websocket,
         clock: Callable[[], float] = monotonic,
@@ -106,6 +119,7 @@ class TelemetryConnector:
         self._store = store
         self._codec = codec
         self._settings = settings
+        self._journal = journal
         self._on_failure = on_failure
         self._connect = connect
         self._clock = clock
@@ -123,9 +137,11 @@ class TelemetryConnector:
             max_batch_bytes=settings.max_batch_bytes,
             confirm_timeout=settings.confirm_timeout,
         )
+        self._settlement = Settlement(self._window)
         self._connection: Connection | None = None
         self._regular_at = -math.inf  # when the backoff's own attempt is due
         self._not_before = -math.inf  # a Retry-After forbids attempts until then
+        self._grace_ends: float | None = None  # of a stop, for events of earlier runs
         self._is_offline = False  # whether there was no network at the last failure
         self._is_allowed_again = False  # attempts were forbidden, and none was made since
         self._connection_log = ConnectionLog(clock)
@@ -134,11 +150,31 @@ class TelemetryConnector:
         self._early_attempts = TokenBucket(
             _EARLY_ATTEMPTS_PER_SECOND, _EARLY_ATTEMPTS_AT_ONCE, clock
         )
+        self._settlement.own_number = store.departed
         self._seen = store.departed  # the number of the last event whose departure was noticed
 
         # Written by the worker, read by callers:
         self.ledger = Ledger(store) if ledger is None else ledger
         """What became of the events."""
+        self.adoption = Adoption(
+            journal.directory.dead_runs if journal is not None and adopts else None,
+            ledger=self.ledger,
+            settlement=self._settlement,
+            max_event_bytes=codec.max_event_bytes,
+            max_age=settings.journal_max_age,
+        )
+        """Takes over dead runs. Its ``erase`` is for any thread."""
+        self._limits = (
+            None
+            if journal is None
+            else JournalLimits(
+                journal,
+                self.adoption,
+                max_bytes=settings.journal_max_bytes,
+                max_age=settings.journal_max_age,
+                clock=clock,
+            )
+        )
         self.state: ConnectionState = IDLE
         self.connections = 0
         """How many connections were opened."""
@@ -235,7 +271,7 @@ class TelemetryConnector:
             self._thread.join(_JOIN_TIMEOUT)
             return self._ended_well
         # In this order: the worker sets the flags before it gives the events up.
-        is_settled = self.ledger.read().is_settled
+        is_settled = self._settlement.own_number >= request.up_to
         return is_settled and self._ended_well and not request.has_losses
 
     def abandon(self) -> None:
@@ -249,6 +285,7 @@ class TelemetryConnector:
     def _run(self) -> None:
         try:
             log_safely(logging.INFO, "telemetry started: session %s", self._codec.session_id)
+            self._look_for_dead_runs()
             while not self._is_finished:
                 try:
                     self._take_a_step()
@@ -259,6 +296,13 @@ class TelemetryConnector:
             log_safely(logging.ERROR, "telemetry is off: its worker failed", with_traceback=True)
         finally:
             self._end()
+
+    def _look_for_dead_runs(self) -> None:
+        """Find out whether there are any, so that a stop needs not wait for those that aren't."""
+        try:
+            self.adoption.look()
+        except BaseException:
+            self._log_internal_error()
 
     def _recover(self) -> None:
         """Log the error, and take no step for a while."""
@@ -281,14 +325,27 @@ class TelemetryConnector:
 
     @property
     def _has_delivered_all(self) -> bool:
-        return self._window.is_empty and not self._store
+        """Whether this run's own events are settled. Those of earlier runs can wait."""
+        return not self._store and self._settlement.are_own_settled
 
     @property
     def _is_finished(self) -> bool:
+        ends_at = self._ends_at
+        return ends_at is not None and self._clock() >= ends_at
+
+    @property
+    def _ends_at(self) -> float | None:
+        """When the worker has to end, by a stop; None while nobody stops it."""
         stop_at = self.requests.stop_at
         if stop_at is None:
-            return False
-        return self._has_delivered_all or not self._may_connect or self._clock() >= stop_at
+            return None
+        if self._grace_ends is None:
+            self._grace_ends = self._clock() + _RECOVERED_GRACE
+        if not self._may_connect:
+            return -math.inf
+        if not self._has_delivered_all:
+            return stop_at
+        return -math.inf if self.adoption.is_done else min(stop_at, self._grace_ends)
 
     @property
     def _may_connect(self) -> bool:
@@ -317,10 +374,11 @@ class TelemetryConnector:
             if self._connection is not None:
                 self._connection.abort()
                 self._connection = None
-        self._settle_flushes()
+        self._settle()
+        is_own = self._settlement.is_own_next
         refused = self._window.connection_lost(lost.close_code if lost else None)
         if refused is not None:
-            self._drop_refused(refused, lost)
+            self._drop_refused(refused, lost, is_own=is_own)
         if lost is not None:
             self._back_off(lost)
 
@@ -333,26 +391,49 @@ class TelemetryConnector:
         self._is_allowed_again = True
 
     def _end(self) -> None:
-        self._settle_flushes()
+        self._settle()
         if not self._has_delivered_all:
             self.requests.mark_losses()
         self._ended_well = (
             self._ended_well and self._has_delivered_all and not self.requests.has_losses
         )
-        reason = DropReason.LEFT_BEHIND if self.requests.enabled else DropReason.SWITCHED_OFF
-        self.ledger.drop(self._window.discard() + self._store.clear(), reason)
+        self._give_up_the_rest()
         self._enter(STOPPED)
         self._poller.close()
         on_failure, self._on_failure = self._on_failure, None  # its owner refers to this
         if on_failure is not None and not self.requests.is_stopping:
             on_failure()
         self.requests.finish_all()
+        kept = self.ledger.kept
         log_safely(
             logging.INFO,
-            "telemetry stopped: %d events delivered, %d left behind",
+            "telemetry stopped: %d events delivered, %d left behind%s",
             self.ledger.delivered,
             self.ledger.left_behind,
+            f", {kept} kept for the next start" if kept else "",
         )
+
+    def _give_up_the_rest(self) -> None:
+        """Leave the events that are not delivered in the journal, or drop them.
+
+        After the player's no, there is no journal any more.
+        """
+        keep = self.requests.enabled
+        own = self._settlement.own_in_flight()
+        self._settlement.forget()  # they are not settled, for the journal
+        recovered = self._window.discard() - own
+        if keep:
+            self.adoption.release()
+        else:
+            self.adoption.erase()
+        kept = 0 if self._journal is None else self._journal.close(keep=keep)
+        own += self._store.clear()
+        kept = min(kept, own)
+        if keep:
+            self.ledger.keep(kept + recovered)
+            self.ledger.drop(own - kept, DropReason.LEFT_BEHIND)
+        else:
+            self.ledger.drop(own + recovered, DropReason.SWITCHED_OFF)
 
     # An attempt.
 
@@ -423,7 +504,8 @@ class TelemetryConnector:
                 self._is_allowed_again = requests.network_is_back = False
                 return True
             self._enter(OFFLINE if self._is_offline else BACKING_OFF)
-            if requests.stop_at is not None and requests.stop_at <= until:
+            ends_at = self._ends_at
+            if ends_at is not None and ends_at <= until:
                 requests.stop_at = now  # the attempt would come too late: end now
             else:
                 self._wait(until)
@@ -450,9 +532,10 @@ class TelemetryConnector:
             return early, True
         return regular, False
 
-    def _drop_refused(self, event: bytes, lost: ConnectionLost | None) -> None:
+    def _drop_refused(self, event: bytes, lost: ConnectionLost | None, *, is_own: bool) -> None:
         self.ledger.drop(1, DropReason.REFUSED)
-        self.requests.mark_losses()
+        if is_own:
+            self.requests.mark_losses()
         if self._refusals_log.take():
             log_safely(
                 logging.WARNING,
@@ -477,6 +560,8 @@ class TelemetryConnector:
             take=self._take,
             codec=self._codec,
             window=self._window,
+            settlement=self._settlement,
+            adoption=self.adoption,
             ledger=self.ledger,
             settings=self._settings,
             clock=self._clock,
@@ -524,11 +609,10 @@ class TelemetryConnector:
 
     def _wait(self, until: float | None, fd: int = -1, events: int = 0) -> bool:
         """Wait for a descriptor, a request, or a time; return whether the descriptor is ready."""
-        self._settle_flushes()
+        self._settle()
         self._connection_log.catch_up()
-        stop_at = self.requests.stop_at
-        if stop_at is not None:
-            until = stop_at if until is None else min(until, stop_at)
+        deadlines = (until, self._ends_at, self._maintain())
+        until = min((time for time in deadlines if time is not None), default=None)
         timeout = None if until is None else max(0.0, until - self._clock())
         is_ready = self._poller.wait(timeout, fd, events)
         if self._poller.was_closed:
@@ -540,14 +624,34 @@ class TelemetryConnector:
                 )
         return is_ready
 
-    def _settle_flushes(self) -> None:
-        """Finish the flushes whose events have all been delivered or dropped."""
+    def _maintain(self) -> float | None:
+        """Look after the journal; return when to do so again."""
+        maintain_at = self._store.maintain()
+        if (limits := self._limits) is None:
+            return maintain_at
+        limits.enforce_size()
+        self._expire(limits.expired())
+        return min(maintain_at or math.inf, limits.next_deadline)
+
+    def _expire(self, number: int) -> None:
+        """Drop the waiting events up to a number: they are too old."""
+        while (count := number - self._store.departed) > 0:
+            taken = self._store.drain_numbered(min(count, _EXPIRED_AT_ONCE))
+            if not taken:
+                break
+            self.ledger.drop(len(taken), DropReason.EXPIRED)
+            self._settlement.note_load(taken[-1][1], self._store.confirm, is_own=True)
+            self._notice(taken[-1][1])
+
+    def _settle(self) -> None:
+        """Notify all who wait for events that have been delivered or dropped."""
+        self._settlement.settle()
         departed = self._store.departed
         self._notice(departed)
         self.requests.settle_flushes(
             departed=departed,
-            loaded=self._window.loaded,
-            settled=self._window.loaded - self._window.in_flight,
+            loaded=self._settlement.own_loaded,
+            settled=self._settlement.settled,
         )
 
     def _take(self, limit: int) -> list[tuple[EncodedEvent, int]]:
@@ -569,12 +673,15 @@ class TelemetryConnector:
 
     def _discard_requested(self) -> None:
         while (request := self.requests.next_discard) is not None:
-            self._settle_flushes()
+            self._settle()
+            own = self._settlement.own_in_flight()
             in_store = len(self._take(request.up_to - self._store.departed))
             discarded = self._window.discard() + in_store
             self.ledger.drop(discarded, DropReason.SWITCHED_OFF)
-            if discarded:
+            if own or in_store:
                 self.requests.mark_losses()
+            self._settlement.note_load(self._store.departed, self._store.confirm, is_own=True)
+            self._settlement.settle()
             self.requests.finish_discard()
 
     def _enter(self, state: ConnectionState) -> None:

@@ -111,10 +111,14 @@ class SegmentFile:
         """
         if self.size < self._data_end:  # they would be where records are looked for
             raise OSError(errno.EINVAL, "the file is too short", str(self.path))
-        with self.path.open("ab", buffering=0) as file:
-            file.write(entries)
+        # Not by "ab", which would make the file again that an erasing thread has just removed.
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
+        try:
+            os.write(fd, entries)
             if is_synced:
-                os.fsync(file.fileno())
+                os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 class RunFiles:
@@ -216,7 +220,7 @@ class RunFiles:
 
 
 class DeadRun:
-    """A run that has ended, locked by this process. Used by one thread at a time.
+    """A run that has ended, locked by this process. Used by one thread, but for :meth:`delete`.
 
     Args:
         directory: of the run.
@@ -259,6 +263,14 @@ class DeadRun:
     def torn(self) -> int:
         """How many records are lost, in what has been read."""
         return self._files.damaged
+
+    @property
+    def has_unreadable(self) -> bool:
+        """Whether a file could not be read, for want of descriptors or rights, say.
+
+        Perhaps the next start can.
+        """
+        return any(isinstance(file.fault, OSError) for file in self._left)
 
     @property
     def size(self) -> int:
@@ -327,8 +339,7 @@ class DeadRun:
         self._directory.release()
 
     def delete(self) -> None:
-        """Delete its files."""
-        self._pieces.close()
+        """Delete its files. Any thread may do so, also while another one is reading them."""
         self._directory.delete()
 
     def forget_after_fork(self) -> None:

@@ -2,17 +2,17 @@
 
 Every event is in one place at a time, so at any moment::
 
-    emitted == delivered + dropped + buffered + in_flight
+    emitted + recovered == delivered + dropped + buffered + in_flight
 
 ``rejected`` events are apart: they were never accepted, or ``before_send`` raised for them.
 
 Each event ends in one count, and the rest is derived. The store counts the events that were
-pushed, that overflowed and that are waiting. The worker counts those that it delivered, dropped or
-rejected. An event that has left the store and is in no count is in flight. So the sum can't be
-wrong: an event that the worker lost would stay in flight forever, where a test finds it.
+pushed, that overflowed and that are waiting. The worker counts those that it took over from earlier
+runs, and those that it delivered, dropped, rejected, or left in the journal. An event that has left
+the store, or was taken over, and is in no count is in flight. So the sum can't be wrong: an event
+that the worker lost would stay in flight forever, where a test finds it.
 
-A new reason to drop events is one more :class:`DropReason`. Events that are taken over from an
-earlier run would be one more count, added to the left side.
+A new reason to drop events is one more :class:`DropReason`.
 """
 
 from __future__ import annotations
@@ -34,21 +34,24 @@ class DropReason(enum.Enum):
     """Why an event is dropped."""
 
     OVERFLOW = "overflow"
-    """The store was full. The store counts these, the worker counts the others."""
+    """The store was full. The store counts these; it and the worker count the expired ones."""
     REFUSED = "refused"
     """The server closed the connection because of it."""
     FILTERED = "filtered"
     """``before_send`` returned None."""
     SWITCHED_OFF = "switched_off"
     """The player's toggle discarded it."""
+    EXPIRED = "expired"
+    """It was too old for the journal, or the journal had no room for it any more."""
     LEFT_BEHIND = "left_behind"
-    """It was still undelivered at the end."""
+    """It was still undelivered at the end, and no journal keeps it."""
 
 
 class Counts(msgspec.Struct, frozen=True):
     """All counts, at one moment."""
 
     emitted: int
+    recovered: int
     delivered: int
     dropped: int
     buffered: int
@@ -82,8 +85,19 @@ class Ledger:
         """Each step counts an event that could not be encoded. Any thread may take one."""
         # Written by the worker, or by the client's lock holder while there is no worker:
         self.delivered = 0
+        self._taken_over = 0
+        self.kept = 0
         self._rejected_by_hook = 0
+        self._rejected_recovered = 0
         self._dropped = dict.fromkeys(DropReason, 0)  # always has the same keys: safe to iterate
+
+    def recover(self, count: int) -> None:
+        """Count events that were taken over from an earlier run."""
+        self._taken_over += count
+
+    def keep(self, count: int) -> None:
+        """Count events that left the store and stay in the journal for the next start."""
+        self.kept += count
 
     def deliver(self, count: int) -> None:
         """Count events that the server has confirmed."""
@@ -93,16 +107,22 @@ class Ledger:
         """Count events that will not be sent."""
         self._dropped[reason] += count
 
-    def reject_reviewed(self) -> int:
+    def reject_reviewed(self, *, is_recovered: bool = False) -> int:
         """Count an event for which ``before_send`` raised; return how many there were so far."""
-        self._rejected_by_hook += 1
-        return self._rejected_by_hook
+        if is_recovered:
+            self._rejected_recovered += 1
+        else:
+            self._rejected_by_hook += 1
+        return self._rejected_by_hook + self._rejected_recovered
 
     @property
     def dropped_by(self) -> dict[str, int]:
         """Events that will not be sent, by reason."""
         counts = {reason.value: count for reason, count in self._dropped.items()}
-        return counts | {DropReason.OVERFLOW.value: self._store.dropped}
+        counts[DropReason.OVERFLOW.value] += self._store.dropped
+        counts[DropReason.EXPIRED.value] += self._store.expired
+        counts[DropReason.SWITCHED_OFF.value] += self._store.erased
+        return counts
 
     @property
     def left_behind(self) -> int:
@@ -118,21 +138,24 @@ class Ledger:
         """
         # In this order, a thread that moves events on meanwhile can make no count negative: it
         # counts an event as settled after the event has left the store, and this reads it before.
-        delivered, rejected = self.delivered, self._rejected_by_hook
+        delivered, kept = self.delivered, self.kept
+        rejected, rejected_recovered = self._rejected_by_hook, self._rejected_recovered
         dropped_by = self.dropped_by
         dropped = sum(dropped_by.values())
+        recovered = self._taken_over - rejected_recovered
         departed, buffered = self._store.departed_and_waiting()
         emitted = departed + buffered - rejected
-        in_flight = departed - delivered - rejected - dropped
+        in_flight = departed - rejected + recovered - delivered - dropped - kept
         if is_over:
             dropped_by[DropReason.LEFT_BEHIND.value] += buffered
             dropped, buffered = dropped + buffered, 0
         return Counts(
             emitted=emitted,
+            recovered=recovered,
             delivered=delivered,
             dropped=dropped,
-            buffered=buffered,
+            buffered=buffered + kept,
             in_flight=in_flight,
-            rejected=self._rejected_by_emit.value + rejected,
+            rejected=self._rejected_by_emit.value + rejected + rejected_recovered,
             dropped_by=dropped_by,
         )

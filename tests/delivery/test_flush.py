@@ -54,6 +54,7 @@ def dropped(telemetry: Telemetry) -> dict[str, int]:
         "refused",
         "filtered",
         "switched_off",
+        "expired",
         "left_behind",
     ]
     assert sum(stats.dropped_by.values()) == stats.dropped

@@ -20,6 +20,7 @@ def test_every_event_is_in_one_count() -> None:
     next(ledger.rejections)
     assert ledger.read() == Counts(
         emitted=12,
+        recovered=0,
         delivered=0,
         dropped=2,
         buffered=10,
@@ -36,6 +37,7 @@ def test_every_event_is_in_one_count() -> None:
     counts = ledger.read()
     assert counts == Counts(
         emitted=11,
+        recovered=0,
         delivered=2,
         dropped=4,
         buffered=3,
@@ -70,7 +72,7 @@ def test_a_new_session_counts_from_zero() -> None:
     ledger.deliver(1)
     store.begin()
     ledger.begin()
-    assert ledger.read() == Counts(0, 0, 0, 0, 0, 0, by_reason())
+    assert ledger.read() == Counts(0, 0, 0, 0, 0, 0, 0, by_reason())
 
 
 def test_no_count_is_negative_while_events_move() -> None:

@@ -1,0 +1,261 @@
+"""Takes over the events of earlier runs that did not end well.
+
+Theory of operation
+-------------------
+
+The journal's directory has a directory for each run. At the start, the worker goes through those
+of dead runs, oldest first. It reads a batch at a time, and only when this run has nothing to send,
+and it has few such batches in flight: so a new event never waits behind more than those.
+
+An event keeps the session, the number, the id and the time that it had: it is completed by a codec
+of its own run. Once it is settled, its run is notified, and when all are, the run is deleted. What
+is not settled at a stop, or when this process is killed in turn, is left to the next start.
+
+The player may say no at any time, and the files have to be gone at once, also while the worker is
+busy elsewhere. So :meth:`Adoption.erase` is for any thread. It sets a flag first and then deletes
+the runs that are open, while the worker first notes a run as open and then looks at the flag: so
+one of the two sees it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from time import time_ns
+from typing import TYPE_CHECKING
+
+from .._recording.codec import EncodedEvent, EventCodec
+from .._recording.ledger import DropReason, Ledger
+from .log import log_safely
+from .settlement import Settlement
+
+if TYPE_CHECKING:
+    from .._journal.dead import DeadRun
+
+__all__ = ["Adoption"]
+
+FindRuns = Callable[[], "Iterator[DeadRun]"]
+
+_MAX_BATCHES = 32  # in flight
+_MAX_BYTES = 256 * 1024  # in flight
+_NANOSECONDS = 1_000_000_000
+_NANOSECONDS_PER_MILLISECOND = 1_000_000
+
+
+class _Adopted:
+    """A dead run that is being taken over."""
+
+    def __init__(self, run: DeadRun, max_event_bytes: int) -> None:
+        self.run = run
+        self.codec = EventCodec(run.header.session_id, run.header.version, max_event_bytes)
+        self.codec.begin(run.header.session_id, run.header.run)
+        self.began_at = run.header.started_at * _NANOSECONDS_PER_MILLISECOND
+        self.taken = 0  # the number of the last event that was taken
+        self.settled = 0
+        self.expired = 0  # how many of its events were dropped to free space
+        self.is_read = False
+
+    @property
+    def is_finished(self) -> bool:
+        return self.is_read and self.settled >= self.taken
+
+    def is_expired(self, event: EncodedEvent, oldest: int) -> bool:
+        # A timestamp is not always the time of the emission: the game may have given it, such as
+        # that of a replay. But no event is older than its run.
+        return max(event.time, self.began_at) < oldest
+
+
+class Adoption:
+    """Takes over dead runs. Used by the worker thread only, but for :meth:`erase`.
+
+    Args:
+        find: returns the dead runs, oldest first; each is locked as it is returned.
+        ledger: counts the events.
+        settlement: notifies this when events are settled.
+        max_event_bytes: for events that ``before_send`` changes.
+        max_age: seconds after which an event is dropped.
+    """
+
+    def __init__(
+        self,
+        find: FindRuns | None,
+        *,
+        ledger: Ledger,
+        settlement: Settlement,
+        max_event_bytes: int,
+        max_age: float,
+    ) -> None:
+        self._find = find
+        self._runs: Iterator[DeadRun] | None = None
+        self._ledger = ledger
+        self._settlement = settlement
+        self._max_event_bytes = max_event_bytes
+        self._max_age = max_age
+        self._open: list[_Adopted] = []
+        self._taken_from: _Adopted | None = None
+        self._is_over = find is None
+        self._batches = self._bytes = 0
+        self._recovered = self._adopted = self._torn = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no run is left to be read, and nothing of one is in flight."""
+        return self._is_over and not self._open
+
+    @property
+    def may_load(self) -> bool:
+        """Whether :meth:`take` may be called now."""
+        has_room = self._batches < _MAX_BATCHES and self._bytes < _MAX_BYTES
+        return has_room and not (self._is_over and all(run.is_read for run in self._open))
+
+    def look(self) -> None:
+        """Find out whether there is a dead run."""
+        if not self._is_over and not self._open:
+            self._next()
+
+    def take(self, limit: int) -> tuple[EventCodec, list[tuple[EncodedEvent, int]]] | None:
+        """Take events of a dead run, with their codec and their numbers; None if none is left.
+
+        The list may be empty. Call :meth:`note_load` once they are in the window.
+        """
+        self._taken_from = None
+        adopted = self._current()
+        if adopted is None:
+            return None
+        taken = adopted.run.take(limit)
+        if not taken:
+            self._end_reading(adopted)
+            return adopted.codec, []
+        self._taken_from = adopted
+        adopted.taken = taken[-1][1]
+        self._recovered += len(taken)
+        self._ledger.recover(len(taken))
+        oldest = time_ns() - int(self._max_age * _NANOSECONDS)
+        fresh = [each for each in taken if not adopted.is_expired(each[0], oldest)]
+        if len(fresh) < len(taken):
+            self._ledger.drop(len(taken) - len(fresh), DropReason.EXPIRED)
+        return adopted.codec, fresh
+
+    def note_load(self, size: int) -> None:
+        """Note that the events that were taken last are in the window, with their bytes."""
+        if (adopted := self._taken_from) is None:
+            return
+        self._batches += 1
+        self._bytes += size
+        confirm = functools.partial(self._settle, adopted, size)
+        self._settlement.note_load(adopted.taken, confirm, is_own=False)
+
+    def _settle(self, adopted: _Adopted, size: int, number: int) -> None:
+        self._batches -= 1
+        self._bytes -= size
+        adopted.settled = number
+        if not self._finish(adopted) and adopted in self._open:
+            adopted.run.confirm(number)
+
+    def free(self, wanted: int) -> int:
+        """Drop the oldest events to free some bytes on disk; return how many were freed."""
+        freed = 0
+        while freed < wanted and (adopted := self._current()) is not None:
+            dropped_bytes = adopted.run.drop_oldest_segment()
+            expired = adopted.run.expired - adopted.expired
+            adopted.expired += expired
+            self._ledger.recover(expired)
+            self._ledger.drop(expired, DropReason.EXPIRED)
+            freed += dropped_bytes
+            if not dropped_bytes:
+                self._end_reading(adopted)
+        return freed
+
+    def _current(self) -> _Adopted | None:
+        """Return the run to read from; None if none is left."""
+        return next((each for each in self._open if not each.is_read), None) or self._next()
+
+    def _end_reading(self, adopted: _Adopted) -> None:
+        adopted.is_read = True
+        self._torn += adopted.run.torn
+        self._finish(adopted)
+
+    def _next(self) -> _Adopted | None:
+        """Return the next run, and note it as open; None if there is none."""
+        if self._is_over:
+            return None
+        if self._runs is None:
+            assert self._find is not None
+            self._runs = self._find()
+        run = next(self._runs, None)
+        if run is None:
+            self._end()
+            return None
+        adopted = _Adopted(run, self._max_event_bytes)
+        self._open.append(adopted)
+        if self._is_over:  # erased meanwhile: see above
+            self._delete(adopted)
+            return None
+        self._adopted += 1
+        return adopted
+
+    def _finish(self, adopted: _Adopted) -> bool:
+        """Delete a run if all of its events are settled; return whether they are.
+
+        Files that could not be read are left to the next start.
+        """
+        if not adopted.is_finished:
+            return False
+        if not adopted.run.has_unreadable:
+            self._delete(adopted)
+        elif self._close(adopted):
+            adopted.run.release()
+        self._log_end()
+        return True
+
+    def _delete(self, adopted: _Adopted) -> None:
+        if self._close(adopted):
+            adopted.run.delete()
+
+    def _close(self, adopted: _Adopted) -> bool:
+        """Note a run as no longer open; return whether it was, and no other thread was faster."""
+        try:
+            self._open.remove(adopted)
+        except ValueError:
+            return False
+        return True
+
+    def _end(self) -> None:
+        """Note that no run is left to be read."""
+        self._is_over = True
+        self._runs = None
+        self._log_end()
+
+    def _log_end(self) -> None:
+        if not self.is_done or not self._adopted:
+            return
+        log_safely(
+            logging.INFO,
+            "telemetry recovered %d events of %d earlier runs",
+            self._recovered,
+            self._adopted,
+        )
+        if self._torn:
+            log_safely(
+                logging.WARNING,
+                "%d records in the telemetry's journal were damaged; their events are lost",
+                self._torn,
+            )
+        self._adopted = self._recovered = self._torn = 0
+
+    def release(self) -> None:
+        """Leave what is not settled to the next start."""
+        self._is_over = True
+        for adopted in tuple(self._open):
+            if self._close(adopted):
+                adopted.run.release()
+        self._log_end()
+
+    # For any thread.
+
+    def erase(self) -> None:
+        """Delete the runs that are open, and open no more."""
+        self._is_over = True
+        for adopted in tuple(self._open):
+            self._delete(adopted)

@@ -1,0 +1,85 @@
+"""Which events are settled: delivered or dropped, so that nobody needs to keep them any more.
+
+The window settles events strictly in the order in which they were loaded, also when it takes a
+refused batch apart. So a queue is enough: "once so many of the loaded events are settled, all that
+a source gave up to this number are."
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from .window import DeliveryWindow
+
+__all__ = ["Settlement"]
+
+Confirm = Callable[[int], object]
+
+
+class Settlement:
+    """Notifies the sources of the events in a window. Used by the worker thread only.
+
+    Args:
+        window: the events on their way.
+    """
+
+    def __init__(self, window: DeliveryWindow) -> None:
+        self._window = window
+        self._loads: deque[tuple[int, int, Confirm, bool]] = deque()
+        self.own_loaded = 0
+        """How many events the window had been given at the last load of this run's own."""
+        self.own_number = 0
+        """The number up to which all events of this run are settled. Any thread may read it."""
+
+    def note_load(self, number: int, confirm: Confirm, *, is_own: bool) -> None:
+        """Have a source notified when all that it has given to the window so far is settled.
+
+        Args:
+            number: the number of the last of these events.
+            confirm: called with the number.
+            is_own: whether they are of this run, and not of an earlier one.
+        """
+        loaded = self._window.loaded
+        self._loads.append((loaded, number, confirm, is_own))
+        if is_own:
+            self.own_loaded = loaded
+
+    def settle(self) -> None:
+        """Notify the sources of the events that were settled since the last call."""
+        settled = self.settled
+        loads = self._loads
+        while loads and loads[0][0] <= settled:
+            _, number, confirm, is_own = loads.popleft()
+            if is_own:
+                self.own_number = number
+            confirm(number)
+
+    @property
+    def settled(self) -> int:
+        """How many of the events that ever entered the window have left it."""
+        return self._window.loaded - self._window.in_flight
+
+    @property
+    def are_own_settled(self) -> bool:
+        """Whether none of this run's own events is in the window."""
+        return self.settled >= self.own_loaded
+
+    @property
+    def is_own_next(self) -> bool:
+        """Whether the event at the front of the window is one of this run's own."""
+        settled = self.settled
+        return next((is_own for loaded, _, _, is_own in self._loads if loaded > settled), True)
+
+    def own_in_flight(self) -> int:
+        """Return how many of the events in the window are this run's own."""
+        before, count = self.settled, 0
+        for loaded, _, _, is_own in self._loads:
+            if loaded > before:
+                count += (loaded - before) * is_own
+                before = loaded
+        return count
+
+    def forget(self) -> None:
+        """Notify nobody of what is still in the window."""
+        self._loads.clear()

@@ -1,0 +1,154 @@
+"""A client's journal: its own run, and the directory that it shares with other runs.
+
+Nothing is touched on disk before :meth:`Journal.open`, and nothing of this run or of dead ones is
+left after :meth:`Journal.erase`, which any thread may call, also while the worker is busy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from time import time_ns
+
+from .._recording.codec import EventCodec
+from .directory import JournalDirectory
+from .layout import Header
+from .run import RunDirectory
+from .store import JournalStore
+
+__all__ = ["Journal", "erase_dead_runs"]
+
+logger = logging.getLogger("redvsblue_telemetry")
+
+
+class Journal:
+    """The journal of one client.
+
+    Args:
+        path: the directory; a relative one counts from the current directory now.
+        codec: names the session.
+        capacity: the most events, if the game has limited them.
+        memory_capacity: the most events that are kept in memory if the directory can't be used.
+        max_bytes: the most bytes on disk.
+        high_water: see :class:`TelemetryStore`.
+        on_high_water: see :class:`TelemetryStore`.
+        on_first_push: called by the first event of a forked child.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        codec: EventCodec,
+        *,
+        capacity: int | None,
+        memory_capacity: int,
+        max_bytes: int,
+        high_water: int,
+        on_high_water: Callable[[], object],
+        on_first_push: Callable[[], object],
+    ) -> None:
+        self.path = _absolute(path)
+        self.directory = JournalDirectory(self.path)
+        """All runs."""
+        self.store = JournalStore(
+            max_bytes=max_bytes,
+            max_event_bytes=codec.max_event_bytes,
+            capacity=capacity,
+            memory_capacity=memory_capacity,
+            high_water=high_water,
+            on_high_water=on_high_water,
+        )
+        """The events of this run."""
+        self.store.on_trouble = self._report
+        self.store.on_first_push = on_first_push
+        self._codec = codec
+        self._run: RunDirectory | None = None  # written under the client's lock, or at the end
+        self._has_reported = False
+
+    def open(self) -> None:
+        """Begin a run on disk, unless there is one; in memory if that fails.
+
+        It is safe to record events as soon as this has returned.
+        """
+        if self._run is not None:
+            return
+        codec = self._codec
+        header = Header(
+            session_id=codec.session_id,
+            run=codec.run,
+            segment=1,
+            data_bytes=0,  # the store sets these two for each segment
+            started_at=time_ns() // 1_000_000,
+            version=codec.version,
+        )
+        run = None
+        try:
+            run = RunDirectory.create(self.path, codec.session_id, codec.run)
+            self.store.open(run, header)
+        except OSError as error:
+            if run is not None:
+                run.delete()
+            self._report(error)
+            self.store.open(None, header)
+        else:
+            self._run = run
+
+    def erase(self) -> None:
+        """Delete this run and all dead runs."""
+        run, self._run = self._run, None
+        self.store.erase()
+        if run is not None:
+            run.delete()
+        self.directory.erase()
+
+    def close(self, *, keep: bool) -> int:
+        """End the run. A run without files is removed.
+
+        Args:
+            keep: keep the files in which events are not settled.
+
+        Returns:
+            How many events are left in them.
+        """
+        run, self._run = self._run, None
+        left = self.store.close(keep=keep)
+        self.store.on_trouble = _ignore  # it would refer to this, which refers to the store
+        if run is not None:
+            run.release()
+        return left
+
+    def after_fork_in_child(self) -> None:
+        """Leave the run to the parent. The first event of the child opens another one."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.forget_after_fork()
+
+    def _report(self, error: OSError) -> None:
+        if self._has_reported:
+            return
+        self._has_reported = True
+        with contextlib.suppress(Exception):  # a log handler's own
+            logger.warning(
+                "the telemetry's journal %s can't be used (%s); events are kept in memory only",
+                self.path,
+                error.strerror or error,
+            )
+
+
+def _ignore(error: OSError) -> None:
+    """Do nothing: nobody minds any more."""
+
+
+def erase_dead_runs(path: str | os.PathLike[str]) -> None:
+    """Delete the dead runs in a journal's directory, and the directory itself if it is empty."""
+    JournalDirectory(_absolute(path)).erase()
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(os.path.abspath(path))
+    except OSError:  # the current directory was deleted
+        return Path(path)

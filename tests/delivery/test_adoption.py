@@ -1,0 +1,432 @@
+"""Events of earlier runs: gently, in order, each settled once, and never in the way of new ones."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redvsblue_telemetry import ConnectionState, Telemetry, TelemetryEvent, TelemetrySettings
+from redvsblue_telemetry.testing import RecordingServer
+from tests.delivery.test_refused import picky_server
+from tests.support import REPOSITORY
+from tests.support.collector import collector_running
+from tests.support.fault_proxy import FaultProxy
+from tests.support.killed_games import (
+    NOWHERE,
+    files,
+    game,
+    has_recovered,
+    is_balanced,
+    killed,
+    needs_kill,
+    played,
+)
+from tests.support.raw_server import raw_server, read_to_the_end, shake_hands
+from tests.support.wait import wait_until
+
+pytestmark = needs_kill
+QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.005, "backoff_max": 0.01}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def server() -> Iterator[RecordingServer]:
+    with RecordingServer() as server:
+        yield server
+
+
+def made(journal: Path, url: str = NOWHERE, **settings: Any) -> Telemetry:
+    return Telemetry(TelemetrySettings(**{**QUICK, "journal": journal, "url": url, **settings}))
+
+
+def dropped(telemetry: Telemetry) -> dict[str, int]:
+    return {reason: count for reason, count in telemetry.stats().dropped_by.items() if count}
+
+
+def is_stopped(telemetry: Telemetry) -> bool:
+    return wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED, 20)
+
+
+@contextlib.contextmanager
+def confirming_nothing() -> Iterator[str]:
+    """A server that takes everything and confirms nothing; yields its URL."""
+
+    def script(client: socket.socket) -> None:
+        shake_hands(client, b"Telemetry-Ack: cumulative")
+        read_to_the_end(client)
+
+    with raw_server(script) as port:
+        yield f"ws://127.0.0.1:{port}/"
+
+
+# Delivery.
+
+
+def test_a_collector_stores_each_event_once_though_the_adopters_are_killed(journal: Path) -> None:
+    session = killed(journal, 3000)
+    script = """
+import random
+time.sleep(random.uniform(0, 0.3))
+die()
+"""
+    with collector_running() as collector:
+        for _ in range(4):
+            played(journal, script, url=collector.url, drain_interval=0.01)
+        with made(journal, collector.url) as telemetry:
+            assert wait_until(lambda: collector.stats().events == 3000, 20)
+            assert wait_until(lambda: telemetry.stats().in_flight == 0)
+        assert [event.seq for event in collector.events] == list(range(1, 3001))
+        assert {event.session_id for event in collector.events} == {session}
+        (stored,) = collector.sessions
+        assert (stored.events, stored.missing) == (3000, 0)
+    assert files(journal) == []
+
+
+def test_an_adopter_that_is_killed_in_the_middle_leaves_the_rest_to_the_next(
+    journal: Path,
+) -> None:
+    session = killed(journal, 2000)
+    with RecordingServer() as server, FaultProxy(server.port, first_takes=40_000) as proxy:
+        adopter = subprocess.Popen(
+            game(journal, "time.sleep(60)", url=proxy.url), cwd=REPOSITORY, stdin=subprocess.DEVNULL
+        )
+        with adopter:
+            assert wait_until(lambda: proxy.has_stalled, 20)
+            os.kill(adopter.pid, signal.SIGKILL)
+        taken = {event["seq"] for event in server.events}
+        assert 0 < len(taken) < 2000
+        with made(journal, server.url) as telemetry:
+            assert has_recovered(telemetry, 2000 - len(taken))
+        seqs = [event["seq"] for event in server.events if event["sessionId"] == session]
+        assert list(dict.fromkeys(seqs)) == list(range(1, 2001))  # by their first arrival
+    assert files(journal) == []
+
+
+def test_a_reset_in_the_midst_of_it_loses_nothing(journal: Path) -> None:
+    killed(journal, 3000)
+    with RecordingServer() as server, FaultProxy(server.port, first_takes=60_000) as proxy:
+        with made(journal, proxy.url, confirm_timeout=0.5) as telemetry:
+            telemetry.emit("new")
+            assert has_recovered(telemetry, 3000)
+            assert telemetry.stats().reconnects > 0
+            assert is_balanced(telemetry.stats())
+        seqs = [event["seq"] for event in server.events if event["type"] == "old"]
+        assert list(dict.fromkeys(seqs)) == list(range(1, 3001))
+
+
+def test_a_refused_event_of_an_earlier_run_costs_that_event_only(
+    journal: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = """
+for number in range(1, 101):
+    telemetry.emit("poison" if number == 33 else "old")
+die()
+"""
+    played(journal, script)
+    with picky_server(lambda types: 1009 if "poison" in types else None) as server:
+        telemetry = made(journal, server.url).start()
+        telemetry.emit("new")
+        assert telemetry.flush(20) is True  # the refused event is not one of these
+        assert has_recovered(telemetry, 100)
+        assert dropped(telemetry) == {"refused": 1}
+        assert telemetry.stats().delivered == 100
+        assert is_balanced(telemetry.stats())
+        assert telemetry.stop(5)
+        assert sorted({*server.arrived}) == sorted({*range(1, 101)} - {33})
+    assert "dropped an event of type 'poison'" in caplog.text
+    assert files(journal) == []
+
+
+def test_before_send_reviews_the_events_of_earlier_runs(
+    journal: Path, server: RecordingServer
+) -> None:
+    script = """
+for number in range(1, 10):
+    telemetry.emit("old", n=number)
+print(telemetry.session_id)
+die()
+"""
+    session = played(journal, script, version="1.0").strip()
+    seen: list[tuple[str | None, int | None, str | None]] = []
+
+    def review(event: TelemetryEvent) -> TelemetryEvent | None:
+        seen.append((event.session_id, event.seq, event.version))
+        number = event.data["n"]
+        if number == 3:
+            return None
+        if number == 5:
+            raise ValueError(number)
+        if number == 7:
+            return TelemetryEvent("changed", {"n": number})
+        return event
+
+    with made(journal, server.url, before_send=review, version="2.0") as telemetry:
+        assert has_recovered(telemetry, 8)
+        stats = telemetry.stats()
+    assert seen == [(session, number, "1.0") for number in range(1, 10)]
+    assert (stats.emitted, stats.recovered, stats.rejected) == (0, 8, 1)
+    assert dropped(telemetry) == {"filtered": 1}
+    assert is_balanced(stats)
+    got = [(event["type"], event["seq"]) for event in server.events]
+    assert got == [
+        *(("old", 1), ("old", 2), ("old", 4), ("old", 6)),
+        *(("changed", 7), ("old", 8), ("old", 9)),
+    ]
+    assert {(event["sessionId"], event["version"]) for event in server.events} == {(session, "1.0")}
+    assert files(journal) == []
+
+
+# In nobody's way.
+
+
+def test_new_events_do_not_wait_behind_old_ones(journal: Path) -> None:
+    killed(journal, 20_000)
+    waits: list[int] = []
+    arrived = 0
+
+    def script(client: socket.socket) -> None:
+        nonlocal arrived
+        shake_hands(client, b"Telemetry-Ack: cumulative")
+        stream = client.makefile("rb")
+        number = 0
+        while head := stream.read(2):
+            size = head[1] & 0x7F
+            if size == 126:
+                size = int.from_bytes(stream.read(2), "big")
+            elif size == 127:
+                size = int.from_bytes(stream.read(8), "big")
+            mask = stream.read(4)
+            payload = stream.read(size)
+            if head[0] & 0x0F != 1:
+                continue
+            key = (mask * (size // 4 + 1))[:size]
+            whole = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
+            events = json.loads(whole.to_bytes(size, "big"))
+            number += 1
+            time.sleep(0.002)  # a server that is slower than the disk
+            for event in events:
+                if event["type"] == "new":
+                    waits.append(arrived - event["data"]["arrived"])
+                else:
+                    arrived += 1
+            ack = b'{"ack":%d}' % number
+            client.sendall(bytes([0x81, len(ack)]) + ack)
+
+    with raw_server(script) as port:
+        telemetry = made(journal, f"ws://127.0.0.1:{port}/", drain_interval=0.01).start()
+        while telemetry.stats().recovered < 20_000:
+            telemetry.emit("new", arrived=arrived)
+            time.sleep(0.01)
+        assert has_recovered(telemetry, 20_000)
+        assert telemetry.stop(20)
+    assert len(waits) > 20
+    # Of 20,000 that wait, some that were on their way, and those of a few steps of this test.
+    assert sorted(waits)[len(waits) // 2] < 3000
+
+
+def test_a_flush_and_a_stop_do_not_wait_for_earlier_runs(journal: Path) -> None:
+    killed(journal, 2000)
+    with RecordingServer() as server, FaultProxy(server.port) as proxy:
+        telemetry = made(journal, server.url, drain_interval=0.01).start()
+        assert has_recovered(telemetry, 2000)
+        telemetry.emit("new")
+        assert telemetry.flush(10)
+        assert telemetry.stop(10)
+        del proxy
+    killed(journal, 2000)
+    with confirming_nothing() as url:
+        telemetry = made(journal, url, confirm_timeout=60).start()
+        assert wait_until(lambda: telemetry.stats().in_flight > 0)
+        since = time.monotonic()
+        assert telemetry.flush(20) is True
+        assert telemetry.stop(20) is True
+        assert time.monotonic() - since < 5
+        stats = telemetry.stats()
+        assert (stats.emitted, stats.delivered, stats.in_flight, stats.dropped) == (0, 0, 0, 0)
+        assert 0 < stats.buffered == stats.recovered
+        assert is_balanced(stats)
+    with RecordingServer() as server, made(journal, server.url) as heir:
+        assert has_recovered(heir, 2000)
+        assert {event["seq"] for event in server.events} == set(range(1, 2001))
+
+
+def test_a_stop_goes_on_with_earlier_runs_while_its_own_are_not_confirmed(journal: Path) -> None:
+    killed(journal, 100)
+    with confirming_nothing() as url:
+        telemetry = made(journal, url, confirm_timeout=60).start()
+        telemetry.emit("new")
+        assert wait_until(lambda: telemetry.stats().recovered == 100)
+        assert telemetry.stop(0.3) is False
+        assert is_stopped(telemetry)
+        stats = telemetry.stats()
+        assert (stats.buffered, stats.dropped, stats.in_flight) == (101, 0, 0)
+        assert is_balanced(stats)
+    with RecordingServer() as server, made(journal, server.url) as heir:
+        assert has_recovered(heir, 101)
+        assert len(server.events) == 101
+
+
+def test_with_a_dead_server_a_stop_with_nothing_of_its_own_is_quick(journal: Path) -> None:
+    killed(journal, 100)
+    before = files(journal)
+    telemetry = made(journal, backoff_base=60, backoff_max=60).start()
+    since = time.monotonic()
+    assert telemetry.stop(20) is True
+    assert time.monotonic() - since < 2
+    assert is_stopped(telemetry)
+    assert telemetry.stats().recovered == 0
+    assert [path for path in files(journal) if path in before] == before
+
+
+# Limits.
+
+
+def test_events_of_earlier_runs_that_are_too_old_expire(
+    journal: Path, server: RecordingServer
+) -> None:
+    script = """
+for number in range(30):
+    telemetry.emit("old")
+time.sleep(1)
+for number in range(20):
+    telemetry.emit("younger")
+telemetry.push({"type": "given", "timestamp": 5})
+die()
+"""
+    played(journal, script)
+    with made(journal, server.url, journal_max_age=0.9) as telemetry:
+        assert wait_until(lambda: telemetry.stats().recovered == 51)
+        assert wait_until(lambda: telemetry.stats().in_flight == 0)
+        stats = telemetry.stats()
+    # How much older than the limit the younger ones are depends on the machine.
+    assert stats.dropped_by["expired"] >= 31
+    assert stats.delivered == 51 - stats.dropped_by["expired"]
+    assert is_balanced(stats)
+    assert files(journal) == []
+
+
+def test_a_timestamp_that_the_game_gave_expires_no_event(
+    journal: Path, server: RecordingServer
+) -> None:
+    played(journal, 'telemetry.push({"type": "replayed", "timestamp": 5})\ndie()')
+    with made(journal, server.url) as telemetry:
+        assert has_recovered(telemetry, 1)
+        assert dropped(telemetry) == {}
+    assert [event["timestamp"] for event in server.events] == [5]
+
+
+def test_a_clock_that_was_set_back_expires_nothing(journal: Path, server: RecordingServer) -> None:
+    script = """
+import time as clock
+real = clock.time_ns
+from redvsblue_telemetry._recording import emit as module
+"""
+    # The run's clock is a year ahead of the next start's.
+    played(
+        journal,
+        'telemetry.push({"type": "ahead", "timestamp": time.time_ns() // 10**6 + 365 * 86_400_000})'
+        "\ndie()",
+    )
+    del script
+    with made(journal, server.url, journal_max_age=30) as telemetry:
+        assert has_recovered(telemetry, 1)
+        assert (telemetry.stats().delivered, dropped(telemetry)) == (1, {})
+
+
+def test_beyond_the_limit_of_bytes_the_oldest_runs_go_first(
+    journal: Path, server: RecordingServer
+) -> None:
+    for session in ("first", "second"):
+        script = """
+for number in range(3000):
+    telemetry.emit("old", text="x" * 300)
+die()
+"""
+        played(journal, script, session_id=session)
+    size = sum(path.stat().st_size for path in journal.rglob("*.events"))
+    telemetry = made(journal, journal_max_bytes=size // 2 + 1_500_000).start()
+    assert wait_until(lambda: telemetry.stats().recovered > 0, 10)
+    telemetry.stop(0)
+    assert is_stopped(telemetry)
+    stats = telemetry.stats()
+    assert stats.dropped_by["expired"] == stats.recovered > 0
+    assert is_balanced(stats)
+    left = sum(path.stat().st_size for path in journal.rglob("*.events"))
+    assert left <= size // 2 + 1_500_000
+    with made(journal, server.url) as heir:
+        assert has_recovered(heir, 6000 - stats.recovered)
+        arrived = [(event["sessionId"], event["seq"]) for event in server.events]
+    everything = [(name, n) for name in ("first", "second") for n in range(1, 3001)]
+    assert arrived == everything[stats.recovered :]
+
+
+def test_own_events_expire_when_they_have_waited_for_too_long(journal: Path) -> None:
+    telemetry = made(journal, journal_max_age=0.5).start()
+    for _ in range(700):
+        telemetry.emit("hit")
+    assert telemetry.flush(10) is False
+    assert dropped(telemetry) == {"expired": 700}
+    assert telemetry.stats().buffered == 0
+    assert is_balanced(telemetry.stats())
+    assert telemetry.stop(5) is True
+    assert files(journal) == []
+
+
+def test_own_events_beyond_the_limit_of_bytes_expire(
+    journal: Path, server: RecordingServer
+) -> None:
+    limit = 3_000_000
+    telemetry = made(journal, journal_max_bytes=limit).start()
+    for _ in range(20_000):
+        telemetry.emit("hit", text="x" * 300)
+    stats = telemetry.stats()
+    assert stats.emitted == 20_000
+    expired = stats.dropped_by["expired"]
+    assert 0 < expired == stats.dropped
+    assert is_balanced(stats)
+    assert wait_until(
+        lambda: sum(path.stat().st_size for path in journal.rglob("*.events")) <= limit
+    )
+    telemetry.stop(0)
+    assert is_stopped(telemetry)
+    stats = telemetry.stats()
+    with made(journal, server.url) as heir:
+        assert has_recovered(heir, stats.buffered)
+        seqs = [event["seq"] for event in server.events]
+        assert seqs == list(range(20_001 - stats.buffered, 20_001))
+
+
+def test_damage_is_one_warning_with_a_count(
+    journal: Path, server: RecordingServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = """
+for number in range(100):
+    telemetry.emit("old", text="abcdefgh")
+time.sleep(1.5)  # so that the worker notes the checksums
+die()
+"""
+    played(journal, script)
+    (path, *_) = sorted(journal.rglob("*.events"))
+    content = path.read_bytes()
+    at = content.index(b"abcdefgh", 20_000)
+    path.write_bytes(content[:at] + b"ABC" + content[at + 3 :])
+    with made(journal, server.url) as telemetry:
+        assert has_recovered(telemetry, 99)
+    lines = [r.getMessage() for r in caplog.records if "damaged" in r.getMessage()]
+    assert len(lines) == 1
+    assert lines[0].startswith("1 record")
+    assert files(journal) == []

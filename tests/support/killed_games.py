@@ -1,0 +1,87 @@
+"""Runs of a game that die with events in their journal, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redvsblue_telemetry import Telemetry, TelemetryStats
+from tests.support import REPOSITORY
+from tests.support.wait import wait_until
+
+TIMEOUT = 40.0  # seconds, for a machine that has other things to do
+NOWHERE = "ws://127.0.0.1:9/"  # nobody listens there
+needs_kill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signals here")
+
+_GAME = """
+import os, signal, sys, time
+from redvsblue_telemetry import *
+journal, url = sys.argv[1:3]
+telemetry = start_telemetry(
+    **{"enabled": True, "url": url, "journal": journal, "backoff_base": 600, **SETTINGS}
+)
+def die():
+    sys.stdout.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def game(journal: Path, script: str, *, url: str = NOWHERE, **settings: Any) -> list[str]:
+    """Return the command of a game that has started telemetry and then runs the script."""
+    text = f"SETTINGS = {settings!r}\n{_GAME}\n{script}"
+    return [sys.executable, "-W", "ignore:This process", "-c", text, str(journal), url]
+
+
+def played(
+    journal: Path, script: str, *, url: str = NOWHERE, code: int | None = None, **settings: Any
+) -> str:
+    """Play it to its end, which is a kill unless a code is given; return its output."""
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        game(journal, script, url=url, **settings),
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == (-signal.SIGKILL if code is None else code), done.stderr
+    return done.stdout
+
+
+def killed(journal: Path, count: int, *, type: str = "old", **settings: Any) -> str:
+    """Have a game emit some events, numbered from 1, and die; return its session id."""
+    script = f"""
+for number in range(1, {count} + 1):
+    telemetry.emit({type!r}, n=number)
+print(telemetry.session_id)
+die()
+"""
+    return played(journal, script, **settings).strip()
+
+
+def files(journal: Path) -> list[Path]:
+    """All that is in a journal, the directories included."""
+    return sorted(journal.rglob("*")) if journal.exists() else []
+
+
+def is_balanced(stats: TelemetryStats) -> bool:
+    """Whether each event is accounted for."""
+    places = stats.delivered + stats.dropped + stats.buffered + stats.in_flight
+    is_sum = stats.dropped == sum(stats.dropped_by.values())
+    return is_sum and stats.emitted + stats.recovered == places and stats.in_flight >= 0
+
+
+def has_recovered(telemetry: Telemetry, count: int, timeout: float = 20.0) -> bool:
+    """Wait until so many events of earlier runs are settled."""
+    return wait_until(
+        lambda: telemetry.stats().recovered >= count and not telemetry.stats().in_flight, timeout
+    )
