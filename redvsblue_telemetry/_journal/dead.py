@@ -87,10 +87,11 @@ class SegmentFile:
         return self.header.previous
 
     def read_entries(self, data_bytes: int) -> None:
-        """Read the entries after the records."""
+        """Read the entries before and after the records."""
         self._data_end = start = HEADER_BYTES + data_bytes
         try:
-            entries = decode_entries(_read(self.path, start, _limit(data_bytes) - start))
+            tail = _read(self.path, start, _limit(data_bytes) - start)
+            entries = decode_entries(_read(self.path, 0, HEADER_BYTES) + tail)
         except OSError as error:
             self.fault = error
             return

@@ -16,6 +16,8 @@ A run of the game writes its events into segment files of a fixed size::
 - *Entries* add the things for which an ``emit`` has no time: which number the first record has, the
   length and the checksum of each record, and up to which number all events are settled. Each entry
   has its own checksum. A damaged entry costs no record, and a damaged record costs no other.
+  The first number and the settled one are at the end of the header, each twice, where writing
+  them needs neither a system call nor space on the disk. A reader finds entries anywhere.
 
 Numbers are little-endian. A reader skips entries of a kind that it doesn't know, and leaves a file
 whose header has another format alone.
@@ -32,6 +34,9 @@ from zlib import crc32
 import msgspec
 
 __all__ = [
+    "BASE_AT",
+    "CONFIRMED_AT",
+    "ENTRY_BYTES",
     "FORMAT",
     "HEADER_BYTES",
     "MAGIC",
@@ -60,6 +65,14 @@ _FIXED = struct.Struct("<4scxxxIQ")  # magic, kind, length of the payload, numbe
 _CHECKSUM = struct.Struct("<I")
 _OFFSET = struct.Struct("<I")
 _MAX_PAYLOAD = 1 << 20  # bytes; more is damage
+
+
+ENTRY_BYTES = _FIXED.size + _CHECKSUM.size
+"""The size of an entry without payload."""
+CONFIRMED_AT = HEADER_BYTES - 2 * ENTRY_BYTES
+"""Where two entries of that kind are, written in turn, so that one of them is always intact."""
+BASE_AT = CONFIRMED_AT - 2 * ENTRY_BYTES
+"""Where the base entry is, twice."""
 
 
 class LayoutError(Exception):
@@ -111,7 +124,7 @@ def encode_header(header: Header) -> bytes:
     """Return the first HEADER_BYTES of a segment: the header, and once more if there is room."""
     text = msgspec.json.encode(header)
     whole = b"%b%d\n%08x %b\n" % (_TITLE, FORMAT, crc32(text), text)
-    if len(whole) <= _SECOND_HEADER:  # a damaged one would cost all records of its run
+    if len(whole) <= BASE_AT - _SECOND_HEADER:  # a damaged one would cost all records of its run
         whole = whole.ljust(_SECOND_HEADER, b"\0") + whole
     return whole.ljust(HEADER_BYTES, b"\0")
 

@@ -81,7 +81,9 @@ class SegmentRecovery:
         self._reader = reader
         # Records have no zero byte, and entries do: so no text in a record looks like an entry.
         entries = decode_entries(content)
-        self._entries_at = entries[0].at if entries else len(content)
+        match = _BEGINNING.search(content)
+        records_at = len(content) if match is None else match.start()
+        self._entries_at = next((e.at for e in entries if e.at > records_at), len(content))
         self._entries = entries
         self._groups: list[_Group] = []
         self._places: dict[int, tuple[int, int]] = {}  # start and end of each record that was found

@@ -21,8 +21,19 @@ from array import array
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from .._recording.counter import IS_FREE_THREADED
-from .layout import HEADER_BYTES, Header, base_entry, confirmed_entry, encode_header
+from .layout import (
+    BASE_AT,
+    CONFIRMED_AT,
+    ENTRY_BYTES,
+    HEADER_BYTES,
+    Header,
+    base_entry,
+    confirmed_entry,
+    encode_header,
+)
 from .records import record_lengths
 
 __all__ = ["Segment"]
@@ -30,7 +41,6 @@ __all__ = ["Segment"]
 _ZEROS = bytes(64 * 1024)
 _CHUNK_BYTES = 64 * 1024  # read at once: some 400 records, 0.1 ms
 _TAIL_BYTES = 16 * 1024  # allocated for entries, so that most fit on a disk that is full later
-_ENTRY_BYTES = len(base_entry(0))
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, getattr(errno, "EOPNOTSUPP", errno.ENOSYS)}
 _sync_data = getattr(os, "fdatasync", os.fsync)  # not on macOS and Windows
@@ -54,8 +64,6 @@ class Segment:
     ) -> None:
         self.number = number
         """Segments are filled in the order of their numbers."""
-        self.previous = 0
-        """The number of the one that is filled before it; 0: there is none."""
         self.path = path
         """None: there is no file behind it."""
         self.generation = 0
@@ -65,8 +73,9 @@ class Segment:
         self._size = self._start + data_bytes
         self.file_bytes = 0
         """The size of its file."""
-        self._entries_to = self._size + 4 * _ENTRY_BYTES  # after two bases and two confirmed ones
-        self._confirmed = 0
+        self._entries_to = self._size
+        self._header = header
+        self._confirmed_at = CONFIRMED_AT
         # So that nobody closes a descriptor that another thread is about to use. Not for `emit`.
         self._using_file = threading.RLock()
         # Without the GIL, a call of mmap is several steps. With it, there is nothing to guard.
@@ -77,8 +86,6 @@ class Segment:
             self._map = mmap.mmap(-1, self._size)
         else:
             self._map = self._mapped_file(path)
-            if header is not None:
-                self._map[:HEADER_BYTES] = encode_header(header)
         self._touch()
         self._map.seek(self._start)
         self.write: Callable[[bytes], object] = (
@@ -97,7 +104,6 @@ class Segment:
         # How far they are on disk. Written by the worker.
         self.indexed = 0
         self.indexed_to = self._start
-        self.has_base = False
         self._synced_to = self._start
         self._has_new_entries = False
 
@@ -149,7 +155,34 @@ class Segment:
         """Whether entries can be appended to its file."""
         return self._fd >= 0
 
-    # The rest of the methods never run in `emit`. Those up to `take` need the store's lock.
+    def follow(self, previous: int) -> None:
+        """Write its header.
+
+        Args:
+            previous: the number of the segment that is filled before this one.
+        """
+        if self._header is not None:
+            header = msgspec.structs.replace(self._header, previous=previous)
+            self._write_header(0, encode_header(header))
+
+    # The rest of the methods never run in `emit` while there are spares. Those up to `take` need
+    # the store's lock.
+
+    def begin(self, first: int) -> None:
+        """Write which number its first record has."""
+        self.first = first
+        self._write_header(BASE_AT, base_entry(first) * 2)
+
+    def set_confirmed(self, number: int) -> None:
+        """Write up to which number all events of the run are settled."""
+        self._confirmed_at = CONFIRMED_AT + (self._confirmed_at == CONFIRMED_AT) * ENTRY_BYTES
+        self._write_header(self._confirmed_at, confirmed_entry(number))
+
+    def _write_header(self, place: int, content: bytes) -> None:
+        if self.path is not None:
+            self._has_new_entries = True
+            with contextlib.suppress(ValueError), self._steps:  # it may be closed
+                self._map[place : place + len(content)] = content
 
     def seal(self) -> None:
         """Have every later ``write`` raise ValueError."""
@@ -200,32 +233,7 @@ class Segment:
             file.seek(offset)
             return file.read(size)
 
-    def offset_of(self, place: int) -> int:
-        """Return where an offset is, counted from the end of the header."""
-        return place - self._start
-
     # Calls of the operating system: never under a lock.
-
-    def write_base(self) -> None:
-        """Write twice which number its first record has.
-
-        Raises:
-            OSError: it can't be written.
-        """
-        self._write_at(self._size, base_entry(self.first) * 2)
-        self.has_base = True
-
-    def write_confirmed(self, number: int) -> None:
-        """Write up to which number all events of the run are settled.
-
-        There are two places for it, used in turn, so that one of them is always intact.
-
-        Raises:
-            OSError: it can't be written.
-        """
-        self._confirmed += 1
-        place = self._size + (2 + self._confirmed % 2) * _ENTRY_BYTES
-        self._write_at(place, confirmed_entry(number))
 
     def append(self, entry: bytes) -> None:
         """Write an entry after those that are there.

@@ -13,8 +13,8 @@ CPython (with the GIL) never interrupts. If the segment is full, it raises Value
 **Rotation takes no lock.** Two single calls into C do it, and nothing can come between their parts:
 
 * :meth:`JournalStore._line_up` appends a new segment to the spares *and* to the segments ahead,
-  unless another thread has lined one up since this one was made. Then this one is given up, as its
-  file names another segment as the one before it.
+  unless one with a higher number is there already, which another thread has made in the meantime.
+  The header of each file names the one before it, so an unused number leaves no gap.
 * :meth:`JournalStore._publish` takes the first spare *and* makes it the active one.
 
 So segments become active in the order of their numbers, which are those of their files. Two threads
@@ -215,25 +215,23 @@ class JournalStore:
         Raises:
             OSError: the first file can't be made. Then nothing has changed.
         """
-        while True:  # a thread that emits may make one at the same time
-            segment = self._anonymous() if run is None else self._file(run, header)
-            with self._lock:
-                self._run, self._header = run, header
-                self._limit = self.memory_capacity if run is None else self.capacity
-                self._is_new = self._is_in_trouble = False
-                self._sync_at = self._clock() + _SYNC_INTERVAL
-                self._spares.clear()  # those of another run, or in memory
-                segment.generation = self._generation
-                is_lined_up = self._line_up(segment)
-                if is_lined_up:
-                    self._publish()
-                    self._catch_up()
-            if is_lined_up:
-                break
-            segment.delete()
-        # The one before it is not in this directory. If this fails, the worker's attempt will, too.
-        with contextlib.suppress(OSError):
-            segment.write_base()
+        segment = self._anonymous() if run is None else self._file(run, header)
+        with self._lock:
+            self._run, self._header = run, header
+            self._limit = self.memory_capacity if run is None else self.capacity
+            self._is_new = self._is_in_trouble = False
+            self._sync_at = self._clock() + _SYNC_INTERVAL
+            self._switch_to(segment)
+
+    def _switch_to(self, segment: Segment) -> None:
+        """Make a new segment the active one, ahead of all spares. Under the lock."""
+        segment.generation = self._generation
+        self._seal_all()
+        # Now, because another thread may emit into it, and be killed, before it is reached.
+        segment.begin(self._counted + 1)
+        if not self._line_up(segment):
+            self._doomed.append(segment)
+        self._publish()
 
     def erase(self) -> None:
         """Remove all files of this run, and forget the events that wait in them.
@@ -307,14 +305,18 @@ class JournalStore:
         return True
 
     def _line_up(self, segment: Segment) -> bool:
-        """Append a segment to the spares, if the one before it is the newest; return whether."""
+        """Append a segment to the spares, unless a later one is there; return whether it is."""
         lines: tuple[deque[Any], ...] = (self._newest, self._ahead, self._spares)
-        appends = map(deque[Any].append, lines, (segment.number, segment, segment.write))
-        newest = map(operator.itemgetter(0), (self._newest,))
-        is_next = map(operator.eq, (segment.previous,), newest)
-        in_line = chain.from_iterable(compress((appends,), is_next))
-        with self._steps:
-            return bool(list(in_line))  # one call into C
+        while (previous := self._newest[0]) < segment.number:
+            segment.follow(previous)
+            appends = map(deque[Any].append, lines, (segment.number, segment, segment.write))
+            newest = map(operator.itemgetter(0), (self._newest,))
+            is_unchanged = map(operator.eq, (previous,), newest)
+            in_line = chain.from_iterable(compress((appends,), is_unchanged))
+            with self._steps:
+                if list(in_line):  # one call into C
+                    return True
+        return False
 
     def _add_spare(self, *, in_memory: bool) -> None:
         run, header, generation = self._run, self._header, self._generation
@@ -336,21 +338,15 @@ class JournalStore:
             self._delete_doomed()
 
     def _file(self, run: Run, header: Header) -> Segment:
-        previous, number = self._newest[0], self._numbers.increment()
-        header = msgspec.structs.replace(
-            header, segment=number, previous=previous, data_bytes=self._data_bytes
-        )
+        number = self._numbers.increment()
+        header = msgspec.structs.replace(header, segment=number, data_bytes=self._data_bytes)
         path = run.segment_path(number)
         segment = Segment(number, self._data_bytes, path=path, header=header)
-        segment.previous = previous
         self._has_new_names = True
         return segment
 
     def _anonymous(self) -> Segment:
-        previous = self._newest[0]
-        segment = Segment(self._numbers.increment(), self._data_bytes)
-        segment.previous = previous
-        return segment
+        return Segment(self._numbers.increment(), self._data_bytes)
 
     def _fall_back(self, error: OSError) -> None:
         """Keep events in memory from now on."""
@@ -376,17 +372,9 @@ class JournalStore:
                 self._keep_to_max_bytes(self._file_bytes)
         finally:
             self._lock.release()
-        if self._doomed and not self._disk_hangs:
-            with contextlib.suppress(OSError):
-                self._keep_numbers()
-                for segment in tuple(self._doomed):
-                    segment.unlink()
-
-    def _keep_numbers(self) -> None:
-        """Note the first number of the oldest segment, before those go from which it follows."""
-        oldest = next(iter(tuple(self._segments)), None)
-        if oldest is not None and not oldest.has_base:
-            oldest.write_base()
+        if not self._disk_hangs:
+            for segment in tuple(self._doomed):
+                segment.unlink()
 
     @property
     def _disk_hangs(self) -> bool:
@@ -427,7 +415,7 @@ class JournalStore:
             if not self._ahead or self._ahead[0].write in self._spares:
                 return
             reached = self._ahead.popleft()
-            reached.first = self._counted + 1
+            reached.begin(self._counted + 1)
             self._segments.append(reached)
 
     def _skip(self, count: int) -> None:
@@ -651,22 +639,21 @@ class JournalStore:
         if not is_due or run is None or header is None:
             return
         self._touch_disk()
-        self._file(run, header).delete()  # raises if there still is trouble
+        segment = self._file(run, header)  # raises if there still is trouble
         with self._lock:
             if generation == self._generation:
                 self._is_in_trouble = False
                 self._limit = self.capacity
+                self._switch_to(segment)
+                return
+        segment.delete()
 
     def _write_entries(self) -> None:
         files = self._files()
         for segment in files:
-            if not segment.has_base:
-                self._touch_disk()
-                segment.write_base()
             self._index(segment)
         if files and (number := self._confirmed) > self._confirmed_on_disk:
-            self._touch_disk()
-            files[-1].write_confirmed(number)
+            files[-1].set_confirmed(number)
             self._confirmed_on_disk = number
 
     def _index(self, segment: Segment) -> None:
@@ -678,7 +665,7 @@ class JournalStore:
             is_settled = number + len(lengths) - 1 <= self._confirmed
             if not is_settled and (data := self._read(segment, segment.indexed_to, lengths)):
                 self._touch_disk()
-                offset = segment.offset_of(segment.indexed_to)
+                offset = segment.indexed_to - HEADER_BYTES
                 segment.append(index_entry(number, offset, _cut(data, lengths)))
             segment.indexed += len(lengths)
             segment.indexed_to += sum(lengths)
@@ -713,20 +700,15 @@ class JournalStore:
         if not settled:
             return
         # Its first number must be on disk before the files go from which it can be derived.
-        if following is not None and following.is_open:
+        if following is not None and following not in settled and not following.is_synced:
             self._touch_disk()
-            if not following.has_base:
-                following.write_base()
-            if not following.is_synced:
-                following.sync()
+            following.sync()
         with self._lock:
             for segment in settled:
                 if self._segments and self._segments[0] is segment:
                     self._doomed.append(self._segments.popleft())
 
     def _delete_doomed(self) -> None:
-        with contextlib.suppress(OSError):
-            self._keep_numbers()
         with contextlib.suppress(IndexError):
             while True:
                 self._doomed.popleft().delete()
