@@ -18,6 +18,8 @@ A run of the game writes its events into segment files of a fixed size::
   has its own checksum. A damaged entry costs no record, and a damaged record costs no other.
   The first number and the settled one are at the end of the header, each twice, where writing
   them needs neither a system call nor space on the disk. A reader finds entries anywhere.
+  Those that are written first mark the end of the records' part, so a reader notices if bytes of
+  it are missing.
 
 Numbers are little-endian. A reader skips entries of a kind that it doesn't know, and leaves a file
 whose header has another format alone.
@@ -49,6 +51,7 @@ __all__ = [
     "decode_entries",
     "decode_header",
     "encode_header",
+    "end_entry",
     "index_entry",
     "indexed",
 ]
@@ -108,6 +111,8 @@ class EntryKind:
     """``number`` is the number of the first of a few records, whose place and checksums follow."""
     CONFIRMED = b"C"
     """All events of the run up to ``number`` are settled."""
+    END = b"E"
+    """The records' part ends here. ``number`` is the segment's own."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -176,6 +181,11 @@ def base_entry(number: int) -> bytes:
 def confirmed_entry(number: int) -> bytes:
     """Return the entry that says up to which number all events of the run are settled."""
     return _entry(EntryKind.CONFIRMED, number)
+
+
+def end_entry(segment: int) -> bytes:
+    """Return the entry that is right behind the records' part, twice."""
+    return _entry(EntryKind.END, segment)
 
 
 def index_entry(number: int, offset: int, records: Sequence[bytes]) -> bytes:

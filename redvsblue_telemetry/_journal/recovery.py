@@ -272,8 +272,7 @@ class SegmentRecovery:
     def _ends_in_place(self, drift: int) -> bool:
         """Return whether no bytes came or went between the last indexed record and the entries.
 
-        The first two entries have the number of the first record. If neither is intact, nothing
-        can be seen.
+        Two entries are right behind the records. If neither is intact, nothing can be seen.
         """
         end = self._data_end + drift
         if self._entries_at < min(end, len(self._content)):

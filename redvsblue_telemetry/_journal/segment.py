@@ -33,6 +33,7 @@ from .layout import (
     base_entry,
     confirmed_entry,
     encode_header,
+    end_entry,
 )
 from .records import record_lengths
 
@@ -73,8 +74,8 @@ class Segment:
         self._size = self._start + data_bytes
         self.file_bytes = 0
         """The size of its file."""
-        self._entries_to = self._size
         self._header = header
+        self._entries_to = self._size
         self._confirmed_at = CONFIRMED_AT
         # So that nobody closes a descriptor that another thread is about to use. Not for `emit`.
         self._using_file = threading.RLock()
@@ -111,13 +112,15 @@ class Segment:
         fd = os.open(path, _FLAGS, 0o600)
         try:
             _allocate(fd, self._size + _TAIL_BYTES)
+            self._fd = fd
+            self.append(end_entry(self.number) * 2)
             mapped = mmap.mmap(fd, self._size)
         except BaseException:
+            self._fd = -1
             os.close(fd)
             with contextlib.suppress(OSError):
                 path.unlink()
             raise
-        self._fd = fd
         self.file_bytes = self._size + _TAIL_BYTES
         return mapped
 
