@@ -125,17 +125,17 @@ class Segment:
         return mapped
 
     def _touch(self) -> None:
-        """Write zeros into the records' part, so that no page has to be fetched later."""
+        """Write zeros, so that no page has to be fetched later."""
         if hasattr(os, "readv"):
             with contextlib.suppress(OSError):
                 zeros = os.open("/dev/zero", os.O_RDONLY)
                 try:
-                    with memoryview(self._map)[self._start :] as view:
+                    with memoryview(self._map) as view:
                         os.readv(zeros, [view])
                     return
                 finally:
                     os.close(zeros)
-        for at in range(self._start, self._size, len(_ZEROS)):
+        for at in range(0, self._size, len(_ZEROS)):
             size = min(len(_ZEROS), self._size - at)
             self._map[at : at + size] = _ZEROS[:size]
 
@@ -192,22 +192,23 @@ class Segment:
         with contextlib.suppress(ValueError), self._steps:  # it may be closed
             self._map.seek(0, os.SEEK_END)
 
-    def count(self) -> None:
-        """Count the records that were written since the last call; all of them, once sealed."""
+    def count(self) -> bool:
+        """Count some of the records that are new; return whether there are more.
+
+        Once it is sealed, that is the last of them.
+        """
         end = self._end
-        while self.counted_to < end:
-            size = _CHUNK_BYTES
-            lengths: list[int] = []
-            while not lengths:
-                upto = min(self.counted_to + size, end)
-                chunk = self._map[self.counted_to : upto]
-                # The last record of a piece may be cut off; it is the first of the next piece.
-                lengths = (
-                    record_lengths(chunk) if upto == end else record_lengths(chunk + b"]")[:-1]
-                )
-                size *= 2
-            self.lengths.extend(lengths)
-            self.counted_to += sum(lengths)
+        size = _CHUNK_BYTES
+        lengths: list[int] = []
+        while self.counted_to < end and not lengths:
+            upto = min(self.counted_to + size, end)
+            chunk = self._map[self.counted_to : upto]
+            # The last record of a piece may be cut off; it is the first of the next piece.
+            lengths = record_lengths(chunk) if upto == end else record_lengths(chunk + b"]")[:-1]
+            size *= 2
+        self.lengths.extend(lengths)
+        self.counted_to += sum(lengths)
+        return self.counted_to < end
 
     @property
     def _end(self) -> int:

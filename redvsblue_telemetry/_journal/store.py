@@ -57,6 +57,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain, compress, repeat
 from pathlib import Path
+from time import sleep
 from typing import Any, Protocol
 
 import msgspec
@@ -75,6 +76,8 @@ _DATA_BYTES = 240 * 1024  # of a segment: some 1,500 events
 _SPARES = 4  # ready at any time
 _MAX_CHUNK_RECORDS = 500  # some 0.3 ms to index or take
 _SYNC_INTERVAL = 0.8  # seconds; with the sync itself, less than the second that is promised
+_TURN = 100e-6  # seconds of work, after which other threads have theirs
+_SHORTEST_SLEEP = 1e-6  # seconds; a sleep(0) would be over before another thread wakes up
 _MAX_UNSYNCED = 16  # segments; each has two descriptors until it is synced
 _RETRY_INTERVAL = 30.0  # seconds until the disk is tried again
 _HANGS_AFTER = 0.25  # seconds that one disk operation of the worker takes
@@ -194,7 +197,8 @@ class JournalStore:
         self._retry_at = 0.0
         self._limit: int | None = self.memory_capacity  # events; see `_settle`
         self._confirmed = self._confirmed_on_disk = 0
-        self._sync_at = 0.0
+        self._sync_at = self._turn_ends = 0.0
+        self._reached = 0  # segments since the last sync
         self._has_new_names = False
         self._on_disk_since: float | None = None
         self._reader = RecordReader()
@@ -401,22 +405,28 @@ class JournalStore:
 
     def _catch_up(self) -> None:
         """Count the records that were written since the last call."""
-        while True:
-            if self._segments and not (segment := self._segments[-1]).is_sealed:
-                is_active = segment.write is self.journal.write
-                if not is_active:
-                    segment.seal()
-                before = len(segment.lengths)
-                segment.count()
-                self._counted += len(segment.lengths) - before
-                if is_active:
-                    return
-                segment.is_sealed = True
-            if not self._ahead or self._ahead[0].write in self._spares:
-                return
-            reached = self._ahead.popleft()
-            reached.begin(self._counted + 1)
-            self._segments.append(reached)
+        while self._count_some():
+            pass
+
+    def _count_some(self) -> bool:
+        """Count some of them; return whether there may be more."""
+        if self._segments and not (segment := self._segments[-1]).is_sealed:
+            is_active = segment.write is self.journal.write
+            if not is_active:
+                segment.seal()
+            before = len(segment.lengths)
+            has_more = segment.count()
+            self._counted += len(segment.lengths) - before
+            if has_more or is_active:
+                return has_more
+            segment.is_sealed = True
+        if not self._ahead or self._ahead[0].write in self._spares:
+            return False
+        reached = self._ahead.popleft()
+        reached.begin(self._counted + 1)
+        self._segments.append(reached)
+        self._reached += 1
+        return True
 
     def _skip(self, count: int) -> None:
         """Let the oldest events go."""
@@ -606,14 +616,15 @@ class JournalStore:
 
         None means that there is no need to.
         """
-        with self._lock:
-            self._settle()
-            if self._run is not None:
-                self._keep_to_max_bytes(0)
+        self._turn_ends = self._clock() + _TURN
+        self._scan()
+        unsynced = min(self._reached, len(self._segments))
         try:
             self._retry()
-            self._write_entries()
-            self._sync(is_due=self._clock() >= self._sync_at)
+            if self._clock() >= self._sync_at or unsynced >= _MAX_UNSYNCED:
+                self._write_entries()
+                self._sync()
+                self._scan()
             self._free_confirmed()
             self._delete_doomed()
             self._fill_spares()
@@ -621,7 +632,26 @@ class JournalStore:
             self._fall_back(error)
         finally:
             self._on_disk_since = None
-        return None if self._run is None else self._clock() + _SYNC_INTERVAL
+        return None if self._run is None else self._sync_at
+
+    def _rest(self) -> None:
+        """Let the game have its turn after a while; see the worker's pacing, which does the same.
+
+        A system call is over before a waiting thread has woken up, so it isn't enough.
+        """
+        if self._clock() >= self._turn_ends:
+            sleep(_SHORTEST_SLEEP)
+            self._turn_ends = self._clock() + _TURN
+
+    def _scan(self) -> None:
+        """Count what is new, piece by piece, and keep to the capacity."""
+        has_more = True
+        while has_more:
+            with self._lock:
+                has_more = self._count_some()
+            self._rest()
+        with self._lock:
+            self._settle()
 
     def _touch_disk(self) -> None:
         """Note that a disk operation begins, for threads that don't want to wait for the disk."""
@@ -667,15 +697,16 @@ class JournalStore:
                 self._touch_disk()
                 offset = segment.indexed_to - HEADER_BYTES
                 segment.append(index_entry(number, offset, _cut(data, lengths)))
+                self._rest()
             segment.indexed += len(lengths)
             segment.indexed_to += sum(lengths)
 
-    def _sync(self, *, is_due: bool) -> None:
-        files = self._files()
-        unsynced = [segment for segment in files if not segment.is_synced]
-        if not is_due and len(unsynced) < _MAX_UNSYNCED:
-            return
+    def _sync(self) -> None:
         self._sync_at = self._clock() + _SYNC_INTERVAL
+        self._reached = 0
+        files = self._files()
+        # What is settled need not outlive anything.
+        unsynced = [s for s in files if not s.is_synced and s.last > self._confirmed]
         if unsynced and self._has_new_names and self._run is not None:
             self._has_new_names = False
             self._touch_disk()
@@ -686,23 +717,20 @@ class JournalStore:
         for segment in files:
             if segment.is_sealed and segment.is_synced and segment.indexed == len(segment.lengths):
                 segment.close()  # what still waits in it is read from the file
+                self._rest()
 
     def _free_confirmed(self) -> None:
         """Give up the oldest segments if all of their events are settled."""
         with self._lock:
             settled: list[Segment] = []
-            following = None
             for segment in self._segments:
-                following = segment
                 if not segment.is_sealed or segment.waiting or segment.last > self._confirmed:
                     break
                 settled.append(segment)
         if not settled:
             return
-        # Its first number must be on disk before the files go from which it can be derived.
-        if following is not None and following not in settled and not following.is_synced:
-            self._touch_disk()
-            following.sync()
+        # The number of the next one was written before any of its records was synced. So if a power
+        # cut leaves it without that, it loses only records of the last second.
         with self._lock:
             for segment in settled:
                 if self._segments and self._segments[0] is segment:
@@ -712,13 +740,21 @@ class JournalStore:
         with contextlib.suppress(IndexError):
             while True:
                 self._doomed.popleft().delete()
+                self._rest()
 
     def _fill_spares(self) -> None:
-        for _ in range(self._spares_wanted - len(self._spares)):
+        missing = self._spares_wanted - len(self._spares)
+        if missing <= 0:
+            return
+        for _ in range(missing):
             if self._run is None or self._is_in_trouble:
                 break
             self._touch_disk()
             self._add_spare(in_memory=False)
+            self._rest()
+        if self._run is not None:
+            with self._lock:
+                self._keep_to_max_bytes(0)
 
     def close(self, *, keep: bool) -> int:
         """End. Events that come later are kept in memory.
@@ -737,7 +773,7 @@ class JournalStore:
         if keep and run is not None:
             try:
                 self._write_entries()
-                self._sync(is_due=True)
+                self._sync()
             except OSError as error:
                 self._fall_back(error)
         self._on_disk_since = None

@@ -11,14 +11,18 @@ from redvsblue_telemetry._journal.records import RecordReader, record_lengths, s
 
 _text = st.text("][1,\"'{}:\\ é", max_size=12) | st.sampled_from(['][1,"', "][1,", '][1,["t'])
 _data = st.recursive(
-    _text | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(_text, inner)
+    _text | st.integers() | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text, inner, max_size=3),
+    max_leaves=5,
 )
 _events = st.lists(
     st.tuples(
         st.integers(-(10**20), 10**20),
-        _text.filter(bool) | st.tuples(_text.filter(bool), st.dictionaries(_text, _text)),
-        st.dictionaries(_text, _data),
-    )
+        _text.filter(bool)
+        | st.tuples(_text.filter(bool), st.dictionaries(_text, _text, max_size=2)),
+        st.dictionaries(_text, _data, max_size=3),
+    ),
+    max_size=5,
 )
 
 
