@@ -311,6 +311,7 @@ def check(
     if not wrong and not lost:
         return
     is_sure = True  # whether the number after the last record of the file before is certain
+    numbers = {record: number for number, record in run.records.items()}
     phantoms = set(wrong) - run.records.keys()
     if phantoms and not changed[len(run.files) - 1].has_moved:
         raise Failure(f"events {phantoms} were never written")
@@ -323,11 +324,15 @@ def check(
         certain, is_sure = countable(file, touched, protected, is_based=is_based)
         if has_moved:
             certain, is_sure = set(), False
-        for number in file.places.keys() & set(wrong):
-            if number not in protected and (has_moved or not is_based):
+        for number in wrong:
+            # Of which event it is: another one, or the changed one itself.
+            origin = numbers.get(found[number], number)
+            if origin not in file.places:
                 continue
-            if found[number] in run.records.values():
-                raise Failure(f"event {number} became another: {found[number]!r}")
+            if origin not in protected and (has_moved or not is_based):
+                continue
+            if origin != number:
+                raise Failure(f"event {origin} became event {number}")
             if number in protected or run.records[number] in content:
                 raise Failure(f"event {number} was not hit, and became {found[number]!r}")
         for number in file.places.keys() & lost:

@@ -53,6 +53,7 @@ class JournalDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.abspath(path))  # the game may change its working directory
+        self._left_alone: set[Path] = set()
 
     def dead_runs(self) -> Iterator[DeadRun]:
         """Yield the dead runs, oldest first, each of them locked.
@@ -70,6 +71,7 @@ class JournalDirectory:
                 if run is not None:
                     run.delete()
             except (OSError, LayoutError) as error:
+                self._left_alone.add(path)
                 reason = error.strerror if isinstance(error, OSError) else None
                 with contextlib.suppress(Exception):
                     logger.warning("the journal's run %s is left alone: %s", path, reason or error)
@@ -90,8 +92,12 @@ class JournalDirectory:
             self.path.rmdir()
 
     def size(self) -> int:
-        """Return the bytes of all runs, living or dead."""
-        return sum(map(_size, self._runs()))
+        """Return the bytes of all runs, living or dead.
+
+        Those that :meth:`dead_runs` left alone don't count: nothing could be dropped for them but
+        the events of others.
+        """
+        return sum(_size(path) for path in self._runs() if path not in self._left_alone)
 
     def inspect(self) -> list[RunReport]:
         """Return a report of each run, oldest first. Changes nothing."""

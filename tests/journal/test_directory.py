@@ -64,8 +64,10 @@ def test_a_run_that_cannot_be_read_is_left_alone_with_one_line(
     path = write_run(tmp_path, segment("dead"), name="dead") / "00000001.events"
     path.write_bytes(content)
     write_run(tmp_path, segment("other"), name="other")
+    journal = JournalDirectory(tmp_path)
     with caplog.at_level(logging.WARNING, "redvsblue_telemetry"):
-        (run,) = JournalDirectory(tmp_path).dead_runs()
+        (run,) = journal.dead_runs()
+    assert journal.size() == run.size
     assert run.header.session_id == "other"
     run.delete()
     (line,) = caplog.messages
