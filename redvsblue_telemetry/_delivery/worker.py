@@ -626,9 +626,10 @@ class TelemetryConnector:
 
     def _maintain(self) -> float | None:
         """Look after the journal; return when to do so again."""
-        maintain_at = self._store.maintain()
-        if (limits := self._limits) is None:
-            return maintain_at
+        journal, limits = self._journal, self._limits
+        if journal is None or limits is None:
+            return None
+        maintain_at = journal.maintain()
         limits.enforce_size()
         self._expire(limits.expired())
         return min(maintain_at or math.inf, limits.next_deadline)

@@ -7,6 +7,7 @@ left after :meth:`Journal.erase`, which any thread may call, also while the work
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from time import time_ns
 
 from .._recording.codec import EventCodec
+from .._shared import monotonic
 from .directory import JournalDirectory
 from .layout import Header
 from .run import RunDirectory
@@ -22,6 +24,8 @@ from .store import JournalStore
 __all__ = ["Journal", "erase_dead_runs"]
 
 logger = logging.getLogger("redvsblue_telemetry")
+
+_LOCK_CHECK_INTERVAL = 0.5  # seconds
 
 
 class Journal:
@@ -67,6 +71,7 @@ class Journal:
         self._codec = codec
         self._run: RunDirectory | None = None  # written under the client's lock, or at the end
         self._has_reported = False
+        self._check_at = 0.0
 
     def open(self) -> None:
         """Begin a run on disk, unless there is one; in memory if that fails.
@@ -95,6 +100,28 @@ class Journal:
             self.store.open(None, header)
         else:
             self._run = run
+
+    def maintain(self) -> float | None:
+        """Look after this run's files and its lock; return when to do so again. On the worker."""
+        self._keep_lock()
+        return self.store.maintain()
+
+    def _keep_lock(self) -> None:
+        """Lock the run again if other code has closed the descriptor of its lock.
+
+        If the run was deleted, or another process has taken it for dead meanwhile, new events are
+        kept in memory only.
+        """
+        run, now = self._run, monotonic()
+        if run is None or now < self._check_at:
+            return
+        self._check_at = now + _LOCK_CHECK_INTERVAL
+        try:
+            if run.is_intact or run.lock_again() or self._run is not run:
+                return
+            raise FileNotFoundError(errno.ENOENT, "the run was deleted, or taken over")
+        except OSError as error:
+            self.store.fall_back(error)
 
     def erase(self) -> None:
         """Delete this run and all dead runs."""

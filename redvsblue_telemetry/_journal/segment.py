@@ -8,6 +8,12 @@ Never a SIGBUS: the blocks of a file are allocated before it is mapped, so a ful
 at that moment. Never a page fault in ``emit``: all pages are touched by a call that releases the
 GIL. On a file system that copies on write or compresses (btrfs, ZFS), allocated blocks are not a
 promise for ever; the standard says no more.
+
+A host may close all descriptors of the process, and open files that get the same numbers (see
+:mod:`redvsblue_telemetry._network.owned`). The mapping survives that. So before each use of the
+descriptor, its device and inode are compared, and the file is opened again if they are not those of
+the file. Before Python 3.13, a mapping has a copy of the descriptor, which can't be looked at. So
+where ours was closed, the mapping is never closed, since that might close a file of the host.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ import contextlib
 import errno
 import mmap
 import os
+import sys
 import threading
 from array import array
 from collections.abc import Callable
@@ -44,6 +51,8 @@ _CHUNK_BYTES = 64 * 1024  # read at once: some 400 records, 0.1 ms
 _TAIL_BYTES = 16 * 1024  # allocated for entries, so that most fit on a disk that is full later
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, getattr(errno, "EOPNOTSUPP", errno.ENOSYS)}
+_kept: list[mmap.mmap] = []
+"""Mappings that are not closed any more; see above."""
 _sync_data = getattr(os, "fdatasync", os.fsync)  # not on macOS and Windows
 
 
@@ -70,6 +79,8 @@ class Segment:
         self.generation = 0
         """How often the journal had been erased when it was made."""
         self._fd = -1
+        self._identity: tuple[int, int] | None = None
+        self._was_closed = False  # by other code
         self._start = 0 if path is None else HEADER_BYTES
         self._size = self._start + data_bytes
         self.file_bytes = 0
@@ -112,9 +123,12 @@ class Segment:
         fd = os.open(path, _FLAGS, 0o600)
         try:
             _allocate(fd, self._size + _TAIL_BYTES)
-            self._fd = fd
+            self._fd, self._identity = fd, _identity(fd)
             self.append(end_entry(self.number) * 2)
-            mapped = mmap.mmap(fd, self._size)
+            if sys.version_info >= (3, 13):
+                mapped = mmap.mmap(fd, self._size, trackfd=False)
+            else:
+                mapped = mmap.mmap(fd, self._size)
         except BaseException:
             self._fd = -1
             os.close(fd)
@@ -253,6 +267,7 @@ class Segment:
         with self._using_file:
             if self._fd < 0:  # another thread has given it up
                 return
+            self._check_descriptor()
             self._has_new_entries = True
             if hasattr(os, "pwrite"):
                 written = os.pwrite(self._fd, entry, place)
@@ -271,6 +286,7 @@ class Segment:
         with self._using_file:
             if self._fd < 0:
                 return
+            self._check_descriptor()
             counted_to, self._has_new_entries = self.counted_to, False
             _sync_data(self._fd)
             self._synced_to = counted_to
@@ -285,12 +301,32 @@ class Segment:
         self.seal()
         with self._using_file:
             fd, self._fd = self._fd, -1
-            if fd >= 0:
-                with contextlib.suppress(OSError):  # the host may have closed all descriptors
-                    os.close(fd)
+            if fd >= 0 and _identity(fd) == self._identity:
+                os.close(fd)
+            elif fd >= 0:
+                self._was_closed = True
+        if self._was_closed and sys.version_info < (3, 13):
+            _kept.append(self._map)
+            return
         # Another thread may be reading it: then the last reference closes it.
         with contextlib.suppress(BufferError), self._steps:
             self._map.close()
+
+    def _check_descriptor(self) -> None:
+        """Make sure that the descriptor is that of the file, or open the file again.
+
+        Raises:
+            OSError: it can't be opened, or there is another file in its place.
+        """
+        if _identity(self._fd) == self._identity:
+            return
+        self._was_closed = True
+        assert self.path is not None
+        fd = os.open(self.path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        if _identity(fd) != self._identity:
+            os.close(fd)
+            raise OSError(errno.EBADF, "other code closed its descriptor", str(self.path))
+        self._fd = fd
 
     def unlink(self) -> None:
         """Remove its file. On Windows, that has no effect while it is open."""
@@ -315,6 +351,14 @@ class Segment:
         self._using_file = threading.RLock()
         self._steps = contextlib.nullcontext()
         self.close()
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _allocate(fd: int, size: int) -> None:

@@ -351,7 +351,7 @@ class JournalStore:
                 segment = self._file(run, header)
             except OSError as error:
                 if generation == self._generation:
-                    self._fall_back(error)
+                    self.fall_back(error)
         if segment is None:
             segment = self._anonymous()
         segment.generation = generation
@@ -373,8 +373,8 @@ class JournalStore:
     def _anonymous(self) -> Segment:
         return Segment(self._numbers.increment(), self._data_bytes)
 
-    def _fall_back(self, error: OSError) -> None:
-        """Keep events in memory from now on."""
+    def fall_back(self, error: OSError) -> None:
+        """Keep new events in memory from now on, until the disk works again."""
         self._retry_at = self._clock() + _RETRY_INTERVAL
         if not self._is_in_trouble:
             self._is_in_trouble = True
@@ -548,7 +548,7 @@ class JournalStore:
             return segment.read(offset, sum(lengths))
         except OSError as error:
             if segment.generation == self._generation:  # otherwise it was erased
-                self._fall_back(error)
+                self.fall_back(error)
             return b""
 
     def _event_of(self, record: bytes) -> EncodedEvent | None:
@@ -650,7 +650,7 @@ class JournalStore:
             self._delete_doomed()
             self._fill_spares()
         except OSError as error:
-            self._fall_back(error)
+            self.fall_back(error)
         finally:
             self._on_disk_since = None
         return None if self._run is None else self._sync_at
@@ -796,7 +796,7 @@ class JournalStore:
                 self._write_entries()
                 self._sync()
             except OSError as error:
-                self._fall_back(error)
+                self.fall_back(error)
         self._on_disk_since = None
         with self._lock:
             segments = tuple(self._segments)

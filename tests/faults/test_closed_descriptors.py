@@ -277,3 +277,65 @@ finish()
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout in ("2 1\n", "2 0\n")
         assert {event["type"] for event in server.events} == {"parent", "child", "after"}
+
+
+JOURNAL = """
+journal = sys.argv[2]
+start(journal=journal)
+for number in range(3000):
+    telemetry.emit("hit", n=number)
+telemetry.flush(20)
+telemetry.set_online(False)
+for number in range(3000):
+    telemetry.emit("hit", n=number)
+close_all(reopens=True)
+for number in range(3000):
+    telemetry.emit("hit", n=number)
+time.sleep(1.5)  # the worker writes checksums, syncs, and makes segments
+check_host()
+"""
+
+
+@needs_fork
+def test_the_journal_and_its_lock_survive_and_touch_nothing_of_the_host(tmp_path: Path) -> None:
+    script = """
+print("playing", flush=True)
+sys.stdin.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with RecordingServer() as server:
+        game = play(HOST + JOURNAL + script, server.url, str(tmp_path / "journal"))
+        assert said(game, "playing"), end_of(game).stderr
+        heir = """
+telemetry = start_telemetry(enabled=True, url=sys.argv[1], journal=sys.argv[2])
+assert telemetry.stop(20)
+"""
+        assert run(IMPORT + heir, server.url, str(tmp_path / "journal")).returncode == 0
+        assert len(server.events) == 3000  # another process leaves its run alone
+        assert game.stdin is not None
+        game.stdin.write("die\n")
+        game.stdin.flush()
+        assert end_of(game).returncode < 0
+        heir = """
+telemetry = start_telemetry(enabled=True, url=sys.argv[1], journal=sys.argv[2])
+while telemetry.stats().recovered < 6000 or telemetry.stats().in_flight:
+    time.sleep(0.01)
+assert telemetry.stop(20)
+"""
+        done = run(IMPORT + heir, server.url, str(tmp_path / "journal"))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert sorted({event["seq"] for event in server.events}) == list(range(1, 9001))
+
+
+@needs_fork
+def test_a_stop_with_a_journal_closes_nothing_of_the_host(tmp_path: Path) -> None:
+    script = """
+telemetry.set_online(True)
+finish()
+print(os.listdir(journal))
+"""
+    with RecordingServer() as server:
+        done = run(HOST + JOURNAL + script, server.url, str(tmp_path / "journal"))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "[]"
+        assert [event["seq"] for event in server.events][-1] == 9001
