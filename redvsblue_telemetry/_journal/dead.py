@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from collections import deque
 from collections.abc import Generator
 from pathlib import Path
@@ -30,7 +31,7 @@ from .records import RecordReader
 from .recovery import Numbered, SegmentRecovery
 from .run import RunDirectory
 
-__all__ = ["BlankRunError", "DeadRun", "RunFiles", "SegmentFile"]
+__all__ = ["BlankRunError", "DeadRun", "RunFiles", "SegmentFile", "bytes_on_disk"]
 
 _MAX_SEGMENT_BYTES = 64 << 20  # of a file that claims or contains more, the rest is not read
 _ENTRIES_PER_DATA = 3  # entries are never larger, in relation to the records
@@ -72,7 +73,7 @@ class SegmentFile:
         """How many of its records are lost. Written as the run is read."""
         self._data_end = 0
         try:
-            self.size = path.stat(follow_symlinks=False).st_size
+            self.size = bytes_on_disk(path.stat(follow_symlinks=False))
             block = _read(path, 0, HEADER_BYTES)
             self.is_blank = not block.strip(b"\0")
             self.header = decode_header(block)
@@ -383,6 +384,13 @@ class DeadRun:
             with contextlib.suppress(OSError):
                 self._left[-1].append(confirmed_entry(self.confirmed))
                 self._noted = self.confirmed
+
+
+def bytes_on_disk(status: os.stat_result) -> int:
+    """Return how many bytes a file takes: fewer than its size if it has holes."""
+    if sys.platform == "win32":  # it doesn't say
+        return status.st_size
+    return min(status.st_size, status.st_blocks * 512)  # always of this unit
 
 
 def _limit(data_bytes: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-from .dead import BlankRunError, DeadRun, RunFiles
+from .dead import BlankRunError, DeadRun, RunFiles, bytes_on_disk
 from .layout import HEADER_BYTES, Header, LayoutError, decode_header
 from .run import RunDirectory
 
@@ -53,14 +53,16 @@ class JournalDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.abspath(path))  # the game may change its working directory
-        self._left_alone: set[Path] = set()
+        self.known_fault: int | None = None
+        """An errno that was logged already: no further line says that a run can't be taken over."""
 
     def dead_runs(self) -> Iterator[DeadRun]:
         """Yield the dead runs, oldest first, each of them locked.
 
-        The caller releases or deletes each. A run that can't be read is left alone, with one
-        WARNING.
+        The caller releases or deletes each. Runs that can't be read are left alone, with a WARNING
+        for the first and another one for how many more there are.
         """
+        left_alone = 0
         for path in sorted(self._runs(), key=_age):
             run: RunDirectory | None = None
             try:
@@ -71,12 +73,15 @@ class JournalDirectory:
                 if run is not None:
                     run.delete()
             except (OSError, LayoutError) as error:
-                self._left_alone.add(path)
-                reason = error.strerror if isinstance(error, OSError) else None
-                with contextlib.suppress(Exception):
-                    logger.warning("the journal's run %s is left alone: %s", path, reason or error)
                 if run is not None:
                     run.release()
+                reason = error.strerror if isinstance(error, OSError) else None
+                if not isinstance(error, OSError) or error.errno != self.known_fault:
+                    left_alone += 1
+                if left_alone == 1:
+                    _warn("the journal's run %s is left alone: %s", path, reason or error)
+        if left_alone > 1:
+            _warn("%d more runs in the journal %s are left alone", left_alone - 1, self.path)
 
     def erase(self) -> None:
         """Delete all dead runs, also those that can't be read, and the directory if it is empty.
@@ -92,12 +97,11 @@ class JournalDirectory:
             self.path.rmdir()
 
     def size(self) -> int:
-        """Return the bytes of all runs, living or dead.
+        """Return the bytes of all runs, living or dead, but for those that are left alone.
 
-        Those that :meth:`dead_runs` left alone don't count: nothing could be dropped for them but
-        the events of others.
+        These would be in the way of all others for good: nothing that is dropped makes room.
         """
-        return sum(_size(path) for path in self._runs() if path not in self._left_alone)
+        return sum(_size(path) for path in self._runs() if _began_at(path) is not None)
 
     def inspect(self) -> list[RunReport]:
         """Return a report of each run, oldest first. Changes nothing."""
@@ -116,6 +120,11 @@ class JournalDirectory:
             return []
 
 
+def _warn(message: str, *arguments: object) -> None:
+    with contextlib.suppress(Exception):  # a log handler's own
+        logger.warning(message, *arguments)
+
+
 def _segments(path: Path) -> list[tuple[int, Path]]:
     try:
         return RunDirectory.segments_in(path)
@@ -127,19 +136,26 @@ def _size(path: Path) -> int:
     size = 0
     for _, file in _segments(path):
         with contextlib.suppress(OSError):
-            size += file.stat().st_size
+            size += bytes_on_disk(file.stat())
     return size
 
 
 def _age(path: Path) -> tuple[int, str]:
     """Return when a run began, in milliseconds since the epoch, for sorting."""
-    for _, file in _segments(path):
-        with contextlib.suppress(OSError, LayoutError), file.open("rb") as stream:
-            return decode_header(stream.read(HEADER_BYTES)).started_at, path.name
+    if (began_at := _began_at(path)) is not None:
+        return began_at, path.name
     try:
         return int(path.stat().st_mtime * 1000), path.name
     except OSError:
         return 0, path.name
+
+
+def _began_at(path: Path) -> int | None:
+    """Return when a run began, in milliseconds since the epoch; None if no header can be read."""
+    for _, file in _segments(path):
+        with contextlib.suppress(OSError, LayoutError), file.open("rb") as stream:
+            return decode_header(stream.read(HEADER_BYTES)).started_at
+    return None
 
 
 def _reports(path: Path) -> Iterator[RunReport]:

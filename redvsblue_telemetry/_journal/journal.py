@@ -157,6 +157,7 @@ class Journal:
         if self._has_reported:
             return
         self._has_reported = True
+        self.directory.known_fault = error.errno
         with contextlib.suppress(Exception):  # a log handler's own
             logger.warning(
                 "the telemetry's journal %s can't be used (%s); events are kept in memory only",

@@ -28,6 +28,7 @@ __all__ = ["RunDirectory"]
 _LOCK = "lock"
 _SEGMENT = re.compile(r"(\d{8,18})\.events", re.ASCII)
 _MAX_NAME = 64  # characters; Windows counts the whole path, and some file systems allow 143 bytes
+_MADE = re.compile(r"[0-9a-f]{32}(-.*)?", re.ASCII)  # the name for a session that the SDK named
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _RESERVED = re.compile(r"CON|PRN|AUX|NUL|COM\d|LPT\d", re.IGNORECASE)  # by Windows
 _MAX_ATTEMPTS = 100
@@ -82,14 +83,16 @@ class RunDirectory:
     def take_over(cls, path: Path) -> RunDirectory | None:
         """Lock the directory of a dead run; return None if it is alive, or is not a run at all.
 
-        What a process left behind that was killed while it created or deleted a run is removed.
+        What a process left behind that was killed while it created or deleted a run is removed. But
+        an empty directory may also be the game's own, which it has just made. So one without
+        segments is removed only if it has the name of a session that the game has not named.
 
         Raises:
             OSError: it can't be read or locked.
         """
         try:
             segments, others = _contents(path)
-            if not segments and others - {_LOCK}:
+            if not segments and (others - {_LOCK} or not _MADE.fullmatch(path.name)):
                 return None
             if not segments and not others:
                 path.rmdir()  # if it is being created now, its creator makes another one
@@ -216,10 +219,10 @@ def _safe(text: str) -> str:
 def _make_journal(path: Path) -> None:
     if path.is_dir():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _make_private(path)
-    except FileExistsError:
+    except FileExistsError:  # a file, here or on the way
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -174,15 +175,26 @@ def test_a_lock_whose_descriptor_was_closed_is_taken_again(run: RunDirectory) ->
 
 
 def test_what_a_kill_left_of_a_creation_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "no lock yet").mkdir()
-    (tmp_path / "no segment yet").mkdir()
-    (tmp_path / "no segment yet" / "lock").touch()
+    no_lock_yet, no_segment_yet = tmp_path / uuid4().hex, tmp_path / f"{uuid4().hex}-run"
+    no_lock_yet.mkdir()
+    no_segment_yet.mkdir()
+    (no_segment_yet / "lock").touch()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "lock").write_text("of another program")
     (tmp_path / "photos" / "me.jpg").touch()
     assert list(JournalDirectory(tmp_path).dead_runs()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
     assert len(list((tmp_path / "photos").iterdir())) == 2
+
+
+def test_a_directory_that_the_game_has_just_made_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "saves").mkdir()
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "lock").touch()
+    assert list(JournalDirectory(tmp_path).dead_runs()) == []
+    JournalDirectory(tmp_path).erase()
+    assert (tmp_path / "saves").is_dir()
+    assert (tmp_path / "profile" / "lock").is_file()
 
 
 def test_a_run_is_created_against_one_that_erases_at_the_same_time(tmp_path: Path) -> None:
