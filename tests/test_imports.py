@@ -60,7 +60,8 @@ ROOMS = {
         run             | locks
         dead            | layout  records  recovery  run
         directory       | layout  run  dead
-        segment         | layout  records
+        blocks          |
+        segment         | blocks  layout  records
         store           | layout  records  segment
         journal         | layout  run  directory  store
     """,

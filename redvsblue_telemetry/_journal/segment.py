@@ -5,9 +5,8 @@ counted, taken and indexed. Which segment is the active one, and what becomes of
 business of :mod:`.store`.
 
 Never a SIGBUS: the blocks of a file are allocated before it is mapped, so a full disk is an OSError
-at that moment. Never a page fault in ``emit``: all pages are touched by a call that releases the
-GIL. On a file system that copies on write or compresses (btrfs, ZFS), allocated blocks are not a
-promise for ever; the standard says no more.
+at that moment; see :mod:`.blocks`. Never a page fault in ``emit``: all pages are touched by a call
+that releases the GIL.
 
 A host may close all descriptors of the process, and open files that get the same numbers (see
 :mod:`redvsblue_telemetry._network.owned`). The mapping survives that. So before each use of the
@@ -31,6 +30,7 @@ from pathlib import Path
 import msgspec
 
 from .._recording.counter import IS_FREE_THREADED
+from .blocks import allocate, check_size
 from .layout import (
     BASE_AT,
     CONFIRMED_AT,
@@ -50,7 +50,6 @@ _ZEROS = bytes(64 * 1024)
 _CHUNK_BYTES = 64 * 1024  # read at once: some 400 records, 0.1 ms
 _TAIL_BYTES = 16 * 1024  # allocated for entries, so that most fit on a disk that is full later
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-_NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, getattr(errno, "EOPNOTSUPP", errno.ENOSYS)}
 _kept: list[mmap.mmap] = []
 """Mappings that are not closed any more; see above."""
 _sync_data = getattr(os, "fdatasync", os.fsync)  # not on macOS and Windows
@@ -122,7 +121,7 @@ class Segment:
     def _mapped_file(self, path: Path) -> mmap.mmap:
         fd = os.open(path, _FLAGS, 0o600)
         try:
-            _allocate(fd, self._size + _TAIL_BYTES)
+            allocate(fd, self._size + _TAIL_BYTES)
             self._fd, self._identity = fd, _identity(fd)
             self.append(end_entry(self.number) * 2)
             if sys.version_info >= (3, 13):
@@ -269,6 +268,7 @@ class Segment:
                 return
             self._check_descriptor()
             self._has_new_entries = True
+            check_size(place + len(entry))
             if hasattr(os, "pwrite"):
                 written = os.pwrite(self._fd, entry, place)
             else:
@@ -359,22 +359,3 @@ def _identity(fd: int) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _allocate(fd: int, size: int) -> None:
-    """Have the file system set blocks aside.
-
-    Raises:
-        OSError: there are not enough.
-    """
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(fd, 0, size)
-        except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
-                raise
-        else:
-            return
-    left = size
-    while left > 0:
-        left -= os.write(fd, _ZEROS[:left])
