@@ -24,6 +24,8 @@ import msgspec
 from benchmarks.harness import Failure
 from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.layout import (
+    BASE_AT,
+    ENTRY_BYTES,
     HEADER_BYTES,
     EntryKind,
     Header,
@@ -31,6 +33,7 @@ from redvsblue_telemetry._journal.layout import (
     confirmed_entry,
     decode_entries,
     encode_header,
+    end_entry,
     index_entry,
     indexed,
 )
@@ -110,9 +113,10 @@ def random_run(rng: random.Random) -> Run:
         if is_last and rng.random() < 0.5:
             data += torn(rng, random_record(rng, number), data_bytes - len(data))
         indexed_up_to = number if not is_last else rng.randrange(first, number + 1)
-        entries = b"" if is_last and rng.random() < 0.2 else base_entry(first) * 2
+        is_noticed = not is_last or rng.random() < 0.8  # by the worker
+        entries = end_entry(segment) * 2
         at = first
-        while entries and at < indexed_up_to:
+        while is_noticed and at < indexed_up_to:
             end = min(at + rng.choice((1, 5, 30)), indexed_up_to)
             group = [records[n] for n in range(at, end)]
             entries += index_entry(at, places[at][0] - HEADER_BYTES, group)
@@ -126,7 +130,10 @@ def random_run(rng: random.Random) -> Run:
             data_bytes=data_bytes,
             started_at=STARTED_AT,
         )
-        content = encode_header(header) + data.ljust(data_bytes, b"\0") + entries
+        bases = base_entry(first) * 2 if is_noticed else bytes(2 * ENTRY_BYTES)
+        header_block = encode_header(header)
+        header_block = header_block[:BASE_AT] + bases + header_block[BASE_AT + len(bases) :]
+        content = header_block + data.ljust(data_bytes, b"\0") + entries + bytes(1024)
         files.append(described(content, data_bytes, places))
     return Run(files, records)
 
@@ -143,9 +150,9 @@ def torn(rng: random.Random, record: bytes, room: int) -> bytes:
 def described(content: bytes, data_bytes: int, places: dict[int, tuple[int, int]]) -> File:
     """Return the file with the places of its entries."""
     entries = decode_entries(content)
-    edges = [entry.at for entry in entries] + [len(content)]
     indexes, bases = [], []
-    for entry, start, end in zip(entries, edges[:-1], edges[1:], strict=True):
+    for entry in entries:
+        start, end = entry.at, entry.at + ENTRY_BYTES + len(entry.payload)
         if entry.kind == EntryKind.BASE:
             bases.append((start, end))
         elif entry.kind == EntryKind.INDEX:
@@ -204,8 +211,7 @@ class Changes:
             self.has_moved = True
 
     def _place(self, rng: random.Random) -> int:
-        # Most of a header is zeros, and most of the entries are small.
-        start = HEADER_BYTES if rng.random() < 0.9 else 0
+        start = rng.choice((*(HEADER_BYTES,) * 8, BASE_AT, 0))  # most of a header is zeros
         start = min(start, len(self.content) - 1)
         return rng.randrange(start, len(self.content))
 

@@ -84,14 +84,14 @@ class SegmentRecovery:
         match = _BEGINNING.search(content)
         records_at = len(content) if match is None else match.start()
         self._entries_at = next((e.at for e in entries if e.at > records_at), len(content))
+        marks = {EntryKind.END, EntryKind.BASE}  # the latter was there in the first versions
+        self._has_end = any(e.kind in marks and e.at > records_at for e in entries)
         self._entries = entries
         self._groups: list[_Group] = []
         self._places: dict[int, tuple[int, int]] = {}  # start and end of each record that was found
         bases = [entry.number for entry in entries if entry.kind == EntryKind.BASE]
         self.base = bases[0] if bases else first
         """The number of the first record, as far as it is known without the records."""
-        self.has_base = bool(bases)
-        """Whether the segment itself has that number."""
         self.next_number: int | None = None
         """The number after the last record, if it is sure."""
         self.damaged = 0
@@ -278,7 +278,7 @@ class SegmentRecovery:
         if self._entries_at < min(end, len(self._content)):
             return False
         is_seen = any(self._content.startswith(MAGIC, at) for at in (end, end + _BASE_BYTES))
-        return is_seen or not self.has_base
+        return is_seen or not self._has_end
 
     def _read_unindexed(self, text: bytes) -> EncodedEvent | None:
         try:
