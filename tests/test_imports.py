@@ -132,11 +132,13 @@ ROOMS = {
         _output         | _terminal
         _runner         | _terminal
         _formats        |
+        _sdk_log        |
         collect         | _arguments  _terminal  _runner
         tail            | _terminal
         export          | _arguments  _terminal  _database  _output  _formats
         report          | _arguments  _terminal  _database  _output
-        check           | _arguments  _terminal
+        check           | _arguments  _terminal  _sdk_log
+        journal         | _arguments  _terminal  _sdk_log
         run             | _arguments  _database  _terminal  _runner
         demo            | _arguments  _terminal  _runner
         main            | _terminal

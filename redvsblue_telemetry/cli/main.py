@@ -20,6 +20,7 @@ _COMMANDS = {
     "collect": (".collect", "Receive and store events, and show them live in a browser."),
     "demo": (".demo.command", "Play a battle against a collector and compare their counts."),
     "check": (".check.command", "Find out why a game's events don't arrive."),
+    "journal": (".journal", "Show, deliver or erase the events that a killed game left behind."),
     "tail": (".tail", "Print events as they arrive."),
     "export": (".export", "Write stored events as JSON lines, CSV or Parquet."),
     "report": (".report.command", "Write one HTML page about the stored events."),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import time
-from collections.abc import Iterator
 
 from ... import __version__
 from ..._delivery.worker import TelemetryConnector
@@ -13,12 +10,12 @@ from ..._network.contract import ConnectionLost, LostKind
 from ..._recording.codec import EncodedEvent, EventCodec, new_session_id
 from ..._recording.store import TelemetryStore
 from ...settings import TelemetrySettings
+from .._sdk_log import sdk_log_disabled
 
 __all__ = ["send_event"]
 
 _NO_RETRY = 600.0  # seconds of backoff, which end after the check has
 _STOP_TIMEOUT = 2.0  # seconds
-_SDK_LOG = logging.getLogger("redvsblue_telemetry")
 
 
 def send_event(url: str, token: str | None, timeout: float) -> float:
@@ -48,7 +45,7 @@ def send_event(url: str, token: str | None, timeout: float) -> float:
     store = TelemetryStore[EncodedEvent](1)
     store.push(codec.encode("telemetry_check", {"by": f"redvsblue-telemetry {__version__}"}))
     connector = TelemetryConnector(store, codec, settings)
-    with _sdk_log_disabled():
+    with sdk_log_disabled():
         began = time.monotonic()
         connector.start()
         try:
@@ -63,13 +60,3 @@ def send_event(url: str, token: str | None, timeout: float) -> float:
             # Otherwise the stop would try once more to deliver what is unconfirmed.
             connector.set_enabled(connector.ledger.delivered > 0)
             connector.stop(_STOP_TIMEOUT)
-
-
-@contextlib.contextmanager
-def _sdk_log_disabled() -> Iterator[None]:
-    level = _SDK_LOG.level
-    _SDK_LOG.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        _SDK_LOG.setLevel(level)
