@@ -22,7 +22,7 @@ import attrs
 import msgspec
 
 from benchmarks.harness import Failure
-from redvsblue_telemetry._journal.directory import JournalDirectory
+from redvsblue_telemetry._journal.directory import JournalDirectory, RunDirectory
 from redvsblue_telemetry._journal.layout import (
     BASE_AT,
     ENTRY_BYTES,
@@ -32,6 +32,7 @@ from redvsblue_telemetry._journal.layout import (
     base_entry,
     confirmed_entry,
     decode_entries,
+    decode_header,
     encode_header,
     end_entry,
     index_entry,
@@ -39,6 +40,7 @@ from redvsblue_telemetry._journal.layout import (
 )
 from redvsblue_telemetry._journal.records import RecordReader, record_of
 from redvsblue_telemetry._journal.recovery import SegmentRecovery
+from redvsblue_telemetry._journal.store import JournalStore
 
 __all__ = ["try_journal"]
 
@@ -138,6 +140,41 @@ def random_run(rng: random.Random) -> Run:
     return Run(files, records)
 
 
+def stored_run(rng: random.Random) -> Run:
+    """Return a run of the journal's own store, as it is at a random moment."""
+    with tempfile.TemporaryDirectory() as journal:
+        directory = RunDirectory.create(Path(journal), "session", "0123456789abcdef")
+        store = JournalStore(max_bytes=1 << 20, max_event_bytes=1024)
+        header = Header(
+            session_id="session",
+            run="0123456789abcdef",
+            segment=0,
+            data_bytes=0,
+            started_at=STARTED_AT,
+        )
+        store.open(directory, header)
+        records: dict[int, bytes] = {}
+        reader = RecordReader()
+        for number in range(1, rng.choice((3, 60, 150))):
+            event = reader.read_carefully(random_record(rng, number))
+            store.push(event)
+            records[number] = record_of(event)
+            if rng.random() < 0.03:
+                store.maintain()
+        files = []
+        for _, path in directory.segments():
+            content = path.read_bytes()
+            places = {
+                number: (at, at + len(record))
+                for number, record in records.items()
+                if (at := content.find(record)) >= 0
+            }
+            files.append(described(content, decode_header(content).data_bytes, places))
+        store.close(keep=False)
+        directory.delete()
+        return Run(files, records)
+
+
 def torn(rng: random.Random, record: bytes, room: int) -> bytes:
     """Return a record of which a part was not copied, in any order of its bytes."""
     if len(record) >= room:
@@ -224,7 +261,8 @@ _runs: dict[int, list[Run]] = {}
 def runs_of(seed: int) -> list[Run]:
     """Return the runs that the inputs of a seed change."""
     if seed not in _runs:
-        _runs[seed] = [random_run(random.Random(f"{seed}/run/{n}")) for n in range(RUNS)]
+        kinds = (random_run, random_run, random_run, stored_run)
+        _runs[seed] = [kinds[n % len(kinds)](random.Random(f"{seed}/run/{n}")) for n in range(RUNS)]
         for run in _runs[seed]:
             if (found := recovered([file.content for file in run.files], run)) != run.records:
                 raise Failure(f"an undamaged run lost {sorted(run.records.keys() - found.keys())}")
