@@ -117,11 +117,13 @@ class Watch:
 
     Args:
         worker: the identifier of the worker's thread, if there is one.
+        keeps_places: keep the worker's innermost calls, for ``worst``. For that moment, this refers
+            to all that the worker's functions refer to, also if they return.
     """
 
-    def __init__(self, worker: int | None = None) -> None:
+    def __init__(self, worker: int | None = None, *, keeps_places: bool = True) -> None:
         worker_clock = cpu_clock(worker)
-        self._thread = worker
+        self._thread = worker if keeps_places else None
         self._has_worker = worker_clock is not None
         self._worker_clock = worker_clock or int
         # Wall, own CPU, worker's CPU, and where the worker was when it let go.

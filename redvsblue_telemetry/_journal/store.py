@@ -74,6 +74,7 @@ __all__ = ["JournalStore", "Run"]
 
 _DATA_BYTES = 240 * 1024  # of a segment: some 1,500 events
 _SPARES = 4  # ready at any time
+_MAX_SPARES = 32  # of a flood: 8 MB
 _MAX_CHUNK_RECORDS = 500  # some 0.3 ms to index or take
 _SYNC_INTERVAL = 0.8  # seconds; with the sync itself, less than the second that is promised
 _TURN = 100e-6  # seconds of work, after which other threads have theirs
@@ -156,7 +157,9 @@ class JournalStore:
         # A full segment wakes the worker, so a small store has small segments.
         wanted = min(_DATA_BYTES, max_bytes // 8, (capacity or _DATA_BYTES) * 20)
         self._data_bytes = max(wanted, 4 * max_event_bytes) // 4096 * 4096
-        self._spares_wanted = max(1, min(_SPARES, max_bytes // self._file_bytes // 4))
+        room = max_bytes // self._file_bytes
+        self._fewest_spares = self._spares_wanted = max(1, min(_SPARES, room // 4))
+        self._most_spares = max(self._fewest_spares, min(_MAX_SPARES, room // 8))
         self._clock = clock
         self.journal = Journal(_refuse)
         """Where ``emit`` writes records."""
@@ -639,16 +642,16 @@ class JournalStore:
         """
         self._turn_ends = self._clock() + _TURN
         self._scan()
-        unsynced = min(self._reached, len(self._segments))
         try:
             self._retry()
+            self._free_confirmed()
+            self._delete_doomed()
+            self._fill_spares()  # before the sync, which may take long
+            unsynced = min(self._reached, len(self._segments))
             if self._clock() >= self._sync_at or unsynced >= _MAX_UNSYNCED:
                 self._write_entries()
                 self._sync()
                 self._scan()
-            self._free_confirmed()
-            self._delete_doomed()
-            self._fill_spares()
         except OSError as error:
             self.fall_back(error)
         finally:
@@ -724,6 +727,10 @@ class JournalStore:
 
     def _sync(self) -> None:
         self._sync_at = self._clock() + _SYNC_INTERVAL
+        # A sync may take long, and an emit that finds no spare has to wait for the disk. So there
+        # are more spares than the time between two syncs takes.
+        wanted = max(self._fewest_spares, 2 * self._reached)
+        self._spares_wanted = min(wanted, self._most_spares)
         self._reached = 0
         files = self._files()
         # What is settled need not outlive anything.
