@@ -71,9 +71,10 @@ class SegmentFile:
         """The number after its last record, if it is sure. Written as the run is read."""
         self.damaged = 0
         """How many of its records are lost. Written as the run is read."""
-        self._data_end = 0
+        self._length = self._data_end = 0  # of the file, and of its part with the records
         try:
-            self.size = bytes_on_disk(path.stat(follow_symlinks=False))
+            status = path.stat(follow_symlinks=False)
+            self.size, self._length = bytes_on_disk(status), status.st_size
             block = _read(path, 0, HEADER_BYTES)
             self.is_blank = not block.strip(b"\0")
             self.header = decode_header(block)
@@ -111,7 +112,7 @@ class SegmentFile:
         Raises:
             OSError: they can't be written.
         """
-        if self.size < self._data_end:  # they would be where records are looked for
+        if self._length < self._data_end:  # they would be where records are looked for
             raise OSError(errno.EINVAL, "the file is too short", str(self.path))
         # Not by "ab", which would make the file again that an erasing thread has just removed.
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))

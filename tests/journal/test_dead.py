@@ -162,3 +162,33 @@ def test_a_segment_of_another_run_is_not_taken_for_one_of_this(tmp_path: Path) -
     run = only_run(tmp_path)
     assert take_all(run) == list(range(1, 231))
     run.delete()
+
+
+def test_what_is_confirmed_is_noted_in_a_file_with_holes(tmp_path: Path) -> None:
+    segment = Segment(records=records(1, 9), data_bytes=1 << 20)
+    path = write_run(tmp_path, segment) / "00000001.events"
+    path.write_bytes(b"")
+    with path.open("r+b") as file:  # as on a file system that compresses
+        file.write(segment.content[: 1 << 15])
+        file.seek(16384 + (1 << 20))
+        file.write(segment.content[16384 + (1 << 20) :])
+    run = only_run(tmp_path)
+    assert numbers_of(run.take(5)) == [1, 2, 3, 4, 5]
+    run.confirm(3)
+    run.release()
+    again = only_run(tmp_path)
+    assert take_all(again) == list(range(4, 10))
+    again.delete()
+
+
+def test_nothing_is_appended_where_records_are_looked_for(tmp_path: Path) -> None:
+    segment = Segment(records=records(1, 9))
+    path = write_run(tmp_path, segment) / "00000001.events"
+    path.write_bytes(segment.content[: 16384 + sum(map(len, segment.records))])
+    run = only_run(tmp_path)
+    assert numbers_of(run.take(5)) == [1, 2, 3, 4, 5]
+    run.confirm(3)
+    run.release()
+    again = only_run(tmp_path)
+    assert take_all(again) == list(range(1, 10))
+    again.delete()
