@@ -353,14 +353,14 @@ class DeadRun:
         """Read until that many events are ready, or all, and let other threads run meanwhile."""
         turn_ends = monotonic() + _TURN
         while len(self._ready) < count and not self._is_read:
+            if monotonic() >= turn_ends:  # not after the last piece: the caller rests, too
+                sleep(_SHORTEST_SLEEP)
+                turn_ends = monotonic() + _TURN
             piece = next(self._pieces, None)
             if piece is None:
                 self._is_read = True
             else:
                 self._ready.extend(piece)
-            if monotonic() >= turn_ends:
-                sleep(_SHORTEST_SLEEP)
-                turn_ends = monotonic() + _TURN
 
     def _delete_settled(self) -> None:
         settled = {file for file in self._left if file.is_read and file.last <= self.confirmed}

@@ -84,17 +84,17 @@ def _split(data: bytes) -> list[bytes]:
         return parts
     pieces, parts = parts, parts[:1]
     for piece in pieces[1:]:
-        if _begins_record(piece) or (_may_begin_record(piece) and _is_whole(parts[-1])):
+        if _begins_record(piece) or (_may_begin_record(piece) and _is_json(b"[%b]" % parts[-1])):
             parts.append(piece)
         else:
             parts[-1] += _BOUNDARY + piece
     return parts
 
 
-def _is_whole(part: bytes) -> bool:
-    """Return whether a record, without its brackets, is not cut off."""
+def _is_json(text: bytes) -> bool:
+    """Return whether bytes are one JSON value, and not cut off."""
     try:
-        _validate(b"[%b]" % part)
+        _validate(text)
     except (msgspec.MsgspecError, RecursionError):
         return False
     return True
@@ -146,6 +146,14 @@ class RecordReader:
         match = _TIME.match(record)
         if match is None:
             raise RecordError("it doesn't begin with a time")
+        kind, _, data = record[match.end() :].partition(b",")
+        if (
+            (prefix := self._prefixes.get(kind)) is not None
+            and data.startswith(b"{")
+            and data.endswith(b"}]")
+            and _is_json(data[:-1])
+        ):
+            return EncodedEvent(prefix, int(match[1]), data[:-1])
         try:
             rest = msgspec.json.decode(b"[" + record[match.end() :], type=_Rest)
             kind, envelope = bytes(rest.kind), None
