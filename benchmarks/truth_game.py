@@ -30,7 +30,7 @@ from benchmarks.peers import EVENT_TYPE, HOST, PLAYER, Event, Peer, make_events
 ROOM = 110_000  # events, where the room for waiting events can be set: more than any scenario emits
 OUTAGE = 60.0  # seconds: where an SDK can be asked to keep trying for longer than this, it is
 _FRAME = 1 / 60  # seconds
-_FORK_TIMEOUT = 30.0  # seconds
+_FORK_TIMEOUT = 10.0  # seconds
 
 
 class Contender(Peer):
