@@ -409,11 +409,11 @@ def _exit(stage: Stage, *, calls: bool = True, is_silent: bool = False) -> None:
 
 
 def full_disk(stage: Stage) -> None:
-    """The disk of the folder becomes full in the middle of 10,000 events."""
+    """The disk of the folder becomes full early in 24,000 events."""
     game = stage.play_on_small_disk()
     stage.emit(game, 2000, seconds=1.0)
     stage.result["ballast"] = game.ask("fill_disk", at_most=2 * _TMPFS_BYTES)["bytes"]
-    stage.emit(game, 8000, seconds=4.0)
+    stage.emit(game, 22_000, seconds=6.0)
     stage.settle(stage.span(30.0, 15.0))
     stage.result |= game.end()
 
