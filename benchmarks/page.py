@@ -25,6 +25,7 @@ from benchmarks import (
     soak,
     stalls,
     throughput,
+    truth_table,
 )
 from benchmarks.harness import ROOT, Result, grouped, number, spread, summary, table
 from benchmarks.peers import PEERS
@@ -32,7 +33,13 @@ from benchmarks.side_by_side import EMIT_US, IMPORT_OWN_MS, against, cheapest_of
 
 PAGES = tuple(
     ROOT / name
-    for name in ("README.md", "docs/performance.md", "docs/collector.md", "benchmarks/README.md")
+    for name in (
+        "README.md",
+        "docs/performance.md",
+        "docs/truth-table.md",
+        "docs/collector.md",
+        "benchmarks/README.md",
+    )
 )
 _RESULTS = ROOT / "benchmarks" / "results"
 _BENCHMARKS = {
@@ -45,6 +52,7 @@ _BENCHMARKS = {
     "soak": soak,
     "instructions": instructions,
     "collector": collector,
+    "truth-table": truth_table,
 }
 _TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(?:(?!<!--).)*?(<!-- end -->)", re.DOTALL)
 
@@ -194,6 +202,7 @@ def tables() -> dict[str, str]:
         texts |= benchmark.tables(reports[name])
     return texts | {
         "machine": _machine(reports["side-by-side"]),
+        "truth-machine": _machine(reports["truth-table"]),
         "promise": _promise(reports["side-by-side"]),
         "aims": _aims(reports),
         "collector-aims": _collector_aims(reports["collector"]),

@@ -142,14 +142,10 @@ class Sentry(Contender, peers.Sentry):
 
 
 class OpenTelemetry(Contender, peers.OpenTelemetry):
-    not_default = (
-        f"`max_queue_size={ROOM}`, `timeout={OUTAGE:g}`, `OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED`"
-    )
+    not_default = f"`max_queue_size={ROOM}`, `timeout={OUTAGE:g}`, the variable for its own metrics"
     end_call = "provider.shutdown()"
     count_api = "the SDK's own metrics"
-    promise = (
-        "tries a batch up to six times, within half a minute; waits for up to 30 s at the exit"
-    )
+    promise = "tries a batch up to six times, within half a minute; its shutdown takes up to 30 s"
     not_promised = frozenset({"kill", "away", "next-start"})
 
     def start(self, port: int) -> None:
@@ -192,9 +188,7 @@ class PostHog(Contender, peers.PostHog):
     end_call = "client.shutdown()"
     opt_out_call = "client.disabled = True"
     count_api = "on_error(error, batch)"
-    promise = (
-        "tries a batch as often as `max_retries` says; shutdown waits without a limit, exit 1 s"
-    )
+    promise = "tries a batch as often as `max_retries` says; its shutdown has no limit, an exit 1 s"
     not_promised = frozenset({"kill", "next-start"})
 
     def start(self, port: int) -> None:

@@ -58,7 +58,7 @@ from tests.support.fault_proxy import FaultProxy
 
 _EXIT_LIMIT = 60.0  # seconds that a process may take to end
 _LIFETIME = 900.0  # seconds after which a process ends itself, should all else fail
-_ANSWER_TIMEOUT = 120.0
+_ANSWER_TIMEOUT = 300.0  # seconds: a burst on a busy machine takes minutes
 _PORTS = range(20_000, 30_000)  # below those that the system gives to outgoing connections: with a
 # port of that range, a client that connects to a server that is away may reach itself
 _RESETS = 20
@@ -526,7 +526,6 @@ def mark(report: Result, scenario: str, sdk: str) -> str:
 OVERVIEW = tuple(name for name in SCENARIOS if not name.startswith("exit"))
 _EXTRA = {
     "resets": ("resets", "resets"),
-    "burst": ("emit_seconds", "the loop, s"),
     "fork": ("children_hung", "children killed"),
 }
 _EXITS = ("next-start", "exit-without-call", "exit-in-black-hole")
