@@ -147,6 +147,8 @@ class TelemetryConnector:
         self._connection_log = ConnectionLog(clock)
         self._refusals_log = TokenBucket(LINES_PER_SECOND, LINES_AT_ONCE, clock)
         self._closed_log = TokenBucket(LINES_PER_SECOND, 1, clock)
+        self._upkeep_log = TokenBucket(LINES_PER_SECOND, 1, clock)
+        self._maintain_from = -math.inf  # after an internal error, not before this time
         self._early_attempts = TokenBucket(
             _EARLY_ATTEMPTS_PER_SECOND, _EARLY_ATTEMPTS_AT_ONCE, clock
         )
@@ -629,9 +631,17 @@ class TelemetryConnector:
         journal, limits = self._journal, self._limits
         if journal is None or limits is None:
             return None
-        maintain_at = journal.maintain()
-        limits.enforce_size()
-        self._expire(limits.expired())
+        if (now := self._clock()) < self._maintain_from:
+            return self._maintain_from
+        try:
+            maintain_at = journal.maintain()
+            limits.enforce_size()
+            self._expire(limits.expired())
+        except Exception:  # events are delivered all the same
+            self._maintain_from = now + _RECOVERY_DELAY
+            if self._upkeep_log.take():
+                self._log_internal_error()
+            return self._maintain_from
         return min(maintain_at or math.inf, limits.next_deadline)
 
     def _expire(self, number: int) -> None:

@@ -28,6 +28,7 @@ from redvsblue_telemetry import (
     start_telemetry,
     stop_telemetry,
 )
+from redvsblue_telemetry._journal.store import JournalStore
 from redvsblue_telemetry.testing import RecordingServer, record_events
 from tests.client.test_fork import FORK, needs_fork
 from tests.client.test_lifecycle import SlowToEncode, at_once
@@ -773,6 +774,25 @@ def test_in_memory_only_the_capacity_holds_and_a_stop_leaves_events_behind(tmp_p
     assert is_stopped(telemetry)
     assert dropped(telemetry) == {"overflow": 50, "left_behind": 100}
     assert is_balanced(telemetry.stats())
+
+
+def test_an_internal_error_in_the_upkeep_of_the_journal_does_not_stop_the_delivery(
+    journal: Path,
+    server: RecordingServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(JournalStore, "maintain", fail)
+    with made(journal, server.url, drain_interval=0.01) as telemetry:
+        for _ in range(3):
+            telemetry.emit("hit")
+            assert telemetry.flush(10)
+    assert len(server.events) == 3
+    assert caplog.text.count("internal error") == 1
+    assert files(journal) == []
 
 
 def test_with_a_journal_only_a_capacity_that_was_set_is_a_limit(journal: Path) -> None:
