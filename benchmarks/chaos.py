@@ -2,47 +2,42 @@
 
     python -m benchmarks.chaos --minutes 30 --seed 1
 
-Several threads emit through the real library to a real WebSocket server. Between them, a seeded
-schedule of faults is carried out: resets, black holes, delays, a narrow link, half-closed
+Several threads of a game emit through the real library to a real WebSocket server. Between them, a
+seeded schedule of faults is carried out: resets, black holes, delays, a narrow link, half-closed
 connections, restarts and crashes of the server, late acks, a server that stops reading, refused
-connections. At the end three counts are compared: the threads', the library's and the receiver's.
-The exit code is 1 if they don't agree, or if an event was lost, arrived out of order, or was
-repeated without need.
+connections. The game keeps a journal, and in the middle of some of the faults it is killed; the
+next one delivers what it has left. At the end three counts are compared: the threads', the
+library's and the receiver's. The exit code is 1 if they don't agree, or if an event was lost,
+arrived out of order, or was repeated without need.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
 import random
+import shutil
+import signal
 import sys
-import threading
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from benchmarks.harness import open_descriptors, peak_bytes, resident_bytes, write_json
-from benchmarks.receiver import Arrivals, Receiver
-from redvsblue_telemetry import Telemetry, TelemetryStats, start_telemetry
+from benchmarks.chaos_game import DELIVERED, Resources
+from benchmarks.harness import Result, Server, write_json
+from benchmarks.notes import Notes, memory_directory
+from benchmarks.receiver import Arrivals, Book, Receiver
+from redvsblue_telemetry import TelemetryStats
 from redvsblue_telemetry._recording.codec import new_session_id
 from tests.support.fault_proxy import BOTH, Direction, FaultProxy
 
 logger = logging.getLogger("chaos")
 
-SETTINGS: dict[str, Any] = {
-    "enabled": True,
-    "drain_interval": 0.05,
-    "capacity": 200_000,
-    "backoff_base": 0.05,
-    "backoff_max": 1.0,
-    "connect_timeout": 2.0,
-    "confirm_timeout": 1.0,
-    "keepalive_interval": 1.0,
-}
-LEDGER = ("emitted", "delivered", "dropped", "rejected", "buffered", "in_flight")
 _WAYS = (BOTH, frozenset({Direction.TO_SERVER}), frozenset({Direction.TO_CLIENT}))
 
 
@@ -57,8 +52,11 @@ class Step:
     """Between 0 and 1; its meaning depends on the fault."""
     resets: tuple[float, ...]
     """Seconds between the resets of all connections while it lasts."""
+    is_deadly: bool = False
+    """Whether the game is killed when it has begun."""
 
 
+_DEADLY = 0.1  # the share of faults in which the game is killed
 # A fault without a duration happens at once.
 FAULTS: dict[str, float] = {
     "reset": 0.0,
@@ -76,7 +74,7 @@ FAULTS: dict[str, float] = {
 ACKS_ONLY: dict[str, float] = {"crash": 1.0, "slow_acks": 3.0, "stalled_reader": 3.0}
 
 
-def schedule(seed: int, *, has_acks: bool) -> Iterator[Step]:
+def schedule(seed: int, *, has_acks: bool, kills: bool) -> Iterator[Step]:
     """Yield faults endlessly, the same ones for the same seed."""
     chance = random.Random(seed)
     durations = {**FAULTS, **ACKS_ONLY} if has_acks else FAULTS
@@ -89,15 +87,17 @@ def schedule(seed: int, *, has_acks: bool) -> Iterator[Step]:
             while sum(resets) < lasts:
                 resets.append(chance.uniform(0.2, 1.0) * gap)
         quiet = chance.choice((0.0, 0.1, 0.3, 1.0)) * chance.random()
-        yield Step(quiet, fault, lasts, chance.random(), tuple(resets[:-1]))
+        is_deadly = chance.random() < _DEADLY and kills
+        yield Step(quiet, fault, lasts, chance.random(), tuple(resets[:-1]), is_deadly)
 
 
 class Injector:
     """Carries the faults out."""
 
-    def __init__(self, proxy: FaultProxy, receiver: Receiver) -> None:
+    def __init__(self, proxy: FaultProxy, receiver: Receiver, games: Games) -> None:
         self._proxy = proxy
         self._receiver = receiver
+        self._games = games
         self.counts: Counter[str] = Counter()
         """How often each fault was injected."""
 
@@ -110,6 +110,9 @@ class Injector:
             self.counts[step.fault] += 1
             logger.debug("%s", step)
             self._begin(step)
+            if step.is_deadly:
+                self._games.kill()
+                self.counts["kill"] += 1
             end = min(time.monotonic() + step.lasts, until)
             for gap in step.resets:
                 if time.monotonic() + gap >= end:
@@ -159,58 +162,89 @@ class Injector:
             self._proxy.upstream = ("127.0.0.1", self._receiver.listen())
 
 
-# The game.
+# The games.
 
 
-class Emitter(threading.Thread):
-    """A thread of the game: emits at about a rate, in bursts, and counts for itself."""
+class Life:
+    """A game that runs, or the remains of one that was killed."""
 
-    def __init__(self, telemetry: Telemetry, number: int, seed: int, rate: float) -> None:
-        super().__init__(name=f"chaos-emitter-{number}", daemon=True)
-        self._telemetry = telemetry
-        self._number = number
-        self._chance = random.Random(f"{seed} {number}")
-        self._rate = rate
-        self.finish = threading.Event()
-        self.emitted = 0
-        self.slowest = 0
-        """The longest that an emit took, in nanoseconds, a switch to another thread included."""
+    def __init__(self, number: int, arrivals: Arrivals, notes: Notes, threads: int) -> None:
+        self.number = number
+        self.arrivals = arrivals
+        self.notes = notes
+        self._threads = threads
 
-    def run(self) -> None:
-        """Emit until ``finish`` is set."""
-        padding = "x" * 400
-        started = time.monotonic()
-        while not self.finish.is_set():
-            due = int((time.monotonic() - started) * self._rate)
-            for _ in range(due - self.emitted):
-                text = padding[: self._chance.randrange(len(padding))]
-                before = time.perf_counter_ns()
-                self._telemetry.emit("chaos", thread=self._number, n=self.emitted, text=text)
-                self.slowest = max(self.slowest, time.perf_counter_ns() - before)
-                self.emitted += 1
-            self.finish.wait(self._chance.uniform(0.005, 0.05))
+    @property
+    def returned(self) -> list[int]:
+        """For each thread, how many of its emits have returned."""
+        return list(map(self.notes.returned, range(self._threads)))
+
+    @property
+    def begun(self) -> int:
+        """How many events were begun to be emitted."""
+        return sum(map(self.notes.begun, range(self._threads)))
+
+    @property
+    def slowest_ns(self) -> int:
+        """The longest that an emit took, a switch to another thread included."""
+        return max(map(self.notes.slowest, range(self._threads)))
+
+
+class Games:
+    """One game after the other, each in a separate process; a context manager.
+
+    Args:
+        book: the record of arrivals, in which each game begins a session.
+        work: the directory of the journal.
+        task: the settings that all games share.
+    """
+
+    def __init__(self, book: Book, work: Path, task: Result) -> None:
+        self._book = book
+        self._work = work
+        self._task = task
+        self._base = new_session_id()[:16]
+        self.lives: list[Life] = []
+        self._server: Server
+
+    def start(self) -> None:
+        """Start the next game."""
+        number = len(self.lives)
+        session_id = f"{self._base}-{number}"
+        notes = Notes(path := memory_directory() / f"{self._work.name}-{number}")
+        arrivals = Arrivals(session_id, lambda: notes[DELIVERED])
+        self._book.begin(session_id, arrivals)
+        self.lives.append(Life(number, arrivals, notes, self._task["threads"]))
+        task = {**self._task, "session_id": session_id, "notes": str(path)}
+        self._server = Server("benchmarks.chaos_game", json.dumps(task))
+        self._server.__enter__()
+        path.unlink()
+
+    def kill(self) -> None:
+        """Kill the game, and start the next one."""
+        os.kill(self._server.pid, signal.SIGKILL)
+        self._server.__exit__()
+        self.lives[-1].arrivals.is_taken_over = True
+        self.start()
+
+    def resources(self) -> Resources:
+        """Return the resources that the game holds now."""
+        return Resources(**self._server.ask("resources"))
+
+    def finish(self) -> Result:
+        """Let the game deliver everything and stop, and return its figures."""
+        result: Result = self._server.ask("finish")
+        return result
+
+    def __enter__(self) -> Games:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.__exit__()
 
 
 # The counts.
-
-
-@dataclass
-class Resources:
-    """The resources that the process holds."""
-
-    descriptors: int
-    threads: int
-    resident: int
-    """Bytes."""
-    peak: int
-    """Bytes: the most that were resident so far."""
-
-    @classmethod
-    def now(cls) -> Resources:
-        """Ask the operating system; 0 where it can't be known."""
-        return cls(
-            open_descriptors() or 0, threading.active_count(), resident_bytes() or 0, peak_bytes()
-        )
 
 
 @dataclass
@@ -221,8 +255,10 @@ class Report:
     seconds: float
     confirm: str
     ledger: dict[str, int]
+    """Of the last game."""
     receiver: dict[str, int]
     lost: int
+    games: int
     emitted_by_threads: int
     reconnects: int
     connections: int
@@ -240,8 +276,9 @@ class Report:
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
             "confirmed by": self.confirm,
+            "games": self.games,
             "emitted by the threads": self.emitted_by_threads,
-            **self.ledger,
+            **{f"last game: {name}": count for name, count in self.ledger.items()},
             **{f"receiver: {name}": count for name, count in self.receiver.items()},
             "LOST": self.lost,
             "reconnects": self.reconnects,
@@ -279,10 +316,25 @@ def problems(stats: TelemetryStats, arrivals: Arrivals, emitted: int) -> Iterato
     if lost := arrivals.lost(stats.emitted, stats.dropped):
         examples = arrivals.missing_examples(stats.emitted)
         yield f"{lost} events were lost; among those that never arrived: {examples}"
-    if stats.delivered != arrivals.unique:
-        yield f"{stats.delivered} events were delivered, but {arrivals.unique} arrived"
+    own = stats.delivered - stats.recovered
+    if own != arrivals.unique:
+        yield f"{own} events were delivered, but {arrivals.unique} arrived"
     if arrivals.highest > stats.emitted:
         yield f"event {arrivals.highest} arrived, but only {stats.emitted} were emitted"
+    yield from _disorder(arrivals)
+
+
+def problems_of_killed(life: Life) -> Iterator[str]:
+    """Do the same for a game that was killed: its notes are all that it could leave."""
+    arrivals = life.arrivals
+    if lost := arrivals.lost_of(life.returned):
+        yield f"{lost} events of game {life.number}, which was killed, were lost"
+    if arrivals.unique > life.begun:
+        yield f"game {life.number} emitted {life.begun} events, but {arrivals.unique} arrived"
+    yield from _disorder(arrivals)
+
+
+def _disorder(arrivals: Arrivals) -> Iterator[str]:
     if arrivals.received != arrivals.unique + arrivals.duplicates + arrivals.strangers:
         yield "the receiver's own counts don't add up"
     for name in ("out_of_order", "thread_disorders", "unexplained", "strangers"):
@@ -293,66 +345,88 @@ def problems(stats: TelemetryStats, arrivals: Arrivals, emitted: int) -> Iterato
 
 # The run.
 
+_RECEIVED = (
+    "received",
+    "unique",
+    "duplicates",
+    "batches",
+    "repeated_batches",
+    "out_of_order",
+    "thread_disorders",
+    "unexplained",
+)
+
 
 def run(
-    *, seconds: float, seed: int, has_acks: bool = True, rate: float = 1200.0, threads: int = 4
+    *,
+    seconds: float,
+    seed: int,
+    has_acks: bool = True,
+    has_journal: bool = True,
+    rate: float = 1200.0,
+    threads: int = 4,
 ) -> Report:
     """Run it, as the module describes, and return the report."""
-    before = Resources.now()
-    session_id = new_session_id()
-    arrivals = Arrivals(session_id, lambda: telemetry.stats().delivered)
-    with FaultProxy() as proxy, Receiver(arrivals, has_acks=has_acks) as receiver:
-        telemetry = start_telemetry(
-            **SETTINGS, url=f"ws://127.0.0.1:{proxy.port}/telemetry", session_id=session_id
-        )
-        if not telemetry.enabled or telemetry.session_id != session_id:
-            raise SystemExit("telemetry is switched off in this environment, or is already running")
-        proxy.upstream = (
-            "127.0.0.1",
-            receiver.listen(),
-        )  # now that the arrivals can ask for the stats
-        emitters = [Emitter(telemetry, n, seed, rate / threads) for n in range(threads)]
-        started = time.monotonic()
-        for emitter in emitters:
-            emitter.start()
-        injector = Injector(proxy, receiver)
-        steps = schedule(seed, has_acks=has_acks)
-        injector.run(steps, started + seconds * 0.2)
-        warmed_up = Resources.now()
-        injector.run(steps, started + seconds)
-        for emitter in emitters:
-            emitter.finish.set()
-            emitter.join()
-        is_flushed = telemetry.flush(30)
-        is_stopped_well = telemetry.stop(5)
-        stats = telemetry.stats()
-        elapsed = time.monotonic() - started
-    emitted = sum(emitter.emitted for emitter in emitters)
-    found = list(problems(stats, arrivals, emitted))
-    after = Resources.now()
-    if not is_flushed:
+    work = Path(tempfile.mkdtemp(prefix="redvsblue-chaos-"))
+    journal = work / "journal"
+    book = Book()
+    with FaultProxy() as proxy, Receiver(book, has_acks=has_acks) as receiver:
+        proxy.upstream = ("127.0.0.1", receiver.listen())
+        task = {
+            "url": f"ws://127.0.0.1:{proxy.port}/telemetry",
+            "journal": str(journal) if has_journal else None,
+            "rate": rate / threads,
+            "threads": threads,
+        }
+        with Games(book, work, task) as games:
+            started = time.monotonic()
+            injector = Injector(proxy, receiver, games)
+            steps = schedule(seed, has_acks=has_acks, kills=has_journal)
+            injector.run(steps, started + seconds * 0.2)
+            warmed_up = games.resources()
+            injector.run(steps, started + seconds)
+            last = games.finish()
+            elapsed = time.monotonic() - started
+    *killed, survivor = games.lives
+    stats = TelemetryStats(**last["ledger"])
+    found = list(problems(stats, survivor.arrivals, sum(survivor.returned)))
+    for life in killed:
+        found += problems_of_killed(life)
+    before, after = Resources(**last["before"]), Resources(**last["after"])
+    if not last["is_flushed"]:
         found.append("flush() returned False after the last fault")
-    if not is_stopped_well:
+    if not last["is_stopped_well"]:
         found.append("stop() returned False after the last fault")
     if after.descriptors > before.descriptors or after.threads > before.threads:
         found.append(f"descriptors or threads were left behind: {before}, {after}")
+    if book.strangers:
+        found.append(f"{book.strangers} events are of a session that no game has begun")
+    if left := sorted(path.name for path in journal.rglob("*")):
+        found.append(f"files are left in the journal: {left[:20]}")
+    if found:
+        found.append(f"the journal is in {work}")
+    else:
+        shutil.rmtree(work)
+    lost = sum(life.arrivals.lost_of(life.returned) for life in killed)
+    totals: Counter[str] = Counter()
+    for life in games.lives:
+        totals.update(
+            {name: count for name, count in vars(life.arrivals).items() if type(count) is int}
+        )
     return Report(
         seed=seed,
         seconds=elapsed,
         confirm="acks" if has_acks else "pongs",
-        ledger={name: getattr(stats, name) for name in LEDGER},
-        receiver={
-            name: count
-            for name, count in vars(arrivals).items()
-            if isinstance(count, int) and not name.startswith("_")
-        },
-        lost=arrivals.lost(stats.emitted, stats.dropped),
-        emitted_by_threads=emitted,
-        reconnects=stats.reconnects,
+        ledger=last["ledger"],
+        receiver={name: totals[name] for name in _RECEIVED},
+        lost=lost + survivor.arrivals.lost(stats.emitted, stats.dropped),
+        games=len(games.lives),
+        emitted_by_threads=sum(sum(life.returned) for life in games.lives),
+        reconnects=last["reconnects"],
         connections=proxy.connections,
         refused=proxy.refused,
         faults=dict(injector.counts),
-        slowest_emit_us=max(emitter.slowest for emitter in emitters) / 1000,
+        slowest_emit_us=max(life.slowest_ns for life in games.lives) / 1000,
         before=before,
         warmed_up=warmed_up,
         after=after,
@@ -369,6 +443,12 @@ def main() -> int:
         "--rate", type=float, default=1200.0, help="events a second, over all threads"
     )
     parser.add_argument("--json", type=Path, help="also write the report to this file")
+    parser.add_argument(
+        "--no-journal",
+        dest="has_journal",
+        action="store_false",
+        help="keep events in memory only, and kill no game",
+    )
     parser.add_argument("--verbose", action="store_true", help="log each fault")
     proof = parser.add_mutually_exclusive_group()
     proof.add_argument("--acks", dest="has_acks", action="store_true", default=True)
@@ -382,7 +462,13 @@ def main() -> int:
     sys.stdout.write(f"seed {seed}\n")
     sys.stdout.flush()
     seconds = options.minutes * 60
-    report = run(seconds=seconds, seed=seed, has_acks=options.has_acks, rate=options.rate)
+    report = run(
+        seconds=seconds,
+        seed=seed,
+        has_acks=options.has_acks,
+        has_journal=options.has_journal,
+        rate=options.rate,
+    )
     sys.stdout.writelines(f"{line}\n" for line in report.lines())
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """The receiving end of the chaos run: a real WebSocket server, and its record of the arrivals.
 
 :class:`Arrivals` is the durable part: it outlives the server, as a database would. It remembers
-each event by a bit or two, so half an hour of events fits into a few hundred kilobytes.
+each event of a session by a bit or two, so half an hour of events fits into a few hundred
+kilobytes. A :class:`Book` has one for each session: a game that is killed begins a new one.
 :class:`Receiver` is the server, which can be restarted, slowed down and stalled.
 """
 
@@ -12,16 +13,18 @@ import contextlib
 import json
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import groupby, pairwise
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-__all__ = ["Arrivals", "Receiver"]
+__all__ = ["Arrival", "Arrivals", "Book", "Event", "Receiver"]
+
+V = TypeVar("V")
 
 _BLOCK_BYTES = 4096  # of a bitmap, with one count
 _MAX_EXAMPLES = 20  # faults that are described
@@ -32,13 +35,15 @@ class _Data(msgspec.Struct):
     n: int
 
 
-class _Event(msgspec.Struct, rename="camel"):
+class Event(msgspec.Struct, rename="camel"):
+    """An event, as far as the record is concerned."""
+
     session_id: str
     seq: int
     data: _Data
 
 
-_decode = msgspec.json.Decoder(list[_Event]).decode
+_decode = msgspec.json.Decoder(list[Event]).decode
 
 
 class _Bits:
@@ -104,7 +109,7 @@ class Arrivals:
     Written by the server's thread; read by other threads after the server has ended.
 
     Args:
-        session_id: the only session that is expected.
+        session_id: the session.
         delivered: returns how many events the client counts as delivered now.
     """
 
@@ -114,6 +119,9 @@ class Arrivals:
         self._seen = _Bits()
         self._starts = _Bits()  # the first event of each batch
         self._last_of_thread: dict[int, int] = {}
+        self.is_taken_over = False
+        """Whether its game was killed, and others deliver its events: in batches of their own, and
+        again from the last confirmation that the journal has. Set by another thread."""
         self.highest = 0
         self.received = 0
         self.unique = 0
@@ -128,15 +136,22 @@ class Arrivals:
         """Repeated batches that were not in flight, or that were changed."""
         self.strangers = 0
         """Events of another session."""
+        self.skipped = 0
+        """Events that had not arrived when a later one of their thread did."""
         self.examples: list[str] = []
 
     def connected(self) -> Arrival:
         """Begin the record of a connection, before its handshake is answered."""
+        if self.is_taken_over:
+            return Arrival(0)
         return Arrival(self._seen.ranked(min(self._delivered(), self.unique)))
 
     def store(self, message: str | bytes, arrival: Arrival) -> None:
         """Keep one batch."""
-        events = _decode(message)
+        self.keep(_decode(message), arrival)
+
+    def keep(self, events: list[Event], arrival: Arrival) -> None:
+        """Keep the events of one batch."""
         self.batches += 1
         self.received += len(events)
         if any(event.session_id != self._session_id for event in events):
@@ -146,7 +161,7 @@ class Arrivals:
         repeats = [seq for seq in seqs if seq in self._seen]
         if any(after <= before for before, after in pairwise([arrival.last_seq, *seqs])):
             self._blame("unexplained", f"{_span(seqs)} after {arrival.last_seq} on one connection")
-        elif repeats:
+        elif repeats and not self.is_taken_over:
             self._explain(seqs, repeats, arrival)
         if repeats:
             self.duplicates += len(repeats)
@@ -173,14 +188,16 @@ class Arrivals:
                 f"{_span(seqs)} repeated, though confirmed to {arrival.confirmed_seq}",
             )
 
-    def _arrive_first(self, event: _Event) -> None:
+    def _arrive_first(self, event: Event) -> None:
         self.unique += 1
         self._seen.add(event.seq)
         if event.seq < self.highest:
             self._blame("out_of_order", f"{event.seq} arrived after {self.highest}")
         self.highest = max(self.highest, event.seq)
-        if event.data.n <= self._last_of_thread.get(event.data.thread, -1):
+        last = self._last_of_thread.get(event.data.thread, -1)
+        if event.data.n <= last:
             self._blame("thread_disorders", f"{event.seq} is {event.data}")
+        self.skipped += max(0, event.data.n - last - 1)
         self._last_of_thread[event.data.thread] = event.data.n
 
     def _blame(self, count: str, words: str) -> None:
@@ -192,6 +209,16 @@ class Arrivals:
         """Return how many of the events 1 to ``last`` never arrived and were not dropped."""
         return max(0, last - self.unique - dropped)
 
+    def lost_of(self, returned: Sequence[int]) -> int:
+        """Return how many events of a game that was killed never arrived.
+
+        Args:
+            returned: for each thread, how many of its emits had returned.
+        """
+        last = self._last_of_thread
+        behind = sum(max(0, count - 1 - last.get(n, -1)) for n, count in enumerate(returned))
+        return self.skipped + behind
+
     def missing_examples(self, last: int) -> list[int]:
         """Return the first few of the events 1 to ``last`` that never arrived."""
         return self._seen.missing(last, _MAX_EXAMPLES)
@@ -199,6 +226,39 @@ class Arrivals:
 
 def _span(seqs: list[int]) -> str:
     return f"batch {seqs[0]}-{seqs[-1]}"
+
+
+class Record(Protocol[V]):
+    """Where a server keeps what arrives: :class:`Arrivals`, or a :class:`Book` of them."""
+
+    def connected(self) -> V: ...
+    def store(self, message: str | bytes, arrival: V, /) -> None: ...
+
+
+class Book:
+    """The arrivals of several sessions. A game begins each of them before its first connection."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, Arrivals] = {}
+        self.strangers = 0
+        """Events of a session that no game has begun."""
+
+    def begin(self, session_id: str, arrivals: Arrivals) -> None:
+        """Expect a session."""
+        self._sessions[session_id] = arrivals
+
+    def connected(self) -> dict[str, Arrival]:
+        """Begin the record of a connection, before its handshake is answered."""
+        sessions = tuple(self._sessions.items())
+        return {session_id: arrivals.connected() for session_id, arrivals in sessions}
+
+    def store(self, message: str | bytes, visit: dict[str, Arrival]) -> None:
+        """Keep one batch, by session."""
+        for session_id, events in groupby(_decode(message), lambda event: event.session_id):
+            if session_id in visit:
+                self._sessions[session_id].keep(list(events), visit[session_id])
+            else:
+                self.strangers += len(list(events))
 
 
 class Receiver:
@@ -209,7 +269,7 @@ class Receiver:
         has_acks: acknowledge stored batches; without acks, only pongs prove receipt.
     """
 
-    def __init__(self, arrivals: Arrivals, *, has_acks: bool = True) -> None:
+    def __init__(self, arrivals: Record[Any], *, has_acks: bool = True) -> None:
         self._arrivals = arrivals
         self._has_acks = has_acks
         self.ack_delay = 0.0
@@ -219,7 +279,7 @@ class Receiver:
         self._server: Server | None = None
         self._open: set[ServerConnection] = set()
         # Weak, since no callback reports a handshake that failed.
-        self._accepted = weakref.WeakKeyDictionary[ServerConnection, Arrival]()
+        self._accepted = weakref.WeakKeyDictionary[ServerConnection, Any]()
         self._may_read = asyncio.Event()
         self._may_read.set()
 

@@ -13,8 +13,11 @@ from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 from benchmarks import chaos
-from benchmarks.receiver import Arrival, Arrivals, Receiver
+from benchmarks.chaos import Life
+from benchmarks.notes import Notes
+from benchmarks.receiver import Arrival, Arrivals, Book, Event, Receiver
 from redvsblue_telemetry import TelemetryStats
+from tests.client.test_fork import needs_fork
 
 SESSION = "a-session"
 
@@ -46,29 +49,40 @@ def found(arrivals: Arrivals, **ledger: Any) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(("has_acks", "seconds", "seed"), [(True, 5, 4), (False, 2.5, 7)])
 def test_a_short_run_adds_up(has_acks: bool, seconds: float, seed: int) -> None:
-    report = chaos.run(seconds=seconds, seed=seed, has_acks=has_acks)
+    report = chaos.run(seconds=seconds, seed=seed, has_acks=has_acks, has_journal=False)
     assert report.problems == []
-    assert report.lost == 0
+    assert (report.lost, report.games) == (0, 1)
     assert report.ledger["emitted"] == report.emitted_by_threads > 500 * seconds
     assert report.ledger["delivered"] + report.ledger["dropped"] == report.ledger["emitted"]
     assert report.receiver["unique"] == report.ledger["delivered"]
     assert report.reconnects > 0
+    assert "kill" not in report.faults
     assert sum(report.faults.values()) >= 2
     assert all(line for line in report.lines())
+
+
+@pytest.mark.slow
+@needs_fork
+def test_a_short_run_with_kills_loses_nothing() -> None:
+    report = chaos.run(seconds=8, seed=1)
+    assert report.problems == []
+    assert report.lost == 0
+    assert report.games == report.faults["kill"] + 1 > 2
+    assert report.receiver["unique"] >= report.emitted_by_threads > 2000
+    assert report.ledger["recovered"] > 0
 
 
 def test_a_server_that_forgets_an_event_makes_the_run_fail(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Forgetful(Arrivals):
-        def store(self, message: str | bytes, arrival: Arrival) -> None:
-            events = json.loads(message)
-            super().store(json.dumps([e for e in events if e["seq"] != 300] or events), arrival)
+        def keep(self, events: list[Event], arrival: Arrival) -> None:
+            super().keep([e for e in events if e.seq != 300] or events, arrival)
 
     monkeypatch.setattr(chaos, "Arrivals", Forgetful)
     target = tmp_path / "results" / "chaos.json"
-    command = ["chaos", "--minutes", "0.02", "--seed", "1", "--json", str(target)]
-    monkeypatch.setattr(sys, "argv", command)
+    command = ["chaos", "--minutes", "0.02", "--seed", "1", "--no-journal", "--json"]
+    monkeypatch.setattr(sys, "argv", [*command, str(target)])
     assert chaos.main() == 1
     report = json.loads(target.read_text())
     assert report["lost"] == 1
@@ -100,16 +114,18 @@ def test_a_killed_server_sends_no_close_code_and_stored_batches_stay() -> None:
 
 def test_a_seed_repeats_its_schedule() -> None:
     def steps(seed: int) -> list[chaos.Step]:
-        return list(islice(chaos.schedule(seed, has_acks=True), 200))
+        return list(islice(chaos.schedule(seed, has_acks=True, kills=True), 200))
 
     assert steps(1) == steps(1) != steps(2)
     assert {step.fault for step in steps(1)} == {*chaos.FAULTS, *chaos.ACKS_ONLY}
     assert any(step.resets for step in steps(1))
+    assert 5 < sum(step.is_deadly for step in steps(1)) < 50
 
 
 def test_without_acks_the_server_never_loses_events() -> None:
-    steps = islice(chaos.schedule(1, has_acks=False), 500)
+    steps = list(islice(chaos.schedule(1, has_acks=False, kills=False), 500))
     assert {step.fault for step in steps} == set(chaos.FAULTS)
+    assert not any(step.is_deadly for step in steps)
 
 
 # The checks.
@@ -204,6 +220,65 @@ def test_an_event_of_another_session_is_a_problem() -> None:
 
 def test_an_event_that_was_never_emitted_is_a_problem() -> None:
     assert "event 9 arrived, but only 3 were emitted" in found(arrived(batch(1, 2, 9)), emitted=3)
+
+
+# Games that were killed.
+
+
+def left(*numbers: int) -> str:
+    """A batch whose events have these numbers in their thread, which counts from 0."""
+    events = json.loads(batch(*numbers))
+    return json.dumps([{**event, "seq": event["seq"] + 1} for event in events])
+
+
+def left_by(tmp_path: Path, arrivals: Arrivals, begun: int, returned: int) -> str:
+    """What is found about a game with one thread, which was killed."""
+    arrivals.is_taken_over = True
+    notes = Notes(tmp_path / "notes")
+    notes.words[Notes.slot(0)], notes.words[Notes.slot(0) + 1] = begun, returned
+    found = "; ".join(chaos.problems_of_killed(Life(3, arrivals, notes, threads=1)))
+    notes.close()
+    return found
+
+
+@pytest.mark.parametrize("returned", [3, 4])
+def test_a_killed_game_whose_events_arrived_is_not_a_problem(returned: int, tmp_path: Path) -> None:
+    arrivals = arrived(left(0, 1), left(2, 3))
+    assert left_by(tmp_path, arrivals, begun=4, returned=returned) == ""
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (0, 1, 3), (1, 2, 3)])
+def test_an_event_of_a_killed_game_that_never_arrived_is_lost(
+    numbers: tuple[int, ...], tmp_path: Path
+) -> None:
+    found = left_by(tmp_path, arrived(left(*numbers)), begun=4, returned=4)
+    assert found == "1 events of game 3, which was killed, were lost"
+
+
+def test_more_events_than_a_killed_game_has_begun_are_a_problem(tmp_path: Path) -> None:
+    found = left_by(tmp_path, arrived(left(0, 1, 2)), begun=2, returned=2)
+    assert found == "game 3 emitted 2 events, but 3 arrived"
+
+
+def test_who_takes_over_may_cut_other_batches_but_not_change_the_order(tmp_path: Path) -> None:
+    arrivals = arrived(left(0, 1, 2), left(3, 4))
+    arrivals.is_taken_over = True
+    arrivals.store(left(1, 2, 3, 4, 5), arrivals.connected())
+    assert left_by(tmp_path, arrivals, begun=6, returned=6) == ""
+    arrivals.store(left(8), arrivals.connected())
+    arrivals.store(left(7), arrivals.connected())
+    assert "out_of_order: 8 arrived after 9" in left_by(tmp_path, arrivals, begun=9, returned=6)
+
+
+def test_a_book_keeps_each_session_apart_and_counts_strangers() -> None:
+    book, one, two = Book(), Arrivals("one"), Arrivals("two")
+    book.begin("one", one)
+    book.begin("two", two)
+    visit = book.connected()
+    mixed = json.loads(batch(1, 2, session="one")) + json.loads(batch(1, session="two"))
+    book.store(json.dumps(mixed), visit)
+    book.store(batch(1, session="three"), visit)
+    assert (one.unique, two.unique, book.strangers) == (2, 1, 1)
 
 
 def test_the_rank_of_an_event_is_found_across_gaps_and_blocks() -> None:
