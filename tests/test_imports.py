@@ -74,7 +74,8 @@ ROOMS = {
         sockets         | sigpipe
         handshake       | contract  proxy
         owned           |
-        dial            | contract  proxy  owned  sigpipe  sockets
+        names           | contract  owned  sockets
+        dial            | contract  proxy  names  owned  sigpipe  sockets
         stream          | contract  handshake  sockets
         websocket       | contract  dial  stream  frames  handshake
     """,

@@ -21,6 +21,7 @@ import weakref
 from .._shared import monotonic
 from . import proxy, sigpipe
 from .contract import TIMED_OUT, ConnectionLost, LostKind, Wait, lost_by_os_error
+from .names import look_up
 from .owned import OwnedSocket
 from .sockets import READ, WRITE, PlainSocket, SecureSocket
 
@@ -135,7 +136,7 @@ def open_socket(
 
 
 def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socket:
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = look_up(host, port, wait, deadline, _open_sockets)
     for index, (family, kind, proto, _, address) in enumerate(addresses):
         sock = OwnedSocket(family, kind, proto)
         _open_sockets.add(sock)
