@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "waitid"), reason="no fork or no
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)  # it takes 15 s, if the machine has nothing else to do
 def test_fifty_kills_lose_nothing() -> None:
     seed = random.SystemRandom().randrange(1_000_000)
     report = kills.run(kills=50, seed=seed, games=3)
