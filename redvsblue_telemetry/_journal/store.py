@@ -73,6 +73,7 @@ from .segment import Segment
 __all__ = ["JournalStore", "Run"]
 
 _DATA_BYTES = 240 * 1024  # of a segment: some 1,500 events
+_PAGE_BYTES = 4096
 _SPARES = 4  # ready at any time
 _MAX_SPARES = 32  # of a flood: 8 MB
 _MAX_CHUNK_RECORDS = 500  # some 0.3 ms to index or take
@@ -156,7 +157,7 @@ class JournalStore:
         self.max_bytes = max_bytes
         # A full segment wakes the worker, so a small store has small segments.
         wanted = min(_DATA_BYTES, max_bytes // 8, (capacity or _DATA_BYTES) * 20)
-        self._data_bytes = max(wanted, 4 * max_event_bytes) // 4096 * 4096
+        self._data_bytes = -(-max(wanted, 4 * max_event_bytes) // _PAGE_BYTES) * _PAGE_BYTES
         room = max_bytes // self._file_bytes
         self._fewest_spares = self._spares_wanted = max(1, min(_SPARES, room // 4))
         self._most_spares = max(self._fewest_spares, min(_MAX_SPARES, room // 8))
@@ -428,9 +429,11 @@ class JournalStore:
         return self._counted - self._departed
 
     def _catch_up(self) -> None:
-        """Count the records that were written since the last call."""
+        """Count the records that were written until now, since the last call."""
+        newest = self._newest[0]  # threads that push flat out must not keep this one here
         while self._count_some():
-            pass
+            if self._segments[-1].number > newest:
+                break
 
     def _count_some(self) -> bool:
         """Count some of them; return whether there may be more."""
