@@ -28,7 +28,7 @@ drops those beyond the capacity, so all counts are exact.
 
 **The lock** guards these counts. ``emit`` never waits for it: it tries to take it where the oldest
 segment has to go, and otherwise goes one segment beyond the limit. No disk operation happens under
-it. The lock is reentrant, because a signal handler may call any method in the midst of any other.
+it. A signal handler may call any method in the midst of any other; see :class:`_Turns`.
 
 **The worker** calls :meth:`JournalStore.maintain` at each wake, which writes the entries, syncs,
 makes spares and removes files. The work is done in pieces of a few hundred records, with a system
@@ -113,6 +113,37 @@ class Run(Protocol):
         """Have the names of the files survive a power cut."""
 
 
+class _Turns:
+    """A lock whose holder may be interrupted by a signal handler that wants it, too.
+
+    The handler would wait for its own thread, so it gets in. But it learns that the call that it
+    interrupted is in the middle of a change, and must not make one itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+
+    def __enter__(self) -> bool:
+        self._lock.acquire()
+        self._depth += 1
+        return self._depth == 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        self._lock.release()
+
+    def enter_at_once(self) -> bool:
+        """Take the lock if nobody has it, not even this thread; return whether that was so."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        if self._depth:
+            self._lock.release()
+            return False
+        self._depth = 1
+        return True
+
+
 class JournalStore:
     """A first-in, first-out store of events that are on disk as soon as they are pushed.
 
@@ -189,11 +220,12 @@ class JournalStore:
             threading.RLock() if IS_FREE_THREADED else contextlib.nullcontext()
         )
         # Written under the lock.
-        self._lock = threading.RLock()
+        self._turns = _Turns()
         self._segments = deque()
         self._counted = self._departed = self._dropped = 0
         self._expired = self._erased = 0
         self._generation = 0
+        self._has_to_forget = False
         # Written by the thread that opens it, and by the worker.
         self._run: Run | None = None
         self._header: Header | None = None
@@ -227,19 +259,21 @@ class JournalStore:
             OSError: the first file can't be made. Then nothing has changed.
         """
         segment = self._anonymous() if run is None else self._file(run, header)
-        with self._lock:
+        with self._turns as is_alone:
             self._run, self._header = run, header
             self._limit = self.memory_capacity if run is None else self.capacity
             self._is_new = self._is_in_trouble = False
             self._sync_at = self._clock() + _SYNC_INTERVAL
-            self._switch_to(segment)
+            self._switch_to(segment, is_alone=is_alone)
 
-    def _switch_to(self, segment: Segment) -> None:
+    def _switch_to(self, segment: Segment, *, is_alone: bool) -> None:
         """Make a new segment the active one, ahead of all spares. Under the lock."""
         segment.generation = self._generation
-        self._seal_all()
-        # Now, because another thread may emit into it, and be killed, before it is reached.
-        segment.begin(self._counted + 1)
+        self._retire_all()
+        if is_alone:
+            self._catch_up()
+            # Now, because another thread may emit into it, and be killed, before it is reached.
+            segment.begin(self._counted + 1)
         if not self._line_up(segment):
             self._doomed.append(segment)
         self._publish()
@@ -249,17 +283,23 @@ class JournalStore:
 
         They count as ``erased``. Events that come later are kept in memory, until :meth:`open`.
         """
-        with self._lock:
+        with self._turns as is_alone:
             self._run = None
             self._is_in_trouble = False
             self._limit = self.memory_capacity
             self._generation += 1
-            self._forget_older()
+            self._forget_older(is_alone=is_alone)
         self._delete_doomed()
 
-    def _forget_older(self) -> None:
+    def _forget_older(self, *, is_alone: bool) -> None:
         """Give up all segments that were made before the journal was erased. Under the lock."""
-        self._seal_all()
+        self._retire_all()
+        self._has_to_forget = not is_alone
+        if not is_alone:  # the next call does the rest
+            for segment in (*self._segments, *self._ahead):
+                segment.unlink()
+            return
+        self._catch_up()
         for segment in tuple(self._segments):
             if segment.generation < self._generation:
                 self._erased += segment.waiting
@@ -268,11 +308,10 @@ class JournalStore:
                 self._segments.remove(segment)
                 self._doomed.append(segment)
 
-    def _seal_all(self) -> None:
-        """Have no active segment and no spare. Under the lock."""
+    def _retire_all(self) -> None:
+        """Have no active segment and no spare. In this order, since others may publish a spare."""
         self._spares.clear()
         self.journal.write = _refuse
-        self._catch_up()
 
     # In `emit`, where a segment is full.
 
@@ -362,8 +401,8 @@ class JournalStore:
         if not self._line_up(segment):
             segment.delete()
         elif generation != self._generation:  # erased meanwhile
-            with self._lock:
-                self._forget_older()
+            with self._turns as is_alone:
+                self._forget_older(is_alone=is_alone)
             self._delete_doomed()
 
     def _file(self, run: Run, header: Header) -> Segment:
@@ -393,14 +432,14 @@ class JournalStore:
 
     def _make_room(self) -> None:
         """Keep to the limits, for a thread that is about to make a segment."""
-        if not self._lock.acquire(blocking=False):
+        if not self._turns.enter_at_once():
             return
         try:
             self._settle()
             if self._run is not None:
                 self._keep_to_max_bytes(self._file_bytes)
         finally:
-            self._lock.release()
+            self._turns.__exit__()
         if not self._disk_hangs:
             for segment in tuple(self._doomed):
                 segment.unlink()
@@ -414,6 +453,8 @@ class JournalStore:
 
     def _settle(self) -> None:
         """Count what is new, drop what is beyond the limit, and free memory."""
+        if self._has_to_forget:
+            self._forget_older(is_alone=True)
         self._catch_up()
         if self._limit is not None and (excess := self._waiting - self._limit) > 0:
             self._skip(excess)
@@ -467,7 +508,7 @@ class JournalStore:
 
     def _keep_to_max_bytes(self, more: int) -> None:
         """Drop the oldest events until there is room for so many bytes more."""
-        while self.size + more > self.max_bytes and self.drop_oldest_segment():
+        while self.size + more > self.max_bytes and self._drop_oldest():
             pass
 
     def drop_oldest_segment(self) -> int:
@@ -475,16 +516,21 @@ class JournalStore:
 
         They count as ``expired``. The file goes with the next call of :meth:`maintain`.
         """
-        with self._lock:
-            self._catch_up()
-            oldest = next((s for s in self._segments if s.path is not None and s.is_sealed), None)
-            if oldest is None:
+        with self._turns as is_alone:
+            if not is_alone:
                 return 0
-            freed = oldest.file_bytes
-            while self._segments[0] is not oldest:  # in memory, and even older
-                self._expire()
+            self._catch_up()
+            return self._drop_oldest()
+
+    def _drop_oldest(self) -> int:
+        oldest = next((s for s in self._segments if s.path is not None and s.is_sealed), None)
+        if oldest is None:
+            return 0
+        freed = oldest.file_bytes
+        while self._segments[0] is not oldest:  # in memory, and even older
             self._expire()
-            return freed
+        self._expire()
+        return freed
 
     def _expire(self) -> None:
         oldest = self._segments.popleft()
@@ -497,7 +543,7 @@ class JournalStore:
     @property
     def size(self) -> int:
         """The size of this run's files, in bytes."""
-        with self._lock:
+        with self._turns:
             return sum(segment.file_bytes for segment in (*self._segments, *self._ahead))
 
     # Taking events out.
@@ -514,7 +560,9 @@ class JournalStore:
         drained: list[tuple[EncodedEvent, int]] = []
         left = limit
         while left > 0:
-            with self._lock:
+            with self._turns as is_alone:
+                if not is_alone:
+                    break
                 self._settle()
                 segment = next((s for s in self._segments if s.waiting), None)
                 if segment is None:
@@ -523,7 +571,7 @@ class JournalStore:
                 lengths = segment.lengths[place : place + min(left, _MAX_CHUNK_RECORDS)]
             events = self._events(segment, offset, lengths)
             count = len(lengths)
-            with self._lock:
+            with self._turns:
                 if segment.taken != place:  # another thread has taken or dropped them
                     continue
                 segment.take(count)
@@ -536,7 +584,7 @@ class JournalStore:
             ]
             drained += readable
             if len(readable) < count:
-                with self._lock:
+                with self._turns:
                     self._expired += count - len(readable)
         return drained
 
@@ -574,8 +622,9 @@ class JournalStore:
         """Return the oldest events, at most ``limit``, oldest first, without removing them."""
         parts: list[tuple[Segment, int, Sequence[int]]] = []
         left = limit
-        with self._lock:
-            self._settle()
+        with self._turns as is_alone:
+            if is_alone:
+                self._settle()
             for segment in self._segments:
                 lengths = segment.lengths[segment.taken : segment.taken + max(0, left)]
                 left -= len(lengths)
@@ -588,7 +637,9 @@ class JournalStore:
 
         They don't count as dropped: the caller counts them by reason.
         """
-        with self._lock:
+        with self._turns as is_alone:
+            if not is_alone:
+                return 0
             self._settle()
             waiting = self._waiting
             self._skip(waiting)
@@ -602,8 +653,9 @@ class JournalStore:
     @property
     def dropped(self) -> int:
         """How many events were dropped because there were more than the capacity."""
-        with self._lock:
-            self._settle()
+        with self._turns as is_alone:
+            if is_alone:
+                self._settle()
             return self._dropped
 
     @property
@@ -628,8 +680,9 @@ class JournalStore:
 
     def departed_and_waiting(self) -> tuple[int, int]:
         """Return how many events have left and how many are waiting, at the same moment."""
-        with self._lock:
-            self._settle()
+        with self._turns as is_alone:
+            if is_alone:
+                self._settle()
             return self._departed, self._waiting
 
     # On the worker.
@@ -674,10 +727,10 @@ class JournalStore:
         """Count what is new, piece by piece, and keep to the capacity."""
         has_more = True
         while has_more:
-            with self._lock:
+            with self._turns:
                 has_more = self._count_some()
             self._rest()
-        with self._lock:
+        with self._turns:
             self._settle()
 
     def _touch_disk(self) -> None:
@@ -686,7 +739,7 @@ class JournalStore:
 
     def _files(self) -> list[Segment]:
         """Return the segments in whose files something can be written."""
-        with self._lock:
+        with self._turns:
             return [segment for segment in self._segments if segment.is_open]
 
     def _retry(self) -> None:
@@ -697,11 +750,11 @@ class JournalStore:
             return
         self._touch_disk()
         segment = self._file(run, header)  # raises if there still is trouble
-        with self._lock:
+        with self._turns:
             if generation == self._generation:
                 self._is_in_trouble = False
                 self._limit = self.capacity
-                self._switch_to(segment)
+                self._switch_to(segment, is_alone=True)
                 return
         segment.delete()
 
@@ -752,7 +805,7 @@ class JournalStore:
 
     def _free_confirmed(self) -> None:
         """Give up the oldest segments if all of their events are settled."""
-        with self._lock:
+        with self._turns:
             settled: list[Segment] = []
             for segment in self._segments:
                 if not segment.is_sealed or segment.waiting or segment.last > self._confirmed:
@@ -762,7 +815,7 @@ class JournalStore:
             return
         # The number of the next one was written before any of its records was synced. So if a power
         # cut leaves it without that, it loses only records of the last second.
-        with self._lock:
+        with self._turns:
             for segment in settled:
                 if self._segments and self._segments[0] is segment:
                     self._doomed.append(self._segments.popleft())
@@ -784,7 +837,7 @@ class JournalStore:
             self._add_spare(in_memory=False)
             self._rest()
         if self._run is not None:
-            with self._lock:
+            with self._turns:
                 self._keep_to_max_bytes(0)
 
     def close(self, *, keep: bool) -> int:
@@ -796,8 +849,10 @@ class JournalStore:
         Returns:
             How many events are left in the files.
         """
-        with self._lock:
-            self._seal_all()
+        with self._turns as is_alone:
+            self._retire_all()
+            if is_alone:
+                self._catch_up()
             self._limit_memory()
             run, self._run = self._run, None
         left = 0
@@ -808,7 +863,7 @@ class JournalStore:
             except OSError as error:
                 self.fall_back(error)
         self._on_disk_since = None
-        with self._lock:
+        with self._turns:
             segments = tuple(self._segments)
         for segment in segments:
             unsettled = segment.last - max(segment.first - 1, self._confirmed)

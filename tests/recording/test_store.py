@@ -41,7 +41,6 @@ from redvsblue_telemetry._recording.counter import IS_FREE_THREADED
 from redvsblue_telemetry._recording.store import FreeThreadedStore
 
 
-
 class StoreInMemory(JournalStore):
     """The store of a journal that has no directory, with a test's items as the data of events."""
 
@@ -104,9 +103,7 @@ def kind(
 
 # For tests of items that are not events, and of a mark in the number of items: a journal has one in
 # bytes.
-deques_only = pytest.mark.parametrize(
-    "kind", DEQUES, indirect=True, ids=lambda kind: kind.__name__
-)
+deques_only = pytest.mark.parametrize("kind", DEQUES, indirect=True, ids=lambda kind: kind.__name__)
 
 
 @pytest.fixture
@@ -530,7 +527,7 @@ def at_every_step(operation: Callable[[], object], interfere: Callable[[], objec
 OPERATIONS: dict[str, Callable[[TelemetryStore[Any]], list[tuple[Any, int]]]] = {
     "push": lambda store: store.push("x") or [],
     "drain": lambda store: store.drain_numbered(3),
-    "drain everything": lambda store: store.drain_numbered(99),
+    "drain everything": lambda store: store.drain_numbered(12),
     "peek": lambda store: store.peek(3) and [],
 }
 
@@ -551,7 +548,7 @@ def unless_it_waits(store: TelemetryStore[Any], limit: int) -> list[tuple[Any, i
 def lock_of(store: Any) -> Any:
     if isinstance(store, FreeThreadedStore):
         return store._taking_out
-    return store._lock if isinstance(store, JournalStore) else None
+    return store._turns._lock if isinstance(store, JournalStore) else None
 
 
 INTERFERENCES = {
