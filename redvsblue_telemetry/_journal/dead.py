@@ -18,6 +18,7 @@ from time import sleep
 from .._recording.codec import EncodedEvent
 from .._shared import monotonic
 from .layout import (
+    BASE_AT,
     HEADER_BYTES,
     EntryKind,
     Header,
@@ -76,7 +77,8 @@ class SegmentFile:
             status = path.stat(follow_symlinks=False)
             self.size, self._length = bytes_on_disk(status), status.st_size
             block = _read(path, 0, HEADER_BYTES)
-            self.is_blank = not block.strip(b"\0")
+            # The number of its first record may be there before the header is.
+            self.is_blank = not block[:BASE_AT].strip(b"\0")
             self.header = decode_header(block)
         except (OSError, LayoutError) as error:
             self.fault = error
