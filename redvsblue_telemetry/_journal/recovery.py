@@ -89,6 +89,7 @@ class SegmentRecovery:
         self._entries = entries
         self._groups: list[_Group] = []
         self._places: dict[int, tuple[int, int]] = {}  # start and end of each record that was found
+        self._moved_to: list[int] = []  # starts of those that were not where they should be
         bases = [entry.number for entry in entries if entry.kind == EntryKind.BASE]
         self.base = bases[0] if bases else first
         """The number of the first record, as far as it is known without the records."""
@@ -117,6 +118,8 @@ class SegmentRecovery:
             if number is None or number < group.first:
                 region = self._content[at : group.start + drift]
                 is_whole = len(region) == group.start - end
+                if self._has_come_to(at, group.start + drift):
+                    region, is_whole = b"", False
                 yield from self._read_between(region, number, group.first, is_whole=is_whole)
             yield from self._read_group(group, number)
             drift = self._drift(reversed(group.rows), drift)
@@ -162,6 +165,7 @@ class SegmentRecovery:
                 checked = length
                 if numbers := moved.get((length, checksum)):
                     self._places[numbers.pop(0)] = (start, start + length)
+                    self._moved_to.append(start)
                     break
             if trials > _MAX_TRIALS:
                 return
@@ -172,6 +176,10 @@ class SegmentRecovery:
             if (place := self._places.get(number)) is not None:
                 return place[0] - start
         return otherwise
+
+    def _has_come_to(self, start: int, end: int) -> bool:
+        """Return whether an indexed record is now among those without an index entry."""
+        return any(start <= place < end for place in self._moved_to)
 
     def _read_group(self, group: _Group, number: int | None) -> Iterator[Numbered]:
         content, places, read = self._content, self._places, self._reader.read
@@ -242,6 +250,7 @@ class SegmentRecovery:
         written = zero if zero >= 0 else until
         beyond = content[written:until].strip(b"\0")
         is_sure = number is not None and self._ends_in_place(drift)
+        is_sure = is_sure and not self._has_come_to(at, until)
         count = whole = total = (
             0  # of records that are sure, of texts that are nothing else, and all
         )

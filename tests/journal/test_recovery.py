@@ -226,3 +226,9 @@ def test_fuzzing_finds_nothing() -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "failed: 0" in result.stdout
+
+
+def test_a_copy_of_an_indexed_record_is_not_another_event() -> None:
+    content = put(HALF, STARTS[100], RECORDS[29])
+    # It is number 30, wherever it is now, and its new place shows that bytes have changed theirs.
+    assert numbers(put(content, STARTS[29] + 9, b"#")) == without(last=50)
