@@ -132,7 +132,9 @@ class Adoption:
         self._recovered += len(taken)
         self._ledger.recover(len(taken))
         oldest = time_ns() - int(self._max_age * _NANOSECONDS)
-        fresh = [each for each in taken if not adopted.is_expired(each[0], oldest)]
+        fresh = taken
+        if adopted.began_at < oldest:  # no event is older than its run
+            fresh = [each for each in taken if not adopted.is_expired(each[0], oldest)]
         if len(fresh) < len(taken):
             self._ledger.drop(len(taken) - len(fresh), DropReason.EXPIRED)
         return adopted.codec, fresh
