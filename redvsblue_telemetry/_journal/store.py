@@ -388,7 +388,7 @@ class JournalStore:
 
     def _add_spare(self, *, in_memory: bool) -> None:
         run, header, generation = self._run, self._header, self._generation
-        segment = None
+        numbers, segment = self._numbers, None
         if not (in_memory or self._is_in_trouble or run is None or header is None):
             try:
                 segment = self._file(run, header)
@@ -398,12 +398,21 @@ class JournalStore:
         if segment is None:
             segment = self._anonymous()
         segment.generation = generation
-        if not self._line_up(segment):
+        if numbers is not self._numbers:  # a signal handler has forked: it is the parent's
+            segment.forget()
+        elif run is not self._run or self._needs_file(segment, in_memory=in_memory):
+            segment.delete()  # opened or erased meanwhile, or the trouble is over
+        elif not self._line_up(segment):
             segment.delete()
         elif generation != self._generation:  # erased meanwhile
             with self._turns as is_alone:
                 self._forget_older(is_alone=is_alone)
             self._delete_doomed()
+
+    def _needs_file(self, segment: Segment, *, in_memory: bool) -> bool:
+        """Return whether the events that would be written into a segment belong on the disk."""
+        is_on_disk = segment.path is not None or self._run is None
+        return not (is_on_disk or in_memory or self._is_in_trouble)
 
     def _file(self, run: Run, header: Header) -> Segment:
         number = self._numbers.increment()

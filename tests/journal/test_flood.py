@@ -8,11 +8,14 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import pytest
 
 from benchmarks.notes import Notes
 from redvsblue_telemetry._journal.directory import JournalDirectory, RunDirectory
 from redvsblue_telemetry._journal.layout import Header
+from redvsblue_telemetry._journal.segment import Segment
 from redvsblue_telemetry._journal.store import JournalStore
 from redvsblue_telemetry._recording.codec import EncodedEvent, prefix_of
 from tests.client.test_fork import needs_fork
@@ -86,6 +89,77 @@ def test_an_event_in_the_middle_of_the_opening_does_not_wait_for_itself(tmp_path
     push(2)
     assert [event.data for event in store.drain(10)] == [b'{"n":1}', b'{"n":2}']
     store.close(keep=False)
+
+
+def test_no_event_is_kept_in_memory_once_the_journal_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread has made a segment without a file in the meantime."""
+    store = JournalStore(max_bytes=2**30)
+    run = RunDirectory.create(tmp_path, "session", "run")
+    anonymous, file = store._anonymous, store._file
+    is_file_made, is_other_made, is_open = (threading.Event() for _ in range(3))
+    data = b"x" * 15_000
+
+    def push() -> None:
+        store.push(EncodedEvent(prefix_of(b'"x"'), 1, data))
+
+    def make_other() -> Segment:
+        assert is_file_made.wait(PATIENCE)
+        segment = anonymous()
+        is_other_made.set()
+        assert is_open.wait(PATIENCE)
+        return segment
+
+    def make_file(*args: Any) -> Segment:
+        segment = file(*args)
+        is_file_made.set()
+        assert is_other_made.wait(PATIENCE)
+        return segment
+
+    monkeypatch.setattr(store, "_anonymous", make_other)
+    monkeypatch.setattr(store, "_file", make_file)
+    other = threading.Thread(target=push)
+    other.start()
+    store.open(run, HEADER)
+    is_open.set()
+    other.join()
+    for _ in range(19):  # in all, more than a segment has room for
+        push()
+    assert sum(path.read_bytes().count(data) for _, path in run.segments()) == 20
+    store.close(keep=False)
+    run.delete()
+
+
+@needs_fork
+def test_a_fork_in_the_middle_of_making_a_segment_leaves_it_to_the_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a signal handler that comes while an emit finds no segment ready."""
+    store = JournalStore(max_bytes=2**30)
+    run = RunDirectory.create(tmp_path, "session", "run")
+    store.open(run, HEADER)
+    file, children = store._file, [-1]
+
+    def fork_meanwhile(*args: Any) -> Segment:
+        monkeypatch.undo()
+        segment = file(*args)
+        children[0] = os.fork()
+        if children[0] == 0:
+            store.begin()
+        return segment
+
+    monkeypatch.setattr(store, "_file", fork_meanwhile)
+    for _ in range(20):
+        store.push(EncodedEvent(prefix_of(b'"x"'), 1, b"x" * 15_000 if children[0] else b"child"))
+    if children[0] == 0:
+        os._exit(0)
+    assert os.waitpid(children[0], 0)[1] == 0
+    assert len(run.segments()) == 2
+    assert not any(b"child" in path.read_bytes() for _, path in run.segments())
+    assert [event.data for event in store.drain(100)] == [b"x" * 15_000] * 20
+    store.close(keep=False)
+    run.delete()
 
 
 def flood(journal: Path, notes: Notes) -> NoReturn:
