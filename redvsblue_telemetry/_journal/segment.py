@@ -180,6 +180,8 @@ class Segment:
         if self._header is not None:
             header = msgspec.structs.replace(self._header, previous=previous)
             self._write_header(0, encode_header(header))
+            if self.first:
+                self.begin(self.first)  # it was there, and the header is written as a whole
 
     # The rest of the methods never run in `emit` while there are spares. Those up to `take` need
     # the store's lock.
@@ -339,7 +341,7 @@ class Segment:
         """Remove its file, and close it."""
         self.unlink()
         self.close()
-        if os.name == "nt":
+        if sys.platform == "win32":
             self.unlink()
 
     def forget(self) -> None:
