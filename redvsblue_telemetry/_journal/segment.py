@@ -221,8 +221,9 @@ class Segment:
             # The last record of a piece may be cut off; it is the first of the next piece.
             lengths = record_lengths(chunk) if upto == end else record_lengths(chunk + b"]")[:-1]
             size *= 2
-        self.lengths.extend(lengths)
-        self.counted_to += sum(lengths)
+        more, counted_to = array("I", lengths), self.counted_to + sum(lengths)
+        self.lengths += more  # no call between these two, after which a signal could come
+        self.counted_to = counted_to
         return self.counted_to < end
 
     @property

@@ -28,7 +28,9 @@ drops those beyond the capacity, so all counts are exact.
 
 **The lock** guards these counts. ``emit`` never waits for it: it tries to take it where the oldest
 segment has to go, and otherwise goes one segment beyond the limit. No disk operation happens under
-it. A signal handler may call any method in the midst of any other; see :class:`_Turns`.
+it. A signal handler may call any method in the midst of any other. It would wait for its own
+thread, so it gets in, since the lock is reentrant. But then it makes no change itself, as the call
+that it interrupted is in the middle of one; see :attr:`JournalStore._is_alone`.
 
 **The worker** calls :meth:`JournalStore.maintain` at each wake, which writes the entries, syncs,
 makes spares and removes files. The work is done in pieces of a few hundred records, with a system
@@ -58,7 +60,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate, chain, compress, repeat
 from pathlib import Path
 from time import sleep
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -111,37 +113,6 @@ class Run(Protocol):
 
     def sync(self) -> None:
         """Have the names of the files survive a power cut."""
-
-
-class _Turns:
-    """A lock whose holder may be interrupted by a signal handler that wants it, too.
-
-    The handler would wait for its own thread, so it gets in. But it learns that the call that it
-    interrupted is in the middle of a change, and must not make one itself.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._depth = 0
-
-    def __enter__(self) -> bool:
-        self._lock.acquire()
-        self._depth += 1
-        return self._depth == 1
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        self._lock.release()
-
-    def enter_at_once(self) -> bool:
-        """Take the lock if nobody has it, not even this thread; return whether that was so."""
-        if not self._lock.acquire(blocking=False):
-            return False
-        if self._depth:
-            self._lock.release()
-            return False
-        self._depth = 1
-        return True
 
 
 class JournalStore:
@@ -220,7 +191,7 @@ class JournalStore:
             threading.RLock() if IS_FREE_THREADED else contextlib.nullcontext()
         )
         # Written under the lock.
-        self._turns = _Turns()
+        self._lock = threading.RLock()
         self._segments = deque()
         self._counted = self._departed = self._dropped = 0
         self._expired = self._erased = 0
@@ -259,7 +230,8 @@ class JournalStore:
             OSError: the first file can't be made. Then nothing has changed.
         """
         segment = self._anonymous() if run is None else self._file(run, header)
-        with self._turns as is_alone:
+        is_alone = self._is_alone
+        with self._lock:
             self._run, self._header = run, header
             self._limit = self.memory_capacity if run is None else self.capacity
             self._is_new = self._is_in_trouble = False
@@ -283,7 +255,8 @@ class JournalStore:
 
         They count as ``erased``. Events that come later are kept in memory, until :meth:`open`.
         """
-        with self._turns as is_alone:
+        is_alone = self._is_alone
+        with self._lock:
             self._run = None
             self._is_in_trouble = False
             self._limit = self.memory_capacity
@@ -312,6 +285,15 @@ class JournalStore:
         """Have no active segment and no spare. In this order, since others may publish a spare."""
         self._spares.clear()
         self.journal.write = _refuse
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether this thread has not interrupted one of its own calls that has the lock.
+
+        Ask before taking the lock. To count how often it was taken was rejected: a Ctrl-C would
+        leave the count wrong, and with it the store closed.
+        """
+        return not cast("Any", self._lock)._is_owned()
 
     # In `emit`, where a segment is full.
 
@@ -405,7 +387,8 @@ class JournalStore:
         elif not self._line_up(segment):
             segment.delete()
         elif generation != self._generation:  # erased meanwhile
-            with self._turns as is_alone:
+            is_alone = self._is_alone
+            with self._lock:
                 self._forget_older(is_alone=is_alone)
             self._delete_doomed()
 
@@ -441,14 +424,14 @@ class JournalStore:
 
     def _make_room(self) -> None:
         """Keep to the limits, for a thread that is about to make a segment."""
-        if not self._turns.enter_at_once():
+        if not (self._is_alone and self._lock.acquire(blocking=False)):
             return
         try:
             self._settle()
             if self._run is not None:
                 self._keep_to_max_bytes(self._file_bytes)
         finally:
-            self._turns.__exit__()
+            self._lock.release()
         if not self._disk_hangs:
             for segment in tuple(self._doomed):
                 segment.unlink()
@@ -491,17 +474,15 @@ class JournalStore:
             is_active = segment.write is self.journal.write
             if not is_active:
                 segment.seal()
-            before = len(segment.lengths)
             has_more = segment.count()
-            self._counted += len(segment.lengths) - before
+            self._counted = segment.last
             if has_more or is_active:
                 return has_more
             segment.is_sealed = True
         if not self._ahead or self._ahead[0].write in self._spares:
             return False
-        reached = self._ahead.popleft()
-        reached.begin(self._counted + 1)
-        self._segments.append(reached)
+        self._ahead[0].begin(self._counted + 1)
+        self._segments.extend(map(deque[Segment].popleft, (self._ahead,)))  # one call into C
         self._reached += 1
         return True
 
@@ -525,7 +506,8 @@ class JournalStore:
 
         They count as ``expired``. The file goes with the next call of :meth:`maintain`.
         """
-        with self._turns as is_alone:
+        is_alone = self._is_alone
+        with self._lock:
             if not is_alone:
                 return 0
             self._catch_up()
@@ -552,7 +534,7 @@ class JournalStore:
     @property
     def size(self) -> int:
         """The size of this run's files, in bytes."""
-        with self._turns:
+        with self._lock:
             return sum(segment.file_bytes for segment in (*self._segments, *self._ahead))
 
     # Taking events out.
@@ -569,7 +551,8 @@ class JournalStore:
         drained: list[tuple[EncodedEvent, int]] = []
         left = limit
         while left > 0:
-            with self._turns as is_alone:
+            is_alone = self._is_alone
+            with self._lock:
                 if not is_alone:
                     break
                 self._settle()
@@ -580,7 +563,7 @@ class JournalStore:
                 lengths = segment.lengths[place : place + min(left, _MAX_CHUNK_RECORDS)]
             events = self._events(segment, offset, lengths)
             count = len(lengths)
-            with self._turns:
+            with self._lock:
                 if segment.taken != place:  # another thread has taken or dropped them
                     continue
                 segment.take(count)
@@ -593,7 +576,7 @@ class JournalStore:
             ]
             drained += readable
             if len(readable) < count:
-                with self._turns:
+                with self._lock:
                     self._expired += count - len(readable)
         return drained
 
@@ -631,7 +614,8 @@ class JournalStore:
         """Return the oldest events, at most ``limit``, oldest first, without removing them."""
         parts: list[tuple[Segment, int, Sequence[int]]] = []
         left = limit
-        with self._turns as is_alone:
+        is_alone = self._is_alone
+        with self._lock:
             if is_alone:
                 self._settle()
             for segment in self._segments:
@@ -646,7 +630,8 @@ class JournalStore:
 
         They don't count as dropped: the caller counts them by reason.
         """
-        with self._turns as is_alone:
+        is_alone = self._is_alone
+        with self._lock:
             if not is_alone:
                 return 0
             self._settle()
@@ -662,7 +647,8 @@ class JournalStore:
     @property
     def dropped(self) -> int:
         """How many events were dropped because there were more than the capacity."""
-        with self._turns as is_alone:
+        is_alone = self._is_alone
+        with self._lock:
             if is_alone:
                 self._settle()
             return self._dropped
@@ -689,7 +675,8 @@ class JournalStore:
 
     def departed_and_waiting(self) -> tuple[int, int]:
         """Return how many events have left and how many are waiting, at the same moment."""
-        with self._turns as is_alone:
+        is_alone = self._is_alone
+        with self._lock:
             if is_alone:
                 self._settle()
             return self._departed, self._waiting
@@ -736,10 +723,10 @@ class JournalStore:
         """Count what is new, piece by piece, and keep to the capacity."""
         has_more = True
         while has_more:
-            with self._turns:
+            with self._lock:
                 has_more = self._count_some()
             self._rest()
-        with self._turns:
+        with self._lock:
             self._settle()
 
     def _touch_disk(self) -> None:
@@ -748,7 +735,7 @@ class JournalStore:
 
     def _files(self) -> list[Segment]:
         """Return the segments in whose files something can be written."""
-        with self._turns:
+        with self._lock:
             return [segment for segment in self._segments if segment.is_open]
 
     def _retry(self) -> None:
@@ -759,7 +746,7 @@ class JournalStore:
             return
         self._touch_disk()
         segment = self._file(run, header)  # raises if there still is trouble
-        with self._turns:
+        with self._lock:
             if generation == self._generation:
                 self._is_in_trouble = False
                 self._limit = self.capacity
@@ -814,7 +801,7 @@ class JournalStore:
 
     def _free_confirmed(self) -> None:
         """Give up the oldest segments if all of their events are settled."""
-        with self._turns:
+        with self._lock:
             settled: list[Segment] = []
             for segment in self._segments:
                 if not segment.is_sealed or segment.waiting or segment.last > self._confirmed:
@@ -824,7 +811,7 @@ class JournalStore:
             return
         # The number of the next one was written before any of its records was synced. So if a power
         # cut leaves it without that, it loses only records of the last second.
-        with self._turns:
+        with self._lock:
             for segment in settled:
                 if self._segments and self._segments[0] is segment:
                     self._doomed.append(self._segments.popleft())
@@ -846,7 +833,7 @@ class JournalStore:
             self._add_spare(in_memory=False)
             self._rest()
         if self._run is not None:
-            with self._turns:
+            with self._lock:
                 self._keep_to_max_bytes(0)
 
     def close(self, *, keep: bool) -> int:
@@ -858,7 +845,8 @@ class JournalStore:
         Returns:
             How many events are left in the files.
         """
-        with self._turns as is_alone:
+        is_alone = self._is_alone
+        with self._lock:
             self._retire_all()
             if is_alone:
                 self._catch_up()
@@ -872,7 +860,7 @@ class JournalStore:
             except OSError as error:
                 self.fall_back(error)
         self._on_disk_since = None
-        with self._turns:
+        with self._lock:
             segments = tuple(self._segments)
         for segment in segments:
             unsettled = segment.last - max(segment.first - 1, self._confirmed)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import pytest
@@ -160,6 +162,45 @@ def test_a_fork_in_the_middle_of_making_a_segment_leaves_it_to_the_parent(
     assert [event.data for event in store.drain(100)] == [b"x" * 15_000] * 20
     store.close(keep=False)
     run.delete()
+
+
+def test_a_ctrl_c_in_the_middle_of_a_count_does_no_harm() -> None:
+    place = 1
+    while is_interrupted_at(place):
+        place += 1
+    assert place > 10
+
+
+def is_interrupted_at(place: int) -> bool:
+    """Interrupt a count at the start of a function, and return whether there were so many."""
+    store, left = JournalStore(max_bytes=2**30), place
+
+    def interrupt(frame: FrameType, _: str, __: object) -> None:
+        nonlocal left
+        left -= "_journal" in frame.f_code.co_filename
+        if left == 0:
+            left = -1
+            raise KeyboardInterrupt  # Python handles signals here, too
+
+    for number in range(20):  # more than a segment has room for
+        store.push(EncodedEvent(prefix_of(b'"x"'), number, b"x" * 15_000))
+    sys.settrace(interrupt)
+    try:
+        len(store)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    times: list[int] = []
+    other = threading.Thread(
+        target=lambda: times.extend(event.time for event in store.drain(99)), daemon=True
+    )
+    other.start()
+    other.join(PATIENCE)
+    assert times == list(range(20)), place
+    assert store.departed_and_waiting() == (20, 0), place
+    store.close(keep=False)
+    return left < 0
 
 
 def flood(journal: Path, notes: Notes) -> NoReturn:
