@@ -32,6 +32,7 @@ import tempfile
 from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.backlog import empty, offline
@@ -98,9 +99,7 @@ def emit_journal(count: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         store.open(_Directory(directory), Header(codec.session_id, codec.run, 1, 0, 0))
         emit = make_emit(switch, codec, store, Ledger(store), print)
-        kind, data = EVENT_TYPE, event_data(_SIZE)
-        for _ in repeat(None, count):
-            emit(kind, data)
+        _emit_each(SimpleNamespace(emit=emit), count)
 
 
 class _Directory:

@@ -44,11 +44,12 @@ from .layout import (
 )
 from .records import record_lengths
 
-__all__ = ["Segment"]
+__all__ = ["TAIL_BYTES", "Segment"]
 
+TAIL_BYTES = 16 * 1024
+"""Set aside for entries, so that most of them fit on a disk that is full later."""
 _ZEROS = bytes(64 * 1024)
 _CHUNK_BYTES = 64 * 1024  # read at once: some 400 records, 0.1 ms
-_TAIL_BYTES = 16 * 1024  # allocated for entries, so that most fit on a disk that is full later
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _kept: list[mmap.mmap] = []
 """Mappings that are not closed any more; see above."""
@@ -121,7 +122,7 @@ class Segment:
     def _mapped_file(self, path: Path) -> mmap.mmap:
         fd = os.open(path, _FLAGS, 0o600)
         try:
-            allocate(fd, self._size + _TAIL_BYTES)
+            allocate(fd, self._size + TAIL_BYTES)
             self._fd, self._identity = fd, _identity(fd)
             self.append(end_entry(self.number) * 2)
             if sys.version_info >= (3, 13):
@@ -134,7 +135,7 @@ class Segment:
             with contextlib.suppress(OSError):
                 path.unlink()
             raise
-        self.file_bytes = self._size + _TAIL_BYTES
+        self.file_bytes = self._size + TAIL_BYTES
         return mapped
 
     def _touch(self) -> None:
@@ -299,6 +300,11 @@ class Segment:
         """Whether all that is known of it was synced."""
         return not self._has_new_entries and self._synced_to >= self.counted_to
 
+    @property
+    def has_file(self) -> bool:
+        """Whether its file is still where it was made, so that it can be read when it is closed."""
+        return self.path is not None and _identity(self.path) == self._identity
+
     def close(self) -> None:
         """Close it; a file stays."""
         self.seal()
@@ -356,9 +362,9 @@ class Segment:
         self.close()
 
 
-def _identity(fd: int) -> tuple[int, int] | None:
+def _identity(file: int | Path) -> tuple[int, int] | None:
     try:
-        status = os.fstat(fd)
+        status = os.stat(file)
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -70,7 +70,7 @@ from .._recording.store import Journal
 from .._shared import monotonic
 from .layout import HEADER_BYTES, Header, index_entry
 from .records import RecordError, RecordReader, record_of
-from .segment import Segment
+from .segment import TAIL_BYTES, Segment
 
 __all__ = ["JournalStore", "Run"]
 
@@ -172,7 +172,7 @@ class JournalStore:
 
     @property
     def _file_bytes(self) -> int:
-        return HEADER_BYTES + self._data_bytes
+        return HEADER_BYTES + self._data_bytes + TAIL_BYTES
 
     def begin(self) -> None:
         """Be empty, count from 1, and have no directory. Only while no other thread uses it.
@@ -197,6 +197,7 @@ class JournalStore:
         self._expired = self._erased = 0
         self._generation = 0
         self._has_to_forget = False
+        self._has_memory = False  # whether there may be segments without a file
         # Written by the thread that opens it, and by the worker.
         self._run: Run | None = None
         self._header: Header | None = None
@@ -451,11 +452,13 @@ class JournalStore:
         if self._limit is not None and (excess := self._waiting - self._limit) > 0:
             self._skip(excess)
             self._dropped += excess
-        while self._segments:
-            oldest = self._segments[0]
-            if oldest.path is not None or oldest.waiting or not oldest.is_sealed:
-                break
-            self._doomed.append(self._segments.popleft())
+        if self._has_memory:  # in trouble, these are between segments that have files
+            in_memory = [segment for segment in self._segments if segment.path is None]
+            self._has_memory = bool(in_memory)
+            for segment in in_memory:
+                if segment.is_sealed and not segment.waiting:
+                    self._segments.remove(segment)
+                    self._doomed.append(segment)
 
     @property
     def _waiting(self) -> int:
@@ -482,6 +485,7 @@ class JournalStore:
         if not self._ahead or self._ahead[0].write in self._spares:
             return False
         self._ahead[0].begin(self._counted + 1)
+        self._has_memory |= self._ahead[0].path is None
         self._segments.extend(map(deque[Segment].popleft, (self._ahead,)))  # one call into C
         self._reached += 1
         return True
@@ -795,7 +799,8 @@ class JournalStore:
             self._touch_disk()
             segment.sync()
         for segment in files:
-            if segment.is_sealed and segment.is_synced and segment.indexed == len(segment.lengths):
+            is_complete = segment.is_synced and segment.indexed == len(segment.lengths)
+            if segment.is_sealed and is_complete and segment.has_file:
                 segment.close()  # what still waits in it is read from the file
                 self._rest()
 
@@ -835,6 +840,7 @@ class JournalStore:
         if self._run is not None:
             with self._lock:
                 self._keep_to_max_bytes(0)
+            self._delete_doomed()
 
     def close(self, *, keep: bool) -> int:
         """End. Events that come later are kept in memory.
