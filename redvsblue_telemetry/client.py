@@ -284,8 +284,9 @@ class Telemetry:
 
         Returns:
             As for :meth:`flush`: True if all remaining events were confirmed, or taken out by
-            ``before_send``. False if any was left behind, or dropped during the call for another
-            reason; these are counted in ``dropped``.
+            ``before_send``. False if any was not confirmed in time, or dropped during the call for
+            another reason. With a journal, the former are counted in ``buffered``, and the next
+            start delivers them; otherwise all of these are counted in ``dropped``.
         """
         with self._life.lock:
             self._enter_stopped()

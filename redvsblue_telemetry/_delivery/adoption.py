@@ -91,7 +91,7 @@ class Adoption:
         self._ledger = ledger
         self._settlement = settlement
         self._max_event_bytes = max_event_bytes
-        self._max_age = max_age
+        self._max_age = int(max_age) * _NANOSECONDS + int(max_age % 1 * _NANOSECONDS)
         self._open: list[_Adopted] = []
         self._taken_from: _Adopted | None = None
         self._is_over = find is None
@@ -131,7 +131,7 @@ class Adoption:
         adopted.taken = taken[-1][1]
         self._recovered += len(taken)
         self._ledger.recover(len(taken))
-        oldest = time_ns() - int(self._max_age * _NANOSECONDS)
+        oldest = time_ns() - self._max_age
         fresh = taken
         if adopted.began_at < oldest:  # no event is older than its run
             fresh = [each for each in taken if not adopted.is_expired(each[0], oldest)]

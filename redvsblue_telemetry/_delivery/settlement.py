@@ -40,10 +40,12 @@ class Settlement:
             confirm: called with the number.
             is_own: whether they are of this run, and not of an earlier one.
         """
-        loaded = self._window.loaded
-        self._loads.append((loaded, number, confirm, is_own))
-        if is_own:
+        loaded, loads = self._window.loaded, self._loads
+        if is_own and (not loads or loaded > loads[-1][0]):
             self.own_loaded = loaded
+        elif is_own and loads[-1][3]:  # nothing was loaded since, only dropped
+            loads.pop()
+        loads.append((loaded, number, confirm, is_own))
 
     def settle(self) -> None:
         """Notify the sources of the events that were settled since the last call."""

@@ -651,19 +651,29 @@ class TelemetryConnector:
             if not taken:
                 break
             self.ledger.drop(len(taken), DropReason.EXPIRED)
-            self._settlement.note_load(taken[-1][1], self._store.confirm, is_own=True)
-            self._notice(taken[-1][1])
+            self._note_departed()
 
     def _settle(self) -> None:
         """Notify all who wait for events that have been delivered or dropped."""
+        departed = self._note_departed()
         self._settlement.settle()
-        departed = self._store.departed
-        self._notice(departed)
         self.requests.settle_flushes(
             departed=departed,
             loaded=self._settlement.own_loaded,
             settled=self._settlement.settled,
         )
+
+    def _note_departed(self) -> int:
+        """Note which events have left the store, and return the number of the last of them.
+
+        Those that are not in the window were dropped. They are as settled as those before them, or
+        the next start would deliver events that this run has counted as dropped.
+        """
+        departed = self._store.departed
+        if departed > self._seen:
+            self._notice(departed)
+            self._settlement.note_load(departed, self._store.confirm, is_own=True)
+        return departed
 
     def _take(self, limit: int) -> list[tuple[EncodedEvent, int]]:
         """Take events from the store, with their numbers. A gap in these is an overflow."""

@@ -292,8 +292,14 @@ class Segment:
                 return
             self._check_descriptor()
             counted_to, self._has_new_entries = self.counted_to, False
-            _sync_data(self._fd)
-            self._synced_to = counted_to
+            # A sync can take seconds, and the player's no must not wait for it to close the file.
+            fd = os.dup(self._fd)
+        try:
+            _sync_data(fd)
+        finally:
+            if _identity(fd) == self._identity:  # else other code has closed it
+                os.close(fd)
+        self._synced_to = counted_to
 
     @property
     def is_synced(self) -> bool:

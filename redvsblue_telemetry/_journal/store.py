@@ -763,7 +763,9 @@ class JournalStore:
         for segment in files:
             self._index(segment)
         if files and (number := self._confirmed) > self._confirmed_on_disk:
-            files[-1].set_confirmed(number)
+            # Not in a segment without records, since a stop removes those.
+            last = next((segment for segment in reversed(files) if segment.lengths), files[-1])
+            last.set_confirmed(number)
             self._confirmed_on_disk = number
 
     def _index(self, segment: Segment) -> None:

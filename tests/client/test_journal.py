@@ -808,6 +808,64 @@ def test_with_a_journal_only_a_capacity_that_was_set_is_a_limit(journal: Path) -
         telemetry.enabled = False
 
 
+@pytest.mark.parametrize("is_just_started", [False, True])
+def test_a_stop_notes_what_was_confirmed_last(
+    journal: Path, server: RecordingServer, *, is_just_started: bool
+) -> None:
+    telemetry = made(journal, server.url).start()
+    if not is_just_started:
+        time.sleep(1)  # the first sync is over
+    for _ in range(50):
+        telemetry.emit("hit")
+    assert telemetry.flush(10)
+    telemetry.set_online(False)
+    for _ in range(5):
+        telemetry.emit("hit")
+    assert not telemetry.stop(0.1)
+    assert is_stopped(telemetry)
+    with made(journal, server.url) as other:
+        assert has_recovered(other, 5)
+    assert numbers(server, telemetry.session_id) == list(range(1, 56))
+
+
+def test_an_event_that_was_dropped_does_not_come_back(
+    journal: Path, server: RecordingServer
+) -> None:
+    telemetry = made(journal, capacity=10).start()
+    for _ in range(100):
+        telemetry.emit("hit")
+    assert not telemetry.stop(0.1)
+    assert is_stopped(telemetry)
+    assert (telemetry.stats().buffered, dropped(telemetry)) == (10, {"overflow": 90})
+    with made(journal, server.url) as other:
+        assert has_recovered(other, 10)
+        assert other.stats().recovered == 10
+    assert numbers(server, telemetry.session_id) == list(range(91, 101))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows can't delete a file that is being synced")
+def test_the_toggle_does_not_wait_for_a_slow_disk(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_syncing, may_go_on = threading.Event(), threading.Event()
+
+    def sync_slowly(_: int) -> None:
+        is_syncing.set()
+        may_go_on.wait(4 * SOON)
+
+    with made(journal) as telemetry:
+        monkeypatch.setattr("redvsblue_telemetry._journal.segment._sync_data", sync_slowly)
+        telemetry.emit("hit")
+        assert is_syncing.wait(20)
+        since = time.monotonic()
+        telemetry.enabled = False
+        took = time.monotonic() - since
+        left = files(journal)
+        may_go_on.set()
+        assert took < SOON
+        assert left == []
+
+
 def test_a_stop_and_a_new_start_in_one_process_hand_over(
     journal: Path, server: RecordingServer
 ) -> None:

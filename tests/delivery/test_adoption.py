@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -330,21 +331,24 @@ def test_a_timestamp_that_the_game_gave_expires_no_event(
 
 
 def test_a_clock_that_was_set_back_expires_nothing(journal: Path, server: RecordingServer) -> None:
-    script = """
-import time as clock
-real = clock.time_ns
-from redvsblue_telemetry._recording import emit as module
-"""
     # The run's clock is a year ahead of the next start's.
     played(
         journal,
         'telemetry.push({"type": "ahead", "timestamp": time.time_ns() // 10**6 + 365 * 86_400_000})'
         "\ndie()",
     )
-    del script
     with made(journal, server.url, journal_max_age=30) as telemetry:
         assert has_recovered(telemetry, 1)
         assert (telemetry.stats().delivered, dropped(telemetry)) == (1, {})
+
+
+def test_the_longest_possible_age_expires_nothing(journal: Path, server: RecordingServer) -> None:
+    killed(journal, 3)
+    with made(journal, server.url, journal_max_age=sys.float_info.max) as telemetry:
+        telemetry.emit("new")
+        assert has_recovered(telemetry, 3)
+        assert telemetry.flush(10)
+        assert telemetry.stats().delivered == 4
 
 
 def test_beyond_the_limit_of_bytes_the_oldest_runs_go_first(

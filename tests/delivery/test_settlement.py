@@ -87,6 +87,19 @@ def test_a_load_without_events_is_settled_with_those_before_it() -> None:
     assert (own.confirmed, old.confirmed) == (8, 2)
 
 
+def test_events_that_are_only_dropped_wait_for_no_older_ones() -> None:
+    window, settlement, own, old = sources()
+    old.load(2)
+    own.load(0, filtered=3)
+    own.load(0, filtered=4)
+    assert settlement.are_own_settled
+    assert len(settlement._loads) == 2  # however often that happens
+    window.mark_sent(0.0)
+    window.confirm(1, 0.0)
+    settlement.settle()
+    assert (own.confirmed, old.confirmed) == (7, 2)
+
+
 def test_a_refused_event_is_settled_in_its_turn() -> None:
     window, settlement, own, old = sources()
     old.load(1)
