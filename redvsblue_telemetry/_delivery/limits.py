@@ -27,6 +27,7 @@ __all__ = ["JournalLimits"]
 _CHECK_INTERVAL = 1.0  # seconds between two looks at the directory while this run's files grow
 _IDLE_INTERVAL = 30.0  # seconds while they don't: other processes write, too
 _NOTES = 64  # how many parts of the greatest age are told apart
+_NOTE_INTERVAL = 0.1  # seconds: the shortest of these parts
 
 
 class JournalLimits:
@@ -76,7 +77,7 @@ class JournalLimits:
         """Return the number up to which this run's events are too old."""
         now = self._clock()
         if now >= self._note_at:
-            self._note_at = now + self._max_age / _NOTES
+            self._note_at = now + max(_NOTE_INTERVAL, self._max_age / _NOTES)
             self._notes.append((now, self._store.pushed))
         number = 0
         while self._notes and self._notes[0][0] <= now - self._max_age:

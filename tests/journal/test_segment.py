@@ -107,7 +107,7 @@ def test_a_closed_segment_refuses_records_and_is_read_from_its_file(segment: Seg
         segment.write(RECORD)
     assert segment.read(HEADER_BYTES, len(RECORD)) == RECORD
     assert not segment.is_open
-    segment.append(b"nowhere")  # given up by another thread, which is no error
+    segment.append(b"nowhere")  # given up by another thread: not an error
     segment.sync()
     segment.delete()
     with pytest.raises(FileNotFoundError):
