@@ -542,7 +542,7 @@ def tables(result: Result) -> dict[str, str]:
         ["stored twice", number(result["twice"])],
         ["out of order within their session", number(result["disordered"])],
         ["with another timestamp, version, id or session", number(result["changed"])],
-        ["stored although their `emit` had not returned", number(result["stored_without_return"])],
+        ["stored, but under way at the end", number(result["stored_without_return"])],
         ["taken over by later games", number(result["recovered"] + result["last_recovered"])],
     ]
     return {"kills": table(("", ""), rows, has_figures=False)}

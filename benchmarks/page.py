@@ -21,6 +21,7 @@ from benchmarks import (
     collector,
     frame_pairs,
     instructions,
+    kills,
     long_emits,
     side_by_side,
     soak,
@@ -37,6 +38,7 @@ PAGES = tuple(
     ROOT / name
     for name in (
         "README.md",
+        "docs/delivery.md",
         "docs/performance.md",
         "docs/truth-table.md",
         "docs/collector.md",
@@ -58,6 +60,7 @@ _BENCHMARKS = {
     "instructions": instructions,
     "collector": collector,
     "truth-table": truth_table,
+    "kills": kills,
 }
 _TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(?:(?!<!--).)*?(<!-- end -->)", re.DOTALL)
 
