@@ -49,7 +49,7 @@ from redvsblue_telemetry.settings import TelemetrySettings
 
 EVENTS = 6  # on each connection, in batches of 2
 INPUT_BYTES = UNWRITTEN_BOUND = 512 * 1024
-HANG_TIMEOUT = 20.0  # seconds
+HANG_TIMEOUT = 60.0  # seconds; a loaded machine needs some for the first inputs
 INPUTS_PER_HANDSHAKE = 10
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
