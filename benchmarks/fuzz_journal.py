@@ -256,7 +256,7 @@ class Changes:
 # One input.
 
 _runs: dict[int, list[Run]] = {}
-_of_unchanged: dict[tuple[File, int | None], tuple[dict[int, bytes], int | None]] = {}
+_of_unchanged: dict[tuple[File, int | None, int | None], tuple[dict[int, bytes], int | None]] = {}
 
 
 def runs_of(seed: int) -> list[Run]:
@@ -300,24 +300,34 @@ def recovered(contents: list[bytes], run: Run) -> dict[int, bytes]:
     """Return the records that are recovered from the bytes of the files, by number."""
     found: dict[int, bytes] = {}
     first: int | None = 1
-    for content, file in zip(contents, run.files, strict=True):
+    ends = [*map(base_of, contents[1:]), None]
+    for content, file, end in zip(contents, run.files, ends, strict=True):
         if content is file.content:  # the same as in other inputs
-            if (file, first) not in _of_unchanged:
-                _of_unchanged[file, first] = recovered_from_segment(content, file, first)
-            records, first = _of_unchanged[file, first]
+            key = file, first, end
+            if key not in _of_unchanged:
+                _of_unchanged[key] = recovered_from_segment(content, file, first, end)
+            records, first = _of_unchanged[key]
         else:
-            records, first = recovered_from_segment(content, file, first)
+            records, first = recovered_from_segment(content, file, first, end)
         if records and found and min(records) <= max(found):
             raise Failure(f"event {min(records)} comes after {max(found)}")
         found |= records
     return found
 
 
+def base_of(content: bytes) -> int | None:
+    """Return the number of the first record, if the segment says so."""
+    bases = (entry.number for entry in decode_entries(content) if entry.kind == EntryKind.BASE)
+    return next(bases, None)
+
+
 def recovered_from_segment(
-    content: bytes, file: File, first: int | None
+    content: bytes, file: File, first: int | None, end: int | None
 ) -> tuple[dict[int, bytes], int | None]:
     """Return the records of one segment by number, and the number after them."""
-    recovery = SegmentRecovery(content, file.data_bytes, first=first, reader=RecordReader())
+    recovery = SegmentRecovery(
+        content, file.data_bytes, first=first, end=end, reader=RecordReader()
+    )
     pairs = [pair for piece in recovery.pieces() for pair in piece]
     numbers = [number for _, number in pairs]
     if any(before >= after for before, after in pairwise(numbers)):

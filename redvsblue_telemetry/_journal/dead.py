@@ -170,6 +170,8 @@ class RunFiles:
                 file.is_read, file.last = True, last
                 continue
             first = next_numbers.get(file.previous)
+            is_next = following is not None and following.previous == file.number
+            end = following.base if following is not None and is_next else None
             data_bytes = self._data_bytes(file)
             try:
                 content = _read(file.path, 0, _limit(data_bytes))
@@ -178,7 +180,7 @@ class RunFiles:
                 continue
             yield []
             recovery = SegmentRecovery(
-                content, data_bytes, first=first, after=after, reader=self._reader
+                content, data_bytes, first=first, end=end, after=after, reader=self._reader
             )
             for piece in recovery.pieces():
                 # Numbers that come again are those of a copied file.

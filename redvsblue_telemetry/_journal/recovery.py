@@ -62,6 +62,7 @@ class SegmentRecovery:
         content: of the whole file.
         data_bytes: from its header.
         first: the number of its first record, if the segment before it says so.
+        end: the number of the next segment's first record, if that segment itself says so.
         after: events up to this number are settled, and left out.
         reader: turns records into events.
     """
@@ -72,11 +73,13 @@ class SegmentRecovery:
         data_bytes: int,
         *,
         first: int | None,
+        end: int | None = None,
         after: int = 0,
         reader: RecordReader,
     ) -> None:
         self._content = content
         self._data_end = HEADER_BYTES + data_bytes
+        self._end = end
         self._after = after
         self._reader = reader
         # Records have no zero byte, and entries do: so no text in a record looks like an entry.
@@ -125,7 +128,10 @@ class SegmentRecovery:
             drift = self._drift(reversed(group.rows), drift)
             if number is None or number < group.end:
                 number, end = group.end, group.end_at
-        yield from self._read_tail(end, number, drift)
+        if self._end is None or number is None:
+            yield from self._read_tail(end, number, drift)
+        else:
+            yield from self._read_end(end, number, self._end, drift)
 
     # Indexed records.
 
@@ -220,7 +226,11 @@ class SegmentRecovery:
             yield []
         bad = [place for place, event in enumerate(events) if event is None]
         left, right = events, events[:0]
-        if first is None or not (len(events) == end - first and (is_whole or not bad)):
+        if first is not None and len(events) == end - first and (is_whole or not bad):
+            for place in bad:  # one with garbage behind it, perhaps
+                if len(whole := self._first_whole(texts[place])) == 1:
+                    events[place] = whole[0]
+        else:
             left = right = []
             if bad:
                 right = [*self._last_whole(texts[bad[-1]]), *events[bad[-1] + 1 :]]
@@ -241,6 +251,35 @@ class SegmentRecovery:
                 if event is None:
                     self._lose(number, number + 1)
             yield [(e, number) for e, number in pairs if e is not None and number > self._after]
+
+    def _read_end(self, end_at: int, number: int, end: int, drift: int) -> Iterator[Numbered]:
+        """Read the records after the last indexed one, of which the count is known.
+
+        Nothing is counted from the right: the last ones may have become zeros.
+        """
+        at = end_at + drift
+        until = max(at, min(self._data_end + drift, self._entries_at))
+        zero = self._content.find(b"\0", at, until)
+        region = self._content[at : zero if zero >= 0 else until]
+        count = 0
+        for texts in _steps(_split(region), _STEP):
+            count += len(texts)
+            yield []
+        damaged, last = self.damaged, number - 1
+        if (
+            count == end - number
+            and self._ends_in_place(drift)
+            and not self._has_come_to(at, until)
+        ):
+            yield from self._read_between(region, number, end, is_whole=True)
+        else:
+            if count < end - number:
+                for events in self._read_tail(end_at, number, drift):
+                    last = events[-1][1] if events else last
+                    yield events
+            self.damaged = damaged
+            self._lose(last + 1, end)
+        self.next_number = end
 
     def _read_tail(self, end: int, number: int | None, drift: int) -> Iterator[Numbered]:
         """Read the records after the last indexed one, up to the first that is damaged."""

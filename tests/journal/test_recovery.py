@@ -232,3 +232,17 @@ def test_a_copy_of_an_indexed_record_is_not_another_event() -> None:
     content = put(HALF, STARTS[100], RECORDS[29])
     # It is number 30, wherever it is now, and its new place shows that bytes have changed theirs.
     assert numbers(put(content, STARTS[29] + 9, b"#")) == without(last=50)
+
+
+def test_the_tail_has_as_many_records_as_the_next_segment_says() -> None:
+    def found(content: bytes) -> tuple[list[int], int]:
+        recovery = SegmentRecovery(content, DATA_BYTES, first=1, end=101, reader=RecordReader())
+        return [n for piece in recovery.pieces() for n in numbers_of(piece)], recovery.damaged
+
+    content = put(HALF, STARTS[81] - 2, b"#")
+    assert found(content) == (without(81), 1)
+    content = put(content, STARTS[60] - 1, b"#")  # two records look like one
+    assert found(content) == (without(last=59), 41)
+    cut = put(HALF, STARTS[80], bytes(STARTS[100] - STARTS[80]))
+    assert found(cut) == (without(last=80), 20)
+    assert found(put(HALF, STARTS[100], RECORDS[99])) == (without(last=50), 50)  # one too many
