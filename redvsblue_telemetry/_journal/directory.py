@@ -1,4 +1,10 @@
-"""The directory of the journal, which the runs of any number of processes share."""
+"""The directory of the journal, which the runs of any number of processes share.
+
+A run that is being opened is locked already, but its reader doesn't know it yet. To open one may
+take some 100 ms, and an erasure in another thread must not miss it. So the run is noted first, and
+then the reader looks whether there was an erasure since; an erasure counts itself first, and then
+deletes what is noted. Whichever thread takes the run out of the notes deletes it.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +61,8 @@ class JournalDirectory:
         self.path = Path(os.path.abspath(path))  # the game may change its working directory
         self.known_fault: int | None = None
         """An errno that was logged already: no further line says that a run can't be taken over."""
+        self._opening: list[RunDirectory] = []  # by another thread, when it is erased
+        self._erasures = 0
 
     def dead_runs(self) -> Iterator[DeadRun]:
         """Yield the dead runs, oldest first, each of them locked.
@@ -62,37 +70,52 @@ class JournalDirectory:
         The caller releases or deletes each. Runs that can't be read are left alone, with a WARNING
         for the first and another one for how many more there are.
         """
-        left_alone = 0
+        erasures, left_alone = self._erasures, 0
         for path in sorted(self._runs(), key=_age):
             run: RunDirectory | None = None
+            dead: DeadRun | None = None
+            fault: OSError | LayoutError | None = None
             try:
                 run = RunDirectory.take_over(path)
                 if run is not None:
-                    yield DeadRun(run)
-            except BlankRunError:
+                    self._opening.append(run)
+                    if self._erasures == erasures:
+                        dead = DeadRun(run)
+            except (OSError, LayoutError) as error:
+                fault = error
+            is_ours = run is not None and self._close(run)
+            if self._erasures != erasures:
+                if run is not None and is_ours:
+                    run.delete()
+                _erase(path)  # Windows can't delete a file while it is read
+                return
+            if dead is not None:
+                yield dead
+            elif isinstance(fault, BlankRunError):
                 if run is not None:
                     run.delete()
-            except (OSError, LayoutError) as error:
+            elif fault is not None:
                 if run is not None:
                     run.release()
-                reason = error.strerror if isinstance(error, OSError) else None
-                if not isinstance(error, OSError) or error.errno != self.known_fault:
+                reason = fault.strerror if isinstance(fault, OSError) else None
+                if not isinstance(fault, OSError) or fault.errno != self.known_fault:
                     left_alone += 1
                 if left_alone == 1:
-                    _warn("the journal's run %s is left alone: %s", path, reason or error)
+                    _warn("the journal's run %s is left alone: %s", path, reason or fault)
         if left_alone > 1:
             _warn("%d more runs in the journal %s are left alone", left_alone - 1, self.path)
 
     def erase(self) -> None:
         """Delete all dead runs, also those that can't be read, and the directory if it is empty.
 
-        Those that this process has taken over count as living.
+        Those that :meth:`dead_runs` has returned count as living, but not one that it is opening.
         """
+        self._erasures += 1
+        for run in tuple(self._opening):
+            if self._close(run):
+                run.delete()
         for path in self._runs():
-            with contextlib.suppress(OSError):
-                run = RunDirectory.take_over(path)
-                if run is not None:
-                    run.delete()
+            _erase(path)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
@@ -107,6 +130,14 @@ class JournalDirectory:
         """Return a report of each run, oldest first. Changes nothing."""
         return [report for path in sorted(self._runs(), key=_age) for report in _reports(path)]
 
+    def _close(self, run: RunDirectory) -> bool:
+        """Note a run as no longer being opened; return whether no other thread was faster."""
+        try:
+            self._opening.remove(run)
+        except ValueError:
+            return False
+        return True
+
     def _runs(self) -> list[Path]:
         """Return the directories that may be runs."""
         try:
@@ -118,6 +149,14 @@ class JournalDirectory:
                 ]
         except OSError:
             return []
+
+
+def _erase(path: Path) -> None:
+    """Delete a run if it is dead."""
+    with contextlib.suppress(OSError):
+        run = RunDirectory.take_over(path)
+        if run is not None:
+            run.delete()
 
 
 def _warn(message: str, *arguments: object) -> None:

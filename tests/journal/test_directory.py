@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import pytest
 
+from redvsblue_telemetry._journal.dead import DeadRun
 from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.run import RunDirectory
 from tests.support.journal import RUN, SESSION, STARTED_AT, Segment, records, write_run
@@ -106,6 +108,52 @@ def test_erasing_leaves_living_runs_and_foreign_files(tmp_path: Path) -> None:
     assert living.segment_path(1).exists()
     assert (outside / "dead" / "00000001.events").exists()
     living.delete()
+
+
+@pytest.mark.parametrize("moment", ["locked", "not read yet", "read"])
+def test_erasing_reaches_a_run_that_is_being_opened(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    moment: str,
+) -> None:
+    path = tmp_path / "journal"
+    for name, age in (("a", 1000), ("b", 0)):
+        write_run(path, segment(name, age), name=name)
+    journal = JournalDirectory(path)
+    left: list[list[Path]] = []
+
+    def erase() -> None:
+        thread = threading.Thread(target=journal.erase)
+        thread.start()
+        thread.join()
+        left.append(list(path.iterdir()) if path.exists() else [])
+
+    take_over = RunDirectory.take_over
+
+    def taken_over(path: Path) -> RunDirectory | None:
+        run = take_over(path)
+        if threading.current_thread() is threading.main_thread() and not left:
+            erase()
+        return run
+
+    def opened(run: RunDirectory) -> DeadRun:
+        if moment == "not read yet":
+            erase()
+        dead = DeadRun(run)
+        if moment == "read":
+            erase()
+        return dead
+
+    if moment == "locked":
+        monkeypatch.setattr(RunDirectory, "take_over", taken_over)
+    else:
+        monkeypatch.setattr("redvsblue_telemetry._journal.directory.DeadRun", opened)
+    assert list(journal.dead_runs()) == []
+    # A run that has just been locked is erased by the thread that has locked it.
+    assert left == [[path / "a"] if moment == "locked" else []]
+    assert list(path.rglob("*")) == []
+    assert caplog.messages == []
 
 
 def test_a_look_changes_nothing_and_says_what_waits(tmp_path: Path) -> None:
