@@ -26,6 +26,7 @@ from redvsblue_telemetry._journal.directory import JournalDirectory, RunDirector
 from redvsblue_telemetry._journal.layout import (
     BASE_AT,
     ENTRY_BYTES,
+    FILLER,
     HEADER_BYTES,
     EntryKind,
     Header,
@@ -135,7 +136,8 @@ def random_run(rng: random.Random) -> Run:
         bases = base_entry(first) * 2 if is_noticed else bytes(2 * ENTRY_BYTES)
         header_block = encode_header(header)
         header_block = header_block[:BASE_AT] + bases + header_block[BASE_AT + len(bases) :]
-        content = header_block + data.ljust(data_bytes, b"\0") + entries + bytes(1024)
+        data = data.ljust(data_bytes, b"\0" if is_last else FILLER)
+        content = header_block + data + entries + bytes(1024)
         files.append(described(content, data_bytes, places))
     return Run(files, records)
 

@@ -12,7 +12,8 @@ A run of the game writes its events into segment files of a fixed size::
 - The *header* names the run, so every segment can be understood without the others.
 - The *records* follow each other without a gap, in the order of emission, so a record's position
   is its number. Space that is not written yet is zero, and no record contains a zero byte: so one
-  that was cut off by a kill can be recognized.
+  that was cut off by a kill can be recognized. Before the next segment is used, the rest of this
+  one is filled. So where a zero is left, the end is not sure: a power cut may have taken records.
 - *Entries* add the things for which an ``emit`` has no time: which number the first record has, the
   length and the checksum of each record, and up to which number all events are settled. Each entry
   has its own checksum. A damaged entry costs no record, and a damaged record costs no other.
@@ -39,6 +40,7 @@ __all__ = [
     "BASE_AT",
     "CONFIRMED_AT",
     "ENTRY_BYTES",
+    "FILLER",
     "FORMAT",
     "HEADER_BYTES",
     "MAGIC",
@@ -61,6 +63,8 @@ HEADER_BYTES = 16384
 """Room for a session id and a version of the greatest length."""
 
 _TITLE = b"redvsblue-telemetry journal "
+FILLER = b"\n"
+"""Fills the rest of the records' part. No record ends with it."""
 MAGIC = b"RvBj"
 """The first bytes of each entry."""
 _SECOND_HEADER = HEADER_BYTES // 2

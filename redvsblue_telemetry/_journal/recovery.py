@@ -19,7 +19,9 @@ lost.
 
 A kill in the middle of an ``emit`` leaves part of a record at the end. It has a zero byte or lacks
 its end, so it is not an event; its ``emit`` had not returned. A power cut may leave blocks of zeros
-before others that were written, so nothing after a zero can be counted from the left.
+before others that were written, so nothing after a zero can be counted from the left. It may also
+leave zeros instead of the last records, so only a segment without a zero says for sure how many
+there were. The records of the next one are counted on from there only then.
 """
 
 from __future__ import annotations
@@ -33,7 +35,16 @@ from zlib import crc32
 import msgspec
 
 from .._recording.codec import EncodedEvent
-from .layout import HEADER_BYTES, MAGIC, Entry, EntryKind, base_entry, decode_entries, indexed
+from .layout import (
+    FILLER,
+    HEADER_BYTES,
+    MAGIC,
+    Entry,
+    EntryKind,
+    base_entry,
+    decode_entries,
+    indexed,
+)
 from .records import RecordError, RecordReader
 
 __all__ = ["Numbered", "SegmentRecovery"]
@@ -97,7 +108,7 @@ class SegmentRecovery:
         self.base = bases[0] if bases else first
         """The number of the first record, as far as it is known without the records."""
         self.next_number: int | None = None
-        """The number after the last record, if it is sure."""
+        """The number after the last record, if it is sure that there was no other."""
         self.damaged = 0
         """How many records are lost, as far as they can be counted."""
 
@@ -294,7 +305,7 @@ class SegmentRecovery:
             0  # of records that are sure, of texts that are nothing else, and all
         )
         is_over = not is_sure
-        for some in _steps(_split(content[at:written]), _UNINDEXED_STEP):
+        for some in _steps(_split(content[at:written].rstrip(FILLER)), _UNINDEXED_STEP):
             total += len(some)
             events: list[EncodedEvent] = []
             if not is_over:
@@ -313,8 +324,8 @@ class SegmentRecovery:
         if beyond:
             lost = max(lost, 1) + len(_BOUNDARY.findall(beyond))
         self.damaged += lost
-        is_cut = zero < 0 and len(content) < self._data_end + drift
-        if number is not None and is_sure and not lost and not is_cut:
+        is_full = zero < 0 and len(content) >= self._data_end + drift
+        if number is not None and is_sure and is_full and not lost:
             self.next_number = number + count
 
     def _ends_in_place(self, drift: int) -> bool:

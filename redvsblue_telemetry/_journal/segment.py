@@ -35,6 +35,7 @@ from .layout import (
     BASE_AT,
     CONFIRMED_AT,
     ENTRY_BYTES,
+    FILLER,
     HEADER_BYTES,
     Header,
     base_entry,
@@ -153,6 +154,19 @@ class Segment:
             size = min(len(_ZEROS), self._size - at)
             self._map[at : at + size] = _ZEROS[:size]
 
+    @staticmethod
+    def fill(write: Callable[[bytes], object]) -> None:
+        """Leave no room in the segment that a ``write`` belongs to.
+
+        An event that another thread writes meanwhile comes before the filler.
+        """
+        owner = getattr(write, "__self__", None)
+        if isinstance(owner, Segment):
+            with owner._steps:
+                _fill(owner._map)
+        elif isinstance(owner, mmap.mmap):
+            _fill(owner)
+
     def _write_locked(self, record: bytes) -> object:
         with self._steps:
             return self._map.write(record)
@@ -181,8 +195,6 @@ class Segment:
         if self._header is not None:
             header = msgspec.structs.replace(self._header, previous=previous)
             self._write_header(0, encode_header(header))
-            if self.first:
-                self.begin(self.first)  # it was there, and the header is written as a whole
 
     # The rest of the methods never run in `emit` while there are spares. Those up to `take` need
     # the store's lock.
@@ -232,7 +244,7 @@ class Segment:
         position = self._map.tell()
         if position < self._size or self.counted_to == position:
             return position
-        # Sealed, or full to the last byte. A record ends with a bracket, and zeros follow.
+        # Sealed, or full to the last byte. A record ends with a bracket; zeros or filler follow.
         return max(self.counted_to, self._map.rfind(b"]", self.counted_to) + 1)
 
     def take(self, count: int) -> None:
@@ -366,6 +378,13 @@ class Segment:
         self._using_file = threading.RLock()
         self._steps = contextlib.nullcontext()
         self.close()
+
+
+def _fill(memory: mmap.mmap) -> None:
+    with contextlib.suppress(ValueError):  # it was closed
+        while (left := len(memory) - memory.tell()) > 0:
+            with contextlib.suppress(ValueError):  # another thread has used some of it
+                memory.write(FILLER * left)
 
 
 def _identity(file: int | Path) -> tuple[int, int] | None:

@@ -8,17 +8,20 @@ exactly, but as records in a row of :class:`~.segment.Segment` objects.
 
 **Emit** calls ``journal.write``, the ``write`` of the active segment: one call into C, which
 CPython (with the GIL) never interrupts. If the segment is full, it raises ValueError, and
-:meth:`JournalStore.push` makes a spare segment the active one.
+:meth:`JournalStore.push` makes a spare segment the active one. Before that, it fills the rest of
+the full one: so after a kill or a power cut, it is sure whether all of its records are there. The
+number of each record in the next one depends on it.
 
 **Rotation takes no lock.** Two single calls into C do it, and nothing can come between their parts:
 
 * :meth:`JournalStore._line_up` appends a new segment to the spares *and* to the segments ahead,
   unless one with a higher number is there already, which another thread has made in the meantime.
   The header of each file names the one before it, so an unused number leaves no gap.
-* :meth:`JournalStore._publish` takes the first spare *and* makes it the active one.
+* :meth:`JournalStore._publish` takes the first spare *and* makes it the active one, unless another
+  thread has made one active in the meantime.
 
-So segments become active in the order of their numbers, which are those of their files. Two threads
-that find a segment full at the same time can leave an empty one behind, and no more.
+So segments become active in the order of their numbers, which are those of their files, and each
+only when the one before it is full.
 
 **A position is a number.** An event's number is the place of its record in the row of segments. A
 segment is *reached* when it has been published. When the one after it is reached, it is *sealed*,
@@ -245,11 +248,17 @@ class JournalStore:
         self._retire_all()
         if is_alone:
             self._catch_up()
-            # Now, because another thread may emit into it, and be killed, before it is reached.
-            segment.begin(self._counted + 1)
         if not self._line_up(segment):
             self._doomed.append(segment)
-        self._publish()
+        # Now, because another thread may emit into it, and be killed, before it is reached.
+        elif is_alone and self._is_next(segment):
+            segment.begin(self._counted + 1)
+        self._publish(_refuse)
+
+    def _is_next(self, segment: Segment) -> bool:
+        """Return whether the next record that is counted will be the first one of a segment."""
+        is_counted = not self._segments or self._segments[-1].is_sealed
+        return is_counted and self._ahead[0] is segment
 
     def erase(self) -> None:
         """Remove all files of this run, and forget the events that wait in them.
@@ -284,8 +293,9 @@ class JournalStore:
 
     def _retire_all(self) -> None:
         """Have no active segment and no spare. In this order, since others may publish a spare."""
-        self._spares.clear()
-        self.journal.write = _refuse
+        with self._steps:
+            self._spares.clear()
+            self.journal.write = _refuse
 
     @property
     def _is_alone(self) -> bool:
@@ -321,7 +331,8 @@ class JournalStore:
         """Make the next segment the active one, unless another thread has done so."""
         if self._is_new:
             self._begin_on_first_push()
-        while self.journal.write is full and not self._publish():
+        Segment.fill(full)
+        while not self._publish(full):
             self._make_room()
             self._add_spare(in_memory=self._disk_hangs)
 
@@ -344,13 +355,19 @@ class JournalStore:
         finally:
             self._beginning.release()
 
-    def _publish(self) -> bool:
-        """Make the first spare the active segment; return whether there was one."""
-        spares = map(deque[Callable[[bytes], object]].popleft, repeat(self._spares))
+    def _publish(self, former: Callable[[bytes], object]) -> bool:
+        """Make the first spare the active segment; return whether there was one.
+
+        Does nothing if the former one is not the active one any more.
+        """
+        spares = map(deque[Callable[[bytes], object]].popleft, (self._spares,))
         publication = map(setattr, repeat(self.journal), repeat("write"), spares)
+        active = map(operator.attrgetter("write"), (self.journal,))
+        is_unchanged = map(operator.is_, active, (former,))
+        published = chain.from_iterable(compress((publication,), is_unchanged))
         with self._steps:
             try:
-                next(publication)  # one call into C
+                list(published)  # one call into C
             except IndexError:
                 return False
         return True

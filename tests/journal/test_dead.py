@@ -27,8 +27,8 @@ def take_all(run: DeadRun, limit: int = 50) -> list[int]:
 
 def three_segments(**last: bool) -> list[Segment]:
     return [
-        Segment(number=1, first=1, records=records(1, 100), indexed=100),
-        Segment(number=2, first=101, records=records(101, 100), indexed=70),
+        Segment(number=1, first=1, records=records(1, 100), indexed=100, is_full=True),
+        Segment(number=2, first=101, records=records(101, 100), indexed=70, is_full=True),
         Segment(number=3, first=201, records=records(201, 30), **last),
         Segment(number=4, first=0, has_base=False),
     ]
@@ -62,7 +62,7 @@ def test_what_was_not_confirmed_is_there_again(tmp_path: Path) -> None:
 def test_settled_segments_are_deleted_and_the_next_one_keeps_its_number(tmp_path: Path) -> None:
     path = write_run(
         tmp_path,
-        Segment(number=1, first=1, records=records(1, 100)),
+        Segment(number=1, first=1, records=records(1, 100), is_full=True),
         Segment(number=2, first=101, records=records(101, 50), has_base=False),
     )
     run = only_run(tmp_path)
@@ -100,14 +100,30 @@ def test_numbers_that_are_not_sure_are_not_delivered(tmp_path: Path) -> None:
     run.delete()
 
 
+@pytest.mark.parametrize("lost", [0, 20])
+def test_numbers_after_the_last_page_that_a_power_cut_took_are_not_sure(
+    tmp_path: Path, lost: int
+) -> None:
+    write_run(
+        tmp_path,
+        Segment(number=1, first=1, records=records(1, 100 - lost)),  # the pages end at a record
+        Segment(number=2, records=records(101, 20), has_base=False),
+        Segment(number=3, first=121, records=records(121, 10)),
+    )
+    run = only_run(tmp_path)
+    assert take_all(run) == [*range(1, 101 - lost), *range(121, 131)]
+    assert run.torn == 20
+    run.delete()
+
+
 @pytest.mark.parametrize("is_left", [False, True])
 def test_a_segment_that_was_given_up_leaves_the_numbers_sure(tmp_path: Path, is_left: bool) -> None:
     # Two threads made one at once, and the game was killed before either had a base.
     write_run(
         tmp_path,
-        Segment(number=1, first=1, records=records(1, 100), has_base=False),
+        Segment(number=1, first=1, records=records(1, 100), has_base=False, is_full=True),
         *[Segment(number=2, has_base=False, previous=1)][: 1 if is_left else 0],
-        Segment(number=3, records=records(101, 20), has_base=False, previous=1),
+        Segment(number=3, records=records(101, 20), has_base=False, is_full=True, previous=1),
         Segment(number=4, records=records(121, 3), has_base=False),
     )
     run = only_run(tmp_path)

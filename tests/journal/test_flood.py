@@ -215,7 +215,9 @@ def flood(journal: Path, notes: Notes) -> NoReturn:
             for n in range(1, 2000):
                 data = b'{"thread":%d,"n":%d}' % (thread, n)
                 notes.words[slot] = n
-                store.push(EncodedEvent(prefix_of(b'"%b"' % text), 1, data))
+                # A short one fits into a segment that another thread has just found full.
+                kind = b"short" if n % 3 == 0 else text
+                store.push(EncodedEvent(prefix_of(b'"%b"' % kind), 1, data))
                 notes.words[slot + 1] = n
 
         for thread in range(4):

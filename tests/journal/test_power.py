@@ -184,12 +184,14 @@ def play(disk: Disk, telemetry: Telemetry, seed: int, delivered: Callable[[], se
 
 
 def recovered(journal: Path, session_id: str) -> list[int]:
-    """The numbers of the events in a journal."""
+    """The numbers of the events in a journal, after a look at the events themselves."""
     numbers = []
     for run in JournalDirectory(journal).dead_runs():
         assert run.header.session_id == session_id
         while taken := run.take(100):
-            numbers += [json.loads(event.data)["n"] for event, _ in taken]
+            for event, number in taken:
+                assert json.loads(event.data)["n"] == number
+                numbers.append(number)
         run.release()
     return numbers
 

@@ -16,9 +16,9 @@ from tests.support.journal import DATA_BYTES, Segment, numbered_record, numbers_
 COUNT = 100
 RECORDS = records(1, COUNT)
 STARTS = [HEADER_BYTES + sum(map(len, RECORDS[:place])) for place in range(COUNT + 1)]
-INDEXED = Segment(records=RECORDS, indexed=COUNT, group=20).content
-HALF = Segment(records=RECORDS, indexed=50, group=10).content
-UNINDEXED = Segment(records=RECORDS).content
+INDEXED = Segment(records=RECORDS, indexed=COUNT, group=20, is_full=True).content
+HALF = Segment(records=RECORDS, indexed=50, group=10, is_full=True).content
+UNINDEXED = Segment(records=RECORDS, is_full=True).content
 ENTRIES_AT = HEADER_BYTES + DATA_BYTES
 
 
@@ -148,8 +148,16 @@ def test_a_shortened_segment_keeps_what_is_there() -> None:
         assert recovery.numbers == without(last=60)
         assert recovery.next_number is None
     assert numbers(b"", first=1) == []
-    # Zeros show that nothing came after.
-    assert Recovered(INDEXED[: STARTS[100] + 1], first=1).next_number == 101
+    assert Recovered(INDEXED[: STARTS[100] + 1], first=1).next_number is None
+
+
+def test_a_count_is_sure_only_if_the_segment_was_filled_to_the_last_byte() -> None:
+    for content in (INDEXED, HALF, UNINDEXED):
+        for at in (STARTS[100], STARTS[100] + 500, ENTRIES_AT - 1):
+            recovery = Recovered(put(content, at, bytes(ENTRIES_AT - at)))
+            assert (recovery.numbers, recovery.damaged) == (without(), 0)
+            assert recovery.next_number is None
+    assert Recovered(put(HALF, STARTS[80], bytes(ENTRIES_AT - STARTS[80]))).next_number is None
 
 
 def test_a_tail_that_has_moved_is_not_counted() -> None:
@@ -173,9 +181,9 @@ def test_without_a_first_number_the_count_is_from_the_right() -> None:
     assert numbers(put(content, STARTS[10] + 9, b"#")) == without(*range(1, 12))
 
 
-def test_an_empty_segment_passes_the_number_on() -> None:
+def test_a_segment_that_looks_empty_does_not_pass_the_number_on() -> None:
     recovery = Recovered(Segment(has_base=False).content, first=77)
-    assert (recovery.next_number, recovery.damaged) == (77, 0)
+    assert (recovery.next_number, recovery.damaged) == (None, 0)
 
 
 def test_settled_events_are_left_out_and_their_damage_does_not_count() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from redvsblue_telemetry._journal.layout import (
+    FILLER,
     Header,
     base_entry,
     confirmed_entry,
@@ -41,6 +42,7 @@ class Segment:
         records: in it.
         indexed: how many of them have an entry.
         group: how many are in one entry.
+        is_full: whether the rest was filled, as it is before the next segment is used.
         has_base: whether it has the number of its first record.
         confirmed: a number up to which all is settled, or None.
         torn: bytes of another record, the rest of which was not written.
@@ -53,6 +55,7 @@ class Segment:
     records: Sequence[bytes] = ()
     indexed: int = 0
     group: int = 50
+    is_full: bool = False
     has_base: bool = True
     confirmed: int | None = None
     torn: bytes = b""
@@ -84,7 +87,8 @@ class Segment:
             entries.append(index_entry(self.first + at, offsets[at], group))
         if self.confirmed is not None:
             entries.append(confirmed_entry(self.confirmed))
-        return encode_header(header) + data.ljust(self.data_bytes, b"\0") + b"".join(entries)
+        data = data.ljust(self.data_bytes, FILLER if self.is_full else b"\0")
+        return encode_header(header) + data + b"".join(entries)
 
 
 def write_run(
