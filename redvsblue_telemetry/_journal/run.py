@@ -19,8 +19,12 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
+from time import sleep
 
+from .._shared import monotonic
 from .locks import FileLock
 
 __all__ = ["RunDirectory"]
@@ -31,15 +35,18 @@ _MAX_NAME = 64  # characters; Windows counts the whole path, and some file syste
 _MADE = re.compile(r"[0-9a-f]{32}(-.*)?", re.ASCII)  # the name for a session that the SDK named
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _RESERVED = re.compile(r"CON|PRN|AUX|NUL|COM\d|LPT\d", re.IGNORECASE)  # by Windows
-_MAX_ATTEMPTS = 100
+_MIN_ATTEMPTS = 100
+_PATIENCE = 1.0  # seconds, while others remove what is created
+_PAUSE = 0.001  # seconds, so that they are not always at the same step
 
 
 class RunDirectory:
     """The directory of a run that this process has locked."""
 
-    def __init__(self, path: Path, lock: FileLock) -> None:
+    def __init__(self, path: Path, lock: FileLock, unsynced: Iterable[Path] = ()) -> None:
         self.path = path
         self._lock = lock
+        self._unsynced = [*unsynced]  # directories that got a name for the journal's
 
     @classmethod
     def create(cls, journal: Path, session_id: str, run: str) -> RunDirectory:
@@ -56,27 +63,28 @@ class RunDirectory:
         journal = Path(os.path.abspath(journal))  # the game may change its working directory
         name = _safe(session_id)
         problem: OSError = FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(journal))
-        for attempt in range(_MAX_ATTEMPTS):
-            suffix = "" if attempt == 0 else f"-{_safe(run)}" + f"-{attempt}" * (attempt > 1)
+        unsynced: dict[Path, None] = {}
+        taken = 0  # names
+        deadline = monotonic() + _PATIENCE
+        for attempt in count(1):
+            suffix = "" if taken == 0 else f"-{_safe(run)}" + f"-{taken}" * (taken > 1)
             path = journal / f"{name}{suffix}"
             try:
-                _make_journal(journal)
+                unsynced |= dict.fromkeys(_make_journal(journal))
                 _make_private(path)
-            except (FileExistsError, FileNotFoundError) as error:  # perhaps erased meanwhile
+                lock = _locked(path)
+            except FileNotFoundError as error:  # erased, or removed by one that took it for dead
                 problem = error
-                continue
-            try:
-                lock = FileLock.acquire(path / _LOCK, create=True)
-            except FileNotFoundError as error:  # removed by a process that took it for dead
+                sleep(_PAUSE)
+            except FileExistsError as error:
                 problem = error
-                continue
-            except OSError:
-                with contextlib.suppress(OSError):
-                    path.joinpath(_LOCK).unlink(missing_ok=True)
-                    path.rmdir()
-                raise
-            if lock is not None:
-                return cls(path, lock)
+                taken += 1
+            else:
+                if lock is not None:
+                    return cls(path, lock, unsynced)
+                taken += 1
+            if attempt >= _MIN_ATTEMPTS and monotonic() >= deadline:
+                break
         raise problem
 
     @classmethod
@@ -169,11 +177,11 @@ class RunDirectory:
         """
         if sys.platform != "win32":  # there, a directory can't be opened, and NTFS logs names
             for path in (self.path, self.path.parent):
-                fd = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
+                _sync(path)
+            while self._unsynced:
+                with contextlib.suppress(OSError):  # not each of them need be readable
+                    _sync(self._unsynced[-1])
+                self._unsynced.pop()
 
     def release(self) -> None:
         """Unlock it and keep the files. A directory without segments is removed."""
@@ -216,15 +224,46 @@ def _safe(text: str) -> str:
     return f"_{name}" if _RESERVED.fullmatch(name) else name
 
 
-def _make_journal(path: Path) -> None:
+def _make_journal(path: Path) -> list[Path]:
+    """Make it if it is missing; return the directories that got a name by that."""
     if path.is_dir():
-        return
+        return []
+    missing = [each for each in (path, *path.parents) if not each.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # a file on the way
+        raise _not_a_directory(path) from None
+    try:
         _make_private(path)
-    except FileExistsError:  # a file, here or on the way
-        if not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+    except FileExistsError:  # made meanwhile, and perhaps gone again; or a file
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise _not_a_directory(path) from None
+    return [each.parent for each in missing]
+
+
+def _not_a_directory(path: Path) -> NotADirectoryError:
+    return NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def _locked(path: Path) -> FileLock | None:
+    """Return the lock of a directory that was just made; if there can't be one, remove it."""
+    try:
+        return FileLock.acquire(path / _LOCK, create=True)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.joinpath(_LOCK).unlink(missing_ok=True)
+            path.rmdir()
+        raise
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _make_private(path: Path) -> None:
