@@ -271,7 +271,7 @@ class SegmentRecovery:
         at = end_at + drift
         until = max(at, min(self._data_end + drift, self._entries_at))
         zero = self._content.find(b"\0", at, until)
-        region = self._content[at : zero if zero >= 0 else until]
+        region = self._content[at : zero if zero >= 0 else until].rstrip(FILLER)
         count = 0
         for texts in _steps(_split(region), _STEP):
             count += len(texts)
