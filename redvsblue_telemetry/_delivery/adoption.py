@@ -5,7 +5,9 @@ Theory of operation
 
 The journal's directory has a directory for each run. At the start, the worker goes through those
 of dead runs, oldest first. It reads a batch at a time, and only when this run has nothing to send,
-and it has few such batches in flight: so a new event never waits behind more than those.
+and it has few such batches in flight: so a new event never waits behind more than those. How many
+bytes these may have depends on how fast the link is, so that this is never long: see
+:class:`LoadLimit`.
 
 An event keeps the session, the number, the id and the time that it had: it is completed by a codec
 of its own run. Once it is settled, its run is notified, and when all are, the run is deleted. What
@@ -27,20 +29,64 @@ from typing import TYPE_CHECKING
 
 from .._recording.codec import EncodedEvent, EventCodec
 from .._recording.ledger import DropReason, Ledger
+from .._shared import monotonic
 from .log import log_safely
 from .settlement import Settlement
 
 if TYPE_CHECKING:
     from .._journal.dead import DeadRun
 
-__all__ = ["Adoption"]
+__all__ = ["Adoption", "LoadLimit"]
 
 FindRuns = Callable[[], "Iterator[DeadRun]"]
 
 _MAX_BATCHES = 32  # in flight
-_MAX_BYTES = 256 * 1024  # in flight
+_FIRST_BYTES = 16 * 1024  # in flight
+_MIN_BYTES = 4 * 1024
+_MAX_BYTES = 256 * 1024
+_QUICK = 0.25  # seconds from the load to the confirmation
+_SLOW = 0.5
 _NANOSECONDS = 1_000_000_000
 _NANOSECONDS_PER_MILLISECOND = 1_000_000
+
+
+class LoadLimit:
+    """How much may be in flight: as much as the link takes in a moment.
+
+    It doubles after a quick confirmation, and halves after a slow one. One load is always allowed.
+
+    Args:
+        clock: returns monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._limit = _FIRST_BYTES
+        self._batches = self._bytes = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether something may be loaded."""
+        if not self._batches:
+            return True
+        return self._batches < _MAX_BATCHES and self._bytes < self._limit
+
+    def load(self, size: int) -> Callable[[], None]:
+        """Note a load of some bytes; return what to call once it is settled."""
+        self._batches += 1
+        self._bytes += size
+        # A few bytes are quick on any link, and prove nothing.
+        is_telling = self._bytes >= self._limit // 2
+        return functools.partial(self._settle, size, self._clock(), is_telling)
+
+    def _settle(self, size: int, loaded_at: float, is_telling: bool) -> None:
+        self._batches -= 1
+        self._bytes -= size
+        took = self._clock() - loaded_at
+        if took > _SLOW:
+            self._limit = max(self._limit // 2, _MIN_BYTES)
+        elif took <= _QUICK and is_telling:
+            self._limit = min(self._limit * 2, _MAX_BYTES)
 
 
 class _Adopted:
@@ -75,6 +121,7 @@ class Adoption:
         settlement: notifies this when events are settled.
         max_event_bytes: for events that ``before_send`` changes.
         max_age: seconds after which an event is dropped.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -85,6 +132,7 @@ class Adoption:
         settlement: Settlement,
         max_event_bytes: int,
         max_age: float,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._find = find
         self._runs: Iterator[DeadRun] | None = None
@@ -95,7 +143,7 @@ class Adoption:
         self._open: list[_Adopted] = []
         self._taken_from: _Adopted | None = None
         self._is_over = find is None
-        self._batches = self._bytes = 0
+        self._limit = LoadLimit(clock)
         self._recovered = self._adopted = self._torn = 0
 
     @property
@@ -106,8 +154,8 @@ class Adoption:
     @property
     def may_load(self) -> bool:
         """Whether :meth:`take` may be called now."""
-        has_room = self._batches < _MAX_BATCHES and self._bytes < _MAX_BYTES
-        return has_room and not (self._is_over and all(run.is_read for run in self._open))
+        is_left = not (self._is_over and all(run.is_read for run in self._open))
+        return is_left and self._limit.has_room
 
     def look(self) -> None:
         """Find out whether there is a dead run."""
@@ -143,14 +191,11 @@ class Adoption:
         """Note that the events that were taken last are in the window, with their bytes."""
         if (adopted := self._taken_from) is None:
             return
-        self._batches += 1
-        self._bytes += size
-        confirm = functools.partial(self._settle, adopted, size)
+        confirm = functools.partial(self._settle, adopted, self._limit.load(size))
         self._settlement.note_load(adopted.taken, confirm, is_own=False)
 
-    def _settle(self, adopted: _Adopted, size: int, number: int) -> None:
-        self._batches -= 1
-        self._bytes -= size
+    def _settle(self, adopted: _Adopted, make_room: Callable[[], None], number: int) -> None:
+        make_room()
         adopted.settled = number
         if not self._finish(adopted) and adopted in self._open:
             adopted.run.confirm(number)

@@ -164,6 +164,7 @@ class TelemetryConnector:
             settlement=self._settlement,
             max_event_bytes=codec.max_event_bytes,
             max_age=settings.journal_max_age,
+            clock=clock,
         )
         """Takes over dead runs. Its ``erase`` is for any thread."""
         self._limits = (

@@ -10,18 +10,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from redvsblue_telemetry import ConnectionState, Telemetry, TelemetryEvent, TelemetrySettings
+from redvsblue_telemetry._delivery.adoption import LoadLimit
 from redvsblue_telemetry.testing import RecordingServer
 from tests.delivery.test_refused import picky_server
 from tests.support import REPOSITORY
 from tests.support.collector import collector_running
-from tests.support.fault_proxy import FaultProxy
+from tests.support.fault_proxy import Direction, FaultProxy
 from tests.support.killed_games import (
     NOWHERE,
     files,
@@ -237,6 +239,94 @@ def test_new_events_do_not_wait_behind_old_ones(journal: Path) -> None:
     assert len(waits) > 20
     # Of 20,000 that wait, some that were on their way, and those of a few steps of this test.
     assert sorted(waits)[len(waits) // 2] < 3000
+
+
+def test_on_a_slow_link_a_new_event_waits_for_few_old_ones(journal: Path) -> None:
+    killed(journal, 8000)
+    with RecordingServer() as server, FaultProxy(server.port) as proxy:
+        proxy.throttle(32 * 1024, frozenset({Direction.TO_SERVER}))
+        telemetry = made(journal, proxy.url).start()
+        assert wait_until(lambda: telemetry.stats().in_flight > 0)
+        for _ in range(5):
+            telemetry.emit("new")
+            assert telemetry.flush(3)  # 256 KB would take 8 s
+        stats = telemetry.stats()
+        assert stats.recovered < 8000
+        assert is_balanced(stats)
+        telemetry.stop(0)
+        assert is_stopped(telemetry)
+
+
+class Link:
+    """Takes what a limit allows, at some speed. The time is its own."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self.bytes_per_second = bytes_per_second
+        self.now = 0.0
+        self.limit = LoadLimit(lambda: self.now)
+        self.loads: deque[tuple[int, Callable[[], None]]] = deque()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(size for size, _ in self.loads)
+
+    def load(self, size: int) -> int:
+        """Load all that there is room for; return how many bytes are in flight then."""
+        while self.limit.has_room:
+            self.loads.append((size, self.limit.load(size)))
+        return self.in_flight
+
+    def settle(self) -> None:
+        size, settle = self.loads.popleft()
+        self.now += size / self.bytes_per_second
+        settle()
+
+
+def test_a_quick_link_gets_as_much_as_it_takes_within_a_few_batches() -> None:
+    link = Link(10_000_000)
+    sizes = []
+    for _ in range(8):
+        sizes.append(link.load(8192))
+        link.settle()
+    assert sizes[0] == 16 * 1024
+    assert sizes[-1] == link.load(8192) == 256 * 1024
+
+
+@pytest.mark.parametrize("bytes_per_second", [16 * 1024, 32 * 1024, 1000 * 1024])
+def test_a_new_event_waits_for_what_a_link_takes_within_a_second(bytes_per_second: int) -> None:
+    link = Link(bytes_per_second)
+    waits = []
+    for _ in range(500):
+        waits.append(link.load(8000) / bytes_per_second)
+        link.settle()
+    assert max(waits) < 1.5  # at first, the speed isn't known
+    assert max(waits[10:]) <= 1
+
+
+def test_a_link_that_becomes_slow_gets_less_at_once_but_always_one_batch() -> None:
+    link = Link(10_000_000)
+    for _ in range(8):
+        link.load(8192)
+        link.settle()
+    assert link.load(8192) == 256 * 1024
+    link.bytes_per_second = 1024
+    for _ in range(32):
+        link.load(8192)
+        link.settle()
+    assert (link.in_flight, link.load(8192)) == (0, 8192)
+    link.bytes_per_second = 10_000_000
+    for _ in range(8):
+        link.load(8192)
+        link.settle()
+    assert link.load(8192) == 256 * 1024
+
+
+def test_a_few_bytes_that_are_quick_raise_no_limit() -> None:
+    link = Link(32 * 1024)
+    for _ in range(50):
+        link.loads.append((100, link.limit.load(100)))
+        link.settle()
+    assert link.load(8192) == 16 * 1024
 
 
 def test_a_flush_and_a_stop_do_not_wait_for_earlier_runs(journal: Path) -> None:
