@@ -539,16 +539,14 @@ def unless_it_waits(store: TelemetryStore[Any], limit: int) -> list[tuple[Any, i
         return store.drain_numbered(limit)
     if not lock.acquire(blocking=False):
         return []
-    try:
-        return store.drain_numbered(limit)
-    finally:
-        lock.release()
+    lock.release()  # the thread that might take it is suspended
+    return store.drain_numbered(limit)
 
 
 def lock_of(store: Any) -> Any:
     if isinstance(store, FreeThreadedStore):
         return store._taking_out
-    return store._turns._lock if isinstance(store, JournalStore) else None
+    return store._lock if isinstance(store, JournalStore) else None
 
 
 INTERFERENCES = {
