@@ -72,7 +72,7 @@ class LoadLimit:
         return self._batches < _MAX_BATCHES and self._bytes < self._limit
 
     def load(self, size: int) -> Callable[[], None]:
-        """Note a load of some bytes; return what to call once it is settled."""
+        """Note a load of some bytes; return a function to be called once it is settled."""
         self._batches += 1
         self._bytes += size
         # A few bytes are quick on any link, and prove nothing.
