@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING
 
@@ -145,6 +146,7 @@ class Adoption:
         self._is_over = find is None
         self._limit = LoadLimit(clock)
         self._recovered = self._adopted = self._torn = 0
+        self._directory: Path | None = None  # of all these runs
 
     @property
     def is_done(self) -> bool:
@@ -240,6 +242,7 @@ class Adoption:
             self._delete(adopted)
             return None
         self._adopted += 1
+        self._directory = run.path.parent
         return adopted
 
     def _finish(self, adopted: _Adopted) -> bool:
@@ -286,8 +289,9 @@ class Adoption:
         if self._torn:
             log_safely(
                 logging.WARNING,
-                "%d records in the telemetry's journal were damaged; their events are lost",
+                "%d records in the telemetry's journal %s were damaged; their events are lost",
                 self._torn,
+                self._directory,
             )
         self._adopted = self._recovered = self._torn = 0
 
