@@ -219,7 +219,13 @@ class SegmentRecovery:
     # Unindexed records.
 
     def _read_between(
-        self, region: bytes, first: int | None, end: int, *, is_whole: bool
+        self,
+        region: bytes,
+        first: int | None,
+        end: int,
+        *,
+        is_whole: bool,
+        is_tail: bool = False,
     ) -> Iterator[Numbered]:
         """Read the records between two numbers.
 
@@ -228,6 +234,8 @@ class SegmentRecovery:
             first: the number of the first one, if it is known.
             end: the number after the last one.
             is_whole: whether the region has as many bytes as it should have.
+            is_tail: whether zeros follow. Some may be in the place of the last records, so nothing
+                is counted from the right.
         """
         texts: list[bytes] = []
         events: list[EncodedEvent | None] = []
@@ -238,13 +246,16 @@ class SegmentRecovery:
         bad = [place for place, event in enumerate(events) if event is None]
         left, right = events, events[:0]
         if first is not None and len(events) == end - first and (is_whole or not bad):
-            for place in bad:  # one with garbage behind it, perhaps
-                if len(whole := self._first_whole(texts[place])) == 1:
-                    events[place] = whole[0]
-        else:
+            for places in _steps(bad, _UNINDEXED_STEP):
+                for place in places:  # one with garbage behind it, perhaps
+                    if len(whole := self._first_whole(texts[place])) == 1:
+                        events[place] = whole[0]
+                yield []
+        elif bad or not is_tail or first is None or len(events) > end - first:
             left = right = []
             if bad:
-                right = [*self._last_whole(texts[bad[-1]]), *events[bad[-1] + 1 :]]
+                if not is_tail:
+                    right = [*self._last_whole(texts[bad[-1]]), *events[bad[-1] + 1 :]]
                 if first is not None:
                     left = [*events[: bad[0]], *self._first_whole(texts[bad[0]])]
             elif first is None:
@@ -264,32 +275,15 @@ class SegmentRecovery:
             yield [(e, number) for e, number in pairs if e is not None and number > self._after]
 
     def _read_end(self, end_at: int, number: int, end: int, drift: int) -> Iterator[Numbered]:
-        """Read the records after the last indexed one, of which the count is known.
-
-        Nothing is counted from the right: the last ones may have become zeros.
-        """
+        """Read the records after the last indexed one, of which the count is known."""
         at = end_at + drift
         until = max(at, min(self._data_end + drift, self._entries_at))
-        zero = self._content.find(b"\0", at, until)
-        region = self._content[at : zero if zero >= 0 else until].rstrip(FILLER)
-        count = 0
-        for texts in _steps(_split(region), _STEP):
-            count += len(texts)
-            yield []
-        damaged, last = self.damaged, number - 1
-        if (
-            count == end - number
-            and self._ends_in_place(drift)
-            and not self._has_come_to(at, until)
-        ):
-            yield from self._read_between(region, number, end, is_whole=True)
+        if self._ends_in_place(drift) and not self._has_come_to(at, until):
+            zero = self._content.find(b"\0", at, until)
+            region = self._content[at : zero if zero >= 0 else until]
+            yield from self._read_between(region, number, end, is_whole=True, is_tail=True)
         else:
-            if count < end - number:
-                for events in self._read_tail(end_at, number, drift):
-                    last = events[-1][1] if events else last
-                    yield events
-            self.damaged = damaged
-            self._lose(last + 1, end)
+            self._lose(number, end)
         self.next_number = end
 
     def _read_tail(self, end: int, number: int | None, drift: int) -> Iterator[Numbered]:
