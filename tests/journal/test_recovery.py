@@ -255,6 +255,6 @@ def test_the_tail_has_as_many_records_as_the_next_segment_says() -> None:
     assert found(cut) == (without(last=80), 20)
     assert found(put(HALF, STARTS[100], RECORDS[99])) == (without(last=50), 50)  # one too many
     # A flipped byte looks like a boundary, and garbage follows: only from the left is it sure.
-    content = put(HALF, STARTS[72] + 5, b'}][1,"x')
+    content = put(HALF, STARTS[72] + 30, b'}][1,"x')
     assert found(put(content, STARTS[100], b"#")) == (without(last=72), 28)
     assert found(put(HALF, STARTS[100], b"#")) == (without(), 0)
