@@ -1,7 +1,7 @@
 """The directory of one run: its name, its lock, and its segment files.
 
-It contains ``lock`` and ``00000001.events`` and so on. Nothing else in it is touched, and no
-symbolic link is followed.
+It contains ``redvsblue.lock`` and ``00000001.events`` and so on. Nothing else in it is touched, and
+no symbolic link is followed.
 
 A process that looks for dead runs can meet a run at the moment when it is created, before it has
 locked its directory. Then that process takes it for dead, and empty, and deletes it. A temporary
@@ -29,7 +29,7 @@ from .locks import FileLock
 
 __all__ = ["RunDirectory"]
 
-_LOCK = "lock"
+_LOCK = "redvsblue.lock"  # a name that no other program gives a file
 _SEGMENT = re.compile(r"(\d{8,18})\.events", re.ASCII)
 _MAX_NAME = 64  # characters; Windows counts the whole path, and some file systems allow 143 bytes
 _MADE = re.compile(r"[0-9a-f]{32}(-.*)?", re.ASCII)  # the name for a session that the SDK named
@@ -93,14 +93,16 @@ class RunDirectory:
 
         What a process left behind that was killed while it created or deleted a run is removed. But
         an empty directory may also be the game's own, which it has just made. So one without
-        segments is removed only if it has the name of a session that the game has not named.
+        segments is removed only if there is a lock in it, or if it has the name of a session that
+        the game has not named.
 
         Raises:
             OSError: it can't be read or locked.
         """
         try:
             segments, others = _contents(path)
-            if not segments and (others - {_LOCK} or not _MADE.fullmatch(path.name)):
+            is_ours = segments or _LOCK in others or _MADE.fullmatch(path.name)
+            if not is_ours or (not segments and others - {_LOCK}):
                 return None
             if not segments and not others:
                 path.rmdir()  # if it is being created now, its creator makes another one

@@ -43,7 +43,7 @@ def is_locked(path: Path) -> bool:
 
 def test_a_run_has_the_name_of_its_session(run: RunDirectory, tmp_path: Path) -> None:
     assert run.path == tmp_path / "journal" / SESSION
-    assert [path.name for path in run.path.iterdir()] == ["lock"]
+    assert [path.name for path in run.path.iterdir()] == ["redvsblue.lock"]
     assert run.segment_path(1) == run.path / "00000001.events"
     assert run.is_intact
 
@@ -60,7 +60,7 @@ RunDirectory.create(Path({str(tmp_path / "journal")!r}), {SESSION!r}, {RUN!r})
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
     path = tmp_path / "journal" / SESSION
-    modes = [stat.S_IMODE(p.stat().st_mode) for p in (path.parent, path, path / "lock")]
+    modes = [stat.S_IMODE(p.stat().st_mode) for p in (path.parent, path, path / "redvsblue.lock")]
     assert modes == [0o700, 0o700, 0o600]
 
 
@@ -146,7 +146,7 @@ def test_only_files_of_a_run_are_deleted(tmp_path: Path, run: RunDirectory) -> N
 
 
 def test_a_deleted_directory_is_noticed(run: RunDirectory) -> None:
-    run.path.joinpath("lock").unlink()
+    run.path.joinpath("redvsblue.lock").unlink()
     run.path.rmdir()
     assert not run.is_intact
     assert not run.lock_again()
@@ -154,8 +154,8 @@ def test_a_deleted_directory_is_noticed(run: RunDirectory) -> None:
 
 
 def test_a_run_that_was_replaced_is_not_deleted(run: RunDirectory) -> None:
-    run.path.joinpath("lock").unlink()
-    run.path.joinpath("lock").touch()
+    run.path.joinpath("redvsblue.lock").unlink()
+    run.path.joinpath("redvsblue.lock").touch()
     run.segment_path(1).write_bytes(b"of another process")
     assert not run.is_intact
     run.delete()
@@ -167,10 +167,10 @@ def test_a_lock_whose_descriptor_was_closed_is_taken_again(run: RunDirectory) ->
     os.close(run._lock._fd)
     with open(os.devnull) as other:  # it may get the number of the descriptor
         assert not run.is_intact
-        assert not is_locked(run.path / "lock")
+        assert not is_locked(run.path / "redvsblue.lock")
         assert run.lock_again()
         assert run.is_intact
-        assert is_locked(run.path / "lock")
+        assert is_locked(run.path / "redvsblue.lock")
         other.read()
 
 
@@ -178,7 +178,9 @@ def test_what_a_kill_left_of_a_creation_is_removed(tmp_path: Path) -> None:
     no_lock_yet, no_segment_yet = tmp_path / uuid4().hex, tmp_path / f"{uuid4().hex}-run"
     no_lock_yet.mkdir()
     no_segment_yet.mkdir()
-    (no_segment_yet / "lock").touch()
+    (no_segment_yet / "redvsblue.lock").touch()
+    (tmp_path / "a-session-of-the-game").mkdir()
+    (tmp_path / "a-session-of-the-game" / "redvsblue.lock").touch()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "lock").write_text("of another program")
     (tmp_path / "photos" / "me.jpg").touch()

@@ -98,7 +98,7 @@ def write_run(
     path = journal / name
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if has_lock:
-        path.joinpath("lock").touch()
+        path.joinpath("redvsblue.lock").touch()
     for segment in segments:
         path.joinpath(f"{segment.number:08}.events").write_bytes(segment.content)
     return path
