@@ -268,7 +268,10 @@ if os.fork():
     os.wait()
     os._exit(0)
 os.setsid()
-telemetry.emit("child")  # its worker is there before the descriptors are closed
+telemetry.emit("child")
+# Its worker is there, and waits. While it opens a socket, one that is closed and opened again under
+# its hands can't be told from its own.
+assert telemetry.flush(20)
 close_all({reopens})
 finish()
 """
