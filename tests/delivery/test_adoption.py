@@ -92,6 +92,8 @@ die()
         with made(journal, collector.url) as telemetry:
             assert wait_until(lambda: collector.stats().events == 3000, 20)
             assert wait_until(lambda: telemetry.stats().in_flight == 0)
+            # The killed adopters have left runs, too.
+            assert wait_until(lambda: len(list(journal.glob("*/"))) == 1, 20)
         assert [event.seq for event in collector.events] == list(range(1, 3001))
         assert {event.session_id for event in collector.events} == {session}
         (stored,) = collector.sessions

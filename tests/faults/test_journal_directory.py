@@ -425,7 +425,8 @@ say(stats.delivered, stats.dropped_by["expired"], stats.dropped)
         game.tell()
         done = game.end()
     assert done.code == 0, str(done)
-    complaint(done, journal, "No such file or directory")
+    # Either the next segment can't be made, or the worker's check of its lock comes first.
+    complaint(done, journal, "No such file or directory", "the run was deleted")
     session, counts = done.printed
     delivered, expired, dropped = map(int, counts.split())
     assert (delivered + expired, dropped) == (4100, expired)
@@ -484,7 +485,8 @@ telemetry.set_online(True)
     assert done.code == 0, str(done)
     assert len(done.troubles) <= 1, str(done)
     assert numbers(collector, done.printed[0]) == all_of(3100)
-    next_start_is_well(journal, collector)
+    # A file that is not the journal's keeps the directory of its run.
+    next_start_is_well(journal, collector, staying=1 if fault == "moved" else 0)
 
 
 def random_bytes(path: Path) -> None:
@@ -705,19 +707,34 @@ say(stats.dropped_by["expired"])
 
 
 def test_a_run_that_was_cut_off_loses_only_that(journal: Path, collector: RunningCollector) -> None:
-    session = leave_behind(journal, 5000)
+    # It dies after its worker has written which number each segment begins with. Without that, the
+    # events behind the cut would be lost with their numbers.
+    script = """
+for number in range(5000):
+    telemetry.emit("left", n=number, text="x" * 100)
+def has_base(name):
+    with open(os.path.join(run, name), "rb") as file:
+        return b"RvBjB" in file.read(16384)
+run = os.path.join(journal, telemetry.session_id)
+segments = [name for name in found(run) if ".events" in name]
+wait_for(lambda: all(map(has_base, segments[:4])))
+say(telemetry.session_id)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (session,) = run_game(OFFLINE + script, nowhere(), journal).printed
     files = sorted((journal / session).glob("*.events"))
     with files[1].open("r+b") as file:
         file.truncate(16384 + 50_000)
     script = """
-wait_for(lambda: telemetry.stats().recovered > 3000 and not balance().buffered)
-time.sleep(0.3)
+wait_for(lambda: len(next(os.walk(journal))[1]) == 1)
+wait_for(lambda: balance().delivered == telemetry.stats().recovered)
 """
     done = run_game(PLAY + script, collector.url, journal)
     assert done.code == 0, str(done)
-    assert len(done.troubles) <= 1, str(done)
+    (line,) = done.troubles
+    assert "damaged" in line, str(done)
     found = numbers(collector, session)
     assert found == sorted(set(found))
-    assert found[:1500] == all_of(1500)
-    assert found[-1] == 5000
+    assert found[:1900] == all_of(1900)
+    assert found[-1600:] == all_of(5000)[-1600:]
     assert contents(journal) == []

@@ -67,13 +67,19 @@ assert telemetry.stop(30)
 """
 
 
-def next_start_is_well(journal: Path, collector: RunningCollector, **options: object) -> int:
-    """Run another game there, and return how many events of earlier ones it has delivered."""
+def next_start_is_well(
+    journal: Path, collector: RunningCollector, *, staying: int = 0, **options: object
+) -> int:
+    """Run another game there, and return how many events of earlier ones it has delivered.
+
+    Args:
+        staying: how many runs are not to be taken over.
+    """
     script = f"""
 emit(10)
-# Of all runs, its own is the last.
+# All dead runs are gone, and its own is still there.
 runs = lambda: [run for run in os.listdir(journal) if os.path.isdir(os.path.join(journal, run))]
-wait_for(lambda: len(runs()) == 1)
+wait_for(lambda: len(runs()) == 1 + {staying})
 wait_for(lambda: balance().delivered == 10 + telemetry.stats().recovered)
 {FLUSHED}
 say(stats.recovered)
