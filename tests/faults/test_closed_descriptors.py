@@ -270,7 +270,7 @@ if os.fork():
 os.setsid()
 telemetry.emit("child")
 # Its worker is there, and waits. While it opens a socket, one that is closed and opened again under
-# its hands can't be told from its own.
+# its hands looks the same as its own.
 assert telemetry.flush(20)
 close_all({reopens})
 finish()
