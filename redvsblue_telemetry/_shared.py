@@ -33,6 +33,8 @@ __all__ = [
     "LARGEST_INTEGER",
     "MAX_DEPTH",
     "MAX_NAME_LENGTH",
+    "REPORT_HEADER",
+    "REPORT_VERSION",
     "SMALLEST_INTEGER",
     "PicklableError",
     "TokenBucket",
@@ -50,6 +52,10 @@ ACK_HEADER = "telemetry-ack"
 """The handshake header in which a client offers acks, and a server promises them."""
 ACK_CUMULATIVE = "cumulative"
 """The one kind of ack: the first *n* messages of this connection are stored."""
+
+REPORT_HEADER = "telemetry-report"
+"""The handshake header in which a client offers reports, and a server takes them."""
+REPORT_VERSION = "1"
 
 # The limits of one event, which a client keeps to and a collector checks; see the page on the wire
 # protocol.

@@ -78,6 +78,8 @@ class TelemetryStats:
     rejected: int = 0
     """Events that were not accepted: they can't be encoded, they are too large, or ``before_send``
     raised for them."""
+    sampled: Mapping[str, int] = attrs.field(factory=dict[str, int], hash=False)
+    """Events that sampling and rate limits left out, by type. They are not part of ``emitted``."""
     state: ConnectionState = ConnectionState.IDLE
     reconnects: int = 0
     """How often a connection was made again."""

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ._shared import ACK_HEADER, MAX_NAME_LENGTH, Unpack, escape
+from ._shared import ACK_HEADER, MAX_NAME_LENGTH, REPORT_HEADER, Unpack, escape
 from .errors import SettingsError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ OnStateChange = Callable[["ConnectionState"], object]
 Directory = str | os.PathLike[str]
 Confirm = Literal["auto", "none"]
 WireFormat = Literal["json", "ndjson"]
+Reports = Literal["auto", "none"]
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
@@ -63,7 +64,9 @@ _CREDENTIALS = r"//[^/]*@"
 _QUERY = r"(://[^?'\"]*)\?[^'\"]*"
 _FALSE = ("0", "false", "no", "off")
 _DAY = 86400.0  # seconds
-_HANDSHAKE_HEADERS = frozenset({"authorization", "connection", "host", ACK_HEADER, "upgrade"})
+_HANDSHAKE_HEADERS = frozenset(
+    {"authorization", "connection", "host", ACK_HEADER, REPORT_HEADER, "upgrade"}
+)
 
 
 def _not_allowed(
@@ -163,6 +166,14 @@ def _are_headers(value: object) -> bool:
 
 def _copied(headers: Any) -> Any:
     return dict(headers) if isinstance(headers, Mapping) else headers
+
+
+def _are_by_type(value: object, holds: Callable[[Any], bool]) -> bool:
+    """Return whether a value is a mapping of event types to values of some kind."""
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH and holds(each)
+        for name, each in value.items()
+    )
 
 
 class _DefaultCapacity(int):
@@ -289,6 +300,12 @@ class SettingsOverrides(TypedDict, total=False):
     journal: Directory | None
     journal_max_bytes: int
     journal_max_age: float
+    reports: Reports
+    crash_events: bool
+    frame_interval: float
+    hang_timeout: float | None
+    sample: Mapping[str, float]
+    rate_limits: Mapping[str, int]
 
 
 @attrs.frozen(kw_only=True)
@@ -419,6 +436,47 @@ class TelemetrySettings:
 
     journal_max_age: float = _seconds(30 * _DAY, f"{JOURNAL}_MAX_AGE")
     """How long the journal keeps an event that can't be delivered."""
+
+    reports: Reports = _choice("auto", "REDVSBLUE_TELEMETRY_REPORTS", get_args(Reports))
+    """``"auto"``: to a server that takes them, report how the session stands, how it ended, and
+    which events were dropped and why. ``"none"``: never."""
+
+    crash_events: bool = _flag("REDVSBLUE_TELEMETRY_CRASH_EVENTS")
+    """Record an uncaught exception as a ``crash`` event, with its stack but no variables."""
+
+    frame_interval: float = _seconds(10.0, "REDVSBLUE_TELEMETRY_FRAME_INTERVAL")
+    """How often a ``frames`` event sums up the calls of :meth:`Telemetry.frame`."""
+
+    hang_timeout: float | None = attrs.field(
+        default=None,
+        validator=_validator(
+            "must be a finite number of seconds greater than 0, or None",
+            lambda v: v is None or (_is_number(v) and v > 0),
+        ),
+        metadata={"variable": "REDVSBLUE_TELEMETRY_HANG_TIMEOUT", "parse": float},
+    )
+    """After this long without a call of :meth:`Telemetry.frame`, a ``hang`` event is recorded.
+    None: never."""
+
+    sample: Mapping[str, float] = attrs.field(
+        factory=dict[str, float],
+        converter=_copied,
+        validator=_validator(
+            "must be a mapping of event types to the shares that are kept, from 0 to 1",
+            lambda v: _are_by_type(v, lambda share: _is_number(share) and 0 <= share <= 1),
+        ),
+    )
+    """The share of the events of a type that is kept. Types that are not in it are kept whole."""
+
+    rate_limits: Mapping[str, int] = attrs.field(
+        factory=dict[str, int],
+        converter=_copied,
+        validator=_validator(
+            "must be a mapping of event types to whole numbers of events a second, at least 1",
+            lambda v: _are_by_type(v, lambda n: _is_number(n) and n >= 1 and n == int(n)),
+        ),
+    )
+    """The most events of a type that are kept in a second. Others have no limit."""
 
     @classmethod
     def from_environment(

@@ -21,6 +21,7 @@ PACKAGE = Path(redvsblue_telemetry.__file__).parent
 THE_PACKAGE = """
     _shared         |
     _packages       |
+    _report         | _shared
     errors          | _shared
     events          | errors  _shared
     settings        | errors  _shared

@@ -59,6 +59,8 @@ class Counts(msgspec.Struct, frozen=True):
     rejected: int
     dropped_by: dict[str, int]
     """The drops by reason. They add up to ``dropped``."""
+    sampled: dict[str, int]
+    """Events left out by sampling and rate limits, by type; apart from the others."""
 
     @property
     def is_settled(self) -> bool:
@@ -158,4 +160,5 @@ class Ledger:
             in_flight=in_flight,
             rejected=self._rejected_by_emit.value + rejected + rejected_recovered,
             dropped_by=dropped_by,
+            sampled={},
         )
