@@ -53,6 +53,7 @@ _OTHER_WORDS = {  # names that other programs use, and that are spelled unlike o
     **dict.fromkeys(("API_KEY", "KEY", "PASSWORD", "SECRET"), "REDVSBLUE_TELEMETRY_TOKEN"),
     **dict.fromkeys(("BUFFER_SIZE", "MAX_EVENTS", "QUEUE_SIZE"), "REDVSBLUE_TELEMETRY_CAPACITY"),
     **dict.fromkeys(("CACHE_DIR", "DATABASE_PATH", "STORAGE_DIR"), JOURNAL),
+    "FLUSH_INTERVAL": "REDVSBLUE_TELEMETRY_DRAIN_INTERVAL",
     "JOURNAL_MAX_SIZE": f"{JOURNAL}_MAX_BYTES",
     "DO_NOT_TRACK": DO_NOT_TRACK,
     "RELEASE": "REDVSBLUE_TELEMETRY_VERSION",
@@ -164,8 +165,8 @@ def _are_headers(value: object) -> bool:
     )
 
 
-def _copied(headers: Any) -> Any:
-    return dict(headers) if isinstance(headers, Mapping) else headers
+def _copied(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _are_by_type(value: object, holds: Callable[[Any], bool]) -> bool:

@@ -54,6 +54,7 @@ def test_the_overrides_are_typed_as_the_settings_are() -> None:
 def test_the_variables_have_the_names_of_their_fields() -> None:
     short = {"enabled": SWITCH, "url": "REDVSBLUE_TELEMETRY_WS_URL"}
     without = {"session_id", "headers", "ssl_context", "before_send", "on_state_change"}
+    without |= {"sample", "rate_limits"}
     assert {
         name: short.get(name, f"REDVSBLUE_TELEMETRY_{name.upper()}")
         for name in FIELDS
@@ -144,6 +145,12 @@ WRONG_TEXTS = [
     ("journal_max_bytes", "64MB"),
     ("journal_max_age", "-1"),
     ("journal_max_age", "30d"),
+    ("reports", "all"),
+    ("crash_events", "2"),
+    ("frame_interval", "0"),
+    ("hang_timeout", "0"),
+    ("hang_timeout", "inf"),
+    ("hang_timeout", "never"),
 ]
 
 
@@ -197,6 +204,44 @@ def test_a_journal_may_be_given_as_any_path_and_comes_from_the_environment_too()
     environment = {VARIABLES["journal"]: " runs/of mine ", VARIABLES["journal_max_age"]: "60"}
     settings = TelemetrySettings.from_environment(environment)
     assert (settings.journal, settings.journal_max_age) == ("runs/of mine", 60.0)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "1"])
+def test_a_hang_takes_a_time_above_zero(value: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TelemetrySettings(hang_timeout=value)
+    assert caught.value.field == "hang_timeout"
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), True, "0.5", None])
+def test_a_sampled_type_has_a_share(share: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TelemetrySettings(sample={"hit": share})
+    assert caught.value.field == "sample"
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, float("inf"), True, "50", None])
+def test_a_rate_limit_is_a_whole_number_of_events(limit: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TelemetrySettings(rate_limits={"hit": limit})
+    assert caught.value.field == "rate_limits"
+
+
+@pytest.mark.parametrize("field", ["sample", "rate_limits"])
+@pytest.mark.parametrize("value", [None, [("hit", 1)], {7: 1}, {"": 1}, {"x" * 1025: 1}], ids=str)
+def test_sampling_is_by_type(field: str, value: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TelemetrySettings(**{field: value})
+    assert caught.value.field == field
+
+
+def test_shares_and_limits_are_copied() -> None:
+    shares, limits = {"hit": 0.5, "all": 1, "none": 0}, {"spark": 50}
+    settings = TelemetrySettings(sample=shares, rate_limits=limits)
+    shares.clear()
+    limits.clear()
+    assert settings.sample == {"hit": 0.5, "all": 1, "none": 0}
+    assert settings.rate_limits == {"spark": 50}
 
 
 def test_a_capacity_that_was_set_is_told_from_the_default() -> None:

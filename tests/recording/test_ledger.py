@@ -27,6 +27,7 @@ def test_every_event_is_in_one_count() -> None:
         in_flight=0,
         rejected=1,
         dropped_by=by_reason(overflow=2),
+        sampled={},
     )
     store.drain(7)
     assert ledger.read().in_flight == 7
@@ -44,6 +45,7 @@ def test_every_event_is_in_one_count() -> None:
         in_flight=2,
         rejected=2,
         dropped_by=by_reason(overflow=2, filtered=1, refused=1),
+        sampled={},
     )
     assert not counts.is_settled
 
@@ -72,7 +74,7 @@ def test_a_new_session_counts_from_zero() -> None:
     ledger.deliver(1)
     store.begin()
     ledger.begin()
-    assert ledger.read() == Counts(0, 0, 0, 0, 0, 0, 0, by_reason())
+    assert ledger.read() == Counts(0, 0, 0, 0, 0, 0, 0, by_reason(), {})
 
 
 def test_no_count_is_negative_while_events_move() -> None:
