@@ -190,7 +190,7 @@ class Stage:
         return game
 
     def play_on_small_disk(self) -> Game:
-        """Start the game in a mount namespace of its own, with its folder on a small tmpfs."""
+        """Start the game in a new mount namespace, with its folder on a small tmpfs."""
         size = f"size={_TMPFS_BYTES}"
         mount = f'mount -t tmpfs -o {size} tmpfs "$0" && exec "$@"'
         unshare = "-m" if os.geteuid() == 0 else "-rm"

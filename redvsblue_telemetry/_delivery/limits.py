@@ -26,7 +26,7 @@ __all__ = ["JournalLimits"]
 
 _CHECK_INTERVAL = 1.0  # seconds between two looks at the directory while this run's files grow
 _IDLE_INTERVAL = 30.0  # seconds while they don't: other processes write, too
-_NOTES = 64  # how many parts of the greatest age are told apart
+_NOTES = 64  # an event's age is known to this fraction of the greatest age
 _NOTE_INTERVAL = 0.1  # seconds: the shortest of these parts
 
 

@@ -3,14 +3,14 @@
 A write that the file system refuses is an error for a system call, but the end of the process for a
 mapping (SIGBUS). So all that can be refused is refused here, before the file is mapped.
 
-On btrfs, allocated blocks are not enough: it writes a page to another place each time, and on a
-full disk there is none. Its flag NOCOW makes it write in place, but a write to a mapping needed
-free space all the same up to Linux 6.16 (fixed by commit 6599716de2d6, "btrfs: fix -ENOSPC mmap
-write failure on NOCOW files/extents"). There, the journal is refused. Not refused is what can't be
-found out: a snapshot that is taken while a game runs has its pages copied once more.
+On btrfs, allocated blocks are not enough: it writes a page to another place each time, and a full
+disk has no other place. Its flag NOCOW makes it write in place, but up to Linux 6.16, a write to a
+mapping needed free space all the same (fixed by commit 6599716de2d6, "btrfs: fix -ENOSPC mmap
+write failure on NOCOW files/extents"). There, the journal is refused. One case can't be detected:
+a snapshot that is taken while a game runs makes btrfs copy its pages once more.
 
 A file that grows beyond the process's limit raises SIGXFSZ. CPython ignores it, but a host may have
-restored its default action, which ends the process, like that of SIGPIPE. So the limit is asked.
+restored its default action, which ends the process, like that of SIGPIPE. So the limit is read.
 """
 
 from __future__ import annotations

@@ -245,7 +245,7 @@ class Disk:
 
 @contextlib.contextmanager
 def disk(tmp_path: Path, kind: str = "tmpfs", options: str = "size=4m") -> Iterator[Disk]:
-    """A file system of its own, in a mount namespace of its own."""
+    """A small file system that only the game's mount namespace has."""
     if any(shutil.which(tool) is None for tool in ("unshare", "nsenter", "mount")):
         pytest.skip("needs unshare, nsenter and mount")
     is_root = os.geteuid() == 0
