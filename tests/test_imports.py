@@ -35,7 +35,7 @@ THE_PACKAGE = """
     client    | errors events settings engines _lifecycle _recording _delivery _journal _shared
     _process        | errors  settings  client  _lifecycle  _delivery  _shared
     __init__        | errors  events  settings  client  _process  _recording  _delivery  _packages
-    collector       | settings  _shared
+    collector       | settings  _report  _shared
     testing         | events  settings  client  _process  collector  _shared
     collector.testing | testing
     cli             | *

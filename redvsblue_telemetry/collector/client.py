@@ -12,8 +12,12 @@ import msgspec
 
 from .models import (
     MAX_PAGE_SIZE,
+    CrashGroup,
+    CrashPage,
     EventFilter,
     EventPage,
+    FramePage,
+    FrameSummary,
     RejectedMessage,
     RejectedPage,
     Session,
@@ -21,6 +25,8 @@ from .models import (
     SessionPage,
     Stats,
     StoredEvent,
+    VersionHealth,
+    VersionPage,
 )
 
 __all__ = [
@@ -104,6 +110,7 @@ class CollectorClient:
     ) -> list[StoredEvent]:
         """Return one page of events; see :func:`.storage.queries.events`."""
         chosen = msgspec.to_builtins(wanted or EventFilter())
+        chosen["context"] = [f"{name}={value}" for name, value in chosen["context"].items()]
         order = "desc" if newest_first else "asc"
         page = self._get(
             "events", EventPage, **chosen, after=after, before=before, limit=limit, order=order
@@ -129,6 +136,18 @@ class CollectorClient:
         """Return one session with its gaps and types."""
         return self._get(f"sessions/{quote(session_id, safe='')}", SessionDetail)
 
+    def versions(self, *, limit: int = 100) -> list[VersionHealth]:
+        """Return the outcomes of the sessions by version; see :func:`.storage.queries.versions`."""
+        return self._get("versions", VersionPage, limit=limit).versions
+
+    def crashes(self, *, version: str | None = None, limit: int = 100) -> list[CrashGroup]:
+        """Return the crashes in groups; see :func:`.storage.queries.crashes`."""
+        return self._get("crashes", CrashPage, version=version, limit=limit).crashes
+
+    def frames(self, *, version: str | None = None, limit: int = 100) -> list[FrameSummary]:
+        """Return the frame times by version; see :func:`.storage.queries.frames`."""
+        return self._get("frames", FramePage, version=version, limit=limit).frames
+
     def rejected(self, *, limit: int = 100) -> list[RejectedMessage]:
         """Return the rejected messages that arrived last, newest first."""
         return self._get("rejected", RejectedPage, limit=limit).rejected
@@ -149,7 +168,7 @@ class CollectorClient:
 
     def _get(self, path: str, kind: type[_Answer], **parameters: object) -> _Answer:
         given = {name: value for name, value in parameters.items() if value is not None}
-        body = self._request("GET", f"{path}?{urlencode(given)}" if given else path)
+        body = self._request("GET", f"{path}?{urlencode(given, doseq=True)}" if given else path)
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError as error:

@@ -14,11 +14,20 @@ from collections.abc import Iterable
 
 import msgspec
 
+from .._report import Report
+
 __all__ = [
     "MAX_PAGE_SIZE",
+    "Cause",
+    "CrashGroup",
+    "CrashPage",
     "EventFilter",
     "EventPage",
+    "FramePage",
+    "FrameSummary",
     "LiveUpdate",
+    "Loss",
+    "Outcome",
     "RejectedMessage",
     "RejectedPage",
     "Session",
@@ -27,11 +36,39 @@ __all__ = [
     "Stats",
     "StoredEvent",
     "Totals",
+    "VersionHealth",
+    "VersionPage",
+    "context_fields",
 ]
 
 
 MAX_PAGE_SIZE = 1000
 """The maximum number of records in one page of a response."""
+
+
+class Outcome:
+    """How a session stands, or how it ended."""
+
+    RUNNING = "running"
+    WELL = "well"
+    """It was stopped, or its interpreter exited."""
+    SWITCHED_OFF = "switched_off"
+    """The player switched telemetry off."""
+    CRASHED = "crashed"
+    """An uncaught exception ended the game."""
+    KILLED = "killed"
+    """The process ended without a word; a later start of the game reported it."""
+    NO_WORD = "no_word"
+    """The connection is gone, nothing has arrived for five minutes, and no end was reported."""
+
+
+class Cause:
+    """Why an event is missing, besides the reasons that a report gives for a gap."""
+
+    WAITING = "waiting"
+    """It is not lost: it waits on the player's machine, or is on its way."""
+    UNEXPLAINED = "unexplained"
+    """No report says why."""
 
 
 class StoredEvent(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -50,6 +87,8 @@ class StoredEvent(msgspec.Struct, rename="camel", omit_defaults=True):
     data: msgspec.Raw
     """The JSON text that the game sent, digit by digit."""
     version: str | None = None
+    context: msgspec.Raw = msgspec.Raw()
+    """The JSON text of its context, an object; empty, and absent in JSON, if it has none."""
 
 
 class EventPage(msgspec.Struct):
@@ -70,7 +109,8 @@ class Session(msgspec.Struct, rename="camel"):
     repeats: int
     """How many events arrived that were stored already."""
     missing: int
-    """How many numbers below the highest have not arrived: those events are lost, or late."""
+    """How many numbers below the highest have not arrived: those events are lost, or late. Once the
+    session has ended, the highest is the last number that its report names."""
     highest: int
     first_timestamp: int
     last_timestamp: int
@@ -81,15 +121,53 @@ class Session(msgspec.Struct, rename="camel"):
 
     Only a running collector knows; a session that is read from the database alone says False.
     """
+    outcome: str = Outcome.RUNNING
+    """See :class:`Outcome`."""
+    since: int = 0
+    """When that began. For a session that runs, its start; for one that ended, its end; both by the
+    clock of the player's machine. With no word, when something last arrived."""
+    reason: str | None = None
+    """The reason of the end, as it was reported; None if no end was."""
+    started_at: int | None = None
+    """When it began, by the clock of the player's machine; None without a report."""
+    last_seq: int | None = None
+    """The highest number that an event of it has, as reported; None without a report."""
+    reported: int | None = None
+    """When the newest report was stored; None if there is none."""
+    lost: dict[str, int] = {}
+    """How many of the missing events are lost, by cause. With ``waiting``, they add up to
+    ``missing``. The cause ``forwarded`` is not a loss: the event has another number."""
+    waiting: int = 0
+    """How many of the missing events are not lost; see :attr:`Cause.WAITING`."""
+    sampled: dict[str, int] = {}
+    """How many events sampling and rate limits left out, by type, as reported. These are not
+    missing: they have no numbers."""
+    crashes: int = 0
+    """How many of its stored events are of the type ``crash``."""
+
+
+class Loss(msgspec.Struct):
+    """A run of numbers whose events are missing for one cause."""
+
+    first: int
+    last: int
+    cause: str
+    """The reason that the report gives, or a :class:`Cause`."""
 
 
 class SessionDetail(Session):
     """A session with its gaps and its event types."""
 
     gaps: list[tuple[int, int]] = []
-    """The first and last number of each missing run; at most the first thousand runs."""
+    """The first and last number of each missing run up to ``highest``; at most the first thousand
+    runs."""
     types: dict[str, int] = {}
     """The number of events of each type; at most the thousand most frequent types."""
+    losses: list[Loss] = []
+    """The missing numbers with their causes, in ascending order; at most the first thousand runs.
+    After the end of a session, those above ``highest`` are among them, up to ``last_seq``."""
+    report: Report | None = None
+    """The newest report, as the client sent it."""
 
 
 class SessionPage(msgspec.Struct):
@@ -126,15 +204,102 @@ class Totals(msgspec.Struct, rename="camel"):
     rejected: int
     types: dict[str, int]
     """The number of events of each type; at most the thousand most frequent types."""
+    outcomes: dict[str, int] = {}
+    """The number of sessions by :class:`Outcome`; all outcomes are in it."""
+    sampled: dict[str, int] = {}
+    """How many events sampling and rate limits left out, by type, as of the newest reports; at most
+    the thousand types with the most. With ``types``, they make the exact totals."""
+    lost: dict[str, int] = {}
+    """How many missing events the newest reports explain, by cause. Counted when a report is
+    stored: a session without one adds nothing, and events that arrive after a report, or go
+    missing, count from the next report on."""
 
 
-class Stats(Totals):
+class Stats(Totals, kw_only=True):
     """The counts, and the state of the running collector."""
 
     connections: int
     """How many clients are connected now."""
     last_error: str | None
     """Why nothing can be stored now; None if all is well."""
+
+
+class VersionHealth(msgspec.Struct, rename="camel"):
+    """The sessions of one version of the game's build, by outcome."""
+
+    version: str | None
+    sessions: int
+    running: int = 0
+    well: int = 0
+    switched_off: int = 0
+    crashed: int = 0
+    killed: int = 0
+    no_word: int = 0
+    crash_free: float | None = None
+    """The share of the sessions whose end is known that ended well or were switched off; None if
+    no end is known."""
+
+
+class VersionPage(msgspec.Struct):
+    """The versions."""
+
+    versions: list[VersionHealth]
+
+
+class CrashGroup(msgspec.Struct, rename="camel"):
+    """The crashes with one exception in one place. Times are those of :attr:`StoredEvent.received`.
+
+    An event is a crash if its type is ``crash``.
+    """
+
+    exception: str
+    place: str
+    """The innermost line of the stack; empty if there is none."""
+    message: str
+    """The message of the newest."""
+    count: int
+    sessions: int
+    """The number of sessions with such a crash."""
+    versions: list[str]
+    """The versions of the builds with such a crash, the newest crash's first."""
+    first: int
+    last: int
+    newest: StoredEvent
+
+
+class CrashPage(msgspec.Struct):
+    """The groups of crashes, the one with the newest crash first."""
+
+    crashes: list[CrashGroup]
+
+
+class FrameSummary(msgspec.Struct, rename="camel"):
+    """The frame times of one version of the game's build, from its ``frames`` events.
+
+    Durations are in milliseconds, except for ``seconds``. An event has the percentiles of one
+    interval, from which those of many intervals can't be computed. So each percentile here is the
+    median of the intervals' percentiles, weighted by their frames.
+    """
+
+    version: str | None
+    seconds: float
+    """How long the frames took, all together."""
+    frames: int
+    p50: float
+    p95: float
+    p99: float
+    max: float
+    hitches: int
+    """Frames that took more than twice the median of their interval."""
+    over_time: list[tuple[int, float, float, float]] = []
+    """For each part of the time, in order: when it began, and the percentiles in it; at most a
+    hundred parts, of equal length; parts without frames are left out."""
+
+
+class FramePage(msgspec.Struct):
+    """The versions with frame times, the one with the newest first."""
+
+    frames: list[FrameSummary]
 
 
 class LiveUpdate(msgspec.Struct, rename="camel"):
@@ -172,6 +337,8 @@ class EventFilter(msgspec.Struct):
     session: str | None = None
     text: str | None = None
     """Part of the data, as a person reads it or as JSON spells it; case-insensitive in a to z."""
+    context: dict[str, str] = {}
+    """Fields of the context with their values, as :func:`context_fields` returns them."""
 
     def spellings(self) -> list[bytes]:
         """Return the texts of which one must occur in the data's JSON, in lower case.
@@ -198,9 +365,31 @@ class EventFilter(msgspec.Struct):
             if (self.type is None or event.type == self.type)
             and (self.session is None or event.session_id == self.session)
             and (spellings is None or _contains_any(event.data, spellings))
+            and (not self.context or self.context.items() <= context_fields(event.context).items())
         ]
 
 
 def _contains_any(data: msgspec.Raw, spellings: list[bytes]) -> bool:
     text = bytes(data).lower()
     return any(spelling in text for spelling in spellings)
+
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def context_fields(context: msgspec.Raw) -> dict[str, str]:
+    """Return the fields of a context: a string as its text, any other value as its JSON.
+
+    A context that is not an object has no fields.
+    """
+    try:
+        fields = _decode_fields(context)
+    except (msgspec.MsgspecError, RecursionError):
+        return {}
+    return {name: _as_text(value) for name, value in fields.items()}
+
+
+def _as_text(value: msgspec.Raw) -> str:
+    json_text = bytes(value)
+    return _decode_text(json_text) if json_text[:1] == b'"' else json_text.decode()

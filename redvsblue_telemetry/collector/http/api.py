@@ -25,14 +25,17 @@ from ..._shared import escape
 from ..ingest import Ingest
 from ..models import (
     MAX_PAGE_SIZE,
+    CrashPage,
     EventFilter,
     EventPage,
+    FramePage,
     LiveUpdate,
     RejectedMessage,
     RejectedPage,
     SessionPage,
     Stats,
     StoredEvent,
+    VersionPage,
 )
 from ..storage import queries
 from ..storage.database import Database, DatabaseError
@@ -46,7 +49,7 @@ _DEFAULT_PAGE_SIZE = 100
 _MAX_SEARCH_LENGTH = 1000  # characters
 _MAX_ECHO = 100  # characters of the request that an error repeats
 _MAX_READERS = 4  # threads that read at once; ingest needs the processor, too
-_FILTERS = ("type", "session", "text")
+_FILTERS = ("type", "session", "text", "context")
 _PAGING = ("after", "before", "limit", "order")
 _Found = TypeVar("_Found")
 
@@ -126,6 +129,9 @@ class Api:
             Route("/api/events", self._events, methods=["GET", "DELETE"]),
             Route("/api/sessions", self._sessions),
             Route("/api/sessions/{session_id:anything}", self._session),
+            Route("/api/versions", self._versions),
+            Route("/api/crashes", self._crashes),
+            Route("/api/frames", self._frames),
             Route("/api/rejected", self._rejected),
             Route("/api/stats", self._stats),
             Route("/api/live", self._stream),
@@ -151,8 +157,9 @@ class Api:
     async def _events(self, request: Request) -> Response:
         """Return one page of events in order of arrival; or, for DELETE, delete all of them.
 
-        Parameters: ``type``, ``session``, ``text``, ``after``, ``before``, ``limit``, ``order`` and
-        ``data``. Response: an :class:`EventPage`, which is empty only after the last event.
+        Parameters: ``type``, ``session``, ``text``, ``context``, ``after``, ``before``, ``limit``,
+        ``order`` and ``data``. Response: an :class:`EventPage`, which is empty only after the last
+        event.
         """
         if request.method == "DELETE":
             return await self._delete_events(request)
@@ -179,23 +186,66 @@ class Api:
         """
         _check_names(request, "limit", "offset")
         limit, offset = _limit(request), _number(request, "offset") or 0
-        found = await self._read(
-            lambda connection: queries.sessions(connection, limit=limit, offset=offset)
-        )
         connected = self._ingest.connected_sessions
-        for session in found:
-            session.connected = session.session_id in connected
+        found = await self._read(
+            lambda connection: queries.sessions(
+                connection, limit=limit, offset=offset, connected=connected
+            )
+        )
         return _json(SessionPage(found))
 
     async def _session(self, request: Request) -> Response:
         """Return one :class:`SessionDetail`; 404 if there is no session with this id."""
         _check_names(request)
         session_id = request.path_params["session_id"]
-        found = await self._read(lambda connection: queries.session(connection, session_id))
+        connected = self._ingest.connected_sessions
+        found = await self._read(
+            lambda connection: queries.session(connection, session_id, connected=connected)
+        )
         if found is None:
             return _error(404, f"session not found: {escape(session_id[:_MAX_ECHO])}")
-        found.connected = session_id in self._ingest.connected_sessions
         return _json(found)
+
+    async def _versions(self, request: Request) -> Response:
+        """Return the outcomes of the sessions by version, as a :class:`VersionPage`.
+
+        Parameter: ``limit``.
+        """
+        _check_names(request, "limit")
+        limit, connected = _limit(request), self._ingest.connected_sessions
+        found = await self._read(
+            lambda connection: queries.versions(connection, limit=limit, connected=connected)
+        )
+        return _json(VersionPage(found))
+
+    async def _crashes(self, request: Request) -> Response:
+        """Return the crashes in groups, as a :class:`CrashPage`.
+
+        Parameters: ``version``, ``limit`` and ``data``.
+        """
+        _check_names(request, "version", "limit", "data")
+        version, limit = request.query_params.get("version"), _limit(request)
+        as_text = _wants_data_as_text(request)
+        found = await self._read(
+            lambda connection: queries.crashes(connection, version=version, limit=limit)
+        )
+        if as_text:
+            newest = _with_data_as_text([group.newest for group in found])
+            for group, event in zip(found, newest, strict=True):
+                group.newest = event
+        return _json(CrashPage(found))
+
+    async def _frames(self, request: Request) -> Response:
+        """Return the frame times by version, as a :class:`FramePage`.
+
+        Parameters: ``version`` and ``limit``.
+        """
+        _check_names(request, "version", "limit")
+        version, limit = request.query_params.get("version"), _limit(request)
+        found = await self._read(
+            lambda connection: queries.frames(connection, version=version, limit=limit)
+        )
+        return _json(FramePage(found))
 
     async def _rejected(self, request: Request) -> Response:
         """Return one page of rejected messages, newest first unless ``order=asc``.
@@ -211,7 +261,10 @@ class Api:
     async def _stats(self, request: Request) -> Response:
         """Return the counts over everything, as :class:`Stats`."""
         _check_names(request)
-        totals = await self._read(queries.totals)
+        connected = self._ingest.connected_sessions
+        totals = await self._read(
+            lambda connection: queries.totals(connection, connected=connected)
+        )
         error = self._storage.last_error
         return _json(
             Stats(
@@ -224,7 +277,7 @@ class Api:
     async def _stream(self, request: Request) -> Response:
         """Stream a :class:`LiveUpdate` twice a second, as server-sent events.
 
-        Parameters: ``type``, ``session``, ``text`` and ``data``.
+        Parameters: ``type``, ``session``, ``text``, ``context`` and ``data``.
         """
         _check_names(request, *_FILTERS, "data")
         wanted, as_text = _filter(request), _wants_data_as_text(request)
@@ -270,7 +323,7 @@ def _check_names(request: Request, *known: str) -> None:
         if name not in known:
             allowed = f"use {', '.join(known)}" if known else "this path takes none"
             raise _BadRequestError(f"unknown parameter {name[:_MAX_ECHO]!r}; {allowed}")
-        if given.count(name) > 1:
+        if given.count(name) > 1 and name != "context":
             raise _BadRequestError(f"{name} is given more than once")
 
 
@@ -282,8 +335,23 @@ def _filter(request: Request) -> EventFilter:
             f"text has {len(text)} characters; the maximum is {_MAX_SEARCH_LENGTH}"
         )
     return EventFilter(
-        type=asked.get("type") or None, session=asked.get("session") or None, text=text
+        type=asked.get("type") or None,
+        session=asked.get("session") or None,
+        text=text,
+        context=_context(asked.getlist("context")),
     )
+
+
+def _context(given: list[str]) -> dict[str, str]:
+    """Return the wanted fields of the context, each given as ``name=value``."""
+    fields: dict[str, str] = {}
+    for each in given:
+        name, separator, value = each.partition("=")
+        if not (name and separator):
+            raise _BadRequestError(f"context is {each[:_MAX_ECHO]!r}; it must be name=value")
+        if fields.setdefault(name, value) != value:
+            raise _BadRequestError(f"context has two values for {name[:_MAX_ECHO]!r}")
+    return fields
 
 
 def _paging(request: Request, default_order: str) -> _Paging:
@@ -334,17 +402,19 @@ def _next(found: Sequence[StoredEvent | RejectedMessage], paging: _Paging) -> in
 
 
 def _with_data_as_text(events: list[StoredEvent]) -> list[StoredEvent]:
-    """Return copies of the events whose data is a string that contains the JSON.
+    """Return copies of the events whose data and context are strings that contain the JSON.
 
     ``JSON.parse`` in a browser would round the large numbers in it, and drop repeated keys.
     """
-    encode = msgspec.json.Encoder().encode
     return [
-        msgspec.structs.replace(
-            event, data=msgspec.Raw(encode(bytes(event.data).decode(errors="replace")))
-        )
+        msgspec.structs.replace(event, data=_as_text(event.data), context=_as_text(event.context))
         for event in events
     ]
+
+
+def _as_text(json: msgspec.Raw) -> msgspec.Raw:
+    text = bytes(json).decode(errors="replace")
+    return msgspec.Raw(msgspec.json.encode(text)) if text else json
 
 
 def _json(value: Any, status: int = 200) -> Response:

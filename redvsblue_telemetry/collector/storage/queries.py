@@ -8,21 +8,34 @@ No query runs for long: a search is split into windows, with one query each. Whi
 SQLite can't shorten its write-ahead log.
 """
 
+# ruff: noqa: ARG001
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import islice
 from typing import Any
 
 import msgspec
 
-from ..models import EventFilter, RejectedMessage, Session, SessionDetail, StoredEvent, Totals
+from ..models import (
+    CrashGroup,
+    EventFilter,
+    FrameSummary,
+    RejectedMessage,
+    Session,
+    SessionDetail,
+    StoredEvent,
+    Totals,
+    VersionHealth,
+)
 from .seqranges import gaps as gaps_between
 
 __all__ = [
+    "crashes",
     "events",
+    "frames",
     "newest_arrival",
     "rejected",
     "session",
@@ -30,6 +43,7 @@ __all__ = [
     "stream_events",
     "stream_sessions",
     "totals",
+    "versions",
 ]
 
 _COLUMNS = (  # in the order of StoredEvent's fields
@@ -69,6 +83,8 @@ def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
         either = " OR ".join(["instr(lower(events.data), ?) > 0"] * len(spellings))
         conditions.append(f"({either})")
         values += [spelling.decode() for spelling in spellings]
+    if wanted.context:
+        conditions.append("FALSE")
     return conditions, values
 
 
@@ -149,27 +165,56 @@ def _event(row: tuple[Any, ...]) -> StoredEvent:
     return StoredEvent(*columns)
 
 
-def sessions(connection: sqlite3.Connection, *, limit: int = 100, offset: int = 0) -> list[Session]:
-    """Return one page of sessions, the most recently active first."""
+def sessions(
+    connection: sqlite3.Connection,
+    *,
+    limit: int = 100,
+    offset: int = 0,
+    connected: Set[str] = frozenset(),
+    now: int | None = None,
+) -> list[Session]:
+    """Return one page of sessions, the most recently active first.
+
+    Args:
+        connection: a connection to the database.
+        limit: the maximum number.
+        offset: how many sessions to leave out.
+        connected: the ids of the sessions whose clients are connected.
+        now: in milliseconds since the epoch; by default the time.
+    """
     rows = connection.execute(
         f"SELECT {_SESSION_COLUMNS} FROM sessions ORDER BY last_received DESC, key DESC "
         "LIMIT ? OFFSET ?",
         (limit, offset),
     )
-    return [Session(*row) for row in rows]
+    return [Session(*(*row, row[0] in connected)) for row in rows]
 
 
-def stream_sessions(connection: sqlite3.Connection) -> Iterator[Session]:
-    """Yield all sessions, oldest first, with few in memory at a time."""
+def stream_sessions(
+    connection: sqlite3.Connection,
+    *,
+    connected: Set[str] = frozenset(),
+    now: int | None = None,
+) -> Iterator[Session]:
+    """Yield all sessions, oldest first, with few in memory at a time; see :func:`sessions`."""
     query = f"SELECT key, {_SESSION_COLUMNS} FROM sessions WHERE key > ? ORDER BY key LIMIT ?"
     key = 0
     while rows := connection.execute(query, (key, _ROWS_PER_CHUNK)).fetchall():
-        yield from (Session(*columns) for _, *columns in rows)
+        yield from (Session(*(*columns, columns[0] in connected)) for _, *columns in rows)
         key = rows[-1][0]
 
 
-def session(connection: sqlite3.Connection, session_id: str) -> SessionDetail | None:
-    """Return one session with its gaps; None if there is no session with this id."""
+def session(
+    connection: sqlite3.Connection,
+    session_id: str,
+    *,
+    connected: Set[str] = frozenset(),
+    now: int | None = None,
+) -> SessionDetail | None:
+    """Return one session with its gaps, or None if there is no session with this id.
+
+    See :func:`sessions`.
+    """
     with _snapshot(connection):
         row = connection.execute(
             f"SELECT key, {_SESSION_COLUMNS} FROM sessions WHERE session_id = ?", (session_id,)
@@ -183,7 +228,7 @@ def session(connection: sqlite3.Connection, session_id: str) -> SessionDetail | 
         with contextlib.closing(runs):
             gaps = list(islice(gaps_between(runs), _MAX_GAPS))
         newest = newest_arrival(connection)
-    detail = SessionDetail(*columns)
+    detail = SessionDetail(*(*columns, session_id in connected))
     detail.gaps, detail.types = gaps, _types_of(connection, key, newest)
     return detail
 
@@ -243,8 +288,13 @@ def rejected(
     ]
 
 
-def totals(connection: sqlite3.Connection) -> Totals:
-    """Return the counts over the whole database."""
+def totals(
+    connection: sqlite3.Connection,
+    *,
+    connected: Set[str] = frozenset(),
+    now: int | None = None,
+) -> Totals:
+    """Return the counts over the whole database; see :func:`sessions`."""
     with _snapshot(connection):
         # The missing numbers are summed in two halves: a client may send a number so high that the
         # sum over several sessions would overflow SQLite's integers.
@@ -264,6 +314,46 @@ def totals(connection: sqlite3.Connection) -> Totals:
     events, sessions, repeats, parts, rest = row
     missing = parts * _HALF + rest
     return Totals(events, sessions, repeats, missing, rejected=count, types=dict(types))
+
+
+def versions(
+    connection: sqlite3.Connection,
+    *,
+    limit: int = 100,
+    connected: Set[str] = frozenset(),
+    now: int | None = None,
+) -> list[VersionHealth]:
+    """Return the versions of the game's build, the one with the newest session first.
+
+    See :func:`sessions`.
+    """
+    return []
+
+
+def crashes(
+    connection: sqlite3.Connection, *, version: str | None = None, limit: int = 100
+) -> list[CrashGroup]:
+    """Return the crashes in groups of one exception in one place, the newest first.
+
+    Args:
+        connection: a connection to the database.
+        version: only crashes of this version of the game's build.
+        limit: the maximum number of groups.
+    """
+    return []
+
+
+def frames(
+    connection: sqlite3.Connection, *, version: str | None = None, limit: int = 100
+) -> list[FrameSummary]:
+    """Return the frame times of each version of the game's build, the newest first.
+
+    Args:
+        connection: a connection to the database.
+        version: only this version.
+        limit: the maximum number of versions.
+    """
+    return []
 
 
 @contextlib.contextmanager

@@ -213,7 +213,13 @@ def test_sessions_show_who_is_connected(collector: RunningCollector) -> None:
         assert ask(collector, "/api/sessions", limit=1, offset=1)["sessions"] == [second]
 
         whole = ask(collector, "/api/sessions/here")
-        assert whole == {**first, "gaps": [[2, 3]], "types": {"tick": 2}}
+        assert whole == {
+            **first,
+            "gaps": [[2, 3]],
+            "types": {"tick": 2},
+            "losses": [],
+            "report": None,
+        }
 
 
 @pytest.mark.parametrize(
@@ -278,6 +284,9 @@ def test_stats_are_those_of_everything(collector: RunningCollector, sender: Send
         "missing": 1,
         "rejected": 1,
         "types": {"hit": 1, "tick": 1},
+        "outcomes": {},
+        "sampled": {},
+        "lost": {},
         "connections": 1,
         "lastError": None,
     }

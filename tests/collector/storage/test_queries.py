@@ -336,7 +336,7 @@ def test_rejected_can_be_paged_through_both_ways(
 def test_totals_are_those_of_everything(writer: Writer, connection: sqlite3.Connection) -> None:
     assert msgspec.to_builtins(queries.totals(connection)) == dict.fromkeys(
         ("events", "sessions", "repeats", "missing", "rejected"), 0
-    ) | {"types": {}}
+    ) | {"types": {}, "outcomes": {}, "sampled": {}, "lost": {}}
     store(writer, event(1), event(3, "hit"), event(3), event(1, session="other"))
     for _ in range(3):
         writer.store([read_message(b"nonsense")])
@@ -347,6 +347,9 @@ def test_totals_are_those_of_everything(writer: Writer, connection: sqlite3.Conn
         "missing": 1,
         "rejected": 3,
         "types": {"tick": 2, "hit": 1},
+        "outcomes": {},
+        "sampled": {},
+        "lost": {},
     }
 
 
