@@ -132,6 +132,7 @@ def random_run(rng: random.Random) -> Run:
             segment=segment,
             data_bytes=data_bytes,
             started_at=STARTED_AT,
+            previous=segment - 1,
         )
         bases = base_entry(first) * 2 if is_noticed else bytes(2 * ENTRY_BYTES)
         header_block = encode_header(header)
@@ -153,6 +154,7 @@ def stored_run(rng: random.Random) -> Run:
             segment=0,
             data_bytes=0,
             started_at=STARTED_AT,
+            previous=0,
         )
         store.open(directory, header)
         records: dict[int, bytes] = {}

@@ -97,7 +97,7 @@ def emit_journal(count: int) -> None:
     store = JournalStore(max_bytes=1 << 30, max_event_bytes=1 << 20)
     switch.on = True
     with tempfile.TemporaryDirectory() as directory:
-        store.open(_Directory(directory), Header(codec.session_id, codec.run, 1, 0, 0))
+        store.open(_Directory(directory), Header(codec.session_id, codec.run, 1, 0, 0, 0))
         emit = make_emit(switch, codec, store, Ledger(store), print)
         _emit_each(SimpleNamespace(emit=emit), count)
 

@@ -86,9 +86,7 @@ class SegmentFile:
     @property
     def previous(self) -> int:
         """The number of the segment before it, as far as that is known."""
-        if self.header is None or self.header.previous is None:
-            return self.number - 1
-        return self.header.previous
+        return self.number - 1 if self.header is None else self.header.previous
 
     def read_entries(self, data_bytes: int) -> None:
         """Read the entries before and after the records."""

@@ -85,7 +85,8 @@ class Journal:
             session_id=codec.session_id,
             run=codec.run,
             segment=1,
-            data_bytes=0,  # the store sets these two for each segment
+            data_bytes=0,
+            previous=0,  # the store sets these three for each segment
             started_at=time_ns() // 1_000_000,
             version=codec.version,
         )

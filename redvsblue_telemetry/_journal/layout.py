@@ -98,12 +98,12 @@ class Header(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """How large the part with the records is."""
     started_at: int
     """When the run began, in milliseconds since the epoch."""
-    version: str | None = None
-    """The version of the game's build."""
-    previous: int | None = None
+    previous: int
     """The number of the segment that was filled before this one, 0 if there is none. It may have
     no predecessor by number: two threads can make a segment at once, and one of them is given up.
-    None: the number before this one."""
+    """
+    version: str | None = None
+    """The version of the game's build."""
 
 
 class EntryKind:

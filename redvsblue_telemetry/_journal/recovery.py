@@ -98,8 +98,7 @@ class SegmentRecovery:
         match = _BEGINNING.search(content)
         records_at = len(content) if match is None else match.start()
         self._entries_at = next((e.at for e in entries if e.at > records_at), len(content))
-        marks = {EntryKind.END, EntryKind.BASE}  # the latter was there in the first versions
-        self._has_end = any(e.kind in marks and e.at > records_at for e in entries)
+        self._has_end = any(e.kind == EntryKind.END and e.at > records_at for e in entries)
         self._entries = entries
         self._groups: list[_Group] = []
         self._places: dict[int, tuple[int, int]] = {}  # start and end of each record that was found
@@ -295,9 +294,8 @@ class SegmentRecovery:
         beyond = content[written:until].strip(b"\0")
         is_sure = number is not None and self._ends_in_place(drift)
         is_sure = is_sure and not self._has_come_to(at, until)
-        count = whole = total = (
-            0  # of records that are sure, of texts that are nothing else, and all
-        )
+        # Of records that are sure, of texts that are nothing else, and of all texts.
+        count = whole = total = 0
         is_over = not is_sure
         for some in _steps(_split(content[at:written].rstrip(FILLER)), _UNINDEXED_STEP):
             total += len(some)

@@ -228,7 +228,8 @@ class JournalStore:
 
         Args:
             run: its directory.
-            header: what each file begins with, except for the number and size of the segment.
+            header: what each file begins with, except for the number and size of the segment, and
+                the number of the one before.
 
         Raises:
             OSError: the first file can't be made. Then nothing has changed.

@@ -8,7 +8,7 @@ import pytest
 
 from redvsblue_telemetry._journal.dead import DeadRun
 from redvsblue_telemetry._journal.directory import JournalDirectory
-from redvsblue_telemetry._journal.layout import BASE_AT, base_entry, end_entry
+from redvsblue_telemetry._journal.layout import BASE_AT, base_entry
 from tests.support.journal import STARTED_AT, Segment, numbers_of, records, write_run
 
 
@@ -150,8 +150,7 @@ def test_a_run_that_was_killed_before_its_header_was_written_is_removed(tmp_path
     path = write_run(tmp_path, Segment(has_base=False)) / "00000001.events"
     content = path.read_bytes()
     base = base_entry(1) * 2
-    blank = bytes(BASE_AT) + base + content[BASE_AT + len(base) :]
-    path.write_bytes(blank + end_entry(1) * 2)
+    path.write_bytes(bytes(BASE_AT) + base + content[BASE_AT + len(base) :])
     assert list(JournalDirectory(tmp_path).dead_runs()) == []
     assert list(tmp_path.iterdir()) == []
 

@@ -24,7 +24,7 @@ from tests.client.test_fork import needs_fork
 from tests.support.wait import wait_until
 
 PATIENCE = 30.0  # seconds
-HEADER = Header(session_id="session", run="run", segment=0, data_bytes=0, started_at=1)
+HEADER = Header(session_id="session", run="run", segment=0, data_bytes=0, started_at=1, previous=0)
 
 
 @needs_fork

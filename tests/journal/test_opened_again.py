@@ -9,7 +9,7 @@ from redvsblue_telemetry._journal.layout import Header
 from redvsblue_telemetry._journal.run import RunDirectory
 from redvsblue_telemetry._journal.store import JournalStore
 
-HEADER = Header(session_id="session", run="run", segment=1, data_bytes=0, started_at=0)
+HEADER = Header(session_id="session", run="run", segment=1, data_bytes=0, started_at=0, previous=0)
 
 
 def numbers(run: RunDirectory) -> list[int]:

@@ -16,7 +16,9 @@ from redvsblue_telemetry._journal.layout import (
 )
 from redvsblue_telemetry._journal.segment import Segment
 
-HEADER = Header(session_id="session", run="run", segment=7, data_bytes=4096, started_at=1)
+HEADER = Header(
+    session_id="session", run="run", segment=7, data_bytes=4096, started_at=1, previous=6
+)
 RECORD = b'[1795600000000000000,"hit",{"n":1}]'
 
 

@@ -25,7 +25,7 @@ from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry._recording.emit import Flag, make_emit
 from redvsblue_telemetry._recording.ledger import Ledger
 
-HEADER = Header(session_id="session", run="run", segment=0, data_bytes=0, started_at=1)
+HEADER = Header(session_id="session", run="run", segment=0, data_bytes=0, started_at=1, previous=0)
 
 
 class Bench:

@@ -79,7 +79,7 @@ def item_of(event: EncodedEvent) -> Any:
     return tuple(item) if isinstance(item, list) else item
 
 
-HEADER = Header(session_id="session", run="run", segment=0, data_bytes=0, started_at=1)
+HEADER = Header(session_id="session", run="run", segment=0, data_bytes=0, started_at=1, previous=0)
 DEQUES = [FreeThreadedStore] if IS_FREE_THREADED else [TelemetryStore, FreeThreadedStore]
 KINDS = [*DEQUES, StoreInMemory, StoreOnDisk]
 encode = msgspec.json.Encoder().encode

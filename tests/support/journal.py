@@ -9,11 +9,13 @@ from pathlib import Path
 import attrs
 
 from redvsblue_telemetry._journal.layout import (
+    BASE_AT,
     FILLER,
     Header,
     base_entry,
     confirmed_entry,
     encode_header,
+    end_entry,
     index_entry,
 )
 from redvsblue_telemetry._journal.records import record_of
@@ -76,11 +78,15 @@ class Segment:
             data_bytes=self.data_bytes,
             started_at=self.started_at,
             version=self.version,
-            previous=self.previous,
+            previous=self.number - 1 if self.previous is None else self.previous,
         )
+        block = encode_header(header)
+        if self.has_base:
+            bases = base_entry(self.first) * 2
+            block = block[:BASE_AT] + bases + block[BASE_AT + len(bases) :]
         data = b"".join(self.records) + self.torn
         assert len(data) <= self.data_bytes
-        entries = [base_entry(self.first)] * 2 if self.has_base else []
+        entries = [end_entry(self.number)] * 2
         offsets = list(accumulate(map(len, self.records), initial=0))
         for at in range(0, self.indexed, self.group):
             group = self.records[at : min(at + self.group, self.indexed)]
@@ -88,7 +94,7 @@ class Segment:
         if self.confirmed is not None:
             entries.append(confirmed_entry(self.confirmed))
         data = data.ljust(self.data_bytes, FILLER if self.is_full else b"\0")
-        return encode_header(header) + data + b"".join(entries)
+        return block + data + b"".join(entries)
 
 
 def write_run(
