@@ -105,7 +105,6 @@ class Store(Protocol[T]):
     @property
     def erased(self) -> int: ...
     def confirm(self, number: int) -> None: ...
-    def maintain(self) -> float | None: ...
 
 
 class TelemetryStore(Generic[T]):
@@ -234,10 +233,6 @@ class TelemetryStore(Generic[T]):
 
     def confirm(self, number: int) -> None:
         """Do nothing: nothing is kept until it is confirmed."""
-
-    def maintain(self) -> float | None:
-        """Do nothing, never: there are no files."""
-        return None
 
 
 class FreeThreadedStore(TelemetryStore[T]):
