@@ -470,6 +470,7 @@ class Telemetry:
             connector.stop(0)
         elif life.phase is Phase.SWITCHED_OFF:
             connector.set_enabled(False)
+            self._erase_journal()  # the run that was begun after it
             connector.discard(_DISCARD_TIMEOUT)
 
     def _launched(self) -> TelemetryConnector | None:
@@ -529,8 +530,11 @@ class Telemetry:
 
     def _on_first_push(self) -> None:
         """Open the journal of a forked child, so that its first event is on disk, too."""
-        if self._journal is not None and self._life.phase is Phase.FORKED:
+        phase = self._life.phase
+        if self._journal is not None and phase in (Phase.FORKED, Phase.RESTARTING):
             self._journal.open()
+            if self._life.phase is Phase.SWITCHED_OFF:  # meanwhile, before there was a run to erase
+                self._journal.erase()
 
     def _complain(self, error: Exception, type: object) -> None:
         """Warn about an event that can't be sent, once in a while, and raise if ``strict``."""

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import time_ns
@@ -26,6 +27,7 @@ __all__ = ["Journal", "erase_dead_runs"]
 logger = logging.getLogger("redvsblue_telemetry")
 
 _LOCK_CHECK_INTERVAL = 0.5  # seconds
+_MAX_WAIT_TO_OPEN = 1.0  # seconds; making the first file takes milliseconds
 
 
 class Journal:
@@ -69,17 +71,33 @@ class Journal:
         self.store.on_trouble = self._report
         self.store.on_first_push = on_first_push
         self._codec = codec
-        self._run: RunDirectory | None = None  # written under the client's lock, or at the end
+        self._run: RunDirectory | None = None
+        self._opening = threading.RLock()
+        self._is_opening = False
         self._has_reported = False
         self._check_at = 0.0
 
     def open(self) -> None:
         """Begin a run on disk, unless there is one; in memory if that fails.
 
-        It is safe to record events as soon as this has returned.
+        It is safe to record events as soon as this has returned. Any thread may call it. In a
+        forked child, several may emit the first event at once: the others wait, since an event that
+        they kept in memory meanwhile would not survive a kill. A signal handler that interrupts it
+        does keep its event in memory.
         """
-        if self._run is not None:
+        if not self._opening.acquire(timeout=_MAX_WAIT_TO_OPEN):
             return
+        try:
+            if self._run is None and not self._is_opening:
+                self._is_opening = True
+                try:
+                    self._open()
+                finally:
+                    self._is_opening = False
+        finally:
+            self._opening.release()
+
+    def _open(self) -> None:
         codec = self._codec
         header = Header(
             session_id=codec.session_id,
@@ -150,6 +168,8 @@ class Journal:
 
     def after_fork_in_child(self) -> None:
         """Leave the run to the parent. The first event of the child opens another one."""
+        self._opening = threading.RLock()
+        self._is_opening = False
         run, self._run = self._run, None
         if run is not None:
             run.forget_after_fork()

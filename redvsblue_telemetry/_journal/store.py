@@ -86,7 +86,6 @@ _SYNC_INTERVAL = 0.8  # seconds; with the sync itself, less than the second that
 _TURN = 100e-6  # seconds of work, after which other threads have theirs
 _SHORTEST_SLEEP = 1e-6  # seconds; a sleep(0) would be over before another thread wakes up
 _MAX_UNSYNCED = 16  # segments; each has two descriptors until it is synced
-_MAX_WAIT_TO_BEGIN = 1.0  # seconds; making the first file takes milliseconds
 _RETRY_INTERVAL = 30.0  # seconds until the disk is tried again
 _HANGS_AFTER = 0.25  # seconds that one disk operation of the worker takes
 _TYPICAL_RECORD_BYTES = 160
@@ -158,7 +157,8 @@ class JournalStore:
         self.on_trouble: Callable[[OSError], object] = _ignore
         """Called once when events are kept in memory only from now on, from any thread."""
         self.on_first_push: Callable[[], object] = _nothing
-        """Called by the first push after :meth:`begin`, unless :meth:`open` was called: it may."""
+        """Called by pushes after :meth:`begin`, until it has called :meth:`open`: those that come
+        first, and now and then."""
         self.max_bytes = max_bytes
         # A full segment wakes the worker, so a small store has small segments.
         wanted = min(_DATA_BYTES, max_bytes // 8, (capacity or _DATA_BYTES) * 20)
@@ -205,8 +205,6 @@ class JournalStore:
         self._run: Run | None = None
         self._header: Header | None = None
         self._is_new = True
-        self._is_beginning = False
-        self._beginning = threading.RLock()
         self._is_in_trouble = False
         self._retry_at = 0.0
         self._limit: int | None = self.memory_capacity  # events; see `_settle`
@@ -331,30 +329,11 @@ class JournalStore:
     def _rotate(self, full: Callable[[bytes], object]) -> None:
         """Make the next segment the active one, unless another thread has done so."""
         if self._is_new:
-            self._begin_on_first_push()
+            self.on_first_push()
         Segment.fill(full)
         while not self._publish(full):
             self._make_room()
             self._add_spare(in_memory=self._disk_hangs)
-
-    def _begin_on_first_push(self) -> None:
-        """Have a forked child's journal opened, by one of the threads that emit first.
-
-        The others wait for it: an event that they kept in memory meanwhile would not survive a
-        kill. A signal handler that interrupts it does keep its event in memory.
-        """
-        if not self._beginning.acquire(timeout=_MAX_WAIT_TO_BEGIN):
-            return
-        try:
-            if self._is_new and not self._is_beginning:
-                self._is_beginning = True
-                try:
-                    self.on_first_push()
-                    self._is_new = False
-                finally:
-                    self._is_beginning = False
-        finally:
-            self._beginning.release()
 
     def _publish(self, former: Callable[[bytes], object]) -> bool:
         """Make the first spare the active segment; return whether there was one.

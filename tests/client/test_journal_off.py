@@ -577,3 +577,59 @@ except BaseException as error:
             assert done.code == 0, str(done)
             assert numbers(collector, session) == all_of(200)
         assert contents(journal) == []
+
+
+INTERRUPTED = """
+from redvsblue_telemetry._journal.run import RunDirectory
+
+def say_no_in_the_middle_of_opening():
+    "As another thread, or a signal handler, does."
+    create = RunDirectory.create
+    def interrupted(*arguments):
+        RunDirectory.create = create
+        run = create(*arguments)
+        telemetry.enabled = False
+        return run
+    RunDirectory.create = interrupted
+"""
+
+
+def test_a_no_while_a_start_opens_the_journal_leaves_nothing(journal: Path) -> None:
+    script = """
+telemetry = Telemetry(TelemetrySettings(**settings))
+telemetry.set_online(False)
+say_no_in_the_middle_of_opening()
+telemetry.start()
+assert not telemetry.enabled
+assert found() == [], found()
+"""
+    done = run_game(GAME + INTERRUPTED + script, nowhere(), journal)
+    assert done.troubles == [], str(done)
+    assert done.code == 0, str(done)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_no_while_a_child_opens_its_journal_erases_that(journal: Path) -> None:
+    script = """
+emit(100)
+parent = telemetry.session_id
+
+def runs():
+    return {path for path in found() if os.sep not in path}
+
+if child := os.fork():
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+else:
+    try:
+        say_no_in_the_middle_of_opening()
+        emit(1)
+        assert not telemetry.enabled
+        assert runs() == {parent}, found()
+        os._exit(0)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(99)
+"""
+    done = run_game(OFFLINE + INTERRUPTED + script, nowhere(), journal)
+    assert done.troubles == [], str(done)
+    assert done.code == 0, str(done)

@@ -52,47 +52,6 @@ def test_threads_that_make_segments_at_the_same_time_leave_the_numbers_sure(
     notes.close()
 
 
-def test_threads_that_emit_first_wait_until_the_journal_is_open(tmp_path: Path) -> None:
-    """As in a forked child, where an event that is kept in memory would not survive a kill."""
-    store = JournalStore(max_bytes=2**30)
-    opened: list[RunDirectory] = []
-    are_here = threading.Barrier(4)
-
-    def open_slowly() -> None:
-        time.sleep(0.2)
-        opened.append(RunDirectory.create(tmp_path, "session", "run"))
-        store.open(opened[0], HEADER)
-
-    def emit(number: int) -> None:
-        are_here.wait()
-        store.push(EncodedEvent(prefix_of(b'"x"'), 1, b'{"n":%d}' % number))
-
-    store.on_first_push = open_slowly
-    threads = [threading.Thread(target=emit, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(opened) == 1
-    (segment,) = [path for _, path in opened[0].segments()]
-    content = segment.read_bytes()
-    assert [b'{"n":%d}' % number in content for number in range(4)] == [True] * 4
-    store.close(keep=False)
-    opened[0].delete()
-
-
-def test_an_event_in_the_middle_of_the_opening_does_not_wait_for_itself(tmp_path: Path) -> None:
-    store = JournalStore(max_bytes=2**30)
-
-    def push(number: int) -> None:
-        store.push(EncodedEvent(prefix_of(b'"x"'), 1, b'{"n":%d}' % number))
-
-    store.on_first_push = lambda: push(1)  # as a signal handler does
-    push(2)
-    assert [event.data for event in store.drain(10)] == [b'{"n":1}', b'{"n":2}']
-    store.close(keep=False)
-
-
 def test_no_event_is_kept_in_memory_once_the_journal_is_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
