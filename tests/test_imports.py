@@ -22,6 +22,8 @@ THE_PACKAGE = """
     _shared         |
     _packages       |
     _report         | _shared
+    _stacks         | _shared
+    _crashes        | _report  _stacks  _shared
     errors          | _shared
     events          | errors  _shared
     settings        | errors  _shared
