@@ -39,6 +39,7 @@ __all__ = [
     "PicklableError",
     "TokenBucket",
     "Unpack",
+    "counted",
     "describe",
     "encodable",
     "escape",
@@ -193,6 +194,11 @@ class _ShortRepr(reprlib.Repr):
 
 
 _SHORT = _ShortRepr()
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 event`` or ``2,000 events``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def describe(value: object) -> str:

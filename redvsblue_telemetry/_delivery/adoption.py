@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from .._recording.codec import EncodedEvent, EventCodec
 from .._recording.ledger import DropReason, Ledger
-from .._shared import monotonic
+from .._shared import counted, monotonic
 from .log import log_safely
 from .settlement import Settlement
 
@@ -282,15 +282,15 @@ class Adoption:
             return
         log_safely(
             logging.INFO,
-            "telemetry recovered %d events of %d earlier runs",
-            self._recovered,
-            self._adopted,
+            "telemetry recovered %s of %s",
+            counted(self._recovered, "event"),
+            counted(self._adopted, "earlier run"),
         )
         if self._torn:
             log_safely(
                 logging.WARNING,
-                "%d records in the telemetry's journal %s were damaged; their events are lost",
-                self._torn,
+                "%s in the telemetry's journal %s could not be recovered",
+                counted(self._torn, "damaged record"),
                 self._directory,
             )
         self._adopted = self._recovered = self._torn = 0

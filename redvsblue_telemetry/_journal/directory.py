@@ -16,6 +16,7 @@ from pathlib import Path
 
 import attrs
 
+from .._shared import counted
 from .dead import BlankRunError, DeadRun, RunFiles, bytes_on_disk
 from .layout import HEADER_BYTES, Header, LayoutError, decode_header
 from .run import RunDirectory
@@ -109,13 +110,20 @@ class JournalDirectory:
         """Delete all dead runs, also those that can't be read, and the directory if it is empty.
 
         Those that :meth:`dead_runs` has returned count as living, but not one that it is opening.
+        If a run can't be deleted, there is one WARNING.
         """
         self._erasures += 1
         for run in tuple(self._opening):
             if self._close(run):
                 run.delete()
-        for path in self._runs():
-            _erase(path)
+        failed = [error for path in self._runs() if (error := _erase(path)) is not None]
+        if failed:
+            _warn(
+                "%s in the telemetry's journal %s can't be erased: %s",
+                counted(len(failed), "run"),
+                self.path,
+                failed[0].strerror or failed[0],
+            )
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
@@ -151,12 +159,13 @@ class JournalDirectory:
             return []
 
 
-def _erase(path: Path) -> None:
-    """Delete a run if it is dead."""
-    with contextlib.suppress(OSError):
+def _erase(path: Path) -> OSError | None:
+    """Delete a run if it is dead; return why it can't be."""
+    try:
         run = RunDirectory.take_over(path)
-        if run is not None:
-            run.delete()
+    except OSError as error:
+        return error
+    return None if run is None else run.delete()
 
 
 def _warn(message: str, *arguments: object) -> None:

@@ -196,20 +196,28 @@ class RunDirectory:
         else:
             self._lock.release()
 
-    def delete(self) -> None:
-        """Delete the files and the directory, as far as they can be. Unlocks it in any case."""
+    def delete(self) -> OSError | None:
+        """Delete the files and the directory, as far as they can be. Unlocks it in any case.
+
+        Returns:
+            Why a file could not be deleted; None if none is left, or another process has the run.
+        """
+        failed: OSError | None = None
         if self._lock.hold_again():  # else another process may have taken it over
-            with contextlib.suppress(OSError):
+            try:
                 for _, path in self.segments():
-                    with contextlib.suppress(OSError):
-                        path.unlink()
+                    failed = _unlink(path) or failed
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                failed = error
             if sys.platform == "win32":  # it can't delete an open file
                 self._lock.release()
-            with contextlib.suppress(OSError):
-                self._lock.path.unlink()
+            failed = _unlink(self._lock.path) or failed
             with contextlib.suppress(OSError):
                 self.path.rmdir()
         self._lock.release()
+        return failed
 
     def forget_after_fork(self) -> None:
         """In a forked child: close its copy of the lock. The parent's run is not touched."""
@@ -258,6 +266,14 @@ def _locked(path: Path) -> FileLock | None:
             path.joinpath(_LOCK).unlink(missing_ok=True)
             path.rmdir()
         raise
+
+
+def _unlink(path: Path) -> OSError | None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return error
+    return None
 
 
 def _sync(directory: Path) -> None:

@@ -18,7 +18,7 @@ from .._delivery.worker import TelemetryConnector
 from .._journal.directory import JournalDirectory, RunReport
 from .._journal.journal import Journal
 from .._recording.codec import EventCodec, new_session_id
-from .._shared import escape
+from .._shared import counted, escape
 from ..errors import SettingsError
 from ..settings import TelemetrySettings, is_token
 from ._arguments import FiniteFloatRange
@@ -149,7 +149,7 @@ def _table(reports: list[RunReport]) -> list[str]:
         if report.fault:
             lines.insert(lines.index(line) + 1, f"{'':<{widths[0]}}  {escape(report.fault)}")
     events, size = sum(r.events for r in reports), sum(r.bytes for r in reports)
-    return [*lines, f"{_count(len(reports), 'run')}, {_count(events, 'event')}, {size:,} bytes"]
+    return [*lines, f"{counted(len(reports), 'run')}, {counted(events, 'event')}, {size:,} bytes"]
 
 
 def _moment(milliseconds: int | None) -> str:
@@ -169,7 +169,7 @@ def _erase(directory: JournalDirectory, *, is_certain: bool, as_json: bool) -> b
     reports = directory.inspect()
     dead = [report for report in reports if not report.is_living]
     events = sum(report.events for report in dead)
-    summary = f"{_count(len(dead), 'dead run')} with {_count(events, 'event')}"
+    summary = f"{counted(len(dead), 'dead run')} with {counted(events, 'event')}"
     if dead and not is_certain:
         click.confirm(f"Erase {summary} for good?", abort=True, err=True)
     directory.erase()
@@ -189,10 +189,6 @@ def _erase(directory: JournalDirectory, *, is_certain: bool, as_json: bool) -> b
         if report.is_living:
             _print(f"Session {printable(str(report.session_id))} is running; it was left alone.")
     return not kept
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 # Sending.
@@ -230,13 +226,13 @@ def _send(
             }
         )
         return not left and not refused
-    _print(f"Delivered {_count(delivered, 'event')} of {_count(len(before), 'dead run')}.")
+    _print(f"Delivered {counted(delivered, 'event')} of {counted(len(before), 'dead run')}.")
     if refused:
-        _print(f"The server refused {_count(refused, 'event')}.")
+        _print(f"The server refused {counted(refused, 'event')}.")
     if torn := sum(report.torn for report in before):
-        _print(f"{_count(torn, 'record')} {'is' if torn == 1 else 'are'} damaged.")
+        _print(f"{counted(torn, 'record')} {'is' if torn == 1 else 'are'} damaged.")
     if left:
-        _print(f"Left: {_count(events, 'event')} of {_count(len(left), 'run')}.")
+        _print(f"Left: {counted(events, 'event')} of {counted(len(left), 'run')}.")
     for fault in filter(None, [reason, *(report.fault for report in left)]):
         _print(escape(fault))
     return not left and not refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -509,6 +510,7 @@ def test_own_events_beyond_the_limit_of_bytes_expire(
 def test_damage_is_one_warning_with_a_count(
     journal: Path, server: RecordingServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     script = """
 for number in range(100):
     telemetry.emit("old", text="abcdefgh")
@@ -524,5 +526,6 @@ die()
         assert has_recovered(telemetry, 99)
     lines = [r.getMessage() for r in caplog.records if "damaged" in r.getMessage()]
     assert len(lines) == 1
-    assert lines[0].startswith("1 record")
+    assert lines[0].startswith("1 damaged record in ")
+    assert "telemetry recovered 99 events of 1 earlier run" in caplog.messages
     assert files(journal) == []

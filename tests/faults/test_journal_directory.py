@@ -172,6 +172,23 @@ def test_files_without_permission_cost_only_themselves(
     assert numbers(collector, theirs) == all_of(100)
 
 
+def test_an_off_start_that_may_not_delete_says_so_once(journal: Path) -> None:
+    sessions = [leave_behind(journal) for _ in range(2)]
+    before = without_override()
+    for session in sessions:
+        (journal / session).chmod(0o500)
+    done = run_game(PLAY, nowhere(), journal, enabled=False, before=before)
+    assert done.code == 0, str(done)
+    (line,) = done.troubles
+    assert line.startswith("WARNING redvsblue_telemetry: 2 runs in the telemetry's journal "), line
+    assert line.endswith(f"{journal} can't be erased: Permission denied")
+    for session in sessions:
+        (journal / session).chmod(0o700)
+    done = run_game(PLAY, nowhere(), journal, enabled=False)
+    assert (done.code, done.troubles) == (0, []), str(done)
+    assert contents(journal) == []
+
+
 def test_a_read_only_file_system(tmp_path: Path, collector: RunningCollector) -> None:
     with disk(tmp_path, options="size=4m") as small:
         journal = small.path / "journal"
