@@ -111,6 +111,7 @@ ROOMS = {
         seqranges       |
         queries         | seqranges
         sessions        | seqranges
+        numbers         |
         database        |
         writer          | database  sessions
         thread          | database  writer
@@ -138,8 +139,9 @@ ROOMS = {
         _formats        |
         _sdk_log        |
         collect         | _arguments  _terminal  _runner
-        tail            | _terminal
+        tail            | _arguments  _terminal
         export          | _arguments  _terminal  _database  _output  _formats
+        prove           | _arguments  _terminal  _database
         report          | _arguments  _terminal  _database  _output
         check           | _arguments  _terminal  _sdk_log
         journal         | _arguments  _terminal  _sdk_log
@@ -163,6 +165,7 @@ PURE = [
     "_network.handshake",
     "_network.proxy",
     "_recording",
+    "cli.prove.proof",
     "collector.messages",
     "collector.models",
     "collector.storage.seqranges",

@@ -8,12 +8,15 @@ from typing import Any
 
 import click
 
+from ..collector.client import TOKEN_VARIABLE
+
 __all__ = [
     "FiniteFloatRange",
     "browser_option",
     "db_option",
     "port_option",
     "temporary_db_option",
+    "token_option",
 ]
 
 # Of commands that read a database:
@@ -23,6 +26,11 @@ db_option = click.option(
     default="telemetry.sqlite3",
     show_default=True,
     help="The collector's database. A collector may be writing to it.",
+)
+
+# Of commands that ask a running collector:
+token_option = click.option(
+    "--token", envvar=TOKEN_VARIABLE, help="The collector's token.", show_envvar=True
 )
 
 # Of commands that run a collector for one game:

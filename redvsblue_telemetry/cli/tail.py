@@ -15,13 +15,13 @@ import msgspec
 
 from .._shared import escape
 from ..collector.client import (
-    TOKEN_VARIABLE,
     CollectorClient,
     CollectorError,
     ConnectionLostError,
     UnreachableError,
 )
 from ..collector.models import EventFilter, StoredEvent
+from ._arguments import token_option
 from ._terminal import (
     CommandError,
     exit_on_broken_pipe,
@@ -47,7 +47,7 @@ _TYPE_COLORS = ("cyan", "green", "yellow", "blue", "magenta", "bright_cyan", "br
     show_default=True,
     help="The URL of the collector's page.",
 )
-@click.option("--token", envvar=TOKEN_VARIABLE, help="The collector's token.", show_envvar=True)
+@token_option
 @click.option("--type", "type_", metavar="NAME", help="Only print events of this type.")
 @click.option("--session", metavar="ID", help="Only print events of this session.")
 @click.option("--text", help="Only print events whose data contains this text.")

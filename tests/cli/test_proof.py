@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from redvsblue_telemetry._report import MAX_GAPS, Reason, Report, State
-from redvsblue_telemetry.cli.prove.proof import Proof, Verdict, explained, prove
+from redvsblue_telemetry.cli.prove.proof import Proof, Verdict, explained, prove_session
 
 DROPS = ("overflow", "refused", "filtered", "expired", "left_behind")
 
@@ -40,7 +40,7 @@ def ranges_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 def proof_of(told: Report | None, *ranges: tuple[int, int], events: int | None = None) -> Proof:
     count = sum(last - first + 1 for first, last in ranges)
-    return prove(told, ranges, count if events is None else events)
+    return prove_session(told, ranges, count if events is None else events)
 
 
 # What is proved.

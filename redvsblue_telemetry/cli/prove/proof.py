@@ -19,7 +19,7 @@ import msgspec
 from ..._report import MAX_GAPS, Report, State
 from ..._shared import LARGEST_INTEGER
 
-__all__ = ["Proof", "Verdict", "explained", "prove"]
+__all__ = ["Proof", "Verdict", "explained", "prove_session"]
 
 _FORWARDED = "forwarded"
 """The one reason that is not a drop: the event was sent under its own session or number."""
@@ -60,13 +60,15 @@ class Proof(msgspec.Struct, rename="camel", kw_only=True):
     problems: list[str] = []
 
 
-def prove(report: Report | None, ranges: Iterable[tuple[int, int]], events: int) -> Proof:
+def prove_session(
+    report: Report | None, ranges: Iterable[tuple[int, int]], events: int | None
+) -> Proof:
     """Compare the report of a session with its stored events.
 
     Args:
         report: the last one; None if there is none.
         ranges: the numbers that are stored, as first and last number, in ascending order.
-        events: how many events are stored.
+        events: how many events are stored; None if that isn't known.
     """
     numbers = _Numbers(ranges, report.last_seq if report else None)
     losses = _Losses(report)
@@ -75,7 +77,7 @@ def prove(report: Report | None, ranges: Iterable[tuple[int, int]], events: int)
     last = report.last_seq if report else numbers.highest
     proof = Proof(verdict=Verdict.OPEN, last_seq=last, stored=last - losses.total)
     proof.missing = losses.by_reason
-    if numbers.count != events:
+    if events is not None and numbers.count != events:
         proof.problems.append(f"{events:,} events are stored, under {numbers.count:,} numbers")
     if report is None:
         proof.unexplained = losses.total
