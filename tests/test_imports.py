@@ -65,7 +65,8 @@ ROOMS = {
         directory       | layout  run  dead
         blocks          |
         segment         | blocks  layout  records
-        store           | layout  records  segment
+        rotation        | segment
+        store           | layout  records  segment  rotation
         journal         | layout  run  directory  store
     """,
     # Bytes: nothing here knows what an event is.

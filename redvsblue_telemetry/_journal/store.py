@@ -12,16 +12,7 @@ CPython (with the GIL) never interrupts. If the segment is full, it raises Value
 the full one: so after a kill or a power cut, it is sure whether all of its records are there. The
 number of each record in the next one depends on it.
 
-**Rotation takes no lock.** Two single calls into C do it, and nothing can come between their parts:
-
-* :meth:`JournalStore._line_up` appends a new segment to the spares *and* to the segments ahead,
-  unless one with a higher number is there already, which another thread has made in the meantime.
-  The header of each file names the one before it, so an unused number leaves no gap.
-* :meth:`JournalStore._publish` takes the first spare *and* makes it the active one, unless another
-  thread has made one active in the meantime.
-
-So segments become active in the order of their numbers, which are those of their files, and each
-only when the one before it is full.
+**Rotation takes no lock.** See :mod:`.rotation`.
 
 **A position is a number.** An event's number is the place of its record in the row of segments. A
 segment is *reached* when it has been published. When the one after it is reached, it is *sealed*,
@@ -55,12 +46,11 @@ again with its next event.
 from __future__ import annotations
 
 import contextlib
-import operator
 import re
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import accumulate, chain, compress, repeat
+from itertools import accumulate, chain
 from pathlib import Path
 from time import sleep
 from typing import Any, Protocol, cast
@@ -68,11 +58,11 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from .._recording.codec import EncodedEvent, prefix_of
-from .._recording.counter import IS_FREE_THREADED, AtomicCounter
 from .._recording.store import Journal
 from .._shared import monotonic
 from .layout import HEADER_BYTES, Header, index_entry
 from .records import RecordError, RecordReader, record_of
+from .rotation import Rotation, refuse
 from .segment import TAIL_BYTES, Segment
 
 __all__ = ["JournalStore", "Run"]
@@ -99,11 +89,6 @@ def _nothing() -> None:
 
 def _ignore(_: OSError) -> None:
     """Do nothing: likewise."""
-
-
-def _refuse(_: bytes) -> object:
-    """Be the ``write`` while there is no active segment."""
-    raise ValueError("there is no segment yet")
 
 
 class Run(Protocol):
@@ -167,9 +152,9 @@ class JournalStore:
         self._fewest_spares = self._spares_wanted = max(1, min(_SPARES, room // 4))
         self._most_spares = max(self._fewest_spares, min(_MAX_SPARES, room // 8))
         self._clock = clock
-        self.journal = Journal(_refuse)
+        self.journal = Journal(refuse)
         """Where ``emit`` writes records."""
-        self._ahead: deque[Segment] = deque()
+        self._rotation = Rotation(self.journal)
         self._segments: deque[Segment] = deque()
         self.begin()
 
@@ -182,17 +167,10 @@ class JournalStore:
 
         In a forked child, it leaves the parent's segments to the parent.
         """
-        self.journal.write = _refuse
-        inherited = (*self._segments, *self._ahead)
-        # Written by any thread, each by one uninterruptible call (see above).
-        self._numbers = AtomicCounter()
-        self._newest = deque([0], maxlen=1)
-        self._spares: deque[Callable[[bytes], object]] = deque()
-        self._ahead = deque()
-        self._doomed: deque[Segment] = deque()
-        self._steps: contextlib.AbstractContextManager[object] = (
-            threading.RLock() if IS_FREE_THREADED else contextlib.nullcontext()
-        )
+        self.journal.write = refuse
+        inherited = (*self._segments, *self._rotation.ahead)
+        self._rotation = Rotation(self.journal)
+        self._doomed: deque[Segment] = deque()  # written by any thread
         # Written under the lock.
         self._lock = threading.RLock()
         self._segments = deque()
@@ -244,20 +222,20 @@ class JournalStore:
     def _switch_to(self, segment: Segment, *, is_alone: bool) -> None:
         """Make a new segment the active one, ahead of all spares. Under the lock."""
         segment.generation = self._generation
-        self._retire_all()
+        self._rotation.retire_all()
         if is_alone:
             self._catch_up()
-        if not self._line_up(segment):
+        if not self._rotation.line_up(segment):
             self._doomed.append(segment)
         # Now, because another thread may emit into it, and be killed, before it is reached.
         elif is_alone and self._is_next(segment):
             segment.begin(self._counted + 1)
-        self._publish(_refuse)
+        self._rotation.publish(refuse)
 
     def _is_next(self, segment: Segment) -> bool:
         """Return whether the next record that is counted will be the first one of a segment."""
         is_counted = not self._segments or self._segments[-1].is_sealed
-        return is_counted and self._ahead[0] is segment
+        return is_counted and self._rotation.ahead[0] is segment
 
     def erase(self) -> None:
         """Remove all files of this run, and forget the events that wait in them.
@@ -275,10 +253,10 @@ class JournalStore:
 
     def _forget_older(self, *, is_alone: bool) -> None:
         """Give up all segments that were made before the journal was erased. Under the lock."""
-        self._retire_all()
+        self._rotation.retire_all()
         self._has_to_forget = not is_alone
         if not is_alone:  # the next call does the rest
-            for segment in (*self._segments, *self._ahead):
+            for segment in (*self._segments, *self._rotation.ahead):
                 segment.unlink()
             return
         self._catch_up()
@@ -289,12 +267,6 @@ class JournalStore:
                 segment.take(segment.waiting)
                 self._segments.remove(segment)
                 self._doomed.append(segment)
-
-    def _retire_all(self) -> None:
-        """Have no active segment and no spare. In this order, since others may publish a spare."""
-        with self._steps:
-            self._spares.clear()
-            self.journal.write = _refuse
 
     @property
     def _is_alone(self) -> bool:
@@ -331,44 +303,13 @@ class JournalStore:
         if self._is_new:
             self.on_first_push()
         Segment.fill(full)
-        while not self._publish(full):
+        while not self._rotation.publish(full):
             self._make_room()
             self._add_spare(in_memory=self._disk_hangs)
 
-    def _publish(self, former: Callable[[bytes], object]) -> bool:
-        """Make the first spare the active segment; return whether there was one.
-
-        Does nothing if the former one is not the active one any more.
-        """
-        spares = map(deque[Callable[[bytes], object]].popleft, (self._spares,))
-        publication = map(setattr, repeat(self.journal), repeat("write"), spares)
-        active = map(operator.attrgetter("write"), (self.journal,))
-        is_unchanged = map(operator.is_, active, (former,))
-        published = chain.from_iterable(compress((publication,), is_unchanged))
-        with self._steps:
-            try:
-                list(published)  # one call into C
-            except IndexError:
-                return False
-        return True
-
-    def _line_up(self, segment: Segment) -> bool:
-        """Append a segment to the spares, unless a later one is there; return whether it is."""
-        lines: tuple[deque[Any], ...] = (self._newest, self._ahead, self._spares)
-        while (previous := self._newest[0]) < segment.number:
-            segment.follow(previous)
-            appends = map(deque[Any].append, lines, (segment.number, segment, segment.write))
-            newest = map(operator.itemgetter(0), (self._newest,))
-            is_unchanged = map(operator.eq, (previous,), newest)
-            in_line = chain.from_iterable(compress((appends,), is_unchanged))
-            with self._steps:
-                if list(in_line):  # one call into C
-                    return True
-        return False
-
     def _add_spare(self, *, in_memory: bool) -> None:
         run, header, generation = self._run, self._header, self._generation
-        numbers, segment = self._numbers, None
+        rotation, segment = self._rotation, None
         if not (in_memory or self._is_in_trouble or run is None or header is None):
             try:
                 segment = self._file(run, header)
@@ -378,11 +319,11 @@ class JournalStore:
         if segment is None:
             segment = self._anonymous()
         segment.generation = generation
-        if numbers is not self._numbers:  # a signal handler has forked: it is the parent's
+        if rotation is not self._rotation:  # a signal handler has forked: it is the parent's
             segment.forget()
         elif run is not self._run or self._needs_file(segment, in_memory=in_memory):
             segment.delete()  # opened or erased meanwhile, or the trouble is over
-        elif not self._line_up(segment):
+        elif not self._rotation.line_up(segment):
             segment.delete()
         elif generation != self._generation:  # erased meanwhile
             is_alone = self._is_alone
@@ -396,7 +337,7 @@ class JournalStore:
         return not (is_on_disk or in_memory or self._is_in_trouble)
 
     def _file(self, run: Run, header: Header) -> Segment:
-        number = self._numbers.increment()
+        number = self._rotation.next_number()
         header = msgspec.structs.replace(header, segment=number, data_bytes=self._data_bytes)
         path = run.segment_path(number)
         segment = Segment(number, self._data_bytes, path=path, header=header)
@@ -404,7 +345,7 @@ class JournalStore:
         return segment
 
     def _anonymous(self) -> Segment:
-        return Segment(self._numbers.increment(), self._data_bytes)
+        return Segment(self._rotation.next_number(), self._data_bytes)
 
     def fall_back(self, error: OSError) -> None:
         """Keep new events in memory from now on, until the disk works again."""
@@ -463,7 +404,7 @@ class JournalStore:
 
     def _catch_up(self) -> None:
         """Count the records that were written until now, since the last call."""
-        newest = self._newest[0]  # threads that push flat out must not keep this one here
+        newest = self._rotation.newest  # threads that push flat out must not keep this one here
         while self._count_some():
             if self._segments[-1].number > newest:
                 break
@@ -479,11 +420,11 @@ class JournalStore:
             if has_more or is_active:
                 return has_more
             segment.is_sealed = True
-        if not self._ahead or self._ahead[0].write in self._spares:
+        if (reached := self._rotation.reached) is None:
             return False
-        self._ahead[0].begin(self._counted + 1)
-        self._has_memory |= self._ahead[0].path is None
-        self._segments.extend(map(deque[Segment].popleft, (self._ahead,)))  # one call into C
+        reached.begin(self._counted + 1)
+        self._has_memory |= reached.path is None
+        self._rotation.move_reached(self._segments)
         self._reached += 1
         return True
 
@@ -536,7 +477,7 @@ class JournalStore:
     def size(self) -> int:
         """The size of this run's files, in bytes."""
         with self._lock:
-            return sum(segment.file_bytes for segment in (*self._segments, *self._ahead))
+            return sum(segment.file_bytes for segment in (*self._segments, *self._rotation.ahead))
 
     # Taking events out.
 
@@ -827,7 +768,7 @@ class JournalStore:
                 self._rest()
 
     def _fill_spares(self) -> None:
-        missing = self._spares_wanted - len(self._spares)
+        missing = self._spares_wanted - self._rotation.spares
         if missing <= 0:
             return
         for _ in range(missing):
@@ -852,7 +793,7 @@ class JournalStore:
         """
         is_alone = self._is_alone
         with self._lock:
-            self._retire_all()
+            self._rotation.retire_all()
             if is_alone:
                 self._catch_up()
             self._limit_memory()

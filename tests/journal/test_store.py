@@ -146,7 +146,7 @@ def test_a_file_made_late_is_given_up_and_the_numbers_stay_in_order(bench: Bench
     assert bench.run is not None
     late = store._file(bench.run, HEADER)
     bench.emit_many(3000)  # makes files with higher numbers
-    assert store._line_up(late) is False
+    assert store._rotation.line_up(late) is False
     late.delete()
     bench.emit_many(3000, first=3001)
     store.close(keep=True)
