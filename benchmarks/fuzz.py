@@ -35,6 +35,7 @@ from collections.abc import Iterator
 from benchmarks.fuzz_journal import try_journal
 from benchmarks.harness import Failure, peak_bytes
 from redvsblue_telemetry._delivery.adoption import Adoption
+from redvsblue_telemetry._delivery.gaps import GapLog
 from redvsblue_telemetry._delivery.session import WireSession
 from redvsblue_telemetry._delivery.settlement import Settlement
 from redvsblue_telemetry._delivery.window import DeliveryWindow
@@ -248,6 +249,8 @@ def try_frames(rng: random.Random) -> str:
                 max_age=SETTINGS.journal_max_age,
             ),
             ledger=ledger,
+            gaps=GapLog(),
+            reporter=None,
             settings=SETTINGS,
             clock=time.monotonic,
             may_send=lambda: True,

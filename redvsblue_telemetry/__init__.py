@@ -16,6 +16,7 @@ from . import _packages  # noqa: F401 (first, since it checks what the others im
 from ._delivery.states import ConnectionState
 from ._process import emit, get_telemetry, start_telemetry, stop_telemetry
 from ._recording.store import TelemetryStore
+from ._shared import VERSION
 from .client import Telemetry, TelemetryStats
 from .errors import InvalidEventError, SettingsError, TelemetryError
 from .events import TelemetryEvent
@@ -24,7 +25,7 @@ from .settings import TelemetrySettings
 if TYPE_CHECKING:
     from ._delivery.worker import TelemetryConnector
 
-__version__ = "0.2.0"
+__version__ = VERSION
 
 __all__ = [
     "ConnectionState",

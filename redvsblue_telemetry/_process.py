@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from ._crashes import exit_reason
 from ._delivery.log import log_failed_start
 from ._lifecycle import Phase, call_after_fork, call_at_exit
 from ._shared import Unpack
@@ -18,6 +19,8 @@ from .errors import SettingsError
 from .settings import SettingsOverrides, TelemetrySettings, unknown_variables, why_off
 
 __all__ = ["emit", "get_telemetry", "install_telemetry", "start_telemetry", "stop_telemetry"]
+
+_EXIT_TIMEOUT = 2.0  # seconds, as for a stop
 
 logger = logging.getLogger("redvsblue_telemetry")
 
@@ -105,6 +108,11 @@ def stop_telemetry(timeout: float = 2.0) -> bool:
     return _current.stop(timeout)
 
 
+def _stop_at_exit() -> None:
+    _logged.clear()
+    _current._stop(_EXIT_TIMEOUT, exit_reason())
+
+
 def get_telemetry() -> Telemetry:
     """Return the client that :func:`start_telemetry` returned last, or one that is off."""
     return _current
@@ -135,6 +143,6 @@ def _renew_lock() -> None:
 
 
 if not _is_reloaded:
-    call_at_exit(stop_telemetry)
+    call_at_exit(_stop_at_exit)
     call_after_fork(_renew_lock)
 unpickle_as(get_telemetry)

@@ -36,6 +36,7 @@ __all__ = [
     "REPORT_HEADER",
     "REPORT_VERSION",
     "SMALLEST_INTEGER",
+    "VERSION",
     "PicklableError",
     "TokenBucket",
     "Unpack",
@@ -48,6 +49,9 @@ __all__ = [
     "monotonic",
     "type_name",
 ]
+
+VERSION = "0.2.0"
+"""The version of this package; setup.cfg reads it here."""
 
 ACK_HEADER = "telemetry-ack"
 """The handshake header in which a client offers acks, and a server promises them."""

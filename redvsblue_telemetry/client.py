@@ -20,6 +20,7 @@ from ._recording.codec import EncodedEvent, EventCodec, child_session_id, new_se
 from ._recording.emit import Emit, emit_nothing, make_emit
 from ._recording.ledger import DropReason, Ledger
 from ._recording.store import TelemetryStore
+from ._report import Reason
 from ._shared import describe, keep_on_reload, monotonic
 from .engines import AttachedEngines, EngineBinding
 from .errors import InvalidEventError
@@ -290,6 +291,10 @@ class Telemetry:
             another reason. With a journal, the former are counted in ``buffered``, and the next
             start delivers them; otherwise all of these are counted in ``dropped``.
         """
+        return self._stop(timeout, Reason.STOPPED)
+
+    def _stop(self, timeout: float, reason: str) -> bool:
+        """Stop. The reason is that of the last report, unless there was another stop before."""
         with self._life.lock:
             self._enter_stopped()
             connector = self._connector
@@ -298,7 +303,10 @@ class Telemetry:
         # Waiting without the lock: a callback on the worker, another thread and a signal handler
         # may all call `stop` while this one waits, and each returns within its own timeout.
         since = monotonic()
-        ended_well = self._has_nothing_to_send if connector is None else connector.stop(timeout)
+        if connector is None:
+            ended_well = self._has_nothing_to_send
+        else:
+            ended_well = connector.stop(timeout, reason)
         has_ended = connector is None or connector.state is ConnectionState.STOPPED
         # A callback on the worker doesn't wait: then the next call has to.
         if has_ended or monotonic() - since >= timeout:
@@ -339,6 +347,10 @@ class Telemetry:
         connection, and stops recording and sending. It also erases the journal: the events of this
         run, and those of earlier runs. Setting it to True resumes the same session, or starts a
         client that was not started. Where the feature flag is off, it stays False.
+
+        Nothing is sent after a False but one report, if a connection is open, no event is in
+        flight, and the server takes reports. It says that the session was switched off, and how
+        many events there were. It has none of the player's data.
         """
         return self._life.recording.on
 

@@ -32,11 +32,11 @@ THE_PACKAGE = """
     _recording      | errors  events  _shared
     _journal        | _recording  _shared
     _network        | _packages  _shared
-    _delivery       | settings  _recording  _network  _packages  _shared
+    _delivery       | settings  _recording  _network  _packages  _report  _shared
     _lifecycle      | _recording  _shared
-    client    | errors events settings engines _lifecycle _recording _delivery _journal _shared
-    _process        | errors  settings  client  _lifecycle  _delivery  _shared
-    __init__        | errors  events  settings  client  _process  _recording  _delivery  _packages
+    client | errors events settings engines _lifecycle _recording _delivery _journal _report _shared
+    _process        | errors  settings  client  _lifecycle  _delivery  _crashes  _shared
+    __init__ | errors  events  settings  client  _process  _recording  _delivery  _packages  _shared
     collector       | settings  _report  _shared
     testing         | events  settings  client  _process  collector  _shared
     collector.testing | testing
@@ -90,13 +90,15 @@ ROOMS = {
         pacing          |
         poller          |
         log             |
+        gaps            |
         window          |
         requests        |
         settlement      | window
         adoption        | settlement  log
         limits          | adoption
-        session         | window  settlement  adoption  pacing  log
-        worker | session adoption limits settlement window states requests backoff poller log
+        report          | window  gaps
+        session         | window  settlement  adoption  gaps  report  pacing  log
+        worker | session adoption limits settlement window report states requests backoff poller log
     """,
     "collector": """
         messages        |
@@ -155,7 +157,9 @@ ROOMS = {
 # These know no thread and no socket: values in, values out.
 PURE = [
     "_delivery.backoff",
+    "_delivery.gaps",
     "_delivery.log",
+    "_delivery.report",
     "_delivery.states",
     "_delivery.window",
     "_journal.layout",

@@ -78,6 +78,10 @@ class Requests:
         # Written by both:
         self.stop_at: float | None = None
         """When the worker has to end at the latest; None while nobody stops it."""
+        self.report_by = 0.0
+        """Until when a stop may wait for its last report to be confirmed."""
+        self.reason = ""
+        """Why the session ends, as its last report says: that of the first stop."""
         self.network_is_back = False
         """The host has reported a network; the worker resets it as an attempt begins."""
         self._is_urgent = False  # to drain the store; the worker resets it when it does
@@ -118,12 +122,23 @@ class Requests:
         """Ask for the connection to be closed and the events up to a number to be discarded."""
         return self._leave(Request(up_to), self._discards)
 
-    def stop(self, deadline: float, up_to: int, since: int) -> Request:
-        """Ask for everything to be delivered, and the worker to end, by a time."""
+    def stop(
+        self, deadline: float, up_to: int, since: int, *, report_by: float, reason: str
+    ) -> Request:
+        """Ask for everything to be delivered, and the worker to end, by a time.
+
+        Args:
+            deadline: when no event is sent any more.
+            up_to: see :class:`Request`.
+            since: see :class:`Request`.
+            report_by: until when to wait for the confirmation of the last report; a bit later.
+            reason: why the session ends.
+        """
         request = Request(up_to, since)
         self._stops.append(request)  # first, so that a worker that ends for it knows it
+        self.reason = self.reason or reason
         if self.stop_at is None or deadline < self.stop_at:
-            self.stop_at = deadline
+            self.stop_at, self.report_by = deadline, report_by
         self._wake()
         return request
 

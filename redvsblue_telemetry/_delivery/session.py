@@ -15,13 +15,15 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from .._network.contract import Connection, ConnectionLost, Frame, FrameKind, LostKind
-from .._recording.codec import EncodedEvent, EventCodec
+from .._recording.codec import EncodedEvent, EventCodec, ForwardedEvent
 from .._recording.ledger import DropReason, Ledger
 from .._recording.store import Store
 from ..settings import TelemetrySettings
 from .adoption import Adoption
+from .gaps import FORWARDED, REJECTED, GapLog
 from .log import log_safely
 from .pacing import TimeSlice
+from .report import Reporter
 from .settlement import Settlement
 from .window import Batch, DeliveryWindow, InvalidConfirmationError
 
@@ -46,6 +48,8 @@ class WireSession:
         settlement: notifies their sources when they are settled.
         adoption: has events of earlier runs.
         ledger: counts them.
+        gaps: explains the numbers that are not sent.
+        reporter: writes reports; None if the server gets none.
         settings: see :class:`TelemetrySettings`.
         clock: returns monotonic seconds.
         may_send: called before each batch, because ``before_send`` may take long and the player
@@ -63,6 +67,8 @@ class WireSession:
         settlement: Settlement,
         adoption: Adoption,
         ledger: Ledger,
+        gaps: GapLog,
+        reporter: Reporter | None,
         settings: TelemetrySettings,
         clock: Callable[[], float],
         may_send: Callable[[], bool],
@@ -75,6 +81,8 @@ class WireSession:
         self._settlement = settlement
         self._adoption = adoption
         self._ledger = ledger
+        self._gaps = gaps
+        self._reporter = reporter
         self._settings = settings
         self._clock = clock
         self._may_send = may_send
@@ -85,6 +93,9 @@ class WireSession:
         self._drain_at = self._heard_at = clock()
         self._asked_at: float | None = None  # when the unanswered keepalive was sent
         self._has_proof = settings.confirm == "auto"
+        self._unconfirmed_reports = 0
+        if reporter is not None:
+            reporter.ask()
 
     def receive(self) -> int:
         """Read the frames that have arrived; return how many events they confirm.
@@ -126,6 +137,7 @@ class WireSession:
             is_awaited: a caller waits for it, so be quick rather than considerate.
         """
         self._is_draining = self._is_time_to_drain(is_urgent=is_urgent or is_awaited)
+        self._report_changes()
         for _ in range(_STEPS_PER_TURN):
             if not (self._can_send and self._may_send()):
                 break
@@ -158,9 +170,51 @@ class WireSession:
 
     def _send_batch(self, batch: Batch) -> None:
         self._connection.send(self._message(batch.events))
-        number = self._window.mark_sent(self._clock())
+        self._ask_for_pong(self._window.mark_sent(self._clock()))
+
+    def _ask_for_pong(self, number: int) -> None:
         if self._has_proof and not self._connection.has_acks:
             self._connection.ping(b"%d" % number)
+
+    def _report_changes(self) -> None:
+        """Send a report if it is time to. The first one of a connection goes before all events."""
+        if self._may_report and self._reporter is not None:
+            self._reporter.look()
+            if self._reporter.is_due and self._may_send():
+                self.report()
+
+    @property
+    def _may_report(self) -> bool:
+        is_possible = self._reporter is not None and self._window.may_report
+        return is_possible and self._connection.unwritten <= _MAX_UNWRITTEN_BYTES
+
+    def report(self, reason: str | None = None) -> bool:
+        """Send a report of this run, if the server takes it; return whether it does.
+
+        Args:
+            reason: how the session has ended; None while it runs.
+        """
+        if self._reporter is None or not self._window.may_report:
+            return False
+        self._unconfirmed_reports += 1
+        self.was_fruitful = True
+        self._send_report(self._reporter.write(reason), self._note_confirmed_report)
+        return True
+
+    def _note_confirmed_report(self) -> None:
+        self._unconfirmed_reports -= 1
+
+    @property
+    def has_unconfirmed_report(self) -> bool:
+        """Whether a report of this run was sent and is not confirmed yet."""
+        return self._unconfirmed_reports > 0
+
+    def _send_report(
+        self, message: bytes, confirmed: Callable[[], object], source: object = None
+    ) -> None:
+        end = b"\n" if self._settings.wire_format == "ndjson" else b""
+        self._connection.send(message + end)
+        self._ask_for_pong(self._window.mark_report_sent(self._clock(), confirmed, source))
 
     @property
     def has_work(self) -> bool:
@@ -193,7 +247,7 @@ class WireSession:
         if len(taken) < self._settings.batch_size:  # the store was empty
             self._is_draining = False
             self._drain_at = self._clock() + self._settings.drain_interval
-        self._window.load(self._completed(taken, self._codec))
+        self._window.load(*self._completed(taken, self._codec))
         if taken:
             self._settlement.note_load(taken[-1][1], self._store.confirm, is_own=True)
 
@@ -203,18 +257,27 @@ class WireSession:
         if adopted is None:
             return
         codec, taken = adopted
-        events = self._completed(taken, codec)
-        self._window.load(events)
+        events, numbers = self._completed(taken, codec)
+        self._window.load(events, numbers, codec)
         self._adoption.note_load(sum(map(len, events)))
 
     def _completed(
         self, taken: list[tuple[EncodedEvent, int]], codec: EventCodec
-    ) -> Sequence[bytes]:
-        """Return events as bytes on the wire, without those that aren't to be sent."""
-        if self._settings.before_send is None:
-            return codec.to_wire_many(taken)
-        reviewed = [self._reviewed(codec.to_wire(body, n), n, codec) for body, n in taken]
-        return [event for event in reviewed if event is not None]
+    ) -> tuple[Sequence[bytes], Sequence[int]]:
+        """Return events as bytes on the wire, and their numbers, without those not to be sent."""
+        if self._settings.before_send is not None:
+            reviewed = [(self._reviewed(codec.to_wire(body, n), n, codec), n) for body, n in taken]
+            sent = [(event, number) for event, number in reviewed if event is not None]
+            return [event for event, _ in sent], [number for _, number in sent]
+        for body, number in taken:
+            if body.__class__ is not EncodedEvent:
+                self._note_forwarded(body, number, codec)
+        numbers: Sequence[int] = range(0)
+        if taken:
+            numbers = range(taken[0][1], taken[-1][1] + 1)
+            if len(numbers) != len(taken):
+                numbers = [number for _, number in taken]
+        return codec.to_wire_many(taken), numbers
 
     def _reviewed(self, wire: bytes, number: int, codec: EventCodec) -> bytes | None:
         """Return an event as ``before_send`` changes it; None if it isn't to be sent."""
@@ -222,8 +285,12 @@ class WireSession:
         try:
             event = self._settings.before_send(codec.from_wire(wire))
             if event is not None:
-                return codec.to_wire(codec.encode_event(event), number)
+                body = codec.encode_event(event)
+                changed = codec.to_wire(body, number)
+                self._note_forwarded(body, number, codec)
+                return changed
         except BaseException:  # even a SystemExit must not end the worker
+            self._note_gap(number, REJECTED, codec)
             is_recovered = codec is not self._codec
             if self._ledger.reject_reviewed(is_recovered=is_recovered) == 1:  # called per event
                 log_safely(
@@ -233,7 +300,19 @@ class WireSession:
                 )
         else:
             self._ledger.drop(1, DropReason.FILTERED)
+            self._note_gap(number, DropReason.FILTERED.value, codec)
         return None
+
+    def _note_forwarded(self, body: EncodedEvent, number: int, codec: EventCodec) -> None:
+        """Explain the number of an event that is sent with another one, or for another session."""
+        if isinstance(body, ForwardedEvent):
+            session_id = body.envelope.get("sessionId", codec.session_id)
+            if (session_id, body.envelope.get("seq", number)) != (codec.session_id, number):
+                self._note_gap(number, FORWARDED, codec)
+
+    def _note_gap(self, number: int, reason: str, codec: EventCodec) -> None:
+        if codec is self._codec:
+            self._gaps.add(number, number, reason)
 
     def _message(self, events: tuple[bytes, ...]) -> bytes:
         if self._settings.wire_format == "ndjson":
@@ -268,6 +347,8 @@ class WireSession:
         deadlines = []
         if not self._is_draining:
             deadlines.append(self._drain_at)
+        if self._may_report and self._reporter is not None and self._reporter.due_at is not None:
+            deadlines.append(self._reporter.due_at)
         if self._has_proof:
             if self._asked_at is None:
                 deadlines.append(self._heard_at + settings.keepalive_interval)

@@ -67,12 +67,6 @@ class Settlement:
         """Whether none of this run's own events is in the window."""
         return self.settled >= self.own_loaded
 
-    @property
-    def is_own_next(self) -> bool:
-        """Whether the event at the front of the window is one of this run's own."""
-        settled = self.settled
-        return next((is_own for loaded, _, _, is_own in self._loads if loaded > settled), True)
-
     def own_in_flight(self) -> int:
         """Return how many of the events in the window are this run's own."""
         before, count = self.settled, 0

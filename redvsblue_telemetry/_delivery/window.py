@@ -20,12 +20,17 @@ in flight is halved, and its halves are sent one by one in turn, until a single 
 that one is dropped. Close code 1009 (message too big) is a refusal at once. The other codes that
 can mean a refusal can also mean that the server has a problem, so they count only if they hit the
 same batch several times with no progress in between.
+
+A report (see :mod:`.report`) is a message as well, but one without events. It takes a number and is
+confirmed like a batch. It is not sent again, since a newer one takes its place. It must not make an
+event suspect, nor an event the report, so where both were in flight at a refusal, each is alone in
+flight next time. If the server refuses a report that is alone, it gets no more of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 __all__ = ["Batch", "DeliveryWindow", "InvalidConfirmationError"]
 
@@ -40,16 +45,28 @@ class InvalidConfirmationError(Exception):
 
 
 class Batch:
-    """The events of one message, as bytes."""
+    """One message: events as bytes, or a report, which has none."""
 
-    __slots__ = ("events", "refusals", "sent_at", "size")
+    __slots__ = ("confirmed", "events", "numbers", "refusals", "sent_at", "size", "source")
 
-    def __init__(self, events: tuple[bytes, ...], refusals: int = 0) -> None:
+    def __init__(
+        self,
+        events: tuple[bytes, ...],
+        numbers: Sequence[int] = (),
+        source: object = None,
+        refusals: int = 0,
+    ) -> None:
         self.events = events
+        self.numbers = numbers
+        """The number of each event in its session."""
+        self.source = source
+        """The earlier run whose events they are, or whose report it is; None for this run."""
         self.refusals = refusals
         """How often in a row the server closed with this batch at the front."""
         self.sent_at = 0.0
         """When it was last sent, by the caller's clock."""
+        self.confirmed: Callable[[], object] | None = None
+        """Called when a report is confirmed."""
         self.size = _size(events)
         """Bytes on the wire, with the array's brackets and commas."""
 
@@ -86,6 +103,12 @@ class DeliveryWindow:
         self._confirmed = 0  # the number of the last confirmed batch on this connection
         self._suspects = 0  # how many batches, from the front on, are sent one by one
         self._progress_at = 0.0
+        self._report_refusals: dict[object, int] = {}  # by the run that the report is about
+        self._are_reports_alone = False  # whether they are sent while nothing else is in flight
+        self.refuses_reports = False
+        """Whether the server has refused a report, so that it gets no more."""
+        self.own_delivered = 0
+        """Events of this run that were confirmed."""
         self.in_flight = 0
         """Events in the window: sent, or about to be, and not yet confirmed."""
         self.loaded = 0
@@ -106,29 +129,64 @@ class DeliveryWindow:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no batch is on its way."""
-        return not self._sent and not self._unsent
+        """Whether no event is on its way."""
+        return not self.in_flight
 
     @property
     def awaits_confirmation(self) -> bool:
-        """Whether a batch was sent on this connection and is not confirmed yet."""
-        return bool(self._sent)
+        """Whether events were sent on this connection and are not confirmed yet."""
+        return any(batch.events for batch in self._sent)
 
-    def load(self, events: Sequence[bytes]) -> None:
-        """Add events as one batch, or as several if one would be too large."""
+    @property
+    def may_report(self) -> bool:
+        """Whether a report may be sent now."""
+        is_alone = self._are_reports_alone or self._suspects
+        return not (self.refuses_reports or (is_alone and self._sent))
+
+    def mark_report_sent(
+        self, now: float, confirmed: Callable[[], object], source: object = None
+    ) -> int:
+        """Note a report as sent; return its number on this connection.
+
+        Args:
+            now: the time.
+            confirmed: called once it is confirmed, unless the connection is lost before.
+            source: the earlier run that it is about; None for this one.
+        """
+        report = Batch((), source=source, refusals=self._report_refusals.get(source, 0))
+        report.confirmed = confirmed
+        report.sent_at = now
+        self._sent.append(report)
+        return self.last_sent
+
+    @property
+    def own_numbers(self) -> list[Sequence[int]]:
+        """The numbers of this run's own events that are in flight, in order, in pieces."""
+        return [b.numbers for b in (*self._sent, *self._unsent) if b.source is None and b.events]
+
+    def load(
+        self, events: Sequence[bytes], numbers: Sequence[int] = (), source: object = None
+    ) -> None:
+        """Add events as one batch, or as several if one would be too large.
+
+        Args:
+            events: as on the wire.
+            numbers: the number of each in its session.
+            source: the earlier run that they are of; None for this one.
+        """
         if not events:
             return
-        batch = Batch(tuple(events))
+        batch = Batch(tuple(events), numbers, source)
         if batch.size <= self._max_batch_bytes or len(events) == 1:
             self._append(batch)
             return
         start = size = 0
         for index, event in enumerate(events):
             if index > start and size + len(event) + 2 > self._max_batch_bytes:
-                self._append(Batch(tuple(events[start:index])))
+                self._append(Batch(tuple(events[start:index]), numbers[start:index], source))
                 start, size = index, 0
             size += len(event) + 1
-        self._append(Batch(tuple(events[start:])))
+        self._append(Batch(tuple(events[start:]), numbers[start:], source))
 
     def _append(self, batch: Batch) -> None:
         self._unsent.append(batch)
@@ -138,9 +196,13 @@ class DeliveryWindow:
 
     def next_unsent(self) -> Batch | None:
         """Return the batch to send now; None if there is none or it has to wait."""
-        if not self._unsent or (self._suspects and self._sent):
+        if not self._unsent or (self._sent and (self._suspects or self._has_report_alone)):
             return None
         return self._unsent[0]
+
+    @property
+    def _has_report_alone(self) -> bool:
+        return self._are_reports_alone and not self._sent[-1].events
 
     def mark_sent(self, now: float) -> int:
         """Mark the batch of :meth:`next_unsent` as sent; return its number on this connection."""
@@ -162,9 +224,17 @@ class DeliveryWindow:
         delivered = 0
         for _ in range(number - self._confirmed):
             batch = self._sent.popleft()
-            delivered += self._forget(batch)
-            self.round_trip = now - batch.sent_at
             self._progress_at = now
+            if batch.confirmed is not None:
+                self._report_refusals.pop(batch.source, None)
+                self._are_reports_alone = bool(self._report_refusals)
+                batch.confirmed()
+                continue
+            count = self._forget(batch)
+            delivered += count
+            if batch.source is None:
+                self.own_delivered += count
+            self.round_trip = now - batch.sent_at
             self._suspects = max(0, self._suspects - 1)
         self._confirmed = number
         return delivered
@@ -179,63 +249,76 @@ class DeliveryWindow:
             return None
         return max(self._sent[0].sent_at, self._progress_at) + self._confirm_timeout
 
-    def connection_lost(self, close_code: int | None = None) -> bytes | None:
+    def connection_lost(self, close_code: int | None = None) -> Batch | None:
         """Put the unconfirmed batches back in front, to be sent again on the next connection.
 
         Args:
             close_code: the code with which the server closed, if it did.
 
         Returns:
-            The event that the server refused, if it has been found. It is out of the window.
+            The event that the server refused, alone in its batch, if it has been found. It is out
+            of the window.
         """
-        suspects = list(self._sent)
+        flight = [batch for batch in self._sent if batch.events or batch.confirmed]
+        suspects = [batch for batch in flight if batch.events]
         self._unsent.extendleft(reversed(suspects))
         self._sent.clear()
         self._confirmed = 0
-        if not suspects or close_code not in REFUSALS:
+        if not flight or close_code not in REFUSALS:
             return None
-        front = suspects[0]
+        front = flight[0]
         front.refusals = max(
             front.refusals + 1, _REFUSALS_BEFORE_SPLIT if close_code == TOO_BIG else 0
         )
+        if not front.events:
+            self._report_refusals[front.source] = front.refusals
         if front.refusals < _REFUSALS_BEFORE_SPLIT:
             return None
-        if len(suspects) > 1:
+        # What was too big is not suspected of anything else, so its parts start at 0.
+        refusals = 0 if close_code == TOO_BIG else _REFUSALS_BEFORE_SPLIT - 1
+        if len(flight) > 1:
             # It can be any of them; the one that is refused when sent alone is the one.
-            for suspect in suspects:
-                suspect.refusals = 0 if close_code == TOO_BIG else _REFUSALS_BEFORE_SPLIT - 1
+            for suspect in flight:
+                suspect.refusals = refusals
+                if not suspect.events:
+                    self._report_refusals[suspect.source] = refusals
+                    self._are_reports_alone = True
             self._suspects = max(self._suspects, len(suspects))
             return None
-        # A batch that was too big is not suspected of anything else, so its halves start at 0.
-        return self._take_apart(
-            self._unsent.popleft(),
-            refusals=0 if close_code == TOO_BIG else _REFUSALS_BEFORE_SPLIT - 1,
-        )
+        if not suspects:
+            self.refuses_reports = True
+            return None
+        return self._take_apart(self._unsent.popleft(), refusals)
 
-    def _take_apart(self, batch: Batch, refusals: int) -> bytes | None:
+    def _take_apart(self, batch: Batch, refusals: int) -> Batch | None:
         """Halve a refused batch, or take a single event out of the window and return it."""
         self._suspects = max(0, self._suspects - 1)
         size = self._forget(batch)
         if size == 1:
-            return batch.events[0]
+            return batch
         middle = size // 2
-        for half in (batch.events[middle:], batch.events[:middle]):
-            part = Batch(half, refusals)
+        for half in (slice(middle, None), slice(middle)):
+            part = Batch(batch.events[half], batch.numbers[half], batch.source, refusals)
             self._unsent.appendleft(part)
             self._bytes += part.size
-            self.in_flight += len(half)
+            self.in_flight += len(part.events)
             self._suspects += 1
         return None
 
     def discard(self) -> int:
-        """Remove all batches; return how many events they have."""
+        """Remove all events; return how many there were.
+
+        The messages that were sent on this connection keep their numbers.
+        """
         discarded = self.in_flight
         self._unsent.clear()
-        self._sent.clear()
-        self._bytes = self._confirmed = self._suspects = self.in_flight = 0
+        for batch in self._sent:
+            batch.events = ()
+        self._bytes = self._suspects = self.in_flight = 0
         return discarded
 
     def _forget(self, batch: Batch) -> int:
-        self._bytes -= batch.size
-        self.in_flight -= len(batch.events)
+        if batch.events:  # or else they were discarded
+            self._bytes -= batch.size
+            self.in_flight -= len(batch.events)
         return len(batch.events)

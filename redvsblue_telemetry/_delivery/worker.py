@@ -39,6 +39,7 @@ from .._network.websocket import open_websocket
 from .._recording.codec import EncodedEvent, EventCodec
 from .._recording.ledger import DropReason, Ledger
 from .._recording.store import Store
+from .._report import Reason
 from .._shared import TokenBucket, is_loopback, monotonic
 from ..settings import TelemetrySettings, is_token
 from .adoption import Adoption
@@ -46,6 +47,7 @@ from .backoff import Backoff
 from .limits import JournalLimits
 from .log import LINES_AT_ONCE, LINES_PER_SECOND, ConnectionLog, log_safely
 from .poller import Poller
+from .report import Reporter
 from .requests import Request, Requests
 from .session import WireSession
 from .settlement import Settlement
@@ -59,7 +61,7 @@ from .states import (
     TRANSITIONS,
     ConnectionState,
 )
-from .window import DeliveryWindow
+from .window import Batch, DeliveryWindow
 
 if TYPE_CHECKING:
     from .._journal.journal import Journal
@@ -70,6 +72,9 @@ _WINDOW_BATCHES = 512
 _WINDOW_BYTES = 4 * 1024 * 1024
 _MAX_RETRY_AFTER = 3600.0  # seconds; a server that asks for more gets this
 _STOP_MARGIN = 0.1  # the fraction of a stop's timeout in which the worker ends after giving up
+_REPORT_MARGIN = 0.05  # the same after it has also given up on its last report
+_GOODBYE = 0.25  # seconds for a report to be confirmed once the player has switched telemetry off
+_DISCARD_DELAY = 0.05  # seconds from that moment to the request to discard the events
 _RECOVERY_DELAY = 1.0  # seconds after an internal error
 _FRUITLESS_TURNS = 32  # in a row; a socket may be ready for nothing now and then
 _FRUITLESS_DELAY = 0.01  # seconds, after that many
@@ -142,6 +147,8 @@ class TelemetryConnector:
         self._regular_at = -math.inf  # when the backoff's own attempt is due
         self._not_before = -math.inf  # a Retry-After forbids attempts until then
         self._grace_ends: float | None = None  # of a stop, for events of earlier runs
+        self._has_given_up = False  # and sends no more events
+        self._awaits_last_report = False  # a report that was sent at the end is not confirmed yet
         self._is_offline = False  # whether there was no network at the last failure
         self._is_allowed_again = False  # attempts were forbidden, and none was made since
         self._connection_log = ConnectionLog(clock)
@@ -152,6 +159,7 @@ class TelemetryConnector:
         self._early_attempts = TokenBucket(
             _EARLY_ATTEMPTS_PER_SECOND, _EARLY_ATTEMPTS_AT_ONCE, clock
         )
+        self._has_warned_of_refused_reports = False
         self._settlement.own_number = store.departed
         self._seen = store.departed  # the number of the last event whose departure was noticed
 
@@ -167,6 +175,21 @@ class TelemetryConnector:
             clock=clock,
         )
         """Takes over dead runs. Its ``erase`` is for any thread."""
+        self._reporter = Reporter(
+            codec=codec,
+            store=store,
+            window=self._window,
+            ledger=self.ledger,
+            reconnects=lambda: max(0, self.connections - 1),
+            most_bytes=settings.max_batch_bytes,
+            clock=clock,
+        )
+        self._gaps = self._reporter.gaps
+        if self._seen and journal is None:  # in a forked child, before it had this worker
+            if dropped := store.dropped:
+                self._gaps.add(1, dropped, DropReason.OVERFLOW.value)
+            if dropped < self._seen:
+                self._gaps.add(dropped + 1, self._seen, DropReason.SWITCHED_OFF.value)
         self._limits = (
             None
             if journal is None
@@ -255,14 +278,20 @@ class TelemetryConnector:
             return False  # a callback that waited for its own thread would wait forever
         return request.wait(timeout)
 
-    def stop(self, timeout: float) -> bool:
+    def stop(self, timeout: float, reason: str = Reason.STOPPED) -> bool:
         """Deliver the remaining events and end; return the result, as for :meth:`flush`.
 
-        Returns within the timeout (in seconds), even if the worker hangs in a name look-up.
+        Returns within the timeout (in seconds), even if the worker hangs in a name look-up. The
+        reason is that of the last report.
         """
         departed, waiting = self._store.departed_and_waiting()
+        now = self._clock()
         request = self.requests.stop(
-            self._clock() + timeout * (1 - _STOP_MARGIN), departed + waiting, since=departed
+            now + timeout * (1 - _STOP_MARGIN),
+            departed + waiting,
+            since=departed,
+            report_by=now + timeout * (1 - _REPORT_MARGIN),
+            reason=reason,
         )
         if threading.current_thread() is not self._thread and (
             self.state is STOPPED or request.wait(timeout)
@@ -346,6 +375,8 @@ class TelemetryConnector:
             self._grace_ends = self._clock() + _RECOVERED_GRACE
         if not self._may_connect:
             return -math.inf
+        if self._has_given_up:
+            return self.requests.report_by if self._awaits_last_report else -math.inf
         if not self._has_delivered_all:
             return stop_at
         return -math.inf if self.adoption.is_done else min(stop_at, self._grace_ends)
@@ -360,9 +391,11 @@ class TelemetryConnector:
         try:
             self._enter(CONNECTING)
             self._connection = self._open()
-            self._serve(self._connection)
+            session = self._serve(self._connection)
             if not self.requests.enabled and self._window.awaits_confirmation:
                 self._connection.reset()  # the toggle also applies to data in the network
+            else:
+                self._say_goodbye(self._connection, session)
             self._connection.close()
         except _Interrupted:
             pass
@@ -378,10 +411,14 @@ class TelemetryConnector:
                 self._connection.abort()
                 self._connection = None
         self._settle()
-        is_own = self._settlement.is_own_next
         refused = self._window.connection_lost(lost.close_code if lost else None)
         if refused is not None:
-            self._drop_refused(refused, lost, is_own=is_own)
+            self._drop_refused(refused, lost)
+        if self._window.refuses_reports and not self._has_warned_of_refused_reports:
+            self._has_warned_of_refused_reports = True
+            log_safely(
+                logging.WARNING, "the server refused a report, so it gets no more of them: %s", lost
+            )
         if lost is not None:
             self._back_off(lost)
 
@@ -394,12 +431,6 @@ class TelemetryConnector:
         self._is_allowed_again = True
 
     def _end(self) -> None:
-        self._settle()
-        if not self._has_delivered_all:
-            self.requests.mark_losses()
-        self._ended_well = (
-            self._ended_well and self._has_delivered_all and not self.requests.has_losses
-        )
         self._give_up_the_rest()
         self._enter(STOPPED)
         self._poller.close()
@@ -421,22 +452,38 @@ class TelemetryConnector:
 
         After the player's no, there is no journal any more.
         """
+        if self._has_given_up:
+            return
+        self._has_given_up = True
+        self._settle()
+        if not self._has_delivered_all:
+            self.requests.mark_losses()
+        self._ended_well = (
+            self._ended_well and self._has_delivered_all and not self.requests.has_losses
+        )
         keep = self.requests.enabled
-        own = self._settlement.own_in_flight()
+        in_flight = own = self._settlement.own_in_flight()
         self._settlement.forget()  # they are not settled, for the journal
-        recovered = self._window.discard() - own
         if keep:
             self.adoption.release()
         else:
             self.adoption.erase()
-        kept = 0 if self._journal is None else self._journal.close(keep=keep)
-        own += self._store.clear()
-        kept = min(kept, own)
+        reason = DropReason.LEFT_BEHIND if keep else DropReason.SWITCHED_OFF
+        kept = 0
+        if self._journal is None:
+            taken = self._take(len(self._store))
+            self._note_gaps(taken, reason)
+            own += len(taken)
+        else:
+            kept = self._journal.close(keep=keep)
+            own += self._store.clear()
+            kept = min(kept, own)
+        recovered = self._window.discard() - in_flight
         if keep:
             self.ledger.keep(kept + recovered)
-            self.ledger.drop(own - kept, DropReason.LEFT_BEHIND)
+            self.ledger.drop(own - kept, reason)
         else:
-            self.ledger.drop(own + recovered, DropReason.SWITCHED_OFF)
+            self.ledger.drop(own + recovered, reason)
 
     # An attempt.
 
@@ -448,6 +495,7 @@ class TelemetryConnector:
             headers=settings.headers,
             ssl_context=settings.ssl_context,
             offers_acks=settings.confirm == "auto",
+            offers_reports=settings.reports == "auto",
         )
         return self._connect(
             endpoint, self._wait_to_connect, self._clock() + settings.connect_timeout
@@ -535,15 +583,16 @@ class TelemetryConnector:
             return early, True
         return regular, False
 
-    def _drop_refused(self, event: bytes, lost: ConnectionLost | None, *, is_own: bool) -> None:
+    def _drop_refused(self, refused: Batch, lost: ConnectionLost | None) -> None:
         self.ledger.drop(1, DropReason.REFUSED)
-        if is_own:
+        if refused.source is None:
             self.requests.mark_losses()
+            self._gaps.add_each(refused.numbers, DropReason.REFUSED.value)
         if self._refusals_log.take():
             log_safely(
                 logging.WARNING,
                 "dropped an event of type %r, which the server refused: %s",
-                self._type_of(event),
+                self._type_of(refused.events[0]),
                 lost,
             )
 
@@ -555,8 +604,9 @@ class TelemetryConnector:
 
     # An open connection.
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, connection: Connection) -> WireSession:
         """Move events over an open connection until it has to be closed from this end."""
+        has_reports = connection.has_reports and self._settings.reports == "auto"
         session = WireSession(
             connection,
             store=self._store,
@@ -566,6 +616,8 @@ class TelemetryConnector:
             settlement=self._settlement,
             adoption=self.adoption,
             ledger=self.ledger,
+            gaps=self._gaps,
+            reporter=self._reporter if has_reports else None,
             settings=self._settings,
             clock=self._clock,
             may_send=lambda: self._may_connect and not self._is_finished,
@@ -582,7 +634,7 @@ class TelemetryConnector:
                 self._backoff.reset()
                 self._regular_at = -math.inf
             if not self._may_connect or self._is_finished:
-                return
+                return session
             session.send(
                 is_urgent=self.requests.take_urgency(), is_awaited=self.requests.is_awaited
             )
@@ -595,11 +647,50 @@ class TelemetryConnector:
             if not self._wait_for_work(connection, session):
                 fruitless_turns = 0
 
+    def _say_goodbye(self, connection: Connection, session: WireSession) -> None:
+        """Send the last report, if this is the end, and wait for its confirmation if there is time.
+
+        Whether it arrives has no influence on anything else.
+        """
+        requests = self.requests
+        is_switched_off = not requests.enabled
+        if is_switched_off:
+            self._await_discard()
+            reason, until = Reason.SWITCHED_OFF, self._clock() + _GOODBYE
+        elif self._is_finished and requests.online:
+            self._give_up_the_rest()
+            reason, until = requests.reason, requests.report_by
+        else:
+            return
+        if requests.enabled == is_switched_off or not session.report(reason):
+            return
+        self._awaits_last_report = True
+        try:
+            connection.flush()
+            while session.has_unconfirmed_report and self._clock() < until:
+                if self._is_finished or requests.enabled == is_switched_off:
+                    break
+                self._wait(until, connection.fileno(), _events_of(connection))
+                session.receive()
+                connection.flush()
+        except ConnectionLost:
+            pass
+        finally:
+            self._awaits_last_report = False
+
+    def _await_discard(self) -> None:
+        """Discard the events first, so that the last report counts them."""
+        until = self._clock() + _DISCARD_DELAY
+        requests = self.requests
+        while requests.next_discard is None and not (requests.enabled or self._is_finished):
+            if self._clock() >= until:
+                break
+            self._wait(until)
+        self._discard_requested()
+
     def _wait_for_work(self, connection: Connection, session: WireSession) -> bool:
         """Wait; return whether the connection's descriptor ended the wait."""
-        events = selectors.EVENT_READ
-        if connection.unwritten:
-            events |= selectors.EVENT_WRITE
+        events = _events_of(connection)
         if session.has_work:
             # Only look for more work.
             return self._wait(self._clock(), connection.fileno(), events)
@@ -652,7 +743,7 @@ class TelemetryConnector:
             if not taken:
                 break
             self.ledger.drop(len(taken), DropReason.EXPIRED)
-            self._note_departed()
+            self._gaps.add_each([number for _, number in taken], DropReason.EXPIRED.value)
 
     def _settle(self) -> None:
         """Notify all who wait for events that have been delivered or dropped."""
@@ -691,16 +782,24 @@ class TelemetryConnector:
         """Note that the events up to a number that were not taken have overflowed."""
         if departed > self._seen:
             self.requests.mark_overflow(self._seen + 1, departed)
+            if self._journal is None:
+                self._gaps.add(self._seen + 1, departed, DropReason.OVERFLOW.value)
             self._seen = departed
+
+    def _note_gaps(self, taken: list[tuple[EncodedEvent, int]], reason: DropReason) -> None:
+        """Note why this run's events in the window, and those taken from the store, won't come."""
+        for numbers in (*self._window.own_numbers, [number for _, number in taken]):
+            self._gaps.add_each(numbers, reason.value)
 
     def _discard_requested(self) -> None:
         while (request := self.requests.next_discard) is not None:
             self._settle()
             own = self._settlement.own_in_flight()
-            in_store = len(self._take(request.up_to - self._store.departed))
-            discarded = self._window.discard() + in_store
+            taken = self._take(request.up_to - self._store.departed)
+            self._note_gaps(taken, DropReason.SWITCHED_OFF)
+            discarded = self._window.discard() + len(taken)
             self.ledger.drop(discarded, DropReason.SWITCHED_OFF)
-            if own or in_store:
+            if own or taken:
                 self.requests.mark_losses()
             self._settlement.note_load(self._store.departed, self._store.confirm, is_own=True)
             self._settlement.settle()
@@ -716,3 +815,9 @@ class TelemetryConnector:
                 self._settings.on_state_change(state)
             except BaseException:  # even a SystemExit must not end the worker
                 log_safely(logging.ERROR, "on_state_change raised", with_traceback=True)
+
+
+def _events_of(connection: Connection) -> int:
+    """Return what to wait for, as in :mod:`selectors`."""
+    is_writing = bool(connection.unwritten)
+    return selectors.EVENT_READ | (selectors.EVENT_WRITE if is_writing else 0)

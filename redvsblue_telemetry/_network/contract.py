@@ -146,12 +146,14 @@ class Endpoint:
         headers: Mapping[str, str] = MappingProxyType({}),
         ssl_context: ssl.SSLContext | None = None,
         offers_acks: bool = True,
+        offers_reports: bool = False,
     ) -> None:
         self.url = url
         self.token = token
         self.headers = headers
         self.ssl_context = ssl_context
         self.offers_acks = offers_acks
+        self.offers_reports = offers_reports
 
 
 class FrameKind(enum.Enum):
@@ -175,6 +177,10 @@ class Connection(Protocol):
     @property
     def has_acks(self) -> bool:
         """Whether the server promised to acknowledge stored messages."""
+
+    @property
+    def has_reports(self) -> bool:
+        """Whether the server takes reports."""
 
     @property
     def unwritten(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from .._packages import check
-from .._shared import ACK_CUMULATIVE, ACK_HEADER
+from .._shared import ACK_CUMULATIVE, ACK_HEADER, REPORT_HEADER, REPORT_VERSION
 from .contract import (
     TIMED_OUT,
     TOO_MUCH,
@@ -101,6 +101,7 @@ class WebSocketConnection:
         self._is_within_frame = False
         stream.limit_read(_MAX_HEADER_BYTES + _MAX_MESSAGE_BYTES)
         self.has_acks = headers.get(ACK_HEADER, "").lower() == ACK_CUMULATIVE
+        self.has_reports = headers.get(REPORT_HEADER) == REPORT_VERSION
 
     @property
     def unwritten(self) -> int:

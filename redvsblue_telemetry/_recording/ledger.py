@@ -127,6 +127,11 @@ class Ledger:
         return counts
 
     @property
+    def rejected_by_emit(self) -> int:
+        """Events that could not be encoded."""
+        return self._rejected_by_emit.value
+
+    @property
     def left_behind(self) -> int:
         """Events that were still undelivered at the end."""
         return self._dropped[DropReason.LEFT_BEHIND]
@@ -158,7 +163,7 @@ class Ledger:
             dropped=dropped,
             buffered=buffered + kept,
             in_flight=in_flight,
-            rejected=self._rejected_by_emit.value + rejected + rejected_recovered,
+            rejected=self.rejected_by_emit + rejected + rejected_recovered,
             dropped_by=dropped_by,
             sampled={},
         )

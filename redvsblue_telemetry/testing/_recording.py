@@ -41,7 +41,7 @@ class RecordingTelemetry(Telemetry):
     def _launched(self) -> None:
         """Launch no worker. So the toggle discards nothing: recorded events stay."""
 
-    def stop(self, timeout: float = 2.0) -> bool:
+    def _stop(self, timeout: float, reason: str) -> bool:
         # A game that stops telemetry at its end goes on being recorded in its next test run.
         return True
 

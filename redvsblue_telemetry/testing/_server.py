@@ -7,7 +7,7 @@ import ssl
 import threading
 from typing import TYPE_CHECKING, Any
 
-from .._shared import ACK_CUMULATIVE, ACK_HEADER
+from .._shared import ACK_CUMULATIVE, ACK_HEADER, REPORT_HEADER, REPORT_VERSION
 
 if TYPE_CHECKING:
     from websockets.http11 import Request, Response
@@ -35,6 +35,8 @@ class RecordingServer:
         acks: Acknowledge each message with ``{"ack": n}`` once it is recorded, if the client
             offers that. Events that ``flush`` confirms are then in :attr:`events`. Without acks,
             only pongs confirm, and a pong can precede the recording.
+        reports: Take reports, if the client offers them. They are in :attr:`reports`, and neither
+            in :attr:`messages` nor in :attr:`events`.
         token: Respond with 401 to handshakes without this bearer token.
     """
 
@@ -44,15 +46,18 @@ class RecordingServer:
         port: int = 0,
         ssl_context: ssl.SSLContext | None = None,
         acks: bool = True,
+        reports: bool = True,
         token: str | None = None,
     ) -> None:
         self._requested_port = port
         self._ssl_context = ssl_context
         self._acks = acks
+        self._takes_reports = reports
         self._token = token
         self._changed = threading.Condition()
         self._messages: list[str | bytes] = []
         self._events: list[dict[str, Any]] = []
+        self._reports: list[dict[str, Any]] = []
         self._requests: list[Request] = []
         self._open: set[ServerConnection] = set()
 
@@ -111,7 +116,7 @@ class RecordingServer:
 
     @property
     def messages(self) -> list[str | bytes]:
-        """The messages in order of arrival, repeats included."""
+        """The messages with events in order of arrival, repeats included."""
         with self._changed:
             return list(self._messages)
 
@@ -120,6 +125,12 @@ class RecordingServer:
         """The events in order of arrival, repeats included."""
         with self._changed:
             return list(self._events)
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        """The reports in order of arrival, without the ``report`` around each."""
+        with self._changed:
+            return list(self._reports)
 
     @property
     def requests(self) -> list[Request]:
@@ -163,8 +174,9 @@ class RecordingServer:
     ) -> Response | None:
         if self._acks and request.headers.get(ACK_HEADER) == ACK_CUMULATIVE:
             response.headers[ACK_HEADER] = ACK_CUMULATIVE
-            return response
-        return None
+        if self._takes_reports and request.headers.get(REPORT_HEADER) == REPORT_VERSION:
+            response.headers[REPORT_HEADER] = REPORT_VERSION
+        return response
 
     def _receive(self, connection: ServerConnection) -> None:
         response = connection.response
@@ -186,8 +198,12 @@ class RecordingServer:
 
     def _keep(self, message: str | bytes) -> None:
         text = message if isinstance(message, str) else message.decode()
-        events = json.loads(text) if text.startswith("[") else map(json.loads, text.splitlines())
+        lines = text.splitlines()
+        events = json.loads(text) if text.startswith("[") else list(map(json.loads, lines))
         with self._changed:
-            self._messages.append(message)
-            self._events.extend(events)
+            if len(events) == 1 and events[0].keys() == {"report"}:
+                self._reports.append(events[0]["report"])
+            else:
+                self._messages.append(message)
+                self._events.extend(events)
             self._changed.notify_all()

@@ -171,7 +171,7 @@ def test_a_client_whose_pair_is_shut_down_delivers_at_once_and_does_not_spin(
 class NeverDone:
     """A connection that is always ready to be read, with nothing in it."""
 
-    has_acks = has_more = False
+    has_acks = has_more = has_reports = False
     unwritten = 100
 
     def __init__(self) -> None:

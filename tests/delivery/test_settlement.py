@@ -51,11 +51,11 @@ def test_a_load_is_settled_when_all_of_it_is_confirmed() -> None:
     window.confirm(1, 0.0)
     settlement.settle()
     assert (own.confirmed, old.confirmed) == (3, 0)
-    assert (settlement.own_in_flight(), settlement.is_own_next) == (4, False)
+    assert settlement.own_in_flight() == 4
     window.confirm(2, 0.0)
     settlement.settle()
     assert (own.confirmed, old.confirmed) == (3, 2)
-    assert (settlement.own_in_flight(), settlement.is_own_next) == (4, True)
+    assert settlement.own_in_flight() == 4
     window.confirm(3, 0.0)
     settlement.settle()
     assert (own.confirmed, settlement.are_own_settled) == (7, True)
@@ -105,11 +105,11 @@ def test_a_refused_event_is_settled_in_its_turn() -> None:
     old.load(1)
     own.load(1)
     window.mark_sent(0.0)
-    assert not settlement.is_own_next
-    assert window.connection_lost(1009) == b"x"
+    refused = window.connection_lost(1009)
+    assert refused is not None
+    assert refused.events == (b"x",)
     settlement.settle()
     assert (old.confirmed, own.confirmed) == (1, 0)
-    assert settlement.is_own_next
 
 
 def test_what_is_forgotten_is_never_settled() -> None:
@@ -150,10 +150,8 @@ def test_a_source_is_notified_of_exactly_the_events_that_are_not_in_flight(
         elif step == "confirm":
             first = window.last_sent - len(window._sent)
             del waiting[: window.confirm(min(first + amount, window.last_sent), 0.0)]
-        else:
-            is_own = settlement.is_own_next
-            if window.connection_lost(amount or None) is not None:
-                assert is_own is waiting.pop(0)[0].is_own
+        elif window.connection_lost(amount or None) is not None:
+            del waiting[0]
         settlement.settle()
         assert len(waiting) == window.in_flight
         assert settlement.own_in_flight() == sum(source is own for source, _ in waiting)

@@ -51,6 +51,15 @@ def send_all(window: DeliveryWindow, now: float = 0.0) -> list[tuple[bytes, ...]
     return sent
 
 
+def refused_by(window: DeliveryWindow, close_code: int | None) -> bytes | None:
+    """Lose the connection; return the event that the server refused, if it has been found."""
+    refused = window.connection_lost(close_code)
+    if refused is None:
+        return None
+    (event,) = refused.events
+    return event
+
+
 def window_with(*batches: Sequence[bytes]) -> DeliveryWindow:
     window = make_window()
     for batch in batches:
@@ -330,7 +339,7 @@ def test_a_single_event_that_is_too_big_for_the_server_is_given_up() -> None:
     window = window_with(events(1))
     send_all(window)
 
-    assert window.connection_lost(1009) == b"000001"
+    assert refused_by(window, 1009) == b"000001"
     assert window.is_empty
     assert window.in_flight == 0
 
@@ -393,7 +402,7 @@ def test_an_event_at_which_the_server_closes_a_third_time_is_given_up(close_code
     assert window.connection_lost(close_code) is None
     send(window)
 
-    assert window.connection_lost(close_code) == b"000001"
+    assert refused_by(window, close_code) == b"000001"
     assert send_all(window) == [(b"000002",)]
 
 
@@ -424,7 +433,7 @@ def test_one_bad_moment_while_an_oversized_event_is_sought_costs_no_other_event(
     assert send_all(window) == [(b"000001",)]
     assert window.confirm(1, now=0.0) == 1
     send_all(window)
-    assert window.connection_lost(1009) == b"000002"
+    assert refused_by(window, 1009) == b"000002"
     assert window.is_empty
 
 
@@ -439,8 +448,9 @@ def test_discard_gives_up_everything_and_says_how_many_events() -> None:
     assert window.is_empty
     assert window.in_flight == 0
     assert window.loaded == 3
-    assert window.overdue_at is None
-    assert window.last_sent == 0
+    assert not window.awaits_confirmation
+    assert window.last_sent == 1
+    assert window.confirm(1, now=0.0) == 0
     assert window.discard() == 0
 
 
@@ -527,7 +537,7 @@ class WindowMachine(RuleBasedStateMachine):
     @rule(close_code=st.sampled_from([*OTHER_CODES, *REFUSING_CODES]))
     def the_connection_is_lost(self, close_code: int | None) -> None:
         unconfirmed = [event for batch in self.on_wire[self.confirmed :] for event in batch]
-        refused = self.window.connection_lost(close_code)
+        refused = refused_by(self.window, close_code)
         if refused is not None:
             assert close_code in REFUSING_CODES
             assert [refused] == unconfirmed  # alone in flight: nobody else can be meant
@@ -538,8 +548,7 @@ class WindowMachine(RuleBasedStateMachine):
     @rule()
     def discard(self) -> None:
         self.discarded += self.window.discard()
-        self.on_wire = []
-        self.read = self.confirmed = 0
+        self.on_wire = [() for _ in self.on_wire]
         # Dropped events are not part of the order of arrival: begin anew.
         self.arrived = []
 
@@ -557,7 +566,7 @@ class WindowMachine(RuleBasedStateMachine):
     @invariant()
     def it_is_overdue_only_while_something_is_unconfirmed(self) -> None:
         has_unconfirmed = self.confirmed < len(self.on_wire)
-        assert self.window.awaits_confirmation == has_unconfirmed
+        assert self.window.awaits_confirmation == any(self.on_wire[self.confirmed :])
         assert (self.window.overdue_at is not None) == has_unconfirmed
         if self.window.overdue_at is not None:
             assert self.window.overdue_at <= self.now + 10.0
@@ -599,7 +608,7 @@ class PickyServer:
                 number += 1
                 if self.poison.intersection(batch):
                     self.closes += 1
-                    return window.connection_lost(self.close_code)
+                    return refused_by(window, self.close_code)
                 self.arrived += [event for event in batch if event not in self.arrived]
                 if confirms[number % len(confirms)]:
                     window.confirm(number, now=0.0)
