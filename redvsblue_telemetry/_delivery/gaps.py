@@ -21,7 +21,7 @@ Gap = tuple[int, int, str]
 REJECTED = "rejected"
 """``before_send`` raised for it."""
 FORWARDED = "forwarded"
-"""The event came with a number or a session of its own, so the number was never sent."""
+"""The game has pushed the event with its ``seq`` or ``session_id``, so the number is never sent."""
 
 _SLACK = 4  # above the limit by this part of it, runs are merged: not for each one that is new
 
@@ -37,7 +37,8 @@ class GapLog:
         self._most = most
         self._runs: list[Gap] = []  # ascending, and none overlaps another
         self.counts: dict[str, int] = {}
-        """How many numbers were added, by reason. Exact, whatever has become of their runs."""
+        """How many numbers were added, by reason. Exact, also of runs that are forgotten."""
+        self._forgotten = 0  # the number up to which runs are forgotten
         self.changes = 0
         """How often something was added."""
 
@@ -45,6 +46,9 @@ class GapLog:
         """Note that the events with these numbers will not come. Each number is added once."""
         self.counts[reason] = self.counts.get(reason, 0) + last - first + 1
         self.changes += 1
+        first = max(first, self._forgotten + 1)
+        if first > last:
+            return
         runs = self._runs
         if not runs or first > runs[-1][1]:
             _append(runs, (first, last, reason))
@@ -92,7 +96,10 @@ class GapLog:
                 short.append(run)
             if not too_many:
                 break
-        self._runs[:] = [*short, *runs][-self._most :]
+        self._runs[:] = [*short, *runs]
+        if too_many:
+            self._forgotten = self._runs[too_many - 1][1]
+            del self._runs[:too_many]
 
 
 def _append(runs: list[Gap], run: Gap) -> None:

@@ -36,7 +36,6 @@ class Reporter:
         store: has the events that wait.
         window: has those in flight.
         ledger: counts what is not in the gaps.
-        reconnects: returns how often a connection was made again.
         most_bytes: of one report. Beyond it, the oldest gaps are left out.
         clock: returns monotonic seconds.
     """
@@ -48,7 +47,6 @@ class Reporter:
         store: Store[EncodedEvent],
         window: DeliveryWindow,
         ledger: Ledger,
-        reconnects: Callable[[], int],
         most_bytes: int,
         clock: Callable[[], float],
     ) -> None:
@@ -58,12 +56,13 @@ class Reporter:
         self._ledger = ledger
         self.gaps = GapLog()
         """Which events will not come, and why."""
-        self._reconnects = reconnects
         self._most_bytes = most_bytes
         self._clock = clock
         self._started_at = time_ns() // 1_000_000
         self._number = 0
         self._written: _Change | None = None  # as of the last report
+        self.reconnects = 0
+        """How often a connection was made again."""
         self.due_at: float | None = None
         """When the next report is due; None while nothing has changed."""
 
@@ -89,7 +88,7 @@ class Reporter:
             self.gaps.changes,
             self._ledger.rejected_by_emit,
             self._ledger.read().sampled,
-            self._reconnects(),
+            self.reconnects,
         )
 
     def write(self, reason: str | None = None) -> bytes:
@@ -119,7 +118,7 @@ class Reporter:
             dropped=dropped,
             sampled=self._ledger.read().sampled,
             gaps=gaps,
-            reconnects=self._reconnects(),
+            reconnects=self.reconnects,
             sdk=VERSION,
             version=self._codec.version or msgspec.UNSET,
         )

@@ -374,10 +374,14 @@ def _confirmation(frame: Frame, *, has_acks: bool) -> int | None:
         message = "malformed ack from the server: a binary message"
         raise ConnectionLost(LostKind.PROTOCOL, message)
     try:
-        return msgspec.json.decode(frame.payload, type=_Ack).ack
+        return _decode_ack(frame.payload).ack
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ConnectionLost(LostKind.PROTOCOL, "malformed ack from the server") from None
 
 
 class _Ack(msgspec.Struct):
     ack: int
+
+
+# Made in advance: the first use of a type leaves a cycle of msgspec's behind.
+_decode_ack = msgspec.json.Decoder(_Ack).decode

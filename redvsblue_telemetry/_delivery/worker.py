@@ -180,7 +180,6 @@ class TelemetryConnector:
             store=store,
             window=self._window,
             ledger=self.ledger,
-            reconnects=lambda: max(0, self.connections - 1),
             most_bytes=settings.max_batch_bytes,
             clock=clock,
         )
@@ -622,6 +621,7 @@ class TelemetryConnector:
             clock=self._clock,
             may_send=lambda: self._may_connect and not self._is_finished,
         )
+        self._reporter.reconnects = self.connections
         self.connections += 1
         self._is_offline = False
         self._enter(CONNECTED)
