@@ -30,7 +30,7 @@ THE_PACKAGE = """
     _dialects       | errors  _shared
     engines         | errors  events  _dialects
     _recording      | errors  events  _shared
-    _journal        | _recording  _shared
+    _journal        | _recording  _report  _shared
     _network        | _packages  _shared
     _delivery       | settings  _recording  _network  _packages  _report  _shared
     _lifecycle      | _recording  _shared

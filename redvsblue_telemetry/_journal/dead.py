@@ -15,7 +15,10 @@ from collections.abc import Generator
 from pathlib import Path
 from time import sleep
 
+import msgspec
+
 from .._recording.codec import EncodedEvent
+from .._report import Report, decode_report
 from .._shared import monotonic
 from .layout import (
     BASE_AT,
@@ -125,30 +128,40 @@ class SegmentFile:
 
 
 class RunFiles:
-    """The segments of a run.
+    """The segments of a run, and what its report says.
 
     Args:
         segments: their numbers and paths, in order.
+        report: the report that was saved with them, if there is one. Without any segment, it says
+            which run this is.
 
     Raises:
-        BlankRunError: no segment has anything in it.
+        BlankRunError: no segment has anything in it, and there is no report.
         LayoutError: no segment has an intact header of this format.
         OSError: no segment can be read.
     """
 
-    def __init__(self, segments: list[tuple[int, Path]]) -> None:
+    def __init__(self, segments: list[tuple[int, Path]], report: bytes | None = None) -> None:
         files = [SegmentFile(number, path) for number, path in segments]
         headers = [file.header for file in files if file.header is not None]
+        self.report = _report_in(report)
+        """The report that was saved last, if it can be read."""
         if all(file.is_blank for file in files):
-            raise BlankRunError("it is blank")
+            if self.report is None:
+                raise BlankRunError("it is blank")
+            headers, files = [_header_of(self.report)], []
         if not headers:
             raise next((f.fault for f in files if f.fault), LayoutError("it has no segments"))
         self.header = headers[0]
         """The header of the first segment that has one."""
+        if self.report is not None and self.report.session_id != self.header.session_id:
+            self.report = None  # a copy of another run's
+        self.is_report_lost = report is not None and self.report is None
+        """Whether there is a report that can't be used."""
         self.segments = [file for file in files if self._belongs(file)]
         for file in self.segments:
             file.read_entries(self._data_bytes(file))
-        self.confirmed = max(file.confirmed for file in self.segments)
+        self.confirmed = max((file.confirmed for file in self.segments), default=0)
         """Up to which number all events are settled, as the entries say."""
         self._reader = RecordReader()
 
@@ -200,7 +213,9 @@ class RunFiles:
         start = len(files) - 1
         while start > 0 and files[start].base is None and not files[start].indexed:
             start -= 1
-        number = max(self.confirmed, *(max(file.indexed, (file.base or 1) - 1) for file in files))
+        number = self.confirmed
+        for file in files:
+            number = max(number, file.indexed, (file.base or 1) - 1)
         for events in self.read(start=start):
             if events:
                 number = max(number, events[-1][1])
@@ -239,11 +254,16 @@ class DeadRun:
     def __init__(self, directory: RunDirectory) -> None:
         self.path = directory.path
         self._directory = directory
-        self._files = RunFiles(directory.segments())
+        self._files = RunFiles(directory.segments(), directory.report())
         self.header = self._files.header
         """The header of one of its segments."""
         self.confirmed = self._files.confirmed
         """Up to which number all events are settled."""
+        self.report = self._files.report
+        """The report that was saved last, by the run itself or an earlier start, if there is one.
+        """
+        self.is_report_lost = self._files.is_report_lost
+        """Whether there is a report that can't be used."""
         self.expired = 0
         """How many events :meth:`drop_oldest_segment` dropped."""
         self._last = self._files.last_number()
@@ -387,6 +407,27 @@ class DeadRun:
             with contextlib.suppress(OSError):
                 self._left[-1].append(confirmed_entry(self.confirmed))
                 self._noted = self.confirmed
+
+
+def _report_in(text: bytes | None) -> Report | None:
+    """Return a report; None if there is none, or if it is torn."""
+    try:
+        return None if text is None else decode_report(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _header_of(report: Report) -> Header:
+    """Return the header for a run of which only the report is left."""
+    return Header(
+        session_id=report.session_id,
+        run="",
+        segment=0,
+        data_bytes=0,
+        started_at=report.started_at,
+        previous=0,
+        version=report.version if isinstance(report.version, str) else None,
+    )
 
 
 def bytes_on_disk(status: os.stat_result) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import attrs
 
+from .._report import Report
 from .._shared import counted
 from .dead import BlankRunError, DeadRun, RunFiles, bytes_on_disk
 from .layout import HEADER_BYTES, Header, LayoutError, decode_header
@@ -47,6 +48,8 @@ class RunReport:
     """When the first of them happened, in milliseconds since the epoch."""
     torn: int = 0
     """How many records are damaged."""
+    report: Report | None = None
+    """What its game has reported last, if that was saved."""
     fault: str | None = None
     """Why the run, or a part of it, can't be read."""
 
@@ -180,8 +183,15 @@ def _segments(path: Path) -> list[tuple[int, Path]]:
         return []
 
 
+def _report(path: Path) -> bytes | None:
+    try:
+        return RunDirectory.report_in(path)
+    except OSError:
+        return None
+
+
 def _size(path: Path) -> int:
-    size = 0
+    size = len(_report(path) or b"")
     for _, file in _segments(path):
         with contextlib.suppress(OSError):
             size += bytes_on_disk(file.stat())
@@ -199,23 +209,27 @@ def _age(path: Path) -> tuple[int, str]:
 
 
 def _began_at(path: Path) -> int | None:
-    """Return when a run began, in milliseconds since the epoch; None if no header can be read."""
-    for _, file in _segments(path):
+    """Return when a run began, in milliseconds since the epoch; None if nothing says so."""
+    segments = _segments(path)
+    for _, file in segments:
         with contextlib.suppress(OSError, LayoutError), file.open("rb") as stream:
             return decode_header(stream.read(HEADER_BYTES)).started_at
+    if not segments and (report := _report(path)) is not None:
+        with contextlib.suppress(LayoutError):
+            return RunFiles([], report).header.started_at
     return None
 
 
 def _reports(path: Path) -> Iterator[RunReport]:
     """Yield the report of a run; nothing if it isn't one, or has just gone."""
-    segments = _segments(path)
-    if not segments:
+    segments, saved = _segments(path), _report(path)
+    if not segments and saved is None:
         return
     is_living = False
     with contextlib.suppress(OSError):  # such as on a copy that can't be written
         is_living = RunDirectory.is_living(path)
     try:
-        files = RunFiles(segments)
+        files = RunFiles(segments, saved)
     except BlankRunError:
         return
     except (OSError, LayoutError) as error:
@@ -246,5 +260,6 @@ def _reports(path: Path) -> Iterator[RunReport]:
         events=events,
         oldest=oldest,
         torn=sum(damaged),
+        report=files.report,
         fault=str(faults[0].strerror or faults[0]) if faults else None,
     )

@@ -150,11 +150,20 @@ class Journal:
             run.delete()
         self.directory.erase()
 
-    def close(self, *, keep: bool) -> int:
+    def save_report(self, text: bytes) -> None:
+        """Save a report of this run for the next start, in the place of the one before.
+
+        On the worker. If it can't be written, that is harmless: the next start knows less.
+        """
+        if (run := self._run) is not None:
+            run.save_report(text)
+
+    def close(self, *, keep: bool, keep_report: bool = False) -> int:
         """End the run. A run without files is removed.
 
         Args:
-            keep: keep the files in which events are not settled.
+            keep: keep the files in which events are not settled, and then the report, too.
+            keep_report: keep the report in any case, unless ``keep`` is False.
 
         Returns:
             How many events are left in them.
@@ -163,6 +172,8 @@ class Journal:
         left = self.store.close(keep=keep)
         self.store.on_trouble = _ignore  # it would refer to this, which refers to the store
         if run is not None:
+            if not (keep and (left or keep_report)):
+                run.delete_report()
             run.release()
         return left
 

@@ -1,7 +1,7 @@
-"""The directory of one run: its name, its lock, and its segment files.
+"""The directory of one run: its name, its lock, its segment files, and its report.
 
-It contains ``redvsblue.lock`` and ``00000001.events`` and so on. Nothing else in it is touched, and
-no symbolic link is followed.
+It contains ``redvsblue.lock``, ``00000001.events`` and so on, and ``redvsblue.report``. Nothing
+else in it is touched, and no symbolic link is followed.
 
 A process that looks for dead runs can meet a run at the moment when it is created, before it has
 locked its directory. Then that process takes it for dead, and empty, and deletes it. A temporary
@@ -29,7 +29,14 @@ from .locks import FileLock
 
 __all__ = ["RunDirectory"]
 
-_LOCK = "redvsblue.lock"  # a name that no other program gives a file
+_LOCK = "redvsblue.lock"  # names that no other program gives a file
+_REPORT = "redvsblue.report"
+_NEW_REPORT = "redvsblue.report.new"  # being written
+_OWN = frozenset({_LOCK, _REPORT, _NEW_REPORT})
+_MAX_REPORT_BYTES = 1 << 20  # a file that has more is not a report
+# A file with such a name may be anything: a link to somewhere else, or a pipe without a writer.
+_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY
 _SEGMENT = re.compile(r"(\d{8,18})\.events", re.ASCII)
 _MAX_NAME = 64  # characters; Windows counts the whole path, and some file systems allow 143 bytes
 _MADE = re.compile(r"[0-9a-f]{32}(-.*)?", re.ASCII)  # the name for a session that the SDK named
@@ -46,6 +53,7 @@ class RunDirectory:
     def __init__(self, path: Path, lock: FileLock, unsynced: Iterable[Path] = ()) -> None:
         self.path = path
         self._lock = lock
+        self._is_deleted = False
         self._unsynced = [*unsynced]  # directories that got a name for the journal's
 
     @classmethod
@@ -93,28 +101,29 @@ class RunDirectory:
 
         What a process left behind that was killed while it created or deleted a run is removed. But
         an empty directory may also be the game's own, which it has just made. So one without
-        segments is removed only if there is a lock in it, or if it has the name of a session that
-        the game has not named.
+        segments and without a report is removed only if there is a lock in it, or if it has the
+        name of a session that the game has not named.
 
         Raises:
             OSError: it can't be read or locked.
         """
         try:
             segments, others = _contents(path)
-            is_ours = segments or _LOCK in others or _MADE.fullmatch(path.name)
-            if not is_ours or (not segments and others - {_LOCK}):
+            is_ours = segments or _OWN & others or _MADE.fullmatch(path.name)
+            if not is_ours or (not segments and others - _OWN):
                 return None
             if not segments and not others:
                 path.rmdir()  # if it is being created now, its creator makes another one
                 return None
-            lock = FileLock.acquire(path / _LOCK, create=bool(segments))
+            has_content = bool(segments) or _REPORT in others
+            lock = FileLock.acquire(path / _LOCK, create=has_content)
         except FileNotFoundError:
             return None
         if lock is None:
             return None
         run = cls(path, lock)
         try:
-            if run.segments():
+            if run.segments() or run.report() is not None:
                 return run
         except OSError:
             lock.release()
@@ -159,6 +168,54 @@ class RunDirectory:
         """Return the path of a segment."""
         return self.path / _segment_name(number)
 
+    @staticmethod
+    def report_in(path: Path) -> bytes | None:
+        """Return the report that was saved in a directory; None if there is none.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        try:
+            fd = os.open(path / _REPORT, os.O_RDONLY | _SAFELY)
+        except FileNotFoundError:
+            return None
+        with open(fd, "rb") as file:
+            is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+            text = file.read(_MAX_REPORT_BYTES + 1) if is_regular else b""
+        return text if len(text) <= _MAX_REPORT_BYTES else b""
+
+    def report(self) -> bytes | None:
+        """Return the report that was saved last; None if there is none.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        return self.report_in(self.path)
+
+    def save_report(self, text: bytes) -> None:
+        """Save a report in the place of the one before it, which is there until then.
+
+        If it can't be written, nothing changes. It is not synced: a power cut may leave the one
+        before it, or a torn one.
+        """
+        if self._is_deleted or not (self.is_intact or self.lock_again()):
+            return
+        new = self.path / _NEW_REPORT
+        _unlink(new)  # of a process that was killed
+        try:
+            _write_privately(new, text)
+            new.replace(self.path / _REPORT)
+        except OSError:
+            _unlink(new)
+        if self._is_deleted:  # by another thread, which may have been too early to see it
+            self.delete_report()
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+    def delete_report(self) -> OSError | None:
+        """Delete the report; return why it can't be."""
+        return _unlink(self.path / _NEW_REPORT) or _unlink(self.path / _REPORT)
+
     @property
     def is_intact(self) -> bool:
         """Whether the directory still exists and is locked by this process."""
@@ -186,9 +243,9 @@ class RunDirectory:
                 self._unsynced.pop()
 
     def release(self) -> None:
-        """Unlock it and keep the files. A directory without segments is removed."""
+        """Unlock it and keep the files. A directory without segments and report is removed."""
         try:
-            is_empty = not self.segments()
+            is_empty = not self.segments() and self.report() is None
         except OSError:
             is_empty = False
         if is_empty:
@@ -203,7 +260,9 @@ class RunDirectory:
             Why a file could not be deleted; None if none is left, or another process has the run.
         """
         failed: OSError | None = None
+        self._is_deleted = True
         if self._lock.hold_again():  # else another process may have taken it over
+            failed = self.delete_report()
             try:
                 for _, path in self.segments():
                     failed = _unlink(path) or failed
@@ -274,6 +333,14 @@ def _unlink(path: Path) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def _write_privately(path: Path, content: bytes) -> None:
+    fd = os.open(path, _NEW, 0o600)
+    with open(fd, "wb") as file:
+        if sys.platform != "win32":
+            os.fchmod(fd, 0o600)  # a umask can take bits away
+        file.write(content)
 
 
 def _sync(directory: Path) -> None:

@@ -58,6 +58,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from .._recording.codec import EncodedEvent, prefix_of
+from .._recording.ledger import DropReason
 from .._recording.store import Journal
 from .._shared import monotonic
 from .layout import HEADER_BYTES, Header, index_entry
@@ -79,8 +80,13 @@ _MAX_UNSYNCED = 16  # segments; each has two descriptors until it is synced
 _RETRY_INTERVAL = 30.0  # seconds until the disk is tried again
 _HANGS_AFTER = 0.25  # seconds that one disk operation of the worker takes
 _TYPICAL_RECORD_BYTES = 160
+_MAX_LOSSES = 10_000  # runs of numbers, if nobody asks for them
 
 _read_leniently = re.compile(rb'\[(-?\d{1,24}),("(?:[^"\\]|\\.)*"),(.*)\]', re.DOTALL).fullmatch
+
+
+Loss = tuple[int, int, DropReason]
+"""The first and the last number of events that were dropped, and why."""
 
 
 def _nothing() -> None:
@@ -176,6 +182,7 @@ class JournalStore:
         self._segments = deque()
         self._counted = self._departed = self._dropped = 0
         self._expired = self._erased = 0
+        self._losses: deque[Loss] = deque(maxlen=_MAX_LOSSES)
         self._generation = 0
         self._has_to_forget = False
         self._has_memory = False  # whether there may be segments without a file
@@ -263,8 +270,7 @@ class JournalStore:
         for segment in tuple(self._segments):
             if segment.generation < self._generation:
                 self._erased += segment.waiting
-                self._departed += segment.waiting
-                segment.take(segment.waiting)
+                self._lose(segment, segment.waiting, DropReason.SWITCHED_OFF)
                 self._segments.remove(segment)
                 self._doomed.append(segment)
 
@@ -388,7 +394,7 @@ class JournalStore:
             self._forget_older(is_alone=True)
         self._catch_up()
         if self._limit is not None and (excess := self._waiting - self._limit) > 0:
-            self._skip(excess)
+            self._skip(excess, DropReason.OVERFLOW)
             self._dropped += excess
         if self._has_memory:  # in trouble, these are between segments that have files
             in_memory = [segment for segment in self._segments if segment.path is None]
@@ -428,15 +434,42 @@ class JournalStore:
         self._reached += 1
         return True
 
-    def _skip(self, count: int) -> None:
-        """Let the oldest events go."""
+    def _skip(self, count: int, reason: DropReason | None = None) -> None:
+        """Let the oldest events go; without a reason, the caller accounts for them."""
         for segment in self._segments:
             if count <= 0:
                 break
             taken = min(count, segment.waiting)
-            segment.take(taken)
-            self._departed += taken
+            self._lose(segment, taken, reason)
             count -= taken
+
+    def _lose(self, segment: Segment, count: int, reason: DropReason | None) -> None:
+        """Let the oldest events of a segment go, and note why."""
+        if count and reason is not None:
+            first = segment.first + segment.taken
+            self._note_loss(first, first + count - 1, reason)
+        segment.take(count)
+        self._departed += count
+
+    def _note_loss(self, first: int, last: int, reason: DropReason) -> None:
+        losses = self._losses
+        if losses and losses[-1][1] == first - 1 and losses[-1][2] is reason:
+            losses[-1] = (losses[-1][0], last, reason)
+        else:
+            losses.append((first, last, reason))
+
+    def take_losses(self) -> list[Loss]:
+        """Return the events that were dropped here since the last call, oldest first.
+
+        Those that :meth:`clear` has removed are not among them.
+        """
+        is_alone = self._is_alone
+        with self._lock:
+            if not is_alone:
+                return []
+            self._settle()
+            losses, self._losses = sorted(self._losses), deque(maxlen=_MAX_LOSSES)
+        return losses
 
     def _keep_to_max_bytes(self, more: int) -> None:
         """Drop the oldest events until there is room for so many bytes more."""
@@ -468,8 +501,7 @@ class JournalStore:
     def _expire(self) -> None:
         oldest = self._segments.popleft()
         self._expired += oldest.waiting
-        self._departed += oldest.waiting
-        oldest.take(oldest.waiting)
+        self._lose(oldest, oldest.waiting, DropReason.EXPIRED)
         oldest.file_bytes = 0
         self._doomed.append(oldest)
 
@@ -520,6 +552,10 @@ class JournalStore:
             if len(readable) < count:
                 with self._lock:
                     self._expired += count - len(readable)
+                    first, read = segment.first + place, {number for _, number in readable}
+                    for number in range(first, first + count):
+                        if number not in read:
+                            self._note_loss(number, number, DropReason.EXPIRED)
         return drained
 
     def _events(
@@ -700,11 +736,15 @@ class JournalStore:
         files = self._files()
         for segment in files:
             self._index(segment)
-        if files and (number := self._confirmed) > self._confirmed_on_disk:
-            # Not in a segment without records, since a stop removes those.
-            last = next((segment for segment in reversed(files) if segment.lengths), files[-1])
-            last.set_confirmed(number)
-            self._confirmed_on_disk = number
+        if files and self._confirmed > self._confirmed_on_disk:
+            self._write_confirmed(files)
+
+    def _write_confirmed(self, files: Sequence[Segment]) -> None:
+        number = self._confirmed
+        # Not in a segment without records, since a stop removes those.
+        last = next((segment for segment in reversed(files) if segment.lengths), files[-1])
+        last.set_confirmed(number)
+        self._confirmed_on_disk = number
 
     def _index(self, segment: Segment) -> None:
         """Write the lengths and checksums of records that are counted and not settled."""
@@ -753,6 +793,12 @@ class JournalStore:
                     break
                 settled.append(segment)
         if not settled:
+            return
+        # First of all in a file that stays, or the next start would take these events for dropped
+        # ones. While the disk is in trouble, there may be none.
+        if left := [segment for segment in self._files() if segment not in settled]:
+            self._write_confirmed(left)
+        elif self._run is not None and not self._is_in_trouble:
             return
         # The number of the next one was written before any of its records was synced. So if a power
         # cut leaves it without that, it loses only records of the last second.

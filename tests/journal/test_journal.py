@@ -11,6 +11,7 @@ import pytest
 from redvsblue_telemetry._journal.journal import Journal
 from redvsblue_telemetry._journal.run import RunDirectory
 from redvsblue_telemetry._recording.codec import EventCodec
+from redvsblue_telemetry._report import Report, State, decode_report, encode_report
 
 
 def made(path: Path) -> Journal:
@@ -86,3 +87,77 @@ def test_an_event_in_the_middle_of_the_opening_does_not_wait_for_itself(
     assert [event.data for event in journal.store.drain(10)] == [b'{"n":1}', b'{"n":2}']
     assert len(opened) == 1
     journal.close(keep=False)
+
+
+REPORT = encode_report(
+    Report(session_id="session", number=3, state=State.ENDED, reason="stopped", started_at=7)
+)
+
+
+@pytest.mark.parametrize("is_settled", [True, False])
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("keep_report", [True, False])
+def test_a_report_stays_for_the_next_start_with_its_events_or_if_it_is_wanted(
+    tmp_path: Path, is_settled: bool, keep: bool, keep_report: bool
+) -> None:
+    journal = made(tmp_path)
+    journal.save_report(REPORT)  # there is no run yet
+    push(journal, 1)
+    journal.save_report(REPORT)
+    if is_settled:
+        journal.store.drain(1)
+        journal.store.confirm(1)
+    left = journal.close(keep=keep, keep_report=keep_report)
+    assert left == (keep and not is_settled)
+    journal.save_report(REPORT)  # not any more
+    runs = list(journal.directory.dead_runs())
+    assert len(runs) == (keep and (keep_report or not is_settled))
+    for run in runs:
+        assert run.report == decode_report(REPORT)
+        assert len(run.take(10)) == left
+        run.delete()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_which_only_the_report_is_left_is_a_dead_run(tmp_path: Path) -> None:
+    journal = made(tmp_path)
+    push(journal, 1)
+    journal.save_report(REPORT)
+    journal.close(keep=True, keep_report=True)
+    path = tmp_path / "session"
+    for segment in path.glob("*.events"):
+        segment.unlink()
+    (shown,) = journal.directory.inspect()
+    assert (shown.session_id, shown.started_at, shown.events) == ("session", 7, 0)
+    assert shown.report == decode_report(REPORT)
+    assert journal.directory.size() == len(REPORT)
+    (run,) = journal.directory.dead_runs()
+    assert (run.header.session_id, run.header.started_at, run.waiting) == ("session", 7, 0)
+    assert run.take(10) == []
+    assert run.is_settled
+    run.release()
+    (again,) = journal.directory.dead_runs()
+    again.release()
+    (path / "redvsblue.report").write_bytes(b"torn by a power cut")
+    assert list(journal.directory.dead_runs()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_is_torn_or_of_another_run_is_not_used(tmp_path: Path) -> None:
+    for torn in (b"", REPORT[:-4], REPORT.replace(b"session", b"another", 2), b"\xff" * 9):
+        journal = made(tmp_path)
+        push(journal, 1)
+        journal.save_report(torn)
+        journal.close(keep=True)
+        (run,) = journal.directory.dead_runs()
+        assert (run.report, run.is_report_lost, run.waiting) == (None, True, 1)
+        run.delete()
+
+
+def test_a_no_erases_the_report_too(tmp_path: Path) -> None:
+    journal = made(tmp_path)
+    push(journal, 1)
+    journal.save_report(REPORT)
+    journal.erase()
+    journal.save_report(REPORT)
+    assert not tmp_path.exists()

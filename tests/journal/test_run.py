@@ -270,3 +270,92 @@ os._exit(1)
         parent.wait()
         assert not RunDirectory.is_living(tmp_path / SESSION)
         parent.stdin.close()  # ends the child
+
+
+# The report.
+
+
+def test_a_report_takes_the_place_of_the_one_before(run: RunDirectory) -> None:
+    assert run.report() is None
+    run.save_report(b"first")
+    run.save_report(b"second")
+    assert run.report() == b"second"
+    names = sorted(path.name for path in run.path.iterdir())
+    assert names == ["redvsblue.lock", "redvsblue.report"]
+
+
+@needs_posix
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+def test_only_its_owner_can_read_a_report(run: RunDirectory, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        run.save_report(b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((run.path / "redvsblue.report").stat().st_mode) == 0o600
+
+
+def test_a_run_with_a_report_alone_is_there_for_the_next_start(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    run.save_report(b"last")
+    (run.path / "redvsblue.report.new").write_bytes(b"torn by a kill")
+    run.release()
+    assert run.path.exists()
+    again = RunDirectory.take_over(run.path)
+    assert again is not None
+    assert again.report() == b"last"
+    assert again.delete() is None
+    assert list(tmp_path.joinpath("journal").iterdir()) == []
+
+
+def test_without_its_report_it_is_empty(run: RunDirectory) -> None:
+    run.save_report(b"last")
+    assert run.delete_report() is None
+    run.release()
+    assert not run.path.exists()
+
+
+def test_no_report_comes_back_after_a_no(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def interrupted(source: Path, target: Path) -> Path:
+        run.delete()  # by another thread
+        run.path.mkdir(exist_ok=True)  # so that the worst happens: the file can be made
+        source.touch()
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    run.save_report(b"x")
+    assert not run.path.exists()
+    run.save_report(b"x")
+    assert not run.path.exists()
+
+
+@needs_posix
+def test_a_report_is_not_written_through_a_link(run: RunDirectory, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("a player's")
+    for name in ("redvsblue.report", "redvsblue.report.new"):
+        (run.path / name).symlink_to(other)
+    with pytest.raises(OSError, match="symbolic"):
+        run.report()
+    run.save_report(b"x")
+    assert other.read_text() == "a player's"
+    assert run.report() == b"x"
+
+
+def test_a_report_that_cannot_be_written_changes_nothing(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.save_report(b"first")
+
+    def refuse(*_: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    run.save_report(b"second")
+    assert run.report() == b"first"
+    assert not (run.path / "redvsblue.report.new").exists()

@@ -17,13 +17,14 @@ import msgspec
 import pytest
 
 from redvsblue_telemetry._journal import segment as segment_module
+from redvsblue_telemetry._journal.dead import RunFiles
 from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.layout import Header
 from redvsblue_telemetry._journal.run import RunDirectory
 from redvsblue_telemetry._journal.store import JournalStore
 from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry._recording.emit import Flag, make_emit
-from redvsblue_telemetry._recording.ledger import Ledger
+from redvsblue_telemetry._recording.ledger import DropReason, Ledger
 
 HEADER = Header(session_id="session", run="run", segment=0, data_bytes=0, started_at=1, previous=0)
 
@@ -296,6 +297,70 @@ def test_the_files_of_settled_events_go_and_the_rest_is_left(bench: Bench) -> No
     assert bench.run is not None
     bench.run.release()
     assert dead_events(bench.path) == in_order(3001, 6000)
+
+
+def test_the_files_that_stay_say_what_was_settled_in_those_that_go(bench: Bench) -> None:
+    bench.emit_many(5000)
+    before = bench.files()
+    bench.drained()
+    bench.store.confirm(4000)
+    bench.store.maintain()  # long before the next sync
+    left = bench.files()
+    assert left[0] not in before[:2]
+    assert bench.run is not None
+    files = RunFiles(bench.run.segments())
+    assert files.confirmed == 4000
+    bench.store.confirm(5000)
+    for n in range(5001, 5004):
+        bench.emit("hit", {"n": n})
+    bench.store.maintain()
+    assert RunFiles(bench.run.segments()).confirmed >= files.confirmed
+
+
+# Losses.
+
+
+def test_it_knows_which_events_it_has_dropped_for_each_reason(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, capacity=1000).open()
+    store = bench.store
+    assert store.take_losses() == []
+    bench.emit_many(1500)
+    assert store.take_losses() == [(1, 500, DropReason.OVERFLOW)]
+    bench.emit_many(20, first=1501)
+    store.maintain()
+    bench.emit_many(20, first=1521)
+    assert len(store) == 1000
+    assert store.take_losses() == [(501, 540, DropReason.OVERFLOW)]
+    assert bench.drained(60) == in_order(541, 600)
+    while not (losses := store.take_losses()):
+        assert store.drop_oldest_segment() > 0
+    ((first, last, reason),) = losses
+    assert (first, reason) == (601, DropReason.EXPIRED)
+    assert last - first + 1 == store.expired
+    store.erase()
+    assert store.take_losses() == [(last + 1, 1540, DropReason.SWITCHED_OFF)]
+    bench.emit_many(1200, first=1541)
+    assert store.take_losses() == [(1541, 1740, DropReason.OVERFLOW)]
+    assert store.clear() == 1000  # the caller's to account for
+    assert store.take_losses() == []
+
+
+def test_the_losses_of_a_flood_are_the_gaps_in_the_numbers(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_bytes=2_000_000).open()
+    found, lost = [], []
+    for first in range(1, 40_000, 4000):
+        bench.emit_many(4000, first=first)
+        found += [number for _, number in bench.drained(300)]
+        bench.store.maintain()
+        lost += bench.store.take_losses()
+    found += [number for _, number in bench.drained()]
+    lost += bench.store.take_losses()
+    assert {reason for *_, reason in lost} == {DropReason.EXPIRED}
+    missing = [number for first, last, _ in lost for number in range(first, last + 1)]
+    assert missing == sorted(missing)
+    assert len(missing) == bench.store.expired > 0
+    assert sorted(found + missing) == list(range(1, 40_001))
+    bench.store.erase()
 
 
 def test_a_run_that_ended_well_leaves_no_file(bench: Bench) -> None:
