@@ -18,18 +18,18 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from ._frames import Frames
 from ._report import Reason
 from ._shared import encodable, type_name
 from ._stacks import stack_of_traceback
 
 Emit = Callable[[str, "dict[str, Any]"], object]
 
-__all__ = ["CrashHooks", "exit_reason", "forget_crashes"]
+__all__ = ["CrashHooks", "exit_reason", "forget_crashes", "is_crash"]
 
 _MAX_MESSAGE = 500  # characters
 _MAX_READ = 4 * _MAX_MESSAGE  # characters, before the home directory is taken out
 _MAX_NAME = 100  # characters
-_NO_CRASHES = (KeyboardInterrupt, SystemExit)
 
 _is_reloaded = "_earlier" in globals()
 if not _is_reloaded:  # importlib.reload keeps them, as it does the exit hook that asks for them
@@ -53,7 +53,12 @@ def exit_reason() -> str:
         error = _last_uncaught()
         if id(error) == _earlier or _is_interactive():
             return Reason.EXIT
-    return Reason.EXIT if error is None or isinstance(error, _NO_CRASHES) else Reason.CRASHED
+    return Reason.CRASHED if error is not None and is_crash(type(error)) else Reason.EXIT
+
+
+def is_crash(kind: type[BaseException]) -> bool:
+    """Return whether an uncaught exception of this class is a crash: a Ctrl-C isn't."""
+    return not issubclass(kind, (KeyboardInterrupt, SystemExit))
 
 
 def forget_crashes() -> None:
@@ -79,19 +84,21 @@ class CrashHooks:
 
     Args:
         max_event_bytes: an event's JSON may have so many.
-        runs_game_loop: whether the current thread is the one that calls ``frame``.
+        frames: knows the thread that calls ``frame``.
     """
 
-    def __init__(self, max_event_bytes: int, runs_game_loop: Callable[[], bool]) -> None:
+    def __init__(self, max_event_bytes: int, frames: Frames) -> None:
         self._max_event_bytes = max_event_bytes
-        self._runs_game_loop = runs_game_loop
+        self._frames = frames
         self._emit: Emit | None = None
         self._passing: set[int] = set()  # ids of the exceptions that are in a hook at the moment
         self._next_hook: Callable[..., object] = sys.excepthook
         self._next_thread_hook: Callable[..., object] = threading.excepthook
 
     def install(self, emit: Emit) -> None:
-        """Record uncaught exceptions from now on. Only once."""
+        """Record uncaught exceptions from now on."""
+        if self._emit is not None:
+            return
         self._emit = emit
         self._next_hook, self._next_thread_hook = sys.excepthook, threading.excepthook
         sys.excepthook, threading.excepthook = self._on_exception, self._on_thread_exception
@@ -120,7 +127,7 @@ class CrashHooks:
         is_new = self._begin(error)
         try:
             if is_new:
-                self._record(kind, error, traceback, threading.current_thread())
+                self.record(kind, error, traceback, threading.current_thread())
             self._next_hook(kind, error, traceback)
         finally:
             self._end(error, is_new)
@@ -128,7 +135,7 @@ class CrashHooks:
     def _on_thread_exception(self, args: threading.ExceptHookArgs) -> None:
         is_new = self._begin(args.exc_value)
         try:
-            if is_new and self._record(
+            if is_new and self.record(
                 args.exc_type, args.exc_value, args.exc_traceback, args.thread
             ):
                 self._note_end_of_thread()
@@ -149,10 +156,10 @@ class CrashHooks:
 
     def _note_end_of_thread(self) -> None:
         global _game_loop_has_crashed
-        if self._runs_game_loop():
+        if self._frames.runs_here:
             _game_loop_has_crashed = True
 
-    def _record(
+    def record(
         self,
         kind: type[BaseException],
         error: BaseException | None,
@@ -162,14 +169,14 @@ class CrashHooks:
         """Record an exception; return whether it is a crash."""
         emit, most = self._emit, self._max_event_bytes
         try:
-            if emit is None or issubclass(kind, _NO_CRASHES):
+            if emit is None or not is_crash(kind):
                 return False
             emit(
                 "crash",
                 {
                     "exception": encodable(type_name(kind))[:_MAX_NAME],
                     "message": _message_of(error)[: min(_MAX_MESSAGE, most // 24)],
-                    "stack": stack_of_traceback(traceback, most // 2),
+                    "stack": stack_of_traceback(traceback, most // 3),
                     "thread": "" if thread is None else encodable(str(thread.name))[:_MAX_NAME],
                 },
             )

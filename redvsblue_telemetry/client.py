@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping
 from time import time_ns
 from types import TracebackType
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
+from ._crashes import CrashHooks, forget_crashes, is_crash
 from ._delivery.log import log_failed_start
 from ._delivery.states import ConnectionState
+from ._frames import Frame, Frames, frame_nothing
 from ._lifecycle import Lifecycle, Phase, watch_process
 from ._recording.codec import EncodedEvent, EventCodec, child_session_id, new_session_id
 from ._recording.emit import Emit, emit_nothing, make_emit
@@ -112,6 +115,7 @@ class Telemetry:
         self._life = Lifecycle(is_enabled=settings.enabled)
         self._warned_at: dict[str, float] = {}
         self._has_seen_seconds = False
+        self._stop_reason = Reason.STOPPED  # of a call of `stop`
         self._stop_result: bool | None = None  # what `stop` returns; None until that is final
         self._online = True  # the host's last notice; a forked child is on the same network
         self._connector: TelemetryConnector | None = None
@@ -137,6 +141,13 @@ class Telemetry:
             self._store.on_high_water = _nothing  # it would refer to this client
         if type(self).emit is Telemetry.emit:
             vars(self)["emit"] = self._bound_emit  # saves the game one call per event
+        self._frames: Frames | None = None
+        self._crash_hooks: CrashHooks | None = None
+        self._bind_frame(frame_nothing)
+        if settings.enabled and self._sends:
+            self._frames = self._made_frames()
+            if settings.crash_events:
+                self._crash_hooks = CrashHooks(self._codec.max_event_bytes, self._frames)
 
     def _made_journal(self) -> Journal | None:
         """Return the journal of a client that has one. Touches nothing on disk."""
@@ -164,6 +175,21 @@ class Telemetry:
             high_water=self._high_water,
             on_high_water=self._on_high_water,
         )
+
+    def _made_frames(self) -> Frames:
+        return Frames(
+            self._bound_emit,
+            self._bind_frame,
+            self._wake,
+            interval=self._settings.frame_interval,
+            hang_timeout=self._settings.hang_timeout,
+            max_event_bytes=self._codec.max_event_bytes,
+        )
+
+    def _bind_frame(self, frame: Frame) -> None:
+        self._bound_frame = frame
+        if type(self).frame is Telemetry.frame:
+            vars(self)["frame"] = frame  # saves the game one call per frame
 
     # Events.
 
@@ -215,6 +241,15 @@ class Telemetry:
                 )
         except Exception:  # noqa: S110 (the event is recorded)
             pass
+
+    def frame(self) -> None:
+        """Note that a frame begins. Call it once per frame, in one thread.
+
+        Every ``frame_interval``, a ``frames`` event sums up how long the frames took. With
+        ``hang_timeout``, a ``hang`` event shows where the game is when no frame has begun for that
+        long. A time of more than a minute between two calls counts as a pause.
+        """
+        self._bound_frame()
 
     def attach(self, engine: object, event: str = "telemetry") -> EngineBinding:
         """Record the events that an engine emits.
@@ -291,10 +326,12 @@ class Telemetry:
             another reason. With a journal, the former are counted in ``buffered``, and the next
             start delivers them; otherwise all of these are counted in ``dropped``.
         """
-        return self._stop(timeout, Reason.STOPPED)
+        return self._stop(timeout, self._stop_reason)
 
     def _stop(self, timeout: float, reason: str) -> bool:
         """Stop. The reason is that of the last report, unless there was another stop before."""
+        if self._frames is not None and self._connector is not None:
+            self._frames.finish(timeout)
         with self._life.lock:
             self._enter_stopped()
             connector = self._connector
@@ -326,6 +363,10 @@ class Telemetry:
         self._bound_emit = emit_nothing
         if "emit" in vars(self):
             vars(self)["emit"] = emit_nothing
+        if self._frames is not None:
+            self._frames.end()
+        if self._crash_hooks is not None:
+            self._crash_hooks.remove()
 
     @property
     def _has_nothing_to_send(self) -> bool:
@@ -377,10 +418,14 @@ class Telemetry:
             self._journal.open()
         if self._life.enter(Phase.RUNNING):
             connector.set_enabled(True)
+            if self._frames is not None:
+                self._frames.begin()
 
     def _switch_off(self) -> None:
         was_recording = self._life.recording.on
         self._life.enter(Phase.SWITCHED_OFF)
+        if self._frames is not None:
+            self._frames.pause()
         is_stopped = self._life.phase is Phase.STOPPED
         if self._connector is not None and (was_recording or is_stopped):
             self._connector.set_enabled(False)  # also while a `stop` delivers the remaining events
@@ -436,6 +481,11 @@ class Telemetry:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if kind is not None and is_crash(kind):
+            self._stop_reason = Reason.CRASHED
+            # The stop removes the hooks, before Python can call them for this exception.
+            if self._crash_hooks is not None:
+                self._crash_hooks.record(kind, error, traceback, threading.current_thread())
         self.stop()
 
     # An engine or a saved game may hold its client. That is one per process, with threads and
@@ -469,6 +519,10 @@ class Telemetry:
         if connector is None:
             life.enter(Phase.RUNNING)
             return
+        if self._frames is not None and before is not Phase.FORKED:
+            self._frames.begin()
+        if self._crash_hooks is not None:
+            self._crash_hooks.install(self._bound_emit)
         self._nudge = connector.requests.nudge
         # It may have been set meanwhile. Only a change is passed on: if the first attempt failed
         # already, a repeated True would mean that the network is back, and cut the backoff short.
@@ -479,8 +533,11 @@ class Telemetry:
         if life.phase in (Phase.STARTING, Phase.RESTARTING):
             life.enter(Phase.RUNNING)
         if life.phase is Phase.STOPPED:
+            self._enter_stopped()
             connector.stop(0)
         elif life.phase is Phase.SWITCHED_OFF:
+            if self._frames is not None:
+                self._frames.pause()
             connector.set_enabled(False)
             self._erase_journal()  # the run that was begun after it
             connector.discard(_DISCARD_TIMEOUT)
@@ -493,6 +550,7 @@ class Telemetry:
         from ._delivery.worker import TelemetryConnector  # noqa: PLC0415
 
         watch_process(self)
+        forget_crashes()
         journal, is_child = self._journal, self._life.phase is Phase.RESTARTING
         connector = TelemetryConnector(
             self._store,
@@ -502,6 +560,7 @@ class Telemetry:
             journal=journal,
             adopts=not is_child,  # which leaves the dead runs to its parent
             on_failure=self._on_worker_failure,
+            upkeep=None if self._frames is None else self._frames.upkeep,
         )
         try:
             connector.set_online(self._online)
@@ -539,6 +598,12 @@ class Telemetry:
                     self._start_worker_safely()
             finally:
                 self._life.lock.release()
+
+    def _wake(self) -> None:
+        """Have the worker look at the frames."""
+        connector = self._connector
+        if connector is not None:
+            connector.requests.wake()
 
     def _on_first_push(self) -> None:
         """Open the journal of a forked child, so that its first event is on disk, too."""
@@ -582,6 +647,8 @@ class Telemetry:
         self._store.begin()
         self._store.high_water = 1  # the first event calls `_on_high_water`
         self._ledger.begin()
+        if self._frames is not None:
+            self._frames.after_fork_in_child()
         self._engines.after_fork_in_child()
         if inherited is not None:
             inherited.abandon()

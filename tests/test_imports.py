@@ -23,7 +23,8 @@ THE_PACKAGE = """
     _packages       |
     _report         | _shared
     _stacks         | _shared
-    _crashes        | _report  _stacks  _shared
+    _frames         | _stacks  _shared
+    _crashes        | _report  _frames  _stacks  _shared
     errors          | _shared
     events          | errors  _shared
     settings        | errors  _shared
@@ -34,7 +35,7 @@ THE_PACKAGE = """
     _network        | _packages  _shared
     _delivery       | settings  _recording  _network  _packages  _report  _shared
     _lifecycle      | _recording  _shared
-    client | errors events settings engines _lifecycle _recording _delivery _journal _report _shared
+    client | errors events settings engines _frames _crashes _lifecycle _recording _delivery _journal _report _shared
     _process        | errors  settings  client  _lifecycle  _delivery  _crashes  _shared
     __init__ | errors  events  settings  client  _process  _recording  _delivery  _packages  _shared
     collector       | settings  _report  _shared
@@ -42,7 +43,7 @@ THE_PACKAGE = """
     collector.testing | testing
     cli             | *
     __main__        |
-"""
+"""  # noqa: E501
 
 ROOMS = {
     # On the game's thread: emit encodes an event and puts it into the store.

@@ -101,6 +101,10 @@ class Requests:
         self.network_is_back = online
         self._wake()
 
+    def wake(self) -> None:
+        """End the worker's wait, or else its next one."""
+        self._wake()
+
     def nudge(self) -> None:
         """Have the store drained soon. Costs nothing while the worker is already at it."""
         if self.wants_nudge:

@@ -104,6 +104,8 @@ class TelemetryConnector:
         journal: keeps the events of the store on disk, if there is one.
         adopts: whether to deliver the events of the dead runs in it as well.
         on_failure: called on the worker's thread if it ends without having been asked to.
+        upkeep: called on the worker's thread before each wait; returns when it has to be called
+            again at the latest, by the clock, or None if not before the worker is woken.
         connect: opens a connection.
         clock: returns monotonic seconds.
     """
@@ -118,6 +120,7 @@ class TelemetryConnector:
         journal: Journal | None = None,
         adopts: bool = True,
         on_failure: Callable[[], object] | None = None,
+        upkeep: Callable[[], float | None] | None = None,
         connect: Connect = open_websocket,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -126,6 +129,7 @@ class TelemetryConnector:
         self._settings = settings
         self._journal = journal
         self._on_failure = on_failure
+        self._upkeep = upkeep
         self._connect = connect
         self._clock = clock
         # Before the poller, whose sockets would stay open if it raised: it imports late.
@@ -705,7 +709,7 @@ class TelemetryConnector:
         """Wait for a descriptor, a request, or a time; return whether the descriptor is ready."""
         self._settle()
         self._connection_log.catch_up()
-        deadlines = (until, self._ends_at, self._maintain())
+        deadlines = (until, self._ends_at, self._maintain(), self._keep_up())
         until = min((time for time in deadlines if time is not None), default=None)
         timeout = None if until is None else max(0.0, until - self._clock())
         is_ready = self._poller.wait(timeout, fd, events)
@@ -735,6 +739,17 @@ class TelemetryConnector:
                 self._log_internal_error()
             return self._maintain_from
         return min(maintain_at or math.inf, limits.next_deadline)
+
+    def _keep_up(self) -> float | None:
+        """Do the owner's upkeep; return when to do so again."""
+        if self._upkeep is None:
+            return None
+        try:
+            return self._upkeep()
+        except Exception:  # events are delivered all the same
+            if self._upkeep_log.take():
+                self._log_internal_error()
+            return self._clock() + _RECOVERY_DELAY
 
     def _expire(self, number: int) -> None:
         """Drop the waiting events up to a number: they are too old."""
