@@ -67,6 +67,68 @@ assert telemetry.stats().reconnects == 0
 
 
 @needs_fork
+def test_a_child_reports_its_session_and_numbers_its_reports_from_one() -> None:
+    script = """
+telemetry.emit("parent")
+telemetry.push({"type": "parent", "sessionId": "other"})  # a gap that is not the child's
+assert telemetry.flush(20)
+def child():
+    telemetry.emit("child")
+    return 0 if telemetry.stop(20) else 4
+assert ended(forked(child)) == 0
+telemetry.emit("parent")
+"""
+    with RecordingServer() as server:
+        done = run(START + FORK + script, server.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        (child,) = sessions(server, "child")
+        of_child = [report for report in server.reports if report["sessionId"] == child]
+        of_parent = [report for report in server.reports if report["sessionId"] != child]
+    assert [(each["number"], each.get("reason")) for each in of_child] == [
+        (1, None),
+        (2, "stopped"),
+    ]
+    assert [(each["number"], each.get("reason")) for each in of_parent] == [(1, None), (2, "exit")]
+    assert (of_child[-1]["lastSeq"], of_child[-1]["gaps"]) == (1, [])
+    assert (of_parent[-1]["lastSeq"], of_parent[-1]["gaps"]) == (3, [[2, 2, "forwarded"]])
+    assert of_child[0]["startedAt"] >= of_parent[0]["startedAt"]
+
+
+@needs_fork
+def test_a_child_explains_what_was_dropped_before_it_had_a_worker() -> None:
+    script = """
+def child():
+    import threading
+    lock = telemetry._life.lock  # while another thread has it, an event starts no worker
+    taken, release = threading.Event(), threading.Event()
+    def hold():
+        with lock:
+            taken.set()
+            release.wait()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    taken.wait()
+    for _ in range(3):
+        telemetry.emit("before the worker")
+    release.set()
+    holder.join()
+    telemetry.enabled = False
+    telemetry.enabled = True
+    telemetry.emit("child")
+    return 0 if telemetry.stop(20) else 4
+assert ended(forked(child)) == 0
+"""
+    with RecordingServer() as server:
+        done = run(START + FORK + script, server.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        (child,) = sessions(server, "child")
+        last = [report for report in server.reports if report["sessionId"] == child][-1]
+    assert (last["lastSeq"], last["delivered"]) == (4, 1)
+    assert last["gaps"] == [[1, 3, "switched_off"]]
+    assert last["dropped"] == {"switched_off": 3}
+
+
+@needs_fork
 @pytest.mark.parametrize("takes", [0, 100_000], ids=["in the handshake", "in a batch"])
 def test_a_fork_in_the_midst_of_sending_disturbs_neither(takes: int) -> None:
     # The batch is larger than what sockets hold, so the worker has it half written.

@@ -81,6 +81,26 @@ def test_what_was_emitted_last_arrives(ending: str, code: int) -> None:
         assert done.stderr == "" if code != 1 else done.stderr.count("Traceback") == 1
 
 
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        ("", "exit"),
+        ("sys.exit(3)", "exit"),
+        ("raise KeyboardInterrupt", "exit"),
+        ("raise RuntimeError('its own')", "crashed"),
+        ("telemetry.stop(5)", "stopped"),
+        ("telemetry.stop(5)\nraise RuntimeError('later')", "stopped"),
+        ("stop_telemetry(5)", "stopped"),
+    ],
+)
+def test_the_last_report_says_how_the_session_ended(ending: str, reason: str) -> None:
+    with RecordingServer() as server:
+        run(f"{START}telemetry.emit('last')\n{ending}", server.url)
+        report = server.reports[-1]
+        assert (report["state"], report["reason"]) == ("ended", reason)
+        assert (report["lastSeq"], report["delivered"]) == (1, 1)
+
+
 def test_what_a_thread_and_an_exit_hook_emit_at_the_end_arrives() -> None:
     script = """
 import atexit, threading

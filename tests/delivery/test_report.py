@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
-from redvsblue_telemetry import start_telemetry
+from redvsblue_telemetry import ConnectionState, TelemetryEvent, start_telemetry
 from redvsblue_telemetry._delivery import report as reports_of_this_run
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.wait import wait_until
@@ -245,3 +247,354 @@ def test_it_has_no_more_bytes_than_a_message_may_have() -> None:
         assert telemetry.stop(5)
     assert max(sizes) <= 2000
     assert sizes[-1] > 1000  # the newest gaps are in it
+
+
+# What is in one.
+
+
+def test_each_drop_is_explained_by_its_reason() -> None:
+    def review(event: TelemetryEvent) -> TelemetryEvent | None:
+        if event.type == "broken":
+            raise ValueError(event.type)
+        return None if event.type == "secret" else event
+
+    with RecordingServer() as server:
+        port = server.port
+    telemetry = start_telemetry(
+        **QUICK, url=f"ws://127.0.0.1:{port}/", capacity=10, before_send=review
+    )
+    for _ in range(15):
+        telemetry.emit("old")  # 1 to 15, of which 1 to 10 overflow
+    telemetry.emit("secret")  # 16
+    telemetry.emit("broken")  # 17
+    telemetry.push({"type": "replayed", "seq": 99})  # 18
+    telemetry.push({"type": "of another game", "sessionId": "other"})  # 19
+    telemetry.push({"type": "its own", "seq": 20})
+    with RecordingServer(port=port) as server:
+        assert telemetry.stop(5)
+        report = last_report(server)
+    assert report["gaps"] == [
+        [1, 10, "overflow"],
+        [16, 16, "filtered"],
+        [17, 17, "rejected"],
+        [18, 19, "forwarded"],
+    ]
+    assert report["dropped"] == {"overflow": 10, "filtered": 1}
+    assert (report["lastSeq"], report["emitted"], report["delivered"]) == (20, 19, 8)
+    assert report["rejected"] == 1
+    assert_adds_up(report)
+    stored = {event["seq"] for event in server.events if event["sessionId"] == report["sessionId"]}
+    explained = {n for first, last, _ in report["gaps"] for n in range(first, last + 1)}
+    assert stored - {99} | explained == set(range(1, 21))
+
+
+def test_an_event_that_the_server_refuses_is_explained() -> None:
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        for number, message in enumerate(connection, start=1):
+            parts = json.loads(message)
+            if isinstance(parts, dict):
+                reports.append(parts["report"])
+            elif any(event["type"] == "poison" for event in parts):
+                connection.close(1009)
+                return
+            connection.send(json.dumps({"ack": number}))
+
+    with taking(receive) as (url, reports):
+        telemetry = start_telemetry(**QUICK, url=url)
+        for number in range(20):
+            telemetry.emit("poison" if number == 11 else "fine")
+        assert wait_until(lambda: telemetry.stats().delivered == 19)
+        assert telemetry.stop(5)
+        assert reports[-1]["gaps"] == [[12, 12, "refused"]]
+        assert reports[-1]["dropped"] == {"refused": 1}
+        assert_adds_up(reports[-1])
+
+
+@contextlib.contextmanager
+def taking(
+    receive: Callable[[ServerConnection, list[Any]], None],
+) -> Iterator[tuple[str, list[Any]]]:
+    """Run a server that takes acks and reports; yields its URL, and a list for its reports."""
+    reports: list[Any] = []
+
+    def answer(connection: object, request: Request, response: Response) -> Response:
+        response.headers["Telemetry-Ack"] = "cumulative"
+        response.headers["Telemetry-Report"] = request.headers["Telemetry-Report"]
+        return response
+
+    with running(lambda client: receive(client, reports), process_response=answer) as url:
+        yield url, reports
+
+
+# A server that is no good for reports.
+
+
+@pytest.mark.parametrize("code", [1003, 1007, 1008, 1009, 1011])
+def test_a_server_that_refuses_reports_gets_no_more_and_all_events(
+    code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrived: list[int] = []
+
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        for number, message in enumerate(connection, start=1):
+            parts = json.loads(message)
+            if isinstance(parts, dict):
+                reports.append(parts)
+                connection.close(code)
+                return
+            arrived.extend(event["seq"] for event in parts)
+            connection.send(json.dumps({"ack": number}))
+
+    with taking(receive) as (url, reports):
+        telemetry = start_telemetry(**QUICK, url=url, drain_interval=0.01)
+        for _ in range(500):
+            telemetry.emit("x", text="y" * 100)
+        assert wait_until(lambda: telemetry.stats().delivered == 500)
+        stats = telemetry.stats()
+        assert (stats.dropped, stats.reconnects) == (0, len(reports))
+        assert len(reports) <= 5
+        assert telemetry.stop(5)
+    assert sorted(set(arrived)) == list(range(1, 501))
+    (warning,) = [r for r in caplog.records if "no more of them" in r.getMessage()]
+    assert warning.levelno == logging.WARNING
+
+
+def test_a_server_that_can_not_bear_a_late_report_drops_no_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A report behind a single event is refused: the event must not be taken for the cause."""
+    monkeypatch.setattr(reports_of_this_run, "_INTERVAL", 0.05)
+    arrived: list[int] = []
+
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        held = 0
+        for number, message in enumerate(connection, start=1):
+            parts = json.loads(message)
+            if isinstance(parts, dict):
+                reports.append(parts)
+                if len(reports) > 1:
+                    connection.close(1009)
+                    return
+            else:
+                arrived.extend(event["seq"] for event in parts)
+                held = number
+                if len(reports) == 1:
+                    continue  # it is not confirmed before the report comes
+            connection.send(json.dumps({"ack": max(held, number)}))
+
+    with taking(receive) as (url, reports):
+        telemetry = start_telemetry(**QUICK, url=url, drain_interval=0.01)
+        assert wait_until(lambda: len(reports) == 1)
+        telemetry.emit("alone")
+        assert wait_until(lambda: telemetry.stats().delivered == 1)
+        assert telemetry.stats().dropped == 0
+        assert telemetry.stop(5)
+    assert set(arrived) == {1}
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 1013, None])
+def test_a_server_that_takes_a_report_and_slams_the_door_is_not_hammered(code: int | None) -> None:
+    connections = 0
+
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        nonlocal connections
+        connections += 1
+        for message in connection:
+            reports.append(json.loads(message)["report"])
+            connection.send(json.dumps({"ack": 1}))
+            if code is None:
+                connection.socket.shutdown(socket.SHUT_RDWR)
+            else:
+                connection.close(code)
+            return
+
+    with taking(receive) as (url, reports):
+        settings: dict[str, Any] = {"backoff_base": 10, "backoff_max": 10, "enabled": True}
+        telemetry = start_telemetry(**settings, url=url)
+        assert wait_until(lambda: telemetry.stats().last_error is not None)
+        time.sleep(0.5)
+        assert connections <= 2  # a random wait of up to ten seconds can be short once
+        assert len(reports) == connections
+        assert not telemetry.stats().delivered
+
+
+def test_a_report_that_is_never_confirmed_means_a_dead_connection() -> None:
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        reports.extend(json.loads(message)["report"] for message in connection)
+
+    with taking(receive) as (url, reports):
+        telemetry = start_telemetry(**QUICK, url=url, confirm_timeout=0.2)
+        assert wait_until(lambda: len(reports) >= 3)
+        assert "confirmed nothing" in str(telemetry.stats().last_error)
+        numbers = [report["number"] for report in reports]
+        assert numbers == list(range(1, len(numbers) + 1))
+        telemetry.stop(0)
+
+
+# A stop.
+
+
+def test_a_stop_whose_time_runs_out_reports_what_is_left_behind() -> None:
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        for number, message in enumerate(connection, start=1):
+            parts = json.loads(message)
+            if isinstance(parts, dict):
+                reports.append(parts["report"])
+                if number == 1:
+                    connection.send(json.dumps({"ack": 1}))
+
+    with taking(receive) as (url, reports):
+        telemetry = start_telemetry(**QUICK, url=url)
+        assert wait_until(lambda: len(reports) == 1)
+        for _ in range(120):
+            telemetry.emit("x")
+        since = time.monotonic()
+        assert not telemetry.stop(1)
+        assert time.monotonic() - since < 1.5
+        assert wait_until(lambda: len(reports) == 2)
+        report = reports[-1]
+        assert (report["state"], report["reason"]) == ("ended", "stopped")
+        assert report["dropped"] == {"left_behind": 120}
+        assert report["gaps"] == [[1, 120, "left_behind"]]
+        assert (report["delivered"], report["buffered"]) == (0, 0)
+        assert wait_until(lambda: telemetry.stats().dropped_by["left_behind"] == 120)
+
+
+def test_a_last_report_that_is_not_confirmed_changes_no_result_and_keeps_the_time() -> None:
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        for number, message in enumerate(connection, start=1):
+            parts = json.loads(message)
+            if isinstance(parts, dict):
+                reports.append(parts["report"])
+            if not isinstance(parts, dict) or parts["report"]["state"] == "running":
+                connection.send(json.dumps({"ack": number}))
+
+    with taking(receive) as (url, reports):
+        telemetry = start_telemetry(**QUICK, url=url)
+        telemetry.emit("x")
+        since = time.monotonic()
+        assert telemetry.stop(0.5)
+        assert time.monotonic() - since < 1
+        assert wait_until(lambda: reports[-1]["state"] == "ended")
+
+
+def test_a_stop_with_no_time_returns_at_once_and_still_sends_it() -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        telemetry.emit("x")
+        assert telemetry.flush(5)
+        since = time.monotonic()
+        telemetry.stop(0)
+        assert time.monotonic() - since < 0.2
+        assert wait_until(lambda: last_report(server)["state"] == "ended")
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_a_stop_is_quick_when_all_is_delivered(reports: bool) -> None:
+    with RecordingServer(reports=reports) as server:
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        telemetry.emit("x")
+        assert telemetry.flush(5)
+        since = time.monotonic()
+        assert telemetry.stop(20)
+        assert time.monotonic() - since < 2
+
+
+def test_a_stop_without_a_server_takes_no_longer_than_it_did() -> None:
+    with RecordingServer() as server:
+        port = server.port
+    telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/")
+    assert wait_until(lambda: telemetry.stats().last_error is not None)
+    since = time.monotonic()
+    assert telemetry.stop(20)
+    assert time.monotonic() - since < 2
+
+
+def test_a_connection_that_is_lost_during_the_goodbye_ends_the_stop() -> None:
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        for number, message in enumerate(connection, start=1):
+            reports.append(json.loads(message)["report"])
+            if number == 2:
+                connection.socket.shutdown(socket.SHUT_RDWR)
+                return
+            connection.send(json.dumps({"ack": number}))
+
+    with taking(receive) as (url, reports):
+        telemetry = start_telemetry(**QUICK, url=url)
+        assert wait_until(lambda: len(reports) == 1)
+        since = time.monotonic()
+        assert telemetry.stop(20)
+        assert time.monotonic() - since < 5
+        assert [report["state"] for report in reports] == ["running", "ended"]
+
+
+# The player's toggle.
+
+
+def test_switching_off_sends_one_last_report_and_on_again_another() -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url, drain_interval=60)
+        telemetry.emit("before")
+        assert telemetry.flush(5)
+        telemetry.emit("pending")
+        telemetry.emit("pending")
+        telemetry.enabled = False
+        assert wait_until(lambda: last_report(server)["state"] == "ended")
+        report = last_report(server)
+        assert report["reason"] == "switched_off"
+        assert report["gaps"] == [[2, 3, "switched_off"]]
+        assert report["dropped"] == {"switched_off": 2}
+        assert_adds_up(report)
+        assert wait_until(lambda: server.connections == 0)
+        telemetry.emit("not recorded")
+        count = len(server.reports)
+        time.sleep(0.3)
+        assert len(server.reports) == count
+        telemetry.enabled = True
+        assert wait_for_reports(server, count + 1)
+        assert last_report(server)["state"] == "running"
+        assert "reason" not in last_report(server)
+        telemetry.emit("after")
+        assert telemetry.stop(5)
+        assert last_report(server)["reason"] == "stopped"
+        assert last_report(server)["gaps"] == [[2, 3, "switched_off"]]
+        assert [event["seq"] for event in server.events] == [1, 4]
+
+
+def test_switching_off_with_events_in_flight_sends_nothing() -> None:
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        for message in connection:
+            parts = json.loads(message)
+            if isinstance(parts, dict):
+                reports.append(parts["report"])
+                connection.send(json.dumps({"ack": 1}))
+
+    with taking(receive) as (url, reports):
+        telemetry = start_telemetry(**QUICK, url=url, drain_interval=0.01)
+        telemetry.emit("x")
+        assert wait_until(lambda: telemetry.stats().in_flight == 1)
+        telemetry.enabled = False
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.IDLE)
+        telemetry.stop(5)
+        assert [report["state"] for report in reports] == ["running"]
+
+
+def test_a_stop_after_switching_off_says_nothing() -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        telemetry.emit("x")
+        assert telemetry.flush(5)
+        telemetry.enabled = False
+        assert wait_until(lambda: last_report(server)["state"] == "ended")
+        telemetry.stop(5)
+        assert [report.get("reason") for report in server.reports] == [None, "switched_off"]
+
+
+def test_a_host_without_a_network_sends_no_last_word() -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        assert wait_for_reports(server, 1)
+        telemetry.set_online(False)
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE)
+        assert telemetry.stop(5)
+        assert [report["state"] for report in server.reports] == ["running"]

@@ -437,6 +437,217 @@ def test_one_bad_moment_while_an_oversized_event_is_sought_costs_no_other_event(
     assert window.is_empty
 
 
+# Reports.
+
+
+def report(window: DeliveryWindow, source: object = None) -> list[str]:
+    """Send a report; return a list that says so once it is confirmed."""
+    confirmed: list[str] = []
+    window.mark_report_sent(0.0, lambda: confirmed.append("yes"), source)
+    return confirmed
+
+
+def test_a_report_is_numbered_and_confirmed_like_a_batch_but_has_no_events() -> None:
+    window = window_with(events(1), events(2))
+    first = report(window)
+    send_all(window)
+    second = report(window)
+    assert window.last_sent == 4
+    assert not second
+    assert window.confirm(2, now=0.0) == 1
+    assert (first, second) == (["yes"], [])
+    assert window.confirm(4, now=0.0) == 1
+    assert second == ["yes"]
+    assert (window.loaded, window.in_flight, window.own_delivered) == (2, 0, 2)
+
+
+def test_an_unconfirmed_report_is_overdue_like_a_batch_and_no_reason_to_reset() -> None:
+    window = make_window(confirm_timeout=10)
+    report(window)
+    assert window.overdue_at == 10
+    assert not window.awaits_confirmation
+    assert window.is_empty
+
+
+def test_a_report_is_not_sent_again() -> None:
+    window = window_with(events(1))
+    unconfirmed = report(window)
+    send_all(window)
+    window.connection_lost()
+    assert send_all(window) == [(b"000001",)]
+    assert window.confirm(1, now=0.0) == 1
+    assert not unconfirmed
+
+
+@pytest.mark.parametrize("close_code", OTHER_CODES)
+def test_a_report_is_refused_by_no_other_end_however_often(close_code: int | None) -> None:
+    window = make_window()
+    for _ in range(20):
+        assert window.may_report
+        report(window)
+        assert window.connection_lost(close_code) is None
+    assert window.may_report
+
+
+@pytest.mark.parametrize("close_code", REFUSING_CODES)
+def test_a_report_that_is_refused_alone_is_the_last_one(close_code: int) -> None:
+    window = make_window()
+    closes = 0
+    while window.may_report:
+        report(window)
+        window.connection_lost(close_code)
+        closes += 1
+        assert closes <= 3
+    assert closes == (1 if close_code == 1009 else 3)
+    assert window.refuses_reports
+
+
+@pytest.mark.parametrize("close_code", [1003, 1007, 1008, 1011])
+def test_refusals_of_a_report_count_only_in_a_row(close_code: int) -> None:
+    window = make_window()
+    for _ in range(10):
+        report(window)
+        window.connection_lost(close_code)
+        report(window)
+        window.confirm(1, now=0.0)
+        window.connection_lost()
+    assert not window.refuses_reports
+
+
+def test_where_both_were_in_flight_each_is_alone_next_time() -> None:
+    window = window_with(events(1))
+    report(window)
+    send_all(window)
+    assert window.connection_lost(1009) is None
+    report(window)
+    assert send_all(window) == []  # not before the report is confirmed
+    window.confirm(1, now=0.0)
+    assert send_all(window) == [(b"000001",)]
+    assert not window.may_report
+    window.confirm(2, now=0.0)
+    assert window.may_report
+    window.load(events(2))
+    report(window)
+    assert send_all(window) == [(b"000002",)]  # and the suspicion is over
+
+
+def test_an_event_behind_a_report_is_still_found() -> None:
+    window = window_with(events(1))
+    report(window)
+    send_all(window)
+    assert refused_by(window, 1009) is None
+    report(window)
+    window.confirm(1, now=0.0)
+    send_all(window)
+    assert refused_by(window, 1009) == b"000001"
+    assert not window.refuses_reports
+
+
+class WaryServer:
+    """Closes at what it won't have: an event, reports, or only the reports of one run."""
+
+    def __init__(self, poison: bytes | None, hated: set[object], code: int) -> None:
+        self.poison = poison
+        self.hated = hated
+        self.code = code
+
+    def takes(self, message: object) -> bool:
+        return (
+            self.poison not in message
+            if isinstance(message, tuple)
+            else (message not in self.hated)
+        )
+
+
+@given(
+    close_code=st.sampled_from(REFUSING_CODES),
+    poison=st.none() | st.integers(0, 8),
+    hated=st.sets(st.sampled_from([None, "old", "older"])),
+    lag=st.integers(0, 4),
+    reports=st.lists(st.sampled_from([None, "old", "older"]), max_size=4),
+)
+def test_a_server_that_refuses_reports_events_or_both_gets_all_others(
+    close_code: int,
+    poison: int | None,
+    hated: set[object],
+    lag: int,
+    reports: list[object],
+) -> None:
+    """It confirms what is ``lag`` messages old, and reads one message at a time."""
+    window = make_window()
+    for number in range(0, 9, 3):
+        window.load(events(number, number + 1, number + 2), range(number, number + 3))
+    bad = None if poison is None else b"%06d" % poison
+    server = WaryServer(bad, hated, close_code)
+    given_up: list[int] = []
+    arrived: set[bytes] = set()
+    for _connection in range(100):
+        waiting = [None, *reports]
+        wire: list[object] = []
+        is_closed = False
+        while not is_closed:
+            if waiting and window.may_report:
+                source = waiting.pop(0)
+                window.mark_report_sent(0.0, lambda: None, source)
+                wire.append(("report", source))
+            elif (batch := send(window)) is not None:
+                wire.append(batch)
+            elif wire:
+                window.confirm(window.last_sent, now=0.0)
+                if not (waiting and window.may_report) and window.next_unsent() is None:
+                    break
+                continue
+            else:
+                break
+            newest = wire[-1]
+            assert isinstance(newest, tuple)
+            content = newest[1] if newest[0] == "report" else newest
+            if server.takes(content):
+                arrived.update(newest if newest[0] != "report" else ())
+                window.confirm(max(len(wire) - lag, window.last_sent - len(window._sent)), 0.0)
+            else:
+                is_closed = True
+        refused = window.connection_lost(close_code if is_closed else None)
+        given_up += refused.numbers if refused is not None else ()
+        if not is_closed:
+            break
+    else:
+        raise AssertionError("it never got through")
+    assert given_up == ([] if poison is None else [poison])
+    assert arrived == {event for event in events(*range(9)) if event != bad}
+    assert window.is_empty
+    assert window.refuses_reports == bool(hated & {None, *reports})
+
+
+# The numbers of events.
+
+
+def test_each_event_keeps_its_number_and_its_source_however_it_is_split() -> None:
+    window = make_window(max_batch_bytes=25)
+    window.load(events(11, 12, 13, 14, 15), [1, 2, 3, 5, 8])
+    window.load(events(21, 22), range(4, 6), "another run")
+    assert [list(numbers) for numbers in window.own_numbers] == [[1, 2, 3], [5, 8]]
+    send_all(window)
+    assert [list(numbers) for numbers in window.own_numbers] == [[1, 2, 3], [5, 8]]
+    window.connection_lost(1009)
+    found: list[tuple[int, object]] = []
+    while not window.is_empty:
+        send_all(window)
+        if (refused := window.connection_lost(1009)) is not None:
+            found.append((refused.numbers[0], refused.source))
+    own = [(number, None) for number in (1, 2, 3, 5, 8)]
+    assert found == [*own, (4, "another run"), (5, "another run")]
+
+
+def test_only_this_runs_events_are_delivered_on_its_behalf() -> None:
+    window = make_window()
+    window.load(events(1, 2), range(1, 3))
+    window.load(events(1), range(1, 2), "another run")
+    send_all(window)
+    assert window.confirm(2, now=0.0) == 3
+    assert window.own_delivered == 2
+
+
 # Discarding.
 
 

@@ -49,6 +49,38 @@ def test_the_request() -> None:
     ]
 
 
+def test_it_offers_acks_and_reports_as_it_is_asked_to() -> None:
+    for acks in (True, False):
+        for reports in (True, False):
+            lines = lines_of("ws://a", offers_acks=acks, offers_reports=reports)
+            assert (OFFERS in lines) == acks
+            assert (b"Telemetry-Report: 1" in lines) == reports
+
+
+@pytest.mark.parametrize(
+    ("headers", "has_reports"),
+    [
+        ([], False),
+        ([b"Telemetry-Report: 1"], True),
+        ([b"telemetry-report:1 "], True),
+        ([b"Telemetry-Report: 2"], False),
+        ([b"Telemetry-Report: 1", b"Telemetry-Report: 1"], False),
+        ([b"Telemetry-Report:"], False),
+    ],
+)
+def test_a_server_takes_reports_if_it_answers_with_their_version(
+    headers: list[bytes], has_reports: bool
+) -> None:
+    def script(client: socket.socket) -> None:
+        shake_hands(client, *headers)
+        read_to_the_end(client)
+
+    with raw_server(script) as port:
+        connection = connect(f"ws://127.0.0.1:{port}/")
+        assert connection.has_reports == has_reports
+        connection.close()
+
+
 def test_each_handshake_has_another_key() -> None:
     endpoint = Endpoint("ws://localhost/")
     assert Handshake(endpoint).request() != Handshake(endpoint).request()

@@ -111,6 +111,30 @@ def test_acks_are_sent_where_both_want_them(acks: bool, offer: bool, expected: b
                 connection.recv(timeout=0.05)
 
 
+@pytest.mark.parametrize(
+    ("reports", "offer", "expected"),
+    [(True, "1", "1"), (True, None, None), (True, "2", None), (False, "1", None)],
+)
+def test_reports_are_apart_from_the_events(
+    reports: bool, offer: str | None, expected: str | None
+) -> None:
+    headers = {"Telemetry-Ack": "cumulative"} | ({"Telemetry-Report": offer} if offer else {})
+    with (
+        RecordingServer(reports=reports) as server,
+        client(server, additional_headers=headers) as connection,
+    ):
+        assert connection.response.headers.get("Telemetry-Report") == expected
+        for number, end in enumerate(("", "\n"), start=1):
+            connection.send(f'{{"report":{{"number":{number}}}}}{end}')
+            assert json.loads(connection.recv(timeout=5)) == {"ack": number}
+        connection.send('{"type":"report","report":{}}\n{"type":"b"}\n')
+        assert server.wait_for(2)
+        assert server.reports == [{"number": 1}, {"number": 2}]
+        assert len(server.messages) == 1
+        server.reports.clear()
+        assert len(server.reports) == 2
+
+
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "right", "bearer right "])
 def test_a_handshake_without_the_token_is_refused(header: str | None) -> None:
     headers = {"Authorization": header} if header else {}
