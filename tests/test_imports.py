@@ -113,11 +113,16 @@ ROOMS = {
     """,
     "collector.storage": """
         seqranges       |
-        queries         | seqranges
+        losses          |
+        reports         | losses  seqranges
+        summaries       |
+        queries         | losses  reports  summaries
         sessions        | seqranges
         numbers         |
-        database        |
-        writer          | database  sessions
+        contexts        |
+        schema          |
+        database        | schema
+        writer          | contexts  database  reports  schema  sessions
         thread          | database  writer
     """,
     "collector.http": """
@@ -174,7 +179,10 @@ PURE = [
     "cli.prove.proof",
     "collector.messages",
     "collector.models",
+    "collector.storage.losses",
+    "collector.storage.schema",
     "collector.storage.seqranges",
+    "collector.storage.summaries",
     "errors",
     "events",
     "settings",

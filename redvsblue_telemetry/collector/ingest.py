@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from .._shared import ACK_CUMULATIVE, ACK_HEADER, TokenBucket
-from .messages import Event, read_message
+from .._report import State
+from .._shared import ACK_CUMULATIVE, ACK_HEADER, REPORT_HEADER, REPORT_VERSION, TokenBucket
+from .messages import Message, read_message
 from .storage.thread import WriterThread
 
 __all__ = ["Ingest", "Limits"]
@@ -69,7 +70,7 @@ class _Connection:
 
     @property
     def sessions(self) -> Iterable[str]:
-        """The most recent sessions that it sent events of."""
+        """The most recent sessions that it sent events or reports of, and that have not ended."""
         return self._sessions.keys()
 
     # Called by the storage; see Receipt.
@@ -142,12 +143,12 @@ class _Connection:
             body = event.get("bytes") or event.get("text") or b""
             message = read_message(body)
             # An empty message costs as much as one event.
-            cost = max(1, len(message.events) + len(message.rejected))
+            cost = max(1, len(message.events) + len(message.rejected) + len(message.reports))
             if not self._events_allowed.take(cost):
                 self._is_too_fast = True
                 return
             self._received += 1
-            self._note_sessions(message.events)
+            self._note_sessions(message)
             storage.submit(message, len(body), self)
 
     async def _catch_up(
@@ -172,11 +173,18 @@ class _Connection:
         self._progress.clear()
         await self._progress.wait()
 
-    def _note_sessions(self, events: Sequence[Event]) -> None:
+    def _note_sessions(self, message: Message) -> None:
         known = self._sessions
-        for session_id in {event.session_id for event in events}:
+        found = {event.session_id for event in message.events}
+        running = {report.session_id for report in message.reports if report.state != State.ENDED}
+        for session_id in found | running:
             known.pop(session_id, None)
             known[session_id] = None
+        for report in message.reports:
+            if (
+                report.state == State.ENDED
+            ):  # perhaps of an earlier run, which this client took over
+                known.pop(report.session_id, None)
         while len(known) > _MAX_CONNECTED_SESSIONS:
             del known[next(iter(known))]
 
@@ -242,6 +250,9 @@ class Ingest:
             return
         wants_acks = websocket.headers.get(ACK_HEADER, "").strip().lower() == ACK_CUMULATIVE
         headers = [(ACK_HEADER.encode(), ACK_CUMULATIVE.encode())] if wants_acks else []
+        offered = websocket.headers.get(REPORT_HEADER, "").split(",")
+        if REPORT_VERSION in map(str.strip, offered):
+            headers.append((REPORT_HEADER.encode(), REPORT_VERSION.encode()))
         await websocket.accept(headers=headers)
         connection = _Connection(websocket, self._limits.rate, wants_acks=wants_acks)
         if self.connections >= self._limits.connections:

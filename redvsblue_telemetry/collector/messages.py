@@ -1,16 +1,18 @@
-"""Reads messages: the events in them, and the parts that are not valid events.
+"""Reads messages: the events and the report in them, and the parts that are neither.
 
-Pure: bytes in, values out. A message is a JSON array of events, or one event per line; see the page
-on the wire protocol. The data of an event is not decoded. It is kept as the text that was sent, so
-a game gets back exactly what it sent, including a number of fifty digits.
+Pure: bytes in, values out. A message is a JSON array of events, one event per line, or a report;
+see the page on the wire protocol. The data of an event is not decoded. It is kept as the text that
+was sent, so a game gets back exactly what it sent, including a number of fifty digits.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
 
+from .._report import Report, decode_report
 from .._shared import LARGEST_INTEGER, MAX_NAME_LENGTH, SMALLEST_INTEGER
 
 __all__ = ["Event", "Message", "Rejected", "read_message"]
@@ -33,10 +35,13 @@ class Event(msgspec.Struct, rename="camel", gc=False):
     """Its fields, as the text of a JSON object."""
     id: Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)]
     version: Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)] | None = None
+    context: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """Its context, as JSON text. Any value is allowed: only an object is a context, but clients may
+    have sent fields of this name before it had a meaning."""
 
 
 class Rejected(msgspec.Struct):
-    """A message, or a part of one, that is not a valid event."""
+    """A message, or a part of one, that is not a valid event or report."""
 
     reason: str
     text: bytes
@@ -48,18 +53,20 @@ class Message(msgspec.Struct):
 
     events: list[Event]
     rejected: list[Rejected]
+    reports: list[Report] = []
 
 
 _read_array = msgspec.json.Decoder(list[Event]).decode
 _read_lines = msgspec.json.Decoder(Event).decode_lines
 _read_event = msgspec.json.Decoder(Event).decode
 _read_parts = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_starts_like_report = re.compile(rb'\s*\{\s*"report"\s*:').match
 _BRACE = ord("{")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def read_message(message: bytes | str) -> Message:
-    """Return the valid events of a message in their order, and the rest as rejected. Never raises.
+    """Return the valid events and reports of a message, and the rest as rejected. Never raises.
 
     An array that is not valid JSON is rejected as a whole, and so is a line that is not.
     """
@@ -78,6 +85,8 @@ def read_message(message: bytes | str) -> Message:
 
 def _read_each_part(body: bytes) -> Message:
     """Read a message that has an invalid part. Slower than to read it in one call."""
+    if _starts_like_report(body) and isinstance(report := _read_report(body), Report):
+        return Message([], [], [report])  # it may have more than one line
     parts = _split(body)
     if isinstance(parts, Rejected):
         return Message([], [parts])
@@ -85,9 +94,13 @@ def _read_each_part(body: bytes) -> Message:
     first_unrecorded: Rejected | None = None
     unrecorded = 0
     for part in parts:
-        found = _read_one(bytes(part))
+        # The parts of an array are Raw: only a line can be a report.
+        is_report = isinstance(part, bytes) and _starts_like_report(part)
+        found = _read_one(bytes(part), or_report=bool(is_report))
         if isinstance(found, Event):
             message.events.append(found)
+        elif isinstance(found, Report):
+            message.reports.append(found)
         elif len(message.rejected) < _MAX_REJECTED_PER_MESSAGE:
             message.rejected.append(found)
         else:
@@ -111,16 +124,23 @@ def _split(body: bytes) -> list[bytes] | list[msgspec.Raw] | Rejected:
         return _rejected(body, f"the array is not valid JSON: {error}")
 
 
-def _read_one(part: bytes) -> Event | Rejected:
+def _read_one(part: bytes, *, or_report: bool) -> Event | Report | Rejected:
     if (fault := _utf8_fault(part)) is not None:
         return _rejected(part, fault)
     try:
         event = _read_event(part)
     except _UNREADABLE as error:
-        return _rejected(part, str(error))
+        return _read_report(part) if or_report else _rejected(part, str(error))
     if memoryview(event.data)[0] != _BRACE:
         return _rejected(part, "Expected `object` - at `$.data`")
     return event
+
+
+def _read_report(part: bytes) -> Report | Rejected:
+    try:
+        return decode_report(part)
+    except _UNREADABLE as error:
+        return _rejected(part, str(error))
 
 
 def _utf8_fault(part: bytes) -> str | None:

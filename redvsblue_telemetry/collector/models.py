@@ -17,6 +17,7 @@ import msgspec
 from .._report import Report
 
 __all__ = [
+    "MAX_CONTEXT_VALUE_LENGTH",
     "MAX_PAGE_SIZE",
     "Cause",
     "CrashGroup",
@@ -44,6 +45,8 @@ __all__ = [
 
 MAX_PAGE_SIZE = 1000
 """The maximum number of records in one page of a response."""
+MAX_CONTEXT_VALUE_LENGTH = 1000
+"""The maximum number of characters of a value in a context that can be searched for."""
 
 
 class Outcome:
@@ -87,8 +90,8 @@ class StoredEvent(msgspec.Struct, rename="camel", omit_defaults=True):
     data: msgspec.Raw
     """The JSON text that the game sent, digit by digit."""
     version: str | None = None
-    context: msgspec.Raw = msgspec.Raw()
-    """The JSON text of its context, an object; empty, and absent in JSON, if it has none."""
+    context: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The JSON text of its context, an object; UNSET, and absent in JSON, if it has none."""
 
 
 class EventPage(msgspec.Struct):
@@ -213,6 +216,9 @@ class Totals(msgspec.Struct, rename="camel"):
     """How many missing events the newest reports explain, by cause. Counted when a report is
     stored: a session without one adds nothing, and events that arrive after a report, or go
     missing, count from the next report on."""
+    waiting: int = 0
+    """How many of the missing events waited on the players' machines then. So the rest, ``missing``
+    less these and ``lost``, is unexplained, or has gone missing since."""
 
 
 class Stats(Totals, kw_only=True):
@@ -378,16 +384,17 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
-def context_fields(context: msgspec.Raw) -> dict[str, str]:
+def context_fields(context: msgspec.Raw | msgspec.UnsetType) -> dict[str, str]:
     """Return the fields of a context: a string as its text, any other value as its JSON.
 
     A context that is not an object has no fields.
     """
-    try:
-        fields = _decode_fields(context)
-    except (msgspec.MsgspecError, RecursionError):
+    if context is msgspec.UNSET:
         return {}
-    return {name: _as_text(value) for name, value in fields.items()}
+    try:
+        return {name: _as_text(value) for name, value in _decode_fields(context).items()}
+    except (msgspec.MsgspecError, RecursionError):  # half of a surrogate pair, for example
+        return {}
 
 
 def _as_text(value: msgspec.Raw) -> str:

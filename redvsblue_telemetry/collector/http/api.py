@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from ..._shared import escape
 from ..ingest import Ingest
 from ..models import (
+    MAX_CONTEXT_VALUE_LENGTH,
     MAX_PAGE_SIZE,
     CrashPage,
     EventFilter,
@@ -224,7 +225,7 @@ class Api:
         Parameters: ``version``, ``limit`` and ``data``.
         """
         _check_names(request, "version", "limit", "data")
-        version, limit = request.query_params.get("version"), _limit(request)
+        version, limit = request.query_params.get("version") or None, _limit(request)
         as_text = _wants_data_as_text(request)
         found = await self._read(
             lambda connection: queries.crashes(connection, version=version, limit=limit)
@@ -241,7 +242,7 @@ class Api:
         Parameters: ``version`` and ``limit``.
         """
         _check_names(request, "version", "limit")
-        version, limit = request.query_params.get("version"), _limit(request)
+        version, limit = request.query_params.get("version") or None, _limit(request)
         found = await self._read(
             lambda connection: queries.frames(connection, version=version, limit=limit)
         )
@@ -349,6 +350,11 @@ def _context(given: list[str]) -> dict[str, str]:
         name, separator, value = each.partition("=")
         if not (name and separator):
             raise _BadRequestError(f"context is {each[:_MAX_ECHO]!r}; it must be name=value")
+        if len(value) > MAX_CONTEXT_VALUE_LENGTH:
+            raise _BadRequestError(
+                f"context has a value of {len(value)} characters; the maximum is "
+                f"{MAX_CONTEXT_VALUE_LENGTH}"
+            )
         if fields.setdefault(name, value) != value:
             raise _BadRequestError(f"context has two values for {name[:_MAX_ECHO]!r}")
     return fields
@@ -407,14 +413,17 @@ def _with_data_as_text(events: list[StoredEvent]) -> list[StoredEvent]:
     ``JSON.parse`` in a browser would round the large numbers in it, and drop repeated keys.
     """
     return [
-        msgspec.structs.replace(event, data=_as_text(event.data), context=_as_text(event.context))
+        msgspec.structs.replace(
+            event,
+            data=_as_text(event.data),
+            context=event.context if event.context is msgspec.UNSET else _as_text(event.context),
+        )
         for event in events
     ]
 
 
 def _as_text(json: msgspec.Raw) -> msgspec.Raw:
-    text = bytes(json).decode(errors="replace")
-    return msgspec.Raw(msgspec.json.encode(text)) if text else json
+    return msgspec.Raw(msgspec.json.encode(bytes(json).decode(errors="replace")))
 
 
 def _json(value: Any, status: int = 200) -> Response:

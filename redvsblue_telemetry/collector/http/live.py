@@ -14,6 +14,8 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 
+import msgspec
+
 from ..messages import Event
 from ..models import EventFilter, LiveUpdate, StoredEvent
 from ..storage.writer import Stored
@@ -160,6 +162,7 @@ def _as_stored(event: Event, arrival: int, received: int) -> StoredEvent:
         id=event.id,
         data=event.data.copy(),  # a view would keep the whole message alive
         version=event.version,
+        context=event.context if event.context is msgspec.UNSET else event.context.copy(),
     )
 
 
@@ -178,4 +181,5 @@ def _shown(newest_first: list[StoredEvent]) -> list[StoredEvent]:
 def _size(event: StoredEvent) -> int:
     """Return the size in bytes of all that the sender of an event chose, approximately."""
     texts = len(event.session_id) + len(event.type) + len(event.id) + len(event.version or "")
-    return memoryview(event.data).nbytes + texts
+    context = 0 if event.context is msgspec.UNSET else memoryview(event.context).nbytes
+    return memoryview(event.data).nbytes + context + texts

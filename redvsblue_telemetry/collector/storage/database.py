@@ -1,4 +1,4 @@
-"""The database file: its tables, and the ways to open it.
+"""The database file, and the ways to open it.
 
 The collector opens it to write and to read (:class:`Database`); programs beside the collector only
 read it (:func:`open_readonly`). In SQLite's WAL mode, readers and the writer don't block one
@@ -8,62 +8,18 @@ another.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from .schema import APPLICATION_ID, AS_CURRENT, SCHEMA_VERSION, upgrade
+
 __all__ = ["Database", "DatabaseError", "open_readonly"]
 
-APPLICATION_ID = 0x52764274  # "RvBt"
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS sessions (
-    key INTEGER PRIMARY KEY,
-    session_id TEXT NOT NULL UNIQUE,
-    version TEXT,
-    events INTEGER NOT NULL,
-    repeats INTEGER NOT NULL,
-    missing INTEGER NOT NULL,
-    highest INTEGER NOT NULL,
-    first_timestamp INTEGER NOT NULL,
-    last_timestamp INTEGER NOT NULL,
-    first_received INTEGER NOT NULL,
-    last_received INTEGER NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS sessions_by_last_received ON sessions (last_received);
-CREATE TABLE IF NOT EXISTS runs (
-    session INTEGER NOT NULL,
-    first INTEGER NOT NULL,
-    last INTEGER NOT NULL,
-    PRIMARY KEY (session, first)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS types (
-    key INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    events INTEGER NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS events (
-    arrival INTEGER PRIMARY KEY AUTOINCREMENT,
-    session INTEGER NOT NULL,
-    seq INTEGER NOT NULL,
-    type INTEGER NOT NULL,
-    timestamp INTEGER NOT NULL,
-    received INTEGER NOT NULL,
-    id TEXT NOT NULL,
-    version TEXT,
-    data TEXT NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS events_by_session ON events (session);
-CREATE INDEX IF NOT EXISTS events_by_type ON events (type);
-CREATE TABLE IF NOT EXISTS rejected (
-    arrival INTEGER PRIMARY KEY AUTOINCREMENT,
-    received INTEGER NOT NULL,
-    reason TEXT NOT NULL,
-    text BLOB NOT NULL
-) STRICT;
-"""
+logger = logging.getLogger("redvsblue_telemetry.collector")
 
 
 class DatabaseError(Exception):
@@ -142,26 +98,40 @@ class Database:
         return status.st_dev, status.st_ino
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Create the tables in an empty file; check that any other is one of ours."""
+        """Create or upgrade the tables, unless the file isn't ours."""
         try:
-            application_id, version = _identity(connection)
-            (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if not tables:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
-                    f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
-                )
+            if (version := self._checked_version(connection)) == SCHEMA_VERSION:
                 return
+            if not version:
+                connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            version = self._checked_version(connection)  # another collector may have been faster
+            if 0 < version < SCHEMA_VERSION:
+                logger.info(
+                    "upgrading %s from schema version %d to %d", self.path, version, SCHEMA_VERSION
+                )
+            if version < SCHEMA_VERSION:
+                for statement in upgrade(version):
+                    connection.execute(statement)
+            connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self.explain(error) from error
+
+    def _checked_version(self, connection: sqlite3.Connection) -> int:
+        """Return the version of the schema; 0 for an empty file."""
+        application_id, version = _identity(connection)
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if not tables:
+            return 0
         if application_id != APPLICATION_ID:
             raise _not_ours(self.path)
-        if version != SCHEMA_VERSION:
+        if not 0 < version <= SCHEMA_VERSION:
             raise DatabaseError(
                 f"{self.path} has schema version {version}, but this collector supports only "
-                f"version {SCHEMA_VERSION}; choose another file, or use the collector that made it"
+                f"versions up to {SCHEMA_VERSION}; choose another file, or use the collector that "
+                "made it"
             )
+        return version
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -222,7 +192,7 @@ def open_readonly(path: Path, *, busy_timeout: float = 5.0) -> Iterator[sqlite3.
     try:
         mode = "mode=ro" if unchanged is None else "immutable=1"
         with contextlib.closing(_connect(path, mode, busy_timeout)) as connection:
-            _check_tables(path, connection)
+            _open_tables(path, connection)
             yield connection
     except sqlite3.Error as error:
         _check_at_rest(path, unchanged)
@@ -252,13 +222,16 @@ def _refuse_strangers(path: Path) -> None:
         raise _not_ours(path)
 
 
-def _check_tables(path: Path, connection: sqlite3.Connection) -> None:
+def _open_tables(path: Path, connection: sqlite3.Connection) -> None:
+    """Check that the tables are ours; make those of an older version look like current ones."""
     application_id, version = _identity(connection)
     if application_id != APPLICATION_ID:
         raise _not_ours(path)
-    if version != SCHEMA_VERSION:
+    if version in AS_CURRENT:
+        connection.executescript(AS_CURRENT[version])
+    elif version != SCHEMA_VERSION:
         raise DatabaseError(
-            f"{path} has schema version {version}, but this release supports only version "
+            f"{path} has schema version {version}, but this release supports only versions up to "
             f"{SCHEMA_VERSION}; use the release that made it"
         )
 

@@ -8,21 +8,24 @@ No query runs for long: a search is split into windows, with one query each. Whi
 SQLite can't shorten its write-ahead log.
 """
 
-# ruff: noqa: ARG001
 from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator, Set
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from ..._report import Report, State, decode_report
 from ..models import (
+    Cause,
     CrashGroup,
     EventFilter,
     FrameSummary,
+    Outcome,
     RejectedMessage,
     Session,
     SessionDetail,
@@ -30,7 +33,9 @@ from ..models import (
     Totals,
     VersionHealth,
 )
-from .seqranges import gaps as gaps_between
+from .losses import Losses, describe_losses
+from .reports import decode_lost, missing_runs
+from .summaries import CrashGroups, FrameSummaries
 
 __all__ = [
     "crashes",
@@ -48,24 +53,45 @@ __all__ = [
 
 _COLUMNS = (  # in the order of StoredEvent's fields
     "events.arrival, events.received, sessions.session_id, events.seq, types.name, "
-    "events.timestamp, events.id, events.data, events.version"
+    "events.timestamp, events.id, events.data, events.version, contexts.text"
 )
-_DATA = 7  # the index of the data in these
+_DATA, _CONTEXT = 7, 9  # the indexes of these
 # SQLite does not reorder a CROSS JOIN: it starts from the events, which then need no sorting.
 _TABLES = (
     "events CROSS JOIN sessions ON sessions.key = events.session "
-    "CROSS JOIN types ON types.key = events.type"
+    "CROSS JOIN types ON types.key = events.type "
+    "LEFT JOIN contexts ON contexts.key = events.context"
 )
+_OUTCOME = f"""CASE WHEN state = '{State.ENDED}' THEN
+    CASE WHEN reason IN ('{Outcome.SWITCHED_OFF}', '{Outcome.CRASHED}', '{Outcome.KILLED}')
+        THEN reason ELSE '{Outcome.WELL}' END
+    WHEN last_received > :quiet OR session_id IN (SELECT value FROM json_each(:connected))
+        THEN '{Outcome.RUNNING}' ELSE '{Outcome.NO_WORD}' END"""
+_OUTCOMES = (
+    Outcome.RUNNING,
+    Outcome.WELL,
+    Outcome.SWITCHED_OFF,
+    Outcome.CRASHED,
+    Outcome.KILLED,
+    Outcome.NO_WORD,
+)
+_KNOWN_ENDS = (Outcome.WELL, Outcome.SWITCHED_OFF, Outcome.CRASHED, Outcome.KILLED)
 _SESSION_COLUMNS = (
-    "session_id, version, events, repeats, missing, highest, first_timestamp, last_timestamp, "
-    "first_received, last_received"
+    "key, session_id, version, events, repeats, missing, highest, first_timestamp, "
+    "last_timestamp, first_received, last_received, reason, started_at, last_seq, reported, "
+    f"crashes, at, lost, waiting, {_OUTCOME}"
 )
+_QUIET_MILLISECONDS = 300_000  # without a connection, after which there is no word of a session
 _ROWS_PER_CHUNK = 1000  # that are read ahead of a stream
 _EVENTS_PER_QUERY = 20_000  # that a search examines
 _MAX_PAGE_BYTES = 8 * 1024 * 1024  # of data
 _MAX_GAPS = 1000  # of one session
 _MAX_TYPES = 1000  # the most frequent ones
+_MAX_CAUSES = 100  # the most frequent ones
+_MAX_CRASHES = 10_000  # that are grouped, the newest ones
+_MAX_INTERVALS = 50_000  # of frames that are summed up
 _HALF = 2**32
+_Kind = TypeVar("_Kind", bound=Session)
 
 
 def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
@@ -83,8 +109,11 @@ def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
         either = " OR ".join(["instr(lower(events.data), ?) > 0"] * len(spellings))
         conditions.append(f"({either})")
         values += [spelling.decode() for spelling in spellings]
-    if wanted.context:
-        conditions.append("FALSE")
+    for field in wanted.context.items():
+        conditions.append(
+            "events.context IN (SELECT context FROM context_fields WHERE name = ? AND value = ?)"
+        )
+        values += field
     return conditions, values
 
 
@@ -120,7 +149,7 @@ def events(
         with contextlib.closing(rows):
             for row in rows:
                 found.append(_event(row))
-                size += len(row[_DATA])
+                size += len(row[_DATA]) + len(row[_CONTEXT] or "")
                 if size >= _MAX_PAGE_BYTES:
                     return found
         if len(found) >= limit:
@@ -162,6 +191,7 @@ def newest_arrival(connection: sqlite3.Connection) -> int:
 def _event(row: tuple[Any, ...]) -> StoredEvent:
     columns = list(row)
     columns[_DATA] = msgspec.Raw(row[_DATA])
+    columns[_CONTEXT] = msgspec.UNSET if row[_CONTEXT] is None else msgspec.Raw(row[_CONTEXT])
     return StoredEvent(*columns)
 
 
@@ -184,10 +214,45 @@ def sessions(
     """
     rows = connection.execute(
         f"SELECT {_SESSION_COLUMNS} FROM sessions ORDER BY last_received DESC, key DESC "
-        "LIMIT ? OFFSET ?",
-        (limit, offset),
-    )
-    return [Session(*(*row, row[0] in connected)) for row in rows]
+        "LIMIT :limit OFFSET :offset",
+        {"limit": limit, "offset": offset, **_standing(connected, now)},
+    ).fetchall()
+    return [_session(connection, row, connected, Session) for row in rows]
+
+
+def _standing(connected: Set[str], now: int | None) -> dict[str, object]:
+    """Return the parameters of an outcome."""
+    now = time.time_ns() // 1_000_000 if now is None else now
+    known = msgspec.json.encode(list(connected)).decode()
+    return {"quiet": now - _QUIET_MILLISECONDS, "connected": known}
+
+
+def _session(
+    connection: sqlite3.Connection, row: tuple[Any, ...], connected: Set[str], kind: type[_Kind]
+) -> _Kind:
+    """Return a session, without any details."""
+    key, *columns, reason, started_at, last_seq, reported, crashes, at, lost, waiting, outcome = row
+    session = kind(*columns)
+    session.connected = session.session_id in connected
+    session.outcome, session.reason, session.crashes = outcome, reason, crashes
+    session.started_at, session.last_seq, session.reported = started_at or None, last_seq, reported
+    is_running = reported is not None and outcome in (Outcome.RUNNING, Outcome.NO_WORD)
+    losses = Losses(decode_lost(lost), waiting).adjusted(session.missing, is_running=is_running)
+    session.lost, session.waiting = losses.lost, losses.waiting
+    if outcome == Outcome.RUNNING:
+        session.since = started_at or session.first_timestamp
+    else:
+        session.since = session.last_received if outcome == Outcome.NO_WORD else at or reported
+    if reported is not None:
+        session.sampled = dict(
+            connection.execute(
+                "SELECT types.name, sampled.events FROM sampled JOIN types "
+                "ON types.key = sampled.type WHERE session = ? AND sampled.events > 0 "
+                "ORDER BY sampled.events DESC, types.name",
+                (key,),
+            )
+        )
+    return session
 
 
 def stream_sessions(
@@ -197,11 +262,11 @@ def stream_sessions(
     now: int | None = None,
 ) -> Iterator[Session]:
     """Yield all sessions, oldest first, with few in memory at a time; see :func:`sessions`."""
-    query = f"SELECT key, {_SESSION_COLUMNS} FROM sessions WHERE key > ? ORDER BY key LIMIT ?"
-    key = 0
-    while rows := connection.execute(query, (key, _ROWS_PER_CHUNK)).fetchall():
-        yield from (Session(*(*columns, columns[0] in connected)) for _, *columns in rows)
-        key = rows[-1][0]
+    query = f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE key > :key ORDER BY key LIMIT :limit"
+    values: dict[str, object] = {"key": 0, "limit": _ROWS_PER_CHUNK, **_standing(connected, now)}
+    while rows := connection.execute(query, values).fetchall():
+        yield from (_session(connection, row, connected, Session) for row in rows)
+        values["key"] = rows[-1][0]
 
 
 def session(
@@ -217,20 +282,27 @@ def session(
     """
     with _snapshot(connection):
         row = connection.execute(
-            f"SELECT key, {_SESSION_COLUMNS} FROM sessions WHERE session_id = ?", (session_id,)
+            f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE session_id = :id",
+            {"id": session_id, **_standing(connected, now)},
         ).fetchone()
         if row is None:
             return None
-        key, *columns = row
-        runs = connection.execute(
-            "SELECT first, last FROM runs WHERE session = ? ORDER BY first", (key,)
-        )
-        with contextlib.closing(runs):
-            gaps = list(islice(gaps_between(runs), _MAX_GAPS))
+        key = row[0]
+        found = _session(connection, row, connected, SessionDetail)
+        found.report = _report(connection, key)
+        with contextlib.closing(missing_runs(connection, key, None)) as runs:
+            found.gaps = list(islice(runs, _MAX_GAPS))
+        with contextlib.closing(missing_runs(connection, key, found.report)) as runs:
+            losses = describe_losses(runs, found.report, found.lost.get(Cause.UNEXPLAINED, 0))
+            found.losses = list(islice(losses, _MAX_GAPS))
         newest = newest_arrival(connection)
-    detail = SessionDetail(*(*columns, session_id in connected))
-    detail.gaps, detail.types = gaps, _types_of(connection, key, newest)
-    return detail
+    found.types = _types_of(connection, key, newest)
+    return found
+
+
+def _report(connection: sqlite3.Connection, session: int) -> Report | None:
+    row = connection.execute("SELECT text FROM reports WHERE session = ?", (session,)).fetchone()
+    return None if row is None else decode_report(row[0])
 
 
 def _types_of(connection: sqlite3.Connection, session: int, newest: int) -> dict[str, int]:
@@ -296,24 +368,51 @@ def totals(
 ) -> Totals:
     """Return the counts over the whole database; see :func:`sessions`."""
     with _snapshot(connection):
-        # The missing numbers are summed in two halves: a client may send a number so high that the
-        # sum over several sessions would overflow SQLite's integers.
+        # Missing numbers are summed in two halves: a client may send a number so high that the sum
+        # over several sessions would overflow SQLite's integers.
         row = connection.execute(
             "SELECT coalesce(sum(events), 0), count(*), coalesce(sum(repeats), 0), "
-            "coalesce(sum(missing / ?), 0), coalesce(sum(missing % ?), 0) FROM sessions",
-            (_HALF, _HALF),
+            f"coalesce(sum(missing / {_HALF}), 0), coalesce(sum(missing % {_HALF}), 0), "
+            f"coalesce(sum(waiting / {_HALF}), 0), coalesce(sum(waiting % {_HALF}), 0) "
+            "FROM sessions"
         ).fetchone()
         # They are numbered without gaps, and count(*) would read all of them.
-        (count,) = connection.execute(
+        (rejected_count,) = connection.execute(
             "SELECT coalesce((SELECT max(arrival) FROM rejected) "
             "- (SELECT min(arrival) FROM rejected) + 1, 0)"
         ).fetchone()
-        types = connection.execute(
-            "SELECT name, events FROM types ORDER BY events DESC, name LIMIT ?", (_MAX_TYPES,)
+        outcomes = connection.execute(
+            f"SELECT {_OUTCOME} AS outcome, count(*) FROM sessions GROUP BY outcome",
+            _standing(connected, now),
         ).fetchall()
-    events, sessions, repeats, parts, rest = row
-    missing = parts * _HALF + rest
-    return Totals(events, sessions, repeats, missing, rejected=count, types=dict(types))
+        types = _most(connection, "name", "events", "types", _MAX_TYPES)
+        sampled = _most(connection, "name", "sampled", "types", _MAX_TYPES)
+        lost = _most(connection, "cause", "events", "lost", _MAX_CAUSES)
+    events, sessions, repeats, parts, rest, waiting_parts, waiting_rest = row
+    return Totals(
+        events=events,
+        sessions=sessions,
+        repeats=repeats,
+        missing=parts * _HALF + rest,
+        rejected=rejected_count,
+        types=types,
+        outcomes={**dict.fromkeys(_OUTCOMES, 0), **dict(outcomes)},
+        sampled=sampled,
+        lost=lost,
+        waiting=waiting_parts * _HALF + waiting_rest,
+    )
+
+
+def _most(
+    connection: sqlite3.Connection, name: str, count: str, table: str, limit: int
+) -> dict[str, int]:
+    """Return the names with the highest counts in a table."""
+    rows = connection.execute(
+        f"SELECT {name}, {count} FROM {table} WHERE {count} > 0 "
+        f"ORDER BY {count} DESC, {name} LIMIT ?",
+        (limit,),
+    )
+    return dict(rows.fetchall())
 
 
 def versions(
@@ -327,7 +426,22 @@ def versions(
 
     See :func:`sessions`.
     """
-    return []
+    rows = connection.execute(
+        f"SELECT version, {_OUTCOME} AS outcome, count(*), max(first_received) FROM sessions "
+        "GROUP BY version, outcome ORDER BY max(first_received) DESC",
+        _standing(connected, now),
+    )
+    found: dict[str | None, VersionHealth] = {}
+    for version, outcome, count, _ in rows:
+        health = found.setdefault(version, VersionHealth(version, 0))
+        health.sessions += count
+        setattr(health, outcome, count)
+    chosen = list(islice(found.values(), limit))
+    for health in chosen:
+        ends = sum(getattr(health, outcome) for outcome in _KNOWN_ENDS)
+        if ends:
+            health.crash_free = (health.well + health.switched_off) / ends
+    return chosen
 
 
 def crashes(
@@ -335,12 +449,25 @@ def crashes(
 ) -> list[CrashGroup]:
     """Return the crashes in groups of one exception in one place, the newest first.
 
+    Only the newest ten thousand crashes are counted.
+
     Args:
         connection: a connection to the database.
         version: only crashes of this version of the game's build.
-        limit: the maximum number of groups.
+        limit: the maximum number of groups; there are fewer if their events are large.
     """
-    return []
+    groups = CrashGroups(limit, _MAX_PAGE_BYTES)
+    wanted = EventFilter(type="crash")
+    before, examined = newest_arrival(connection) + 1, 0
+    while examined < _MAX_CRASHES and (
+        page := events(connection, wanted, before=before, limit=_ROWS_PER_CHUNK, newest_first=True)
+    ):
+        examined += len(page)
+        before = page[-1].arrival
+        for event in page:
+            if version is None or event.version == version:
+                groups.add(event)
+    return groups.found()
 
 
 def frames(
@@ -348,12 +475,28 @@ def frames(
 ) -> list[FrameSummary]:
     """Return the frame times of each version of the game's build, the newest first.
 
+    If there are more than fifty thousand intervals in the database, an evenly spread share of them
+    is examined. Then the sums are estimates.
+
     Args:
         connection: a connection to the database.
         version: only this version.
         limit: the maximum number of versions.
     """
-    return []
+    row = connection.execute("SELECT key, events FROM types WHERE name = 'frames'").fetchone()
+    key, count = row or (0, 0)
+    stride = -(-count // _MAX_INTERVALS) or 1
+    query = (
+        "SELECT received, timestamp, version, data FROM events "
+        "WHERE type = ? AND arrival BETWEEN ? AND ? AND arrival % ? = 0"
+    )
+    summaries = FrameSummaries(stride)
+    for first, last in _windows(connection, 0, None, newest_first=False):
+        for row in connection.execute(query, (key, first, last, stride)).fetchall():
+            summaries.add(*row)
+    return [
+        summary for summary in summaries.found() if version is None or summary.version == version
+    ][:limit]
 
 
 @contextlib.contextmanager

@@ -90,14 +90,17 @@ class SeqRanges:
             self._is_saved = True
 
 
-def gaps(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def gaps(ranges: Iterable[tuple[int, int]], end: int = 0) -> Iterator[tuple[int, int]]:
     """Yield the first and last number of each gap, starting at 1.
 
     Args:
         ranges: the first and last number of each range, in ascending order.
+        end: a number; those after the last range up to this one are a gap, too.
     """
     expected = 1
     for first, last in ranges:
         if first > expected:
             yield expected, first - 1
         expected = max(expected, last + 1)
+    if end >= expected:
+        yield expected, end

@@ -6,6 +6,7 @@ import sqlite3
 
 import msgspec
 
+from ..._report import Report, State
 from ..messages import Event
 from .seqranges import SeqRanges
 
@@ -15,7 +16,7 @@ _MAX_IN_MEMORY = 10_000  # sessions
 
 
 class SessionState(msgspec.Struct):
-    """One run of a game, as far as its events have arrived."""
+    """One run of a game, as far as its events and reports have arrived."""
 
     key: int
     numbers: SeqRanges
@@ -24,11 +25,18 @@ class SessionState(msgspec.Struct):
     last_timestamp: int
     events: int = 0
     repeats: int = 0
+    started_at: int = 0
+    report_number: int = -1
+    """The number of the newest report; -1 if there is none."""
+    end: int = 0
+    """The last number that the session has, once it has ended; 0 before."""
+    new_report: Report | None = None
+    """A report that has not been saved yet."""
 
     @property
     def missing(self) -> int:
-        """The count of numbers from 1 to the highest that have not arrived."""
-        return self.numbers.highest - self.events + self.numbers.has_zero
+        """The count of numbers that have not arrived, from 1 to the highest, or to the end."""
+        return max(self.numbers.highest, self.end) - self.events + self.numbers.has_zero
 
     def add(self, event: Event) -> bool:
         """Record an event; return whether it is new."""
@@ -37,13 +45,27 @@ class SessionState(msgspec.Struct):
             return False
         self.events += 1
         timestamp = event.timestamp
-        if timestamp > self.last_timestamp:
+        if self.events == 1:  # the times until now were those of a report
+            self.first_timestamp = self.last_timestamp = timestamp
+        elif timestamp > self.last_timestamp:
             self.last_timestamp = timestamp
         elif timestamp < self.first_timestamp:
             self.first_timestamp = timestamp
         if event.version is not None:
             self.version = event.version
         return True
+
+    def take(self, report: Report) -> None:
+        """Record a report, unless a newer one is known."""
+        if (report.started_at, report.number) < (self.started_at, self.report_number):
+            return
+        self.started_at, self.report_number = report.started_at, report.number
+        self.end = report.last_seq if report.state == State.ENDED else 0
+        self.new_report = report
+        if not self.events:
+            self.first_timestamp, self.last_timestamp = _times(report)
+        if report.version is not msgspec.UNSET:
+            self.version = report.version
 
 
 class Sessions:
@@ -59,41 +81,41 @@ class Sessions:
         self._known.clear()
         self._touched.clear()
 
-    def of(self, event: Event, now: int) -> SessionState:
-        """Return the session of an event; create it if it is new."""
-        session = self._known.get(event.session_id)
+    def of(self, source: Event | Report, now: int) -> SessionState:
+        """Return the session of an event or a report; create it if it is new."""
+        session = self._known.get(source.session_id)
         if session is None:
-            session = self._read(event.session_id) or self._make(event, now)
-            self._known[event.session_id] = session
+            session = self._read(source.session_id) or self._make(source, now)
+            self._known[source.session_id] = session
         self._touched[session.key] = session
         return session
 
     def _read(self, session_id: str) -> SessionState | None:
         row = self._connection.execute(
-            "SELECT key, version, first_timestamp, last_timestamp, events, repeats "
-            "FROM sessions WHERE session_id = ?",
-            (session_id,),
+            "SELECT key, version, first_timestamp, last_timestamp, events, repeats, "
+            "coalesce(started_at, 0), coalesce(report_number, -1), "
+            "CASE state WHEN ? THEN last_seq ELSE 0 END FROM sessions WHERE session_id = ?",
+            (State.ENDED, session_id),
         ).fetchone()
         if row is None:
             return None
         key, *others = row
         return SessionState(key, SeqRanges(_Table(self._connection, key)), *others)
 
-    def _make(self, event: Event, now: int) -> SessionState:
-        time = event.timestamp
+    def _make(self, source: Event | Report, now: int) -> SessionState:
+        version = None if source.version is msgspec.UNSET else source.version
+        times = _times(source) if isinstance(source, Report) else (source.timestamp,) * 2
         key = self._connection.execute(
             "INSERT INTO sessions (session_id, version, events, repeats, missing, highest, "
             "first_timestamp, last_timestamp, first_received, last_received) "
             "VALUES (?, ?, 0, 0, 0, 0, ?, ?, ?, ?)",
-            (event.session_id, event.version, time, time, now, now),
+            (source.session_id, version, *times, now, now),
         ).lastrowid
         assert key is not None
-        return SessionState(
-            key, SeqRanges(_Table(self._connection, key)), event.version, time, time
-        )
+        return SessionState(key, SeqRanges(_Table(self._connection, key)), version, *times)
 
-    def save(self, now: int) -> None:
-        """Write the changes since the last call."""
+    def save(self, now: int) -> list[SessionState]:
+        """Write the changes since the last call; return the sessions that have a new report."""
         rows = []
         for session in self._touched.values():
             session.numbers.save()
@@ -115,9 +137,17 @@ class Sessions:
             "first_timestamp = ?, last_timestamp = ?, last_received = ? WHERE key = ?",
             rows,
         )
+        reported = [session for session in self._touched.values() if session.new_report]
         self._touched.clear()
         if len(self._known) > _MAX_IN_MEMORY:
             self._known.clear()
+        return reported
+
+
+def _times(report: Report) -> tuple[int, int]:
+    """Return the first and the last time of a session without events."""
+    times = [time for time in (report.started_at, report.at) if time] or [0]
+    return min(times), max(times)
 
 
 class _Table:

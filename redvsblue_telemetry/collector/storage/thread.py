@@ -208,7 +208,7 @@ class WriterThread:
 
     def _note_success(self, stored: Stored) -> None:
         # A group without any event needed no storage, so it shows nothing about it.
-        has_written = stored.events or stored.repeats or stored.rejected
+        has_written = stored.events or stored.repeats or stored.rejected or stored.reports
         if has_written and self.last_error is not None:
             logger.warning("events are being stored again")
             self.last_error = None

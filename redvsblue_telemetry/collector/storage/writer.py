@@ -15,26 +15,36 @@ import contextlib
 import logging
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
+from ..._report import Report
 from ..messages import Event, Message, Rejected
-from .database import SCHEMA_VERSION, Database, DatabaseError
+from .contexts import Contexts
+from .database import Database, DatabaseError
+from .reports import save_report
+from .schema import SCHEMA_VERSION
 from .sessions import Sessions
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
 __all__ = ["Stored", "Writer"]
 
-_COLUMNS = "(session, seq, type, timestamp, received, id, version, data)"
-_ROW = "(?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))"
-_VALUES_PER_ROW = 8
+_COLUMNS = "(session, seq, type, timestamp, received, id, version, context, data)"
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))"
+_VALUES_PER_ROW = 9
 _ROWS_PER_STATEMENT = 64
 _INSERT = f"INSERT INTO events {_COLUMNS} VALUES "
 _INSERT_MANY = _INSERT + ", ".join([_ROW] * _ROWS_PER_STATEMENT)
 _MAX_TYPES_IN_MEMORY = 10_000
+_CRASH = "crash"  # the type of the events that are crashes
+_TABLES = (
+    "events", "runs", "sessions", "types", "rejected", "reports", "lost", "sampled", "contexts",
+    "context_fields",
+)  # fmt: skip
 _MAX_EXCERPT_BYTES = 1024  # of an event that can't be stored
 # What SQLite and its binding raise for a value that they can't store: the event is at fault.
 _DATA_FAULTS = (
@@ -58,6 +68,8 @@ class Stored(msgspec.Struct):
     """The number of new events of each type."""
     received: int
     """When they were stored, in milliseconds since the epoch."""
+    reports: int = 0
+    """The number of reports that arrived, the outdated ones included."""
 
 
 class Writer:
@@ -70,6 +82,7 @@ class Writer:
         synchronous = "OFF" if database.is_temporary else "FULL"
         self._connection.execute(f"PRAGMA synchronous = {synchronous}")
         self._sessions = Sessions(self._connection)
+        self._contexts = Contexts(self._connection)
         self._type_keys: dict[str, int] = {}
         self._seen_version: int | None = None
 
@@ -88,9 +101,9 @@ class Writer:
         self._connection.close()
 
     def store(self, messages: Sequence[Message]) -> Stored:
-        """Store the new events in one transaction: all of them, or none.
+        """Store the new events and reports in one transaction: all of them, or none.
 
-        An event that can't be stored because of its own data is rejected.
+        One that can't be stored because of its own data is rejected.
 
         Raises:
             DatabaseError: nothing was stored.
@@ -102,28 +115,37 @@ class Writer:
         except DatabaseError:
             raise
         except Exception:
-            logger.exception("an event can't be stored; trying each event of its group alone")
+            logger.exception("an event or a report can't be stored; trying each of its group alone")
         with self._transaction():
             return self._store([self._sieve(message, now) for message in messages], now)
 
     def _sieve(self, message: Message, now: int) -> Message:
-        """Return the message with the events that can't be stored moved to its rejected parts."""
+        """Return the message with what can't be stored moved to its rejected parts."""
         sieved = Message([], [*message.rejected])
         for event in message.events:
-            self._connection.execute("SAVEPOINT trial")
-            try:
-                self._store([Message([event], [])], now)
-            except Exception as error:
-                if isinstance(error, sqlite3.Error) and not isinstance(error, _DATA_FAULTS):
-                    raise  # the database is at fault, so no event can be stored
-                sieved.rejected.append(_rejected(event, error))
-            else:
+            if self._can_store(Message([event], []), now, sieved.rejected):
                 sieved.events.append(event)
-            finally:
-                self._connection.execute("ROLLBACK TO trial")
-                self._connection.execute("RELEASE trial")
-                self._forget()
+        for report in message.reports:
+            if self._can_store(Message([], [], [report]), now, sieved.rejected):
+                sieved.reports.append(report)
         return sieved
+
+    def _can_store(self, message: Message, now: int, rejected: list[Rejected]) -> bool:
+        """Return whether a message with one part can be stored; if not, record it as rejected."""
+        self._connection.execute("SAVEPOINT trial")
+        try:
+            self._store([message], now)
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and not isinstance(error, _DATA_FAULTS):
+                raise  # the database is at fault, so nothing can be stored
+            rejected += [_rejected(event, error) for event in message.events]
+            rejected += [_rejected(report, error) for report in message.reports]
+            return False
+        finally:
+            self._connection.execute("ROLLBACK TO trial")
+            self._connection.execute("RELEASE trial")
+            self._forget()
+        return True
 
     def clear(self) -> None:
         """Delete everything that is stored.
@@ -132,7 +154,7 @@ class Writer:
             DatabaseError: nothing was deleted.
         """
         with self._transaction():
-            for table in ("events", "runs", "sessions", "types", "rejected"):
+            for table in _TABLES:
                 self._connection.execute(f"DELETE FROM {table}")
             self._forget()
 
@@ -161,6 +183,7 @@ class Writer:
 
     def _forget(self) -> None:
         self._sessions.forget()
+        self._contexts.forget()
         self._type_keys.clear()
 
     def _store(self, messages: Sequence[Message], now: int) -> Stored:
@@ -171,6 +194,7 @@ class Writer:
         counts: dict[str, int] = {}
         repeats = 0
         session_id, session = "", None
+        context_key = self._contexts.key
         for message in messages:
             for event in message.events:
                 if event.session_id != session_id or session is None:
@@ -189,11 +213,16 @@ class Writer:
                     now,
                     event.id,
                     event.version,
+                    None if event.context is msgspec.UNSET else context_key(event.context),
                     event.data,
                 )
                 new.append(event)
+            for report in message.reports:
+                self._sessions.of(report, now).take(report)
         first_arrival = self._insert(values)
-        self._sessions.save(now)
+        self._save_sessions(now)
+        if _CRASH in counts:
+            self._count_crashes(new)
         self._connection.executemany(
             "UPDATE types SET events = events + ? WHERE name = ?",
             [(count, name) for name, count in counts.items()],
@@ -203,7 +232,28 @@ class Writer:
             "INSERT INTO rejected (received, reason, text) VALUES (?, ?, ?)",
             [(now, part.reason, part.text) for part in rejected],
         )
-        return Stored(new, first_arrival, repeats, len(rejected), counts, now)
+        reports = sum(len(message.reports) for message in messages)
+        return Stored(new, first_arrival, repeats, len(rejected), counts, now, reports)
+
+    def _save_sessions(self, now: int) -> None:
+        for session in self._sessions.save(now):
+            report, session.new_report = session.new_report, None
+            assert report is not None
+            save_report(
+                self._connection,
+                session.key,
+                report,
+                missing=session.missing,
+                now=now,
+                type_key=lambda name: self._type_keys.get(name) or self._type_key(name),
+            )
+
+    def _count_crashes(self, new: list[Event]) -> None:
+        crashes = Counter(event.session_id for event in new if event.type == _CRASH)
+        self._connection.executemany(
+            "UPDATE sessions SET crashes = crashes + ? WHERE session_id = ?",
+            [(count, session_id) for session_id, count in crashes.items()],
+        )
 
     def _insert(self, values: list[Any]) -> int:
         """Insert the events; return the arrival number of the first."""
@@ -229,7 +279,7 @@ class Writer:
         return int(key)
 
 
-def _rejected(event: Event, error: Exception) -> Rejected:
+def _rejected(part: Event | Report, error: Exception) -> Rejected:
     reason = f"the collector could not store it: {error!r}"
-    text = ascii(msgspec.structs.asdict(event))
+    text = ascii(msgspec.structs.asdict(part))
     return Rejected(ascii(reason)[1:-1], text[:_MAX_EXCERPT_BYTES].encode())

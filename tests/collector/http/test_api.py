@@ -217,7 +217,7 @@ def test_sessions_show_who_is_connected(collector: RunningCollector) -> None:
             **first,
             "gaps": [[2, 3]],
             "types": {"tick": 2},
-            "losses": [],
+            "losses": [{"first": 2, "last": 3, "cause": "unexplained"}],
             "report": None,
         }
 
@@ -275,6 +275,9 @@ def test_rejected_messages_are_listed(collector: RunningCollector, sender: Sende
     assert seqs(ask(collector, "/api/events")) == [1]
 
 
+ENDS = ("well", "switched_off", "crashed", "killed", "no_word")
+
+
 def test_stats_are_those_of_everything(collector: RunningCollector, sender: Sender) -> None:
     sender.send(event(1), event(3, "hit"), event(3), {"type": "lonely"})
     assert ask(collector, "/api/stats") == {
@@ -284,9 +287,10 @@ def test_stats_are_those_of_everything(collector: RunningCollector, sender: Send
         "missing": 1,
         "rejected": 1,
         "types": {"hit": 1, "tick": 1},
-        "outcomes": {},
+        "outcomes": {"running": 1, **dict.fromkeys(ENDS, 0)},
         "sampled": {},
         "lost": {},
+        "waiting": 0,
         "connections": 1,
         "lastError": None,
     }

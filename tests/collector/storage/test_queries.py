@@ -333,10 +333,19 @@ def test_rejected_can_be_paged_through_both_ways(
     assert asked(after=1, limit=2, newest_first=False) == [2, 3]
 
 
+OUTCOMES = ("running", "well", "switched_off", "crashed", "killed", "no_word")
+
+
 def test_totals_are_those_of_everything(writer: Writer, connection: sqlite3.Connection) -> None:
     assert msgspec.to_builtins(queries.totals(connection)) == dict.fromkeys(
         ("events", "sessions", "repeats", "missing", "rejected"), 0
-    ) | {"types": {}, "outcomes": {}, "sampled": {}, "lost": {}}
+    ) | {
+        "types": {},
+        "outcomes": dict.fromkeys(OUTCOMES, 0),
+        "sampled": {},
+        "lost": {},
+        "waiting": 0,
+    }
     store(writer, event(1), event(3, "hit"), event(3), event(1, session="other"))
     for _ in range(3):
         writer.store([read_message(b"nonsense")])
@@ -347,9 +356,10 @@ def test_totals_are_those_of_everything(writer: Writer, connection: sqlite3.Conn
         "missing": 1,
         "rejected": 3,
         "types": {"tick": 2, "hit": 1},
-        "outcomes": {},
+        "outcomes": {**dict.fromkeys(OUTCOMES, 0), "running": 2},
         "sampled": {},
         "lost": {},
+        "waiting": 0,
     }
 
 

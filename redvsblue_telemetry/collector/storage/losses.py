@@ -1,0 +1,137 @@
+"""Why numbers are missing: the gaps in what arrived, compared with those in the report.
+
+Pure. A report gives its reasons as runs of numbers, and a run may span numbers that did come: so
+only the numbers that are missing count.
+
+What no run explains is either waiting on the player's machine or unexplained. Events are sent in
+the order of their numbers, so those that wait are the newest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from ..._report import Report, State
+from ..models import Cause, Loss
+
+__all__ = ["Losses", "count_losses", "describe_losses"]
+
+_MAX_CAUSES = 32  # of one session; further ones count as unexplained
+
+Run = tuple[int, int, str]
+
+
+class Losses(msgspec.Struct):
+    """The missing events of one session, counted."""
+
+    lost: dict[str, int]
+    """By cause."""
+    waiting: int
+
+    def adjusted(self, missing: int, *, is_running: bool) -> Losses:
+        """Return the counts for a number of missing events that has changed since they were made.
+
+        Events that are new among the missing wait, if the session has a report and runs. Events
+        that came late are most likely some that waited.
+        """
+        change = missing - self.waiting - sum(self.lost.values())
+        if not change:
+            return self
+        lost, waiting = dict(self.lost), self.waiting
+        if change > 0 and is_running:
+            waiting += change
+        elif change > 0:
+            lost[Cause.UNEXPLAINED] = lost.get(Cause.UNEXPLAINED, 0) + change
+        else:
+            waiting, change = max(0, waiting + change), min(0, waiting + change)
+            for cause in (Cause.UNEXPLAINED, *self.lost):
+                count = lost.pop(cause, 0)
+                if count + change > 0:
+                    lost[cause] = count + change
+                change = min(0, count + change)
+        return Losses(lost, waiting)
+
+
+def count_losses(missing: Iterable[tuple[int, int]], report: Report) -> Losses:
+    """Return the missing events of a session, counted by cause.
+
+    Args:
+        missing: the runs of missing numbers, in ascending order.
+        report: the report.
+    """
+    lost: dict[str, int] = {}
+    unexplained = beyond = 0
+    for first, last, cause in _split(missing, _reasons(report)):
+        if cause is not None:
+            lost[cause] = lost.get(cause, 0) + last - first + 1
+        else:
+            unexplained += last - first + 1
+            beyond += max(0, last - max(first - 1, report.last_seq))
+    if report.state == State.ENDED:
+        waiting = min(unexplained, report.buffered)
+    else:  # the report didn't know of the numbers beyond its last one
+        waiting = beyond + min(unexplained - beyond, report.buffered)
+    if unexplained > waiting:
+        lost[Cause.UNEXPLAINED] = lost.get(Cause.UNEXPLAINED, 0) + unexplained - waiting
+    return Losses(lost, waiting)
+
+
+def describe_losses(
+    missing: Iterable[tuple[int, int]], report: Report | None, unexplained: int
+) -> Iterator[Loss]:
+    """Yield the runs of missing numbers with their causes, in ascending order.
+
+    Args:
+        missing: the runs of missing numbers, in ascending order.
+        report: the report; None if there is none.
+        unexplained: how many are unexplained; see :func:`count_losses`.
+    """
+    for first, last, cause in _split(missing, _reasons(report) if report else []):
+        if cause is not None:
+            yield Loss(first, last, cause)
+            continue
+        end = min(last, first + unexplained - 1)
+        if first <= end:
+            yield Loss(first, end, Cause.UNEXPLAINED)
+            unexplained -= end - first + 1
+        if end < last:
+            yield Loss(end + 1, last, Cause.WAITING)
+
+
+def _reasons(report: Report) -> list[Run]:
+    """Return the gaps of a report, ascending and disjoint, whatever a client sent."""
+    runs: list[Run] = []
+    known: set[str] = set()
+    end = 0
+    for first, last, reason in sorted(report.gaps):
+        start = max(first, end + 1)
+        is_known = reason in known or len(known) < _MAX_CAUSES
+        if start <= last and is_known and reason not in (Cause.WAITING, Cause.UNEXPLAINED):
+            known.add(reason)
+            runs.append((start, last, reason))
+        end = max(end, last)
+    return runs
+
+
+def _split(
+    missing: Iterable[tuple[int, int]], reasons: Sequence[Run]
+) -> Iterator[tuple[int, int, str | None]]:
+    """Yield the missing runs, cut where the reason changes; None where there is none."""
+    position = 0
+    for first, last in missing:
+        start = first
+        while start <= last:
+            while position < len(reasons) and reasons[position][1] < start:
+                position += 1
+            reason: str | None = None
+            end = last
+            if position < len(reasons):
+                begin, its_end, its_reason = reasons[position]
+                if begin > start:
+                    end = min(last, begin - 1)
+                else:
+                    end, reason = min(last, its_end), its_reason
+            yield start, end, reason
+            start = end + 1

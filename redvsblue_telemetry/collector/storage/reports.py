@@ -1,0 +1,117 @@
+"""Stores the newest report of each session, with the counts from it that lists and totals show.
+
+Called at the end of a group, once for each session with a new report, when the events of the group
+are already known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Generator
+
+import msgspec
+
+from ..._report import Report, State, encode_report
+from ..._shared import LARGEST_INTEGER
+from ..models import Cause
+from .losses import Losses, count_losses
+from .seqranges import gaps
+
+__all__ = ["decode_lost", "missing_runs", "save_report"]
+
+_MAX_SAMPLED_TYPES = 1000  # of one session; those with the most events
+
+decode_lost = msgspec.json.Decoder(dict[str, int]).decode
+
+
+def missing_runs(
+    connection: sqlite3.Connection, session: int, report: Report | None
+) -> Generator[tuple[int, int], None, None]:
+    """Yield the runs of numbers that have not arrived, in ascending order."""
+    runs = connection.execute(
+        "SELECT first, last FROM runs WHERE session = ? ORDER BY first", (session,)
+    )
+    with contextlib.closing(runs):
+        yield from gaps(runs, report.last_seq if report and report.state == State.ENDED else 0)
+
+
+def save_report(
+    connection: sqlite3.Connection,
+    session: int,
+    report: Report,
+    *,
+    missing: int,
+    now: int,
+    type_key: Callable[[str], int],
+) -> None:
+    """Write a report in place of the one before.
+
+    Args:
+        connection: writes, in the caller's transaction.
+        session: the key of the session.
+        report: its newest report.
+        missing: how many of its events are missing.
+        now: in milliseconds since the epoch.
+        type_key: returns the key of an event type.
+    """
+    losses = Losses({}, 0)
+    if missing:
+        losses = count_losses(missing_runs(connection, session, report), report)
+    _add_to_lost(connection, session, losses.lost)
+    most = sorted(report.sampled.items(), key=lambda item: -item[1])[:_MAX_SAMPLED_TYPES]
+    _save_sampled(connection, session, {type_key(name): count for name, count in most})
+    connection.execute(
+        "INSERT OR REPLACE INTO reports VALUES (?, ?)", (session, encode_report(report).decode())
+    )
+    connection.execute(
+        "UPDATE sessions SET started_at = ?, report_number = ?, state = ?, reason = ?, at = ?, "
+        "reported = ?, last_seq = ?, lost = ?, waiting = ? WHERE key = ?",
+        (
+            report.started_at,
+            report.number,
+            report.state,
+            None if report.reason is msgspec.UNSET else report.reason,
+            report.at,
+            now,
+            report.last_seq,
+            msgspec.json.encode(losses.lost).decode(),
+            losses.waiting,
+            session,
+        ),
+    )
+
+
+def _add_to_lost(connection: sqlite3.Connection, session: int, lost: dict[str, int]) -> None:
+    """Replace what a session adds to the totals by cause."""
+    (text,) = connection.execute("SELECT lost FROM sessions WHERE key = ?", (session,)).fetchone()
+    before = decode_lost(text)
+    for cause in before.keys() | lost.keys():
+        change = lost.get(cause, 0) - before.get(cause, 0)
+        if change and cause != Cause.UNEXPLAINED:
+            row = connection.execute("SELECT events FROM lost WHERE cause = ?", (cause,)).fetchone()
+            count = _bounded((row[0] if row else 0) + change)
+            connection.execute("INSERT OR REPLACE INTO lost VALUES (?, ?)", (cause, count))
+
+
+def _save_sampled(connection: sqlite3.Connection, session: int, sampled: dict[int, int]) -> None:
+    """Replace the counts of a session by type, and what they add to the totals."""
+    rows = connection.execute("SELECT type, events FROM sampled WHERE session = ?", (session,))
+    before = dict(rows.fetchall())
+    for type_key in before.keys() | sampled.keys():
+        count = sampled.get(type_key, 0)
+        if change := count - before.get(type_key, 0):
+            (total,) = connection.execute(
+                "SELECT sampled FROM types WHERE key = ?", (type_key,)
+            ).fetchone()
+            connection.execute(
+                "UPDATE types SET sampled = ? WHERE key = ?", (_bounded(total + change), type_key)
+            )
+            connection.execute(
+                "INSERT OR REPLACE INTO sampled VALUES (?, ?, ?)", (session, type_key, count)
+            )
+
+
+def _bounded(total: int) -> int:
+    """Return a total that SQLite can store: a client can claim any numbers."""
+    return min(max(total, 0), LARGEST_INTEGER)

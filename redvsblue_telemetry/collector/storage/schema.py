@@ -1,0 +1,139 @@
+"""The tables of the database, by version of the schema.
+
+A new file is made as its oldest version and brought up to date by the same statements as an old
+file, so both are the same.
+"""
+
+from __future__ import annotations
+
+__all__ = ["APPLICATION_ID", "AS_CURRENT", "SCHEMA_VERSION", "upgrade"]
+
+APPLICATION_ID = 0x52764274  # "RvBt"
+SCHEMA_VERSION = 2
+
+_VERSION_1 = """
+CREATE TABLE sessions (
+    key INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL UNIQUE,
+    version TEXT,
+    events INTEGER NOT NULL,
+    repeats INTEGER NOT NULL,
+    missing INTEGER NOT NULL,
+    highest INTEGER NOT NULL,
+    first_timestamp INTEGER NOT NULL,
+    last_timestamp INTEGER NOT NULL,
+    first_received INTEGER NOT NULL,
+    last_received INTEGER NOT NULL
+) STRICT;
+CREATE INDEX sessions_by_last_received ON sessions (last_received);
+CREATE TABLE runs (
+    session INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY (session, first)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE types (
+    key INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    events INTEGER NOT NULL
+) STRICT;
+CREATE TABLE events (
+    arrival INTEGER PRIMARY KEY AUTOINCREMENT,
+    session INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    type INTEGER NOT NULL,
+    timestamp INTEGER NOT NULL,
+    received INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    version TEXT,
+    data TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_by_session ON events (session);
+CREATE INDEX events_by_type ON events (type);
+CREATE TABLE rejected (
+    arrival INTEGER PRIMARY KEY AUTOINCREMENT,
+    received INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    text BLOB NOT NULL
+) STRICT;
+"""
+
+# The columns of the newest report that lists and totals need, and `lost` (by cause, as JSON) and
+# `waiting`, which were counted when it was stored. The report itself is in a table of its own: it
+# may be as long as a page, and lists would have to step over it.
+_VERSION_2 = """
+ALTER TABLE sessions ADD COLUMN started_at INTEGER;
+ALTER TABLE sessions ADD COLUMN report_number INTEGER;
+ALTER TABLE sessions ADD COLUMN state TEXT;
+ALTER TABLE sessions ADD COLUMN reason TEXT;
+ALTER TABLE sessions ADD COLUMN at INTEGER;
+ALTER TABLE sessions ADD COLUMN reported INTEGER;
+ALTER TABLE sessions ADD COLUMN last_seq INTEGER;
+ALTER TABLE sessions ADD COLUMN lost TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE sessions ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE reports (
+    session INTEGER PRIMARY KEY,
+    text TEXT NOT NULL
+) STRICT;
+CREATE TABLE lost (
+    cause TEXT PRIMARY KEY,
+    events INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE sampled (
+    session INTEGER NOT NULL,
+    type INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    PRIMARY KEY (session, type)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE types ADD COLUMN sampled INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE contexts (
+    key INTEGER PRIMARY KEY,
+    text TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE context_fields (
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    context INTEGER NOT NULL,
+    PRIMARY KEY (name, value, context)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE events ADD COLUMN context INTEGER;
+CREATE INDEX events_by_context ON events (context) WHERE context IS NOT NULL;
+UPDATE sessions SET crashes = counted.crashes FROM (
+    SELECT session, count(*) AS crashes FROM events
+    WHERE type = (SELECT key FROM types WHERE name = 'crash') GROUP BY session
+) AS counted WHERE counted.session = sessions.key;
+"""
+
+
+def upgrade(version: int) -> list[str]:
+    """Return the statements that make a file of one version current; an empty file has version 0.
+
+    They belong into one transaction.
+    """
+    script = "".join((_VERSION_1, _VERSION_2)[version:])
+    identity = (
+        f"PRAGMA application_id = {APPLICATION_ID}",
+        f"PRAGMA user_version = {SCHEMA_VERSION}",
+    )
+    return [*filter(str.strip, script.split(";")), *identity]
+
+
+# A view hides the table of the same name. Only the connection that makes them sees them.
+AS_CURRENT = {
+    1: """
+CREATE TEMP VIEW sessions AS SELECT *, NULL AS started_at, NULL AS report_number, NULL AS state,
+    NULL AS reason, NULL AS at, NULL AS reported, NULL AS last_seq, '{}' AS lost, 0 AS waiting,
+    (SELECT count(*) FROM main.events WHERE session = main.sessions.key
+        AND type = (SELECT key FROM main.types WHERE name = 'crash')) AS crashes
+    FROM main.sessions;
+CREATE TEMP VIEW types AS SELECT *, 0 AS sampled FROM main.types;
+CREATE TEMP VIEW events AS SELECT *, NULL AS context FROM main.events;
+CREATE TEMP TABLE reports (session INTEGER PRIMARY KEY, text);
+CREATE TEMP TABLE lost (cause, events);
+CREATE TEMP TABLE sampled (session, type, events);
+CREATE TEMP TABLE contexts (key INTEGER PRIMARY KEY, text);
+CREATE TEMP TABLE context_fields (name, value, context);
+"""
+}
+"""Statements that make a file of an older version, which is only read, look like a current one."""
