@@ -70,6 +70,8 @@ class Cause:
 
     WAITING = "waiting"
     """It is not lost: it waits on the player's machine, or is on its way."""
+    DROPPED = "dropped"
+    """The client dropped it. The report says so in its totals, but had no room for the number."""
     UNEXPLAINED = "unexplained"
     """No report says why."""
 

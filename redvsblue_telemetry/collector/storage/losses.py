@@ -4,22 +4,24 @@ Pure. A report gives its reasons as runs of numbers, and a run may span numbers 
 only the numbers that are missing count.
 
 What no run explains is either waiting on the player's machine or unexplained. Events are sent in
-the order of their numbers, so those that wait are the newest.
+the order of their numbers, so those that wait are the newest. And a client that has too many runs
+for a report leaves out the oldest, so those that it dropped without a run are the oldest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from ..._report import Report, State
+from ..._report import MAX_GAPS, Report, State
 from ..models import Cause, Loss
 
 __all__ = ["Losses", "count_losses", "describe_losses"]
 
 _MAX_CAUSES = 32  # of one session; further ones count as unexplained
 
+_OWN_CAUSES = (Cause.DROPPED, Cause.UNEXPLAINED, Cause.WAITING)  # not reasons of a report
 Run = tuple[int, int, str]
 
 
@@ -62,53 +64,64 @@ def count_losses(missing: Iterable[tuple[int, int]], report: Report) -> Losses:
         report: the report.
     """
     lost: dict[str, int] = {}
-    unexplained = beyond = 0
-    for first, last, cause in _split(missing, _reasons(report)):
+    unexplained = beyond = before = 0
+    reasons = _reasons(report)
+    first_known = reasons[0][0] if len(reasons) >= MAX_GAPS else 0
+    for first, last, cause in _split(missing, reasons):
         if cause is not None:
             lost[cause] = lost.get(cause, 0) + last - first + 1
         else:
             unexplained += last - first + 1
+            before += max(0, min(last, first_known - 1) - first + 1)
             beyond += max(0, last - max(first - 1, report.last_seq))
+    known = sum(lost.get(cause, 0) for cause in report.dropped)
+    if before and (dropped := min(before, sum(report.dropped.values()) - known)) > 0:
+        lost[Cause.DROPPED] = dropped
+        unexplained -= dropped
     if report.state == State.ENDED:
         waiting = min(unexplained, report.buffered)
     else:  # the report didn't know of the numbers beyond its last one
         waiting = beyond + min(unexplained - beyond, report.buffered)
     if unexplained > waiting:
-        lost[Cause.UNEXPLAINED] = lost.get(Cause.UNEXPLAINED, 0) + unexplained - waiting
+        lost[Cause.UNEXPLAINED] = unexplained - waiting
     return Losses(lost, waiting)
 
 
 def describe_losses(
-    missing: Iterable[tuple[int, int]], report: Report | None, unexplained: int
+    missing: Iterable[tuple[int, int]], report: Report | None, lost: Mapping[str, int]
 ) -> Iterator[Loss]:
     """Yield the runs of missing numbers with their causes, in ascending order.
 
     Args:
         missing: the runs of missing numbers, in ascending order.
         report: the report; None if there is none.
-        unexplained: how many are unexplained; see :func:`count_losses`.
+        lost: how many are lost, by cause; see :func:`count_losses`.
     """
+    left = {cause: lost.get(cause, 0) for cause in (Cause.DROPPED, Cause.UNEXPLAINED)}
     for first, last, cause in _split(missing, _reasons(report) if report else []):
         if cause is not None:
             yield Loss(first, last, cause)
             continue
-        end = min(last, first + unexplained - 1)
-        if first <= end:
-            yield Loss(first, end, Cause.UNEXPLAINED)
-            unexplained -= end - first + 1
-        if end < last:
-            yield Loss(end + 1, last, Cause.WAITING)
+        start = first
+        for own_cause, count in left.items():
+            end = min(last, start + count - 1)
+            if start <= end:
+                yield Loss(start, end, own_cause)
+                left[own_cause] -= end - start + 1
+                start = end + 1
+        if start <= last:
+            yield Loss(start, last, Cause.WAITING)
 
 
 def _reasons(report: Report) -> list[Run]:
-    """Return the gaps of a report, ascending and disjoint, whatever a client sent."""
+    """Return the gaps of a report, ascending and disjoint even if a client sent others."""
     runs: list[Run] = []
     known: set[str] = set()
     end = 0
     for first, last, reason in sorted(report.gaps):
         start = max(first, end + 1)
         is_known = reason in known or len(known) < _MAX_CAUSES
-        if start <= last and is_known and reason not in (Cause.WAITING, Cause.UNEXPLAINED):
+        if start <= last and is_known and reason not in _OWN_CAUSES:
             known.add(reason)
             runs.append((start, last, reason))
         end = max(end, last)

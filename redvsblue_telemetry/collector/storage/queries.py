@@ -21,7 +21,6 @@ import msgspec
 
 from ..._report import Report, State, decode_report
 from ..models import (
-    Cause,
     CrashGroup,
     EventFilter,
     FrameSummary,
@@ -293,7 +292,7 @@ def session(
         with contextlib.closing(missing_runs(connection, key, None)) as runs:
             found.gaps = list(islice(runs, _MAX_GAPS))
         with contextlib.closing(missing_runs(connection, key, found.report)) as runs:
-            losses = describe_losses(runs, found.report, found.lost.get(Cause.UNEXPLAINED, 0))
+            losses = describe_losses(runs, found.report, found.lost)
             found.losses = list(islice(losses, _MAX_GAPS))
         newest = newest_arrival(connection)
     found.types = _types_of(connection, key, newest)

@@ -59,7 +59,7 @@ CREATE TABLE rejected (
 """
 
 # The columns of the newest report that lists and totals need, and `lost` (by cause, as JSON) and
-# `waiting`, which were counted when it was stored. The report itself is in a table of its own: it
+# `waiting`, which were counted when it was stored. The report itself is in another table: it
 # may be as long as a page, and lists would have to step over it.
 _VERSION_2 = """
 ALTER TABLE sessions ADD COLUMN started_at INTEGER;

@@ -1,6 +1,6 @@
 """Sums up events of the SDK's own types: crashes in groups, and frame times by version.
 
-Pure. Anyone can send events of these types, so nothing about their data is certain, and whatever is
+Pure. Anyone can send events of these types, so nothing about their data is certain, and all that is
 kept of it is bounded.
 """
 

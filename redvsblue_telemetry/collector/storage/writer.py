@@ -120,7 +120,7 @@ class Writer:
             return self._store([self._sieve(message, now) for message in messages], now)
 
     def _sieve(self, message: Message, now: int) -> Message:
-        """Return the message with what can't be stored moved to its rejected parts."""
+        """Return the message with the parts that can't be stored moved to its rejected ones."""
         sieved = Message([], [*message.rejected])
         for event in message.events:
             if self._can_store(Message([event], []), now, sieved.rejected):
