@@ -247,6 +247,7 @@ def try_frames(rng: random.Random) -> str:
                 settlement=settlement,
                 max_event_bytes=codec.max_event_bytes,
                 max_age=SETTINGS.journal_max_age,
+                most_report_bytes=SETTINGS.max_batch_bytes,
             ),
             ledger=ledger,
             gaps=GapLog(),

@@ -96,9 +96,19 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Message).decode
 
 
-def encode_report(report: Report) -> bytes:
-    """Return the message that holds a report."""
-    return _encode(_Message(report))
+def encode_report(report: Report, most_bytes: int | None = None) -> bytes:
+    """Return the message that holds a report.
+
+    Args:
+        report: the report.
+        most_bytes: of the message. Beyond it, the oldest gaps are left out.
+    """
+    message = _encode(_Message(report))
+    gaps = report.gaps
+    while most_bytes is not None and len(message) > most_bytes and gaps:
+        gaps = gaps[len(gaps) // 2 + 1 :]
+        message = _encode(_Message(msgspec.structs.replace(report, gaps=gaps)))
+    return message
 
 
 def decode_report(message: bytes | str) -> Report:

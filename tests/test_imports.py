@@ -95,7 +95,8 @@ ROOMS = {
         window          |
         requests        |
         settlement      | window
-        adoption        | settlement  log
+        closing         | gaps
+        adoption        | settlement  closing  log
         limits          | adoption
         report          | window  gaps
         session         | window  settlement  adoption  gaps  report  pacing  log
@@ -163,6 +164,7 @@ ROOMS = {
 # These know no thread and no socket: values in, values out.
 PURE = [
     "_delivery.backoff",
+    "_delivery.closing",
     "_delivery.gaps",
     "_delivery.log",
     "_delivery.report",

@@ -122,8 +122,4 @@ class Reporter:
             sdk=VERSION,
             version=self._codec.version or msgspec.UNSET,
         )
-        message = encode_report(report)
-        while len(message) > self._most_bytes and report.gaps:
-            report.gaps = report.gaps[len(report.gaps) // 2 + 1 :]
-            message = encode_report(report)
-        return message
+        return encode_report(report, self._most_bytes)

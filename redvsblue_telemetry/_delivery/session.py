@@ -182,6 +182,17 @@ class WireSession:
             self._reporter.look()
             if self._reporter.is_due and self._may_send():
                 self.report()
+        while self._may_report_earlier_run and self._may_send():
+            if (reported := self._adoption.next_report()) is None:
+                break
+            message, confirmed = reported
+            self.was_fruitful = True
+            self._send_report(message, confirmed, source=confirmed)
+
+    @property
+    def _may_report_earlier_run(self) -> bool:
+        is_possible = self._adoption.has_report and self._window.may_report
+        return is_possible and self._connection.unwritten <= _MAX_UNWRITTEN_BYTES
 
     @property
     def _may_report(self) -> bool:
@@ -219,7 +230,7 @@ class WireSession:
     @property
     def has_work(self) -> bool:
         """Whether there is something to read or send without waiting."""
-        return self._connection.has_more or self._can_send
+        return self._connection.has_more or self._can_send or self._may_report_earlier_run
 
     @property
     def _can_send(self) -> bool:
@@ -313,6 +324,8 @@ class WireSession:
     def _note_gap(self, number: int, reason: str, codec: EventCodec) -> None:
         if codec is self._codec:
             self._gaps.add(number, number, reason)
+        else:
+            self._adoption.note_gap(codec, number, reason)
 
     def _message(self, events: tuple[bytes, ...]) -> bytes:
         if self._settings.wire_format == "ndjson":

@@ -176,6 +176,8 @@ class TelemetryConnector:
             settlement=self._settlement,
             max_event_bytes=codec.max_event_bytes,
             max_age=settings.journal_max_age,
+            most_report_bytes=settings.max_batch_bytes,
+            reports=settings.reports == "auto",
             clock=clock,
         )
         """Takes over dead runs. Its ``erase`` is for any thread."""
@@ -591,6 +593,9 @@ class TelemetryConnector:
         if refused.source is None:
             self.requests.mark_losses()
             self._gaps.add_each(refused.numbers, DropReason.REFUSED.value)
+        elif isinstance(refused.source, EventCodec):
+            for number in refused.numbers:
+                self.adoption.note_gap(refused.source, number, DropReason.REFUSED.value)
         if self._refusals_log.take():
             log_safely(
                 logging.WARNING,
@@ -610,6 +615,7 @@ class TelemetryConnector:
     def _serve(self, connection: Connection) -> WireSession:
         """Move events over an open connection until it has to be closed from this end."""
         has_reports = connection.has_reports and self._settings.reports == "auto"
+        self.adoption.takes_reports = has_reports and not self._window.refuses_reports
         session = WireSession(
             connection,
             store=self._store,
@@ -637,6 +643,7 @@ class TelemetryConnector:
             if session.receive():
                 self._backoff.reset()
                 self._regular_at = -math.inf
+                self._settle()  # there may be an earlier run to be reported
             if not self._may_connect or self._is_finished:
                 return session
             session.send(

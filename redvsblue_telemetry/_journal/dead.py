@@ -222,6 +222,19 @@ class RunFiles:
         return number
 
     @property
+    def first(self) -> int | None:
+        """The number of the first event in the segments, or of the first one that is not settled.
+
+        None if there are no segments.
+        """
+        if not self.segments:
+            return None
+        file = self.segments[0]
+        if file.base is not None:
+            return file.base
+        return 1 if file.previous == 0 else self.confirmed + 1
+
+    @property
     def damaged(self) -> int:
         """How many records are lost in the segments that were read."""
         return sum(file.damaged for file in self.segments)
@@ -254,7 +267,9 @@ class DeadRun:
     def __init__(self, directory: RunDirectory) -> None:
         self.path = directory.path
         self._directory = directory
-        self._files = RunFiles(directory.segments(), directory.report())
+        report = directory.report()
+        self._report_bytes = len(report or b"")
+        self._files = RunFiles(directory.segments(), report)
         self.header = self._files.header
         """The header of one of its segments."""
         self.confirmed = self._files.confirmed
@@ -264,9 +279,10 @@ class DeadRun:
         """
         self.is_report_lost = self._files.is_report_lost
         """Whether there is a report that can't be used."""
-        self.expired = 0
-        """How many events :meth:`drop_oldest_segment` dropped."""
-        self._last = self._files.last_number()
+        self.first = self._files.first
+        """The number of the first event in its files; None if there are no such files."""
+        self.last = self._files.last_number()
+        """The number of the last one, or a larger one."""
         for file in self._files.segments:  # they were read to count them
             file.is_read, file.damaged = False, 0
         self._left = list(self._files.segments)  # that were not deleted
@@ -282,7 +298,7 @@ class DeadRun:
         """How many events have not been taken yet: at most so many, before all was read."""
         if self._is_read:
             return len(self._ready)
-        return max(0, self._last - max(self._taken, self.confirmed))
+        return max(0, self.last - max(self._taken, self.confirmed))
 
     @property
     def torn(self) -> int:
@@ -299,7 +315,9 @@ class DeadRun:
 
     @property
     def size(self) -> int:
-        """Bytes of its files."""
+        """Bytes of its files; those of its report if there are no others."""
+        if self.first is None:
+            return self._report_bytes
         return sum(file.size for file in self._left)
 
     @property
@@ -309,9 +327,14 @@ class DeadRun:
         return self._ready[0][0].time // 1_000_000 if self._ready else None
 
     @property
+    def is_taken(self) -> bool:
+        """Whether all events were taken, as far as they can be read."""
+        return self._is_read and not self._ready
+
+    @property
     def is_settled(self) -> bool:
         """Whether all events were taken and confirmed, as far as they can be read."""
-        return self._is_read and not self._ready and self._taken <= self.confirmed
+        return self.is_taken and self._taken <= self.confirmed
 
     def take(self, limit: int) -> Numbered:
         """Return the next events with their numbers, at most ``limit``; fewer only at the end."""
@@ -334,9 +357,15 @@ class DeadRun:
             self._noted_at = now
             self._note()
 
-    def drop_oldest_segment(self) -> int:
-        """Drop the oldest segment with events that were not taken; return the bytes freed."""
-        before = self.size
+    def skip_oldest_segment(self) -> tuple[int, int]:
+        """Take out the events of the oldest segment that was not taken, so that they are dropped.
+
+        Its file goes once they are confirmed.
+
+        Returns:
+            The number of the last of them, and how many they were. The number is that of the last
+            event which was taken before if none is left.
+        """
         self._read_ahead(1)
         while not self._is_read and not any(
             file.is_read and file.last > self._taken for file in self._files.segments
@@ -350,11 +379,15 @@ class DeadRun:
             ),
             self._taken,
         )
+        count = 0
         while self._ready and self._ready[0][1] <= number:
             self._taken = self._ready.popleft()[1]
-            self.expired += 1
-        self.confirm(number)
-        return before - self.size
+            count += 1
+        return number, count
+
+    def save_report(self, text: bytes) -> None:
+        """Save a report for the next start, in the place of the one before."""
+        self._directory.save_report(text)
 
     def release(self) -> None:
         """Unlock it and leave the rest for the next start."""
@@ -397,16 +430,26 @@ class DeadRun:
                     file.base = number
         except OSError:
             return  # without its number, that segment would be lost
+        left = [file for file in self._left if file not in settled]
+        if not self._has_noted_in(left):
+            return  # these would be taken for events that the limits have dropped
         for file in settled:
             with contextlib.suppress(OSError):
                 file.path.unlink()
-        self._left = [file for file in self._left if file not in settled]
+        self._left = left
 
     def _note(self) -> None:
-        if self._noted < self.confirmed and self._left:
+        if self._noted < self.confirmed:
+            self._has_noted_in(self._left)
+
+    def _has_noted_in(self, files: list[SegmentFile]) -> bool:
+        """Note in one of some files what is settled; return False if none of them takes it."""
+        for file in reversed(files):
             with contextlib.suppress(OSError):
-                self._left[-1].append(confirmed_entry(self.confirmed))
+                file.append(confirmed_entry(self.confirmed))
                 self._noted = self.confirmed
+                return True
+        return not files
 
 
 def _report_in(text: bytes | None) -> Report | None:

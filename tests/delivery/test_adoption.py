@@ -529,3 +529,98 @@ die()
     assert lines[0].startswith("1 damaged record in ")
     assert "telemetry recovered 99 events of 1 earlier run" in caplog.messages
     assert files(journal) == []
+
+
+# Reports.
+
+
+def reports_of(server: RecordingServer, session: str) -> list[dict[str, Any]]:
+    return [report for report in server.reports if report["sessionId"] == session]
+
+
+def is_gone(journal: Path, session: str) -> bool:
+    return wait_until(lambda: not (journal / session).exists(), 20)
+
+
+def test_a_killed_run_is_reported_once_its_events_are_delivered(
+    journal: Path, server: RecordingServer
+) -> None:
+    since = time.time_ns() // 1_000_000
+    session = killed(journal, 120, version="1.4.2")
+    until = time.time_ns() // 1_000_000
+    with made(journal, server.url, version="2.0") as telemetry:
+        assert has_recovered(telemetry, 120)
+        assert is_gone(journal, session)
+        assert telemetry.stats().delivered == 120
+    (report,) = reports_of(server, session)
+    assert (report["state"], report["reason"], report["version"]) == ("ended", "killed", "1.4.2")
+    assert since <= report["startedAt"] <= report["at"] <= until
+    assert (report["lastSeq"], report["emitted"], report["delivered"]) == (120, 120, 120)
+    assert (report["buffered"], report["dropped"], report["gaps"]) == (0, {}, [])
+    assert files(journal) == []
+
+
+def test_a_killed_run_without_an_event_is_reported(journal: Path, server: RecordingServer) -> None:
+    session = killed(journal, 0)
+    with made(journal, server.url):
+        assert is_gone(journal, session)
+    (report,) = reports_of(server, session)
+    assert (report["reason"], report["lastSeq"], report["emitted"]) == ("killed", 0, 0)
+
+
+@pytest.mark.parametrize("way", ["the server takes none", "the setting"])
+def test_without_reports_a_run_is_deleted_at_once(way: str, journal: Path) -> None:
+    session = killed(journal, 100)
+    settings = {"reports": "none"} if way == "the setting" else {}
+    with RecordingServer(reports=way == "the setting") as server:
+        with made(journal, server.url, **settings) as telemetry:
+            assert has_recovered(telemetry, 100)
+            assert is_gone(journal, session)
+        assert server.reports == []
+    assert files(journal) == []
+
+
+def test_what_is_dropped_on_the_way_is_in_the_report(
+    journal: Path, server: RecordingServer
+) -> None:
+    script = """
+for number in range(1, 41):
+    telemetry.emit("old", n=number)
+telemetry.push({"type": "old", "seq": 7000, "data": {"n": 41}})
+telemetry.emit("old", n=42)
+print(telemetry.session_id)
+die()
+"""
+    session = played(journal, script).strip()
+
+    def review(event: TelemetryEvent) -> TelemetryEvent | None:
+        if event.data["n"] == 9:
+            raise ValueError
+        return None if 3 <= event.data["n"] <= 5 else event
+
+    with made(journal, server.url, before_send=review) as telemetry:
+        assert has_recovered(telemetry, 41)
+        assert is_gone(journal, session)
+    (report,) = reports_of(server, session)
+    assert report["gaps"] == [[3, 5, "filtered"], [9, 9, "rejected"], [41, 41, "forwarded"]]
+    assert (report["dropped"], report["rejected"]) == ({"filtered": 3}, 1)
+    assert (report["lastSeq"], report["emitted"], report["delivered"]) == (42, 41, 38)
+
+
+def test_an_event_that_the_server_refuses_is_in_the_report(journal: Path) -> None:
+    script = """
+for number in range(1, 101):
+    telemetry.emit("poison" if number == 33 else "old")
+print(telemetry.session_id)
+die()
+"""
+    session = played(journal, script).strip()
+    with picky_server(
+        lambda types: 1009 if "poison" in types else None, takes_reports=True
+    ) as server:
+        with made(journal, server.url) as telemetry:
+            assert has_recovered(telemetry, 100)
+            assert is_gone(journal, session)
+        (report,) = [report for report in server.reports if report["sessionId"] == session]
+    assert (report["gaps"], report["dropped"]) == ([[33, 33, "refused"]], {"refused": 1})
+    assert (report["lastSeq"], report["delivered"]) == (100, 99)

@@ -26,21 +26,28 @@ GONE = -1  # in place of a close code: no close at all
 class PickyServer:
     """Acks the batches that it accepts, and closes the connection at others."""
 
-    def __init__(self, verdict: Callable[[list[str]], int | None]) -> None:
+    def __init__(self, verdict: Callable[[list[str]], int | None], takes_reports: bool) -> None:
         self._verdict = verdict
+        self._takes_reports = takes_reports
         self.url = ""
         self.arrived: list[int] = []
         """The numbers of the events that it took."""
         self.closes = 0
         """How often it closed."""
+        self.reports: list[dict[str, Any]] = []
 
     def offer_acks(self, connection: object, request: object, response: Response) -> Response:
         response.headers["Telemetry-Ack"] = "cumulative"
+        if self._takes_reports:
+            response.headers["Telemetry-Report"] = "1"
         return response
 
     def receive(self, connection: ServerConnection) -> None:
         for number, message in enumerate(connection, start=1):
             events = json.loads(message)
+            if isinstance(events, dict):
+                self.reports.append(events["report"])
+                events = []
             code = self._verdict([event["type"] for event in events])
             if code is not None:
                 self.closes += 1
@@ -54,9 +61,11 @@ class PickyServer:
 
 
 @contextlib.contextmanager
-def picky_server(verdict: Callable[[list[str]], int | None]) -> Iterator[PickyServer]:
+def picky_server(
+    verdict: Callable[[list[str]], int | None], *, takes_reports: bool = False
+) -> Iterator[PickyServer]:
     """Serve; ``verdict`` gets the types of a message, and returns a close code, or None."""
-    picky = PickyServer(verdict)
+    picky = PickyServer(verdict, takes_reports)
     with serve(
         picky.receive,
         "127.0.0.1",

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from redvsblue_telemetry._journal.dead import DeadRun
+from redvsblue_telemetry._journal.dead import DeadRun, RunFiles
 from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.layout import BASE_AT, base_entry
+from redvsblue_telemetry._journal.run import RunDirectory
 from tests.support.journal import STARTED_AT, Segment, numbers_of, records, write_run
 
 
@@ -77,17 +78,31 @@ def test_settled_segments_are_deleted_and_the_next_one_keeps_its_number(tmp_path
     again.delete()
 
 
-def test_the_oldest_segment_is_dropped_and_counted(tmp_path: Path) -> None:
-    write_run(tmp_path, *three_segments())
+def test_the_events_of_the_oldest_segment_are_taken_out_to_be_dropped(tmp_path: Path) -> None:
+    path = write_run(tmp_path, *three_segments())
     run = only_run(tmp_path)
     assert numbers_of(run.take(20)) == list(range(1, 21))
     size = run.size
-    assert run.drop_oldest_segment() == size - run.size > 16384
-    assert run.expired == 80
+    assert run.skip_oldest_segment() == (100, 80)
+    assert path.joinpath("00000001.events").exists()
+    run.confirm(100)
+    assert not path.joinpath("00000001.events").exists()
+    assert size - run.size > 16384
     assert take_all(run) == list(range(101, 231))
-    while run.drop_oldest_segment():
-        pass
-    assert run.expired == 80
+    assert run.skip_oldest_segment() == (230, 0)
+    assert run.is_taken
+    run.delete()
+
+
+def test_what_is_settled_is_noted_before_its_file_goes(tmp_path: Path) -> None:
+    path = write_run(tmp_path, *three_segments())
+    run = only_run(tmp_path)
+    assert (run.first, run.last) == (1, 230)
+    assert numbers_of(run.take(150)) == list(range(1, 151))
+    run.confirm(130)  # at once, so the note is not due
+    assert not path.joinpath("00000001.events").exists()
+    files = RunFiles(RunDirectory.segments_in(path))  # as after a kill at this moment
+    assert (files.confirmed, files.first) == (130, 101)
     run.delete()
 
 
