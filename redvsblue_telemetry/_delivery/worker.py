@@ -103,6 +103,7 @@ class TelemetryConnector:
         ledger: counts what becomes of the events; if None, a new one.
         journal: keeps the events of the store on disk, if there is one.
         adopts: whether to deliver the events of the dead runs in it as well.
+        reports_itself: whether to report this run, and not only dead ones.
         on_failure: called on the worker's thread if it ends without having been asked to.
         upkeep: called on the worker's thread before each wait; returns when it has to be called
             again at the latest, by the clock, or None if not before the worker is woken.
@@ -119,6 +120,7 @@ class TelemetryConnector:
         ledger: Ledger | None = None,
         journal: Journal | None = None,
         adopts: bool = True,
+        reports_itself: bool = True,
         on_failure: Callable[[], object] | None = None,
         upkeep: Callable[[], float | None] | None = None,
         connect: Connect = open_websocket,
@@ -128,6 +130,7 @@ class TelemetryConnector:
         self._codec = codec
         self._settings = settings
         self._journal = journal
+        self._reports_itself = reports_itself
         self._on_failure = on_failure
         self._upkeep = upkeep
         self._connect = connect
@@ -626,7 +629,7 @@ class TelemetryConnector:
             adoption=self.adoption,
             ledger=self.ledger,
             gaps=self._gaps,
-            reporter=self._reporter if has_reports else None,
+            reporter=self._reporter if has_reports and self._reports_itself else None,
             settings=self._settings,
             clock=self._clock,
             may_send=lambda: self._may_connect and not self._is_finished,

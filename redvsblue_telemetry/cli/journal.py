@@ -18,6 +18,7 @@ from .._delivery.worker import TelemetryConnector
 from .._journal.directory import JournalDirectory, RunReport
 from .._journal.journal import Journal
 from .._recording.codec import EventCodec, new_session_id
+from .._report import Reason
 from .._shared import counted, escape
 from ..errors import SettingsError
 from ..settings import TelemetrySettings, is_token
@@ -33,6 +34,7 @@ _PATIENCE = 3  # time limits of a step, for a connection that was lost to be bac
 _FOREVER = 10.0**12  # seconds: what is sent by hand is never too old
 _ANY_SIZE = 2**62  # bytes
 _MAX_SESSION_LETTERS = 40
+_MAX_ENDING_LETTERS = 16
 
 
 @click.command()
@@ -110,6 +112,7 @@ def _as_json(report: RunReport) -> dict[str, Any]:
         "session": report.session_id,
         "version": report.version,
         "state": _state(report),
+        "ending": _ending(report),
         "startedAt": report.started_at,
         "events": report.events,
         "bytes": report.bytes,
@@ -124,13 +127,22 @@ def _state(report: RunReport) -> str:
     return "living" if report.is_living else "dead"
 
 
+def _ending(report: RunReport) -> str | None:
+    """Return how a dead run ended, if that was saved; None for a living one."""
+    if report.is_living or report.report is None:
+        return None
+    saved = report.report
+    return saved.reason if isinstance(saved.reason, str) else Reason.KILLED
+
+
 def _table(reports: list[RunReport]) -> list[str]:
     if not reports:
         return ["No run is in this directory."]
-    rows = [("STATE", "EVENTS", "BYTES", "TORN", "OLDEST EVENT (UTC)", "SESSION")]
+    rows = [("STATE", "ENDING", "EVENTS", "BYTES", "TORN", "OLDEST EVENT (UTC)", "SESSION")]
     rows += [
         (
             _state(report),
+            printable(_ending(report) or "-", _MAX_ENDING_LETTERS),
             f"{report.events:,}",
             f"{report.bytes:,}",
             f"{report.torn:,}",
@@ -141,9 +153,9 @@ def _table(reports: list[RunReport]) -> list[str]:
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        f"{state:<{widths[0]}}  {events:>{widths[1]}}  {size:>{widths[2]}}  {torn:>{widths[3]}}  "
-        f"{oldest:<{widths[4]}}  {session}"
-        for state, events, size, torn, oldest, session in rows
+        f"{state:<{widths[0]}}  {ending:<{widths[1]}}  {events:>{widths[2]}}  {size:>{widths[3]}}  "
+        f"{torn:>{widths[4]}}  {oldest:<{widths[5]}}  {session}"
+        for state, ending, events, size, torn, oldest, session in rows
     ]
     for line, report in zip(lines[1:], reports, strict=True):
         if report.fault:
@@ -253,7 +265,12 @@ def _deliver(settings: TelemetrySettings, waiting: int) -> tuple[int, int, str |
     )  # it is never opened, since nothing is recorded
     has_failed = threading.Event()
     connector = TelemetryConnector(
-        waiting_room.store, codec, settings, journal=waiting_room, on_failure=has_failed.set
+        waiting_room.store,
+        codec,
+        settings,
+        journal=waiting_room,
+        reports_itself=False,
+        on_failure=has_failed.set,
     )
     ledger, timeout, reason = connector.ledger, settings.connect_timeout, None
     with sdk_log_disabled(), _progress(waiting) as advance:

@@ -11,9 +11,11 @@ import pytest
 
 from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.run import RunDirectory
+from redvsblue_telemetry._report import Report, encode_report
 from redvsblue_telemetry.cli._database import open_database
 from redvsblue_telemetry.collector.models import EventFilter
 from redvsblue_telemetry.collector.storage.queries import stream_events
+from redvsblue_telemetry.testing import RecordingServer
 from tests.support.collector import collector_running, free_port
 from tests.support.command import command, environment, invoke_command, run_command
 from tests.support.journal import RUN, SESSION, STARTED_AT, Segment, records, write_run
@@ -48,11 +50,12 @@ def test_it_shows_what_waits(journal: Path, living: RunDirectory) -> None:
     result = invoke_command("journal", journal)
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert lines[0] == ["STATE", "EVENTS", "BYTES", "TORN", "OLDEST", "EVENT", "(UTC)", "SESSION"]
-    assert [(line[0], line[1], line[3], line[-1]) for line in lines[1:-1]] == [
-        ("dead", "7", "0", r"old\u001b[31m"),
-        ("dead", "130", "1", SESSION),
-        ("living", "3", "0", "running"),
+    assert lines[0][:2] == ["STATE", "ENDING"]
+    assert lines[0][2:] == ["EVENTS", "BYTES", "TORN", "OLDEST", "EVENT", "(UTC)", "SESSION"]
+    assert [(*line[:3], line[4], line[-1]) for line in lines[1:-1]] == [
+        ("dead", "-", "7", "0", r"old\u001b[31m"),
+        ("dead", "-", "130", "1", SESSION),
+        ("living", "-", "3", "0", "running"),
     ]
     assert result.stdout.splitlines()[-1].startswith("3 runs, 140 events, ")
 
@@ -64,6 +67,7 @@ def test_the_same_as_json(journal: Path, living: RunDirectory) -> None:
         "session": "old\x1b[31m",
         "version": "1.4",
         "state": "dead",
+        "ending": None,
         "startedAt": 5,
         "events": 7,
         "bytes": JournalDirectory(journal).inspect()[0].bytes,
@@ -78,6 +82,37 @@ def test_the_same_as_json(journal: Path, living: RunDirectory) -> None:
         "living",
         str(living.path),
     )
+
+
+def test_it_shows_how_each_run_ended(journal: Path, living: RunDirectory) -> None:
+    def save(path: Path, **fields: str) -> None:
+        report = Report(session_id=fields.pop("session"), number=3, started_at=5, **fields)
+        (path / "redvsblue.report").write_bytes(encode_report(report))
+
+    save(journal / SESSION, session=SESSION, state="running")
+    save(journal / "old", session="old\x1b[31m", state="ended", reason="stopped")
+    save(living.path, session="running", state="running")
+    write_run(journal, name="silent")
+    save(journal / "silent", session="silent", state="ended", reason="crashed\x1b[31m")
+    result = invoke_command("journal", journal)
+    assert [line.split()[:3] for line in result.stdout.splitlines()[1:-1]] == [
+        ["dead", "stopped", "7"],
+        ["dead", r"crashed\u001b[31m", "0"],
+        ["dead", "killed", "130"],
+        ["living", "-", "3"],
+    ]
+    runs = json.loads(invoke_command("journal", journal, "--json").stdout)["runs"]
+    assert [run["ending"] for run in runs] == ["stopped", "crashed\x1b[31m", "killed", None]
+
+
+def test_it_reports_dead_runs(journal: Path, living: RunDirectory) -> None:
+    with RecordingServer() as server:
+        assert run_command("journal", journal, "--send", server.url).returncode == 0
+        reports = {report["sessionId"]: report for report in server.reports}
+    assert list(reports) == ["old\x1b[31m", SESSION]  # and none of the command itself
+    assert {report["reason"] for report in reports.values()} == {"killed"}
+    assert (reports[SESSION]["lastSeq"], reports[SESSION]["at"]) == (130, STARTED_AT + 130)
+    assert reports["old\x1b[31m"]["emitted"] == 9
 
 
 @pytest.mark.parametrize("options", [[], ["--send", "ws://127.0.0.1:1/"], ["--erase"]])
