@@ -82,6 +82,7 @@ test-lowest: ## Run the tests with the oldest dependencies that setup.cfg allows
 .PHONY: bench
 bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes more than an hour
 	$(BENCH)/bin/python -m benchmarks.side_by_side --json benchmarks/results/side-by-side.json --plots docs/images
+	$(BENCH)/bin/python -m benchmarks.frame_cost --json benchmarks/results/frame-cost.json
 	$(BENCH)/bin/python -m benchmarks.frame_pairs --json benchmarks/results/frame-pairs.json
 	$(BENCH)/bin/python -m benchmarks.frame_pairs --journal --json benchmarks/results/journal-pairs.json
 	$(BENCH)/bin/python -m benchmarks.long_emits --busy-disk --json benchmarks/results/long-emits.json

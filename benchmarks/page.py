@@ -19,6 +19,7 @@ import sys
 from benchmarks import (
     backlog,
     collector,
+    frame_cost,
     frame_pairs,
     instructions,
     kills,
@@ -39,6 +40,7 @@ PAGES = tuple(
     for name in (
         "README.md",
         "docs/delivery.md",
+        "docs/frames.md",
         "docs/performance.md",
         "docs/truth-table.md",
         "docs/collector.md",
@@ -48,6 +50,7 @@ PAGES = tuple(
 _RESULTS = ROOT / "benchmarks" / "results"
 _BENCHMARKS = {
     "side-by-side": side_by_side,
+    "frame-cost": frame_cost,
     "frame-pairs": frame_pairs,
     "journal-pairs": frame_pairs,
     "long-emits": long_emits,

@@ -14,7 +14,7 @@ import argparse
 import logging
 import time
 
-from redvsblue_telemetry import start_telemetry
+from redvsblue_telemetry import Telemetry, start_telemetry
 from redvsblue_telemetry.cli.demo.battle import BattleEngine
 
 
@@ -28,7 +28,7 @@ def main() -> None:
 
     engine = BattleEngine(seed=options.seed)
     with telemetry.attach(engine):
-        game_loop(engine, options.seconds, options.fps)
+        game_loop(engine, telemetry, options.seconds, options.fps)
 
     confirmed = telemetry.stop(timeout=2.0)
 
@@ -45,11 +45,12 @@ def main() -> None:
         print("not everything was confirmed before the game ended")
 
 
-def game_loop(engine: BattleEngine, seconds: float, fps: float) -> None:
+def game_loop(engine: BattleEngine, telemetry: Telemetry, seconds: float, fps: float) -> None:
     """Advance ``engine`` in equal steps, ``fps`` a second, for ``seconds``."""
     dt = 1.0 / fps
     next_frame = time.perf_counter()
     for _ in range(round(seconds * fps)):
+        telemetry.frame()  # sums up how long the frames take, and notices a hang
         engine.update(dt)
         next_frame += dt
         time.sleep(max(0.0, next_frame - time.perf_counter()))

@@ -64,6 +64,7 @@ def game_loop(
     frames_left = round(seconds * FPS) if seconds else None
 
     while frames_left != 0 and handle_input(telemetry):
+        telemetry.frame()
         frame_started = time.perf_counter()
         engine.update(DT)
         scene.draw(window, engine, DT)

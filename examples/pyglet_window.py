@@ -2,7 +2,10 @@
 
     python examples/pyglet_window.py
 
-Telemetry takes ``pyglet_battle.py`` and the last four lines of ``main``; the rest draws.
+Telemetry takes ``pyglet_battle.py``, the first line of ``play_frame`` and the last four lines of
+``main``; the rest draws. It works without a display where there is EGL:
+
+    PYGLET_HEADLESS=true python examples/pyglet_window.py --seconds 5
 """
 
 from __future__ import annotations
@@ -35,11 +38,15 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     window = Window(*SIZE, caption="Red vs Blue")
     engine = PygletBattle(BattleEngine(seed=options.seed, arena=SIZE))
-    window.push_handlers(on_draw=lambda: draw(window, engine.battle))
     pyglet.clock.schedule_interval(engine.update, 1 / 60)
     if options.seconds:
         pyglet.clock.schedule_once(lambda _dt: pyglet.app.exit(), options.seconds)
 
+    def play_frame() -> None:
+        telemetry.frame()
+        draw(window, engine.battle)
+
+    window.push_handlers(on_draw=play_frame)
     telemetry = start_telemetry()
     with telemetry.attach(engine):
         pyglet.app.run()

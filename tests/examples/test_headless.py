@@ -26,7 +26,9 @@ def test_every_event_reaches_the_server() -> None:
     assert game.returncode == 0, game.stderr
     assert "telemetry is on" in game.stdout
     assert [event["seq"] for event in received] == list(range(1, len(received) + 1))
-    assert {"round_start", "ship_spawned", "bullet_fired"} <= {event["type"] for event in received}
+    assert {"round_start", "ship_spawned", "bullet_fired", "frames"} <= {
+        event["type"] for event in received
+    }
     assert counts == {
         "emitted": len(received),
         "delivered": len(received),

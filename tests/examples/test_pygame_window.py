@@ -27,9 +27,12 @@ def test_window_draws_the_battle_and_sends_its_events(tmp_path: Path) -> None:
             REDVSBLUE_TELEMETRY_WS_URL=server.url,
         )
         assert game.returncode == 0, game.stderr
-        assert server.wait_for(17)
+        assert server.wait_for(18)
         received = server.events
 
+    [frames] = [event["data"] for event in received if event["type"] == "frames"]
+    assert frames["frames"] == 59  # the time between two calls is one
+    assert frames["p50Ms"] >= 1000 / 60 - 2  # pygame's clock counts whole milliseconds
     assert {"round_start", "ship_spawned"} <= {event["type"] for event in received}
     assert len(colors(picture)) > 50
 
