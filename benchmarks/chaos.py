@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from benchmarks.chaos_game import DELIVERED, Resources
 from benchmarks.harness import Result, Server, write_json
@@ -91,10 +92,27 @@ def schedule(seed: int, *, has_acks: bool, kills: bool) -> Iterator[Step]:
         yield Step(quiet, fault, lasts, chance.random(), tuple(resets[:-1]), is_deadly)
 
 
+class Breakable(Protocol):
+    """A server that can be broken on request, such as a :class:`Receiver`."""
+
+    ack_delay: float
+
+    def listen(self) -> int: ...
+    def close(self, code: int) -> None: ...
+    def kill(self) -> None: ...
+    def stall(self, on: bool) -> None: ...
+
+
+class Killable(Protocol):
+    """Games that can be killed, such as :class:`Games`."""
+
+    def kill(self) -> None: ...
+
+
 class Injector:
     """Carries the faults out."""
 
-    def __init__(self, proxy: FaultProxy, receiver: Receiver, games: Games) -> None:
+    def __init__(self, proxy: FaultProxy, receiver: Breakable, games: Killable) -> None:
         self._proxy = proxy
         self._receiver = receiver
         self._games = games

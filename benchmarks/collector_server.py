@@ -1,15 +1,18 @@
 """The servers of ``benchmarks.collector``: the collector, and a first draft of one.
 
-    python -m benchmarks.collector_server collector|bare DATABASE
+    python -m benchmarks.collector_server collector|bare DATABASE [MAX_MESSAGE_BYTES]
 
-``bare`` is uvicorn, ``json`` and one INSERT for each event, committed and acknowledged message by
-message, with the same table layout of an event and the same sync.
+SIGTERM ends the collector as it ends ``redvsblue-telemetry collect``. ``bare`` is uvicorn, ``json``
+and one INSERT for each event, committed and acknowledged message by message, with the same table
+layout of an event and the same sync.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import sqlite3
 import sys
@@ -30,15 +33,16 @@ _INSERT = "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?)"
 _ACKS = [(b"telemetry-ack", b"cumulative")]
 
 
-async def collector(path: Path) -> None:
+async def collector(path: Path, *limits: str) -> None:
     """Serve as ``redvsblue-telemetry collect`` does."""
-    options = Options(port=0, db=path, max_rate=10_000_000.0)
-    await serve(
-        options, asyncio.Event(), lambda url: introduce({"port": int(url.split(":")[2][:-1])})
-    )
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    limit: dict[str, Any] = {"max_message_bytes": int(limits[0])} if limits else {}
+    options = Options(port=0, db=path, max_rate=10_000_000.0, **limit)
+    await serve(options, stop, lambda url: introduce({"port": int(url.split(":")[2][:-1])}))
 
 
-async def bare(path: Path) -> None:
+async def bare(path: Path, *_: str) -> None:
     """Serve with bare parts."""
     database = sqlite3.connect(path, isolation_level=None)
     database.execute("PRAGMA journal_mode = WAL")
@@ -67,8 +71,9 @@ async def bare(path: Path) -> None:
 
 def main() -> None:
     """Serve until the process that started this ends."""
-    name, path = sys.argv[1:]
-    uvloop.run({"collector": collector, "bare": bare}[name](Path(path)))
+    name, path, *limits = sys.argv[1:]
+    uvloop.run({"collector": collector, "bare": bare}[name](Path(path), *limits))
+    os._exit(0)  # the thread that waits for standard input has a lock that the exit needs
 
 
 if __name__ == "__main__":

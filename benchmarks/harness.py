@@ -212,6 +212,11 @@ class Server:
         print(question, file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
+    def wait(self, timeout: float = _SERVER_STOP_TIMEOUT) -> None:
+        """Wait until it has ended by itself, at most this long."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+
     @property
     def pid(self) -> int:
         """Its process."""
