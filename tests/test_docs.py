@@ -36,6 +36,7 @@ from typing import Any
 
 import attrs
 import click
+import msgspec
 import pytest
 import trustme
 from websockets.exceptions import ConnectionClosedError
@@ -52,6 +53,8 @@ from redvsblue_telemetry import (
     testing,
 )
 from redvsblue_telemetry._delivery import states
+from redvsblue_telemetry._recording.ledger import DropReason
+from redvsblue_telemetry._report import Reason, Report, decode_report, encode_report
 from redvsblue_telemetry.cli.main import commands
 from redvsblue_telemetry.testing import RecordingServer
 from scripts import api_docs
@@ -323,9 +326,9 @@ def stored_events(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(row) for (row,) in database.execute("SELECT event FROM events")]
 
 
-def test_documented_server_has_no_more_than_twenty_lines_of_code() -> None:
+def test_documented_server_has_no_more_than_forty_lines_of_code() -> None:
     lines = [line for line in server_block().text.splitlines() if line.strip()]
-    assert len(lines) <= 20
+    assert len(lines) <= 40
 
 
 def test_documented_server_stores_each_event_once(documented_server: str, tmp_path: Path) -> None:
@@ -349,6 +352,51 @@ def test_documented_server_stores_each_event_once(documented_server: str, tmp_pa
             repeating.send(json.dumps(stored[:10]))
             assert json.loads(repeating.recv(timeout=10)) == {"ack": number}
     assert stored_events(tmp_path) == stored
+
+
+def stored_reports(folder: Path) -> list[dict[str, Any]]:
+    with contextlib.closing(sqlite3.connect(folder / "telemetry.db")) as database:
+        return [json.loads(row) for (row,) in database.execute("SELECT report FROM reports")]
+
+
+def test_documented_server_keeps_the_newest_report(documented_server: str, tmp_path: Path) -> None:
+    telemetry = start_telemetry(
+        enabled=True, url=documented_server, before_send=lambda e: e if e.seq != 2 else None
+    )
+    for _ in range(3):
+        telemetry.emit("tick")
+    assert telemetry.stop(timeout=10)
+
+    (report,) = stored_reports(tmp_path)
+    assert report["sessionId"] == telemetry.session_id
+    assert (report["state"], report["reason"]) == ("ended", "stopped")
+    assert (report["lastSeq"], report["delivered"]) == (3, 2)
+    assert report["gaps"] == [[2, 2, "filtered"]]
+    assert report["dropped"] == {"filtered": 1}
+
+    older = {**report, "number": report["number"] - 1, "state": "running"}
+    newer = {**report, "number": report["number"] + 1}
+    offer = {"Telemetry-Ack": "cumulative", "Telemetry-Report": "1"}
+    with connect(documented_server, additional_headers=offer) as talking:
+        assert talking.response is not None
+        assert talking.response.headers["Telemetry-Report"] == "1"
+        for number, each in enumerate((older, newer), start=1):
+            talking.send(json.dumps({"report": each}))
+            assert json.loads(talking.recv(timeout=10)) == {"ack": number}
+            assert stored_reports(tmp_path) == [report if each is older else newer]
+
+
+def test_wire_protocol_has_all_keys_of_a_report_and_its_reasons() -> None:
+    wire = DOCS / "wire-protocol.md"
+    reports = wire.read_text(encoding="utf-8").partition("## Reports")[2]
+    example = decode_report(next(b.text for b in blocks_of(wire) if '{"report"' in b.text))
+    keys = {field.encode_name for field in msgspec.structs.fields(Report)}
+    documented = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", reports, re.M))))
+    reasons = {value for name, value in vars(Reason).items() if name.isupper()}
+    assert keys | reasons <= documented
+    assert documented - keys - reasons <= {"code", "any"}, "the keys of no report"
+    assert json.loads(encode_report(example))["report"].keys() == keys
+    assert {reason.value for reason in DropReason} <= set(re.findall(r"`(\w+)`", reports))
 
 
 def test_documented_server_closes_with_1011_when_a_message_is_not_json(
