@@ -2,7 +2,7 @@
 
 The run has saved a report now and then, and each time before its files forgot an event that was
 dropped. So the numbers up to the settled one are as that report says: dropped where it has a gap,
-and delivered otherwise. What is beyond them is found out anew from the events themselves. A number
+and delivered otherwise. The rest is found out anew from the events themselves. A number
 that none of them has was dropped by the limits, if it is from before the files that are left, and
 otherwise its record is damaged; unless the saved report knows another reason.
 """
@@ -115,7 +115,7 @@ class ClosingReport:
         self._add(max(first, self._first), last, DAMAGED)
 
     def _miss_unsaved(self) -> None:
-        """Explain what a kill took from a run whose events were in memory only."""
+        """Explain the losses of a killed run whose events were in memory only."""
         saved = self._saved
         waiting = saved.emitted - saved.delivered - sum(saved.dropped.values())
         self._add(max(1, self._last - waiting + 1), self._last, DAMAGED)
