@@ -1,4 +1,4 @@
-"""Make the docs' pictures of the live page, with a collector, three battles and a browser.
+"""Make the docs' pictures of the live page, with a collector, some battles and a browser.
 
     python scripts/collector_pictures.py
 
@@ -9,9 +9,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import itertools
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +29,7 @@ from playwright.sync_api import Browser, sync_playwright
 from websockets.sync.client import connect
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
-from redvsblue_telemetry.cli.demo.battle import BattleEngine
+from redvsblue_telemetry.cli.demo.battle import BattleEngine, Ship
 from redvsblue_telemetry.collector.server import Options, serve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -36,13 +46,50 @@ ARGUMENTS = [
 BROKEN = '[{"type":"ship_hit","timestamp":"yesterday","data":{"shipId":"red-3"}}]'
 
 
+@dataclass(frozen=True)
+class Game:
+    """One game of the pictures."""
+
+    seed: int
+    begins: float = 0.0
+    """Seconds after the first one."""
+    ends: float = float("inf")
+    how: str = "stop"
+    """How it ends: by ``stop``, a ``crash`` or a ``kill``."""
+    version: str = "1.4.2"
+    capacity: int = 5000
+    has_journal: bool = False
+
+
+GAMES = [
+    Game(seed=7),
+    Game(seed=11, version="1.5.0-beta"),
+    Game(seed=23, capacity=30),  # too small at times
+    Game(seed=5, ends=35),
+    Game(seed=3, ends=50, how="crash", version="1.5.0-beta"),
+    Game(seed=31, ends=45, how="kill", has_journal=True),
+    Game(seed=31, begins=55, has_journal=True),  # reports the killed one
+    Game(seed=13, begins=20, ends=80, how="crash", version="1.5.0-beta"),
+    Game(seed=17, begins=30, ends=60, how="crash"),
+]
+
+
 def main() -> None:
-    """Run a collector and three games, and take the pictures."""
+    """Run a collector and the games, and take the pictures; or play one of the games."""
     parser = argparse.ArgumentParser(description="Make the pictures of the collector's live page.")
     parser.add_argument("--seconds", type=float, default=115.0, help="how long to play before that")
     parser.add_argument("--folder", type=Path, default=IMAGES)
+    parser.add_argument("--play", nargs=3, help=argparse.SUPPRESS)  # a game, a URL and a journal
     options = parser.parse_args()
-    is_over = threading.Event()
+    if options.play:
+        game, url, journal = options.play
+        play(GAMES[int(game)], url, Path(journal))
+    else:
+        make_pictures(options.seconds, options.folder)
+
+
+def make_pictures(seconds: float, folder: Path) -> None:
+    """Run a collector and the games, and take the pictures."""
     with_url: list[str] = []
     is_ready = threading.Event()
     stop: list[Any] = []
@@ -63,50 +110,87 @@ def main() -> None:
         raise SystemExit("the collector did not start")
     url = with_url[0]
     ws_url = f"ws{url.removeprefix('http')}telemetry"
-    games = [threading.Thread(target=play, args=(ws_url, seed, is_over)) for seed in (7, 11, 23)]
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as journal:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium") or "/usr/bin/chromium", args=ARGUMENTS
         )
-        take(browser, url, options.folder / "collector-empty.png", "light", 1100, 640)
-        for game in games:
-            game.start()
+        take(browser, url, folder / "collector-empty.png", "light", 1100, 640)
         # A part that is not a valid event, as a game with a bug may send it.
         with connect(ws_url) as websocket:
             websocket.send(BROKEN)
-        time.sleep(options.seconds)
-        take(browser, url, options.folder / "collector.png", "light", 1440, 980)
-        take(browser, url, options.folder / "collector-dark.png", "dark", 1440, 980)
-        take(browser, url, options.folder / "collector-narrow.png", "dark", 400, 860)
+        with playing(ws_url, journal, seconds):
+            take(browser, url, folder / "collector.png", "light", 1440, 1780)
+            take(browser, url, folder / "collector-dark.png", "dark", 1440, 980)
+            take(browser, url, folder / "collector-narrow.png", "dark", 400, 860)
+            take(
+                browser, url, folder / "collector-crash.png", "light", 1440, 980, "#crashes button"
+            )
         browser.close()
-    is_over.set()
-    for game in games:
-        game.join(20)
     stop[0].call_soon_threadsafe(stop[1].set)
     collector.join(20)
 
 
-def play(url: str, seed: int, is_over: threading.Event) -> None:
-    """Run one game until it is over. The third game's store is too small at times."""
-    capacity = 30 if seed == 23 else 5000
+@contextlib.contextmanager
+def playing(url: str, journal: str, seconds: float) -> Iterator[None]:
+    """Start and kill the games in time, and play until the end of the block."""
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    began = time.monotonic()
+    while (now := time.monotonic() - began) < seconds:
+        for number, game in enumerate(GAMES):
+            if number not in running and game.begins <= now:
+                command = [sys.executable, __file__, "--play", str(number), url, journal]
+                running[number] = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            if game.how == "kill" and game.ends <= now:
+                running[number].kill()
+        time.sleep(0.1)
+    yield
+    for process in running.values():
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+
+
+def play(game: Game, url: str, journal: Path) -> None:
+    """Play one game until it ends, or until Ctrl-C."""
     settings = TelemetrySettings(
         enabled=True,
         url=url,
         drain_interval=0.25,
-        capacity=capacity,
-        version="1.4.2" if seed != 11 else "1.5.0-beta",
+        capacity=game.capacity,
+        version=game.version,
+        journal=os.fspath(journal) if game.has_journal else None,
+        crash_events=True,
+        frame_interval=2.0,
+        sample={"bullet_fired": 0.25},
     )
     telemetry = Telemetry(settings).start()
-    engine = BattleEngine(seed=seed, ships_per_team=6 + seed % 5)
-    with telemetry.attach(engine):
-        frame = 0
-        while not is_over.wait(1 / 60):
+    engine = BattleEngine(seed=game.seed, ships_per_team=6 + game.seed % 5)
+    pace = random.Random(game.seed)
+    slowness = 1.15 if "beta" in game.version else 1.0
+    began = time.monotonic()
+    with telemetry.attach(engine), contextlib.suppress(KeyboardInterrupt):
+        telemetry.context(player=f"p-{game.seed}", level=1)
+        for frame in itertools.count(1):
+            time.sleep(slowness / 60 + (0.03 if pace.random() < 0.02 else 0.0))
+            telemetry.frame()
             engine.update(1 / 60)
-            frame += 1
-            if seed == 23 and frame % 1500 == 0:
+            if game.capacity < 100 and frame % 1500 == 0:
                 for number in range(100):
                     telemetry.emit("particle", number=number)
+            if frame % 1000 == 0:
+                telemetry.context(level=1 + frame // 1000)
+            if time.monotonic() - began > game.ends - game.begins:
+                if game.how == "crash":
+                    aim(engine, game)
+                if game.how == "stop":
+                    break
     telemetry.stop(timeout=5)
+
+
+def aim(engine: BattleEngine, game: Game) -> Ship:
+    """Fail, as a game with a bug does."""
+    if "beta" in game.version:
+        return engine.ships[99]
+    return {ship.id: ship for ship in engine.ships}["red-99"]
 
 
 def take(
@@ -116,11 +200,15 @@ def take(
     scheme: Literal["light", "dark"],
     width: int,
     height: int,
+    opened: str = "",
 ) -> None:
-    """Take a picture of the page after a few seconds."""
+    """Take a picture of the page after a few seconds, maybe with something opened."""
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.goto(url)
     page.wait_for_timeout(3500)
+    if opened:
+        page.locator(opened).first.click()
+        page.wait_for_timeout(500)
     path.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=path)
     page.close()

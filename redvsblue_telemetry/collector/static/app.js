@@ -1,40 +1,35 @@
 // The live page: requests to the collector, and the parts of the page that show the answers.
 
+import { address, request } from "./api.js";
 import { Chart } from "./chart.js";
+import { parsed, textOf } from "./context.js";
 import { Detail, copy } from "./detail.js";
-import { EventList } from "./events.js";
+import { EventList, rowOf } from "./events.js";
+import { FrameTimes } from "./frames.js";
+import { Opened } from "./opened.js";
+import { causes, crashFree, isBad, summary } from "./outcome.js";
 import { Stream } from "./stream.js";
-import { RejectedList, SessionTable } from "./tables.js";
-import { duration, make, moment, number, setText, shortened } from "./text.js";
+import { CrashList, RejectedList, SampledTable, SessionTable, VersionTable } from "./tables.js";
+import { make, number, setText, share } from "./text.js";
 
 // Milliseconds.
 const REFRESH_INTERVAL = 2_000, MIN_REFRESH_INTERVAL = 900; // the shorter one after a change
-const REQUEST_TIMEOUT = 15_000;
+const SUMMARY_INTERVAL = 10_000; // of versions, crashes and frame times, which are costlier to ask for
 const TYPING_DELAY = 300; // from the last key to the new filter
 
-const INITIAL_EVENTS = 100, MAX_SESSIONS = 100, MAX_REJECTED = 50;
+const INITIAL_EVENTS = 100, MAX_SESSIONS = 100, MAX_REJECTED = 50, MAX_CRASHES = 50, MAX_VERSIONS = 30;
 
 const $ = (id) => document.getElementById(id);
 
-/** Return a URL of this collector, based on the origin: the page's own URL may contain a password. */
-function address(path, parameters = {}) {
-  const url = new URL(path, location.origin);
-  for (const [name, value] of Object.entries(parameters)) {
-    if (value !== "" && value !== undefined) url.searchParams.set(name, value);
-  }
-  return url;
-}
-
-async function request(path, parameters, signal = AbortSignal.timeout(REQUEST_TIMEOUT)) {
-  const response = await fetch(address(path, parameters), { signal });
-  const text = await response.text();
-  if (!response.ok) throw new Error(`${response.status}: ${shortened(text, 300)}`);
-  return JSON.parse(text);
-}
-
 // The parts of the page.
 
-const detail = new Detail($("detail"));
+const detail = new Detail($("detail"), (event) => opened.event(event));
+
+const opened = new Opened({
+  detail,
+  onFilter: (changes) => setFilter(changes),
+  rowOf: (event) => rowOf(event, chart.colorOf(event.type)),
+});
 
 const chart = new Chart({
   canvas: $("chart"),
@@ -52,82 +47,72 @@ const list = new EventList({
   empty: $("events-empty"),
   pause: $("pause"),
   colorOf: (type) => chart.colorOf(type),
-  onOpen: showEvent,
+  onOpen: (event) => opened.event(event),
 });
 
 const sessions = new SessionTable({
   body: $("sessions"),
   note: $("sessions-note"),
   empty: $("sessions-empty"),
-  onOpen: showSession,
+  onOpen: (id) => opened.session(id),
+});
+
+const versions = new VersionTable({ body: $("versions"), empty: $("versions-empty") });
+
+const sampled = new SampledTable({ panel: $("sampled-panel"), body: $("sampled") });
+
+const crashes = new CrashList({
+  list: $("crashes"),
+  note: $("crashes-note"),
+  empty: $("crashes-empty"),
+  onOpen: (group) => opened.crash(group),
+});
+
+const frameTimes = new FrameTimes({
+  panel: $("frames-panel"),
+  canvas: $("frames-chart"),
+  tip: $("frames-tip"),
+  body: $("frames"),
+  note: $("frames-note"),
+  status: $("frames-status"),
 });
 
 const rejected = new RejectedList({
   list: $("rejected"),
   note: $("rejected-note"),
   empty: $("rejected-empty"),
-  onOpen: (part) =>
-    detail.show({
-      title: "Rejected",
-      facts: [["reason", part.reason], ["received", moment(part.received)]],
-      text: part.text,
-    }),
+  onOpen: (part) => opened.rejected(part),
 });
-
-async function showEvent({ arrival, type }) {
-  const facts = [];
-  try {
-    const page = { after: arrival - 1, before: arrival + 1, limit: 1, data: "text" };
-    const [event] = (await request("/api/events", page)).events;
-    if (!event) throw new Error("it was deleted");
-    facts.push(["session", event.sessionId], ["sequence number", number(event.seq)]);
-    facts.push(["timestamp", moment(event.timestamp)]);
-    facts.push(["received", moment(event.received)], ["id", event.id]);
-    if (event.version !== undefined) facts.push(["version", event.version]);
-    const onFilter = () => setFilter({ session: event.sessionId });
-    detail.show({ title: event.type, facts, text: event.data, isJson: true, onFilter });
-  } catch (error) {
-    detail.show({ title: type, facts: [["can't show this event", error.message]], text: "" });
-  }
-}
-
-async function showSession(id) {
-  const onFilter = () => setFilter({ session: id });
-  try {
-    const session = await request(`/api/sessions/${encodeURIComponent(id)}`);
-    const facts = [["session", id], ["state", session.connected ? "live" : "ended"]];
-    if (session.version !== null) facts.push(["version", session.version]);
-    facts.push(["first event", moment(session.firstTimestamp)], ["last event", moment(session.lastTimestamp)]);
-    facts.push(["duration", duration(session.lastTimestamp - session.firstTimestamp)]);
-    facts.push(["events", number(session.events)], ["missing", number(session.missing)]);
-    facts.push(["repeats", number(session.repeats)], ["highest sequence number", number(session.highest)]);
-    const gaps = session.gaps.map(([first, last]) => (first === last ? `${first}` : `${first} to ${last}`));
-    const types = Object.entries(session.types).map(([type, count]) => `${number(count).padStart(10)}  ${type}`);
-    const missing = gaps.length ? `Missing sequence numbers\n${gaps.map((gap) => `            ${gap}`).join("\n")}\n\n` : "";
-    detail.show({ title: "Session", facts, text: `${missing}Events by type\n${types.join("\n")}`, onFilter });
-  } catch (error) {
-    const facts = [["session", id], ["can't show this session", error.message]];
-    detail.show({ title: "Session", facts, text: "", onFilter });
-  }
-}
 
 // The filter. It is part of the page's URL, which can be bookmarked and shared.
 
-const inputs = { type: $("filter-type"), session: $("filter-session"), text: $("filter-text") };
-const filter = { type: "", session: "", text: "" };
+const NO_FILTER = { type: "", session: "", context: [], text: "" };
+const inputs = Object.fromEntries(Object.keys(NO_FILTER).map((name) => [name, $(`filter-${name}`)]));
+let filter = NO_FILTER;
 let typing = 0;
 let loading = new AbortController();
 
+const isFiltered = () => Object.values(filter).some((value) => value.length);
+
+/** Change some of the boxes. */
 function setFilter(changes) {
-  for (const [name, value] of Object.entries(changes)) inputs[name].value = value;
+  for (const [name, value] of Object.entries(changes)) inputs[name].value = name === "context" ? textOf(value) : value;
   apply();
+}
+
+/** Return the filter in the boxes. */
+function read() {
+  const { terms, isComplete } = parsed(inputs.context.value);
+  inputs.context.setAttribute("aria-invalid", String(!isComplete));
+  $("context-hint").hidden = isComplete;
+  return { type: inputs.type.value, session: inputs.session.value, context: terms, text: inputs.text.value };
 }
 
 function apply() {
   clearTimeout(typing);
   const before = JSON.stringify(filter);
-  for (const name of Object.keys(filter)) filter[name] = inputs[name].value;
-  $("clear").hidden = !Object.values(filter).some(Boolean);
+  filter = read();
+  $("clear").hidden = !Object.values(inputs).some((input) => input.value);
   if (JSON.stringify(filter) === before) return;
   history.replaceState(null, "", address(location.pathname, filter));
   listen();
@@ -144,7 +129,7 @@ $("filters").addEventListener("submit", (event) => {
   apply();
 });
 $("clear").addEventListener("click", () => {
-  setFilter({ type: "", session: "", text: "" });
+  setFilter(NO_FILTER);
   inputs.type.focus();
 });
 
@@ -169,10 +154,9 @@ function showUpdate(update, isFirst) {
   noteCounts(`${update.total} ${update.repeats} ${update.rejected} ${update.connections}`);
   setText($("tile-rate"), number(chart.rate));
   setText($("tile-connections"), number(update.connections));
-  const isFiltered = Object.values(filter).some(Boolean);
   // The first update brings events from before it, which its counts don't include.
   if (isFirst) list.fill(update.events);
-  else list.add(update.events, isFiltered ? update.matching : update.arrived);
+  else list.add(update.events, isFiltered() ? update.matching : update.arrived);
 }
 
 function listen() {
@@ -198,6 +182,8 @@ async function loadHistory() {
 let refreshing = 0;
 let isRefreshing = false;
 let shownRejected = -1;
+let shownCrashes = -1;
+let summarizedAt = -Infinity;
 let counts = "";
 let isStale = false;
 let refreshedAt = 0;
@@ -218,10 +204,15 @@ async function refresh() {
     const requests = [request("/api/stats"), request("/api/sessions", { limit: MAX_SESSIONS })];
     const [stats, page] = await Promise.all(requests);
     showStats(stats);
-    sessions.show(page.sessions, stats.sessions);
+    sessions.show(page.sessions, stats.sessions, stats.outcomes);
     if (stats.rejected !== shownRejected) {
       rejected.show((await request("/api/rejected", { limit: MAX_REJECTED })).rejected, stats.rejected);
       shownRejected = stats.rejected;
+    }
+    const crashCount = stats.types.crash ?? 0;
+    if (crashCount !== shownCrashes || performance.now() - summarizedAt >= SUMMARY_INTERVAL) {
+      await summarize();
+      shownCrashes = crashCount;
     }
   } catch {
     // See loadHistory().
@@ -231,13 +222,37 @@ async function refresh() {
   if (!document.hidden) refreshing = setTimeout(refresh, REFRESH_INTERVAL);
 }
 
+async function summarize() {
+  const [byVersion, groups, times] = await Promise.all([
+    request("/api/versions", { limit: MAX_VERSIONS }),
+    request("/api/crashes", { limit: MAX_CRASHES, data: "text" }),
+    request("/api/frames", { limit: MAX_VERSIONS }),
+  ]);
+  versions.show(byVersion.versions);
+  crashes.show(groups.crashes);
+  frameTimes.show(times.frames);
+  summarizedAt = performance.now();
+}
+
+function showTile(name, text, note = "", isNoteworthy = false) {
+  const tile = $(`tile-${name}`);
+  setText(tile, text);
+  tile.dataset.bad = String(isNoteworthy);
+  setText($(`tile-${name}-note`), note);
+}
+
 function showStats(stats) {
-  for (const name of ["events", "sessions", "missing", "repeats", "rejected"]) {
-    const tile = $(`tile-${name}`);
-    setText(tile, number(stats[name]));
-    tile.dataset.bad = String((name === "missing" || name === "rejected") && stats[name] > 0);
-  }
-  const isEmpty = stats.events + stats.rejected === 0;
+  const left = Object.values(stats.sampled).reduce((sum, count) => sum + count, 0);
+  const free = crashFree(stats.outcomes);
+  const { crashed = 0, killed = 0 } = stats.outcomes;
+  showTile("events", number(stats.events), left ? `about ${number(stats.events + left)} before sampling` : "");
+  showTile("sessions", number(stats.sessions));
+  showTile("free", free === null ? "–" : share(free), summary({ crashed, killed }));
+  showTile("missing", number(stats.missing), causes(stats.lost), isBad(stats.missing, stats.lost));
+  showTile("repeats", number(stats.repeats));
+  showTile("rejected", number(stats.rejected), "", stats.rejected > 0);
+  sampled.show(stats.sampled, stats.types);
+  const isEmpty = stats.events + stats.rejected + stats.sessions === 0;
   $("empty").hidden = !isEmpty;
   $("flow").hidden = $("columns").hidden = isEmpty;
   $("trouble").hidden = !stats.lastError;
@@ -275,7 +290,10 @@ $("copy-snippet").hidden = !navigator.clipboard;
 $("copy-snippet").addEventListener("click", () => copy($("copy-snippet"), snippet));
 
 const parameters = new URLSearchParams(location.search);
-for (const name of Object.keys(filter)) filter[name] = inputs[name].value = parameters.get(name) ?? "";
-$("clear").hidden = !Object.values(filter).some(Boolean);
+for (const [name, input] of Object.entries(inputs)) {
+  input.value = name === "context" ? textOf(parameters.getAll(name)) : parameters.get(name) ?? "";
+}
+filter = read();
+$("clear").hidden = !isFiltered();
 listen();
 refresh();

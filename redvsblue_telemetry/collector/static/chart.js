@@ -1,5 +1,6 @@
 // The chart of events per second, stacked by type. It is redrawn after a change, at most once a frame.
 
+import { LEFT, RIGHT, TOP, BOTTOM, blank, drawScale, onLook, placeTip } from "./canvas.js";
 import { clock, counted, make, number, setText } from "./text.js";
 
 const HISTORY = 300; // seconds
@@ -7,7 +8,7 @@ const SPANS = [60, 120, 180, 240, 300]; // seconds; the chart shows the shortest
 const COLORS = 8; // types with separate colors; the others share one
 const MAX_TYPES = 40; // per second; a hostile client can make up any number of types
 const OTHERS = ""; // the collector, too, counts the types beyond its limit under this name
-const LEFT = 46, RIGHT = 8, TOP = 10, BOTTOM = 22, MIN_PITCH = 2.5, MIN_LABEL_PITCH = 55; // pixels
+const MIN_PITCH = 2.5, MIN_LABEL_PITCH = 55; // pixels
 
 export class Chart {
   constructor({ canvas, tip, legend, note, status, onType, onColors }) {
@@ -17,10 +18,7 @@ export class Chart {
     this.slots = new Array(COLORS).fill(null); // the type of each color
     this.pointed = null;
     this.isDrawing = false;
-    new ResizeObserver(() => this.draw()).observe(canvas);
-    for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)"]) {
-      matchMedia(query).addEventListener("change", () => this.draw());
-    }
+    onLook(canvas, () => this.draw());
     canvas.addEventListener("pointermove", (event) => this.point(this.secondAt(event.offsetX)));
     canvas.addEventListener("pointerleave", () => this.point(null));
     canvas.addEventListener("blur", () => this.point(null));
@@ -155,35 +153,16 @@ export class Chart {
   }
 
   paint() {
-    const { canvas } = this;
-    const width = canvas.clientWidth, height = canvas.clientHeight, scale = devicePixelRatio || 1;
-    if (!width || !height) return;
-    if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
-      canvas.width = Math.round(width * scale);
-      canvas.height = Math.round(height * scale);
-    }
-    const style = getComputedStyle(canvas);
-    const color = (name) => style.getPropertyValue(name).trim();
-    const pen = canvas.getContext("2d");
-    pen.setTransform(scale, 0, 0, scale, 0, 0);
-    pen.clearRect(0, 0, width, height);
-    pen.font = style.font;
+    const area = blank(this.canvas);
+    if (!area) return;
+    const { pen, width, height, color } = area;
     const { span, pitch } = this.measure();
     const first = this.now - span;
     let peak = 0;
     for (let second = first; second < this.now; second++) peak = Math.max(peak, total(this.seconds.get(second)));
-    const { top, step } = ceiling(peak);
-    const floor = height - BOTTOM, y = (count) => floor - (count / top) * (floor - TOP);
+    const y = drawScale(area, peak), floor = height - BOTTOM;
 
-    pen.textBaseline = "middle";
-    pen.textAlign = "right";
-    for (let count = 0; count <= top; count += step) {
-      pen.fillStyle = color("--rule");
-      pen.fillRect(LEFT, Math.round(y(count)), width - LEFT - RIGHT, 1);
-      pen.fillStyle = color("--quiet");
-      pen.fillText(short(count), LEFT - 8, y(count));
-    }
-    pen.textBaseline = "alphabetic";
+    pen.fillStyle = color("--quiet");
     const interval = span <= 120 ? 15 : 60;
     const every = pitch * interval < MIN_LABEL_PITCH ? interval * 2 : interval;
     for (let ago = 0; ago <= span; ago += every) {
@@ -230,9 +209,7 @@ export class Chart {
     const sum = stack.reduce((a, b) => a + b, 0);
     tip.replaceChildren(make("strong", "", `${clock(pointed * 1000)}  ·  ${counted(sum, "event")}`), list);
     const x = LEFT + (pointed - first + 0.5) * pitch;
-    const isRight = x > width / 2;
-    tip.style.left = isRight ? "auto" : `${x + 12}px`;
-    tip.style.right = isRight ? `${width - x + 12}px` : "auto";
+    placeTip(tip, x, width);
   }
 }
 
@@ -250,17 +227,4 @@ function total(counts) {
   let sum = 0;
   for (const count of counts?.values() ?? []) sum += count;
   return sum;
-}
-
-/** Return the top of the scale, a round number at or above the peak, and the step between its lines. */
-function ceiling(peak) {
-  const rough = Math.max(peak, 4) / 4;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const steps = [1, 2, 2.5, 5, 10].map((part) => part * power);
-  const step = steps.find((size) => size >= rough && size % 1 === 0) ?? Math.ceil(rough);
-  return { top: step * Math.ceil(Math.max(peak, 4) / step), step };
-}
-
-function short(count) {
-  return count >= 10000 ? `${number(count / 1000)}k` : number(count);
 }

@@ -1,23 +1,34 @@
-// The dialog with all there is to know about one event, session or rejected part.
+// The dialog with all there is to know about one event, session, crash or rejected part.
 
 import { pretty } from "./json.js";
+import { moveWithArrows } from "./rows.js";
 import { make, setText, visible } from "./text.js";
 
 const MAX_TEXT = 1_000_000; // characters
 const MAX_COLORED_TEXT = 50_000; // characters; each colored token is an element
 
 export class Detail {
-  constructor(dialog) {
+  /** `onEvent` gets the event of a row that is clicked. */
+  constructor(dialog, onEvent) {
     const part = (name) => dialog.querySelector(`#detail-${name}`);
     Object.assign(this, { dialog, title: part("title"), facts: part("facts"), text: part("text") });
     Object.assign(this, { filter: part("filter"), copy: part("copy") });
+    Object.assign(this, { more: part("more"), moreTitle: part("more-title"), rows: part("rows") });
     this.copied = "";
     this.onFilter = null;
     part("close").addEventListener("click", () => dialog.close());
     dialog.addEventListener("click", (event) => {
       if (event.target === dialog) dialog.close(); // a click on the backdrop
     });
-    dialog.addEventListener("close", () => this.text.replaceChildren());
+    dialog.addEventListener("close", () => {
+      this.text.replaceChildren();
+      this.rows.replaceChildren();
+    });
+    moveWithArrows(this.rows);
+    this.rows.addEventListener("click", (event) => {
+      const row = event.target.closest("li");
+      if (row) onEvent(row.event);
+    });
     this.filter.addEventListener("click", () => {
       dialog.close();
       this.onFilter();
@@ -26,24 +37,48 @@ export class Detail {
     this.copy.addEventListener("click", () => copy(this.copy, this.copied));
   }
 
-  /** Show a title, facts (pairs of name and value) and a text, which may be JSON. */
-  show({ title, facts, text, isJson = false, onFilter = null }) {
+  /**
+   * Show a title, facts, a text that may be JSON, and titled rows of events.
+   *
+   * A fact is a name and a value, and maybe what a click on the value does before the dialog closes, and an
+   * explanation.
+   */
+  show({ title, facts, text, isJson = false, onFilter = null, rows = [], rowsTitle = "" }) {
     setText(this.title, title);
-    this.facts.replaceChildren();
-    for (const [name, value] of facts) {
-      const fact = make("div");
-      const shown = make("dd");
-      shown.append(make("bdi", "", String(value)));
-      fact.append(make("dt", "", name), shown);
-      this.facts.append(fact);
-    }
+    this.facts.replaceChildren(...facts.map((fact) => this.fact(...fact)));
+    this.more.hidden = rows.length === 0;
+    setText(this.moreTitle, rowsTitle);
+    this.rows.replaceChildren(...rows);
+    rows[0]?.firstChild.setAttribute("tabindex", "0");
     this.filter.hidden = onFilter === null;
     this.onFilter = onFilter;
     this.copied = text;
     this.text.hidden = !text;
     this.text.replaceChildren(isJson ? colored(text) : visible(text).replaceAll("\\u000a", "\n"));
-    this.text.scrollTop = 0;
+    this.text.scrollTop = this.rows.scrollTop = 0;
     if (!this.dialog.open) this.dialog.showModal();
+  }
+
+  fact(name, value, onClick = null, explanation = "") {
+    const fact = make("div");
+    const shown = make("dd");
+    const text = make("bdi", "", String(value));
+    if (onClick) {
+      const button = make("button", "link");
+      button.type = "button";
+      button.title = "Show only these events";
+      button.append(text);
+      button.addEventListener("click", () => {
+        this.dialog.close();
+        onClick();
+      });
+      shown.append(button);
+    } else {
+      shown.append(text);
+    }
+    if (explanation) shown.append(make("span", "sub", explanation));
+    fact.append(make("dt", "", name), shown);
+    return fact;
   }
 }
 

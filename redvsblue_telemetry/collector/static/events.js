@@ -1,6 +1,7 @@
 // The list of the newest events. The number of its rows is bounded.
 
 import { fields } from "./json.js";
+import { moveWithArrows } from "./rows.js";
 import { clock, counted, make, number, setText, shortened, visible } from "./text.js";
 
 const MAX_ROWS = 200;
@@ -29,7 +30,7 @@ export class EventList {
       this.isFocused = event.target.matches(":focus-visible");
     });
     list.addEventListener("focusout", () => this.release("isFocused"));
-    list.addEventListener("keydown", (event) => this.move(event));
+    moveWithArrows(list);
     list.addEventListener("click", (event) => this.open(event.target.closest("button")));
   }
 
@@ -103,7 +104,7 @@ export class EventList {
 
   paint() {
     this.newCount = 0;
-    const rows = this.pending.map((event) => this.row(event)).reverse();
+    const rows = this.pending.map((event) => rowOf(event, this.colorOf(event.type))).reverse();
     this.pending = [];
     this.list.prepend(...rows);
     if (this.isUnsorted) this.list.append(...[...this.list.children].sort((a, b) => b.arrival - a.arrival));
@@ -111,27 +112,8 @@ export class EventList {
     while (this.list.children.length > MAX_ROWS) this.list.lastChild.remove();
     this.empty.hidden = this.list.children.length > 0;
     this.describe();
+    // Only one row is a tab stop; the arrow keys move between rows.
     if (!this.list.querySelector('[tabindex="0"]')) this.list.querySelector("button")?.setAttribute("tabindex", "0");
-  }
-
-  row(event) {
-    const row = make("li");
-    const button = make("button");
-    button.type = "button";
-    button.tabIndex = -1; // only one row is a tab stop; the arrow keys move between rows
-    const type = make("span", "type");
-    type.append(make("span", `dot ${this.colorOf(event.type)}`), make("bdi", "", shortened(event.type, MAX_TYPE_LENGTH)));
-    button.append(
-      make("span", "time", clock(event.timestamp, { precise: true })),
-      type,
-      make("span", "session", shortened(event.sessionId, 8)),
-      make("span", "seq", `#${number(event.seq)}`),
-      preview(event.data),
-    );
-    row.arrival = event.arrival;
-    row.event = event;
-    row.append(button);
-    return row;
   }
 
   /** Apply the types' new colors. */
@@ -145,18 +127,27 @@ export class EventList {
     const row = button?.parentElement;
     if (row) this.onOpen(row.event);
   }
+}
 
-  move(event) {
-    const rows = [...this.list.children];
-    const at = rows.indexOf(event.target.closest("li"));
-    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1 }[event.key];
-    if (to === undefined || at < 0) return;
-    event.preventDefault();
-    const next = rows[Math.max(0, Math.min(rows.length - 1, to))].firstChild;
-    for (const button of this.list.querySelectorAll('[tabindex="0"]')) button.tabIndex = -1;
-    next.tabIndex = 0;
-    next.focus();
-  }
+/** Return a row for an event. Its button is not a tab stop. */
+export function rowOf(event, color) {
+  const row = make("li");
+  const button = make("button");
+  button.type = "button";
+  button.tabIndex = -1;
+  const type = make("span", "type");
+  type.append(make("span", `dot ${color}`), make("bdi", "", shortened(event.type, MAX_TYPE_LENGTH)));
+  button.append(
+    make("span", "time", clock(event.timestamp, { precise: true })),
+    type,
+    make("span", "session", shortened(event.sessionId, 8)),
+    make("span", "seq", `#${number(event.seq)}`),
+    preview(event.data),
+  );
+  row.arrival = event.arrival;
+  row.event = event;
+  row.append(button);
+  return row;
 }
 
 /** Return the parts of an event that a row needs. */
@@ -168,7 +159,7 @@ function kept({ arrival, type, sessionId, seq, timestamp, data }) {
 function preview(data) {
   const text = make("bdi", "data");
   let left = MAX_FIELDS;
-  for (const [key, value] of fields(data)) {
+  for (const [key, value] of fields(data.slice(0, MAX_DATA_LENGTH))) {
     if (left-- === 0) {
       text.append("…");
       break;

@@ -1,102 +1,190 @@
-// The table of sessions and the list of rejected parts. Rows are updated in place, so that a row that has the
-// keyboard's focus keeps it.
+// The tables and lists beside the events: sessions, versions, sampled types, crashes and rejected parts.
 
-import { clock, counted, duration, make, number, setText, shortened } from "./text.js";
+import { causes, isBad, makeOutcome, outcomeOf, showOutcome, summary } from "./outcome.js";
+import { Rows } from "./rows.js";
+import { clock, counted, duration, make, number, setText, share, shortened, when } from "./text.js";
+
+const MAX_VERSION_LENGTH = 16;
 
 export class SessionTable {
   constructor({ body, note, empty, onOpen }) {
-    Object.assign(this, { body, note, empty, onOpen });
-    this.rows = new Map(); // by session id
+    Object.assign(this, { note, empty });
+    const add = (session) => sessionRow(session, onOpen);
+    this.rows = new Rows(body, { keyOf: (session) => session.sessionId, add, fill: fillSession });
   }
 
-  /** Show these sessions, of `count` in all. */
-  show(sessions, count) {
+  /** Show these sessions, of `count` in all, which stand as `outcomes` counts. */
+  show(sessions, count, outcomes) {
     const order = [...sessions].sort(
       (a, b) => b.connected - a.connected || b.firstReceived - a.firstReceived || (a.sessionId < b.sessionId ? -1 : 1),
     );
-    const focused = document.activeElement;
-    const ids = new Set(order.map((session) => session.sessionId));
-    for (const [id, row] of this.rows) {
-      if (ids.has(id)) continue;
-      row.remove();
-      this.rows.delete(id);
-    }
-    order.forEach((session, at) => {
-      const row = this.rows.get(session.sessionId) ?? this.add(session.sessionId);
-      if (this.body.children[at] !== row) this.body.insertBefore(row, this.body.children[at] ?? null);
-      fill(row, session);
-    });
-    if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
+    this.rows.show(order);
     this.empty.hidden = sessions.length > 0;
-    const live = sessions.filter((session) => session.connected).length;
     const shown = count > sessions.length ? `newest ${number(sessions.length)} of ${number(count)}` : "";
-    setText(this.note, [live ? `${number(live)} live` : "", shown].filter(Boolean).join(", "));
-  }
-
-  add(id) {
-    const row = make("tr");
-    const head = make("th");
-    head.scope = "row";
-    const button = make("button", "link");
-    button.type = "button";
-    button.title = "Show gaps and types";
-    button.addEventListener("click", () => this.onOpen(id));
-    button.append(make("bdi", "", shortened(id, 12)));
-    head.append(button, make("span", "state"));
-    row.append(head, make("td"), make("td"), make("td"), make("td"));
-    this.rows.set(id, row);
-    return row;
+    setText(this.note, [summary(outcomes), shown].filter(Boolean).join("; "));
   }
 }
 
-function fill(row, session) {
-  const [head, length, events, missing, repeats] = row.children;
-  const state = head.lastChild;
-  state.dataset.live = String(Boolean(session.connected));
-  const version = session.version ? ` · ${shortened(session.version, 16)}` : "";
-  setText(state, (session.connected ? "live" : `ended ${clock(session.lastReceived)}`) + version);
+function sessionRow(session, onOpen) {
+  const row = make("tr");
+  const head = make("th");
+  head.scope = "row";
+  const button = make("button", "link");
+  button.type = "button";
+  button.title = "Show gaps and types";
+  button.addEventListener("click", () => onOpen(session.sessionId));
+  button.append(make("bdi", "", shortened(session.sessionId, 12)));
+  head.append(button, make("bdi", "version"), makeOutcome());
+  row.append(head, make("td"), make("td"), make("td"));
+  row.children[3].append(make("span"), make("span", "sub"));
+  return row;
+}
+
+function fillSession(row, session) {
+  const [head, length, events, missing] = row.children;
+  const { word } = outcomeOf(session);
+  const since = session.outcome === "running" ? `${word} since` : word;
+  setText(head.children[1], session.version ? shortened(session.version, MAX_VERSION_LENGTH) : "");
+  showOutcome(head.lastChild, session, `${since} ${when(session.since)}`);
   setText(length, duration(session.lastTimestamp - session.firstTimestamp));
   setText(events, number(session.events));
-  const share = session.missing ? ` (${shareOf(session.missing, session.missing + session.events)})` : "";
-  setText(missing, number(session.missing) + share);
-  missing.className = session.missing ? "bad" : "";
-  setText(repeats, number(session.repeats));
+  const part = session.missing ? ` (${share(session.missing / (session.missing + session.events))})` : "";
+  setText(missing.firstChild, number(session.missing) + part);
+  const lost = { ...session.lost, waiting: session.waiting };
+  setText(missing.lastChild, causes(lost));
+  missing.className = isBad(session.missing, lost) ? "bad" : "";
 }
 
-function shareOf(part, whole) {
-  const percent = (100 * part) / whole;
-  return percent < 0.1 ? "<0.1%" : `${number(percent)}%`;
+export class VersionTable {
+  constructor({ body, empty }) {
+    this.empty = empty;
+    this.rows = new Rows(body, { keyOf: (health) => health.version, add: versionRow, fill: fillVersion });
+  }
+
+  /** Show how the sessions of each version stand and ended; the newest version is first. */
+  show(versions) {
+    this.rows.show(versions);
+    this.empty.hidden = versions.length > 0;
+  }
+}
+
+function versionRow({ version }) {
+  const row = make("tr");
+  const head = make("th");
+  head.scope = "row";
+  head.append(make("bdi", "", version ? shortened(version, 40) : "no version"), make("span", "sub"));
+  row.append(head, make("td"), make("td"), make("td"), make("td"));
+  return row;
+}
+
+function fillVersion(row, health) {
+  const [head, sessions, crashed, killed, free] = row.children;
+  const { running, well, switchedOff, noWord } = health;
+  setText(head.lastChild, summary({ running, well, switched_off: switchedOff, no_word: noWord }));
+  setText(sessions, number(health.sessions));
+  for (const [cell, count] of [[crashed, health.crashed], [killed, health.killed]]) {
+    setText(cell, number(count));
+    cell.className = count ? "bad" : "";
+  }
+  setText(free, health.crashFree === null ? "–" : share(health.crashFree));
+}
+
+export class SampledTable {
+  constructor({ panel, body }) {
+    this.panel = panel;
+    this.rows = new Rows(body, { keyOf: ([type]) => type, add: sampledRow, fill: fillSampled });
+  }
+
+  /** Show the types of which events were left out, with estimated totals: reports may be half a minute old. */
+  show(sampled, types) {
+    const ranked = Object.entries(sampled).map(([type, left]) => [type, left, types[type] ?? 0]);
+    ranked.sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
+    this.panel.hidden = ranked.length === 0;
+    this.rows.show(ranked);
+  }
+}
+
+function sampledRow([type]) {
+  const row = make("tr");
+  const head = make("th");
+  head.scope = "row";
+  head.append(make("bdi", "type", shortened(type, 60)));
+  row.append(head, make("td"), make("td"), make("td"));
+  return row;
+}
+
+function fillSampled(row, [, left, stored]) {
+  const [, all, kept, part] = row.children;
+  setText(all, `about ${number(left + stored)}`);
+  setText(kept, number(stored));
+  setText(part, share(stored / (left + stored)));
+}
+
+export class CrashList {
+  constructor({ list, note, empty, onOpen }) {
+    Object.assign(this, { note, empty });
+    const keyOf = ({ exception, place }) => JSON.stringify([exception, place]);
+    this.rows = new Rows(list, { keyOf, add: (group) => crashRow(group, onOpen), fill: fillCrash });
+  }
+
+  /** Show these groups of crashes, newest first. */
+  show(groups) {
+    this.rows.show(groups);
+    this.empty.hidden = groups.length > 0;
+    const count = groups.reduce((sum, group) => sum + group.count, 0);
+    setText(this.note, count ? `${counted(count, "crash", "crashes")}, ${counted(groups.length, "kind")}` : "");
+  }
+}
+
+function crashRow(group, onOpen) {
+  const row = make("li");
+  const button = make("button");
+  button.type = "button";
+  button.title = "Show the stack, and the events before it";
+  button.append(make("span", "time"), make("span", "reason"), make("bdi", "message"), make("bdi", "place"));
+  button.append(make("span", "sub"));
+  button.addEventListener("click", () => onOpen(row.group));
+  row.append(button);
+  return row;
+}
+
+function fillCrash(row, group) {
+  const [time, exception, message, place, spread] = row.firstChild.children;
+  row.group = group;
+  setText(time, when(group.last));
+  setText(exception, shortened(group.exception, 120));
+  setText(message, shortened(group.message, 200));
+  setText(place, shortened(group.place, 200));
+  const versions = group.versions.map((version) => shortened(version, MAX_VERSION_LENGTH)).join(", ");
+  const times = `${counted(group.count, "time")} in ${counted(group.sessions, "session")}`;
+  setText(spread, [times, versions].filter(Boolean).join(" · "));
 }
 
 export class RejectedList {
   constructor({ list, note, empty, onOpen }) {
-    Object.assign(this, { list, note, empty, onOpen });
+    Object.assign(this, { note, empty });
+    this.rows = new Rows(list, { keyOf: (part) => part.arrival, add: (part) => rejectedRow(part, onOpen) });
   }
 
   /** Show these parts, newest first, of `count` in all. */
   show(rejected, count) {
-    const known = new Map([...this.list.children].map((row) => [row.arrival, row]));
-    const rows = rejected.map((part) => known.get(part.arrival) ?? this.row(part));
-    const focused = document.activeElement;
-    this.list.replaceChildren(...rows);
-    if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
+    this.rows.show(rejected);
     this.empty.hidden = rejected.length > 0;
     const shown = count > rejected.length ? `newest ${number(rejected.length)} of ${number(count)}` : counted(count, "part");
     setText(this.note, count ? shown : "");
   }
+}
 
-  row(part) {
-    const row = make("li");
-    const button = make("button");
-    button.type = "button";
-    button.append(
-      make("span", "time", clock(part.received)),
-      make("span", "reason", shortened(part.reason, 200)),
-      make("bdi", "data", shortened(part.text, 160)),
-    );
-    button.addEventListener("click", () => this.onOpen(part));
-    row.arrival = part.arrival;
-    row.append(button);
-    return row;
-  }
+function rejectedRow(part, onOpen) {
+  const row = make("li");
+  const button = make("button");
+  button.type = "button";
+  button.append(
+    make("span", "time", clock(part.received)),
+    make("span", "reason", shortened(part.reason, 200)),
+    make("bdi", "data", shortened(part.text, 160)),
+  );
+  button.addEventListener("click", () => onOpen(part));
+  row.append(button);
+  return row;
 }

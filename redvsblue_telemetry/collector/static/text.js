@@ -48,6 +48,17 @@ export function clock(milliseconds, { precise = false } = {}) {
   return precise ? `${time}.${String(date.getMilliseconds()).padStart(3, "0")}` : time;
 }
 
+const DAYS = new Intl.DateTimeFormat("en-US", { month: "short", day: "numeric" });
+const DAYS_OF_OTHER_YEARS = new Intl.DateTimeFormat("en-US", { dateStyle: "medium" });
+
+/** Return the local time of day today; of other days the day, with the time in this year. */
+export function when(milliseconds) {
+  const date = new Date(milliseconds), now = new Date();
+  if (Number.isNaN(date.getTime()) || date.toDateString() === now.toDateString()) return clock(milliseconds);
+  if (date.getFullYear() !== now.getFullYear()) return DAYS_OF_OTHER_YEARS.format(date);
+  return `${DAYS.format(date)}, ${clock(milliseconds).slice(0, 5)}`;
+}
+
 /** Return a date and time in UTC. */
 export function moment(milliseconds) {
   const date = new Date(milliseconds);
@@ -66,6 +77,14 @@ export function duration(milliseconds) {
 }
 
 /** Return "1 event", "2 events". */
-export function counted(count, noun) {
-  return `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+export function counted(count, noun, plural = `${noun}s`) {
+  return `${number(count)} ${count === 1 ? noun : plural}`;
+}
+
+/** Return a part of a whole, from 0 to 1, in percent. It is never rounded to nothing or to all. */
+export function share(part) {
+  const percent = 100 * part;
+  if (percent > 0 && percent < 0.1) return "<0.1%";
+  if (percent < 100 && percent > 99.9) return ">99.9%";
+  return `${number(percent)}%`;
 }

@@ -67,7 +67,7 @@ def test_colors_have_enough_contrast(scheme: str) -> None:
     colors = palette(scheme)
 
     for ground in ("ground", "panel", "hover"):
-        for name in ("text", "quiet", "accent", "good", "bad"):
+        for name in ("text", "quiet", "accent", "good", "warn", "bad"):
             assert contrast(colors[name], colors[ground]) >= 4.5, (name, ground)
     assert contrast(colors["bad"], colors["bad-ground"]) >= 4.5
     for number in range(9):  # graphics need less than text: WCAG 2.1, 1.4.11
