@@ -300,8 +300,8 @@ class FrameSummary(msgspec.Struct, rename="camel"):
     hitches: int
     """Frames that took more than twice the median of their interval."""
     over_time: list[tuple[int, float, float, float]] = []
-    """For each part of the time, in order: when it began, and the percentiles in it; at most a
-    hundred parts, of equal length; parts without frames are left out."""
+    """For each part of the version's time, in order: when it began, and the percentiles in it; at
+    most a hundred parts, of equal length; parts without frames are left out."""
 
 
 class FramePage(msgspec.Struct):

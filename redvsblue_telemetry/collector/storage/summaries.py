@@ -119,19 +119,15 @@ class FrameSummaries:
 
     def found(self) -> list[FrameSummary]:
         """Return the versions, the one with the newest interval first."""
-        times = [when for added in self._by_version.values() for when, _ in added]
-        if not times:
-            return []
-        start = min(times)
-        length = (max(times) - start) // _PARTS + 1
         newest_first = sorted(
             self._by_version.items(), key=lambda item: -max(when for when, _ in item[1])
         )
-        return [self._summary(version, added, start, length) for version, added in newest_first]
+        return [self._summary(version, added) for version, added in newest_first]
 
-    def _summary(
-        self, version: str | None, added: list[tuple[int, _Interval]], start: int, length: int
-    ) -> FrameSummary:
+    def _summary(self, version: str | None, added: list[tuple[int, _Interval]]) -> FrameSummary:
+        times = [when for when, _ in added]
+        start = min(times)
+        length = (max(times) - start) // _PARTS + 1
         parts: dict[int, list[_Interval]] = {}
         for when, interval in added:
             parts.setdefault((when - start) // length, []).append(interval)
