@@ -47,7 +47,7 @@ from .backoff import Backoff
 from .limits import JournalLimits
 from .log import LINES_AT_ONCE, LINES_PER_SECOND, ConnectionLog, log_safely
 from .poller import Poller
-from .report import Reporter
+from .report import Reporter, outside
 from .requests import Request, Requests
 from .session import WireSession
 from .settlement import Settlement
@@ -74,7 +74,7 @@ _MAX_RETRY_AFTER = 3600.0  # seconds; a server that asks for more gets this
 _STOP_MARGIN = 0.1  # the fraction of a stop's timeout in which the worker ends after giving up
 _REPORT_MARGIN = 0.05  # the same after it has also given up on its last report
 _GOODBYE = 0.25  # seconds for a report to be confirmed once the player has switched telemetry off
-_DISCARD_DELAY = 0.05  # seconds from that moment to the request to discard the events
+_DISCARD_DELAY = 0.25  # seconds from that moment to the request to discard the events
 _RECOVERY_DELAY = 1.0  # seconds after an internal error
 _FRUITLESS_TURNS = 32  # in a row; a socket may be ready for nothing now and then
 _FRUITLESS_DELAY = 0.01  # seconds, after that many
@@ -155,7 +155,10 @@ class TelemetryConnector:
         self._not_before = -math.inf  # a Retry-After forbids attempts until then
         self._grace_ends: float | None = None  # of a stop, for events of earlier runs
         self._has_given_up = False  # and sends no more events
+        self._given_up = (0, 0)  # own events, and those of earlier runs, that were in flight then
         self._awaits_last_report = False  # a report that was sent at the end is not confirmed yet
+        self._has_last_report = False  # whether that was written
+        self._may_keep_report = settings.reports == "auto"  # for the next start
         self._is_offline = False  # whether there was no network at the last failure
         self._is_allowed_again = False  # attempts were forbidden, and none was made since
         self._connection_log = ConnectionLog(clock)
@@ -190,14 +193,11 @@ class TelemetryConnector:
             window=self._window,
             ledger=self.ledger,
             most_bytes=settings.max_batch_bytes,
+            save=journal.save_report if journal is not None and self._may_keep_report else None,
             clock=clock,
         )
         self._gaps = self._reporter.gaps
-        if self._seen and journal is None:  # in a forked child, before it had this worker
-            if dropped := store.dropped:
-                self._gaps.add(1, dropped, DropReason.OVERFLOW.value)
-            if dropped < self._seen:
-                self._gaps.add(dropped + 1, self._seen, DropReason.SWITCHED_OFF.value)
+        self._explain_departed()
         self._limits = (
             None
             if journal is None
@@ -437,9 +437,11 @@ class TelemetryConnector:
             self._enter(OFFLINE if self.requests.enabled else IDLE)
             self._wait(None)
         self._is_allowed_again = True
+        self._reporter.forget_saved()  # the player may have had it erased
 
     def _end(self) -> None:
         self._give_up_the_rest()
+        self._close_journal()
         self._enter(STOPPED)
         self._poller.close()
         on_failure, self._on_failure = self._on_failure, None  # its owner refers to this
@@ -462,36 +464,58 @@ class TelemetryConnector:
         """
         if self._has_given_up:
             return
+        self._settle(at_once=True)
         self._has_given_up = True
-        self._settle()
         if not self._has_delivered_all:
             self.requests.mark_losses()
         self._ended_well = (
             self._ended_well and self._has_delivered_all and not self.requests.has_losses
         )
-        keep = self.requests.enabled
-        in_flight = own = self._settlement.own_in_flight()
+        own = self._settlement.own_in_flight()
         self._settlement.forget()  # they are not settled, for the journal
-        if keep:
+        if self.requests.enabled:
             self.adoption.release()
+            reason = DropReason.LEFT_BEHIND
         else:
             self.adoption.erase()
-        reason = DropReason.LEFT_BEHIND if keep else DropReason.SWITCHED_OFF
-        kept = 0
+            reason = DropReason.SWITCHED_OFF
         if self._journal is None:
             taken = self._take(len(self._store))
             self._note_gaps(taken, reason)
-            own += len(taken)
-        else:
-            kept = self._journal.close(keep=keep)
-            own += self._store.clear()
-            kept = min(kept, own)
-        recovered = self._window.discard() - in_flight
+            self.ledger.drop(own + len(taken), reason)
+            self._window.discard()
+            return
+        self._note_memory_only()
+        self._given_up = (own, self._window.discard() - own)
+
+    def _note_memory_only(self) -> None:
+        """Note that the events will not come that the journal could not write into a file."""
+        assert self._journal is not None
+        departed, waiting = self._store.departed_and_waiting()
+        in_files = self._journal.store.in_files()
+        for numbers in (*self._window.own_numbers, range(departed + 1, departed + waiting + 1)):
+            lost = outside(numbers, in_files)
+            self._gaps.add_each(lost, DropReason.LEFT_BEHIND.value)
+
+    def _close_journal(self) -> None:
+        """Leave the events and the last report in the journal, for the next start.
+
+        The report stays unless the server has confirmed it, or takes none.
+        """
+        journal, keep = self._journal, self.requests.enabled
+        if journal is None:
+            return
+        if keep and self.requests.is_stopping and not self._has_last_report:
+            self._reporter.write(self.requests.reason)
+        kept = journal.close(keep=keep, keep_report=self._may_keep_report)
+        own, recovered = self._given_up
+        own += self._store.clear()
+        kept = min(kept, own)
         if keep:
             self.ledger.keep(kept + recovered)
-            self.ledger.drop(own - kept, reason)
+            self.ledger.drop(own - kept, DropReason.LEFT_BEHIND)
         else:
-            self.ledger.drop(own + recovered, reason)
+            self.ledger.drop(own + recovered, DropReason.SWITCHED_OFF)
 
     # An attempt.
 
@@ -618,7 +642,8 @@ class TelemetryConnector:
     def _serve(self, connection: Connection) -> WireSession:
         """Move events over an open connection until it has to be closed from this end."""
         has_reports = connection.has_reports and self._settings.reports == "auto"
-        self.adoption.takes_reports = has_reports and not self._window.refuses_reports
+        has_reports = has_reports and not self._window.refuses_reports
+        self.adoption.takes_reports = self._may_keep_report = has_reports
         session = WireSession(
             connection,
             store=self._store,
@@ -678,7 +703,7 @@ class TelemetryConnector:
             return
         if requests.enabled == is_switched_off or not session.report(reason):
             return
-        self._awaits_last_report = True
+        self._has_last_report = self._awaits_last_report = True
         try:
             connection.flush()
             while session.has_unconfirmed_report and self._clock() < until:
@@ -691,6 +716,8 @@ class TelemetryConnector:
             pass
         finally:
             self._awaits_last_report = False
+        if not session.has_unconfirmed_report:
+            self._may_keep_report = False
 
     def _await_discard(self) -> None:
         """Discard the events first, so that the last report counts them."""
@@ -719,7 +746,13 @@ class TelemetryConnector:
         """Wait for a descriptor, a request, or a time; return whether the descriptor is ready."""
         self._settle()
         self._connection_log.catch_up()
-        deadlines = (until, self._ends_at, self._maintain(), self._keep_up())
+        deadlines = (
+            until,
+            self._ends_at,
+            self._reporter.save_at,
+            self._maintain(),
+            self._keep_up(),
+        )
         until = min((time for time in deadlines if time is not None), default=None)
         timeout = None if until is None else max(0.0, until - self._clock())
         is_ready = self._poller.wait(timeout, fd, events)
@@ -735,7 +768,7 @@ class TelemetryConnector:
     def _maintain(self) -> float | None:
         """Look after the journal; return when to do so again."""
         journal, limits = self._journal, self._limits
-        if journal is None or limits is None:
+        if journal is None or limits is None or self._has_given_up:
             return None
         if (now := self._clock()) < self._maintain_from:
             return self._maintain_from
@@ -770,10 +803,16 @@ class TelemetryConnector:
             self.ledger.drop(len(taken), DropReason.EXPIRED)
             self._gaps.add_each([number for _, number in taken], DropReason.EXPIRED.value)
 
-    def _settle(self) -> None:
-        """Notify all who wait for events that have been delivered or dropped."""
+    def _settle(self, *, at_once: bool = False) -> None:
+        """Notify all who wait for events that have been delivered or dropped.
+
+        The journal is notified only when the reasons for those that were dropped are saved.
+        """
+        if self._has_given_up:
+            return
         departed = self._note_departed()
-        self._settlement.settle()
+        if self._reporter.save_changes(at_once=at_once):
+            self._settlement.settle()
         self.requests.settle_flushes(
             departed=departed,
             loaded=self._settlement.own_loaded,
@@ -809,7 +848,22 @@ class TelemetryConnector:
             self.requests.mark_overflow(self._seen + 1, departed)
             if self._journal is None:
                 self._gaps.add(self._seen + 1, departed, DropReason.OVERFLOW.value)
+            else:
+                for first, last, reason in self._journal.store.take_losses():
+                    self._gaps.add(first, last, reason.value)
             self._seen = departed
+
+    def _explain_departed(self) -> None:
+        """Note why events were dropped in a forked child before it had this worker."""
+        overflown = [(1, self._store.dropped, DropReason.OVERFLOW)] if self._store.dropped else []
+        losses = overflown if self._journal is None else self._journal.store.take_losses()
+        explained = 0
+        for first, last, reason in (*losses, (self._seen + 1, self._seen, DropReason.OVERFLOW)):
+            if first > explained + 1:
+                self._gaps.add(explained + 1, first - 1, DropReason.SWITCHED_OFF.value)
+            if first <= last:
+                self._gaps.add(first, last, reason.value)
+            explained = last
 
     def _note_gaps(self, taken: list[tuple[EncodedEvent, int]], reason: DropReason) -> None:
         """Note why this run's events in the window, and those taken from the store, won't come."""

@@ -828,6 +828,22 @@ class JournalStore:
                 self._keep_to_max_bytes(0)
             self._delete_doomed()
 
+    def in_files(self) -> list[tuple[int, int]]:
+        """Return the numbers of the unsettled events that are in files, as ascending runs."""
+        runs: list[tuple[int, int]] = []
+        is_alone = self._is_alone
+        with self._lock:
+            if is_alone:
+                self._settle()
+            for segment in self._segments:
+                first, last = max(segment.first, self._confirmed + 1), segment.last
+                if segment.path is None or first > last:
+                    continue
+                if runs and runs[-1][1] == first - 1:
+                    first = runs.pop()[0]
+                runs.append((first, last))
+        return runs
+
     def close(self, *, keep: bool) -> int:
         """End. Events that come later are kept in memory.
 
