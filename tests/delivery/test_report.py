@@ -9,14 +9,25 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
-from redvsblue_telemetry import ConnectionState, TelemetryEvent, start_telemetry
+from redvsblue_telemetry import (
+    ConnectionState,
+    Telemetry,
+    TelemetryEvent,
+    TelemetrySettings,
+    start_telemetry,
+)
 from redvsblue_telemetry._delivery import report as reports_of_this_run
+from redvsblue_telemetry._delivery.report import outside
+from redvsblue_telemetry._journal.store import JournalStore
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.wait import wait_until
 
@@ -571,6 +582,7 @@ def test_switching_off_with_events_in_flight_sends_nothing() -> None:
 
     with taking(receive) as (url, reports):
         telemetry = start_telemetry(**QUICK, url=url, drain_interval=0.01)
+        assert wait_until(lambda: len(reports) == 1)
         telemetry.emit("x")
         assert wait_until(lambda: telemetry.stats().in_flight == 1)
         telemetry.enabled = False
@@ -598,3 +610,241 @@ def test_a_host_without_a_network_sends_no_last_word() -> None:
         assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE)
         assert telemetry.stop(5)
         assert [report["state"] for report in server.reports] == ["running"]
+
+
+# With a journal.
+
+
+def saved_reports(journal: Path) -> list[dict[str, Any]]:
+    """Return the reports in a journal, as they were saved last."""
+    files = sorted(journal.glob("*/redvsblue.report"))
+    return [json.loads(file.read_bytes())["report"] for file in files]
+
+
+def saved(journal: Path) -> dict[str, Any]:
+    """Return the report of the only run in a journal."""
+    (report,) = saved_reports(journal)
+    return report
+
+
+def test_a_report_is_saved_from_the_start_on_and_gone_after_a_good_end(tmp_path: Path) -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url, journal=tmp_path)
+        assert wait_until(lambda: saved_reports(tmp_path))
+        assert (saved(tmp_path)["state"], saved(tmp_path)["lastSeq"]) == ("running", 0)
+        assert saved(tmp_path)["sessionId"] == telemetry.session_id
+        telemetry.emit("x")
+        telemetry.push({"data": {}})  # has no type
+        assert telemetry.flush(5)
+        assert wait_until(lambda: saved(tmp_path)["rejected"] == 1)  # within a second or so
+        assert wait_until(lambda: saved(tmp_path)["delivered"] == 1)
+        assert telemetry.stop(5)
+        assert last_report(server)["reason"] == "stopped"
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_saved_number_is_never_lower_than_a_sent_one(tmp_path: Path) -> None:
+    numbers: list[tuple[int, int]] = []
+
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        for number, message in enumerate(connection, start=1):
+            reports.append(json.loads(message)["report"])
+            numbers.append((reports[-1]["number"], saved(tmp_path)["number"]))
+            connection.send(json.dumps({"ack": number}))
+            if len(reports) < 5:
+                connection.socket.shutdown(socket.SHUT_RDWR)
+
+    with taking(receive) as (url, reports):
+        telemetry = start_telemetry(**QUICK, url=url, journal=tmp_path)
+        assert wait_until(lambda: len(reports) >= 5)
+        assert telemetry.stop(5)
+    assert len(numbers) >= 6
+    assert all(in_file >= sent for sent, in_file in numbers)
+    assert [sent for sent, _ in numbers] == list(range(1, len(numbers) + 1))
+
+
+def test_the_reason_of_a_gap_is_saved_before_its_event_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirm = JournalStore.confirm
+    unexplained: list[int] = []
+    settled = 0
+
+    def check(store: JournalStore, number: int) -> None:
+        nonlocal settled
+        explained = [range(first, last + 1) for first, last, _ in saved(tmp_path)["gaps"]]
+        unexplained.extend(
+            each
+            for each in range(settled + 1, number + 1)
+            if each % 3 == 0 and not any(each in numbers for numbers in explained)
+        )
+        settled = max(settled, number)
+        confirm(store, number)
+
+    monkeypatch.setattr(JournalStore, "confirm", check)
+    with RecordingServer() as server:
+        telemetry = start_telemetry(
+            **QUICK,
+            url=server.url,
+            journal=tmp_path,
+            drain_interval=0.01,
+            before_send=lambda event: event if event.seq and event.seq % 3 else None,
+        )
+        for _ in range(900):
+            telemetry.emit("x")
+            time.sleep(0.0005)
+        assert telemetry.stop(5)
+        assert settled == 900
+        assert unexplained == []
+        assert last_report(server)["dropped"] == {"filtered": 300}
+        assert_adds_up(last_report(server))
+
+
+@pytest.mark.parametrize("settings", [{"capacity": 100}, {"journal_max_bytes": 1_000_000}])
+def test_what_the_journal_drops_is_explained(tmp_path: Path, settings: dict[str, int]) -> None:
+    with RecordingServer() as server:
+        port = server.port
+    telemetry = start_telemetry(
+        **QUICK, url=f"ws://127.0.0.1:{port}/", journal=tmp_path, **settings
+    )
+    for number in range(8_000):
+        telemetry.emit("x", number=number, text="y" * 200)
+        if number % 1000 == 0:
+            time.sleep(0.01)
+    with RecordingServer(port=port) as server:
+        telemetry.flush(20)
+        telemetry.stop(20)
+        report = last_report(server)
+        stats = telemetry.stats()
+        arrived = {event["seq"] for event in server.events}
+    reason = "overflow" if "capacity" in settings else "expired"
+    assert report["dropped"] == {reason: stats.dropped}
+    assert stats.dropped > 1000
+    assert_adds_up(report)
+    explained = {n for first, last, _ in report["gaps"] for n in range(first, last + 1)}
+    assert explained | arrived == set(range(1, 8_001))
+    assert not explained & arrived
+
+
+def test_what_a_stop_leaves_in_the_journal_waits_there(tmp_path: Path) -> None:
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        for number, message in enumerate(connection, start=1):
+            parts = json.loads(message)
+            if isinstance(parts, dict):
+                reports.append(parts["report"])
+                if number == 1:
+                    connection.send(json.dumps({"ack": 1}))
+
+    with taking(receive) as (url, reports):
+        telemetry = start_telemetry(**QUICK, url=url, journal=tmp_path, drain_interval=0.01)
+        assert wait_until(lambda: len(reports) == 1)
+        for _ in range(70):
+            telemetry.emit("x")
+        assert not telemetry.stop(1)
+        assert wait_until(lambda: len(reports) == 2)
+        report = reports[-1]
+        assert (report["state"], report["buffered"], report["delivered"]) == ("ended", 70, 0)
+        assert (report["dropped"], report["gaps"]) == ({}, [])
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED)
+        assert saved(tmp_path)["reason"] == "stopped"
+    with RecordingServer() as server:
+        with Telemetry(TelemetrySettings(**QUICK, url=server.url, journal=tmp_path)) as again:
+            assert wait_until(lambda: any(r["state"] == "ended" for r in server.reports))
+            assert again.stop(5)
+        of_old = [r for r in server.reports if r["sessionId"] == telemetry.session_id]
+    (closing,) = of_old
+    assert (closing["state"], closing["reason"]) == ("ended", "stopped")
+    assert (closing["delivered"], closing["buffered"], closing["lastSeq"]) == (70, 0, 70)
+    assert closing["number"] > report["number"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_end_without_a_server_is_reported_by_the_next_start(tmp_path: Path) -> None:
+    with RecordingServer() as server:
+        port = server.port
+    telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/", journal=tmp_path)
+    telemetry.push({"data": {}})  # nothing that would have to be delivered
+    assert telemetry.stop(5)
+    assert (saved(tmp_path)["reason"], saved(tmp_path)["rejected"]) == ("stopped", 1)
+    with RecordingServer(port=port) as server:
+        again = start_telemetry(**QUICK, url=server.url, journal=tmp_path)
+        assert wait_until(lambda: telemetry.session_id in {r["sessionId"] for r in server.reports})
+        assert again.stop(5)
+        (report,) = [r for r in server.reports if r["sessionId"] == telemetry.session_id]
+    assert (report["state"], report["reason"], report["rejected"]) == ("ended", "stopped", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_takes_no_reports_leaves_none_behind(tmp_path: Path) -> None:
+    with RecordingServer(reports=False) as server:
+        telemetry = start_telemetry(**QUICK, url=server.url, journal=tmp_path)
+        telemetry.emit("x")
+        assert telemetry.stop(5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reports_none_saves_none(tmp_path: Path) -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url, journal=tmp_path, reports="none")
+        for _ in range(3):
+            telemetry.emit("x")
+            assert telemetry.flush(5)
+        assert saved_reports(tmp_path) == []
+        telemetry.stop(5)
+        url = server.url
+    start_telemetry(**QUICK, url=url, journal=tmp_path, reports="none").stop(5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_switching_off_leaves_no_report_and_on_again_saves_one_with_the_gap(tmp_path: Path) -> None:
+    with RecordingServer() as server:
+        telemetry = start_telemetry(**QUICK, url=server.url, journal=tmp_path, drain_interval=60)
+        telemetry.emit("before")
+        assert telemetry.flush(5)
+        telemetry.emit("pending")
+        telemetry.enabled = False
+        assert wait_until(lambda: not saved_reports(tmp_path))
+        assert wait_until(lambda: last_report(server)["state"] == "ended")
+        assert last_report(server)["gaps"] == [[2, 2, "switched_off"]]
+        time.sleep(0.2)
+        assert saved_reports(tmp_path) == []
+        telemetry.enabled = True
+        assert wait_until(lambda: saved_reports(tmp_path))
+        assert saved(tmp_path)["gaps"] == [[2, 2, "switched_off"]]
+        assert saved(tmp_path)["startedAt"] == server.reports[0]["startedAt"]
+        assert telemetry.stop(5)
+
+
+def test_a_directory_that_can_not_be_used_makes_what_is_left_behind_lost(tmp_path: Path) -> None:
+    def receive(connection: ServerConnection, reports: list[Any]) -> None:
+        for number, message in enumerate(connection, start=1):
+            parts = json.loads(message)
+            if isinstance(parts, dict):
+                reports.append(parts["report"])
+                if number == 1:
+                    connection.send(json.dumps({"ack": 1}))
+
+    (tmp_path / "file").touch()
+    with taking(receive) as (url, reports):
+        telemetry = start_telemetry(
+            **QUICK, url=url, journal=tmp_path / "file", drain_interval=0.01, batch_size=20
+        )
+        assert wait_until(lambda: len(reports) == 1)
+        for _ in range(70):
+            telemetry.emit("x")
+        assert not telemetry.stop(1)
+        assert wait_until(lambda: len(reports) == 2)
+        assert reports[-1]["dropped"] == {"left_behind": 70}
+        assert reports[-1]["gaps"] == [[1, 70, "left_behind"]]
+        assert wait_until(lambda: telemetry.stats().dropped_by["left_behind"] == 70)
+
+
+@given(
+    numbers=st.sets(st.integers(1, 40)).map(sorted),
+    runs=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9)), max_size=5),
+)
+def test_what_is_outside_of_runs(numbers: list[int], runs: list[tuple[int, int]]) -> None:
+    inside = {n for first, more in runs for n in range(first, first + more)}
+    ordered = [(n, n) for n in sorted(inside)]
+    assert list(outside(numbers, ordered)) == [n for n in numbers if n not in inside]
+    assert list(outside(numbers, [])) == numbers
