@@ -259,7 +259,13 @@ class Adoption:
     def free(self, wanted: int) -> int:
         """Drop the oldest events to free some bytes on disk; return how many were freed."""
         freed = 0
-        while freed < wanted and (adopted := self._current()) is not None:
+        while freed < wanted:
+            if (adopted := self._current()) is None:
+                finished = next((each for each in tuple(self._open) if each.is_finished), None)
+                if self._is_over or finished is None:
+                    break
+                self._delete(finished)  # its report is in the way of the runs behind it
+                continue
             run, before = adopted.run, adopted.run.size
             number, expired = run.skip_oldest_segment()
             self._ledger.recover(expired)

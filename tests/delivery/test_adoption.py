@@ -10,21 +10,27 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+from websockets.http11 import Response
+from websockets.sync.server import ServerConnection, serve
 
 from redvsblue_telemetry import ConnectionState, Telemetry, TelemetryEvent, TelemetrySettings
 from redvsblue_telemetry._delivery.adoption import LoadLimit
+from redvsblue_telemetry._report import Report, encode_report
 from redvsblue_telemetry.testing import RecordingServer
 from tests.delivery.test_refused import picky_server
 from tests.support import REPOSITORY
 from tests.support.collector import collector_running
 from tests.support.fault_proxy import Direction, FaultProxy
+from tests.support.journal import STARTED_AT, Segment, records, write_run
 from tests.support.killed_games import (
     NOWHERE,
     files,
@@ -63,6 +69,15 @@ def dropped(telemetry: Telemetry) -> dict[str, int]:
 
 def is_stopped(telemetry: Telemetry) -> bool:
     return wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED, 20)
+
+
+def bytes_in(journal: Path) -> int:
+    """The size of all segments, some of which a worker may be deleting."""
+    size = 0
+    for path in journal.rglob("*.events"):
+        with contextlib.suppress(FileNotFoundError):
+            size += path.stat().st_size
+    return size
 
 
 @contextlib.contextmanager
@@ -455,7 +470,7 @@ for number in range(3000):
 die()
 """
         played(journal, script, session_id=session)
-    size = sum(path.stat().st_size for path in journal.rglob("*.events"))
+    size = bytes_in(journal)
     telemetry = made(journal, journal_max_bytes=size // 2 + 1_500_000).start()
     assert wait_until(lambda: telemetry.stats().recovered > 0, 10)
     telemetry.stop(0)
@@ -463,11 +478,16 @@ die()
     stats = telemetry.stats()
     assert stats.dropped_by["expired"] == stats.recovered > 0
     assert is_balanced(stats)
-    left = sum(path.stat().st_size for path in journal.rglob("*.events"))
+    left = bytes_in(journal)
     assert left <= size // 2 + 1_500_000
     with made(journal, server.url) as heir:
         assert has_recovered(heir, 6000 - stats.recovered)
         arrived = [(event["sessionId"], event["seq"]) for event in server.events]
+        assert is_gone(journal, "second")
+    for session, expired in (("first", min(stats.recovered, 3000)), ("second", 0)):
+        (report,) = reports_of(server, session)
+        assert report["gaps"] == ([[1, expired, "expired"]] if expired else [])
+        assert (report["lastSeq"], report["delivered"]) == (3000, 3000 - expired)
     everything = [(name, n) for name in ("first", "second") for n in range(1, 3001)]
     assert arrived == everything[stats.recovered :]
 
@@ -496,9 +516,7 @@ def test_own_events_beyond_the_limit_of_bytes_expire(
     expired = stats.dropped_by["expired"]
     assert 0 < expired == stats.dropped
     assert is_balanced(stats)
-    assert wait_until(
-        lambda: sum(path.stat().st_size for path in journal.rglob("*.events")) <= limit
-    )
+    assert wait_until(lambda: bytes_in(journal) <= limit)
     telemetry.stop(0)
     assert is_stopped(telemetry)
     stats = telemetry.stats()
@@ -625,3 +643,217 @@ die()
         (report,) = [report for report in server.reports if report["sessionId"] == session]
     assert (report["gaps"], report["dropped"]) == ([[33, 33, "refused"]], {"refused": 1})
     assert (report["lastSeq"], report["delivered"]) == (100, 99)
+
+
+@contextlib.contextmanager
+def confirming_no_report() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that confirms events up to the first report of an earlier run, which it gets.
+
+    Yields its URL and the reports that it got.
+    """
+    reports: list[dict[str, Any]] = []
+
+    def serve_one(connection: ServerConnection) -> None:
+        for number, message in enumerate(connection, start=1):
+            content = json.loads(message)
+            if isinstance(content, dict):
+                reports.append(content["report"])
+                if content["report"]["state"] == "ended":
+                    for _ in connection:
+                        pass
+                    return
+            connection.send(json.dumps({"ack": number}))
+
+    def offer(_: object, __: object, response: Response) -> Response:
+        response.headers["Telemetry-Ack"] = "cumulative"
+        response.headers["Telemetry-Report"] = "1"
+        return response
+
+    with serve(serve_one, "127.0.0.1", 0, process_response=offer, close_timeout=0.1) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/", reports
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_run_stays_until_its_report_is_confirmed(journal: Path, server: RecordingServer) -> None:
+    session = killed(journal, 100)
+    with confirming_no_report() as (url, got):
+        telemetry = made(journal, url, confirm_timeout=60).start()
+        assert wait_until(lambda: any(report["sessionId"] == session for report in got), 20)
+        assert telemetry.stats().delivered == 100
+        assert telemetry.stop(1) is True  # it waits for its own last report in vain
+        (first,) = [report for report in got if report["sessionId"] == session]
+    assert sorted(path.name for path in (journal / session).iterdir()) == [
+        "redvsblue.lock",
+        "redvsblue.report",
+    ]
+    with made(journal, server.url) as telemetry:
+        assert is_gone(journal, session)
+        assert telemetry.stats().recovered == 0
+    (second,) = reports_of(server, session)
+    assert second == {**first, "number": first["number"] + 1}
+    assert server.events == []
+    assert files(journal) == []
+
+
+def test_a_report_is_sent_again_on_the_next_connection(journal: Path) -> None:
+    session = killed(journal, 100)
+    with RecordingServer() as server, FaultProxy(server.port, first_takes=12_000) as proxy:
+        with made(journal, proxy.url, confirm_timeout=0.5) as telemetry:
+            assert has_recovered(telemetry, 100)
+            assert is_gone(journal, session)
+            assert telemetry.stats().reconnects > 0
+        reports = reports_of(server, session)
+    assert {report["number"] for report in reports} == {1}
+    assert reports[-1]["delivered"] == 100
+
+
+def test_many_runs_are_reported(journal: Path, server: RecordingServer) -> None:
+    sessions = [f"run-{number}" for number in range(25)]
+    for number, session in enumerate(sessions):
+        write_run(
+            journal,
+            Segment(session_id=session, records=records(1, number), started_at=number + 1),
+            name=session,
+        )
+    with made(journal, server.url) as telemetry:
+        assert wait_until(lambda: files(journal / sessions[-1]) == [], 20)
+        assert wait_until(lambda: len(list(journal.glob("*/"))) == 1, 20)
+        assert telemetry.stats().delivered == sum(range(25))
+        ended = [report for report in server.reports if report["state"] == "ended"]
+    assert [report["sessionId"] for report in ended] == sessions
+    assert [report["lastSeq"] for report in ended] == list(range(25))
+
+
+def test_a_run_whose_report_is_too_old_is_forgotten(journal: Path, server: RecordingServer) -> None:
+    now = time.time_ns() // 1_000_000
+    for session, at in (("old", now - 100_000), ("young", now - 20_000)):
+        report = Report(
+            session_id=session, number=2, state="ended", reason="exit", started_at=5, at=at
+        )
+        path = write_run(journal, name=session)
+        (path / "redvsblue.report").write_bytes(encode_report(report))
+    with made(journal, server.url, journal_max_age=60):
+        assert wait_until(lambda: len(list(journal.glob("*/"))) == 1, 20)
+    assert reports_of(server, "old") == []
+    (report_of_young,) = reports_of(server, "young")
+    assert (report_of_young["number"], report_of_young["reason"]) == (3, "exit")
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_a_no_erases_a_run_whose_report_is_not_confirmed(journal: Path, is_connected: bool) -> None:
+    session = killed(journal, 10)
+    with confirming_no_report() as (url, got):
+        telemetry = made(journal, url, confirm_timeout=60).start()
+        assert wait_until(lambda: any(report["sessionId"] == session for report in got), 20)
+        if not is_connected:
+            telemetry.stop(0)
+            assert is_stopped(telemetry)
+            assert (journal / session).exists()
+        telemetry.enabled = False
+        assert files(journal) == []
+        telemetry.stop()
+    assert files(journal) == []
+
+
+def test_numbers_that_are_not_in_the_files_are_explained(
+    journal: Path, server: RecordingServer
+) -> None:
+    report = Report(session_id="s", number=7, state="running", started_at=5, at=6)
+    report.last_seq, report.emitted, report.delivered, report.buffered = 180, 180, 30, 145
+    report.dropped, report.gaps = {"overflow": 5}, [(11, 15, "overflow")]
+    content = Segment(number=3, first=91, session_id="s", records=records(91, 100), indexed=100)
+    path = write_run(journal, attrs.evolve(content, confirmed=40), name="s")
+    (path / "redvsblue.report").write_bytes(encode_report(report))
+    segment = path / "00000003.events"
+    hit = records(91, 10)
+    at = segment.read_bytes().index(hit[9])
+    text = segment.read_bytes()
+    segment.write_bytes(text[:at] + b"#" + text[at + 1 :])
+    with made(journal, server.url) as telemetry:
+        assert has_recovered(telemetry, 99)
+        assert is_gone(journal, "s")
+    (last,) = reports_of(server, "s")
+    assert last["gaps"] == [[11, 15, "overflow"], [41, 90, "expired"], [100, 100, "damaged"]]
+    assert last["dropped"] == {"overflow": 5, "expired": 50, "damaged": 1}
+    assert (last["number"], last["reason"], last["lastSeq"]) == (8, "killed", 190)
+    assert (last["emitted"], last["delivered"], last["buffered"]) == (190, 134, 0)
+    assert last["at"] == STARTED_AT + 190
+
+
+KILLED_AT = """
+import sys, os, signal, threading
+from pathlib import Path
+from redvsblue_telemetry import *
+
+url, journal, moment = sys.argv[1], sys.argv[2], int(sys.argv[3])
+session = os.listdir(journal)[0]
+count, lock = 0, threading.Lock()
+
+def hook(event, arguments):
+    "Die just before the n-th operation on the dead run's files."
+    global count
+    if event in OPERATIONS and any(session in str(each) for each in arguments[:2]):
+        with lock:
+            count += 1
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+OPERATIONS = {"open", "os.remove", "os.rename", "os.rmdir", "os.listdir", "os.scandir"}
+sys.addaudithook(hook)
+
+def review(event):
+    return None if event.data["n"] % 10 == 0 else event
+
+telemetry = start_telemetry(
+    enabled=True, url=url, journal=journal, before_send=review, drain_interval=0.01, batch_size=20
+)
+import time
+deadline = time.monotonic() + 30
+while os.path.exists(os.path.join(journal, session)):
+    assert time.monotonic() < deadline
+    time.sleep(0.002)
+telemetry.stop(5)
+print(count)
+"""
+
+
+@pytest.mark.parametrize("moment", range(3, 120, 9))  # the last ones are after the end
+def test_an_adopter_that_is_killed_at_any_operation_leaves_the_next_one_the_truth(
+    moment: int, journal: Path, server: RecordingServer
+) -> None:
+    session = "f" * 32  # as the SDK names them
+    write_run(
+        journal,
+        Segment(records=records(1, 60), session_id=session, is_full=True, indexed=60),
+        Segment(number=2, first=61, records=records(61, 50), session_id=session),
+        name=session,
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT, server.url, str(journal), str(moment)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    if done.returncode == 0:
+        assert int(done.stdout) < moment
+    with made(
+        journal,
+        server.url,
+        before_send=lambda event: None if event.data.get("n", 0) % 10 == 0 else event,
+    ):
+        assert wait_until(lambda: len(list(journal.glob("*/"))) == 1, 20)
+    assert files(journal) == []
+    arrived = {event["seq"] for event in server.events}
+    assert arrived == {number for number in range(1, 111) if number % 10}
+    newest = max(reports_of(server, session), key=lambda report: report["number"])
+    assert newest["gaps"] == [[n, n, "filtered"] for n in range(10, 111, 10)]
+    assert newest["dropped"] == {"filtered": 11}
+    assert (newest["reason"], newest["delivered"]) == ("killed", 99)
