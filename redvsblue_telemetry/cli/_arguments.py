@@ -13,6 +13,7 @@ from ..collector.client import TOKEN_VARIABLE
 __all__ = [
     "FiniteFloatRange",
     "browser_option",
+    "context_option",
     "db_option",
     "port_option",
     "temporary_db_option",
@@ -26,6 +27,27 @@ db_option = click.option(
     default="telemetry.sqlite3",
     show_default=True,
     help="The collector's database. A collector may be writing to it.",
+)
+
+
+def _read_context(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not (name and separator):
+            raise click.BadParameter(f"{text!r} must be NAME=VALUE, such as player=p-17")
+        if fields.setdefault(name, value) != value:
+            raise click.BadParameter(f"{name!r} has two values")
+    return fields
+
+
+# Of commands that choose among events:
+context_option = click.option(
+    "--context",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_read_context,
+    help="Only events whose context has this field. May be repeated: all of them must match.",
 )
 
 # Of commands that ask a running collector:

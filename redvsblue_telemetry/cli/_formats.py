@@ -19,6 +19,7 @@ _GROUP_ROWS = 20_000
 _GROUP_BYTES = 8 * 1024 * 1024
 _COLUMNS = (
     "arrival", "received", "sessionId", "seq", "type", "timestamp", "id", "version", "data",
+    "context",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _LINE_BREAKS = bytes.maketrans(b"\n\r", b"  ")
@@ -64,6 +65,7 @@ def _row(event: StoredEvent) -> tuple[Any, ...]:
         event.id,
         event.version,
         bytes(event.data).decode(),
+        None if event.context is msgspec.UNSET else bytes(event.context).decode(),
     )
 
 
@@ -91,7 +93,10 @@ def _schema(pyarrow: Any) -> Any:
     types = dict.fromkeys(_COLUMNS, text) | dict.fromkeys(("arrival", "seq", "timestamp"), number)
     types["received"] = pyarrow.timestamp("ms", tz="UTC")
     return pyarrow.schema(
-        [pyarrow.field(name, types[name], nullable=name == "version") for name in _COLUMNS]
+        [
+            pyarrow.field(name, types[name], nullable=name in ("version", "context"))
+            for name in _COLUMNS
+        ]
     )
 
 
@@ -102,7 +107,7 @@ def _groups(events: Iterable[StoredEvent]) -> Iterator[list[tuple[Any, ...]]]:
     for event in events:
         row = _row(event)
         rows.append(row)
-        size += len(row[-1])
+        size += len(row[-2]) + len(row[-1] or "")
         if len(rows) >= _GROUP_ROWS or size >= _GROUP_BYTES:
             yield rows
             rows, size = [], 0

@@ -12,7 +12,7 @@ import click
 from ..collector.models import EventFilter
 from ..collector.storage.database import DatabaseError
 from ..collector.storage.queries import newest_arrival, stream_events
-from ._arguments import db_option
+from ._arguments import context_option, db_option
 from ._database import open_database
 from ._formats import FORMATS, MissingPackageError, TerminalOutput
 from ._output import counting, is_on_terminal, output_to
@@ -41,6 +41,7 @@ __all__ = ["export"]
 @click.option("--type", "type_", metavar="NAME", help="Only export events of this type.")
 @click.option("--session", metavar="ID", help="Only export events of this session.")
 @click.option("--text", help="Only export events whose data contains this text.")
+@context_option
 def export(
     db: Path,
     format_: str,
@@ -48,18 +49,20 @@ def export(
     type_: str | None,
     session: str | None,
     text: str | None,
+    context: dict[str, str],
 ) -> None:
     """Write stored events as JSON lines, CSV or Parquet, in order of arrival.
 
     Times are in milliseconds since the epoch, by the collector's clock (received) and by the
-    player's (timestamp). In CSV, the data is one column of JSON, and a text that a spreadsheet
-    would take for a formula starts with an apostrophe. A file gets its name when it is complete.
+    player's (timestamp). In CSV, data and context are columns of JSON, and a text that a
+    spreadsheet would take for a formula starts with an apostrophe. A file gets its name when it is
+    complete.
     """
     if not output:
         raise click.BadParameter("the file name is empty", param_hint="'--output'")
     if format_ == "parquet" and is_on_terminal(output):
         raise CommandError("refusing to write Parquet to a terminal; use --output FILE")
-    wanted = EventFilter(type=type_, session=session, text=text)
+    wanted = EventFilter(type_, session, text, context)
     # On SIGTERM, remove the unfinished file, as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

@@ -21,7 +21,7 @@ from ..collector.client import (
     UnreachableError,
 )
 from ..collector.models import EventFilter, StoredEvent
-from ._arguments import token_option
+from ._arguments import context_option, token_option
 from ._terminal import (
     CommandError,
     exit_on_broken_pipe,
@@ -51,6 +51,7 @@ _TYPE_COLORS = ("cyan", "green", "yellow", "blue", "magenta", "bright_cyan", "br
 @click.option("--type", "type_", metavar="NAME", help="Only print events of this type.")
 @click.option("--session", metavar="ID", help="Only print events of this session.")
 @click.option("--text", help="Only print events whose data contains this text.")
+@context_option
 @click.option("--json", "is_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.option(
     "-n",
@@ -68,19 +69,20 @@ def tail(
     type_: str | None,
     session: str | None,
     text: str | None,
+    context: dict[str, str],
     is_json: bool,
     count: int,
 ) -> None:
     """Print events as they arrive, until Ctrl-C.
 
     The output is colored on a terminal. Elsewhere, each line has these fields, separated by tabs:
-    time of arrival, session, number in the session, type and data.
+    time of arrival, session, number in the session, type, data and, if there is one, the context.
     """
     try:
         client = CollectorClient(url, token)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    wanted = EventFilter(type=type_, session=session, text=text)
+    wanted = EventFilter(type_, session, text, context)
     to_line = _json_line if is_json else _colored_line if is_colored() else _plain_line
     with contextlib.closing(client), exit_on_broken_pipe(), contextlib.suppress(KeyboardInterrupt):
         try:
@@ -201,11 +203,12 @@ def _json_line(event: StoredEvent) -> str:
 def _plain_line(event: StoredEvent) -> str:
     time = _arrived(event).isoformat(timespec="milliseconds")
     fields = (time, event.session_id, str(event.seq), event.type)
-    return "\t".join((*map(escape, fields), _data(event)))
+    return "\t".join((*map(escape, fields), *_texts(event)))
 
 
 def _colored_line(event: StoredEvent) -> str:
     color = _TYPE_COLORS[sum(event.type.encode()) % len(_TYPE_COLORS)]
+    data, *context = _texts(event)
     clock = _arrived(event).strftime("%H:%M:%S.%f")[:-3]
     return "  ".join(
         (
@@ -213,13 +216,16 @@ def _colored_line(event: StoredEvent) -> str:
             click.style(escape(event.session_id[:8]), dim=True),
             click.style(f"{event.seq:>6}", dim=True),
             click.style(escape(event.type), fg=color, bold=True),
-            _data(event),
+            data,
+            *(click.style(text, dim=True) for text in context),
         )
     )
 
 
-def _data(event: StoredEvent) -> str:
-    return one_line(bytes(event.data).decode())
+def _texts(event: StoredEvent) -> list[str]:
+    """Return the JSON of the data and, if the event has one, of the context."""
+    texts = [event.data] if event.context is msgspec.UNSET else [event.data, event.context]
+    return [one_line(bytes(text).decode()) for text in texts]
 
 
 def _arrived(event: StoredEvent) -> datetime.datetime:

@@ -44,6 +44,8 @@ EVENTS: list[dict[str, Any]] = [
     {"seq": 2, "type": "=cmd()", "data": {}, "version": "-1+1"},
     {"seq": 3, "type": HOSTILE, "data": {HOSTILE: HOSTILE}},
     {"seq": 4, "type": "hit", "sessionId": "other", "data": {"big": 12345678901234567890123}},
+    {"seq": 5, "type": "hit", "data": {}, "context": {"player": "p-17", "level": 3}},
+    {"seq": 6, "type": "shot", "data": {}, "context": {"player": "=p\u202e", "level": 3}},
 ]
 
 
@@ -99,7 +101,7 @@ def test_json_lines_are_what_was_sent(db: Path) -> None:
     lines = exported(db).splitlines()
 
     got = [json.loads(line) for line in lines]
-    assert [event.pop("arrival") for event in got] == [1, 2, 3, 4]
+    assert [event.pop("arrival") for event in got] == [1, 2, 3, 4, 5, 6]
     assert all(event.pop("received") > 1_700_000_000_000 for event in got)
     assert got == [whole(event) for event in EVENTS]
 
@@ -111,10 +113,12 @@ def test_csv_has_the_data_as_json_and_no_formula(db: Path, tmp_path: Path) -> No
     with file.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [json.loads(row["data"]) for row in rows] == [event["data"] for event in EVENTS]
-    assert [row["type"] for row in rows] == ["shot", "'=cmd()", HOSTILE, "hit"]
-    assert [row["version"] for row in rows] == ["", "'-1+1", "", ""]
-    assert [row["seq"] for row in rows] == ["1", "2", "3", "4"]
-    assert [row["sessionId"] for row in rows] == ["s", "s", "s", "other"]
+    assert [row["type"] for row in rows] == ["shot", "'=cmd()", HOSTILE, "hit", "hit", "shot"]
+    assert [row["version"] for row in rows] == ["", "'-1+1", "", "", "", ""]
+    assert [row["seq"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    assert [row["sessionId"] for row in rows] == ["s", "s", "s", "other", "s", "s"]
+    contexts = [json.loads(row["context"] or "null") for row in rows]
+    assert contexts == [event.get("context") for event in EVENTS]
 
 
 def test_parquet_has_the_same_rows(db: Path, tmp_path: Path) -> None:
@@ -127,22 +131,46 @@ def test_parquet_has_the_same_rows(db: Path, tmp_path: Path) -> None:
     assert [json.loads(row["data"]) for row in rows] == [event["data"] for event in EVENTS]
     for name in ("seq", "type", "id", "timestamp", "sessionId", "version"):
         assert [row[name] for row in rows] == [whole(event).get(name) for event in EVENTS]
+    contexts = [row["context"] and json.loads(row["context"]) for row in rows]
+    assert contexts == [event.get("context") for event in EVENTS]
     assert str(table.schema.field("received").type) == "timestamp[ms, tz=UTC]"
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--type", "hit"], [4]),
-        (["--session", "s"], [1, 2, 3]),
+        (["--type", "hit"], [4, 5]),
+        (["--session", "s"], [1, 2, 3, 5, 6]),
         (["--text", '"deep"'], [1]),
-        (["--session", "s", "--type", "hit"], []),
+        (["--session", "other", "--type", "shot"], []),
+        (["--context", "player=p-17"], [5]),
+        (["--context", "level=3"], [5, 6]),
+        (["--context", "level=3", "--context", "player==p\u202e"], [6]),
+        (["--context", "level=3", "--type", "hit"], [5]),
+        (["--context", "level=4"], []),
+        (["--context", "number=17"], []),
     ],
 )
 def test_filters(arguments: list[str], expected: list[int], db: Path) -> None:
     lines = exported(db, *arguments).splitlines()
 
     assert [json.loads(line)["seq"] for line in lines] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["player"], "'player' must be NAME=VALUE, such as player=p-17"),
+        (["=p-17"], "'=p-17' must be NAME=VALUE"),
+        (["level=3", "level=4"], "'level' has two values"),
+    ],
+)
+def test_context_that_names_no_field_is_an_error(given: list[str], reason: str, db: Path) -> None:
+    options = [option for text in given for option in ("--context", text)]
+    done = invoke_command("export", "--db", db, *options)
+
+    assert done.exit_code == 2
+    assert reason in done.output
 
 
 def test_collector_may_be_writing_meanwhile(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def send(
     session: str = "s",
     type_: str = "shot",
     data: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
     token: str | None = None,
 ) -> None:
     """Send events in one message, and wait until they are stored."""
@@ -58,6 +59,7 @@ def send(
             "sessionId": session,
             "seq": seq,
             "data": {"number": seq} if data is None else data,
+            **({} if context is None else {"context": context}),
         }
         for seq in seqs
     ]
@@ -159,6 +161,7 @@ def test_with_none_of_the_old_ones_it_shows_only_what_comes(collector: RunningCo
         (["--session", "other"], [3, 4, 7, 8]),
         (["--text", '"needle"'], [3, 7]),
         (["--type", "hit", "--session", "other"], [4, 8]),
+        (["--context", "player=p-17"], [2, 6]),
     ],
 )
 def test_filters_hold_for_stored_events_and_for_new_ones(
@@ -166,7 +169,7 @@ def test_filters_hold_for_stored_events_and_for_new_ones(
 ) -> None:
     def send_four(first: int) -> None:
         send(collector, first)
-        send(collector, first + 1, type_="hit")
+        send(collector, first + 1, type_="hit", context={"player": "p-17"})
         send(collector, first + 2, session="other", data={"needle": 1})
         send(collector, first + 3, session="other", type_="hit")
 
@@ -186,6 +189,14 @@ def test_plain_line_has_its_fields_between_tabs(collector: RunningCollector) -> 
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", time)
     assert (session, seq, type_) == ("s", "7", r"a\u0009b")
     assert json.loads(data) == {"x": "y z"}
+
+
+def test_context_is_the_last_field_of_a_plain_line(collector: RunningCollector) -> None:
+    send(collector, 1, data={"x": 1}, context={"player": "p\t17"})
+    with running_command("tail", "--url", collector.http_url) as tail:
+        tail.wait_for_lines(1)
+        *_, data, context = tail.lines[0].split("\t")
+    assert (json.loads(data), json.loads(context)) == ({"x": 1}, {"player": "p\t17"})
 
 
 def hostile_event(collector: RunningCollector) -> None:
