@@ -295,7 +295,14 @@ class Api:
         return PlainTextResponse("events can't be stored\n", 503)
 
     async def _exposition(self, _: Request) -> Response:
-        text = await asyncio.to_thread(self._metrics.exposition)
+        connected = self._ingest.connected_sessions
+        try:
+            totals = await self._read(
+                lambda connection: queries.totals(connection, connected=connected)
+            )
+        except (DatabaseError, sqlite3.Error):
+            totals = None  # a reason to look at the other metrics
+        text = await asyncio.to_thread(self._metrics.exposition, totals)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from ..models import Cause, Totals
 from ..storage.writer import Stored
 
 __all__ = ["Metrics"]
+
+# Clients choose the causes in their reports. These are the ones that the SDK reports.
+_CAUSES = (
+    "overflow", "refused", "rejected", "filtered", "switched_off", "expired", "left_behind",
+    "forwarded", "damaged", Cause.DROPPED,
+)  # fmt: skip
+_OTHER = "other"
 
 
 class Metrics:
     """The metrics of one collector. Written on the event loop's thread, read on any thread.
 
     No metric has a label whose value a client could choose, so the number of series is fixed.
+    Counters start with the process; the gauges of sessions and missing events are read from the
+    database.
 
     Args:
         connections: returns the number of connected clients.
@@ -44,6 +56,9 @@ class Metrics:
             "Groups of messages that could not be stored.",
             registry=registry,
         )
+        self._crashes = Counter(
+            "telemetry_crashes", "Stored events of the type crash.", registry=registry
+        )
         Gauge("telemetry_connections", "Clients connected now.", registry=registry).set_function(
             connections
         )
@@ -58,11 +73,52 @@ class Metrics:
         self._stored.inc(len(stored.events))
         self._repeats.inc(stored.repeats)
         self._rejected.inc(stored.rejected)
+        self._crashes.inc(stored.by_type.get("crash", 0))
 
     def record_failure(self) -> None:
         """Count a group that could not be stored."""
         self._failures.inc()
 
-    def exposition(self) -> bytes:
-        """Return all metrics in Prometheus's text format."""
-        return generate_latest(self._registry)
+    def exposition(self, totals: Totals | None) -> bytes:
+        """Return all metrics in Prometheus's text format.
+
+        Args:
+            totals: the counts over the database; None, if it can't be read, leaves them out.
+        """
+        text = generate_latest(self._registry)
+        if totals is not None:
+            registry = CollectorRegistry()
+            registry.register(_Database(totals))
+            text += generate_latest(registry)
+        return text
+
+
+class _Database(Collector):
+    """The metrics that are read from the database."""
+
+    def __init__(self, totals: Totals) -> None:
+        self._totals = totals
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics."""
+        sessions = GaugeMetricFamily(
+            "telemetry_sessions", "Sessions by outcome.", labels=["outcome"]
+        )
+        for outcome, count in self._totals.outcomes.items():
+            sessions.add_metric([outcome], count)
+        yield sessions
+        missing = GaugeMetricFamily(
+            "telemetry_events_missing", "Numbers without an event, by cause.", labels=["cause"]
+        )
+        for cause, count in _missing(self._totals).items():
+            missing.add_metric([cause], count)
+        yield missing
+
+
+def _missing(totals: Totals) -> dict[str, int]:
+    counts = dict.fromkeys((*_CAUSES, _OTHER), 0)
+    for cause, count in totals.lost.items():
+        counts[cause if cause in _CAUSES else _OTHER] += count
+    explained = sum(counts.values()) + totals.waiting
+    unexplained = max(0, totals.missing - explained)
+    return {**counts, Cause.WAITING: totals.waiting, Cause.UNEXPLAINED: unexplained}
