@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from redvsblue_telemetry._report import MAX_GAPS, Reason, Report, State
-from redvsblue_telemetry.cli.prove.proof import Proof, Verdict, explained, prove_session
+from redvsblue_telemetry.cli.prove.proof import Proof, Verdict, prove_session
+from redvsblue_telemetry.collector.models import Cause
+from redvsblue_telemetry.collector.storage.losses import explained, reasons_of
 
 DROPS = ("overflow", "refused", "filtered", "expired", "left_behind")
 
@@ -187,21 +189,32 @@ def test_forgotten_gaps_are_explained_by_the_totals() -> None:
     told, stored = full(forgotten=6)
     proof = proof_of(told, *stored)
     assert (proof.verdict, proof.problems) == (Verdict.PROVED, [])
-    assert (proof.forgotten, sum(proof.missing.values())) == (6, MAX_GAPS)
+    assert proof.missing.pop(Cause.DROPPED) == 6
+    assert sum(proof.missing.values()) == MAX_GAPS
 
 
 def test_forgotten_gaps_beyond_the_totals_fail() -> None:
     told, stored = full(forgotten=6)
     proof = proof_of(told, *stored[1:])
-    assert (proof.forgotten, proof.unexplained) == (6, 1)
+    assert (proof.missing[Cause.DROPPED], proof.unexplained) == (6, 1)
     assert "1 is missing without a reason" in proof.problems
 
 
-def test_gaps_that_there_was_room_for_are_not_forgotten() -> None:
-    told, stored = full(forgotten=6)
-    told.gaps = told.gaps[1:]
+def test_gaps_that_were_too_large_for_a_message_are_explained_by_the_totals() -> None:
+    told, stored = full(forgotten=0)
+    told.gaps = told.gaps[MAX_GAPS // 2 + 1 :]
     proof = proof_of(told, *stored)
-    assert (proof.forgotten, proof.unexplained) == (0, 7)
+    assert (proof.verdict, proof.problems) == (Verdict.PROVED, [])
+    assert proof.missing[Cause.DROPPED] == MAX_GAPS // 2 + 1
+    told.gaps = []
+    proof = proof_of(told, *stored)
+    assert (proof.verdict, proof.missing) == (Verdict.PROVED, {Cause.DROPPED: MAX_GAPS})
+
+
+def test_gaps_between_others_are_not_forgotten() -> None:
+    told = report(gaps=[(2, 2, "overflow")], dropped={"overflow": 2})
+    proof = proof_of(told, (1, 1), (3, 5), (7, 10))
+    assert (proof.verdict, proof.missing) == (Verdict.FAILED, {"overflow": 1})
 
 
 # Against a model.
@@ -236,9 +249,10 @@ def test_gaps_of_a_hostile_report_may_overlap(seed: int) -> None:
     chance = random.Random(seed)
     gaps = [(chance.randrange(60), chance.randrange(60), chance.choice(DROPS)) for _ in range(20)]
     missing = {n for n in range(1, 60) if chance.random() < 0.5}
+    told = report(gaps=gaps)
     found = [
         number
-        for first, last, _ in explained(ranges_of(missing), sorted(gaps))
+        for first, last, _ in explained(ranges_of(missing), reasons_of(told))
         for number in range(first, last + 1)
     ]
     assert found == sorted(missing)

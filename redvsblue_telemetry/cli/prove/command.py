@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 from click.core import ParameterSource
 
 from ...collector.client import CollectorClient, CollectorError
+from ...collector.models import Cause
 from ...collector.storage.database import DatabaseError
 from .._arguments import db_option, token_option
 from .._database import open_database
@@ -57,7 +60,7 @@ def prove(
         raise click.UsageError("--db and --url can't be used together")
     output = pipe_safe_stdout()  # the exit code counts even if nobody reads on
     summary = _Summary()
-    shown: list[_Result] = []  # for JSON
+    shown = []  # in JSON
     must_be_proved = strict or session is not None
     bad = {Verdict.FAILED, Verdict.OPEN} if must_be_proved else {Verdict.FAILED}
     with _opened(db, url, token, session) as found:
@@ -66,15 +69,14 @@ def prove(
             if session is None and result.proof.verdict not in bad:
                 continue
             if as_json:
-                shown.append(result)
+                shown.append(result.as_json())
             else:
                 click.echo(_line(result), output, color=is_colored())
     verdicts = summary.verdicts
     if session is not None and not verdicts:
         raise CommandError(f"{db} has no session {session}")
     if as_json:
-        text = msgspec.json.encode({**summary.counts(), "sessions": shown})
-        click.echo(msgspec.json.format(text, indent=2), output)
+        click.echo(json.dumps({**summary.counts(), "sessions": shown}, indent=2), output)
     elif session is None:
         click.echo(summary.text(), output)
     if any(verdicts[verdict] for verdict in bad):
@@ -103,14 +105,20 @@ def _client(url: str, token: str | None) -> CollectorClient:
         raise CommandError(str(error)) from error
 
 
-class _Result(msgspec.Struct, omit_defaults=True):
-    """The proof of a session, with what a reader needs to know of it."""
+class _Result(msgspec.Struct):
+    """The proof of a session, with its name."""
 
     session: str
     outcome: str
+    obstacle: str
+    """Why nothing is proved, if nothing failed."""
     proof: Proof
-    obstacle: str = ""
-    """If nothing is proved and nothing failed: why."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it by the names in JSON."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        fields |= fields.pop("proof")
+        return fields
 
 
 def _result(evidence: Evidence) -> _Result:
@@ -122,13 +130,13 @@ def _result(evidence: Evidence) -> _Result:
         proof = prove_session(session.report, ranges, events)
         obstacle = "no report" if session.report is None else session.outcome.replace("_", " ")
     is_open = proof.verdict is Verdict.OPEN
-    return _Result(session.session_id, session.outcome, proof, obstacle if is_open else "")
+    return _Result(session.session_id, session.outcome, obstacle if is_open else "", proof)
 
 
 def _line(result: _Result) -> str:
     proof = result.proof
-    counts = {"stored": proof.stored, **proof.missing, "waiting": proof.waiting}
-    counts |= {"forgotten": proof.forgotten, "unexplained": proof.unexplained}
+    counts = {"stored": proof.stored, **proof.missing}
+    counts |= {Cause.WAITING: proof.waiting, Cause.UNEXPLAINED: proof.unexplained}
     fates = ", ".join(f"{count:,} {printable(fate)}" for fate, count in counts.items() if count)
     verdict = click.style(f"{proof.verdict.value:<6}", fg=_COLORS[proof.verdict])
     name = printable(result.session, _MAX_ID_LETTERS)
@@ -170,7 +178,7 @@ class _Summary:
         parts += [f"{self.verdicts[verdict]:,} {verdict.value}" for verdict in Verdict]
         if self._obstacles:
             parts[-1] += f" ({_listed(self._obstacles)})"
-        missing = self._missing + Counter(waiting=self._waiting)
+        missing = self._missing + Counter({Cause.WAITING: self._waiting})
         return f"{parts[0]}: {', '.join(parts[1:])}; missing: {_listed(missing) or 'none'}"
 
 

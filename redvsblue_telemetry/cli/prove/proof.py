@@ -18,8 +18,10 @@ import msgspec
 
 from ..._report import MAX_GAPS, Report, State
 from ..._shared import LARGEST_INTEGER
+from ...collector.models import Cause
+from ...collector.storage.losses import explained, reasons_of, start_of
 
-__all__ = ["Proof", "Verdict", "explained", "prove_session"]
+__all__ = ["Proof", "Verdict", "prove_session"]
 
 _FORWARDED = "forwarded"
 """The one reason that is not a drop: the event was sent under its own session or number."""
@@ -49,12 +51,10 @@ class Proof(msgspec.Struct, rename="camel", kw_only=True):
     stored: int
     """How many numbers from 1 to the last one are stored."""
     missing: dict[str, int] = {}
-    """How many are missing for a reason that is in the report, by reason."""
+    """How many are missing for a reason that is in the report, by reason; see also
+    :attr:`Cause.DROPPED`."""
     waiting: int = 0
     """How many are missing since they wait on the player's machine, by the report."""
-    forgotten: int = 0
-    """How many are missing from before the first gap that the report has room for. Its totals
-    explain them."""
     unexplained: int = 0
     """How many are missing otherwise."""
     problems: list[str] = []
@@ -94,31 +94,6 @@ def prove_session(
     return proof
 
 
-def explained(
-    missing: Iterable[tuple[int, int]], gaps: Sequence[tuple[int, int, str]]
-) -> Iterator[tuple[int, int, str | None]]:
-    """Yield the missing runs, split where the reason changes; None means that there is none.
-
-    Args:
-        missing: the runs of missing numbers, in ascending order.
-        gaps: the runs of a report, in ascending order.
-    """
-    index = 0
-    for number, last in missing:
-        first = number
-        while first <= last:
-            while index < len(gaps) and gaps[index][1] < first:
-                index += 1
-            if index == len(gaps) or gaps[index][0] > last:
-                yield first, last, None
-                break
-            start, end, reason = gaps[index]
-            if start > first:
-                yield first, start - 1, None
-            yield max(first, start), min(last, end), reason
-            first = end + 1
-
-
 class _Numbers:
     """The stored numbers, which are counted while :meth:`missing` reads them."""
 
@@ -146,15 +121,14 @@ class _Losses:
     """The missing numbers by reason."""
 
     def __init__(self, report: Report | None) -> None:
-        self.gaps = sorted(report.gaps) if report else []
-        # If a report has no room for more runs, its client forgets the oldest, but not the totals.
-        self.is_full = len(self.gaps) >= MAX_GAPS
+        self.gaps = reasons_of(report) if report else []
+        self._start = start_of(report, self.gaps) if report else 1
         self._first_waiting = _first_waiting(report, self.gaps) if report else LARGEST_INTEGER
         self.total = 0
         self.by_reason: dict[str, int] = {}
         self.waiting = 0
         self.old = 0
-        """Those before all gaps, if the report had no room for more."""
+        """Those that are older than all gaps, if the report had no room for more."""
         self.others = 0
         """Those for which the report has no reason."""
         self.first_others: list[tuple[int, int]] = []
@@ -170,7 +144,7 @@ class _Losses:
             last = self._first_waiting - 1
         if first > last:
             return
-        if self.is_full and last < self.gaps[0][0]:
+        if last < self._start:
             self.old += last - first + 1
             return
         self.others += last - first + 1
@@ -198,19 +172,21 @@ def _compare(proof: Proof, report: Report, losses: _Losses) -> None:
         for reason in {*counts, *losses.by_reason}
     }
     proof.waiting = losses.waiting
-    proof.forgotten = min(losses.old, sum(max(0, balance[reason]) for reason in report.dropped))
-    proof.unexplained = losses.others + losses.old - proof.forgotten
+    forgotten = min(losses.old, sum(max(0, balance[reason]) for reason in report.dropped))
+    if forgotten:
+        proof.missing[Cause.DROPPED] = forgotten
+    proof.unexplained = losses.others + losses.old - forgotten
     if proof.unexplained:
         proof.problems.append(_unexplained(proof.unexplained, losses))
-    # To make room, the client joins runs of one reason, with the numbers between them: also if
-    # those are still on their way.
-    spare = report.buffered - proof.waiting if losses.is_full else 0
+    # To make room, a client joins runs of one reason, with the numbers between them: also if those
+    # are still on their way.
+    spare = report.buffered - proof.waiting if len(losses.gaps) >= MAX_GAPS else 0
     if -sum(min(0, count) for count in balance.values()) > spare:
         proof.problems += [
             f"{losses.by_reason[reason]:,} are missing as {reason}, but the report counts "
             f"{counts.get(reason, 0):,}"
-            for reason in losses.by_reason
-            if balance[reason] < 0
+            for reason, count in balance.items()
+            if count < 0
         ]
     if report.delivered > proof.stored + forwarded:
         proof.problems.append(f"{report.delivered:,} are delivered, but {proof.stored:,} stored")

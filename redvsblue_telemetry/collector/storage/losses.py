@@ -17,7 +17,7 @@ import msgspec
 from ..._report import MAX_GAPS, Report, State
 from ..models import Cause, Loss
 
-__all__ = ["Losses", "count_losses", "describe_losses"]
+__all__ = ["Losses", "count_losses", "describe_losses", "explained", "reasons_of", "start_of"]
 
 _MAX_CAUSES = 32  # of one session; further ones count as unexplained
 
@@ -65,9 +65,9 @@ def count_losses(missing: Iterable[tuple[int, int]], report: Report) -> Losses:
     """
     lost: dict[str, int] = {}
     unexplained = beyond = before = 0
-    reasons = _reasons(report)
+    reasons = reasons_of(report)
     first_known = reasons[0][0] if len(reasons) >= MAX_GAPS else 0
-    for first, last, cause in _split(missing, reasons):
+    for first, last, cause in explained(missing, reasons):
         if cause is not None:
             lost[cause] = lost.get(cause, 0) + last - first + 1
         else:
@@ -98,7 +98,7 @@ def describe_losses(
         lost: how many are lost, by cause; see :func:`count_losses`.
     """
     left = {cause: lost.get(cause, 0) for cause in (Cause.DROPPED, Cause.UNEXPLAINED)}
-    for first, last, cause in _split(missing, _reasons(report) if report else []):
+    for first, last, cause in explained(missing, reasons_of(report) if report else []):
         if cause is not None:
             yield Loss(first, last, cause)
             continue
@@ -113,7 +113,7 @@ def describe_losses(
             yield Loss(start, last, Cause.WAITING)
 
 
-def _reasons(report: Report) -> list[Run]:
+def reasons_of(report: Report) -> list[Run]:
     """Return the gaps of a report, ascending and disjoint even if a client sent others."""
     runs: list[Run] = []
     known: set[str] = set()
@@ -128,10 +128,27 @@ def _reasons(report: Report) -> list[Run]:
     return runs
 
 
-def _split(
+def start_of(report: Report, reasons: Sequence[Run]) -> int:
+    """Return the number from which on a report has the reasons of all dropped events.
+
+    Its client has left out the oldest ones if there are as many as there can be, or if more events
+    were dropped than have one: then the report was larger than the client's limit.
+    """
+    covered = sum(last - first + 1 for first, last, reason in reasons if reason in report.dropped)
+    if len(reasons) < MAX_GAPS and covered >= sum(report.dropped.values()):
+        return 1
+    return reasons[0][0] if reasons else report.last_seq + 1
+
+
+def explained(
     missing: Iterable[tuple[int, int]], reasons: Sequence[Run]
 ) -> Iterator[tuple[int, int, str | None]]:
-    """Yield the missing runs, cut where the reason changes; None where there is none."""
+    """Yield the missing runs, cut where the reason changes; None where there is none.
+
+    Args:
+        missing: the runs of missing numbers, in ascending order.
+        reasons: the runs with reasons, in ascending order; see :func:`reasons_of`.
+    """
     position = 0
     for first, last in missing:
         start = first
