@@ -144,6 +144,7 @@ ROOMS = {
         _arguments      |
         _database       |
         _terminal       |
+        _outcomes       |
         _output         | _terminal
         _runner         | _terminal
         _formats        |
@@ -152,10 +153,10 @@ ROOMS = {
         tail            | _arguments  _terminal
         export          | _arguments  _terminal  _database  _output  _formats
         prove           | _arguments  _terminal  _database
-        report          | _arguments  _terminal  _database  _output
+        report          | _arguments  _terminal  _database  _outcomes  _output
         check           | _arguments  _terminal  _sdk_log
         journal         | _arguments  _terminal  _sdk_log
-        run             | _arguments  _database  _terminal  _runner
+        run             | _arguments  _database  _outcomes  _terminal  _runner
         demo            | _arguments  _terminal  _runner
         main            | _terminal
     """,

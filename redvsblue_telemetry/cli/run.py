@@ -23,7 +23,7 @@ from types import FrameType
 import click
 
 from ..collector.client import CollectorClient, CollectorError
-from ..collector.models import SessionDetail
+from ..collector.models import Outcome, SessionDetail
 from ..collector.server import Options, telemetry_url
 from ..collector.storage import queries
 from ..collector.storage.database import DatabaseError
@@ -31,6 +31,7 @@ from ..settings import ENABLE, is_killed
 from . import _runner
 from ._arguments import browser_option, port_option, temporary_db_option
 from ._database import open_database
+from ._outcomes import cause_word, harmless, outcome_word
 from ._runner import can_open_browser, collecting, stopped_by_signals
 from ._terminal import CommandError, notice
 
@@ -38,7 +39,7 @@ __all__ = ["run"]
 
 _INTERRUPTED = 130  # exit code
 _MAX_SESSIONS = 1000
-_MAX_SHOWN = 20  # sessions, and gaps of one session
+_MAX_SHOWN = 20  # sessions, and runs of missing numbers of one session
 _SETTLE_TIMEOUT = 5.0  # seconds
 _SETTLE_INTERVAL = 0.1  # seconds
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -271,7 +272,9 @@ def _print_comparison(db: Path | None, started: int) -> None:
                 queries.sessions(connection, limit=_MAX_SESSIONS),
             )
             found = (queries.session(connection, session.session_id) for session in recent)
-            sessions = [session for session in found if session is not None]
+            sessions = [
+                each for each in found if each is not None and (each.events or each.missing)
+            ]
             rejected = [
                 message
                 for message in queries.rejected(connection, limit=_MAX_SESSIONS)
@@ -292,21 +295,35 @@ def _print_comparison(db: Path | None, started: int) -> None:
 
 def _print_sessions(sessions: Sequence[SessionDetail]) -> None:
     notice(f"telemetry: stored {sum(session.events for session in sessions)} events")
-    notice(f"  {'session':36}  {'events':>8} {'first':>8} {'last':>8} {'missing':>8}")
+    notice(f"  {'session':36}  {'events':>8} {'first':>8} {'last':>8} {'missing':>8}  outcome")
     for session in sessions[:_MAX_SHOWN]:
         is_start_missing = bool(session.gaps) and session.gaps[0][0] == 1
         first = session.gaps[0][1] + 1 if is_start_missing else 1
-        counts = f"{session.events:8} {first:8} {session.highest:8} {session.missing:8}"
-        notice(f"  {session.session_id[:36]:36}  {counts}")
+        last = max(session.highest, session.last_seq or 0)
+        counts = f"{session.events:8} {first:8} {last:8} {session.missing:8}"
+        notice(f"  {session.session_id[:36]:36}  {counts}  {_outcome(session)}")
     if len(sessions) > _MAX_SHOWN:
         notice(f"  and {len(sessions) - _MAX_SHOWN} more sessions")
     incomplete = [session for session in sessions if session.missing]
     for session in incomplete[:_MAX_SHOWN]:
         gaps = ", ".join(
-            f"{first}-{last}" if last > first else f"{first}"
-            for first, last in session.gaps[:_MAX_SHOWN]
+            f"{loss.first}-{loss.last} {cause_word(loss.cause)}"
+            if loss.last > loss.first
+            else f"{loss.first} {cause_word(loss.cause)}"
+            for loss in session.losses[:_MAX_SHOWN]
         )
-        more = ", …" if len(session.gaps) > _MAX_SHOWN else ""
-        notice(f"telemetry: missing from {session.session_id[:36]}: {gaps}{more}", fg="red")
+        more = ", …" if len(session.losses) > _MAX_SHOWN else ""
+        is_harmless = session.missing == harmless(session.lost, session.waiting)
+        notice(
+            f"telemetry: missing from {session.session_id[:36]}: {gaps}{more}",
+            fg="yellow" if is_harmless else "red",
+        )
     if not incomplete:
         notice("telemetry: no gaps; every number up to the last one is stored", fg="green")
+
+
+def _outcome(session: SessionDetail) -> str:
+    """Return how a session of the game ended, now that the game has."""
+    if session.reported is None:
+        return "no report"
+    return outcome_word(Outcome.NO_WORD if session.outcome == Outcome.RUNNING else session.outcome)

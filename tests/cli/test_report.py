@@ -118,11 +118,11 @@ def test_report_of_all_sessions_counts_events_loss_and_repeats(db: Path) -> None
     text = page_of(stored(db, first, first[:2], second)).text
     assert "2 Sessions" in text
     assert "1505 Events" in text
-    assert "Lost: 4 events" in text
+    assert "Missing: 4 events" in text
     assert "2 Repeats" in text
     assert "menu 1500 99.67%" in text
     assert "ship_hit 5 0.33%" in text
-    assert re.search(r"s1 1\.4 .*? 5 4 \(44\.44%\) 4–6, 8 2", text)
+    assert re.search(r"s1 1\.4 .*? 5 4 \(44\.44%\) unexplained 4–6, 8 2", text)
 
 
 def test_report_of_one_session_omits_the_others(db: Path) -> None:
@@ -131,7 +131,7 @@ def test_report_of_one_session_omits_the_others(db: Path) -> None:
     assert "Session s1" in text
     assert "3 Events 0.4 s Duration" in text
     assert "Of events 1 to 5, 2 did not arrive." in text
-    assert "First missing Last missing Events 3 4 2" in text
+    assert "First missing Last missing Events Cause 3 4 2 unexplained" in text
     assert "of_another" not in text
 
 
@@ -146,7 +146,7 @@ def test_report_of_a_session_lists_a_thousand_gaps_and_counts_the_rest(db: Path)
 def test_session_without_loss(db: Path) -> None:
     text = page_of(stored(db, [event(n) for n in range(1, 6)]), "--session", "s1").text
     assert "Loss None: events 1 to 5 all arrived." in text
-    assert "0% Lost: 0 events" in text
+    assert "0% Missing: 0 events" in text
 
 
 def test_rejected_messages_are_listed_with_reasons(db: Path) -> None:
@@ -239,6 +239,127 @@ def test_report_has_the_palette_of_the_live_page(db: Path) -> None:
     assert palette.read_text("utf-8") in source
     used = set(re.findall(r"var\((--[\w-]+)\)", source))
     assert used <= set(re.findall(r"(--[\w-]+):", palette.read_text("utf-8")))
+
+
+# How sessions ended.
+
+
+def told(session: str = "s1", **fields: Any) -> bytes:
+    """The last report of a session that ended well."""
+    report = {"sessionId": session, "number": 1, "state": "ended", "reason": "stopped"}
+    whole = {**report, "startedAt": NOW, "at": NOW + 60_000, "lastSeq": 9, **fields}
+    return json.dumps({"report": whole}).encode()
+
+
+def test_sessions_have_outcomes_and_versions_a_share_without_crashes(db: Path) -> None:
+    outcomes = {"a": "stopped", "b": "exit", "c": "crashed", "d": "killed", "e": "switched_off"}
+    messages: list[Sequence[Any] | bytes] = []
+    for session, reason in outcomes.items():
+        version = "1.5" if session in "ab" else "1.4"
+        events = [event(n, sessionId=session, version=version) for n in range(1, 10)]
+        messages += [events, told(session, reason=reason, version=version)]
+    alone = told("by its report alone", reason="killed", lastSeq=0, version="1.4")
+    text = page_of(stored(db, *messages, alone)).text
+
+    assert "6 Sessions 50% Crash-free, of 6 that ended" in text
+    assert "1 crashed, 2 killed, 1 switched off, 2 ended well." in text
+    assert "1.4 4 0 1 1 2 0 25%" in text
+    assert "1.5 2 0 2 0 0 0 100%" in text
+    began, ended = "2027-01-15 08:00:00", "2027-01-15 08:01:00"
+    assert f" c 1.4 ✕ crashed {ended} {began} 0.8 s 9 0 0" in text
+    assert f"by its report alone 1.4 ■ killed {ended} {began} 1 min 00 s 0 0 0" in text
+
+
+def test_running_session_and_one_without_word_say_since_when(db: Path) -> None:
+    page = page_of(stored(db, [event(1)]), "--session", "s1").text
+    assert f"● running since {formatting.moment(NOW + 100)}" in page
+    with contextlib.closing(sqlite3.connect(db)) as connection:
+        yesterday = time.time_ns() // 1_000_000 - 86_400_000
+        connection.execute("UPDATE sessions SET last_received = ?", (yesterday,))
+        connection.commit()
+    page = page_of(db, "--session", "s1").text
+    assert f"? no word since {formatting.moment(yesterday)}" in page
+
+
+def test_missing_events_have_their_causes(db: Path) -> None:
+    gaps = [[2, 3, "overflow"], [5, 5, "filtered"], [7, 7, "a reason that is new"]]
+    dropped = {"overflow": 2, "filtered": 1, "a reason that is new": 1}
+    report = told(lastSeq=12, gaps=gaps, dropped=dropped, buffered=2)
+    page = page_of(stored(db, [event(n) for n in (1, 4, 6, 9, 10)], report))
+    assert "Missing: 7 events" in page.text
+    assert "5 7 (58.33%) overflow 2–3; filtered 5; a reason that is new 7; " in page.text
+    assert "unexplained 8; waiting 11–12" in page.text
+    assert "overflow 2 The game's store was full." in page.text
+    assert "filtered 1 The game's before_send left the event out." in page.text
+    assert "a reason that is new 1 The game gave this reason." in page.text
+    assert "waiting 2 The event is on the player's machine, and may still come." in page.text
+
+    one = page_of(db, "--session", "s1")
+    assert "Of events 1 to 12, 7 did not arrive." in one.text
+    assert "2 3 2 overflow 5 5 1 filtered 7 7 1 a reason that is new" in one.text
+    assert "8 8 1 unexplained 11 12 2 waiting" in one.text
+    strip = one.source[one.source.index('aria-label="Missing events') :]
+    kinds = re.findall(r'class="(bad|quiet)" x', strip.partition("</svg>")[0])
+    assert kinds == ["bad", "quiet", "bad", "bad", "quiet"]
+
+
+@pytest.mark.parametrize(("reason", "kind"), [("filtered", "good"), ("overflow", "bad")])
+def test_loss_that_nobody_has_to_look_into_is_not_red(reason: str, kind: str, db: Path) -> None:
+    report = told(lastSeq=2, gaps=[[2, 2, reason]], dropped={reason: 1})
+    source = page_of(stored(db, [event(1)], report)).source
+    assert f'<div class="card {kind}"><b>50\u202f%</b><span>Missing: 1 event</span>' in source
+    assert ('<span class="loss">' in source) == (kind == "bad")
+
+
+def test_totals_of_sampled_types_are_estimated(db: Path) -> None:
+    events = [event(n, type="bullet_fired" if n < 4 else "menu") for n in range(1, 10)]
+    report = told(sampled={"bullet_fired": 12_297, "particle": 50})
+    text = page_of(stored(db, events, report)).text
+    assert "Type Stored Share Emitted menu 6 66.67% bullet_fired 3 33.33% about 12300" in text
+    assert "particle 0 0% about 50" in text
+    assert "left out some events" in text
+
+
+def test_crashes_are_grouped_with_the_stack_of_the_newest(db: Path) -> None:
+    def crash(seq: int, line: int, **fields: Any) -> dict[str, Any]:
+        stack = ["main.py:3 in main", f"ships.py:{line} in hit"]
+        data = {"exception": "KeyError", "message": f"'red-{seq}'", "stack": stack}
+        return event(seq, type="crash", data={**data, "thread": "MainThread"}, **fields)
+
+    other = crash(1, 71, sessionId="other")
+    page = page_of(stored(db, [crash(1, 40, version="1.4")], [other], [crash(2, 40)]))
+    assert page.tags["details"] == 2
+    newest = "KeyError 'red-2' ships.py:40 in hit Stack of thread MainThread"
+    assert f"{newest} main.py:3 in main ships.py:40 in hit 2 1 1.4" in page.text
+    assert "ships.py:71 in hit 1 1 " in page.text
+    one = page_of(db, "--session", "other")
+    assert "ships.py:71" in one.text
+    assert "ships.py:40" not in one.text
+
+
+def test_game_s_own_event_of_type_crash_is_shown_without_a_stack(db: Path) -> None:
+    page = page_of(stored(db, [event(1, type="crash", data={"stack": "all of it"})]))
+    assert "Crashes" in page.text
+    assert page.tags["details"] == 0
+
+
+def interval(seq: int, p50: float, **fields: Any) -> dict[str, Any]:
+    data = {"seconds": 10.0, "frames": 600, "p50Ms": p50, "p95Ms": p50 * 2, "p99Ms": p50 * 3}
+    data |= {"maxMs": p50 * 9, "hitches": 3}
+    when = time.time_ns() // 1_000_000 - 60_000 + seq * 10_000
+    return event(seq, type="frames", data=data, timestamp=when, **fields)
+
+
+def test_frames_are_shown_by_version_and_over_time(db: Path) -> None:
+    events = [interval(n, 8.0, version="1.4") for n in range(1, 4)]
+    events += [interval(n, 12.0 + n, version="1.5", sessionId="s2") for n in range(1, 4)]
+    page = page_of(stored(db, events))
+    assert "1.4 1800 30 s 8 ms 16 ms 24 ms 72 ms 9 0.5%" in page.text
+    assert "1.5 1800 30 s 14 ms 28 ms 42 ms 135 ms 9 0.5%" in page.text
+    assert page.source.count('aria-label="Frame times in milliseconds over time"') == 2
+    assert page.tags["polyline"] == 3 + 2 * 3  # with those that explain the lines
+    assert "No frame times recorded" not in page.text
+    assert "1.4 1800" not in page_of(db, "--session", "s2").text
 
 
 # Hostile events.

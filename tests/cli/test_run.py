@@ -82,7 +82,7 @@ def test_events_are_counted_and_the_exit_code_is_the_game_s() -> None:
     assert done.stdout == ""
     assert re.match(r"telemetry: live page at http://127\.0\.0\.1:\d+/\n", done.stderr)
     assert "telemetry: stored 5 events\n" in done.stderr
-    assert re.search(r"^  [0-9a-f]{32} +5 +1 +5 +0$", done.stderr, re.MULTILINE)
+    assert re.search(r"^  [0-9a-f]{32} +5 +1 +5 +0  ended well$", done.stderr, re.MULTILINE)
     assert "no gaps" in done.stderr
     assert "\x1b" not in done.stderr
 
@@ -166,8 +166,8 @@ def test_gaps_and_rejected_messages_are_shown() -> None:
     )
     done = run_game(script)
 
-    assert re.search(r"^  s +3 +3 +7 +4$", done.stderr, re.MULTILINE)
-    assert "telemetry: missing from s: 1-2, 5-6\n" in done.stderr
+    assert re.search(r"^  s +3 +3 +7 +4  no report$", done.stderr, re.MULTILINE)
+    assert "telemetry: missing from s: 1-2 unexplained, 5-6 unexplained\n" in done.stderr
     assert "telemetry: 1 rejected; the last one: " in done.stderr
     assert "no gaps" not in done.stderr
 
@@ -179,6 +179,31 @@ def test_signal_that_kills_the_game_is_its_exit_code() -> None:
     assert done.returncode == 128 + signal.SIGKILL
     assert "SIGKILL killed the game" in done.stderr
     assert "stored 5 events" in done.stderr
+    assert re.search(r" 5 +1 +5 +0  no word$", done.stderr, re.MULTILINE)
+
+
+def test_crash_of_the_game_is_its_outcome() -> None:
+    done = run_game(GAME + "sys.stderr = None\nraise KeyError('red-3')")
+
+    assert done.returncode == 1
+    assert re.search(r" 5 +1 +5 +0  crashed$", done.stderr, re.MULTILINE)
+
+
+def test_missing_events_have_the_reasons_that_the_game_reports() -> None:
+    script = GAME.replace(
+        "start_telemetry()",
+        "start_telemetry(before_send=lambda event: event if event.data['number'] % 2 else None)",
+    )
+    done = run_game(script)
+
+    assert re.search(r"^  [0-9a-f]{32} +2 +2 +5 +3  ended well$", done.stderr, re.MULTILINE)
+    assert re.search(r"missing from \w+: 1 filtered, 3 filtered, 5 filtered\n", done.stderr)
+
+
+def test_game_that_starts_telemetry_and_emits_nothing_gets_likely_reasons() -> None:
+    done = run_game(GAME.replace("range(5)", "range(0)") + "telemetry.flush(10)")
+
+    assert "the game sent no events" in done.stderr
 
 
 @pytest.mark.parametrize(("mode", "code"), [(None, 127), (0o644, 126), (0o755, 126)])

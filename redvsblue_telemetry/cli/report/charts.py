@@ -10,13 +10,14 @@ from .._terminal import printable
 from .format import amount, clock_time, span
 from .stats import COLORED_TYPES, FRAME_TIME_EDGES, TimelineBins
 
-__all__ = ["gap_strip", "histogram", "series_class", "timeline"]
+__all__ = ["FRAME_LINES_KEY", "frame_lines", "gap_strip", "histogram", "series_class", "timeline"]
 
 _WIDTH, _HEIGHT = 960, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 14, 26  # around the plot
 _PLOT_WIDTH = _WIDTH - _LEFT - _RIGHT
 _STRIP_HEIGHT = 26
 _MAX_TIME_LABELS = 7
+_PERCENTILES = ("p50", "p95", "p99")
 _MIN_GAP_WIDTH = 1.5  # keeps a gap of one in a million visible
 
 
@@ -68,31 +69,73 @@ def histogram(bins: Sequence[int]) -> str:
     return _svg("Number of frames by frame time in milliseconds", _HEIGHT, parts)
 
 
-def gap_strip(gaps: Sequence[tuple[int, int]], highest: int) -> str:
-    """Return a strip of all sequence numbers of a session, with the gaps marked."""
+def frame_lines(points: Sequence[tuple[int, float, float, float]]) -> str:
+    """Return the chart of frame times over time: the percentiles 50, 95 and 99.
+
+    Args:
+        points: times in milliseconds since the epoch, in ascending order, each with its
+            percentiles in milliseconds.
+    """
+    scale = _Scale(max(p99 for *_, p99 in points))
+    begin, length = points[0][0], max(1, points[-1][0] - points[0][0])
+    parts = [*scale.lines()]
+    for index in range(_MAX_TIME_LABELS):
+        x = _LEFT + _PLOT_WIDTH * index / _MAX_TIME_LABELS
+        seconds = (begin + length * index // _MAX_TIME_LABELS) // 1000
+        when = clock_time(seconds, length // 1000 // _MAX_TIME_LABELS)
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 8}">{when}</text>')
+    for rank, name in enumerate(_PERCENTILES, start=1):
+        places = [
+            (_LEFT + _PLOT_WIDTH * (point[0] - begin) / length, scale.extent(0, point[rank])[0])
+            for point in points
+        ]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        title = f"<title>{name}</title>"
+        parts.append(f'<polyline class="line {name}" points="{line}">{title}</polyline>')
+        parts += [f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in places]
+    return _svg("Frame times in milliseconds over time", _HEIGHT, parts)
+
+
+def _key(name: str) -> str:
+    line = f'<polyline class="line {name}" points="0,4 30,4"/>'
+    return f'<svg viewBox="0 0 30 8" aria-hidden="true">{line}</svg>{name}'
+
+
+FRAME_LINES_KEY = f'<p class="key">{"".join(map(_key, _PERCENTILES))}</p>'
+"""Explains the lines of :func:`frame_lines`."""
+
+
+def gap_strip(gaps: Sequence[tuple[int, int, bool]], highest: int) -> str:
+    """Return a strip of all sequence numbers of a session, with the gaps marked.
+
+    Args:
+        gaps: the first and last number of each, and whether it is harmless.
+        highest: the last number of all.
+    """
     height = _STRIP_HEIGHT - 2
     scale = (_WIDTH - 2) / max(1, highest)
     parts = [f'<rect class="good" x="1" y="1" width="{_WIDTH - 2}" height="{height}" rx="3"/>']
-    for first, last in gaps:
+    for first, last, is_harmless in gaps:
         width = max(_MIN_GAP_WIDTH, (last - first + 1) * scale)
         x = min(1 + (first - 1) * scale, _WIDTH - 1 - width)
-        parts.append(_rect("bad", x, 1, width, height, f"{amount(first)} to {amount(last)}"))
+        kind = "quiet" if is_harmless else "bad"
+        parts.append(_rect(kind, x, 1, width, height, f"{amount(first)} to {amount(last)}"))
     return _svg(f"Missing events among 1 to {amount(highest)}", _STRIP_HEIGHT, parts)
 
 
 class _Scale:
     """The vertical axis, from 0 to a round number at or above the highest count."""
 
-    def __init__(self, highest: int) -> None:
+    def __init__(self, highest: float) -> None:
         min_step = max(1.0, highest / 4)
         size: int = 10 ** math.floor(math.log10(min_step))
         self._step = next(n * size for n in (1, 2, 5, 10) if n * size >= min_step)
         self._top = self._step * max(1, math.ceil(highest / self._step))
 
-    def _y(self, count: int) -> float:
+    def _y(self, count: float) -> float:
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * count / self._top
 
-    def extent(self, lower: int, upper: int) -> tuple[float, float]:
+    def extent(self, lower: float, upper: float) -> tuple[float, float]:
         """Return the top and the height of a bar from one count to another."""
         return self._y(upper), self._y(lower) - self._y(upper)
 

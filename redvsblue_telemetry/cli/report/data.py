@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from ...collector.models import EventFilter, RejectedMessage, Session, SessionDetail, StoredEvent
+from ...collector.models import (
+    CrashGroup,
+    EventFilter,
+    FrameSummary,
+    RejectedMessage,
+    Session,
+    SessionDetail,
+    StoredEvent,
+    VersionHealth,
+)
 from ...collector.storage import queries
-from .stats import COLORED_TYPES, Distribution, EventStats, FrameSummary, TimelineBins
+from .stats import COLORED_TYPES, Distribution, EventStats, FrameTimeSummary, TimelineBins
 
 __all__ = ["Report", "gather"]
 
 _MAX_SESSIONS = 100
 _MAX_REJECTED = 50
+_MAX_VERSIONS = 20
+_MAX_CRASHES = 50  # groups of them
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -31,16 +43,29 @@ class Report(msgspec.Struct, frozen=True):
     """The duration of the session, or the median of all, in milliseconds."""
     events: int
     missing: int
+    lost: dict[str, int]
+    """How many of the missing events are lost, by cause."""
+    waiting: int
+    """How many of the missing events are not lost."""
+    outcomes: dict[str, int]
+    """The number of sessions by outcome."""
     repeats: int
     types: dict[str, int]
     """The number of events by type, the most frequent type first."""
+    sampled: dict[str, int]
+    """How many events sampling and rate limits left out, by type."""
     first: int | None
     last: int | None
     timeline: TimelineBins
     displaced: int
     """The number of events that the timeline shows at the time when they were received."""
-    frames: FrameSummary | None
-    """None if no event has a frame time."""
+    versions: list[VersionHealth]
+    """The newest versions, if the report is about all sessions."""
+    crashes: list[CrashGroup]
+    frames: list[FrameSummary]
+    """The frame times that the SDK measured, by version."""
+    frame_times: FrameTimeSummary | None
+    """Those in fields of events; None if no event has one."""
     rejected_count: int
     rejected: list[RejectedMessage]
     """The newest rejected messages of all sessions; it isn't known which session sent them."""
@@ -68,9 +93,9 @@ def gather(
         return None
     chosen = session or totals
     types = dict(sorted(chosen.types.items(), key=lambda item: (-item[1], item[0])))
-    durations = Distribution()
+    tally = _Tally()
     for each in [session] if session else queries.stream_sessions(connection):
-        durations.add(max(1, each.last_timestamp - each.first_timestamp))
+        tally.add(each)
     newest = [] if session else queries.sessions(connection, limit=_MAX_SESSIONS)
     stats = EventStats(list(types)[:COLORED_TYPES])
     events = queries.stream_events(connection, EventFilter(session=session_id))
@@ -81,19 +106,44 @@ def gather(
         session=session,
         session_count=1 if session else totals.sessions,
         sessions=[_with_gaps(connection, each) for each in newest],
-        duration=durations.quantile(0.5),
+        duration=tally.durations.quantile(0.5),
         events=chosen.events,
-        missing=chosen.missing,
+        missing=tally.missing,
+        lost=dict(tally.lost),
+        waiting=tally.waiting,
+        outcomes=dict(tally.outcomes),
         repeats=chosen.repeats,
         types=types,
+        sampled=chosen.sampled,
         first=stats.first,
         last=stats.last,
         timeline=stats.timeline.bins(),
         displaced=stats.displaced,
-        frames=stats.frames.summary(),
+        versions=[] if session else queries.versions(connection, limit=_MAX_VERSIONS),
+        crashes=queries.crashes(connection, session=session_id, limit=_MAX_CRASHES),
+        frames=queries.frames(connection, session=session_id, limit=_MAX_VERSIONS),
+        frame_times=stats.frames.summary(),
         rejected_count=totals.rejected,
         rejected=queries.rejected(connection, limit=_MAX_REJECTED),
     )
+
+
+class _Tally:
+    """Sums over the sessions of a report."""
+
+    def __init__(self) -> None:
+        self.durations = Distribution()
+        self.outcomes: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
+        self.missing = self.waiting = 0
+
+    def add(self, session: Session) -> None:
+        """Count a session."""
+        self.durations.add(max(1, session.last_timestamp - session.first_timestamp))
+        self.outcomes[session.outcome] += 1
+        self.lost.update(session.lost)
+        self.missing += session.missing
+        self.waiting += session.waiting
 
 
 def _with_gaps(connection: sqlite3.Connection, session: Session) -> SessionDetail:

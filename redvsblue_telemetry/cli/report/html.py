@@ -1,26 +1,27 @@
 """The page of a report: one file, which loads nothing and runs no script.
 
-Only :func:`_in_html` writes texts from events.
+The sections on how the sessions ended are in :mod:`.health`.
 """
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 
 from ... import __version__, collector
-from ...collector.models import RejectedMessage, SessionDetail
-from .._terminal import printable
-from . import charts
+from ...collector.models import FrameSummary, Outcome, RejectedMessage, SessionDetail
+from .._outcomes import harmless
+from . import charts, health
 from .data import Report
 from .format import amount, amount_of, duration, milliseconds, moment, share, span
-from .stats import COLORED_TYPES, FrameSummary
+from .markup import card, cards, in_html, note, section, table
+from .stats import COLORED_TYPES, FrameTimeSummary
 
 __all__ = ["page"]
 
 _MAX_TYPES = 50
-_MAX_GAPS = 8  # in a row of the table of sessions
+_MAX_FRAME_CHARTS = 4  # of the newest versions
+_LASTING = (Outcome.RUNNING, Outcome.NO_WORD)
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -38,9 +39,21 @@ def page(report: Report) -> Iterator[str]:
     yield _summary(report)
     if report.events:
         yield _timeline(report)
+    if report.versions:
+        yield health.versions(report.versions)
+    if report.crashes:
+        yield health.crashes(report.crashes)
+    if report.types or report.sampled:
         yield _types(report)
+    if report.frames:
         yield _frames(report.frames)
-        yield _loss(report.session) if report.session else _sessions(report)
+    if report.events and (report.frame_times or not report.frames):
+        yield _frame_times(report.frame_times)
+    if report.session:
+        yield health.missing_numbers(report.session)
+    elif report.session_count:
+        yield health.losses(report.lost, report.waiting)
+        yield health.sessions(report.sessions, report.session_count, report.outcomes)
     if report.rejected_count:
         yield _rejected(report.rejected, report.rejected_count)
     yield (
@@ -55,190 +68,159 @@ def _style() -> str:
     return palette.read_text("utf-8") + layout.read_text("utf-8")
 
 
-def _in_html(text: str, limit: int = 200) -> str:
-    """Return the text, shortened, as HTML that can't affect the text around it."""
-    return f"<bdi>{html.escape(printable(text, limit))}</bdi>"
-
-
 def _subtitle(report: Report) -> str:
     session = report.session
     parts = ["All sessions"]
     if session is not None:
-        parts = [f'Session <span class="id">{_in_html(session.session_id)}</span>']
+        parts = [f'Session <span class="id">{in_html(session.session_id)}</span>']
         if session.version is not None:
-            parts.append(f"version {_in_html(session.version)}")
+            parts.append(f"version {in_html(session.version)}")
     if report.first is not None and report.last is not None:
         parts.append(f"{moment(report.first)} to {moment(report.last)} UTC")
     return " · ".join(parts)
 
 
 def _summary(report: Report) -> str:
-    is_of_all = report.session is None
-    rejected = "Rejected" if is_of_all else "Rejected, of all sessions"
-    cards = [
-        _card("Events", amount(report.events)),
-        _card("Median session" if is_of_all else "Duration", duration(report.duration)),
-        _card(
-            f"Lost: {amount_of(report.missing, 'event')}",
+    session = report.session
+    parts = [
+        card("Events", amount(report.events)),
+        card("Median session" if session is None else "Duration", duration(report.duration)),
+        card(
+            f"Missing: {amount_of(report.missing, 'event')}",
             share(report.missing, report.events + report.missing),
-            "bad" if report.missing else "good",
+            "bad" if report.missing > harmless(report.lost, report.waiting) else "good",
         ),
-        _card("Repeats, counted once", amount(report.repeats)),
-        _card(rejected, amount(report.rejected_count)),
+        card("Repeats, counted once", amount(report.repeats)),
     ]
-    if is_of_all:
-        cards.insert(0, _card("Sessions", amount(report.session_count)))
-    return _cards(cards)
+    if session is not None:
+        parts.insert(0, card(_outcome_label(session), health.outcome(session)))
+        parts.append(card("Rejected, of all sessions", amount(report.rejected_count)))
+        return cards(parts)
+    good, ended = health.crash_free(report.outcomes)
+    parts.insert(0, card("Sessions", amount(report.session_count)))
+    if ended:
+        label = f"Crash-free, of {amount(ended)} that ended"
+        parts.insert(1, card(label, share(good, ended), "bad" if good < ended else "good"))
+    parts.append(card("Rejected", amount(report.rejected_count)))
+    return cards(parts)
+
+
+def _outcome_label(session: SessionDetail) -> str:
+    when = moment(session.since)
+    return f"since {when}" if session.outcome in _LASTING else when
 
 
 def _timeline(report: Report) -> str:
     names = [*list(report.types)[:COLORED_TYPES], "other types"]
-    note = ""
+    remark = ""
     if report.displaced:
-        note = _note(
+        remark = note(
             "Events with a timestamp more than a day off are shown at the time when they were "
             f"received: {amount(report.displaced)}."
         )
     chart = charts.timeline(report.timeline, names)
-    return _section("Timeline", f"Events per {span(report.timeline.width)}.", chart + note)
+    return section("Timeline", f"Events per {span(report.timeline.width)}.", chart + remark)
 
 
 def _types(report: Report) -> str:
-    highest = max(report.types.values())
-    shown = list(report.types.items())[:_MAX_TYPES]
+    sampled = report.sampled
+    stored = {**report.types, **{name: 0 for name in sampled if name not in report.types}}
+    highest = max(1, *stored.values())
+    shown = list(stored.items())[:_MAX_TYPES]
     rows = []
     for index, (name, count) in enumerate(shown):
         color, width = charts.series_class(index), 100 * count / highest
+        left_out = sampled.get(name, 0)
         rows.append(
             [
-                f'<span class="swatch {color}"></span>{_in_html(name, 120)}',
+                f'<span class="swatch {color}"></span>{in_html(name, 120)}',
                 amount(count),
                 share(count, report.events),
+                *([f"about {amount(count + left_out)}" if left_out else ""] if sampled else []),
                 f'<span class="bar {color}" style="width:{width:.2f}%"></span>',
             ]
         )
-    headings = {"Type": "type", "Events": "number", "Share": "number", "": "wide"}
+    headings = {"Type": "type", "Stored" if sampled else "Events": "number", "Share": "number"}
+    headings |= {"Emitted": "number"} if sampled else {}
+    headings |= {"": "wide"}
     rest = report.events - sum(count for _, count in shown)
-    note = _note(f"Less frequent types: {amount_of(rest, 'event')}.") if rest else ""
+    remark = note(f"Less frequent types: {amount_of(rest, 'event')}.") if rest else ""
     is_complete = sum(report.types.values()) == report.events
     types = amount_of(len(report.types), "type")
     about = f"{types} of events." if is_complete else f"More than {types} of events."
-    return _section("Events by type", about, _table(headings, rows) + note)
-
-
-def _frames(frames: FrameSummary | None) -> str:
-    if frames is None:
-        about = (
-            "No frame times recorded. To see them here, add a field <code>frame_time_ms</code>, "
-            "in milliseconds, to any event."
+    if sampled:
+        about += (
+            " Sampling and rate limits left out some events. The number of those that were emitted "
+            "is estimated from the games' reports."
         )
-        return _section("Frame times", about, "")
-    cards = [
-        _card("Median", milliseconds(frames.median)),
-        _card("99th percentile", milliseconds(frames.percentile_99)),
-        _card("Slowest", milliseconds(frames.slowest)),
-        _card("Below 60 frames per second", share(frames.below_60_fps, frames.count)),
-        _card("Below 30 frames per second", share(frames.below_30_fps, frames.count)),
-    ]
-    about = f"{amount_of(frames.count, 'frame time')} recorded. The chart is in milliseconds."
-    return _section("Frame times", about, _cards(cards) + charts.histogram(frames.bins))
+    return section("Events by type", about, table(headings, rows) + remark)
 
 
-def _loss(session: SessionDetail) -> str:
-    if not session.missing:
-        return _section("Loss", f"None: events 1 to {amount(session.highest)} all arrived.", "")
-    rows = [
-        [amount(first), amount(last), f'<span class="loss">{amount(last - first + 1)}</span>']
-        for first, last in session.gaps
-    ]
-    headings = {"First missing": "number", "Last missing": "number", "Events": "number"}
-    table = _table(headings, rows, "narrow")
-    rest = session.missing - sum(last - first + 1 for first, last in session.gaps)
-    note = _note(f"And {amount_of(rest, 'event')} in later gaps.") if rest else ""
-    missing, highest = amount(session.missing), amount(session.highest)
-    about = f"Of events 1 to {highest}, {missing} did not arrive."
-    return _section("Loss", about, charts.gap_strip(session.gaps, session.highest) + table + note)
-
-
-def _sessions(report: Report) -> str:
+def _frames(frames: Sequence[FrameSummary]) -> str:
     rows = [
         [
-            f'<span class="id">{_in_html(session.session_id, 64)}</span>',
-            _in_html(session.version, 32) if session.version is not None else "",
-            moment(session.first_timestamp),
-            duration(session.last_timestamp - session.first_timestamp),
-            amount(session.events),
-            _lost(session),
-            _gaps(session),
-            amount(session.repeats),
+            _version(each.version),
+            amount(each.frames),
+            duration(each.seconds * 1000),
+            *map(milliseconds, (each.p50, each.p95, each.p99, each.max)),
+            amount(each.hitches),
+            share(each.hitches, each.frames),
         ]
-        for session in report.sessions
+        for each in frames
     ]
-    headings = {"Session": "", "Version": "", "Start": "nowrap", "Duration": "number"}
-    headings |= {"Events": "number", "Lost": "number", "Gaps": "", "Repeats": "number"}
-    more = report.session_count - len(rows)
-    note = _note(f"And {amount_of(more, 'earlier session')}.") if more else ""
+    headings = {"Version": "", "Frames": "number", "Time": "number", "p50": "number"}
+    headings |= {"p95": "number", "p99": "number", "Slowest": "number", "Hitches": "number"}
+    headings |= {"Share": "number"}
+    plots = [
+        f"<h3>{_version(each.version)}</h3>{charts.frame_lines(each.over_time)}"
+        for each in frames[:_MAX_FRAME_CHARTS]
+        if len(each.over_time) > 1
+    ]
     about = (
-        "The most recently active session first. A gap is a range of events that did not arrive."
+        "As the SDK measured them, the newest version first. A percentile is the median of those "
+        "of the intervals, weighted by their frames. A hitch is a frame that took more than twice "
+        "the median of its interval."
     )
-    return _section("Sessions and loss", about, _table(headings, rows) + note)
+    charted = f"{charts.FRAME_LINES_KEY}{''.join(plots)}" if plots else ""
+    return section("Frames by version", about, table(headings, rows) + charted)
 
 
-def _lost(session: SessionDetail) -> str:
-    if not session.missing:
-        return "0"
-    part = share(session.missing, session.events + session.missing)
-    return f'<span class="loss">{amount(session.missing)}</span> ({part})'
+def _version(version: str | None) -> str:
+    return "no version" if version is None else in_html(version, 64)
 
 
-def _gaps(session: SessionDetail) -> str:
-    shown = [
-        amount(first) if first == last else f"{amount(first)}\u2013{amount(last)}"
-        for first, last in session.gaps[:_MAX_GAPS]
+def _frame_times(frames: FrameTimeSummary | None) -> str:
+    if frames is None:
+        about = (
+            "No frame times recorded. To see them here, call <code>telemetry.frame()</code> once "
+            "in every frame, or add a field <code>frame_time_ms</code>, in milliseconds, to any "
+            "event."
+        )
+        return section("Frame times", about, "")
+    parts = [
+        card("Median", milliseconds(frames.median)),
+        card("99th percentile", milliseconds(frames.percentile_99)),
+        card("Slowest", milliseconds(frames.slowest)),
+        card("Below 60 frames per second", share(frames.below_60_fps, frames.count)),
+        card("Below 30 frames per second", share(frames.below_30_fps, frames.count)),
     ]
-    return ", ".join(shown) + (", …" if len(session.gaps) > _MAX_GAPS else "")
+    about = f"{amount_of(frames.count, 'frame time')} recorded. The chart is in milliseconds."
+    return section("Frame times", about, cards(parts) + charts.histogram(frames.bins))
 
 
 def _rejected(messages: Sequence[RejectedMessage], count: int) -> str:
     rows = [
         [
             moment(message.received),
-            _in_html(message.reason),
-            f"<code>{_in_html(message.text)}</code>",
+            in_html(message.reason),
+            f"<code>{in_html(message.text)}</code>",
         ]
         for message in messages
     ]
     more = count - len(messages)
-    note = _note(f"And {amount_of(more, 'earlier message')}.") if more else ""
+    remark = note(f"And {amount_of(more, 'earlier message')}.") if more else ""
     about = (
         "Messages, or parts of them, that were not valid events, from all sessions. Newest first."
     )
-    table = _table({"Received": "nowrap", "Reason": "", "Excerpt": ""}, rows)
-    return _section("Rejected", about, table + note)
-
-
-def _section(heading: str, about: str, body: str) -> str:
-    return f"<section><h2>{heading}</h2>{_note(about)}{body}</section>\n"
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{text}</p>'
-
-
-def _cards(cards: Sequence[str]) -> str:
-    return f'<div class="cards">{"".join(cards)}</div>\n'
-
-
-def _card(label: str, value: str, kind: str = "") -> str:
-    return f'<div class="card {kind}"><b>{value}</b><span>{label}</span></div>'
-
-
-def _table(headings: Mapping[str, str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    """Return a table with these headings; the value of each is the CSS class of its column."""
-    head = "".join(f'<th class="{column}">{text}</th>' for text, column in headings.items())
-    body = "".join(f"<tr>{''.join(map(_cell, headings.values(), row))}</tr>" for row in rows)
-    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def _cell(column: str, content: str) -> str:
-    return f'<td class="{column}">{content}</td>'
+    headings = {"Received": "nowrap", "Reason": "", "Excerpt": ""}
+    return section("Rejected", about, table(headings, rows) + remark)

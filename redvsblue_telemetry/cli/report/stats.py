@@ -18,7 +18,7 @@ __all__ = [
     "FRAME_TIME_EDGES",
     "Distribution",
     "EventStats",
-    "FrameSummary",
+    "FrameTimeSummary",
     "FrameTimes",
     "Timeline",
     "TimelineBins",
@@ -120,7 +120,7 @@ def _plausible(milliseconds: float) -> float | None:
     return float(milliseconds) if 0 < milliseconds <= _MAX_FRAME_TIME else None
 
 
-class FrameSummary(msgspec.Struct, frozen=True):
+class FrameTimeSummary(msgspec.Struct, frozen=True):
     """Statistics of frame times, in milliseconds."""
 
     count: int
@@ -146,11 +146,11 @@ class FrameTimes(Distribution):
         super().add(value)
         self.bins[bisect_left(FRAME_TIME_EDGES, value)] += 1
 
-    def summary(self) -> FrameSummary | None:
+    def summary(self) -> FrameTimeSummary | None:
         """Return the statistics, or None if there are no frames."""
         if not self.count:
             return None
-        return FrameSummary(
+        return FrameTimeSummary(
             count=self.count,
             median=self.quantile(0.5),
             percentile_99=self.quantile(0.99),

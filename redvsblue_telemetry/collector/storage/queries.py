@@ -444,7 +444,11 @@ def versions(
 
 
 def crashes(
-    connection: sqlite3.Connection, *, version: str | None = None, limit: int = 100
+    connection: sqlite3.Connection,
+    *,
+    version: str | None = None,
+    session: str | None = None,
+    limit: int = 100,
 ) -> list[CrashGroup]:
     """Return the crashes in groups of one exception in one place, the newest first.
 
@@ -453,10 +457,11 @@ def crashes(
     Args:
         connection: a connection to the database.
         version: only crashes of this version of the game's build.
+        session: only crashes of the session with this id.
         limit: the maximum number of groups; there are fewer if their events are large.
     """
     groups = CrashGroups(limit, _MAX_PAGE_BYTES)
-    wanted = EventFilter(type="crash")
+    wanted = EventFilter(type="crash", session=session)
     before, examined = newest_arrival(connection) + 1, 0
     while examined < _MAX_CRASHES and (
         page := events(connection, wanted, before=before, limit=_ROWS_PER_CHUNK, newest_first=True)
@@ -470,7 +475,11 @@ def crashes(
 
 
 def frames(
-    connection: sqlite3.Connection, *, version: str | None = None, limit: int = 100
+    connection: sqlite3.Connection,
+    *,
+    version: str | None = None,
+    session: str | None = None,
+    limit: int = 100,
 ) -> list[FrameSummary]:
     """Return the frame times of each version of the game's build, the newest first.
 
@@ -480,18 +489,19 @@ def frames(
     Args:
         connection: a connection to the database.
         version: only this version.
+        session: only the session with this id, of which all intervals are examined.
         limit: the maximum number of versions.
     """
-    row = connection.execute("SELECT key, events FROM types WHERE name = 'frames'").fetchone()
-    key, count = row or (0, 0)
-    stride = -(-count // _MAX_INTERVALS) or 1
+    row = connection.execute("SELECT events FROM types WHERE name = 'frames'").fetchone()
+    stride = -(-row[0] // _MAX_INTERVALS) if row and session is None else 1
+    conditions, values = _conditions(EventFilter(type="frames", session=session))
+    conditions += ["arrival BETWEEN ? AND ?", "arrival % ? = 0"]
     query = (
-        "SELECT received, timestamp, version, data FROM events "
-        "WHERE type = ? AND arrival BETWEEN ? AND ? AND arrival % ? = 0"
+        f"SELECT received, timestamp, version, data FROM events WHERE {' AND '.join(conditions)}"
     )
     summaries = FrameSummaries(stride)
     for first, last in _windows(connection, 0, None, newest_first=False):
-        for row in connection.execute(query, (key, first, last, stride)).fetchall():
+        for row in connection.execute(query, (*values, first, last, stride)).fetchall():
             summaries.add(*row)
     return [
         summary for summary in summaries.found() if version is None or summary.version == version
