@@ -28,7 +28,7 @@ from typing import Any, Literal
 from playwright.sync_api import Browser, sync_playwright
 from websockets.sync.client import connect
 
-from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry import start_telemetry
 from redvsblue_telemetry.cli.demo.battle import BattleEngine, Ship
 from redvsblue_telemetry.collector.server import Options, serve
 
@@ -151,7 +151,7 @@ def playing(url: str, journal: str, seconds: float) -> Iterator[None]:
 
 def play(game: Game, url: str, journal: Path) -> None:
     """Play one game until it ends, or until Ctrl-C."""
-    settings = TelemetrySettings(
+    telemetry = start_telemetry(
         enabled=True,
         url=url,
         drain_interval=0.25,
@@ -162,7 +162,6 @@ def play(game: Game, url: str, journal: Path) -> None:
         frame_interval=2.0,
         sample={"bullet_fired": 0.25},
     )
-    telemetry = Telemetry(settings).start()
     engine = BattleEngine(seed=game.seed, ships_per_team=6 + game.seed % 5)
     pace = random.Random(game.seed)
     slowness = 1.15 if "beta" in game.version else 1.0

@@ -7,7 +7,7 @@ import { Detail, copy } from "./detail.js";
 import { EventList, rowOf } from "./events.js";
 import { FrameTimes } from "./frames.js";
 import { Opened } from "./opened.js";
-import { causes, crashFree, isBad, summary } from "./outcome.js";
+import { causes, crashFree, isBad } from "./outcome.js";
 import { Stream } from "./stream.js";
 import { CrashList, RejectedList, SampledTable, SessionTable, VersionTable } from "./tables.js";
 import { make, number, setText, share } from "./text.js";
@@ -243,11 +243,10 @@ function showTile(name, text, note = "", isNoteworthy = false) {
 
 function showStats(stats) {
   const left = Object.values(stats.sampled).reduce((sum, count) => sum + count, 0);
-  const free = crashFree(stats.outcomes);
-  const { crashed = 0, killed = 0 } = stats.outcomes;
+  const { share: free, ended, bad } = crashFree(stats.outcomes);
   showTile("events", number(stats.events), left ? `about ${number(stats.events + left)} before sampling` : "");
   showTile("sessions", number(stats.sessions));
-  showTile("free", free === null ? "–" : share(free), summary({ crashed, killed }));
+  showTile("free", ended ? share(free) : "–", ended ? `of ${number(ended)} ended${bad ? `: ${bad}` : ""}` : "");
   showTile("missing", number(stats.missing), causes(stats.lost), isBad(stats.missing, stats.lost));
   showTile("repeats", number(stats.repeats));
   showTile("rejected", number(stats.rejected), "", stats.rejected > 0);

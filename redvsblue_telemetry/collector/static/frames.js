@@ -11,7 +11,7 @@ const LINES = [ // a dash pattern each, for those who can't distinguish the colo
 ];
 const GOALS = [[1000 / 60, "60 fps"], [1000 / 30, "30 fps"]]; // milliseconds a frame
 const GAP = 3; // parts of the time without frames after which a line starts anew
-const TIME_LABEL_WIDTH = 120; // pixels
+const TIME_LABEL_WIDTH = 120, MIN_LABEL_HEIGHT = 24; // pixels; a label at the floor would be on the one above it
 
 export class FrameTimes {
   constructor({ panel, canvas, tip, body, note, status }) {
@@ -153,7 +153,7 @@ export class FrameTimes {
     pen.strokeStyle = color("--panel"); // an edge, so that the label can be read on the lines
     pen.fillStyle = color("--quiet");
     for (const [goal, label] of GOALS) {
-      if (y(goal) < TOP) continue;
+      if (y(goal) < TOP || floor - y(goal) < MIN_LABEL_HEIGHT) continue;
       pen.strokeText(label, width - RIGHT, y(goal) - 4);
       pen.fillText(label, width - RIGHT, y(goal) - 4);
     }

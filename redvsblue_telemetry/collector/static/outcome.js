@@ -64,10 +64,10 @@ export function summary(outcomes) {
   return together(parts);
 }
 
-/** Return the share of ended sessions that neither crashed nor were killed; null if none has ended. */
+/** Return how many sessions have a known end, the share that neither crashed nor were killed, and those that did. */
 export function crashFree({ well = 0, switched_off: off = 0, crashed = 0, killed = 0 }) {
   const ended = well + off + crashed + killed;
-  return ended ? (well + off) / ended : null;
+  return { ended, share: (well + off) / ended, bad: summary({ crashed, killed }) };
 }
 
 /** Return a cause in words, with its explanation if that is wanted and known. */

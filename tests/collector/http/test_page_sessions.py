@@ -67,7 +67,7 @@ def test_each_session_shows_its_outcome_by_a_word_and_a_mark(
             "1 running, 1 crashed, 1 killed, 1 switched off, 2 ended well"
         )
         expect(page.locator("#tile-free")).to_have_text("60%")
-        expect(page.locator("#tile-free-note")).to_have_text("1 crashed, 1 killed")
+        expect(page.locator("#tile-free-note")).to_have_text("of 5 ended: 1 crashed, 1 killed")
     # It never said that it ended, so nobody knows yet.
     expect(row_of(page, "playing").locator(".outcome")).to_contain_text("○running since ")
 
@@ -150,6 +150,7 @@ def test_versions_show_their_crash_free_share(collector: RunningCollector, look:
             )
     page = look(collector.http_url)
 
+    expect(page.locator("#tile-free-note")).to_have_text("of 5 ended: 1 crashed")
     version = page.locator("#versions tr")
     expect(version.filter(has_text="2.0").locator("td")).to_have_text(["4", "1", "0", "75%"])
     expect(version.filter(has_text="1.9").locator("td")).to_have_text(["1", "0", "0", "100%"])
