@@ -9,9 +9,12 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import socket
+import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,10 +35,12 @@ from redvsblue_telemetry._journal.store import JournalStore
 from redvsblue_telemetry.testing import RecordingServer, record_events
 from tests.client.test_fork import FORK, needs_fork
 from tests.client.test_lifecycle import SlowToEncode, at_once
+from tests.support import REPOSITORY
 from tests.support.fault_proxy import FaultProxy
 from tests.support.killed_games import (
     NOWHERE,
     files,
+    game,
     has_recovered,
     is_balanced,
     killed,
@@ -169,6 +174,64 @@ for number in range(50):
     with made(journal, server.url) as telemetry:
         assert has_recovered(telemetry, 50)
         assert [event["seq"] for event in server.events] == list(range(1, 51))
+
+
+@needs_kill
+@pytest.mark.parametrize("seed", range(2))
+def test_after_kills_each_number_has_come_or_has_its_reason(
+    seed: int, journal: Path, server: RecordingServer
+) -> None:
+    script = """
+import random, threading
+rng = random.Random(SETTINGS["session_id"])
+threading.Timer(rng.uniform(0.05, 1.0), die).start()
+number = 0
+while True:
+    for _ in range(rng.choice((1, 30, 900))):
+        number += 1
+        telemetry.emit("hit", n=number)
+    time.sleep(rng.uniform(0, 0.05))
+"""
+    review = "SETTINGS['before_send'] = lambda e: None if e.data['n'] % 7 == 0 else e"
+    sessions = [f"{seed}-{place}" for place in range(4)]
+    for session in sessions:
+        settings: dict[str, Any] = {"capacity": 500, "drain_interval": 0.02, "batch_size": 20}
+        command = game(journal, script, url=server.url, session_id=session, **settings)
+        command[4] = command[4].replace("\n", f"\n{review}\n", 1)
+        done = subprocess.run(
+            command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    with made(
+        journal, server.url, before_send=lambda e: None if e.data["n"] % 7 == 0 else e
+    ) as telemetry:
+        assert wait_until(lambda: len(list(journal.glob("*/"))) == 1, 30)
+        assert telemetry.stats().in_flight == 0
+    overflown = 0
+    for session in sessions:
+        report = max(
+            (each for each in server.reports if each["sessionId"] == session),
+            key=lambda each: each["number"],
+        )
+        arrived = set(numbers(server, session))
+        missing = {
+            number: reason
+            for first, last, reason in report["gaps"]
+            for number in range(first, last + 1)
+        }
+        assert (report["state"], report["reason"]) == ("ended", "killed")
+        assert arrived | missing.keys() == set(range(1, report["lastSeq"] + 1))
+        assert not arrived & missing.keys()
+        assert report["delivered"] == len(arrived)
+        assert report["emitted"] == report["lastSeq"]
+        counts = Counter(missing.values())
+        assert counts == report["dropped"]
+        assert set(counts) <= {"overflow", "filtered"}
+        assert {n for n, reason in missing.items() if reason == "filtered"} <= {
+            *range(7, report["lastSeq"] + 1, 7)
+        }
+        overflown += counts["overflow"]
+    assert overflown > 0
 
 
 @needs_kill
