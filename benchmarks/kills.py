@@ -11,7 +11,8 @@ toggle erases all dead runs, so games that use it share theirs with nobody.
 
 A last game delivers the rest. Then the collector has to have each event that returned exactly once,
 in order, as it was emitted; each of those whose ``emit`` had not returned at most once; and nothing
-else. Otherwise the exit code is 1, and the journal, the notes and the database are kept.
+else. And the reports on all of these sessions have to agree with what is stored (``prove``).
+Otherwise the exit code is 1, and the journal, the notes and the database are kept.
 """
 
 from __future__ import annotations
@@ -233,6 +234,15 @@ def compare(report: Report, lives: Iterable[Life], database: Path) -> None:
                     f"{life_number} ({life.kind}, {life.phase}), from number {missing[0]} to "
                     f"{missing[-1]}"
                 )
+
+
+def prove(report: Report, database: Path) -> None:
+    """Find out whether what the games reported agrees with what is stored."""
+    command = [sys.executable, "-m", "redvsblue_telemetry", "prove", "--db", str(database)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        for line in (done.stdout + done.stderr).splitlines():
+            report.blame(f"prove: {line}")
 
 
 # The run.
@@ -499,6 +509,8 @@ def run(*, kills: int, seed: int, games: int = 2, has_journal: bool = True) -> R
         referee.run(kills, games)
         referee.finish(referee.journal)
     compare(report, referee.lives, database)
+    if has_journal:
+        prove(report, database)
     report.seconds = time.monotonic() - began
     if report.problems:
         lives = [asdict(life) for life in referee.lives]

@@ -179,7 +179,9 @@ class Game:
         while time.monotonic() < deadline:
             stats = telemetry.stats()
             others = len(list(journal.iterdir())) - 1 if self._task["journal"] else 0
-            if others <= 0 and not (stats.buffered or stats.in_flight):
+            # Without a connection, it would leave its own report to the next start.
+            is_connected = stats.state is ConnectionState.CONNECTED
+            if is_connected and others <= 0 and not (stats.buffered or stats.in_flight):
                 break
             time.sleep(0.05)
         has_ended_well = telemetry.stop(10)

@@ -252,8 +252,7 @@ class Adoption:
         make_room()
         adopted.settled = number
         self._finish(adopted)
-        if adopted in self._open:
-            self._save(adopted)
+        if adopted in self._open and self._is_saved(adopted):
             adopted.run.confirm(number)
 
     def free(self, wanted: int) -> int:
@@ -276,7 +275,7 @@ class Adoption:
                 # now, these are lost.
                 run.save_report(adopted.closing.interim((adopted.settled + 1, adopted.taken)))
             else:
-                self._save(adopted)
+                self._is_saved(adopted)
             run.confirm(number)
             freed += before - run.size
             if run.first is None:  # the report itself takes the space
@@ -329,20 +328,23 @@ class Adoption:
         if not adopted.is_finished or adopted.report is not None:
             return
         if adopted.run.has_unreadable:
+            self._is_saved(adopted)
             if self._close(adopted):
-                self._save(adopted)
                 adopted.run.release()
         elif self._takes_reports is False:
             self._delete(adopted)
         else:
             adopted.report = adopted.closing.final(time_ns() // _NANOSECONDS_PER_MILLISECOND)
-            adopted.run.save_report(adopted.report)
+            adopted.closing.is_saved = False
+            self._is_saved(adopted)
         self._log_end()
 
-    def _save(self, adopted: _Adopted) -> None:
-        """Save what the files are about to forget."""
-        if not adopted.closing.is_saved:
-            adopted.run.save_report(adopted.closing.interim())
+    def _is_saved(self, adopted: _Adopted) -> bool:
+        """Save what the files are about to forget; return whether it is saved."""
+        closing = adopted.closing
+        if not closing.is_saved:
+            closing.is_saved = adopted.run.save_report(adopted.report or closing.interim())
+        return closing.is_saved
 
     # Reports.
 

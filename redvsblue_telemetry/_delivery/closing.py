@@ -69,7 +69,8 @@ class ClosingReport:
             if end > settled:
                 self._known.append((max(start, settled + 1), end, reason))
                 self._count(reason, -(end - max(start - 1, settled)))
-        self._is_saved = True
+        self.is_saved = True
+        """Whether all that was found out is in a report that was saved. The caller sets it."""
 
     # What becomes of the events.
 
@@ -94,7 +95,7 @@ class ClosingReport:
         numbers = list(numbers)
         self._gaps.add_each(numbers, reason)
         self._count(reason, len(numbers))
-        self._is_saved = False
+        self.is_saved = False
 
     def skip(self, last: int) -> None:
         """Note that the limits drop the events up to a number, which were not taken."""
@@ -124,7 +125,7 @@ class ClosingReport:
         if first <= last:
             self._gaps.add(first, last, reason)
             self._count(reason, last - first + 1)
-            self._is_saved = False
+            self.is_saved = False
 
     def _count(self, reason: str, more: int) -> None:
         if reason == REJECTED:
@@ -134,11 +135,6 @@ class ClosingReport:
 
     # The reports.
 
-    @property
-    def is_saved(self) -> bool:
-        """Whether all that was found out is in a report that was written."""
-        return self._is_saved
-
     def interim(self, in_flight: tuple[int, int] | None = None) -> bytes:
         """Return a report for the next adopter, in case that this process is killed.
 
@@ -146,7 +142,6 @@ class ClosingReport:
             in_flight: events from one number to another, which the files are about to lose. If they
                 are delivered, the next report says so.
         """
-        self._is_saved = in_flight is None
         gaps, dropped = self._gaps.runs(), self._dropped
         if in_flight is not None:
             log = GapLog()
@@ -165,7 +160,6 @@ class ClosingReport:
         Args:
             now: milliseconds since the epoch.
         """
-        self._is_saved = True
         saved = self._saved
         report = msgspec.structs.replace(saved, number=self._number, state=State.ENDED)
         if saved.state == State.RUNNING:

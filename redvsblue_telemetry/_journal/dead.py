@@ -385,9 +385,9 @@ class DeadRun:
             count += 1
         return number, count
 
-    def save_report(self, text: bytes) -> None:
-        """Save a report for the next start, in the place of the one before."""
-        self._directory.save_report(text)
+    def save_report(self, text: bytes) -> bool:
+        """Save a report in the place of the one before it; return whether it was saved."""
+        return self._directory.save_report(text)
 
     def release(self) -> None:
         """Unlock it and leave the rest for the next start."""

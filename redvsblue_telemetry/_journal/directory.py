@@ -191,7 +191,7 @@ def _report(path: Path) -> bytes | None:
 
 
 def _size(path: Path) -> int:
-    size = len(_report(path) or b"")
+    size = RunDirectory.report_bytes_in(path)
     for _, file in _segments(path):
         with contextlib.suppress(OSError):
             size += bytes_on_disk(file.stat())

@@ -150,13 +150,16 @@ class Journal:
             run.delete()
         self.directory.erase()
 
-    def save_report(self, text: bytes) -> None:
+    def save_report(self, text: bytes) -> bool:
         """Save a report of this run for the next start, in the place of the one before.
 
         On the worker. If it can't be written, that is harmless: the next start knows less.
+
+        Returns:
+            Whether it was saved.
         """
-        if (run := self._run) is not None:
-            run.save_report(text)
+        run = self._run
+        return run is not None and run.save_report(text)
 
     def close(self, *, keep: bool, keep_report: bool = False) -> int:
         """End the run. A run without files is removed.

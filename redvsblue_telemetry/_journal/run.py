@@ -184,6 +184,14 @@ class RunDirectory:
             text = file.read(_MAX_REPORT_BYTES + 1) if is_regular else b""
         return text if len(text) <= _MAX_REPORT_BYTES else b""
 
+    @staticmethod
+    def report_bytes_in(path: Path) -> int:
+        """Return the size of the report in a directory; 0 if there is none."""
+        try:
+            return (path / _REPORT).lstat().st_size
+        except OSError:
+            return 0
+
     def report(self) -> bytes | None:
         """Return the report that was saved last; None if there is none.
 
@@ -192,25 +200,28 @@ class RunDirectory:
         """
         return self.report_in(self.path)
 
-    def save_report(self, text: bytes) -> None:
-        """Save a report in the place of the one before it, which is there until then.
+    def save_report(self, text: bytes) -> bool:
+        """Save a report in the place of the one before it; return whether it was saved.
 
-        If it can't be written, nothing changes. It is not synced: a power cut may leave the one
-        before it, or a torn one.
+        The one before it is there until then. It is not synced: a power cut may leave that one, or
+        a torn one.
         """
         if self._is_deleted or not (self.is_intact or self.lock_again()):
-            return
+            return False
         new = self.path / _NEW_REPORT
         _unlink(new)  # of a process that was killed
+        is_saved = False
         try:
             _write_privately(new, text)
             new.replace(self.path / _REPORT)
+            is_saved = True
         except OSError:
             _unlink(new)
         if self._is_deleted:  # by another thread, which may have been too early to see it
             self.delete_report()
             with contextlib.suppress(OSError):
                 self.path.rmdir()
+        return is_saved
 
     def delete_report(self) -> OSError | None:
         """Delete the report; return why it can't be."""

@@ -24,6 +24,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from redvsblue_telemetry import ConnectionState, Telemetry, TelemetryEvent, TelemetrySettings
 from redvsblue_telemetry._delivery.adoption import LoadLimit
+from redvsblue_telemetry._journal.run import RunDirectory
 from redvsblue_telemetry._report import Report, encode_report
 from redvsblue_telemetry.testing import RecordingServer
 from tests.delivery.test_refused import picky_server
@@ -700,6 +701,28 @@ def test_a_run_stays_until_its_report_is_confirmed(journal: Path, server: Record
     assert files(journal) == []
 
 
+def test_while_a_report_can_not_be_saved_the_files_forget_nothing(
+    journal: Path, server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = killed(journal, 100)
+
+    def review(event: TelemetryEvent) -> TelemetryEvent | None:
+        return None if event.data["n"] == 9 else event
+
+    with monkeypatch.context() as patch, confirming_no_report() as (url, got):
+        patch.setattr(RunDirectory, "save_report", lambda *_: False)  # the disk is full
+        telemetry = made(journal, url, before_send=review, confirm_timeout=60).start()
+        assert wait_until(lambda: any(report["sessionId"] == session for report in got), 20)
+        telemetry.stop(0)
+        assert is_stopped(telemetry)
+    assert (journal / session / "00000001.events").exists()
+    with made(journal, server.url, before_send=review):
+        assert is_gone(journal, session)
+    assert len(server.events) == 99
+    (report,) = reports_of(server, session)
+    assert (report["gaps"], report["delivered"]) == ([[9, 9, "filtered"]], 99)
+
+
 def test_a_report_is_sent_again_on_the_next_connection(journal: Path) -> None:
     session = killed(journal, 100)
     with RecordingServer() as server, FaultProxy(server.port, first_takes=12_000) as proxy:
@@ -848,7 +871,8 @@ def test_an_adopter_that_is_killed_at_any_operation_leaves_the_next_one_the_trut
         journal,
         server.url,
         before_send=lambda event: None if event.data.get("n", 0) % 10 == 0 else event,
-    ):
+    ) as telemetry:
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.CONNECTED, 20)
         assert wait_until(lambda: len(list(journal.glob("*/"))) == 1, 20)
     assert files(journal) == []
     arrived = {event["seq"] for event in server.events}

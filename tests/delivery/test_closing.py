@@ -145,7 +145,6 @@ def test_a_second_adopter_comes_to_the_same_result() -> None:
     first.drop([7, 10], "filtered")
     assert not first.is_saved
     interim = decode_report(first.interim())
-    assert first.is_saved
     assert (interim.number, interim.state) == (4, "running")
     # Killed after its files had forgotten the events up to 8.
     second = found(interim, confirmed=8, first=8, last=20)
@@ -171,7 +170,6 @@ def test_events_on_their_way_that_the_files_forget_count_as_lost_until_they_arri
     closing.skip(20)
     interim = decode_report(closing.interim((3, 4)))
     assert (interim.gaps, interim.dropped) == ([(3, 20, "expired")], {"expired": 18})
-    assert not closing.is_saved
     report = final(closing)
     assert (report.gaps, report.delivered) == ([(5, 20, "expired")], 4)
     assert final(found(interim, first=None)).gaps == [(3, 20, "expired")]

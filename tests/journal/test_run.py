@@ -277,8 +277,8 @@ os._exit(1)
 
 def test_a_report_takes_the_place_of_the_one_before(run: RunDirectory) -> None:
     assert run.report() is None
-    run.save_report(b"first")
-    run.save_report(b"second")
+    assert run.save_report(b"first")
+    assert run.save_report(b"second")
     assert run.report() == b"second"
     names = sorted(path.name for path in run.path.iterdir())
     assert names == ["redvsblue.lock", "redvsblue.report"]
@@ -356,6 +356,6 @@ def test_a_report_that_cannot_be_written_changes_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", refuse)
-    run.save_report(b"second")
+    assert not run.save_report(b"second")
     assert run.report() == b"first"
     assert not (run.path / "redvsblue.report.new").exists()
