@@ -395,7 +395,7 @@ def context_fields(context: msgspec.Raw | msgspec.UnsetType) -> dict[str, str]:
         return {}
     try:
         return {name: _as_text(value) for name, value in _decode_fields(context).items()}
-    except (msgspec.MsgspecError, RecursionError):  # half of a surrogate pair, for example
+    except msgspec.MsgspecError:
         return {}
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.models import EventFilter, StoredEvent
-from redvsblue_telemetry.collector.storage import queries
+from redvsblue_telemetry.collector.storage import contexts, queries
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.writer import Writer
 
@@ -382,3 +382,87 @@ def test_numbers_go_on_after_all_was_deleted(
     assert numbers(queries.events(connection, EventFilter(), after=2)) == [3]
     assert [part.arrival for part in queries.rejected(connection)] == [3, 2]
     assert queries.totals(connection).rejected == 2
+
+
+# Contexts.
+
+
+def test_events_are_found_by_fields_of_their_context(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    contexts: list[Any] = [
+        {"player": "p-17", "level": 3},
+        {"player": "p-17", "level": "3"},
+        {"player": "p-1", "level": 3.0, "team": None, "at": [1, 2], "ok": True},
+        "not an object",
+        None,
+        {},
+    ]
+    store(writer, *(event(n, context=context) for n, context in enumerate(contexts, 1)), event(7))
+
+    def asked(**fields: str) -> list[int]:
+        return numbers(queries.events(connection, EventFilter(context=fields)))
+
+    assert asked(player="p-17") == [1, 2]
+    assert asked(level="3") == [1, 2]
+    assert asked(player="p-17", level="3") == [1, 2]
+    assert asked(level="3.0") == asked(team="null") == asked(ok="true") == asked(at="[1, 2]") == [3]
+    assert asked(player="p-1", level="3") == asked(player="p") == asked(nobody="p-17") == []
+
+    found = queries.events(connection, EventFilter())
+    assert EventFilter(context={"level": "3"}).matching(found) == found[:2]
+    assert EventFilter(context={"ok": "true", "player": "p-1"}).matching(found) == found[2:3]
+    assert bytes(found[0].context) == b'{"player": "p-17", "level": 3}'
+    assert bytes(found[5].context) == b"{}"
+    assert [each.context for each in (*found[3:5], found[6])] == [msgspec.UNSET] * 3
+
+
+def test_context_of_many_events_is_stored_once(
+    database: Database, writer: Writer, connection: sqlite3.Connection
+) -> None:
+    for first in (1, 101):
+        context = {"player": "p-17", "ü": "\ud83d\ude00", "n": 10**30}
+        store(writer, *(event(n, context=context) for n in range(first, first + 100)))
+    other = Writer(database)
+    store(other, event(201, context=context))
+    other.close()
+    assert connection.execute("SELECT count(*) FROM contexts").fetchone() == (1,)
+    wanted = EventFilter(context={"ü": "😀", "n": str(10**30)})
+    assert len(queries.events(connection, wanted, limit=1000)) == 201
+    assert len(list(queries.stream_events(connection, wanted))) == 201
+
+
+def test_value_that_is_too_long_to_be_searched_for_is_kept(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    context = {"player": "p-17", "text": "x" * 1001}
+    store(writer, event(1, context=context))
+    (found,) = queries.events(connection, EventFilter(context={"player": "p-17"}))
+    assert json.loads(bytes(found.context)) == context
+    assert queries.events(connection, EventFilter(context={"text": "x" * 1001})) == []
+
+
+def test_contexts_are_right_also_when_memory_forgets_them(
+    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "_MAX_BYTES_IN_MEMORY", 50)
+    for first in (1, 41):
+        store(writer, *(event(n, context={"k": n % 20}) for n in range(first, first + 40)))
+    assert connection.execute("SELECT count(*) FROM contexts").fetchone() == (20,)
+    for key in range(20):
+        found = queries.events(connection, EventFilter(context={"k": str(key)}))
+        assert [each.seq % 20 for each in found] == [key] * 4
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_search_by_context_keeps_the_order(
+    writer: Writer,
+    connection: sqlite3.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    newest_first: bool,
+) -> None:
+    store(writer, *(event(n, context={"k": 1, "n": n}) for n in range(1, 31)))
+    monkeypatch.setattr(queries, "_EVENTS_PER_QUERY", 7)
+    wanted = EventFilter(context={"k": "1"})
+    found = queries.events(connection, wanted, newest_first=newest_first, limit=20)
+    assert numbers(found) == (list(range(30, 10, -1)) if newest_first else list(range(1, 21)))

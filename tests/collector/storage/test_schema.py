@@ -1,0 +1,138 @@
+"""Files of older versions: a collector upgrades them, and readers see them as current ones."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from redvsblue_telemetry.collector.messages import read_message
+from redvsblue_telemetry.collector.models import EventFilter, Outcome
+from redvsblue_telemetry.collector.storage import queries
+from redvsblue_telemetry.collector.storage.database import Database, open_readonly
+from redvsblue_telemetry.collector.storage.schema import SCHEMA_VERSION
+from redvsblue_telemetry.collector.storage.writer import Writer
+
+VERSION_1 = Path(__file__).with_name("version_1.sql")
+NOW = 1_795_531_418_300 + 1
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A file that a collector wrote with version 1 of the schema."""
+    path = tmp_path / "old.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_1.read_text("utf-8"))
+    return path
+
+
+def version_of(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def everything(connection: sqlite3.Connection) -> dict[str, Any]:
+    """All answers of all queries, as JSON."""
+    ids = [session.session_id for session in queries.stream_sessions(connection, now=NOW)]
+    return {
+        "events": msgspec.json.encode(queries.events(connection, EventFilter())),
+        "hits": msgspec.json.encode(list(queries.stream_events(connection, EventFilter("hit")))),
+        "context": queries.events(connection, EventFilter(context={"player": "p-17"})),
+        "sessions": queries.sessions(connection, now=NOW),
+        "details": [queries.session(connection, each, now=NOW) for each in ids],
+        "rejected": queries.rejected(connection),
+        "totals": queries.totals(connection, now=NOW),
+        "versions": queries.versions(connection, now=NOW),
+        "crashes": msgspec.json.encode(queries.crashes(connection)),
+        "frames": queries.frames(connection),
+    }
+
+
+def test_old_file_is_read_as_a_current_one_and_stays_as_it_is(old: Path) -> None:
+    before = old.read_bytes()
+
+    with open_readonly(old) as connection:
+        seen = everything(connection)
+    assert (old.read_bytes(), version_of(old)) == (before, 1)
+
+    Database(old).close()
+    assert version_of(old) == SCHEMA_VERSION
+    with open_readonly(old) as connection:
+        assert everything(connection) == seen
+
+    assert [event["seq"] for event in json.loads(seen["events"])] == [1, 2, 5, 1, 2]
+    red, blue = seen["details"]
+    assert (red.session_id, red.lost, red.crashes) == ("red", {"unexplained": 2}, 1)
+    assert (red.outcome, red.reported, red.report) == (Outcome.RUNNING, None, None)
+    assert (blue.session_id, blue.missing, blue.crashes) == ("blue", 0, 0)
+    assert seen["totals"].types == {"hit": 3, "crash": 1, "round_end": 1}
+    assert json.loads(seen["crashes"])[0]["exception"] == "KeyError"
+
+
+def test_upgraded_file_takes_what_a_new_one_takes(old: Path) -> None:
+    database = Database(old)
+    with contextlib.closing(database), contextlib.closing(Writer(database)) as writer:
+        event = {"sessionId": "red", "seq": 4, "type": "hit", "timestamp": 1, "id": "x"}
+        event |= {"data": {}, "context": {"player": "p-17"}}
+        report = {"sessionId": "red", "number": 1, "state": "ended", "reason": "crashed"}
+        report |= {"lastSeq": 5, "gaps": [[3, 3, "overflow"]], "sampled": {"hit": 6}}
+        stored = writer.store(
+            [read_message(json.dumps([event])), read_message(json.dumps({"report": report}))]
+        )
+        assert (stored.first_arrival, stored.repeats, stored.reports) == (6, 0, 1)
+        with database.reading() as connection:
+            found = queries.session(connection, "red")
+            assert found is not None
+            assert (found.outcome, found.lost) == (Outcome.CRASHED, {"overflow": 1})
+            (with_context,) = queries.events(connection, EventFilter(context={"player": "p-17"}))
+            assert with_context.seq == 4
+            assert queries.totals(connection).sampled == {"hit": 6}
+
+
+def test_upgraded_file_has_the_tables_of_a_new_one(old: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.sqlite3"
+    for path in (old, new):
+        Database(path).close()
+
+    def tables(path: Path) -> list[Any]:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            return connection.execute("SELECT type, name, sql FROM sqlite_schema").fetchall()
+
+    assert sorted(tables(old), key=repr) == sorted(tables(new), key=repr)
+
+
+def test_upgrade_is_whole_or_has_not_happened(old: Path) -> None:
+    with contextlib.closing(sqlite3.connect(old)) as connection:
+        connection.execute("CREATE TABLE contexts (mine)")  # the upgrade fails in its middle
+    before = old.read_bytes()
+    with pytest.raises(Exception, match="contexts already exists"):
+        Database(old)
+    assert version_of(old) == 1
+    with open_readonly(old) as connection:
+        assert queries.totals(connection).events == 5
+    assert len(old.read_bytes()) == len(before)
+
+
+def test_file_that_is_upgraded_meanwhile_is_not_upgraded_twice(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Database._checked_version
+    calls = 0
+
+    def slow(self: Database, connection: sqlite3.Connection) -> int:
+        nonlocal calls
+        calls += 1
+        version = real(self, connection)
+        if calls == 1:
+            Database(old).close()  # another collector
+        return version
+
+    monkeypatch.setattr(Database, "_checked_version", slow)
+    Database(old).close()
+    assert calls == 4
+    assert version_of(old) == SCHEMA_VERSION
