@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry._report import Report, encode_report
 from redvsblue_telemetry.collector.messages import Event, read_message
 from redvsblue_telemetry.testing import record_events
 
@@ -299,3 +300,92 @@ def test_lines_say_the_same_as_an_array(values: list[Any]) -> None:
     assert [msgspec.json.encode(e) for e in as_lines.events] == [
         msgspec.json.encode(e) for e in as_array.events
     ]
+
+
+# Reports.
+
+
+REPORT: dict[str, Any] = {"sessionId": "s", "number": 3, "state": "running", "lastSeq": 7}
+
+
+def a_report(**fields: Any) -> str:
+    return json.dumps({"report": REPORT | fields})
+
+
+@pytest.mark.parametrize("encode", [str, str.encode], ids=["text", "binary"])
+@pytest.mark.parametrize("end", ["", "\n", " \r\n"])
+def test_object_with_the_one_key_report_is_a_report(encode: Any, end: str) -> None:
+    gaps = [[2, 3, "overflow"]]
+    found = read_message(encode(a_report(gaps=gaps, sampled={"spark": 3}, future=1) + end))
+    assert (found.events, found.rejected) == ([], [])
+    (report,) = found.reports
+    assert (report.session_id, report.number, report.last_seq) == ("s", 3, 7)
+    assert (report.gaps, report.sampled) == ([(2, 3, "overflow")], {"spark": 3})
+    assert report.reason is msgspec.UNSET
+
+
+def test_report_of_the_sdk_is_read() -> None:
+    sent = Report(session_id="s", number=1, state="ended", reason="killed", gaps=[(1, 2, "x")])
+    assert read_message(encode_report(sent)).reports == [sent]
+
+
+def test_report_may_have_several_lines() -> None:
+    pretty = json.dumps({"report": REPORT}, indent=2)
+    assert [report.number for report in read_message(pretty).reports] == [3]
+
+
+def test_reports_and_events_may_be_lines_of_one_message() -> None:
+    found = read_message("\n".join([a_report(), event(seq=1), a_report(number=4), event(seq=2)]))
+    assert (seqs(found.events), found.rejected) == ([1, 2], [])
+    assert [report.number for report in found.reports] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (a_report(number=-1), "Expected `int` >= 0 - at `$.report.number`"),
+        (a_report(sessionId=""), "Expected `str` of length >= 1 - at `$.report.sessionId`"),
+        (a_report(gaps=[[1, 2]]), "Expected `array` of length 3 - at `$.report.gaps[0]`"),
+        (a_report(lastSeq=2**63), "Expected `int` <= 9223372036854775807"),
+        ('{"report": 7}', "Expected `object`, got `int` - at `$.report`"),
+        ('{"report": {"state": "running"}}', "missing required field `sessionId`"),
+        ('{"report": {', "Input data was truncated"),
+        (json.dumps({"report": REPORT, "more": 1}), "unknown field `more`"),
+        (f"[{a_report()}]", "missing required field"),
+    ],
+)
+def test_malformed_report_is_rejected_with_the_reason(message: str, reason: str) -> None:
+    found = read_message(message)
+    assert (found.events, found.reports, len(found.rejected)) == ([], [], 1)
+    assert reason in found.rejected[0].reason
+    assert found.rejected[0].text.decode() == message.strip("[]")
+
+
+def test_report_that_is_not_utf8_is_rejected() -> None:
+    found = read_message(a_report(sdk="?").encode().replace(b"?", b"\xff"))
+    assert (found.reports, len(found.rejected)) == ([], 1)
+
+
+def test_event_may_have_a_field_called_report() -> None:
+    found = read_message('{"report": 1, ' + event()[1:])
+    assert (len(found.events), found.reports, found.rejected) == (1, [], [])
+
+
+# Contexts.
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_context_is_kept_as_it_was_sent(lines: bool) -> None:
+    text = '{"player":"p-17", "n":1e400,"n":1}'
+    part = event(context="?").replace('"?"', text)
+    found = read_message(part if lines else f"[{part}, {event()}]")
+    context = found.events[0].context
+    assert context is not msgspec.UNSET
+    assert bytes(context).decode() == text
+    assert lines or found.events[1].context is msgspec.UNSET
+
+
+@pytest.mark.parametrize("value", ["text", 7, None, [1]])
+def test_field_called_context_may_be_anything(value: Any) -> None:
+    found = read_message(f"[{event(context=value)}]")
+    assert (len(found.events), found.rejected) == (1, [])

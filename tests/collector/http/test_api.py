@@ -19,6 +19,8 @@ from urllib.parse import quote, urlencode
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from redvsblue_telemetry.collector.client import CollectorClient
+from redvsblue_telemetry.collector.models import EventFilter, Loss
 from tests.collector.clients import client_of, game
 from tests.support import REPOSITORY
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
@@ -294,6 +296,121 @@ def test_stats_are_those_of_everything(collector: RunningCollector, sender: Send
         "connections": 1,
         "lastError": None,
     }
+
+
+# Contexts, versions, crashes and frames.
+
+
+def test_events_are_filtered_by_fields_of_their_context(
+    collector: RunningCollector, sender: Sender
+) -> None:
+    sender.send(
+        event(1, context={"player": "p-17", "level": 3}),
+        event(2, context={"player": "p-17", "level": 4}),
+        event(3, context={"player": "a=b&c"}),
+        event(4),
+    )
+
+    def asked(*context: str, **more: str) -> list[int]:
+        pairs = [("context", each) for each in context]
+        query = urlencode([*pairs, *more.items()])
+        answer = collector.get(f"/api/events?{query}")
+        assert answer.status == 200, answer.body
+        return seqs(answer.json())
+
+    assert asked("player=p-17") == [1, 2]
+    assert asked("player=p-17", "level=4") == asked("level=4", "level=4") == [2]
+    assert asked("player=a=b&c") == [3]
+    assert asked("player=p-17", type="hit") == asked("player=") == []
+    found = ask(collector, "/api/events")["events"]
+    assert found[0]["context"] == {"player": "p-17", "level": 3}
+    assert "context" not in found[3]
+    as_text = ask(collector, "/api/events", data="text")["events"]
+    assert as_text[0]["context"] == '{"player": "p-17", "level": 3}'
+    assert "context" not in as_text[3]
+    with contextlib.closing(CollectorClient(collector.http_url)) as client:
+        wanted = EventFilter(context={"player": "p-17", "level": "3"})
+        (same,) = client.events(wanted)
+        assert same == client.newest(wanted)
+        assert (same.seq, json.loads(bytes(same.context or b""))) == (1, found[0]["context"])
+        assert [each.seq for each in client.iter_events(EventFilter(context={}))] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("context=player", "context is 'player'; it must be name=value"),
+        ("context==p", "context is '=p'; it must be name=value"),
+        ("context=a%3D1&context=a%3D2", "context has two values for 'a'"),
+        ("context=a%3D" + "x" * 1001, "a value of 1001 characters; the maximum is 1000"),
+    ],
+)
+def test_context_that_cannot_be_meant_is_refused(
+    shared: RunningCollector, query: str, message: str
+) -> None:
+    for path in ("/api/events", "/api/live"):
+        status, said = refusal(shared, f"{path}?{query}")
+        assert (status, message in said) == (400, True), said
+
+
+def test_outcomes_crashes_and_frames_are_those_of_the_database(
+    collector: RunningCollector, sender: Sender
+) -> None:
+    ended = {"sessionId": "s", "number": 1, "state": "ended", "reason": "crashed", "version": "1"}
+    ended |= {"lastSeq": 3, "gaps": [[2, 2, "overflow"]], "sampled": {"spark": 5}}
+    intervals = {"seconds": 10, "frames": 600, "p50Ms": 16, "p95Ms": 17, "p99Ms": 20, "maxMs": 40}
+    crash = {"exception": "KeyError", "message": "'red'", "stack": ["a.py:1 in f"], "thread": "t"}
+    sender.send(
+        event(1, "frames", version="1", data=intervals | {"hitches": 2}),
+        event(3, "crash", version="1", data=crash),
+        event(1, session="t", version="2"),
+    )
+    sender.send_text(json.dumps({"report": ended}))
+
+    session = ask(collector, "/api/sessions/s")
+    assert (session["outcome"], session["lost"], session["crashes"]) == (
+        "crashed",
+        {"overflow": 1},
+        1,
+    )
+    assert session["report"] == ended | {
+        "startedAt": 0, "at": 0, "emitted": 0, "delivered": 0, "buffered": 0, "rejected": 0,
+        "dropped": {}, "reconnects": 0, "sdk": "",
+    }  # fmt: skip
+    stats = ask(collector, "/api/stats")
+    assert (stats["lost"], stats["sampled"]) == ({"overflow": 1}, {"spark": 5})
+    assert stats["outcomes"] == {**dict.fromkeys(ENDS, 0), "running": 1, "crashed": 1}
+
+    versions = {each["version"]: each for each in ask(collector, "/api/versions")["versions"]}
+    assert versions["1"]["crashFree"] == 0.0
+    assert versions["2"]["running"] == 1
+    (group,) = ask(collector, "/api/crashes", version="1")["crashes"]
+    assert (group["exception"], group["place"], group["count"]) == ("KeyError", "a.py:1 in f", 1)
+    assert group["newest"]["data"] == crash
+    (as_text,) = ask(collector, "/api/crashes", data="text")["crashes"]
+    assert json.loads(as_text["newest"]["data"]) == crash
+    (summary,) = ask(collector, "/api/frames")["frames"]
+    assert (summary["version"], summary["p99"], summary["hitches"]) == ("1", 20.0, 2)
+    for path in ("crashes", "frames"):
+        assert ask(collector, f"/api/{path}", version="2")[path] == []
+    assert ask(collector, "/api/versions", limit=1)["versions"][0] in versions.values()
+
+    with contextlib.closing(CollectorClient(collector.http_url)) as client:
+        assert client.session("s").losses == [Loss(2, 2, "overflow")]
+        assert {each.version: each.crashed for each in client.versions()} == {"1": 1, "2": 0}
+        assert [each.message for each in client.crashes(version="1", limit=5)] == ["'red'"]
+        assert [each.frames for each in client.frames(version="1")] == [600]
+        assert client.frames(version="2") == []
+
+
+@pytest.mark.parametrize("path", ["versions", "crashes", "frames"])
+def test_summaries_of_nothing_are_empty_and_refuse_what_they_do_not_know(
+    shared: RunningCollector, path: str
+) -> None:
+    with collector_running() as empty:
+        assert ask(empty, f"/api/{path}") == {path: []}
+    assert refusal(shared, f"/api/{path}?limit=0")[0] == 400
+    assert refusal(shared, f"/api/{path}?type=hit")[0] == 400
 
 
 # Deleting.

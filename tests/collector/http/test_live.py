@@ -124,6 +124,21 @@ def test_filter_decides_what_is_shown_and_not_what_is_counted() -> None:
     assert ([event.arrival for event in seen.events], seen.matching, seen.arrived) == ([1, 3], 2, 3)
 
 
+def test_filter_by_context_shows_the_events_with_it() -> None:
+    def record(live: Live) -> None:
+        group = stored(1, ["a", "a", "a"])
+        group.events[0].context = msgspec.Raw(b'{"player":"p-17","level":3}')
+        group.events[1].context = msgspec.Raw(b'{"player":"p-1"}')
+        live.record(group)
+
+    wanted = EventFilter(context={"player": "p-17", "level": "3"})
+    seen = looks(record, wanted=wanted, clock=Clock())[-1]
+    assert ([event.arrival for event in seen.events], seen.matching, seen.arrived) == ([1], 1, 3)
+    context = seen.events[0].context
+    assert context is not msgspec.UNSET
+    assert bytes(context) == b'{"player":"p-17","level":3}'
+
+
 def test_types_that_nobody_could_count_apart_are_counted_together() -> None:
     clock = Clock()
 
