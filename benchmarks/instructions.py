@@ -11,6 +11,7 @@ loop is measured as a separate case and subtracted.
   the worker waits (``set_online(False)``).
 - ``emit_full``: the same into a full store, where each emit drops the oldest event.
 - ``emit_journal``: the same with a journal, in segments that don't fill.
+- ``emit_context``, ``emit_journal_context``: the same two while a context is set.
 - ``emit_off``: the same call when telemetry is off.
 - ``empty_function``: an empty Python function with the same signature.
 - ``msgspec_encode``: msgspec alone, encoding the same event (a ready-made Struct of type,
@@ -60,6 +61,7 @@ LIMITS = {
 """The most that the first case may take, as a multiple of the second."""
 
 _SIZE = 150
+_CONTEXT = {"player": "p-17", "level": 3}
 _FULL = 500  # a store that is soon full
 _TIMEOUT = 300.0  # seconds for one run under a tool
 
@@ -78,6 +80,13 @@ def emit_on(count: int) -> None:
     _emit_each(offline(1_000_000), count)
 
 
+def emit_context(count: int) -> None:
+    """Emit while a context is set."""
+    telemetry = offline(1_000_000)
+    telemetry.context(**_CONTEXT)
+    _emit_each(telemetry, count)
+
+
 def emit_full(count: int) -> None:
     """Emit into a full store."""
     telemetry = offline(_FULL)
@@ -87,6 +96,15 @@ def emit_full(count: int) -> None:
 
 def emit_journal(count: int) -> None:
     """Emit into a journal's active segment, which is large enough for all of it."""
+    _emit_into_journal(count, {})
+
+
+def emit_journal_context(count: int) -> None:
+    """Emit into a journal while a context is set."""
+    _emit_into_journal(count, _CONTEXT)
+
+
+def _emit_into_journal(count: int, context: dict[str, Any]) -> None:
     from redvsblue_telemetry._journal.layout import Header
     from redvsblue_telemetry._journal.store import JournalStore
     from redvsblue_telemetry._recording.codec import EventCodec
@@ -99,6 +117,8 @@ def emit_journal(count: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         store.open(_Directory(directory), Header(codec.session_id, codec.run, 1, 0, 0, 0))
         emit = make_emit(switch, codec, store, Ledger(store), print)
+        if context:
+            codec.extend_context(context)
         _emit_each(SimpleNamespace(emit=emit), count)
 
 
@@ -156,7 +176,9 @@ CASES: dict[str, Callable[[int], None]] = {
         emit_off,
         msgspec_encode,
         emit_on,
+        emit_context,
         emit_journal,
+        emit_journal_context,
         emit_full,
     )
 }

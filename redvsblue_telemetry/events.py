@@ -28,6 +28,7 @@ _WIRE_NAMES = {
     "seq": "seq",
     "data": "data",
     "version": "version",
+    "context": "context",
 }
 
 
@@ -53,12 +54,14 @@ class TelemetryEvent:
     """Its place in the session, counted from 1 in the order of emission."""
     version: str | None = None
     """The version of the game's build."""
+    context: Data | None = None
+    """The fields that were set by :meth:`Telemetry.context`, or others for this event alone."""
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> TelemetryEvent:
         """Return the event for a mapping from an engine or from the wire (camelCase).
 
-        Unknown keys become fields of its ``data``.
+        Unknown keys become fields of its ``data``, and so does a ``context`` that isn't a mapping.
 
         Raises:
             InvalidEventError: it has no ``type``, or its ``data`` is not a mapping.
@@ -72,6 +75,7 @@ class TelemetryEvent:
             "sessionId": self.session_id,
             "seq": self.seq,
             "version": self.version,
+            "context": self.context,
             "type": self.type,
             "timestamp": self.timestamp,
             "data": self.data,
@@ -93,6 +97,9 @@ def event_from(mapping: Mapping[str, Any], most: int = sys.maxsize) -> Telemetry
     others: dict[str, Any] = {}
     for key, value in _fields("", "event", mapping, most):
         name = _WIRE_NAMES.get(key) if isinstance(key, str) else None
+        # Engines that emitted a field of this name before it had a meaning keep it.
+        if name == "context" and not (value is None or isinstance(value, Mapping)):
+            name = None
         if name is None:
             others[key] = value
         elif value is not None:

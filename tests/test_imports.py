@@ -52,7 +52,8 @@ ROOMS = {
         jsonable        |
         store           | counter
         ledger          | counter  store
-        codec           | jsonable
+        prefixes        | counter
+        codec           | jsonable  prefixes
         emit            | codec  jsonable  ledger  store
     """,
     # Files: events outlive the process.
@@ -335,7 +336,8 @@ def test_the_core_knows_no_thread_and_no_socket(room: str) -> None:
     modules = [name for name in MODULES if is_within(name, room)]
     assert modules
     found = {(name, outside) for name in modules for outside in OUTSIDE[name] & SHELL}
-    assert found <= {("_recording.store", "threading")}  # the lock of builds without the GIL
+    # The locks of builds without the GIL.
+    assert found <= {("_recording.store", "threading"), ("_recording.prefixes", "threading")}
 
 
 def test_the_window_and_the_connection_read_no_clock_of_their_own() -> None:

@@ -277,7 +277,7 @@ class WireSession:
     ) -> tuple[Sequence[bytes], Sequence[int]]:
         """Return events as bytes on the wire, and their numbers, without those not to be sent."""
         if self._settings.before_send is not None:
-            reviewed = [(self._reviewed(codec.to_wire(body, n), n, codec), n) for body, n in taken]
+            reviewed = [(self._reviewed(body, n, codec), n) for body, n in taken]
             sent = [(event, number) for event, number in reviewed if event is not None]
             return [event for event, _ in sent], [number for _, number in sent]
         for body, number in taken:
@@ -290,13 +290,13 @@ class WireSession:
                 numbers = [number for _, number in taken]
         return codec.to_wire_many(taken), numbers
 
-    def _reviewed(self, wire: bytes, number: int, codec: EventCodec) -> bytes | None:
+    def _reviewed(self, body: EncodedEvent, number: int, codec: EventCodec) -> bytes | None:
         """Return an event as ``before_send`` changes it; None if it isn't to be sent."""
         assert self._settings.before_send is not None
         try:
-            event = self._settings.before_send(codec.from_wire(wire))
+            event = self._settings.before_send(codec.from_wire(codec.to_wire(body, number)))
             if event is not None:
-                body = codec.encode_event(event)
+                body = codec.encode_event(event, former=body)
                 changed = codec.to_wire(body, number)
                 self._note_forwarded(body, number, codec)
                 return changed

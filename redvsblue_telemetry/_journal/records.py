@@ -1,8 +1,10 @@
 """Records: one event as it is written into a journal.
 
 A record is the JSON array ``[time,"type",{data}]``, which the encoder makes in one call; its time
-is in nanoseconds. An event that came with some of its envelope is
-``[time,["type",{envelope}],{data}]``.
+is in nanoseconds. The middle is the *kind*. With a context it is ``["{context}type"]``, a string
+with the context's JSON before the type, in which commas are escaped: so a record of either form is
+split at its first two commas. An event that came with some of its envelope is
+``[time,["type",{envelope}],{data}]``, and its context is in that.
 
 Two records that follow each other can be told apart: outside a string, JSON has no ``][``, and
 inside one, it has no quote without a backslash. So ``][``, a number, a comma and the quote of a
@@ -13,15 +15,24 @@ one seems to, the bytes before it decide: a record that is cut off within a stri
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from .._recording.codec import EncodedEvent, ForwardedEvent, prefix_of, type_of
+from .._recording.codec import EncodedEvent, ForwardedEvent
+from .._recording.prefixes import kind_of, parts_of, prefix_of
 
-__all__ = ["RecordError", "RecordReader", "record_lengths", "record_of", "split_records"]
+__all__ = [
+    "RecordError",
+    "RecordReader",
+    "prefix_of_kind",
+    "record_lengths",
+    "record_of",
+    "split_records",
+]
 
 _BOUNDARY = b"]["
 _may_begin_record = re.compile(rb'-?\d{1,24},\[?"').match  # without its bracket
@@ -31,10 +42,12 @@ _CLASSES = bytes(
     ord("0") if byte in _DIGITS else byte if byte in _OTHERS else ord("a") for byte in range(256)
 )
 _USUAL_BOUNDARY = b"][" + b"0" * 19 + b',"a'
+_USUAL_BOUNDARY_WITH_CONTEXT = b"][" + b"0" * 19 + b',["a'
 _TIME = re.compile(rb"\[(-?\d{1,24}),")
 _MAX_TYPES = 1024  # how many types a reader remembers
 
 _encode = msgspec.json.Encoder().encode
+_decode_first = json.JSONDecoder().raw_decode
 _validate = msgspec.json.Decoder(msgspec.Raw).decode
 
 
@@ -51,10 +64,37 @@ class _Rest(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 def record_of(event: EncodedEvent) -> bytes:
     """Return the record of an event."""
-    kind = type_of(event.prefix)
     if isinstance(event, ForwardedEvent):
-        kind = b"[%b,%b]" % (kind, _encode(event.envelope))
+        type, context = parts_of(event.prefix)
+        given = {} if context is None else {"context": msgspec.Raw(context)}
+        kind = b"[%b,%b]" % (type, _encode(event.envelope | given))
+    else:
+        kind = kind_of(event.prefix)
     return b"[%d,%b,%b]" % (event.time, kind, event.data)
+
+
+def prefix_of_kind(kind: bytes) -> bytes:
+    """Return the prefix of the events of a kind that has nothing of an envelope.
+
+    Raises:
+        RecordError: it is not such a kind.
+    """
+    try:
+        if kind[:1] != b"[":
+            return _prefix(msgspec.json.decode(kind, type=str))
+        (text,) = msgspec.json.decode(kind, type=tuple[str])
+        _, end = _decode_first(text)
+        context = text[:end].encode()
+        msgspec.json.decode(context, type=dict[str, msgspec.Raw])  # strict, unlike the first one
+        return _prefix(text[end:], context)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, too
+        raise RecordError(str(error)) from error
+
+
+def _prefix(type: str, context: bytes | None = None) -> bytes:
+    if not type:
+        raise RecordError("its type is empty")
+    return prefix_of(_encode(type), context)
 
 
 def split_records(data: bytes) -> list[bytes]:
@@ -80,7 +120,10 @@ def _split(data: bytes) -> list[bytes]:
     parts = data[1:-1].split(_BOUNDARY)
     # Nearly always, all of them are followed by a time of today and the first letter of a type.
     # To look at each part takes as long as all the rest of this.
-    if data.translate(_CLASSES).count(_USUAL_BOUNDARY) == len(parts) - 1:
+    classes, boundaries = data.translate(_CLASSES), len(parts) - 1
+    if (found := classes.count(_USUAL_BOUNDARY)) == boundaries or (
+        found + classes.count(_USUAL_BOUNDARY_WITH_CONTEXT) == boundaries
+    ):
         return parts
     pieces, parts = parts, parts[:1]
     for piece in pieces[1:]:
@@ -157,22 +200,27 @@ class RecordReader:
         try:
             rest = msgspec.json.decode(b"[" + record[match.end() :], type=_Rest)
             kind, envelope = bytes(rest.kind), None
-            if kind[:1] == b"[":
-                name, envelope = msgspec.json.decode(kind, type=tuple[str, dict[str, Any]])
-                kind = _encode(name)
+            if kind[:1] == b"[" and len(msgspec.json.decode(kind, type=list[msgspec.Raw])) > 1:
+                prefix, envelope = _forwarded(kind)
             else:
-                name = msgspec.json.decode(kind, type=str)
+                prefix = prefix_of_kind(kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RecordError(str(error)) from error
-        if not name:
-            raise RecordError("its type is empty")
         data = record[match.end() :].partition(bytes(rest.kind))[2]
         text = data.strip()[1:-1].strip()
         if envelope is not None:
-            return ForwardedEvent(prefix_of(kind), int(match[1]), text, envelope)
-        event = EncodedEvent(prefix_of(kind), int(match[1]), text)
+            return ForwardedEvent(prefix, int(match[1]), text, envelope)
+        event = EncodedEvent(prefix, int(match[1]), text)
         if b"," not in kind:
             if len(self._prefixes) >= _MAX_TYPES:
                 self._prefixes.clear()
             self._prefixes[kind] = event.prefix
         return event
+
+
+def _forwarded(kind: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Return the prefix and the envelope of an event that came with some of it."""
+    name, parts = msgspec.json.decode(kind, type=tuple[str, dict[str, msgspec.Raw]])
+    context = parts.pop("context", None)
+    envelope = {field: msgspec.json.decode(part) for field, part in parts.items()}
+    return _prefix(name, None if context is None else bytes(context)), envelope

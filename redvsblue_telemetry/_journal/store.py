@@ -57,12 +57,12 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from .._recording.codec import EncodedEvent, prefix_of
+from .._recording.codec import EncodedEvent
 from .._recording.ledger import DropReason
 from .._recording.store import Journal
 from .._shared import monotonic
 from .layout import HEADER_BYTES, Header, index_entry
-from .records import RecordError, RecordReader, record_of
+from .records import RecordError, RecordReader, prefix_of_kind, record_of
 from .rotation import Rotation, refuse
 from .segment import TAIL_BYTES, Segment
 
@@ -82,7 +82,9 @@ _HANGS_AFTER = 0.25  # seconds that one disk operation of the worker takes
 _TYPICAL_RECORD_BYTES = 160
 _MAX_LOSSES = 10_000  # runs of numbers, if nobody asks for them
 
-_read_leniently = re.compile(rb'\[(-?\d{1,24}),("(?:[^"\\]|\\.)*"),(.*)\]', re.DOTALL).fullmatch
+_read_leniently = re.compile(
+    rb'\[(-?\d{1,24}),(\[?"(?:[^"\\]|\\.)*"\]?),(.*)\]', re.DOTALL
+).fullmatch
 
 
 Loss = tuple[int, int, DropReason]
@@ -580,13 +582,12 @@ class JournalStore:
 
         Data that isn't JSON, from a ``msgspec.Raw``, is handed on as it is.
         """
-        try:
+        with contextlib.suppress(RecordError):
             return self._reader.read(record)
-        except RecordError:
-            match = _read_leniently(record)
-            if match is None:
-                return None
-            return EncodedEvent(prefix_of(match[2]), int(match[1]), match[3])
+        with contextlib.suppress(RecordError):
+            if match := _read_leniently(record):
+                return EncodedEvent(prefix_of_kind(match[2]), int(match[1]), match[3])
+        return None
 
     def peek(self, limit: int) -> list[EncodedEvent]:
         """Return the oldest events, at most ``limit``, oldest first, without removing them."""

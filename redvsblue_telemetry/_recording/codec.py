@@ -31,6 +31,14 @@ from .._shared import (
 from ..errors import InvalidEventError
 from ..events import NO_DATA, Data, TelemetryEvent, event_from, merged
 from .jsonable import Unwritable, is_modest, plain, to_jsonable
+from .prefixes import (
+    CONTEXT_KEY_BYTES,
+    MAX_PREFIX_BYTES,
+    Context,
+    Prefixes,
+    parts_of,
+    prefix_of,
+)
 
 __all__ = [
     "EncodedEvent",
@@ -38,16 +46,12 @@ __all__ = [
     "ForwardedEvent",
     "child_session_id",
     "new_session_id",
-    "prefix_of",
-    "type_of",
 ]
 
-_BEFORE_TYPE, _AFTER_TYPE = b'"type":', b',"timestamp":'
 _PLAIN = frozenset({"type", "data"})
 _HALF_A_MICROSECOND = 500  # nanoseconds; a clock kept as a float then loses no millisecond
 _THIRTEEN_DIGITS = 10**12  # a timestamp has 13 digits until the year 2286
-_MAX_PREFIXES = 1024  # how many types have their prefix cached
-_MAX_PREFIX_BYTES = 256  # a longer prefix is not cached
+_CONTEXTS_PER_EVENT = 8  # of the largest size, so that there is room for data
 _MAX_SHOWN_LETTERS = 80  # of a type that is too long
 _PROCESS_ID_BYTES = 32  # room for the suffix of a forked child's session id
 
@@ -57,7 +61,7 @@ class EncodedEvent(msgspec.Struct, gc=False):
     """An event from its emission on, with nothing that the game can change."""
 
     prefix: bytes
-    """``"type":…,"timestamp":``, one object for all events of a type."""
+    """``"type":…,"context":…,"timestamp":``, one object for all events of a type."""
     time: int
     """When it happened, in nanoseconds since the epoch."""
     data: bytes
@@ -88,8 +92,8 @@ class EventCodec:
         self.max_event_bytes = max_event_bytes
         hook = functools.partial(to_jsonable, most=max_event_bytes)
         self.encode_json = msgspec.json.Encoder(enc_hook=hook).encode
-        self.type_prefixes: dict[str, bytes] = {}
-        """The prefix of the events of each type, for types whose last event was not too large."""
+        self.prefixes = Prefixes()
+        """The beginning of the events of each type, with the context."""
         self.begin(session_id)
 
     def begin(self, session_id: str, run: str | None = None) -> None:
@@ -100,6 +104,7 @@ class EventCodec:
             run: the first part of the events' ids, if it is not a new run; 16 letters.
         """
         self.session_id = session_id
+        self.prefixes.begin()
         # A reused session_id must not repeat event ids.
         self.run = uuid.uuid4().hex[:16] if run is None else run
         prefix = {"sessionId": session_id} | ({"version": self.version} if self.version else {})
@@ -111,7 +116,13 @@ class EventCodec:
     @property
     def always_fits_bytes(self) -> int:
         """Data of at most this size fits into an event of any type, even in a forked child."""
-        return self.max_event_bytes - self._overhead - _MAX_PREFIX_BYTES - _PROCESS_ID_BYTES
+        prefix = MAX_PREFIX_BYTES + CONTEXT_KEY_BYTES + self.max_context_bytes
+        return self.max_event_bytes - self._overhead - prefix - _PROCESS_ID_BYTES
+
+    @property
+    def max_context_bytes(self) -> int:
+        """The largest size of a context, as JSON."""
+        return self.max_event_bytes // _CONTEXTS_PER_EVENT
 
     def encode(self, type: str, data: Data | None, fields: Data = NO_DATA) -> EncodedEvent:
         """Encode an event that happens now.
@@ -130,29 +141,72 @@ class EventCodec:
             data = merged(type, data, fields, self.max_event_bytes)
         name = _checked_type(type)
         text = self._encode_data(name, data)
-        prefix = self._prefix(name)
+        prefix = self.prefixes.of(name)
         size = self._overhead + len(prefix) + len(text)
         if size > self.max_event_bytes:
             raise self._too_large(name, size)
         return EncodedEvent(prefix, time_ns(), text)
 
-    def _prefix(self, name: str) -> bytes:
-        if (prefix := self.type_prefixes.get(name)) is not None:
-            return prefix
-        prefix = prefix_of(self.encode_json(name))
-        if len(prefix) <= _MAX_PREFIX_BYTES:
-            if len(self.type_prefixes) >= _MAX_PREFIXES:
-                self.type_prefixes.clear()
-            self.type_prefixes[name] = prefix
-        return prefix
+    def forget(self, type: str) -> None:
+        """Have the next event of a type checked with care, since one was too large."""
+        self.prefixes.forget(type)
 
-    def encode_event(self, event: TelemetryEvent | Mapping[str, Any]) -> EncodedEvent:
-        """Encode an event that may have its own timestamp, id, seq, session and version.
+    def extend_context(self, fields: Mapping[str, Any]) -> None:
+        """Add fields to the context, or replace them; None removes one.
+
+        Raises:
+            InvalidEventError: they can't be sent. Then the context is unchanged.
+        """
+        given = self._plain_context("", fields)
+
+        def extended(context: Context) -> Context:
+            merged = {**context.fields, **given}
+            present = {name: value for name, value in merged.items() if value is not None}
+            return Context(present, self._context_text("", present) if present else None)
+
+        self.prefixes.change(extended)
+
+    def _plain_context(self, type: str, fields: object) -> dict[str, Any]:
+        """Return the fields of a context as values that nobody else refers to."""
+        most = self.max_context_bytes
+        if not isinstance(fields, Mapping):
+            raise InvalidEventError(
+                type, "context", f"is a {fields.__class__.__name__}, not a mapping"
+            )
+        try:
+            text = self.encode_json(plain(merged(type, fields, NO_DATA, most), most))
+            return msgspec.json.decode(text, type=dict[str, Any])
+        except InvalidEventError as error:
+            raise InvalidEventError(type, "context", error.reason) from None
+        except Unwritable as fault:
+            path, reason = f"context{fault.path}", fault.reason
+        except Exception as error:
+            path, reason = "context", encodable(f"can't be encoded: {error}")
+        raise InvalidEventError(type, path, reason)
+
+    def _context_text(self, type: str, fields: dict[str, Any]) -> bytes:
+        """Return a context as JSON."""
+        text = self.encode_json(fields)
+        if len(text) > (most := self.max_context_bytes):
+            raise InvalidEventError(
+                type, "context", f"is {len(text)} bytes long; the limit is {most}"
+            )
+        return text
+
+    def encode_event(
+        self, event: TelemetryEvent | Mapping[str, Any], *, former: EncodedEvent | None = None
+    ) -> EncodedEvent:
+        """Encode an event that may have its own timestamp, id, seq, session, version and context.
+
+        Args:
+            event: the event.
+            former: the event that it replaces. If it has no context, it gets that of this one,
+                instead of the one in force.
 
         Raises:
             InvalidEventError: it can't be sent.
         """
-        if event.__class__ is dict and event.keys() == _PLAIN:
+        if former is None and event.__class__ is dict and event.keys() == _PLAIN:
             event = cast("dict[str, Any]", event)  # as most engines emit it
             if event["type"].__class__ is str:
                 return self.encode(event["type"], event["data"])
@@ -167,7 +221,12 @@ class EventCodec:
         if data.__class__ is not dict:
             data = merged(type, data, NO_DATA, self.max_event_bytes)
         text = self._encode_data(type, data)
-        prefix = self._prefix(type)
+        prefix = self.prefixes.of(type)
+        if event.context is not None:
+            context = self._context_text(type, self._plain_context(type, event.context))
+            prefix = prefix_of(parts_of(prefix)[0], context)
+        elif former is not None:
+            prefix = prefix_of(parts_of(prefix)[0], parts_of(former.prefix)[1])
         # In nanoseconds like the others, from which the milliseconds are computed again.
         body = EncodedEvent(prefix, timestamp * 1_000_000, text)
         if envelope:
@@ -182,7 +241,7 @@ class EventCodec:
         # The same test as in `emit`, where its reason is given. It can't see how long a string is,
         # so the first event of a type, and the next after one that was too large, is converted with
         # care: a game that emits its screenshots doesn't wait until each of them is encoded.
-        if type in self.type_prefixes and (not gc.is_tracked(data) or is_modest(data, most)):
+        if type in self.prefixes and (not gc.is_tracked(data) or is_modest(data, most)):
             try:
                 return self.encode_json(data)
             except Exception:  # noqa: S110 (explained by what follows)
@@ -239,20 +298,10 @@ class EventCodec:
         return TelemetryEvent.from_mapping(msgspec.json.decode(wire))
 
     def _too_large(self, type: str, size: int) -> InvalidEventError:
-        self.type_prefixes.pop(type, None)
+        self.forget(type)
         return InvalidEventError(
             type, "data", f"makes the event {size} bytes long; the limit is {self.max_event_bytes}"
         )
-
-
-def prefix_of(type: bytes) -> bytes:
-    """Return the prefix of the events of a type, which is given as JSON."""
-    return _BEFORE_TYPE + type + _AFTER_TYPE
-
-
-def type_of(prefix: bytes) -> bytes:
-    """Return the type, as JSON, of the events with a prefix."""
-    return prefix[len(_BEFORE_TYPE) : -len(_AFTER_TYPE)]
 
 
 def new_session_id() -> str:

@@ -62,13 +62,10 @@ def make_emit(
         complain: called with the error and the type of such an event. May raise an
             InvalidEventError.
     """
-    type_prefixes, encode_json, most, room = (
-        codec.type_prefixes,
-        codec.encode_json,
-        codec.always_fits_bytes,
-        codec.max_event_bytes,
-    )
+    encode_json, most, room = codec.encode_json, codec.always_fits_bytes, codec.max_event_bytes
     journal = store.journal
+    # Either has the context in it, so that an event with one costs no more than one without.
+    prefixes: dict[str, Any] = codec.prefixes.quick if journal is None else codec.prefixes.kinds
     items: deque[EncodedEvent] = deque()
     rise: Callable[[], object] = store.on_high_water
     if isinstance(store, TelemetryStore):
@@ -79,7 +76,7 @@ def make_emit(
         if not switch.on:
             return
         try:
-            prefix = type_prefixes[type]
+            prefix = prefixes[type]
             if data is None:
                 data = fields
             elif fields or class_of(data) is not dict:
@@ -89,10 +86,10 @@ def make_emit(
             # asking it costs a tenth of looking at six values. Later Pythons track every dict.
             if is_tracked(data) and not is_modest(data, room):
                 raise ValueError
-            # A record has the time and the type in it, so it is the one that has to be small.
-            text = encode_json(data if journal is None else (time_ns(), type, data))
+            # A record has the time and the kind in it, so it is the one that has to be small.
+            text = encode_json(data if journal is None else (time_ns(), prefix, data))
             if len(text) > most:
-                type_prefixes.pop(type, None)  # so that the next one is not encoded in vain
+                codec.forget(type)  # so that the next one is not encoded in vain
                 raise ValueError
         except Exception:  # noqa: S110 (a new type, perhaps; a real error occurs again below)
             pass

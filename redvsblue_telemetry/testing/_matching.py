@@ -39,7 +39,7 @@ _MAX_LINES = 200
 _MAX_LINE_LENGTH = 300
 _MAX_ALIGNED_PAIRS = 250_000  # the alignment takes quadratic time
 _CONTEXT_LINES = 2
-_ENVELOPE = ("timestamp", "id", "session_id", "seq", "version")
+_ENVELOPE = ("timestamp", "id", "session_id", "seq", "version", "context")
 _NOTHING = object()
 
 _Row = tuple[str, object]  # "-" and an expected event, or "+" or " " and an observed one

@@ -19,7 +19,8 @@ from redvsblue_telemetry._journal.directory import JournalDirectory, RunDirector
 from redvsblue_telemetry._journal.layout import Header
 from redvsblue_telemetry._journal.segment import Segment
 from redvsblue_telemetry._journal.store import JournalStore
-from redvsblue_telemetry._recording.codec import EncodedEvent, prefix_of
+from redvsblue_telemetry._recording.codec import EncodedEvent
+from redvsblue_telemetry._recording.prefixes import prefix_of
 from tests.client.test_fork import needs_fork
 from tests.support.wait import wait_until
 

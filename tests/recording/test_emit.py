@@ -67,7 +67,7 @@ def test_the_first_of_a_type_and_the_next_are_alike(
     with freeze_time("2026-11-24 12:00:00.123"):
         bench.emit("hit", data, **fields)  # the careful way: the type is new
         bench.emit("hit", data, **fields)  # the fast one
-        assert bench.codec.type_prefixes == {"hit": b'"type":"hit","timestamp":'}
+        assert bench.codec.prefixes.quick == {"hit": b'"type":"hit","timestamp":'}
     first, second = bench.wire()
     assert first["timestamp"] == 1795521600123
     assert (first.pop("seq"), second.pop("seq")) == (1, 2)
@@ -123,8 +123,8 @@ def test_types_without_end_are_not_kept_without_end(bench: Bench) -> None:
         bench.emit(f"type {number}")
         bench.store.clear()
     bench.emit("x" * 1000)
-    assert len(bench.codec.type_prefixes) <= 1024
-    assert all(len(prefix) <= 256 for prefix in bench.codec.type_prefixes.values())
+    assert len(bench.codec.prefixes.quick) <= 1024
+    assert all(len(prefix) <= 256 for prefix in bench.codec.prefixes.quick.values())
 
 
 def test_while_it_is_off_nothing_is_taken(bench: Bench) -> None:

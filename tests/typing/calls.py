@@ -6,7 +6,8 @@ A checker has to complain about each line that ends with ``# wrong``, and about 
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from redvsblue_telemetry import (
     ConnectionState,
@@ -76,12 +77,16 @@ def emitting(telemetry: Telemetry) -> None:
     emit("hit", damage=12)
     telemetry.push(TelemetryEvent("hit", {"damage": 12}, seq=3))
     telemetry.push({"type": "hit"})
+    telemetry.context(player="p-17", level=3, self="me", squad=None)
+    assert_type(TelemetryEvent("hit", context={"level": 3}).context, Mapping[str, Any] | None)
 
     telemetry.emit()  # wrong
     telemetry.emit(5)  # wrong
     telemetry.emit("hit", 5)  # wrong
     emit("hit", ["damage"])  # wrong
     telemetry.push("hit")  # wrong
+    telemetry.context({"level": 3})  # wrong
+    TelemetryEvent("hit", context="level 3")  # wrong
     TelemetryEvent()  # wrong
     TelemetryEvent("hit", seq="3")  # wrong
 
