@@ -104,7 +104,7 @@ class DeliveryWindow:
         self._suspects = 0  # how many batches, from the front on, are sent one by one
         self._progress_at = 0.0
         self._report_refusals: dict[object, int] = {}  # by the run that the report is about
-        self._are_reports_alone = False  # whether they are sent while nothing else is in flight
+        self._are_reports_alone = False  # whether they wait until nothing else is in flight
         self.refuses_reports = False
         """Whether the server has refused a report, so that it gets no more."""
         self.own_delivered = 0
@@ -196,13 +196,9 @@ class DeliveryWindow:
 
     def next_unsent(self) -> Batch | None:
         """Return the batch to send now; None if there is none or it has to wait."""
-        if not self._unsent or (self._sent and (self._suspects or self._has_report_alone)):
+        if not self._unsent or (self._suspects and self._sent):
             return None
         return self._unsent[0]
-
-    @property
-    def _has_report_alone(self) -> bool:
-        return self._are_reports_alone and not self._sent[-1].events
 
     def mark_sent(self, now: float) -> int:
         """Mark the batch of :meth:`next_unsent` as sent; return its number on this connection."""

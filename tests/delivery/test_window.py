@@ -564,7 +564,7 @@ class WaryServer:
     poison=st.none() | st.integers(0, 8),
     hated=st.sets(st.sampled_from([None, "old", "older"])),
     lag=st.integers(0, 4),
-    reports=st.lists(st.sampled_from([None, "old", "older"]), max_size=4),
+    reports=st.lists(st.sampled_from(["old", "older"]), unique=True),
 )
 def test_a_server_that_refuses_reports_events_or_both_gets_all_others(
     close_code: int,
@@ -581,7 +581,7 @@ def test_a_server_that_refuses_reports_events_or_both_gets_all_others(
     server = WaryServer(bad, hated, close_code)
     given_up: list[int] = []
     arrived: set[bytes] = set()
-    for _connection in range(100):
+    for _ in range(100):
         waiting = [None, *reports]
         wire: list[object] = []
         is_closed = False
