@@ -111,6 +111,8 @@ class Ending:
 
 _CRASH_EVENTS: Result = {"crash_events": True}
 _HANGS: Result = {"hang_timeout": HANG_TIMEOUT}
+# A summary of frames in flight would keep the player's no from being reported.
+_QUIET: Result = {"frame_interval": 3600.0}
 
 
 def _signal(name: str, **more: Any) -> Ending:
@@ -204,11 +206,15 @@ ENDINGS = {
         settings=_HANGS,
     ),
     "suspended, stop": Ending("stop", STOPPED, ("suspend", "cue"), settings={"hang_timeout": 1.5}),
-    "switched off, exit": Ending("switch_off", SWITCHED_OFF),
+    "switched off, exit": Ending("switch_off", SWITCHED_OFF, settings=_QUIET),
     "switched off, SIGKILL": Ending(
-        "switch_off_and_play_on", SWITCHED_OFF, ("cue", "switched off", "SIGKILL"), -signal.SIGKILL
+        "switch_off_and_play_on",
+        SWITCHED_OFF,
+        ("cue", "switched off", "SIGKILL"),
+        -signal.SIGKILL,
+        settings=_QUIET,
     ),
-    "switched off and on": Ending("switch_off_and_on", STOPPED),
+    "switched off and on": Ending("switch_off_and_on", STOPPED, settings=_QUIET),
 }
 _LAST = Ending("last", STOPPED, ())
 

@@ -66,9 +66,9 @@ class Game:
     def start(self) -> Telemetry:
         """Begin a session."""
         task = self._task
+        settings = {**_SETTINGS, **task["settings"]}
         telemetry = start_telemetry(
-            **_SETTINGS,
-            **task["settings"],
+            **settings,
             journal=task["journal"],
             url=task["url"],
             version=task["ending"],
