@@ -39,8 +39,9 @@ SAMPLED = ("bullet_fired", "particle")
 _BATCH_SIZE = 20  # of ordinary events, in fewer bytes than a message may have
 _CAPACITY = 400
 _HUGE = "x" * 12_000
-_ODD = ("debug", "broken", "debug", "forwarded", "huge")
-_TAKE_OVER_TIMEOUT = 60.0  # seconds until all earlier runs have to be delivered
+_ODD = ("debug", "broken", "debug", "forwarded")
+_HUGE_EVERY = 16  # odd events of the first thread: each refusal costs several connections
+_TAKE_OVER_TIMEOUT = 300.0  # seconds until all earlier runs have to be delivered
 _COUNTS = ("emitted", "recovered", "delivered", "dropped", "rejected", "buffered", "in_flight")
 
 
@@ -73,7 +74,8 @@ class Emitter(threading.Thread):
         self._number = number
         self._chance = random.Random(f"{game.task['session_id']} {number}")
         self._next_odd = 0.0
-        self._odd = itertools.cycle(_ODD)
+        odd = _ODD if number else (*_ODD * (_HUGE_EVERY // len(_ODD)), "huge")
+        self._odd = itertools.cycle(odd)
         self._foreign = 0
         self.sampled = 0
         """Calls with a type that is sampled or limited."""
@@ -105,11 +107,11 @@ class Emitter(threading.Thread):
             telemetry.emit("tick", thread=self._number, text="x" * chance.randrange(150))
         else:
             self._next_odd = now + chance.uniform(0.2, 1.8) * self._game.task["odd_interval"]
-            self.emit_odd()
+            self.emit_odd(next(self._odd))
 
-    def emit_odd(self) -> None:
+    def emit_odd(self, type_: str) -> None:
         """Emit an event that will not arrive, or not in this session."""
-        telemetry, type_ = self._game.telemetry, next(self._odd)
+        telemetry = self._game.telemetry
         if type_ == "forwarded":
             self._foreign += 1
             session_id = f"{FOREIGN}-{self._number}-{self._game.task['session_id']}"
@@ -173,8 +175,8 @@ class Game:
         for _ in range(3 * _CAPACITY):  # faster than the worker takes them out
             self.telemetry.emit("tick")
         self._flush(deadline)
-        for _ in _ODD:
-            self._emitters[0].emit_odd()
+        for type_ in (*_ODD, "huge"):
+            self._emitters[0].emit_odd(type_)
         self._flush(deadline)
         # Without a connection and with nothing to deliver, a stop doesn't wait for one.
         while self.telemetry.stats().state is not ConnectionState.CONNECTED:
