@@ -592,7 +592,7 @@ class Play:
         if session_id := line.get("session"):
             role = line["role"]
             self.lives[role] = Life(self.name, role, session_id, self._has_journal, self._began_at)
-        if line.get("is_known"):
+        if line.get("is_running"):
             self._referee.note_running(self.lives[line["role"]])
 
     def _await_hang(self) -> None:

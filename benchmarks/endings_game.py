@@ -82,12 +82,17 @@ class Game:
         """Print a line about this session. One write: a child has the same pipe."""
         os.write(sys.stdout.fileno(), json.dumps({"role": self.role, **news}).encode() + b"\n")
 
-    def get_ready(self) -> None:
-        """Wait until the server has confirmed an event of this session."""
+    def get_ready(self, *, stays: bool = True) -> None:
+        """Wait until the server has confirmed an event of this session.
+
+        Args:
+            stays: it runs until the referee's next step.
+        """
         if not self._task["is_away"]:
             self.frame()
             wait_until(lambda: self.telemetry.flush(1.0))
-        self.say(news="ready", is_known=not self._task["is_away"])
+        is_running = stays and self.role != "child" and not self._task["is_away"]
+        self.say(news="ready", is_running=is_running)
 
     def frame(self) -> None:
         """Play one frame, with one event."""
@@ -157,7 +162,7 @@ class Game:
 
     def _last(self) -> None:
         """Deliver everything that earlier games have left."""
-        self.get_ready()
+        self.get_ready(stays=False)
         journal = Path(self._task["journal"])
         deadline = time.monotonic() + 5 * _PATIENCE
         while len(list(journal.iterdir())) > 1 and time.monotonic() < deadline:
@@ -269,7 +274,7 @@ class Game:
     def _switch_off_and_on(self) -> None:
         self._switch_off()
         self.telemetry.enabled = True
-        self.get_ready()
+        self.get_ready(stays=False)
         self.stop()
 
     def _second_session(self) -> None:
