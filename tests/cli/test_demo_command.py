@@ -1,4 +1,4 @@
-"""``demo``: its verdict, its exit codes, and that nothing outlives it."""
+"""``demo``: its verdict, its killed game, its exit codes, and that nothing outlives it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from redvsblue_telemetry.cli.demo.command import StoredCounts, differences, progress_line
-from redvsblue_telemetry.cli.demo.game import Progress
+from redvsblue_telemetry.cli.demo.command import (
+    StoredCounts,
+    differences,
+    differences_of_killed,
+    progress_line,
+)
+from redvsblue_telemetry.cli.demo.game import Progress, Tally
 from tests.support.command import (
     PATIENCE,
     Running,
@@ -28,8 +33,12 @@ from tests.support.command import (
 from tests.support.wait import wait_until
 
 VERDICT = "every event arrived once"
-GAME = Progress(counted=500, emitted=500, delivered=500, is_over=True)
-COUNTS = StoredCounts(stored=500, unique=500, repeats=0, missing=0)
+GAME = Progress(counted=500, emitted=503, recovered=40, delivered=543, is_over=True)
+COUNTS = StoredCounts(stored=503, unique=503, repeats=0, missing=0, summaries=3, outcome="well")
+KILLED = Progress(counted=300, emitted=250)
+KILLED_COUNTS = StoredCounts(
+    stored=302, unique=302, repeats=9, missing=0, summaries=2, outcome="killed"
+)
 
 
 def test_every_event_arrives_once_and_is_kept_where_it_was_said(tmp_path: Path) -> None:
@@ -48,7 +57,12 @@ def test_every_event_arrives_once_and_is_kept_where_it_was_said(tmp_path: Path) 
     assert done.stderr == ""
     lines = run_command("export", "--db", db).stdout.splitlines()
     assert len(lines) == int(found[1])
-    assert any('"frame_times"' in line for line in lines)
+    assert any('"type":"frames"' in line for line in lines)
+    assert all('"context":{"player":"p-17"' in line for line in lines)
+    assert "killed the game on purpose" in done.stdout
+    assert re.search(r"^  outcome +killed +well$", done.stdout, re.MULTILINE)
+    proved = run_command("prove", "--db", db)
+    assert proved.returncode == 0, proved.stdout + proved.stderr
 
 
 @pytest.mark.parametrize(
@@ -160,7 +174,7 @@ def test_seconds_that_are_none_are_wrong_usage(seconds: str) -> None:
 @needs_posix
 def test_progress_on_a_terminal_fits_its_columns(tmp_path: Path) -> None:
     variables = {"COLUMNS": "80", "BROWSER": f"touch {tmp_path}/opened %s"}
-    with Terminal("demo", "--seconds", 1.1, "--no-browser", **variables) as terminal:
+    with Terminal("demo", "--seconds", 2, "--no-browser", **variables) as terminal:
         assert terminal.end() == 0
     assert not (tmp_path / "opened").exists()
     shown = re.findall(r" +[\d.]+ s [^\r\n\x1b]*", terminal.shown.decode())
@@ -218,6 +232,44 @@ def test_port_that_is_taken_is_one_line_and_exit_code_2() -> None:
 
 def test_nothing_differs_when_all_counts_agree() -> None:
     assert differences(GAME, COUNTS) == []
+    assert differences_of_killed(KILLED, KILLED_COUNTS) == []
+
+
+def test_killed_game_may_have_recorded_one_event_more_than_it_counted() -> None:
+    counts = msgspec.structs.replace(KILLED_COUNTS, stored=303, unique=303)
+    assert differences_of_killed(KILLED, counts) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"stored": 301, "unique": 301}, "stored 301 (301) of the killed game's 302"),
+        ({"stored": 304, "unique": 304}, "stored 304 (304) of the killed game's 302"),
+        ({"unique": 301}, "stored 302 (301) of the killed game's 302"),
+        ({"missing": 1}, "missing 1 of the killed game's"),
+        ({"outcome": "no_word"}, "the killed game is shown as no_word"),
+    ],
+)
+def test_count_of_the_killed_game_that_differs_is_named(
+    change: dict[str, Any], difference: str
+) -> None:
+    counts = msgspec.structs.replace(KILLED_COUNTS, **change)
+    assert differences_of_killed(KILLED, counts) == [difference]
+
+
+def test_game_that_is_shown_as_it_did_not_end_is_named() -> None:
+    counts = msgspec.structs.replace(COUNTS, outcome="crashed")
+    assert differences(GAME, counts) == ["outcome crashed instead of well"]
+
+
+def test_tally_outlives_the_process_that_counts(tmp_path: Path) -> None:
+    theirs, ours = Tally(tmp_path / "tally"), Tally(tmp_path / "tally")
+    theirs.add()
+    theirs.add()
+    assert ours.count == 2
+    theirs.close()
+    assert ours.count == 2
+    ours.close()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +280,8 @@ def test_count_of_the_game_that_differs_is_named(field: str) -> None:
 
     (difference,) = differences(msgspec.structs.replace(GAME, **change), COUNTS)
 
-    assert difference.startswith(f"{field.replace('_', ' ')} 1 instead of")
+    name = field.replace("_", " ")
+    assert difference.startswith(f"{name} {-39 if field == 'delivered' else 1} instead of")
 
 
 @pytest.mark.parametrize("field", ["stored", "unique", "repeats", "missing"])
@@ -241,4 +294,5 @@ def test_count_of_the_collector_that_differs_is_named(field: str) -> None:
 
 
 def test_battle_without_events_proves_nothing() -> None:
-    assert differences(Progress(), StoredCounts(0, 0, 0, 0)) == ["the game emitted nothing"]
+    nothing = StoredCounts(0, 0, 0, 0, 0, "well")
+    assert differences(Progress(), nothing) == ["the game emitted nothing"]

@@ -1,4 +1,4 @@
-"""``demo``: play a battle against a collector, and compare both sides' counts."""
+"""``demo``: play a battle against a collector, kill the game, and compare both sides' counts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import os
 import sys
+import tempfile
 import webbrowser
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -17,7 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ...collector.client import CollectorClient, CollectorError
-from ...collector.models import EventFilter
+from ...collector.models import EventFilter, Outcome
 from ...collector.server import Options, telemetry_url
 from ...settings import is_killed
 from .._arguments import FiniteFloatRange, browser_option, port_option, temporary_db_option
@@ -29,15 +30,18 @@ from .._runner import (
     stopped_by_signals,
 )
 from .._terminal import CommandError, pipe_safe_stdout
-from .game import Progress
+from .game import Progress, Tally
 
-__all__ = ["StoredCounts", "demo", "differences", "progress_line"]
+__all__ = ["StoredCounts", "demo", "differences", "differences_of_killed", "progress_line"]
 
 _DIFFERS, _INTERRUPTED = 1, 130
+_FIRST_SHARE = 0.4  # of the time, until the game is killed
+_KILL_PATIENCE = 60.0  # seconds that the game would play on if it weren't killed
+_FRAMES = "frames"  # the type of the library's own summaries
 
 
 class StoredCounts(msgspec.Struct):
-    """The collector's side of the ledger, for the game's session."""
+    """The collector's side of the ledger, for the session of a game."""
 
     stored: int
     """Events that can be read back."""
@@ -45,6 +49,10 @@ class StoredCounts(msgspec.Struct):
     """Distinct numbers among them."""
     repeats: int
     missing: int
+    summaries: int
+    """Events of the library itself among the stored ones: its summaries of frames."""
+    outcome: str
+    """How the session ended; see :class:`Outcome`."""
 
 
 @click.command()
@@ -70,8 +78,10 @@ def demo(
 ) -> None:
     """Play a battle against a collector and compare their counts.
 
-    The game is a separate process that sends as any game does. The exit code is 0 if every event
-    arrived exactly once, and 1 if not.
+    The game is a separate process that sends as any game does. In the middle it is killed. It
+    starts again, delivers the events that the killed game has left in its journal, and reports how
+    that one ended. The exit code is 0 if every event is stored exactly once and each game is shown
+    as it ended, and 1 if not.
     """
     if is_killed(os.environ):
         raise CommandError(
@@ -123,29 +133,44 @@ class _Demo:
         if self._opens:
             await asyncio.to_thread(webbrowser.open, url)
         self._console.print(f"playing a battle of {self._seconds:g} s\n")
-        game = await self._play(telemetry_url(url))
+        with _Folder() as folder:
+            killed = await self._play(url, folder, "first", is_killed=True)
+            killed.counted = folder.count("first")
+            self._console.print("\nkilled the game on purpose; it starts again\n")
+            game = await self._play(url, folder, "second")
         try:
-            counts = await asyncio.to_thread(count, url, game.session)
+            stored = await asyncio.to_thread(
+                lambda: [count(url, each.session) for each in (killed, game)]
+            )
         except CollectorError as error:
             raise CommandError(str(error)) from error
-        self._print_ledgers(game, counts)
-        differing = differences(game, counts)
+        self._print_ledgers((killed, game), stored)
+        differing = differences_of_killed(killed, stored[0]) + differences(game, stored[1])
         if differing:
             reasons = "; ".join(differing)
             self._console.print(Text(f"NOT every event arrived once: {reasons}", "bold red"))
             return _DIFFERS
-        self._console.print(Text(f"every event arrived once: {game.counted} events", "bold green"))
+        total = sum(counts.stored for counts in stored)
+        self._console.print(Text(f"every event arrived once: {total} events", "bold green"))
         return 0
 
-    async def _play(self, url: str) -> Progress:
-        """Run the game; return its last progress."""
+    async def _play(
+        self, url: str, folder: _Folder, name: str, *, is_killed: bool = False
+    ) -> Progress:
+        """Run a game to its end, or kill it after its share of the time; return its progress."""
         progress = Progress()
-        async with _game(url, self._seconds) as lines:
+        share = self._seconds * (_FIRST_SHARE if is_killed else 1 - _FIRST_SHARE)
+        seconds = share + _KILL_PATIENCE if is_killed else share
+        async with _game(telemetry_url(url), seconds, folder, name) as process:
+            assert process.stdout is not None
             with self._shown() as show:
-                async for line in lines:
+                async for line in process.stdout:
+                    is_first = not progress.session
                     progress = msgspec.json.decode(line, type=Progress)
                     show(progress)
-        if not progress.is_over:
+                    if is_first and is_killed:
+                        asyncio.get_running_loop().call_later(share, _kill, process)
+        if not progress.session or not (is_killed or progress.is_over):
             raise CommandError("the game ended early; see its error above")
         return progress
 
@@ -159,48 +184,90 @@ class _Demo:
             width = self._console.width
             yield lambda progress: live.update(progress_line(progress, width), refresh=True)
 
-    def _print_ledgers(self, game: Progress, counts: StoredCounts) -> None:
-        left = [
-            ("emitted", game.emitted),
-            ("delivered", game.delivered),
-            ("in flight", game.in_flight),
-            ("buffered", game.buffered),
-            ("dropped", game.dropped),
-            ("rejected", game.rejected),
+    def _print_ledgers(self, games: Sequence[Progress], stored: Sequence[StoredCounts]) -> None:
+        killed, game = games
+        rows: list[tuple[str, object, object]] = [
+            ("the game", "killed", "next"),
+            ("  counted", killed.counted, game.counted),
+            # The ledger of a killed process is gone with it.
+            ("  emitted", "", game.emitted),
+            ("  delivered", "", game.delivered),
+            ("  in flight", "", game.in_flight),
+            ("  buffered", "", game.buffered),
+            ("  dropped", "", game.dropped),
+            ("  rejected", "", game.rejected),
+            ("the collector", "", ""),
+            *(
+                (f"  {title}", *(getattr(counts, name) for counts in stored))
+                for title, name in (
+                    ("stored", "stored"),
+                    ("of frames", "summaries"),
+                    ("repeats", "repeats"),
+                    ("missing", "missing"),
+                    ("outcome", "outcome"),
+                )
+            ),
         ]
-        right = [
-            ("stored", counts.stored),
-            ("unique", counts.unique),
-            ("repeats", counts.repeats),
-            ("missing", counts.missing),
-        ]
-        self._console.print(f"\n{'the game':22}the collector")
-        for row, (name, events) in enumerate(left):
-            line = f"  {name:9} {events:6}    "
-            if row < len(right):
-                line += "  {:9} {:6}".format(*right[row])
-            self._console.print(line.rstrip())
+        self._console.print()
+        for title, first, second in rows:
+            self._console.print(f"{title:14}{first!s:>8}{second!s:>8}".rstrip())
         self._console.print()
 
 
+class _Folder:
+    """A temporary folder with the games' journal and tallies; a context manager."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="redvsblue-demo-", ignore_cleanup_errors=True
+        )
+        self.journal = Path(self._folder.name, "journal")
+
+    def tally(self, name: str) -> Path:
+        """Return the file in which a game counts."""
+        return Path(self._folder.name, name)
+
+    def count(self, name: str) -> int:
+        """Return the count of a game that has ended."""
+        tally = Tally(self.tally(name))
+        try:
+            return tally.count
+        finally:
+            tally.close()
+
+    def __enter__(self) -> _Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+
 @contextlib.asynccontextmanager
-async def _game(url: str, seconds: float) -> AsyncIterator[asyncio.StreamReader]:
-    """Run the game, and yield its standard output. When the block is left, the game has ended."""
+async def _game(
+    url: str, seconds: float, folder: _Folder, name: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a game, and yield its process. When the block is left, the game has ended."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "redvsblue_telemetry.cli.demo.game", url, str(seconds)),
+        *(sys.executable, "-m", "redvsblue_telemetry.cli.demo.game"),
+        *(url, str(seconds), str(folder.journal), str(folder.tally(name))),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env=_environment(),
         start_new_session=True,  # so that Ctrl-C in a terminal interrupts this process only
     )
-    assert process.stdout is not None
     try:
-        yield process.stdout
+        yield process
         await process.wait()
     finally:
-        if process.returncode is None:
+        _kill(process)
+        await process.wait()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill a process as no process can prevent, unless it has ended."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
             process.kill()
-            await process.wait()
 
 
 def _environment() -> dict[str, str]:
@@ -235,27 +302,53 @@ def count(url: str, session_id: str) -> StoredCounts:
     """Count a session's events in the collector, one by one."""
     wanted = EventFilter(session=session_id)
     with contextlib.closing(CollectorClient(url)) as client:
-        numbers = [event.seq for event in client.iter_events(wanted)]
+        events = [(event.seq, event.type) for event in client.iter_events(wanted)]
         session = client.session(session_id)
-    return StoredCounts(len(numbers), len(set(numbers)), session.repeats, session.missing)
+    return StoredCounts(
+        len(events),
+        len({seq for seq, _ in events}),
+        session.repeats,
+        session.missing,
+        sum(type_ == _FRAMES for _, type_ in events),
+        session.outcome,
+    )
 
 
 def differences(game: Progress, counts: StoredCounts) -> list[str]:
     """Return the reasons why "every event arrived once" is false; an empty list if it is true."""
-    expectations = [
-        ("emitted", game.emitted, game.counted),
-        ("delivered", game.delivered, game.counted),
-        ("stored", counts.stored, game.counted),
-        ("unique", counts.unique, game.counted),
+    total = game.counted + counts.summaries
+    expectations: list[tuple[str, object, object]] = [
+        ("emitted", game.emitted, total),
+        ("delivered", game.delivered - game.recovered, total),
+        ("stored", counts.stored, total),
+        ("unique", counts.unique, total),
         ("in flight", game.in_flight, 0),
         ("buffered", game.buffered, 0),
         ("dropped", game.dropped, 0),
         ("rejected", game.rejected, 0),
         ("repeats", counts.repeats, 0),
         ("missing", counts.missing, 0),
+        ("outcome", counts.outcome, Outcome.WELL),
     ]
     return [
         f"{name} {actual} instead of {expected}"
         for name, actual, expected in expectations
         if actual != expected
     ] + ([] if game.counted else ["the game emitted nothing"])
+
+
+def differences_of_killed(game: Progress, counts: StoredCounts) -> list[str]:
+    """Return the same for the game that was killed.
+
+    It counted each event whose recording was over; the kill may have come just before it counted
+    one more. Events may have arrived again: it didn't live to note their confirmation.
+    """
+    total = game.counted + counts.summaries
+    found = []
+    if counts.stored not in (total, total + 1) or counts.unique != counts.stored:
+        found.append(f"stored {counts.stored} ({counts.unique}) of the killed game's {total}")
+    if counts.missing:
+        found.append(f"missing {counts.missing} of the killed game's")
+    if counts.outcome != Outcome.KILLED:
+        found.append(f"the killed game is shown as {counts.outcome}")
+    return found
