@@ -237,7 +237,7 @@ def compare(report: Report, lives: Iterable[Life], database: Path) -> None:
 
 
 def prove(report: Report, database: Path) -> None:
-    """Find out whether what the games reported agrees with what is stored."""
+    """Find out whether the games' reports agree with the stored events."""
     command = [sys.executable, "-m", "redvsblue_telemetry", "prove", "--db", str(database)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
