@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry.cli._outcomes import OUTCOMES, is_harmless
+from redvsblue_telemetry.cli.report import health
 from tests.support import REPOSITORY
 from tests.support.browser import Look, event_text, expect, look, rows, send, send_events
 from tests.support.chromium import needs_chromium
@@ -86,6 +88,19 @@ def test_scripts_never_turn_text_into_html() -> None:
     assert scripts
     for script in scripts:
         assert not re.search(sinks, script.read_text("utf-8")), script.name
+
+
+def test_page_has_the_words_of_the_commands_for_outcomes_and_causes() -> None:
+    script = REPOSITORY / "redvsblue_telemetry" / "collector" / "static" / "outcome.js"
+    outcomes, _, causes = script.read_text("utf-8").partition("const CAUSES")
+    entries = re.findall(r'\["(\w+)", \["(.)", "([\w ]+)"', outcomes)
+
+    assert {outcome: (mark, word) for outcome, mark, word in entries} == OUTCOMES
+    known = set(re.findall(r'^  \["(\w+)", "', causes, re.MULTILINE))
+    assert known == health._CAUSES.keys()
+    harmless = re.search(r"HARMLESS = new Set\(\[(.*?)\]\)", causes)
+    assert harmless
+    assert set(re.findall(r'"(\w+)"', harmless[1])) == {c for c in known if is_harmless(c)}
 
 
 EXACT = '{"big": 12345678901234567890, "inf": 1e400, "a": 1, "a": 2, "line": "\\n",\n"x": "\u202e"}'

@@ -447,9 +447,12 @@ def test_game_that_stops_is_shown_as_ended_well(collector: RunningCollector, loo
         enabled=True, url=collector.url, drain_interval=0.05, version="1.4.2"
     )
     telemetry = Telemetry(settings).start()
+    telemetry.context(player="p-17")
     telemetry.emit("hit")
     session = page.locator("#sessions tr")
     expect(session.locator(".outcome")).to_contain_text("●running since ")
     assert telemetry.stop(timeout=5)
 
     expect(session.locator(".outcome")).to_contain_text("✓ended well ")
+    rows(page).first.locator("button").click()
+    expect(page.locator("#detail-facts")).to_contain_text("context: playerp-17")
