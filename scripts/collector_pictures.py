@@ -119,7 +119,7 @@ def make_pictures(seconds: float, folder: Path) -> None:
         with connect(ws_url) as websocket:
             websocket.send(BROKEN)
         with playing(ws_url, journal, seconds):
-            take(browser, url, folder / "collector.png", "light", 1440, 1780)
+            take(browser, url, folder / "collector.png", "light", 1440, 1400)
             take(browser, url, folder / "collector-dark.png", "dark", 1440, 980)
             take(browser, url, folder / "collector-narrow.png", "dark", 400, 860)
             take(
