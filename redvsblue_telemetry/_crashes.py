@@ -47,7 +47,8 @@ def exit_reason() -> str:
     """
     if _game_loop_has_crashed:
         return Reason.CRASHED
-    # A child of multiprocessing has no uncaught exception: its finalizers run in a ``finally``.
+    # A child of multiprocessing handles its exceptions itself. Up to Python 3.12, its finalizers
+    # run in a ``finally``, where the exception shows; later, nothing shows it.
     error = sys.exc_info()[1]
     if error is None:
         error = _last_uncaught()

@@ -219,9 +219,11 @@ class Frames:
         if not self._is_new and now < self._look_at:
             return
         self._is_new = False  # before the ticks are read: a later one sets it again
-        if now - self._look_at > _LATE:
-            self._late += now - self._look_at
+        due = self._look_at
         self._take()
+        if now - due > _LATE and self._newest is not None:
+            # Not before the ticks are taken: the newest may be from right before a suspension.
+            self._late += max(0.0, now - max(due, self._newest))
         if self._interval_ends is not None and now >= self._interval_ends:
             self._end_interval(now)
         self._look_at = now + min(self._pace(now), self._watch_for_hang(now))

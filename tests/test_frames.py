@@ -340,6 +340,9 @@ def test_a_time_in_which_the_worker_did_not_run_either_is_not_a_hang(suspended: 
         assert hangs(game.wait(after)) == []
         game.now += suspended
         assert hangs(game.wait(0.1)) == []
+        game.play(0.016, 0.016)  # the worker hasn't seen these when the process is suspended
+        game.now += suspended
+        assert hangs(game.wait(0.1)) == []
 
 
 def test_a_hang_after_a_suspension_is_recorded_with_its_own_time() -> None:

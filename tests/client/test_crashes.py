@@ -21,9 +21,7 @@ from tests.support.command import environment
 from tests.support.looping_games import GAME, Played, data_of, run_game
 
 REPORTS = """
-from redvsblue_telemetry._crashes import exit_reason
-import atexit, threading
-atexit.register(lambda: print("reason:", exit_reason(), flush=True))
+import threading
 class GameError(Exception):
     pass
 def hit(ship):
@@ -50,7 +48,7 @@ def test_a_crash_in_the_main_thread_is_delivered_before_the_process_ends() -> No
 
     assert played.code == 1
     assert played.errors.endswith("GameError: no such ship: red-3\n")
-    assert played.printed == ["reason: crashed"]
+    assert played.reason == "crashed"
     [crash] = data_of(played.events, "crash")
     line = len((GAME + REPORTS).splitlines()) + 1
     assert crash == {
@@ -72,7 +70,7 @@ def test_a_crash_in_a_thread_is_not_the_end_of_the_game() -> None:
 
     assert played.code == 0
     assert "GameError: no such ship: blue-1" in played.errors
-    assert played.printed == ["reason: exit"]
+    assert played.reason == "exit"
     assert [event["type"] for event in played.events] == ["crash", "played_on"]
     [crash] = data_of(played.events, "crash")
     assert crash["thread"] == "shipyard"
@@ -91,7 +89,7 @@ def test_a_crash_of_the_thread_that_calls_frame_is_the_end_of_the_game() -> None
     thread.join()
     """)
 
-    assert played.printed == ["reason: crashed"]
+    assert played.reason == "crashed"
     assert [event["type"] for event in played.events] == ["crash", "frames"]
 
 
@@ -107,11 +105,11 @@ def test_a_crash_of_the_thread_that_calls_frame_is_the_end_of_the_game() -> None
     ],
 )
 def test_a_ctrl_c_and_an_exit_are_not_crashes(ending: str, code: int) -> None:
-    played = play(f"telemetry.emit('begun')\n{ending}")
+    played = play(f"telemetry.emit('begun')\ntelemetry.flush(10)\n{ending}")
 
     if sys.platform != "win32":
         assert played.code == code
-    assert played.printed == ["reason: exit"]
+    assert played.reason == "exit"
     assert [event["type"] for event in played.events] == ["begun"]
 
 
@@ -131,8 +129,8 @@ def test_hooks_that_were_there_are_called() -> None:
     assert played.printed == [
         "thread: T no such ship: a",
         "main: GameError no such ship: b",
-        "reason: crashed",
     ]
+    assert played.reason == "crashed"
     assert played.errors == ""
     assert [data["thread"] for data in data_of(played.events, "crash")] == ["T", "MainThread"]
 
@@ -219,16 +217,23 @@ def test_a_recursion_without_end_is_a_crash_like_any_other() -> None:
     assert len(crash["stack"]) == 50
 
 
-def test_a_crash_that_leaves_a_with_block_is_recorded() -> None:
-    played = play("""
-    telemetry.stop()
-    with Telemetry(TelemetrySettings(enabled=True, crash_events=True, url=settings["url"])):
-        hit("d")
-    """)
+@pytest.mark.parametrize(
+    ("leave", "reason"),
+    [('hit("d")', "crashed"), ("sys.exit()", "stopped"), ("raise KeyboardInterrupt", "stopped")],
+)
+def test_a_crash_that_leaves_a_with_block_is_recorded(leave: str, reason: str) -> None:
+    played = play(f"with telemetry: telemetry.emit('begun'); telemetry.flush(10); {leave}")
 
-    assert played.code == 1
-    [crash] = data_of(played.events, "crash")
-    assert crash["message"] == "no such ship: d"
+    assert played.reason == reason
+    messages = [data["message"] for data in data_of(played.events, "crash")]
+    assert messages == (["no such ship: d"] if reason == "crashed" else [])
+
+
+def test_without_crash_events_the_session_has_crashed_all_the_same() -> None:
+    played = run_game(REPORTS + "telemetry.emit('begun')\ntelemetry.flush(10)\nhit('f')")
+
+    assert (played.reason, len(played.events)) == ("crashed", 1)
+    assert played.errors.endswith("GameError: no such ship: f\n")
 
 
 @pytest.mark.usefixtures("hooks")

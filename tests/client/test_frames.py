@@ -34,21 +34,21 @@ def test_each_frame_is_in_exactly_one_frames_event() -> None:
 
 def test_a_hang_shows_where_the_game_is_and_goes_on() -> None:
     script = "play(0.3)\nload_level()\nplay(0.3)"
-    events = events_of(script, frame_interval=0.1, hang_timeout=0.5)
+    events = events_of(script, frame_interval=0.1, hang_timeout=1.0)
 
     [hang] = data_of(events, "hang")
-    assert 0.5 <= hang["seconds"] < 2.0
-    line = GAME.splitlines().index("    time.sleep(2.0)") + 1
+    assert 1.0 <= hang["seconds"] < 3.0
+    line = GAME.splitlines().index("    time.sleep(3.0)") + 1
     assert hang["stack"][-1] == f"<string>:{line} in load_level"
     assert "secret" not in json.dumps(events)
     types = [event["type"] for event in events]
     assert types.index("frames") < types.index("hang") < len(types) - types[::-1].index("frames")
-    assert max(data["maxMs"] for data in data_of(events, "frames")) >= 2000
+    assert max(data["maxMs"] for data in data_of(events, "frames")) >= 3000
 
 
 def test_each_hang_is_recorded_at_its_time_also_right_after_another_one() -> None:
     script = "play(0.1)\nload_level()\ntelemetry.frame()\nload_level()\nplay(0.1)"
-    hangs = data_of(events_of(script, hang_timeout=0.5), "hang")
+    hangs = data_of(events_of(script, hang_timeout=1.0), "hang")
 
     assert len(hangs) == 2
     assert all(hang["stack"][-1].endswith(" in load_level") for hang in hangs)
@@ -57,9 +57,9 @@ def test_each_hang_is_recorded_at_its_time_also_right_after_another_one() -> Non
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_game_that_was_suspended_did_not_hang() -> None:
     with RecordingServer() as server:
-        game = start_game("play(60)", server, frame_interval=0.1, hang_timeout=0.4)
+        game = start_game("play(60)", server, frame_interval=0.1, hang_timeout=2.0)
         with game:
-            for seconds in (0.35, 0.45, 0.6, 1.5):
+            for seconds in (1.9, 2.1, 4.0):
                 before = len(server.events)
                 assert server.wait_for(before + 2, PATIENCE)
                 game.send_signal(signal.SIGSTOP)
@@ -69,7 +69,7 @@ def test_a_game_that_was_suspended_did_not_hang() -> None:
             assert server.wait_for(before + 3, PATIENCE)
             game.kill()
         assert data_of(server.events, "hang") == []
-        assert max(data["maxMs"] for data in data_of(server.events, "frames")) >= 1400
+        assert max(data["maxMs"] for data in data_of(server.events, "frames")) >= 4000
 
 
 def test_a_frame_in_a_thread_is_that_thread_s() -> None:
@@ -81,13 +81,13 @@ def test_a_frame_in_a_thread_is_that_thread_s() -> None:
     thread = threading.Thread(target=game_loop, name="loop")
     thread.start()
     thread.join()
-    time.sleep(1.5)  # a loop that has ended hangs no more
+    time.sleep(2.0)  # a loop that has ended hangs no more
     """
-    [hang] = data_of(events_of(script, hang_timeout=0.5), "hang")
+    [hang] = data_of(events_of(script, hang_timeout=1.0), "hang")
 
     assert hang["stack"][-2:] == [
         hang["stack"][-2],
-        f"<string>:{GAME.splitlines().index('    time.sleep(2.0)') + 1} in load_level",
+        f"<string>:{GAME.splitlines().index('    time.sleep(3.0)') + 1} in load_level",
     ]
     assert hang["stack"][-2].endswith(" in game_loop")
 
@@ -121,7 +121,7 @@ def test_a_stack_fits_into_a_small_event() -> None:
     deeper(60)
     """
     for most, least_lines in ((16384, 50), (1024, 5)):
-        [hang] = data_of(events_of(script, hang_timeout=0.5, max_event_bytes=most), "hang")
+        [hang] = data_of(events_of(script, hang_timeout=1.0, max_event_bytes=most), "hang")
         assert least_lines <= len(hang["stack"]) <= 50
         assert hang["stack"][-1].endswith(" in load_level")
 
@@ -199,7 +199,7 @@ def test_a_hang_without_a_home_directory_in_it(tmp_path: Path) -> None:
     home = tmp_path / "home" / "bob"
     mods = home / "mods"
     mods.mkdir(parents=True)
-    (mods / "mod.py").write_text("import time\ndef wait(): time.sleep(2)\n")
+    (mods / "mod.py").write_text("import time\ndef wait(): time.sleep(3)\n")
     script = f"""
     from importlib.util import module_from_spec, spec_from_file_location
     os.environ["HOME"] = {str(home)!r}
@@ -209,7 +209,7 @@ def test_a_hang_without_a_home_directory_in_it(tmp_path: Path) -> None:
     play(0.1)
     mod.wait()
     """
-    [hang] = data_of(events_of(script, hang_timeout=0.5), "hang")
+    [hang] = data_of(events_of(script, hang_timeout=1.0), "hang")
 
     assert hang["stack"][-1] == "mod.py:2 in wait"
     assert "bob" not in json.dumps(hang)

@@ -28,7 +28,7 @@ def play(seconds):
 
 def load_level():
     secret = "the value of a variable"
-    time.sleep(2.0)
+    time.sleep(3.0)
 
 """
 
@@ -53,6 +53,8 @@ class Played(NamedTuple):
     printed: list[str]
     errors: str
     events: list[dict[str, Any]]
+    reason: str | None
+    """How the session ended, by its last report."""
 
 
 def run_game(script: str, **settings: Any) -> Played:
@@ -60,7 +62,8 @@ def run_game(script: str, **settings: Any) -> Played:
     with RecordingServer() as server:
         game = start_game(script, server, **settings)
         out, errors = game.communicate(timeout=PATIENCE)
-        return Played(game.returncode, out.splitlines(), errors, server.events)
+        reason = server.reports[-1].get("reason") if server.reports else None
+        return Played(game.returncode, out.splitlines(), errors, server.events, reason)
 
 
 def events_of(script: str, **settings: Any) -> list[dict[str, Any]]:
