@@ -28,6 +28,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
+import msgspec
+
 from .._process import get_telemetry, install_telemetry, stop_telemetry
 from .._shared import Unpack, escape, monotonic
 from ..client import Telemetry
@@ -291,13 +293,18 @@ class _RealTimeLoop(asyncio.SelectorEventLoop):
 def _as_emitted(event: StoredEvent) -> TelemetryEvent:
     return TelemetryEvent(
         type=event.type,
-        data=json.loads(bytes(event.data), parse_int=_number),  # msgspec refuses 1e400
+        data=_decoded(event.data),
         timestamp=event.timestamp,
         id=event.id,
         session_id=event.session_id,
         seq=event.seq,
         version=event.version,
+        context=None if event.context is msgspec.UNSET else _decoded(event.context),
     )
+
+
+def _decoded(text: msgspec.Raw) -> Any:
+    return json.loads(bytes(text), parse_int=_number)  # msgspec refuses 1e400
 
 
 def _number(digits: str) -> int | float:

@@ -162,3 +162,17 @@ def test_sending_for_real_ends_what_was_started_and_brings_back_what_was() -> No
         assert collector.events == ["hit"]
         assert events == []
     assert get_telemetry() is before
+
+
+def test_events_have_their_context_and_sessions_their_outcome() -> None:
+    with RunningCollector() as collector, sending_for_real():
+        telemetry = start_telemetry(enabled=True, url=collector.url, drain_interval=0.01)
+        emit("before")
+        telemetry.context(player="p-17", level=3)
+        emit("after")
+        assert stop_telemetry(10)
+        before, after = collector.events
+        assert before.context is None
+        assert after.context == {"player": "p-17", "level": 3}
+        (session,) = collector.sessions
+        assert (session.outcome, session.reason, session.missing) == ("well", "stopped", 0)
