@@ -66,7 +66,7 @@ def count_losses(missing: Iterable[tuple[int, int]], report: Report) -> Losses:
     lost: dict[str, int] = {}
     unexplained = beyond = before = 0
     reasons = reasons_of(report)
-    first_known = reasons[0][0] if len(reasons) >= MAX_GAPS else 0
+    first_known = start_of(report, reasons)
     for first, last, cause in explained(missing, reasons):
         if cause is not None:
             lost[cause] = lost.get(cause, 0) + last - first + 1

@@ -85,8 +85,11 @@ def test_totals_of_a_full_report_explain_what_is_before_its_first_run() -> None:
         Loss(10, 11, "unexplained"),
         Loss(1000, 1000, "overflow"),
     ]
-    not_full = report(*gaps[1:], last_seq=5000, dropped={"overflow": MAX_GAPS + 3})
-    assert count_losses([(7, 11)], not_full) == Losses({"unexplained": 5}, 0)
+    # A client sends fewer runs if the report would be larger than its limit.
+    short = report(*gaps[-10:], last_seq=5000, dropped={"overflow": 13})
+    assert count_losses([(7, 11)], short) == Losses({"dropped": 5}, 0)
+    whole = report(*gaps[-10:], last_seq=5000, dropped={"overflow": 10})
+    assert count_losses([(7, 11)], whole) == Losses({"unexplained": 5}, 0)
 
 
 def test_runs_that_overlap_or_are_turned_around_count_once() -> None:
