@@ -141,7 +141,7 @@ def _line(result: _Result) -> str:
     verdict = click.style(f"{proof.verdict.value:<6}", fg=_COLORS[proof.verdict])
     name = printable(result.session, _MAX_ID_LETTERS)
     remarks = "; ".join(printable(text) for text in (result.obstacle, *proof.problems) if text)
-    line = f"{verdict}  {name}  {proof.last_seq:,} events"
+    line = f"{verdict}  {name}  {proof.last_seq:,} event{'' if proof.last_seq == 1 else 's'}"
     return ": ".join(filter(None, [line, fates, remarks]))
 
 
