@@ -33,6 +33,7 @@ from .settings import TelemetrySettings, is_given, is_killed
 if TYPE_CHECKING:
     from ._delivery.worker import TelemetryConnector
     from ._journal.journal import Journal
+    from ._recording.sampling import Sampling
     from ._recording.store import Store
 
 __all__ = ["Telemetry", "TelemetryStats"]
@@ -122,15 +123,17 @@ class Telemetry:
         # The connector's, kept so that an emit into a full store doesn't look it up each time: that
         # costs it about 40 of 10,900 instructions.
         self._nudge: Callable[[], None] | None = None
+        sampling = self._made_sampling()
         self._codec = EventCodec(
             settings.session_id or new_session_id(),
             settings.version,
             max_event_bytes=min(settings.max_event_bytes, settings.max_batch_bytes - 2),
+            sampling=sampling,
         )
         self._high_water = max(1, settings.capacity // _HIGH_WATER_PARTS)
         self._journal = self._made_journal()
         self._store = self._made_store()
-        self._ledger = Ledger(self._store)
+        self._ledger = Ledger(self._store, sampling)
         self._engines = AttachedEngines()
         self._bound_emit: Emit = emit_nothing
         if settings.enabled:
@@ -148,6 +151,15 @@ class Telemetry:
             self._frames = self._made_frames()
             if settings.crash_events:
                 self._crash_hooks = CrashHooks(self._codec.max_event_bytes, self._frames)
+
+    def _made_sampling(self) -> Sampling | None:
+        """Return the sampling of a client that has one."""
+        settings = self._settings
+        if not (settings.sample or settings.rate_limits):
+            return None
+        from ._recording.sampling import Sampling  # noqa: PLC0415 (imports `random`, and much more)
+
+        return Sampling(settings.sample, settings.rate_limits)
 
     def _made_journal(self) -> Journal | None:
         """Return the journal of a client that has one. Touches nothing on disk."""
@@ -220,6 +232,8 @@ class Telemetry:
         if not self._life.recording.on:
             return
         try:
+            if self._codec.leaves_out_event(event):
+                return
             body = self._codec.encode_event(event)
             self._store.push(body)
         except Exception as error:

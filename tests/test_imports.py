@@ -51,6 +51,7 @@ ROOMS = {
         counter         |
         jsonable        |
         store           | counter
+        sampling        | counter
         ledger          | counter  store
         prefixes        | counter
         codec           | jsonable  prefixes

@@ -16,7 +16,7 @@ import os
 import uuid
 from collections.abc import Iterable, Mapping
 from time import time_ns  # a module-level name, so that tests can freeze it
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -39,6 +39,9 @@ from .prefixes import (
     parts_of,
     prefix_of,
 )
+
+if TYPE_CHECKING:
+    from .sampling import Sampling
 
 __all__ = [
     "EncodedEvent",
@@ -83,16 +86,23 @@ class EventCodec:
         version: the version of the game's build, written into each event; or None.
         max_event_bytes: the largest size of one event on the wire. It is counted with the longest
             possible ``seq``, so that the limit doesn't depend on when the event is emitted.
+        sampling: decides which events are left out; None: none.
     """
 
     def __init__(
-        self, session_id: str, version: str | None = None, max_event_bytes: int = 16384
+        self,
+        session_id: str,
+        version: str | None = None,
+        max_event_bytes: int = 16384,
+        *,
+        sampling: Sampling | None = None,
     ) -> None:
         self.version = version
         self.max_event_bytes = max_event_bytes
         hook = functools.partial(to_jsonable, most=max_event_bytes)
         self.encode_json = msgspec.json.Encoder(enc_hook=hook).encode
-        self.prefixes = Prefixes()
+        self._sampling = sampling
+        self.prefixes = Prefixes(slow=() if sampling is None else sampling.types)
         """The beginning of the events of each type, with the context."""
         self.begin(session_id)
 
@@ -105,6 +115,8 @@ class EventCodec:
         """
         self.session_id = session_id
         self.prefixes.begin()
+        if self._sampling is not None:
+            self._sampling.begin(session_id)
         # A reused session_id must not repeat event ids.
         self.run = uuid.uuid4().hex[:16] if run is None else run
         prefix = {"sessionId": session_id} | ({"version": self.version} if self.version else {})
@@ -146,6 +158,18 @@ class EventCodec:
         if size > self.max_event_bytes:
             raise self._too_large(name, size)
         return EncodedEvent(prefix, time_ns(), text)
+
+    def leaves_out(self, type: object) -> bool:
+        """Return whether sampling leaves out an event of a type, which is counted then."""
+        return self._sampling is not None and self._sampling.leaves_out(type)
+
+    def leaves_out_event(self, event: object) -> bool:
+        """Do the same for a value that somebody pushes as an event."""
+        if self._sampling is None:
+            return False
+        if isinstance(event, TelemetryEvent):
+            return self._sampling.leaves_out(event.type)
+        return isinstance(event, Mapping) and self._sampling.leaves_out(event.get("type"))
 
     def forget(self, type: str) -> None:
         """Have the next event of a type checked with care, since one was too large."""

@@ -112,6 +112,8 @@ def make_emit(
                     pass
                 return
         try:
+            if codec.leaves_out(type):
+                return
             store.push(codec.encode(type, data, fields))
         except Exception as error:
             # Close to the recursion limit, any call may fail; a step of a loop calls nothing.

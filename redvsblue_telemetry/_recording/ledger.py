@@ -18,13 +18,16 @@ A new reason to drop events is one more :class:`DropReason`.
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .._shared import keep_on_reload
 from .counter import AtomicCounter
 from .store import Store
+
+if TYPE_CHECKING:
+    from .sampling import Sampling
 
 __all__ = ["Counts", "DropReason", "Ledger"]
 
@@ -73,10 +76,12 @@ class Ledger:
 
     Args:
         store: counts the events on the game's side.
+        sampling: counts the events that it leaves out; None: there are none.
     """
 
-    def __init__(self, store: Store[Any]) -> None:
+    def __init__(self, store: Store[Any], sampling: Sampling | None = None) -> None:
         self._store = store
+        self._sampling = sampling
         self.begin()
 
     def begin(self) -> None:
@@ -165,5 +170,5 @@ class Ledger:
             in_flight=in_flight,
             rejected=self.rejected_by_emit + rejected + rejected_recovered,
             dropped_by=dropped_by,
-            sampled={},
+            sampled={} if self._sampling is None else self._sampling.counts(),
         )
