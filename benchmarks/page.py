@@ -19,6 +19,7 @@ import sys
 from benchmarks import (
     backlog,
     collector,
+    endings,
     frame_cost,
     frame_pairs,
     instructions,
@@ -64,6 +65,7 @@ _BENCHMARKS = {
     "collector": collector,
     "truth-table": truth_table,
     "kills": kills,
+    "endings": endings,
 }
 _TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(?:(?!<!--).)*?(<!-- end -->)", re.DOTALL)
 
