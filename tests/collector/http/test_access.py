@@ -716,7 +716,7 @@ def test_every_answer_is_safe_and_holds_no_token(guarded: RunningCollector, kind
 def test_answer_to_an_internal_error_is_as_safe(
     guarded: RunningCollector, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
 ) -> None:
-    def fails(_: sqlite3.Connection) -> None:
+    def fails(_: sqlite3.Connection, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(queries, "totals", fails)
