@@ -130,6 +130,8 @@ LAST: dict[str, Any] = {
             "{'overflow': 1} were lost, the library counts {'overflow': 2}",
         ),
         ({"recovered": 1, "dropped_by": {"overflow": 2}}, ""),
+        # Discarded by the toggle, but it had arrived.
+        ({"dropped_by": {"overflow": 1, "switched_off": 2}}, ""),
     ],
 )
 def test_counts_that_differ_from_the_library_are_found(last: dict[str, Any], problem: str) -> None:
