@@ -145,6 +145,10 @@ class Journal:
     def erase(self) -> None:
         """Delete this run and all dead runs."""
         run, self._run = self._run, None
+        if run is not None:
+            # First, because of a kill in the midst of this: a report without its events would make
+            # the next start take all of them for damaged.
+            run.delete_report()
         self.store.erase()
         if run is not None:
             run.delete()

@@ -161,3 +161,24 @@ def test_a_no_erases_the_report_too(tmp_path: Path) -> None:
     journal.erase()
     journal.save_report(REPORT)
     assert not tmp_path.exists()
+
+
+def test_an_erasure_leaves_no_report_whose_events_are_gone_if_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = made(tmp_path)
+    push(journal, 1)
+    report = Report(session_id="session", number=1, state=State.RUNNING, last_seq=1)
+    journal.save_report(encode_report(report))
+    left: list[list[str]] = []
+    unlink = Path.unlink
+
+    def look_and_unlink(path: Path, missing_ok: bool = False) -> None:
+        left.append(sorted(each.suffix for each in tmp_path.glob("session/*") if each.is_file()))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", look_and_unlink)
+    journal.erase()
+    assert left[0] == [".events", ".lock", ".report"]
+    assert all(".events" in suffixes for suffixes in left if ".report" in suffixes)
+    assert not tmp_path.exists()
