@@ -52,7 +52,7 @@ def exit_reason() -> str:
     error = sys.exc_info()[1]
     if error is None:
         error = _last_uncaught()
-        if id(error) == _earlier or _is_interactive():
+        if id(error) == _earlier or _is_interactive() or not _has_left_all_code(error):
             return Reason.EXIT
     return Reason.CRASHED if error is not None and is_crash(type(error)) else Reason.EXIT
 
@@ -71,6 +71,16 @@ def forget_crashes() -> None:
 def _last_uncaught() -> BaseException | None:
     error: BaseException | None = getattr(sys, "last_exc", None)
     return getattr(sys, "last_value", None) if error is None else error
+
+
+def _has_left_all_code(error: BaseException | None) -> bool:
+    """Return whether no code was left that could have handled an exception.
+
+    Tkinter and the standard library's consoles keep exceptions in the same place after they have
+    handled them, and the game goes on. Their tracebacks begin in a function that somebody called.
+    """
+    traceback = None if error is None else error.__traceback__
+    return traceback is None or traceback.tb_frame.f_back is None
 
 
 def _is_interactive() -> bool:

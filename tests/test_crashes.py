@@ -48,6 +48,9 @@ def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedP
         # A game may use the hook for exceptions that it goes on after.
         ("sys.excepthook(ValueError, ValueError(), None)", "exit"),
         ("t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()", "exit"),
+        # The console in a game; Tkinter does the same. Both go on, and keep the exception.
+        ("import code; code.InteractiveConsole().push('1 / 0')", "exit"),
+        ("import code; code.InteractiveConsole().push('1 / 0'); 1 / 0", "crashed"),
         ("signal.signal(signal.SIGTERM, lambda *_: sys.exit()); signal.raise_signal(15)", "exit"),
     ],
 )
