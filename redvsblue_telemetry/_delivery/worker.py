@@ -705,13 +705,14 @@ class TelemetryConnector:
             return
         self._has_last_report = self._awaits_last_report = True
         try:
-            connection.flush()
-            while session.has_unconfirmed_report and self._clock() < until:
+            while True:
+                connection.flush()
+                session.receive()  # also without proof: what is written is confirmed then
+                if not session.has_unconfirmed_report or self._clock() >= until:
+                    break
                 if self._is_finished or requests.enabled == is_switched_off:
                     break
                 self._wait(until, connection.fileno(), _events_of(connection))
-                session.receive()
-                connection.flush()
         except ConnectionLost:
             pass
         finally:

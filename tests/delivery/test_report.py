@@ -501,9 +501,10 @@ def test_a_stop_with_no_time_returns_at_once_and_still_sends_it() -> None:
 
 
 @pytest.mark.parametrize("reports", [True, False])
-def test_a_stop_is_quick_when_all_is_delivered(reports: bool) -> None:
+@pytest.mark.parametrize("confirm", ["auto", "none"])
+def test_a_stop_is_quick_when_all_is_delivered(reports: bool, confirm: str) -> None:
     with RecordingServer(reports=reports) as server:
-        telemetry = start_telemetry(**QUICK, url=server.url)
+        telemetry = start_telemetry(**QUICK, url=server.url, confirm=confirm)
         telemetry.emit("x")
         assert telemetry.flush(5)
         since = time.monotonic()
