@@ -102,7 +102,7 @@ class Reporter:
             self._window.own_delivered,
             self.gaps.changes,
             self._ledger.rejected_by_emit,
-            self._ledger.read().sampled,
+            self._ledger.sampled,
             self.reconnects,
         )
 
@@ -169,7 +169,7 @@ class Reporter:
             buffered=pushed - rejected - delivered - sum(dropped.values()),
             rejected=ledger.rejected_by_emit + rejected,
             dropped=dropped,
-            sampled=ledger.read().sampled,
+            sampled=ledger.sampled,
             gaps=gaps,
             reconnects=self.reconnects,
             sdk=VERSION,

@@ -137,6 +137,11 @@ class Ledger:
         return self._rejected_by_emit.value
 
     @property
+    def sampled(self) -> dict[str, int]:
+        """Events left out by sampling and rate limits, by type."""
+        return {} if self._sampling is None else self._sampling.counts()
+
+    @property
     def left_behind(self) -> int:
         """Events that were still undelivered at the end."""
         return self._dropped[DropReason.LEFT_BEHIND]
@@ -170,5 +175,5 @@ class Ledger:
             in_flight=in_flight,
             rejected=self.rejected_by_emit + rejected + rejected_recovered,
             dropped_by=dropped_by,
-            sampled={} if self._sampling is None else self._sampling.counts(),
+            sampled=self.sampled,
         )
