@@ -372,6 +372,7 @@ class Telemetry:
 
     def _stop(self, timeout: float, reason: str) -> bool:
         """Stop. The reason is that of the last report, unless there was another stop before."""
+        since = monotonic()
         if self._frames is not None and self._connector is not None:
             self._frames.finish(timeout)
         with self._life.lock:
@@ -381,11 +382,10 @@ class Telemetry:
             return self._stop_result
         # Waiting without the lock: a callback on the worker, another thread and a signal handler
         # may all call `stop` while this one waits, and each returns within its own timeout.
-        since = monotonic()
         if connector is None:
             ended_well = self._has_nothing_to_send
         else:
-            ended_well = connector.stop(timeout, reason)
+            ended_well = connector.stop(max(0.0, since + timeout - monotonic()), reason)
         has_ended = connector is None or connector.state is ConnectionState.STOPPED
         # A callback on the worker doesn't wait: then the next call has to.
         if has_ended or monotonic() - since >= timeout:
@@ -592,8 +592,9 @@ class Telemetry:
         from ._delivery.worker import TelemetryConnector  # noqa: PLC0415
 
         watch_process(self)
-        forget_crashes()
         journal, is_child = self._journal, self._life.phase is Phase.RESTARTING
+        if not is_child:  # which may be here to record its crash
+            forget_crashes()
         connector = TelemetryConnector(
             self._store,
             self._codec,
@@ -682,6 +683,7 @@ class Telemetry:
         store that nobody drains.
         """
         inherited, self._connector, self._nudge = self._connector, None, None
+        forget_crashes()
         self._life.after_fork_in_child()
         self._codec.begin(child_session_id(self._settings.session_id))
         if self._journal is not None:

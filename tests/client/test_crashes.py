@@ -18,7 +18,7 @@ from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support import REPOSITORY
 from tests.support.command import environment
-from tests.support.looping_games import GAME, Played, data_of, run_game
+from tests.support.looping_games import GAME, PATIENCE, Played, data_of, run_game, start_game
 
 REPORTS = """
 import threading
@@ -91,6 +91,27 @@ def test_a_crash_of_the_thread_that_calls_frame_is_the_end_of_the_game() -> None
 
     assert played.reason == "crashed"
     assert [event["type"] for event in played.events] == ["crash", "frames"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_a_forked_child_whose_first_event_is_its_crash_has_crashed() -> None:
+    script = """
+    telemetry.emit("begun")
+    telemetry.flush(10)
+    if (child := os.fork()) == 0:
+        hit("g")
+    os.waitpid(child, 0)
+    """
+    with RecordingServer() as server:
+        game = start_game(
+            REPORTS + textwrap.dedent(script), server, crash_events=True, session_id="played"
+        )
+        _, errors = game.communicate(timeout=PATIENCE)
+        assert game.returncode == 0, errors
+        assert len(data_of(server.events, "crash")) == 1
+        reasons = {report["sessionId"]: report.get("reason") for report in server.reports}
+    assert reasons.pop("played") == "exit"
+    assert [*reasons.values()] == ["crashed"]
 
 
 @pytest.mark.parametrize(
