@@ -94,8 +94,8 @@ class CrashHooks:
     They never raise and never wait. Any thread.
 
     Args:
-        max_event_bytes: an event's JSON may have so many.
-        frames: knows the thread that calls ``frame``.
+        max_event_bytes: the limit of an event's JSON, in bytes.
+        frames: the client's frames, which know the thread that calls ``frame``.
     """
 
     def __init__(self, max_event_bytes: int, frames: Frames) -> None:

@@ -74,7 +74,7 @@ class Frames:
         wake: has the worker call :meth:`upkeep`.
         interval: seconds between two ``frames`` events.
         hang_timeout: seconds without a frame after which a ``hang`` event is recorded, or None.
-        max_event_bytes: an event's JSON may have so many.
+        max_event_bytes: the limit of an event's JSON, in bytes.
         clock: returns seconds.
     """
 

@@ -101,7 +101,7 @@ def encode_report(report: Report, most_bytes: int | None = None) -> bytes:
 
     Args:
         report: the report.
-        most_bytes: of the message. Beyond it, the oldest gaps are left out.
+        most_bytes: the limit of the message, in bytes. Beyond it, the oldest gaps are left out.
     """
     message = _encode(_Message(report))
     gaps = report.gaps

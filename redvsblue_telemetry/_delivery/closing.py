@@ -37,7 +37,7 @@ class ClosingReport:
         confirmed: up to which number its events are settled, as its files say.
         first: the number of the first event in its files; None if it has no files.
         last: the number of the last one.
-        most_bytes: of one report. Beyond it, the oldest gaps are left out.
+        most_bytes: the limit of one report, in bytes. Beyond it, the oldest gaps are left out.
     """
 
     def __init__(

@@ -191,6 +191,7 @@ class _Demo:
             ("  counted", killed.counted, game.counted),
             # The ledger of a killed process is gone with it.
             ("  emitted", "", game.emitted),
+            ("  recovered", "", game.recovered),
             ("  delivered", "", game.delivered),
             ("  in flight", "", game.in_flight),
             ("  buffered", "", game.buffered),

@@ -32,9 +32,11 @@ __all__ = ["report"]
     help="Write to this file; - is standard output.",
 )
 def report(db: Path, session: str | None, output: str, *, all_sessions: bool) -> None:
-    """Write an HTML page: timeline, event types, frame times, loss and rejected messages.
+    """Write an HTML page about the stored sessions.
 
-    The page is a single file without scripts, and loads nothing from any server.
+    It shows how they ended, why events are missing, crashes, frame times, the events over time and
+    by type, and rejected messages. It is a single file without scripts, and loads nothing from any
+    server.
 
     Frame times can be in events of any type. The report uses the first of these fields that is a
     number: frame_time_ms, frameTimeMs, frame_ms, frameMs (milliseconds), fps (frames per second).
