@@ -146,7 +146,8 @@ class Session(msgspec.Struct, rename="camel"):
     """How many of the missing events are not lost; see :attr:`Cause.WAITING`."""
     sampled: dict[str, int] = {}
     """How many events sampling and rate limits left out, by type, as reported. These are not
-    missing: they have no numbers."""
+    missing: they have no numbers. At most the twenty types with the most; of one session alone, the
+    thousand."""
     crashes: int = 0
     """How many of its stored events are of the type ``crash``."""
 
@@ -395,7 +396,7 @@ def context_fields(context: msgspec.Raw | msgspec.UnsetType) -> dict[str, str]:
         return {}
     try:
         return {name: _as_text(value) for name, value in _decode_fields(context).items()}
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return {}
 
 

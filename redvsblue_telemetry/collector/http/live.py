@@ -31,6 +31,7 @@ _MAX_EVENTS_PER_GROUP = 400  # of one stored group, so that a flood costs ingest
 _MAX_EVENTS_PER_UPDATE = 40
 _MAX_BYTES_PER_UPDATE = 512 * 1024
 _UPDATE_INTERVAL = 0.5  # seconds
+_BRACE = ord("{")
 _MAX_VIEWERS = 100
 
 
@@ -152,6 +153,9 @@ class Live:
 
 
 def _as_stored(event: Event, arrival: int, received: int) -> StoredEvent:
+    context = event.context
+    if context is not msgspec.UNSET:  # only an object is a context, as in the database
+        context = context.copy() if memoryview(context)[0] == _BRACE else msgspec.UNSET
     return StoredEvent(
         arrival=arrival,
         received=received,
@@ -162,7 +166,7 @@ def _as_stored(event: Event, arrival: int, received: int) -> StoredEvent:
         id=event.id,
         data=event.data.copy(),  # a view would keep the whole message alive
         version=event.version,
-        context=event.context if event.context is msgspec.UNSET else event.context.copy(),
+        context=context,
     )
 
 

@@ -14,7 +14,7 @@ import { make, number, setText, share } from "./text.js";
 
 // Milliseconds.
 const REFRESH_INTERVAL = 2_000, MIN_REFRESH_INTERVAL = 900; // the shorter one after a change
-const SUMMARY_INTERVAL = 10_000; // of versions, crashes and frame times, which are costlier to ask for
+const SUMMARY_INTERVAL = 10_000; // of versions and frame times, which are costlier to ask for, and of old crashes
 const TYPING_DELAY = 300; // from the last key to the new filter
 
 const INITIAL_EVENTS = 100, MAX_SESSIONS = 100, MAX_REJECTED = 50, MAX_CRASHES = 50, MAX_VERSIONS = 30;
@@ -210,8 +210,10 @@ async function refresh() {
       shownRejected = stats.rejected;
     }
     const crashCount = stats.types.crash ?? 0;
-    if (crashCount !== shownCrashes || performance.now() - summarizedAt >= SUMMARY_INTERVAL) {
-      await summarize();
+    const isDue = performance.now() - summarizedAt >= SUMMARY_INTERVAL;
+    if (isDue) await summarize();
+    if (isDue || crashCount !== shownCrashes) {
+      crashes.show((await request("/api/crashes", { limit: MAX_CRASHES, data: "text" })).crashes);
       shownCrashes = crashCount;
     }
   } catch {
@@ -223,13 +225,11 @@ async function refresh() {
 }
 
 async function summarize() {
-  const [byVersion, groups, times] = await Promise.all([
+  const [byVersion, times] = await Promise.all([
     request("/api/versions", { limit: MAX_VERSIONS }),
-    request("/api/crashes", { limit: MAX_CRASHES, data: "text" }),
     request("/api/frames", { limit: MAX_VERSIONS }),
   ]);
   versions.show(byVersion.versions);
-  crashes.show(groups.crashes);
   frameTimes.show(times.frames);
   summarizedAt = performance.now();
 }

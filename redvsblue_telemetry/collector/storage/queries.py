@@ -86,9 +86,10 @@ _EVENTS_PER_QUERY = 20_000  # that a search examines
 _MAX_PAGE_BYTES = 8 * 1024 * 1024  # of data
 _MAX_GAPS = 1000  # of one session
 _MAX_TYPES = 1000  # the most frequent ones
+_MAX_TYPES_IN_LIST = 20  # of each session
 _MAX_CAUSES = 100  # the most frequent ones
 _MAX_CRASHES = 10_000  # that are grouped, the newest ones
-_MAX_INTERVALS = 50_000  # of frames that are summed up
+_MAX_INTERVALS = 10_000  # of frames that are summed up
 _HALF = 2**32
 _Kind = TypeVar("_Kind", bound=Session)
 
@@ -247,8 +248,8 @@ def _session(
             connection.execute(
                 "SELECT types.name, sampled.events FROM sampled JOIN types "
                 "ON types.key = sampled.type WHERE session = ? AND sampled.events > 0 "
-                "ORDER BY sampled.events DESC, types.name",
-                (key,),
+                "ORDER BY sampled.events DESC, types.name LIMIT ?",
+                (key, _MAX_TYPES if kind is SessionDetail else _MAX_TYPES_IN_LIST),
             )
         )
     return session
@@ -306,11 +307,17 @@ def _report(connection: sqlite3.Connection, session: int) -> Report | None:
 
 def _types_of(connection: sqlite3.Connection, session: int, newest: int) -> dict[str, int]:
     """Return the number of events of each type in a session, up to an arrival number."""
-    (first,) = connection.execute(
-        "SELECT min(arrival) FROM events WHERE session = ?", (session,)
+    # In two subqueries, each of which SQLite answers from an end of the index.
+    first, last = connection.execute(
+        "SELECT (SELECT min(arrival) FROM events WHERE session = :session), "
+        "(SELECT max(arrival) FROM events WHERE session = :session)",
+        {"session": session},
     ).fetchone()
+    if first is None:
+        return {}
+    before = min(last, newest) + 1
     counts: dict[int, int] = {}
-    for start, end in _windows(connection, (first or 1) - 1, newest + 1, newest_first=False):
+    for start, end in _windows(connection, first - 1, before, newest_first=False):
         rows = connection.execute(
             "SELECT type, count(*) FROM events WHERE session = ? AND arrival BETWEEN ? AND ? "
             "GROUP BY type",
@@ -452,7 +459,7 @@ def crashes(
 ) -> list[CrashGroup]:
     """Return the crashes in groups of one exception in one place, the newest first.
 
-    Only the newest ten thousand crashes are counted.
+    Only the newest ten thousand crashes are counted; fewer if their events are large.
 
     Args:
         connection: a connection to the database.
@@ -462,11 +469,11 @@ def crashes(
     """
     groups = CrashGroups(limit, _MAX_PAGE_BYTES)
     wanted = EventFilter(type="crash", session=session)
-    before, examined = newest_arrival(connection) + 1, 0
-    while examined < _MAX_CRASHES and (
-        page := events(connection, wanted, before=before, limit=_ROWS_PER_CHUNK, newest_first=True)
-    ):
-        examined += len(page)
+    before = newest_arrival(connection) + 1
+    for _ in range(_MAX_CRASHES // _ROWS_PER_CHUNK):
+        page = events(connection, wanted, before=before, limit=_ROWS_PER_CHUNK, newest_first=True)
+        if not page:
+            break
         before = page[-1].arrival
         for event in page:
             if version is None or event.version == version:
@@ -483,7 +490,7 @@ def frames(
 ) -> list[FrameSummary]:
     """Return the frame times of each version of the game's build, the newest first.
 
-    If there are more than fifty thousand intervals in the database, an evenly spread share of them
+    If there are more than ten thousand intervals in the database, an evenly spread share of them
     is examined. Then the sums are estimates.
 
     Args:

@@ -122,10 +122,12 @@ def upgrade(version: int) -> list[str]:
 # A view hides the table of the same name. Only the connection that makes them sees them.
 AS_CURRENT = {
     1: """
+CREATE TEMP TABLE crashes (session INTEGER PRIMARY KEY, events);
+INSERT INTO crashes SELECT session, count(*) FROM main.events
+    WHERE type = (SELECT key FROM main.types WHERE name = 'crash') GROUP BY session;
 CREATE TEMP VIEW sessions AS SELECT *, NULL AS started_at, NULL AS report_number, NULL AS state,
     NULL AS reason, NULL AS at, NULL AS reported, NULL AS last_seq, '{}' AS lost, 0 AS waiting,
-    (SELECT count(*) FROM main.events WHERE session = main.sessions.key
-        AND type = (SELECT key FROM main.types WHERE name = 'crash')) AS crashes
+    coalesce((SELECT events FROM crashes WHERE session = main.sessions.key), 0) AS crashes
     FROM main.sessions;
 CREATE TEMP VIEW types AS SELECT *, 0 AS sampled FROM main.types;
 CREATE TEMP VIEW events AS SELECT *, NULL AS context FROM main.events;

@@ -139,6 +139,23 @@ def test_filter_by_context_shows_the_events_with_it() -> None:
     assert bytes(context) == b'{"player":"p-17","level":3}'
 
 
+def test_only_an_object_is_a_context_and_one_nested_too_deeply_has_no_fields() -> None:
+    def record(live: Live) -> None:
+        contexts = (b'["player"]', b"null", b'{"player":' + 100_000 * b"[" + 100_000 * b"]" + b"}")
+        group = stored(1, ["a"] * 4)
+        for event, context in zip(group.events, contexts, strict=False):
+            event.context = msgspec.Raw(context)
+        group.events[3].context = msgspec.Raw(b'{"player":"p-1"}')
+        live.record(group)
+
+    wanted = EventFilter(context={"player": "p-1"})
+    seen = looks(record, wanted=wanted, clock=Clock())[-1]
+    assert [event.arrival for event in seen.events] == [4]
+
+    seen = looks(record, clock=Clock())[-1]
+    assert [event.context is msgspec.UNSET for event in seen.events] == [True, True, False, False]
+
+
 def test_types_that_nobody_could_count_apart_are_counted_together() -> None:
     clock = Clock()
 

@@ -328,6 +328,8 @@ def test_claims_may_be_more_than_the_database_can_sum(
 def test_types_of_one_report_are_few(writer: Writer, connection: sqlite3.Connection) -> None:
     writer.store([report(sampled={f"t{n}": n for n in range(1, 1501)})])
     assert the_session(connection).sampled == {f"t{n}": n for n in range(1500, 500, -1)}
+    (in_list,) = queries.sessions(connection)
+    assert in_list.sampled == {f"t{n}": n for n in range(1500, 1480, -1)}
 
 
 def test_nothing_of_reports_remains_after_all_was_deleted(

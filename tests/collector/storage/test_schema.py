@@ -74,6 +74,33 @@ def test_old_file_is_read_as_a_current_one_and_stays_as_it_is(old: Path) -> None
     assert json.loads(seen["crashes"])[0]["exception"] == "KeyError"
 
 
+def test_sessions_of_an_old_file_are_read_without_all_crashes_for_each(old: Path) -> None:
+    count = 1000
+    with contextlib.closing(sqlite3.connect(old)) as connection, connection:
+        (crash,) = connection.execute("SELECT key FROM types WHERE name = 'crash'").fetchone()
+        sessions = [(key, f"many-{key}") for key in range(1000, 1000 + count)]
+        connection.executemany(
+            "INSERT INTO sessions VALUES (?, ?, NULL, 1, 0, 0, 1, 5, 5, 5, 5)", sessions
+        )
+        connection.executemany(
+            "INSERT INTO events (session, seq, type, timestamp, received, id, data) "
+            f"VALUES (?, 1, {crash}, 5, 5, ?, '{{}}')",
+            sessions,
+        )
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    with open_readonly(old) as connection:
+        connection.set_progress_handler(step, 1000)
+        found = list(queries.stream_sessions(connection, now=NOW))
+    assert [session.crashes for session in found[-count:]] == [1] * count
+    assert steps < count  # thousands of instructions of SQLite's machine: less than 1000 a session
+
+
 def test_upgraded_file_takes_what_a_new_one_takes(old: Path) -> None:
     database = Database(old)
     with contextlib.closing(database), contextlib.closing(Writer(database)) as writer:
