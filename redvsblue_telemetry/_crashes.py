@@ -25,7 +25,7 @@ from ._stacks import stack_of_traceback
 
 Emit = Callable[[str, "dict[str, Any]"], object]
 
-__all__ = ["CrashHooks", "exit_reason", "forget_crashes", "is_crash"]
+__all__ = ["CrashHooks", "exit_reason", "forget_crashes"]
 
 _MAX_MESSAGE = 500  # characters
 _MAX_READ = 4 * _MAX_MESSAGE  # characters, before the home directory is taken out
@@ -54,10 +54,10 @@ def exit_reason() -> str:
         error = _last_uncaught()
         if id(error) == _earlier or _is_interactive() or not _has_left_all_code(error):
             return Reason.EXIT
-    return Reason.CRASHED if error is not None and is_crash(type(error)) else Reason.EXIT
+    return Reason.CRASHED if error is not None and _is_crash(type(error)) else Reason.EXIT
 
 
-def is_crash(kind: type[BaseException]) -> bool:
+def _is_crash(kind: type[BaseException]) -> bool:
     """Return whether an uncaught exception of this class is a crash: a Ctrl-C isn't."""
     return not issubclass(kind, (KeyboardInterrupt, SystemExit))
 
@@ -180,7 +180,7 @@ class CrashHooks:
         """Record an exception; return whether it is a crash."""
         emit, most = self._emit, self._max_event_bytes
         try:
-            if emit is None or not is_crash(kind):
+            if emit is None or not _is_crash(kind):
                 return False
             emit(
                 "crash",

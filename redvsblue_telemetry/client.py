@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
-from ._crashes import CrashHooks, forget_crashes, is_crash
+from ._crashes import CrashHooks, forget_crashes
 from ._delivery.log import log_failed_start
 from ._delivery.states import ConnectionState
 from ._frames import Frame, Frames, frame_nothing
@@ -523,7 +523,8 @@ class Telemetry:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None and is_crash(kind):
+        # The others, such as a Ctrl-C and a task's cancellation, only leave the block.
+        if kind is not None and issubclass(kind, Exception):
             self._stop_reason = Reason.CRASHED
             # The stop removes the hooks, before Python can call them for this exception.
             if self._crash_hooks is not None:

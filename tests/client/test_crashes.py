@@ -240,7 +240,13 @@ def test_a_recursion_without_end_is_a_crash_like_any_other() -> None:
 
 @pytest.mark.parametrize(
     ("leave", "reason"),
-    [('hit("d")', "crashed"), ("sys.exit()", "stopped"), ("raise KeyboardInterrupt", "stopped")],
+    [
+        ('hit("d")', "crashed"),
+        ("sys.exit()", "stopped"),
+        ("raise KeyboardInterrupt", "stopped"),
+        ("import asyncio; raise asyncio.CancelledError", "stopped"),  # as by a Ctrl-C
+        ("raise GeneratorExit", "stopped"),
+    ],
 )
 def test_a_crash_that_leaves_a_with_block_is_recorded(leave: str, reason: str) -> None:
     played = play(f"with telemetry: telemetry.emit('begun'); telemetry.flush(10); {leave}")
