@@ -17,7 +17,15 @@ import msgspec
 from ..._report import MAX_GAPS, Report, State
 from ..models import Cause, Loss
 
-__all__ = ["Losses", "count_losses", "describe_losses", "explained", "reasons_of", "start_of"]
+__all__ = [
+    "Losses",
+    "claimed_losses",
+    "count_losses",
+    "describe_losses",
+    "explained",
+    "reasons_of",
+    "start_of",
+]
 
 _MAX_CAUSES = 32  # of one session; further ones count as unexplained
 
@@ -85,6 +93,25 @@ def count_losses(missing: Iterable[tuple[int, int]], report: Report) -> Losses:
     if unexplained > waiting:
         lost[Cause.UNEXPLAINED] = unexplained - waiting
     return Losses(lost, waiting)
+
+
+def claimed_losses(missing: int, report: Report) -> Losses:
+    """Return the counts of a running session as its report claims them, without its gaps.
+
+    Missing events that the report doesn't count as dropped are waiting.
+
+    Args:
+        missing: how many events are missing.
+        report: the report.
+    """
+    lost: dict[str, int] = {}
+    for cause, count in report.dropped.items():
+        if cause in _OWN_CAUSES or len(lost) == _MAX_CAUSES:
+            continue
+        if (count := min(count, missing)) > 0:
+            lost[cause] = count
+            missing -= count
+    return Losses(lost, missing)
 
 
 def describe_losses(

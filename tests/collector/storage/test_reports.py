@@ -281,6 +281,26 @@ def test_new_gap_of_a_running_session_waits_for_the_next_report(
     assert lost(connection) == {"filtered": 3}
 
 
+def test_gaps_of_a_running_session_that_has_very_many_are_counted_at_its_end(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    # Every other number is filtered, but for one that is lost and one that waits.
+    last = 20_010
+    odd = [number for number in range(1, last, 2) if number != 501]
+    gaps = [(2, 500, "filtered"), (502, last - 2, "filtered")]
+    counts = {"lastSeq": last, "dropped": {"filtered": last // 2 - 1}, "gaps": gaps}
+    writer.store([events(*odd), report(1, **counts, buffered=1)])
+    session = the_session(connection)
+    # As the report claims, so the lost one seems to wait.
+    assert (session.lost, session.waiting) == ({"filtered": last // 2 - 1}, 1)
+    writer.store([report(2, **{**counts, "dropped": {"filtered": 7}})])
+    session = the_session(connection)
+    assert (session.lost, session.waiting) == ({"filtered": 7}, session.missing - 7)
+    writer.store([ended(3, **counts, buffered=1)])
+    assert lost(connection) == {"filtered": last // 2 - 1, "unexplained": 1}
+    assert the_session(connection).waiting == 1
+
+
 def test_totals_follow_the_newest_report_of_each_session(
     writer: Writer, connection: sqlite3.Connection
 ) -> None:
