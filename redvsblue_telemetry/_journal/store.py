@@ -224,9 +224,12 @@ class JournalStore:
         with self._lock:
             self._run, self._header = run, header
             self._limit = self.memory_capacity if run is None else self.capacity
-            self._is_new = self._is_in_trouble = False
+            self._is_in_trouble = False
             self._sync_at = self._clock() + _SYNC_INTERVAL
             self._switch_to(segment, is_alone=is_alone)
+            # Last: until then, other threads of a forked child wait in `on_first_push`. One that
+            # made a segment meanwhile would take the place of this one in the row.
+            self._is_new = False
 
     def _switch_to(self, segment: Segment, *, is_alone: bool) -> None:
         """Make a new segment the active one, ahead of all spares. Under the lock."""
