@@ -73,9 +73,13 @@ class Reporter:
         self._written: _Change | None = None  # as of the last report
         self._saved: _Change | None = None  # likewise, in the journal
         self._saved_gaps = -1  # how many changes of the gaps are in it
+        self._saved_ending: str | None = None
         self._saved_at = -math.inf
         self.save_at: float | None = None
         """When :meth:`save_changes` has something to save; None while it has not."""
+        self.ending: str | None = None
+        """How the session ends, once a stop has begun: saved at once, since the process may be gone
+        before the last report is written."""
         self.reconnects = 0
         """How often a connection was made again."""
         self.due_at: float | None = None
@@ -132,18 +136,20 @@ class Reporter:
         if self._save is None:
             return True
         has_new_gaps = self.gaps.changes != self._saved_gaps
-        if not has_new_gaps and self._change() == self._saved:
+        is_pressing = has_new_gaps or self.ending != self._saved_ending
+        if not is_pressing and self._change() == self._saved:
             return True
-        interval = _SAVE_GAPS_INTERVAL if has_new_gaps else _SAVE_INTERVAL
+        interval = _SAVE_GAPS_INTERVAL if is_pressing else _SAVE_INTERVAL
         self.save_at = self._saved_at + interval
         if at_once or self._clock() >= self.save_at:
-            self._save(self._message(None))
+            self._save(self._message(self.ending))
             self._note_saved()
             return True
         return not has_new_gaps
 
     def _note_saved(self) -> None:
         self._saved, self._saved_gaps = self._change(), self.gaps.changes
+        self._saved_ending = self.ending
         self._saved_at, self.save_at = self._clock(), None
 
     def forget_saved(self) -> None:

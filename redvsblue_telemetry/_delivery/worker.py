@@ -812,6 +812,8 @@ class TelemetryConnector:
         if self._has_given_up:
             return
         departed = self._note_departed()
+        if self.requests.is_stopping and self.requests.enabled:
+            self._reporter.ending = self.requests.reason
         if self._reporter.save_changes(at_once=at_once):
             self._settlement.settle()
         self.requests.settle_flushes(

@@ -760,6 +760,23 @@ def test_what_a_stop_leaves_in_the_journal_waits_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_process_that_is_killed_during_its_stop_was_stopped(tmp_path: Path) -> None:
+    with RecordingServer() as server:
+        port = server.port
+    telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/", journal=tmp_path)
+    telemetry.emit("x")
+    assert wait_until(lambda: any(tmp_path.glob("*/*.report")))
+    stopping = threading.Thread(target=telemetry.stop, args=(30,))
+    stopping.start()
+    # The next start would find this.
+    assert wait_until(lambda: saved(tmp_path).get("reason") == "stopped")
+    assert (saved(tmp_path)["state"], saved(tmp_path)["buffered"]) == ("ended", 1)
+    assert stopping.is_alive()
+    assert not telemetry.stop(0)
+    stopping.join(30)
+    assert not stopping.is_alive()
+
+
 def test_an_end_without_a_server_is_reported_by_the_next_start(tmp_path: Path) -> None:
     with RecordingServer() as server:
         port = server.port
