@@ -320,7 +320,7 @@ def simulate(match, settings):
     telemetry.set_online(False)
     for number in range(100):
         emit("match", match=match, n=number)
-    print(telemetry.session_id, flush=True)
+    os.write(1, f"{telemetry.session_id}\\n".encode())  # one call: the others do so, too
     os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":

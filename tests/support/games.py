@@ -33,7 +33,8 @@ settings.update(backoff_base=0.05, backoff_max=0.1, drain_interval=0.02)
 settings.update(json.loads(os.environ.get("SETTINGS", "{}")))
 
 def say(*words):
-    print(*words, flush=True)
+    # In one call: a forked child may say something at the same time.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
 def wait_for(condition, seconds=30):
     deadline = time.monotonic() + seconds
