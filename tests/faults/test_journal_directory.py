@@ -26,6 +26,7 @@ from tests.support.games import (
     run_game,
     without_override,
 )
+from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(240)  # several processes, one after the other
 
@@ -418,6 +419,16 @@ telemetry.stop(1)
     assert contents(tmp_path / "journal") == []
 
 
+def delete(directory: Path) -> None:
+    """Delete a directory in which a game may write a file at the same time."""
+
+    def is_gone() -> bool:
+        shutil.rmtree(directory, ignore_errors=True)
+        return not directory.exists()
+
+    assert wait_until(is_gone)
+
+
 @pytest.mark.parametrize("network", ["up", "down"])
 def test_the_directory_is_deleted_under_the_game(
     network: str, journal: Path, collector: RunningCollector
@@ -438,7 +449,7 @@ say(stats.delivered, stats.dropped_by["expired"], stats.dropped)
 """
     with Game(PLAY + script, collector.url, journal) as game:
         game.expect("playing")
-        shutil.rmtree(journal)
+        delete(journal)
         game.tell()
         done = game.end()
     assert done.code == 0, str(done)
@@ -463,7 +474,7 @@ def test_the_directory_is_deleted_under_a_game_that_then_ends(
     script = 'emit(10)\nsay("playing")\nsys.stdin.readline()' + FLUSHED
     with Game(PLAY + script, collector.url, journal) as game:
         game.expect("playing")
-        shutil.rmtree(journal)
+        delete(journal)
         game.tell()
         done = game.end()
     assert done.code == 0, str(done)
