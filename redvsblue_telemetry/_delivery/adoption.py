@@ -10,9 +10,9 @@ bytes these may have depends on how fast the link is, so that this is never long
 :class:`LoadLimit`.
 
 An event keeps the session, the number, the id and the time that it had: it is completed by a codec
-of its own run. Once it is settled, its run is notified, and when all are, the run is reported, if
-the server takes reports: how it ended, and which of its events will not come (see
-:mod:`.closing`). Once that is confirmed, the run is deleted. What is not settled at a stop, or when
+for its run. Once all events of a run are settled, the run is reported, if the server takes reports:
+how it ended, and which of its events will not come (see :mod:`.closing`). Once that report is
+confirmed, the run is deleted. What is not settled at a stop, or when
 this process is killed in turn, is left to the next start. So that its report is as true as this
 one would have been, a report is saved with the run before its files forget an event that was
 dropped here, and before they forget the last one.

@@ -92,19 +92,18 @@ Loss = tuple[int, int, DropReason]
 
 
 def _nothing() -> None:
-    """Do nothing: a callback that nobody has set."""
+    """Do nothing: the default of the callbacks."""
 
 
 def _ignore(_: OSError) -> None:
-    """Do nothing: likewise."""
+    """Do nothing: the default of the callback for errors."""
 
 
 class Run(Protocol):
     """The directory of a run, as the store sees it."""
 
     def segment_path(self, number: int) -> Path:
-        """Return where the file of the segment of this number is to be."""
-        raise NotImplementedError
+        """Return the path for the file of the segment with this number."""
 
     def sync(self) -> None:
         """Have the names of the files survive a power cut."""
