@@ -62,12 +62,13 @@ ROOMS = {
         layout          |
         records         |
         recovery        | layout  records
-        locks           |
-        run             | locks
-        dead            | layout  records  recovery  run
-        directory       | layout  run  dead
+        descriptors     |
+        locks           | descriptors
+        run             | descriptors  locks
+        dead            | descriptors  layout  records  recovery  run
+        directory       | descriptors  layout  run  dead
         blocks          |
-        segment         | blocks  layout  records
+        segment         | blocks  descriptors  layout  records
         rotation        | segment
         store           | layout  records  segment  rotation
         journal         | layout  run  directory  store

@@ -20,6 +20,7 @@ import msgspec
 from .._recording.codec import EncodedEvent
 from .._report import Report, decode_report
 from .._shared import monotonic
+from .descriptors import opened, read_at
 from .layout import (
     BASE_AT,
     HEADER_BYTES,
@@ -79,7 +80,7 @@ class SegmentFile:
         try:
             status = path.stat(follow_symlinks=False)
             self.size, self._length = bytes_on_disk(status), status.st_size
-            block = _read(path, 0, HEADER_BYTES)
+            block = read_at(path, 0, HEADER_BYTES)
             # The number of its first record may be there before the header is.
             self.is_blank = not block[:BASE_AT].strip(b"\0")
             self.header = decode_header(block)
@@ -95,8 +96,8 @@ class SegmentFile:
         """Read the entries before and after the records."""
         self._data_end = start = HEADER_BYTES + data_bytes
         try:
-            tail = _read(self.path, start, _limit(data_bytes) - start)
-            entries = decode_entries(_read(self.path, 0, HEADER_BYTES) + tail)
+            tail = read_at(self.path, start, _limit(data_bytes) - start)
+            entries = decode_entries(read_at(self.path, 0, HEADER_BYTES) + tail)
         except OSError as error:
             self.fault = error
             return
@@ -118,13 +119,11 @@ class SegmentFile:
         if self._length < self._data_end:  # they would be where records are looked for
             raise OSError(errno.EINVAL, "the file is too short", str(self.path))
         # Not by "ab", which would make the file again that an erasing thread has just removed.
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
-        try:
+        flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        with opened(self.path, flags) as fd:
             os.write(fd, entries)
             if is_synced:
                 os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 class RunFiles:
@@ -185,7 +184,7 @@ class RunFiles:
             end = following.base if following is not None and is_next else None
             data_bytes = self._data_bytes(file)
             try:
-                content = _read(file.path, 0, _limit(data_bytes))
+                content = read_at(file.path, 0, _limit(data_bytes))
             except OSError as error:
                 file.fault = error
                 continue
@@ -484,15 +483,3 @@ def _limit(data_bytes: int) -> int:
     """Return how much of a file is read at most."""
     whole = HEADER_BYTES + (1 + _ENTRIES_PER_DATA) * data_bytes + HEADER_BYTES
     return min(whole, HEADER_BYTES + _MAX_SEGMENT_BYTES)
-
-
-def _read(path: Path, start: int, count: int) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(start)
-        wanted = max(0, min(count, size - start))
-        parts = []
-        while wanted > 0 and (part := file.read(wanted)):
-            parts.append(part)
-            wanted -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -19,6 +19,7 @@ import attrs
 from .._report import Report
 from .._shared import counted
 from .dead import BlankRunError, DeadRun, RunFiles, bytes_on_disk
+from .descriptors import read_at
 from .layout import HEADER_BYTES, Header, LayoutError, decode_header
 from .run import RunDirectory
 
@@ -212,8 +213,8 @@ def _began_at(path: Path) -> int | None:
     """Return when a run began, in milliseconds since the epoch; None if nothing says so."""
     segments = _segments(path)
     for _, file in segments:
-        with contextlib.suppress(OSError, LayoutError), file.open("rb") as stream:
-            return decode_header(stream.read(HEADER_BYTES)).started_at
+        with contextlib.suppress(OSError, LayoutError):
+            return decode_header(read_at(file, 0, HEADER_BYTES)).started_at
     if not segments and (report := _report(path)) is not None:
         with contextlib.suppress(LayoutError):
             return RunFiles([], report).header.started_at

@@ -19,6 +19,8 @@ import stat
 import sys
 from pathlib import Path
 
+from .descriptors import Identity, close_own, identity_of, retried
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -33,7 +35,7 @@ _LOCKED_BYTE = 1 << 30
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _CLOSED = -1
 
-_held: dict[tuple[int, int], FileLock] = {}
+_held: dict[Identity, FileLock] = {}
 """The locks of this process, by device and inode. On some network file systems, locks don't
 conflict within a process, as ``flock`` is a record lock there."""
 
@@ -41,7 +43,7 @@ conflict within a process, as ``flock`` is a record lock there."""
 class FileLock:
     """A lock that this process holds. Made by :meth:`acquire`."""
 
-    def __init__(self, path: Path, fd: int, identity: tuple[int, int]) -> None:
+    def __init__(self, path: Path, fd: int, identity: Identity) -> None:
         self.path = path
         self._fd = fd
         self._identity = identity
@@ -58,23 +60,30 @@ class FileLock:
             FileNotFoundError: it doesn't exist, or not any more.
             OSError: it can't be opened, or its file system has no locks.
         """
-        with contextlib.suppress(FileNotFoundError):
-            if _identity_of(os.lstat(path)) in _held:
-                return None
+        return retried(lambda: cls._acquire(path, create=create))
+
+    @classmethod
+    def _acquire(cls, path: Path, *, create: bool) -> FileLock | None:
+        if _identity_in_place(path) in _held:
+            return None
         fd = os.open(path, os.O_RDWR | _SAFELY | (os.O_CREAT if create else 0), 0o600)
+        identity = identity_of(fd)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", str(path))
             if create and sys.platform != "win32":
                 os.fchmod(fd, 0o600)  # a umask can take bits away
-            if not _lock(fd, path):
-                os.close(fd)
-                return None
+            has_locked = _lock(fd, path)
         except BaseException:
-            os.close(fd)
+            close_own(fd, identity)
             raise
-        lock = cls(path, fd, _identity_of(status))
+        if not has_locked:
+            close_own(fd, identity)
+            return None
+        if identity is None or identity_of(fd) != identity:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(path))
+        lock = cls(path, fd, identity)
         _held[lock._identity] = lock
         if not lock._is_in_place():  # its owner deleted it a moment ago
             lock.release()
@@ -111,38 +120,33 @@ class FileLock:
         fd, self._fd = self._fd, _CLOSED
         if _held.get(self._identity) is self:
             del _held[self._identity]
-        if fd != _CLOSED and _has_identity(fd, self._identity):
+        if fd != _CLOSED and identity_of(fd) == self._identity:
             with contextlib.suppress(OSError):
                 _unlock(fd)  # also the copies that other processes inherited
             with contextlib.suppress(OSError):
-                os.close(fd)
+                close_own(fd, self._identity)
 
     def forget_after_fork(self) -> None:
         """In a forked child: close the copy of the descriptor. The parent's lock is kept."""
         fd, self._fd = self._fd, _CLOSED
-        if fd != _CLOSED and _has_identity(fd, self._identity):
+        if fd != _CLOSED:
             with contextlib.suppress(OSError):
-                os.close(fd)
+                close_own(fd, self._identity)
 
     def _has_descriptor(self) -> bool:
-        return self._fd != _CLOSED and _has_identity(self._fd, self._identity)
+        return self._fd != _CLOSED and identity_of(self._fd) == self._identity
 
     def _is_in_place(self) -> bool:
-        try:
-            return _identity_of(os.lstat(self.path)) == self._identity
-        except OSError:
-            return False
+        return _identity_in_place(self.path) == self._identity
 
 
-def _identity_of(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def _has_identity(fd: int, identity: tuple[int, int]) -> bool:
+def _identity_in_place(path: Path) -> Identity | None:
+    """Return the identity of a file, or of a symbolic link; None if it can't be had."""
     try:
-        return _identity_of(os.fstat(fd)) == identity
+        status = os.lstat(path)
     except OSError:
-        return False
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _lock(fd: int, path: Path) -> bool:

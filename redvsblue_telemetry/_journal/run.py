@@ -25,6 +25,7 @@ from pathlib import Path
 from time import sleep
 
 from .._shared import monotonic
+from .descriptors import opened, retried
 from .locks import FileLock
 
 __all__ = ["RunDirectory"]
@@ -176,12 +177,11 @@ class RunDirectory:
             OSError: it can't be read.
         """
         try:
-            fd = os.open(path / _REPORT, os.O_RDONLY | _SAFELY)
+            with opened(path / _REPORT, os.O_RDONLY | _SAFELY) as fd:
+                is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+                text = os.read(fd, _MAX_REPORT_BYTES + 1) if is_regular else b""
         except FileNotFoundError:
             return None
-        with open(fd, "rb") as file:
-            is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
-            text = file.read(_MAX_REPORT_BYTES + 1) if is_regular else b""
         return text if len(text) <= _MAX_REPORT_BYTES else b""
 
     @staticmethod
@@ -347,19 +347,20 @@ def _unlink(path: Path) -> OSError | None:
 
 
 def _write_privately(path: Path, content: bytes) -> None:
-    fd = os.open(path, _NEW, 0o600)
-    with open(fd, "wb") as file:
+    with opened(path, _NEW) as fd:
         if sys.platform != "win32":
             os.fchmod(fd, 0o600)  # a umask can take bits away
-        file.write(content)
+        if os.write(fd, content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
+    retried(lambda: _sync_once(directory))
+
+
+def _sync_once(directory: Path) -> None:
+    with opened(directory, os.O_RDONLY) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _make_private(path: Path) -> None:

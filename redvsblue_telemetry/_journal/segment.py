@@ -31,6 +31,7 @@ import msgspec
 
 from .._recording.counter import IS_FREE_THREADED
 from .blocks import allocate, check_size
+from .descriptors import Identity, close_own, identity_of, opened, read_at, retried
 from .layout import (
     BASE_AT,
     CONFIRMED_AT,
@@ -80,7 +81,7 @@ class Segment:
         self.generation = 0
         """How often the journal had been erased when it was made."""
         self._fd = -1
-        self._identity: tuple[int, int] | None = None
+        self._identity: Identity | None = None
         self._was_closed = False  # by other code
         self._start = 0 if path is None else HEADER_BYTES
         self._size = self._start + data_bytes
@@ -98,7 +99,7 @@ class Segment:
         if path is None:
             self._map = mmap.mmap(-1, self._size)
         else:
-            self._map = self._mapped_file(path)
+            self._map = retried(lambda: self._mapped_file(path))
         self._touch()
         self._map.seek(self._start)
         self.write: Callable[[bytes], object] = (
@@ -122,9 +123,10 @@ class Segment:
 
     def _mapped_file(self, path: Path) -> mmap.mmap:
         fd = os.open(path, _FLAGS, 0o600)
+        identity = identity_of(fd)
         try:
             allocate(fd, self._size + TAIL_BYTES)
-            self._fd, self._identity = fd, _identity(fd)
+            self._fd, self._identity = fd, identity
             self.append(end_entry(self.number) * 2)
             if sys.version_info >= (3, 13):
                 mapped = mmap.mmap(fd, self._size, trackfd=False)
@@ -132,7 +134,7 @@ class Segment:
                 mapped = mmap.mmap(fd, self._size)
         except BaseException:
             self._fd = -1
-            os.close(fd)
+            close_own(fd, identity)
             with contextlib.suppress(OSError):
                 path.unlink()
             raise
@@ -142,14 +144,10 @@ class Segment:
     def _touch(self) -> None:
         """Write zeros, so that no page has to be fetched later."""
         if hasattr(os, "readv"):
-            with contextlib.suppress(OSError):
-                zeros = os.open("/dev/zero", os.O_RDONLY)
-                try:
-                    with memoryview(self._map) as view:
-                        os.readv(zeros, [view])
-                    return
-                finally:
-                    os.close(zeros)
+            with contextlib.suppress(OSError), opened("/dev/zero", os.O_RDONLY) as zeros:
+                with memoryview(self._map) as view:
+                    os.readv(zeros, [view])
+                return
         for at in range(0, self._size, len(_ZEROS)):
             size = min(len(_ZEROS), self._size - at)
             self._map[at : at + size] = _ZEROS[:size]
@@ -262,9 +260,7 @@ class Segment:
             return self._map[offset : offset + size]
         if self.path is None:
             raise OSError(errno.ENOENT, "it is gone")
-        with open(self.path, "rb", buffering=0) as file:
-            file.seek(offset)
-            return file.read(size)
+        return read_at(self.path, offset, size)
 
     # Calls of the operating system: never under a lock.
 
@@ -274,7 +270,7 @@ class Segment:
         Raises:
             OSError: it can't be written.
         """
-        self._write_at(self._entries_to, entry)
+        retried(lambda: self._write_at(self._entries_to, entry))
         self._entries_to += len(entry)
         self.file_bytes = max(self.file_bytes, self._entries_to)
 
@@ -299,6 +295,9 @@ class Segment:
         Raises:
             OSError: that can't be promised.
         """
+        retried(self._sync)
+
+    def _sync(self) -> None:
         with self._using_file:
             if self._fd < 0:
                 return
@@ -309,8 +308,7 @@ class Segment:
         try:
             _sync_data(fd)
         finally:
-            if _identity(fd) == self._identity:  # else other code has closed it
-                os.close(fd)
+            close_own(fd, self._identity)
         self._synced_to = counted_to
 
     @property
@@ -321,16 +319,14 @@ class Segment:
     @property
     def has_file(self) -> bool:
         """Whether its file is still where it was made, so that it can be read when it is closed."""
-        return self.path is not None and _identity(self.path) == self._identity
+        return self.path is not None and identity_of(self.path) == self._identity
 
     def close(self) -> None:
         """Close it; a file stays."""
         self.seal()
         with self._using_file:
             fd, self._fd = self._fd, -1
-            if fd >= 0 and _identity(fd) == self._identity:
-                os.close(fd)
-            elif fd >= 0:
+            if fd >= 0 and not close_own(fd, self._identity):
                 self._was_closed = True
         if self._was_closed and sys.version_info < (3, 13):
             _kept.append(self._map)
@@ -345,13 +341,14 @@ class Segment:
         Raises:
             OSError: it can't be opened, or there is another file in its place.
         """
-        if _identity(self._fd) == self._identity:
+        if identity_of(self._fd) == self._identity:
             return
         self._was_closed = True
         assert self.path is not None
         fd = os.open(self.path, os.O_RDWR | getattr(os, "O_BINARY", 0))
-        if _identity(fd) != self._identity:
-            os.close(fd)
+        identity = identity_of(fd)
+        if identity != self._identity:
+            close_own(fd, identity)
             raise OSError(errno.EBADF, "other code closed its descriptor", str(self.path))
         self._fd = fd
 
@@ -385,11 +382,3 @@ def _fill(memory: mmap.mmap) -> None:
         while (left := len(memory) - memory.tell()) > 0:
             with contextlib.suppress(ValueError):  # another thread has used some of it
                 memory.write(FILLER * left)
-
-
-def _identity(file: int | Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(file)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -283,6 +283,25 @@ finish()
 
 
 JOURNAL = """
+import redvsblue_telemetry._delivery.poller as poller
+wait, waits_since = poller.Poller.wait, None
+def noting(*arguments):
+    global waits_since
+    waits_since = time.monotonic()
+    try:
+        return wait(*arguments)
+    finally:
+        waits_since = None
+poller.Poller.wait = noting
+
+def wait_for_quiet():
+    # Between a look at a descriptor and its use, one that is closed and opened again looks the
+    # same. So the worker should have nothing to do for a while, as at the start of a daemon.
+    since = None
+    while since is None or time.monotonic() - since > 0.05:
+        time.sleep(0.001)
+        since = waits_since
+
 journal = sys.argv[2]
 start(journal=journal)
 for number in range(3000):
@@ -291,6 +310,7 @@ telemetry.flush(20)
 telemetry.set_online(False)
 for number in range(3000):
     telemetry.emit("hit", n=number)
+wait_for_quiet()
 close_all(reopens=True)
 for number in range(3000):
     telemetry.emit("hit", n=number)
