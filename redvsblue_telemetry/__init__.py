@@ -19,6 +19,7 @@ from ._recording.store import TelemetryStore
 from ._shared import VERSION
 from .client import Telemetry, TelemetryStats
 from .errors import InvalidEventError, SettingsError, TelemetryError
+from .event_types import event_type
 from .events import TelemetryEvent
 from .settings import TelemetrySettings
 
@@ -39,6 +40,7 @@ __all__ = [
     "TelemetryStats",
     "TelemetryStore",
     "emit",
+    "event_type",
     "get_telemetry",
     "start_telemetry",
     "stop_telemetry",

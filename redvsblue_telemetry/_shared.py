@@ -30,6 +30,7 @@ else:
 __all__ = [
     "ACK_CUMULATIVE",
     "ACK_HEADER",
+    "ENCODING_HEADER",
     "LARGEST_INTEGER",
     "MAX_DEPTH",
     "MAX_NAME_LENGTH",
@@ -58,6 +59,8 @@ ACK_HEADER = "telemetry-ack"
 ACK_CUMULATIVE = "cumulative"
 """The one kind of ack: the first *n* messages of this connection are stored."""
 
+ENCODING_HEADER = "telemetry-encoding"
+"""The handshake header in which a client offers encodings of messages, and a server picks one."""
 REPORT_HEADER = "telemetry-report"
 """The handshake header in which a client offers reports, and a server takes them."""
 REPORT_VERSION = "1"

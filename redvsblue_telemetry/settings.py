@@ -33,6 +33,7 @@ OnStateChange = Callable[["ConnectionState"], object]
 Directory = str | os.PathLike[str]
 Confirm = Literal["auto", "none"]
 WireFormat = Literal["json", "ndjson"]
+Compression = Literal["auto", "none"]
 Reports = Literal["auto", "none"]
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -301,6 +302,7 @@ class SettingsOverrides(TypedDict, total=False):
     journal: Directory | None
     journal_max_bytes: int
     journal_max_age: float
+    compression: Compression
     reports: Reports
     crash_events: bool
     frame_interval: float
@@ -437,6 +439,11 @@ class TelemetrySettings:
 
     journal_max_age: float = _seconds(30 * _DAY, f"{JOURNAL}_MAX_AGE")
     """How long the journal keeps an event that can't be delivered."""
+
+    compression: Compression = _choice(
+        "auto", "REDVSBLUE_TELEMETRY_COMPRESSION", get_args(Compression)
+    )
+    """``"auto"``: compress messages to a server that can read them so. ``"none"``: never."""
 
     reports: Reports = _choice("auto", "REDVSBLUE_TELEMETRY_REPORTS", get_args(Reports))
     """``"auto"``: to a server that takes them, report how the session stands, how it ended, and
