@@ -24,16 +24,16 @@ import msgspec
 
 __all__ = ["event_type", "type_of_class"]
 
-_Class = TypeVar("_Class", bound=type)
+C = TypeVar("C", bound=type)
 
 _MARK = "__telemetry_event_type__"
 _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 @overload
-def event_type(name: str, /) -> Callable[[_Class], _Class]: ...
+def event_type(name: str, /) -> Callable[[C], C]: ...
 @overload
-def event_type(cls: _Class, /) -> _Class: ...
+def event_type(cls: C, /) -> C: ...
 def event_type(name: Any, /) -> Any:
     """Mark a class of attrs, a dataclass or a ``msgspec.Struct`` as the class of events of a type.
 
@@ -50,7 +50,7 @@ def event_type(name: Any, /) -> Any:
     return _mark(name, _WORD_STARTS.sub("_", name.__name__).lower())
 
 
-def _mark(cls: _Class, name: str) -> _Class:
+def _mark(cls: C, name: str) -> C:
     is_made = "__attrs_attrs__" in vars(cls) or "__dataclass_fields__" in vars(cls)
     if not (is_made or issubclass(cls, msgspec.Struct)):
         raise TypeError(

@@ -43,6 +43,7 @@ SECTIONS = [
             "stop_telemetry",
             "get_telemetry",
             "emit",
+            "event_type",
             "Telemetry",
             "TelemetryStats",
             "TelemetryEvent",
@@ -107,7 +108,7 @@ def find(module: str, name: str) -> tuple[Definition, ast.Module]:
     tree = _tree(_file_of(module))
     guarded = [node for test in tree.body if isinstance(test, ast.If) for node in test.body]
     for node in (*tree.body, *guarded):  # an import for the type checker is one, too
-        if isinstance(node, Definition) and node.name == name:
+        if isinstance(node, Definition) and node.name == name and not _is_overload(node):
             return node, tree
         if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
             package = (
@@ -149,6 +150,17 @@ class _Spelled(ast.NodeTransformer):
 
 def _type(annotation: ast.expr, tree: ast.Module) -> str:
     return ast.unparse(_Spelled(tree).visit(annotation))
+
+
+def _signatures(function: Function, body: list[ast.stmt], tree: ast.Module) -> str:
+    """Return the ways to call a function, one below the other; most have one."""
+    overloads = [
+        node
+        for node in body
+        if isinstance(node, Function) and node.name == function.name and _is_overload(node)
+    ]
+    ways = [_signature(function.name, way, tree) for way in overloads or [function]]
+    return f"```py\n{chr(10).join(ways)}\n```"
 
 
 def _signature(name: str, function: Function, tree: ast.Module) -> str:
@@ -276,6 +288,10 @@ def _decorators(function: Function) -> list[str]:
     return [ast.unparse(decorator) for decorator in function.decorator_list]
 
 
+def _is_overload(node: Definition) -> bool:
+    return isinstance(node, Function) and "overload" in _decorators(node)
+
+
 def _is_public(node: Definition) -> bool:
     return not node.name.startswith("_")
 
@@ -294,12 +310,12 @@ def _class(owner: ast.ClassDef, tree: ast.Module) -> Iterator[str]:
         yield "Attributes:"
         yield "\n".join(attributes)
     for node in owner.body:
-        if not isinstance(node, Function) or not _is_public(node):
+        if not isinstance(node, Function) or not _is_public(node) or _is_overload(node):
             continue
         if any(name == "property" or name.endswith(".setter") for name in _decorators(node)):
             continue
         yield f"#### `{owner.name}`: `{node.name}`"
-        yield f"```py\n{_signature(node.name, node, tree)}\n```"
+        yield _signatures(node, owner.body, tree)
         yield markdown(ast.get_docstring(node) or "")
 
 
@@ -319,7 +335,7 @@ def page() -> str:
                 parts += _class(definition, tree)
                 continue
             if is_imported:
-                parts.append(f"```py\n{_signature(name, definition, tree)}\n```")
+                parts.append(_signatures(definition, tree.body, tree))
             elif definition.returns is not None:
                 (kind,) = re.findall(r"Iterator\[(\w+)\]", ast.unparse(definition.returns))
                 parts.append(f"A `{kind}`.")

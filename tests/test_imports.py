@@ -21,6 +21,8 @@ PACKAGE = Path(redvsblue_telemetry.__file__).parent
 THE_PACKAGE = """
     _shared         |
     _packages       |
+    _compression    |
+    event_types     |
     _report         | _shared
     _stacks         | _shared
     _frames         | _stacks  _shared
@@ -37,7 +39,7 @@ THE_PACKAGE = """
     _lifecycle      | _recording  _shared
     client | errors events settings engines _frames _crashes _lifecycle _recording _delivery _journal _report _shared
     _process        | errors  settings  client  _lifecycle  _delivery  _crashes  _shared
-    __init__ | errors  events  settings  client  _process  _recording  _delivery  _packages  _shared
+    __init__ | errors  events  event_types  settings  client  _process  _recording  _delivery  _packages  _shared
     collector       | settings  _report  _shared
     testing         | events  settings  client  _process  collector  _shared
     collector.testing | testing
@@ -167,6 +169,7 @@ ROOMS = {
 
 # These know no thread and no socket: values in, values out.
 PURE = [
+    "_compression",
     "_delivery.backoff",
     "_delivery.closing",
     "_delivery.gaps",
@@ -190,6 +193,7 @@ PURE = [
     "collector.storage.seqranges",
     "collector.storage.summaries",
     "errors",
+    "event_types",
     "events",
     "settings",
     "testing._matching",
@@ -197,7 +201,8 @@ PURE = [
 SHELL = {"asyncio", "select", "selectors", "socket", "threading", "_thread", "websocket"}
 
 RUN_TIME_DEPENDENCIES = {"attrs", "msgspec", "tenacity", "websocket"}
-GAME = ["_", "client", "engines", "errors", "events", "settings"]  # what a game loads begins so
+ZSTD = {"compression", "backports"}  # Python's own from 3.14 on, and the package for older ones
+GAME = ["_", "client", "engines", "errors", "event", "settings"]  # what a game loads begins so
 
 
 def module_name(path: Path) -> str:
@@ -355,7 +360,7 @@ def test_only_one_module_imports_websocket() -> None:
 def test_a_game_imports_only_the_run_time_dependencies() -> None:
     assert "_delivery.worker" in IS_OF_THE_GAME
     outside = {found for name in IS_OF_THE_GAME for found in OUTSIDE[name]}
-    assert outside - RUN_TIME_DEPENDENCIES <= sys.stdlib_module_names
+    assert outside - RUN_TIME_DEPENDENCIES - ZSTD <= sys.stdlib_module_names
 
 
 def test_testing_imports_websockets_only_when_a_server_starts() -> None:
