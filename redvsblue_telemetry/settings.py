@@ -18,7 +18,14 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ._shared import ACK_HEADER, MAX_NAME_LENGTH, REPORT_HEADER, Unpack, escape
+from ._shared import (
+    ACK_HEADER,
+    ENCODING_HEADER,
+    MAX_NAME_LENGTH,
+    REPORT_HEADER,
+    Unpack,
+    escape,
+)
 from .errors import SettingsError
 
 if TYPE_CHECKING:
@@ -67,7 +74,7 @@ _QUERY = r"(://[^?'\"]*)\?[^'\"]*"
 _FALSE = ("0", "false", "no", "off")
 _DAY = 86400.0  # seconds
 _HANDSHAKE_HEADERS = frozenset(
-    {"authorization", "connection", "host", ACK_HEADER, REPORT_HEADER, "upgrade"}
+    {"authorization", "connection", "host", ACK_HEADER, ENCODING_HEADER, REPORT_HEADER, "upgrade"}
 )
 
 

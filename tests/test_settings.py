@@ -145,6 +145,7 @@ WRONG_TEXTS = [
     ("journal_max_bytes", "64MB"),
     ("journal_max_age", "-1"),
     ("journal_max_age", "30d"),
+    ("compression", "zstd"),
     ("reports", "all"),
     ("crash_events", "2"),
     ("frame_interval", "0"),
