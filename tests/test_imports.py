@@ -23,6 +23,7 @@ THE_PACKAGE = """
     _packages       |
     _compression    |
     event_types     |
+    _schema         |
     _report         | _shared
     _stacks         | _shared
     _frames         | _stacks  _shared
