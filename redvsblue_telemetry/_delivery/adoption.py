@@ -158,6 +158,7 @@ class Adoption:
 
     Args:
         find: returns the dead runs, oldest first; each is locked as it is returned.
+        closed: returns another number each time that this process has closed a journal.
         ledger: counts the events.
         settlement: notifies this when events are settled.
         max_event_bytes: for events that ``before_send`` changes.
@@ -170,6 +171,7 @@ class Adoption:
     def __init__(
         self,
         find: FindRuns | None,
+        closed: Callable[[], int] = int,
         *,
         ledger: Ledger,
         settlement: Settlement,
@@ -180,6 +182,9 @@ class Adoption:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._find = find
+        self._closed = closed
+        self._closed_before = 0  # when it last began to look for runs
+        self._is_at_end = False  # whether it has looked at all of them
         self._runs: Iterator[DeadRun] | None = None
         self._ledger = ledger
         self._settlement = settlement
@@ -197,17 +202,24 @@ class Adoption:
     @property
     def is_done(self) -> bool:
         """Whether no run is left to be read, and nothing of one is in flight."""
-        return self._is_over and not self._open
+        return self._is_ended and not self._open
+
+    @property
+    def _is_ended(self) -> bool:
+        return self._is_over or self._is_at_end
 
     @property
     def may_load(self) -> bool:
         """Whether :meth:`take` may be called now."""
+        # A client that was stopped a moment ago may close its run after this one has begun to look.
+        if self._is_at_end and self._closed() != self._closed_before:
+            self._is_at_end = False
         is_left = not all(each.is_read for each in tuple(self._open))
-        return self._limit.has_room and (is_left or (self._may_open and not self._is_over))
+        return self._limit.has_room and (is_left or (self._may_open and not self._is_ended))
 
     def look(self) -> None:
         """Find out whether there is a dead run."""
-        if not self._is_over and not self._open:
+        if not self._is_ended and not self._open:
             self._next()
 
     def take(self, limit: int) -> tuple[EventCodec, list[tuple[EncodedEvent, int]]] | None:
@@ -297,9 +309,10 @@ class Adoption:
 
     def _next(self) -> _Adopted | None:
         """Return the next run, and note it as open; None if there is none."""
-        while not self._is_over and self._may_open:
+        while not self._is_ended and self._may_open:
             if self._runs is None:
                 assert self._find is not None
+                self._closed_before = self._closed()
                 self._runs = self._find()
             run = next(self._runs, None)
             if run is None:
@@ -419,7 +432,7 @@ class Adoption:
 
     def _end(self) -> None:
         """Note that no run is left to be read."""
-        self._is_over = True
+        self._is_at_end = True
         self._runs = None
         self._log_end()
 

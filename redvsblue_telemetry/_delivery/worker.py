@@ -178,6 +178,7 @@ class TelemetryConnector:
         """What became of the events."""
         self.adoption = Adoption(
             journal.directory.dead_runs if journal is not None and adopts else None,
+            journal.closed if journal is not None else int,
             ledger=self.ledger,
             settlement=self._settlement,
             max_event_bytes=codec.max_event_bytes,

@@ -11,7 +11,9 @@ import errno
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from time import time_ns
 
@@ -25,6 +27,9 @@ from .store import JournalStore
 __all__ = ["Journal", "erase_dead_runs"]
 
 logger = logging.getLogger("redvsblue_telemetry")
+
+_numbers = count(1)
+_closed = deque([0], maxlen=1)  # how many journals this process has closed
 
 _LOCK_CHECK_INTERVAL = 0.5  # seconds
 _MAX_WAIT_TO_OPEN = 1.0  # seconds; making the first file takes milliseconds
@@ -182,7 +187,13 @@ class Journal:
             if not (keep and (left or keep_report)):
                 run.delete_report()
             run.release()
+        _closed.append(next(_numbers))
         return left
+
+    @staticmethod
+    def closed() -> int:
+        """Return another number each time that this process has closed a journal."""
+        return _closed[-1]
 
     def after_fork_in_child(self) -> None:
         """Leave the run to the parent. The first event of the child opens another one."""

@@ -283,7 +283,7 @@ def test_a_run_that_lives_is_not_touched(journal: Path, server: RecordingServer)
     living = made(journal, **PATIENT).start()
     for _ in range(10):
         living.emit("of the living")
-    before = files(journal)
+    before = [path for path in files(journal) if path.suffix != ".new"]  # not there for long
     with made(journal, server.url) as other:
         other.emit("of the other")
         assert other.flush(10)
@@ -297,6 +297,22 @@ def test_a_run_that_lives_is_not_touched(journal: Path, server: RecordingServer)
     assert is_stopped(living)
     with made(journal, server.url) as heir:
         assert has_recovered(heir, 10)
+
+
+def test_a_run_that_ends_later_in_this_process_is_taken_over_then(
+    journal: Path, server: RecordingServer
+) -> None:
+    earlier = made(journal, **PATIENT).start()
+    for _ in range(10):
+        earlier.emit("of the earlier one")
+    with made(journal, server.url) as telemetry:
+        telemetry.emit("of the later one")
+        assert telemetry.flush(10)
+        assert telemetry.stats().recovered == 0
+        assert not earlier.stop(0.1)
+        assert has_recovered(telemetry, 10)
+        assert telemetry.flush(10)
+    assert len(server.events) == 11
 
 
 # Ends.
