@@ -83,6 +83,7 @@ _SESSION_COLUMNS = (
 _QUIET_MILLISECONDS = 300_000  # without a connection, after which there is no word of a session
 _ROWS_PER_CHUNK = 1000  # that are read ahead of a stream
 _EVENTS_PER_QUERY = 20_000  # that a search examines
+_FEW_EVENTS = 10_000  # fewer are found by the index of contexts, more by going through the events
 _MAX_PAGE_BYTES = 8 * 1024 * 1024  # of data
 _MAX_GAPS = 1000  # of one session
 _MAX_TYPES = 1000  # the most frequent ones
@@ -94,7 +95,9 @@ _HALF = 2**32
 _Kind = TypeVar("_Kind", bound=Session)
 
 
-def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
+def _conditions(
+    connection: sqlite3.Connection, wanted: EventFilter
+) -> tuple[list[str], list[object]]:
     """Return the conditions in SQL, and the values of their parameters."""
     conditions: list[str] = []
     values: list[object] = []
@@ -110,11 +113,27 @@ def _conditions(wanted: EventFilter) -> tuple[list[str], list[object]]:
         conditions.append(f"({either})")
         values += [spelling.decode() for spelling in spellings]
     for field in wanted.context.items():
+        # The index leads from few events to exactly those, but would collect and sort all of many
+        # events for each page. Then SQLite goes through the events instead, and looks up each one.
         conditions.append(
             "events.context IN (SELECT context FROM context_fields WHERE name = ? AND value = ?)"
+            if _is_rare(connection, *field)
+            else "EXISTS (SELECT 1 FROM context_fields "
+            "WHERE name = ? AND value = ? AND context = events.context)"
         )
         values += field
     return conditions, values
+
+
+def _is_rare(connection: sqlite3.Connection, name: str, value: str) -> bool:
+    """Return whether few events have a field with this value in their context."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM context_fields "
+        "CROSS JOIN events ON events.context = context_fields.context "
+        "WHERE name = ? AND value = ? LIMIT ?)",
+        (name, value, _FEW_EVENTS),
+    ).fetchone()
+    return bool(count < _FEW_EVENTS)
 
 
 def events(
@@ -136,8 +155,22 @@ def events(
         limit: the maximum number; a page of large events has fewer.
         newest_first: return the newest events first.
     """
-    conditions, values = _conditions(wanted)
-    conditions.append("events.arrival BETWEEN ? AND ?")
+    return _page(
+        connection, _conditions(connection, wanted), after, before, limit, newest_first=newest_first
+    )
+
+
+def _page(
+    connection: sqlite3.Connection,
+    selection: tuple[list[str], list[object]],
+    after: int,
+    before: int | None,
+    limit: int,
+    *,
+    newest_first: bool,
+) -> list[StoredEvent]:
+    conditions, values = selection
+    conditions = [*conditions, "events.arrival BETWEEN ? AND ?"]
     query = (
         f"SELECT {_COLUMNS} FROM {_TABLES} WHERE {' AND '.join(conditions)} "
         f"ORDER BY events.arrival {'DESC' if newest_first else 'ASC'} LIMIT ?"
@@ -175,9 +208,10 @@ def _windows(
 
 def stream_events(connection: sqlite3.Connection, wanted: EventFilter) -> Iterator[StoredEvent]:
     """Yield all events stored by now, one by one, with few in memory at a time."""
-    last = newest_arrival(connection)
+    before = newest_arrival(connection) + 1
+    selection = _conditions(connection, wanted)
     after = 0
-    while chunk := events(connection, wanted, after=after, before=last + 1, limit=_ROWS_PER_CHUNK):
+    while chunk := _page(connection, selection, after, before, _ROWS_PER_CHUNK, newest_first=False):
         yield from chunk
         after = chunk[-1].arrival
 
@@ -501,7 +535,7 @@ def frames(
     """
     row = connection.execute("SELECT events FROM types WHERE name = 'frames'").fetchone()
     stride = -(-row[0] // _MAX_INTERVALS) if row and session is None else 1
-    conditions, values = _conditions(EventFilter(type="frames", session=session))
+    conditions, values = _conditions(connection, EventFilter(type="frames", session=session))
     conditions += ["arrival BETWEEN ? AND ?", "arrival % ? = 0"]
     query = (
         f"SELECT received, timestamp, version, data FROM events WHERE {' AND '.join(conditions)}"

@@ -466,3 +466,56 @@ def test_search_by_context_keeps_the_order(
     wanted = EventFilter(context={"k": "1"})
     found = queries.events(connection, wanted, newest_first=newest_first, limit=20)
     assert numbers(found) == (list(range(30, 10, -1)) if newest_first else list(range(1, 21)))
+
+
+def steps_of_first_page(connection: sqlite3.Connection, **fields: str) -> int:
+    """How many instructions SQLite's virtual machine runs for ten events, in tens."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connection.set_progress_handler(count, 10)
+    found = queries.events(connection, EventFilter(context=fields), limit=10, newest_first=True)
+    connection.set_progress_handler(None, 0)
+    assert len(found) == 10
+    return steps
+
+
+def test_search_by_context_costs_no_more_with_more_contexts(
+    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "_FEW_EVENTS", 100)
+    costs = []
+    for first in (1, 1001):
+        numbered = range(first, first + 1000)
+        store(writer, *(event(n, context={"game": "rvb", "n": n}) for n in numbered))
+        costs.append(steps_of_first_page(connection, game="rvb"))
+    # Before, all contexts with the field were collected, and their events sorted, for each page.
+    assert costs[1] < 1.1 * costs[0]
+
+    store(writer, *(event(n, context={"game": "rvb", "player": 7}) for n in range(3001, 3011)))
+    store(writer, *(event(n, context={"game": "rvb", "n": n}) for n in range(4001, 5001)))
+    for rare in ({"player": "7"}, {"player": "7", "game": "rvb"}, {"game": "rvb", "player": "7"}):
+        # Few events are found without going through the newer ones.
+        assert steps_of_first_page(connection, **rare) < 1.1 * costs[0]
+
+
+@pytest.mark.parametrize("few", [1, 5, 1000])
+def test_search_by_context_finds_the_same_for_few_and_many_events(
+    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(queries, "_FEW_EVENTS", few)
+    kinds = [{"context": {"a": n % 2, "b": n % 10}} if n % 3 else {} for n in range(1, 61)]
+    store(writer, *(event(n, **fields) for n, fields in enumerate(kinds, 1)))
+
+    def asked(**fields: str) -> list[int]:
+        found = queries.events(connection, EventFilter(context=fields))
+        assert list(queries.stream_events(connection, EventFilter(context=fields))) == found
+        return numbers(found)
+
+    assert asked(a="1") == [n for n in range(1, 61) if n % 3 and n % 2]
+    assert asked(a="1", b="7") == [n for n in range(1, 61) if n % 3 and n % 10 == 7]
+    assert asked(a="0", b="7") == asked(a="2") == asked(c="1") == []
