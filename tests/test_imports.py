@@ -42,7 +42,7 @@ THE_PACKAGE = """
     _process        | errors  settings  client  _lifecycle  _delivery  _crashes  _shared
     __init__ | errors  events  event_types  settings  client  _process  _recording  _delivery  _packages  _shared
     collector       | settings  _report  _shared
-    testing         | events  settings  client  _process  collector  _shared
+    testing | events event_types settings client _process _recording collector _shared
     collector.testing | testing
     cli             | *
     __main__        |
@@ -140,8 +140,9 @@ ROOMS = {
         api             | live  metrics
     """,
     "testing": """
-        _matching       |
-        _recording      | _matching
+        _instances      |
+        _matching       | _instances
+        _recording      | _instances  _matching
         _server         |
         __init__        | _recording  _server
         collector       | _matching  _recording
@@ -197,6 +198,7 @@ PURE = [
     "event_types",
     "events",
     "settings",
+    "testing._instances",
     "testing._matching",
 ]
 SHELL = {"asyncio", "select", "selectors", "socket", "threading", "_thread", "websocket"}

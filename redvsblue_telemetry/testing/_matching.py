@@ -4,6 +4,7 @@ A test states an expected event as briefly as it likes:
 
 - ``"ship_hit"``: an event of this type, with any data;
 - ``("ship_hit", {"by": "red"})``: an event of this type, with exactly this data;
+- an instance of a class that ``@event_type`` marks: the type and the data of its event;
 - a :class:`TelemetryEvent`: its type, its data, and every other field that it sets;
 - an :class:`ObservedEvent`: exactly that event.
 
@@ -14,13 +15,14 @@ Pure: values in, lines of text out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import groupby, takewhile, zip_longest
 from typing import Any
 
 from .._shared import escape
 from ..events import TelemetryEvent
+from ._instances import is_unmarked, pair_of
 
 __all__ = [
     "PREVIEW_LINES",
@@ -32,6 +34,7 @@ __all__ = [
     "matches",
     "mismatch",
     "preview",
+    "stated",
 ]
 
 PREVIEW_LINES = 30
@@ -56,6 +59,7 @@ class ObservedEvent(TelemetryEvent):
         return cls(**{name: getattr(event, name) for name in ("type", "data", *_ENVELOPE)})
 
     def __eq__(self, other: object) -> bool:
+        other = stated(other)
         return matches(self, other) if is_expectation(other) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]  # its data is a dict, which has none either
@@ -63,11 +67,17 @@ class ObservedEvent(TelemetryEvent):
 
 def is_expectation(value: object) -> bool:
     """Return whether a value has one of the forms that stand for one event."""
-    return isinstance(value, (str, tuple, TelemetryEvent))
+    return isinstance(stated(value), (str, tuple, TelemetryEvent))
+
+
+def stated(expected: object) -> object:
+    """Return a pair of type and data in place of an instance, and anything else as it is."""
+    return pair_of(expected) or expected
 
 
 def matches(event: TelemetryEvent, expected: object) -> bool:
     """Return whether an event is what a test expects, by the rules at the top of this module."""
+    expected = stated(expected)
     if isinstance(expected, str):
         return event.type == expected
     if isinstance(expected, tuple):
@@ -90,12 +100,14 @@ def _differing_fields(event: TelemetryEvent, expected: TelemetryEvent) -> list[s
 
 def format_event(expected: object) -> str:
     """Return an event, or an expected event, as one printable line of bounded length."""
+    expected = stated(expected)
     if isinstance(expected, TelemetryEvent):
         text = f"{expected.type} {dict(expected.data)}"
     elif isinstance(expected, tuple) and len(expected) == 2:
         text = f"{expected[0]} {expected[1]}"
     else:
         text = expected if isinstance(expected, str) else repr(expected)
+        text += " (its class is not marked by @event_type)" if is_unmarked(expected) else ""
     text = escape(text[: _MAX_LINE_LENGTH + 1])  # cut first: it may be a megabyte
     return text if len(text) <= _MAX_LINE_LENGTH else text[: _MAX_LINE_LENGTH - 1] + "\u2026"
 
@@ -114,6 +126,7 @@ def preview(found: Sequence[object], total: int | None = None) -> list[str]:
 
 def closest(found: Sequence[TelemetryEvent], expected: object) -> list[str]:
     """Describe the events that come closest to one that is not there: those of its type, or all."""
+    expected = stated(expected)
     first = f"no event matches {format_event(expected)}; found"
     same_type = [event for event in found if event.type == _type_of(expected)]
     if isinstance(expected, str) or not same_type:
@@ -124,26 +137,38 @@ def closest(found: Sequence[TelemetryEvent], expected: object) -> list[str]:
 
 def mismatch(event: TelemetryEvent, expected: object) -> str:
     """Describe how one event differs from the expected one."""
+    expected = stated(expected)
     if event.type != _type_of(expected):
         return f"the event is {format_event(event)}"
     data: Any = expected[1] if isinstance(expected, tuple) and len(expected) == 2 else None
     faults: list[str] = []
     if isinstance(expected, TelemetryEvent):
         data = expected.data
-        faults += [
+        faults = [
             f"{name} is {getattr(event, name)!r}, not {getattr(expected, name)!r}"
             for name in _differing_fields(event, expected)
         ]
     if not isinstance(data, Mapping):
         return format_event(f"{expected!r} is not a pair of a type and its data")
-    for key in dict.fromkeys([*data, *event.data]):
-        if key not in data:
-            faults.append(f"{key!r} is {event.data[key]!r}, which was not expected")
-        elif key not in event.data:
-            faults.append(f"{key!r} is missing, expected {data[key]!r}")
-        elif event.data[key] != data[key]:
-            faults.append(f"{key!r} is {event.data[key]!r}, not {data[key]!r}")
-    return format_event("; ".join(faults))
+    return format_event("; ".join([*faults, *_differences(event.data, data)]))
+
+
+def _differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
+    """Yield how data differs from the expected data, field by field, also deep in it."""
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        for key in dict.fromkeys([*wanted, *found]):
+            below = f"{path}.{key}" if path else str(key)
+            if key not in wanted:
+                yield f"{below!r} is {found[key]!r}, which was not expected"
+            elif key not in found:
+                yield f"{below!r} is missing, expected {wanted[key]!r}"
+            else:
+                yield from _differences(found[key], wanted[key], below)
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for at, pair in enumerate(zip(found, wanted, strict=True)):
+            yield from _differences(*pair, f"{path}[{at}]")
+    elif found != wanted:
+        yield f"{path!r} is {found!r}, not {wanted!r}"
 
 
 def difference(found: Sequence[TelemetryEvent], expected: Sequence[object]) -> list[str]:
@@ -151,7 +176,7 @@ def difference(found: Sequence[TelemetryEvent], expected: Sequence[object]) -> l
 
     Below it, ``-`` marks an expected event that is missing, and ``+`` one that was not expected.
     """
-    rows = _rows(found, expected)
+    rows = _rows(found, [stated(each) for each in expected])
     return [_first_difference(rows), "(- expected, + found)", *_format_rows(rows)]
 
 

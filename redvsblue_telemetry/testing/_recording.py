@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeGuard, overload
+from typing import TypeGuard, TypeVar, overload
 
 from .._process import install_telemetry
-from .._shared import Unpack
+from .._shared import Unpack, escape
 from ..client import Telemetry, TelemetryStats
 from ..events import TelemetryEvent
 from ..settings import SettingsOverrides, TelemetrySettings
+from ._instances import instance_of, marked_type
 from ._matching import (
     ObservedEvent,
     closest,
@@ -21,6 +23,7 @@ from ._matching import (
     matches,
     mismatch,
     preview,
+    stated,
 )
 
 __all__ = [
@@ -31,6 +34,8 @@ __all__ = [
     "explain_assertion",
     "record_events",
 ]
+
+T = TypeVar("T")
 
 
 class RecordingTelemetry(Telemetry):
@@ -63,8 +68,10 @@ class Events(Sequence[TelemetryEvent]):
         assert events == ["round_start", ("ship_hit", {"by": "red"}), "round_end"]
         assert "ship_hit" in events
         assert ("ship_hit", {"by": "blue"}) not in events
+        assert events.of(ShipHit) == [ShipHit(by="red")]
 
-    A string stands for an event of that type with any data, a pair for a type and its data, and a
+    A string stands for an event of that type with any data, a pair for a type and its data, an
+    instance of a class with :func:`event_type` for the event that ``emit`` makes of it, and a
     :class:`TelemetryEvent` for its type, its data and every other field that it sets. A slice is
     compared in the same way, and so is a single event: ``events[0] == "round_start"``. Under
     pytest, a failed assertion says where the events differ.
@@ -93,6 +100,7 @@ class Events(Sequence[TelemetryEvent]):
         return len(self.now())
 
     def __contains__(self, expected: object) -> bool:
+        expected = stated(expected)
         return any(matches(event, expected) for event in self.now())
 
     def __eq__(self, other: object) -> bool:
@@ -116,6 +124,25 @@ class Events(Sequence[TelemetryEvent]):
     def of_type(self, type: str) -> Events:
         """Return the events of one type that there are now."""
         return Snapshot([event for event in self if event.type == type], self.kind)
+
+    def of(self, cls: builtins.type[T]) -> list[T]:
+        """Return the events of a class with :func:`event_type`, as its instances.
+
+        Raises:
+            TypeError: The class is not marked.
+            AssertionError: The data of an event of that type doesn't fit the class.
+        """
+        __tracebackhide__ = True
+        type_ = marked_type(cls)
+        instances = []
+        for at, event in enumerate(self):
+            if event.type == type_:
+                try:
+                    instances.append(instance_of(cls, event.data))
+                except ValueError as error:
+                    text = f"event {at} is not a {cls.__qualname__}: {error}"
+                    raise AssertionError(f"{escape(text)}\n  {format_event(event)}") from None
+        return instances
 
 
 class Snapshot(Events):
@@ -197,7 +224,7 @@ def _explain_equality(left: object, right: object) -> list[str] | None:
         why = [format_event(f"compare {found.kind} with a list: [{expected!r}]")]
     elif isinstance(found, Events) and _is_list(expected):
         sides = [found.kind, "expected events"]
-        why = difference(found.now(), list(expected))
+        why = difference(found.now(), expected)
     elif isinstance(found, ObservedEvent) and is_expectation(expected):
         sides = [format_event(found), format_event(expected)]
         why = [mismatch(found, expected)]
@@ -212,6 +239,7 @@ def _is_list(value: object) -> TypeGuard[Sequence[object]]:
 
 def _stands_for_one(expected: object) -> bool:
     """Return whether a value stands for one event; a tuple of two may also be a list."""
+    expected = stated(expected)
     if isinstance(expected, tuple) and len(expected) == 2:
         return isinstance(expected[0], str) and isinstance(expected[1], Mapping)
     return isinstance(expected, (str, TelemetryEvent))

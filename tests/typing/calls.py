@@ -9,6 +9,8 @@ import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from redvsblue_telemetry import (
     ConnectionState,
     Telemetry,
@@ -16,10 +18,12 @@ from redvsblue_telemetry import (
     TelemetrySettings,
     TelemetryStats,
     emit,
+    event_type,
     get_telemetry,
     start_telemetry,
     stop_telemetry,
 )
+from redvsblue_telemetry.testing import RecordedEvents
 from redvsblue_telemetry.testing.collector import CollectedEvents, RunningCollector
 
 if TYPE_CHECKING:
@@ -109,7 +113,21 @@ def living(engine: object) -> None:
     telemetry.set_online()  # wrong
 
 
-def testing() -> None:
+@event_type
+@attrs.frozen
+class ShipHit:
+    ship: str
+
+
+def testing(events: RecordedEvents) -> None:
+    assert_type(events.of(ShipHit), list[ShipHit])
+    assert_type(RunningCollector().events.of(ShipHit)[0].ship, str)
+    assert events == [ShipHit(ship="red-3"), "round_end"]
+
+    events.of("ship_hit")  # wrong
+    events.of(ShipHit(ship="red-3"))  # wrong
+    assert events.of(ShipHit)[0].shp  # wrong
+
     RunningCollector(db="events.sqlite3", token="secret")
     RunningCollector(db=None, hosts=("telemetry.example.com",))
     assert_type(RunningCollector().wait_for("hit"), CollectedEvents)
