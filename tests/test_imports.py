@@ -41,7 +41,7 @@ THE_PACKAGE = """
     client | errors events settings engines _frames _crashes _lifecycle _recording _delivery _journal _report _shared
     _process        | errors  settings  client  _lifecycle  _delivery  _crashes  _shared
     __init__ | errors  events  event_types  settings  client  _process  _recording  _delivery  _packages  _shared
-    collector       | settings  _report  _shared
+    collector       | settings  _compression  _report  _shared
     testing | events event_types settings client _process _recording collector _shared
     collector.testing | testing
     cli             | *

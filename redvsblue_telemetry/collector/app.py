@@ -35,7 +35,7 @@ class Collector:
         self.live = Live(self._connections)
         self.metrics = Metrics(self._connections, lambda: self.live.viewers)
         self.storage = WriterThread(database, self._on_stored, self.metrics.record_failure)
-        self.ingest = Ingest(self.storage, limits)
+        self.ingest = Ingest(self.storage, limits, self.metrics.record_message)
         api = Api(
             database, self.storage, self.ingest, self.live, self.metrics, allow_reset=allow_reset
         )

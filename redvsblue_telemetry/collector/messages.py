@@ -15,7 +15,7 @@ import msgspec
 from .._report import Report, decode_report
 from .._shared import LARGEST_INTEGER, MAX_NAME_LENGTH, SMALLEST_INTEGER
 
-__all__ = ["Event", "Message", "Rejected", "read_message"]
+__all__ = ["Event", "Message", "Rejected", "read_message", "rejected_message"]
 
 _MAX_EXCERPT_BYTES = 1024  # of a rejected part
 _MAX_REJECTED_PER_MESSAGE = 100  # parts with a record each; the rest share one
@@ -81,6 +81,11 @@ def read_message(message: bytes | str) -> Message:
     if is_text and not without_object:
         return Message(events, [])
     return _read_each_part(body)
+
+
+def rejected_message(message: bytes, reason: str) -> Message:
+    """Return a message that is rejected as a whole."""
+    return Message([], [_rejected(message, reason)])
 
 
 def _read_each_part(body: bytes) -> Message:

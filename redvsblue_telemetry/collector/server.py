@@ -58,6 +58,7 @@ class Options(msgspec.Struct, kw_only=True):
     max_rate: float = 50_000.0
     """Events per second that one connection may send."""
     max_message_bytes: int = _DEFAULT_MAX_MESSAGE_BYTES
+    """Of one message, and of the text that a compressed one unpacks to."""
     busy_timeout: float = 5.0
     """Seconds to wait while another program has the database locked. A client waits for an ack
     for its ``confirm_timeout``, 10 seconds by default."""
@@ -263,7 +264,11 @@ async def _running(options: Options) -> AsyncIterator[Collector]:
         collector = Collector(
             database,
             access=Access(options.token, (*options.hosts, options.host)),
-            limits=Limits(connections=options.max_connections, rate=options.max_rate),
+            limits=Limits(
+                connections=options.max_connections,
+                rate=options.max_rate,
+                message_bytes=options.max_message_bytes,
+            ),
             allow_reset=options.allow_reset,
         )
         try:

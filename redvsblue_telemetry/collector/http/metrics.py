@@ -51,6 +51,16 @@ class Metrics:
             "Messages, or parts of them, that were not valid events.",
             registry=registry,
         )
+        self._received_bytes = Counter(
+            "telemetry_received_bytes",
+            "Bytes of messages as they came, compressed or not.",
+            registry=registry,
+        )
+        self._text_bytes = Counter(
+            "telemetry_text_bytes",
+            "Bytes of the same messages as text, after unpacking.",
+            registry=registry,
+        )
         self._failures = Counter(
             "telemetry_storage_failures",
             "Groups of messages that could not be stored.",
@@ -74,6 +84,11 @@ class Metrics:
         self._repeats.inc(stored.repeats)
         self._rejected.inc(stored.rejected)
         self._crashes.inc(stored.by_type.get("crash", 0))
+
+    def record_message(self, received: int, text: int) -> None:
+        """Count the bytes of a message, as it came and as text."""
+        self._received_bytes.inc(received)
+        self._text_bytes.inc(text)
 
     def record_failure(self) -> None:
         """Count a group that could not be stored."""
