@@ -89,7 +89,7 @@ class _Connection:
 
     Args:
         websocket: an accepted connection.
-        limits: what it is allowed.
+        limits: those of one client.
         on_message: called with the bytes of each message as it came, and of its text.
         wants_acks: whether it was promised acks.
         unpack: unpacks binary messages; None if they are text, too.
@@ -302,7 +302,7 @@ class Ingest:
 
     Args:
         storage: stores their events.
-        limits: what they are allowed.
+        limits: on each client, and on all of them.
         on_message: called with the bytes of each message as it came, and of its text.
     """
 

@@ -1,4 +1,4 @@
-"""Compressed messages: what is agreed, what is stored, and what is refused."""
+"""Compressed messages: how they are agreed, stored and refused."""
 
 from __future__ import annotations
 
