@@ -255,7 +255,7 @@ def _measure_frames(task: Result) -> Result:
         "background_cpu_share": max(0.0, cpu - own_cpu) / wall,
         "memory_bytes": peak - resident if peak and resident else None,
         "emitted": emitted,
-        "bytes_per_event": result["wire_bytes"] / seen if seen else None,
+        "bytes_per_event": result["body_bytes"] / seen if seen else None,
         "wall_seconds": wall,
     }
 

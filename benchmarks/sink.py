@@ -12,16 +12,21 @@ A batch is not parsed when it arrives: an event is counted at each ``"seq":`` (s
 must not have a field of that name). With ``--keep`` the batches are kept as they arrived, with the
 time, and parsed when the counts are requested, so that no peer's format disturbs its measurement.
 
-    python -m benchmarks.sink [--tls] [--acks] [--ledger | --keep] [--reset-every N]
+    python -m benchmarks.sink [--tls] [--acks] [--reports] [--ledger | --keep] [--reset-every N]
 
 ``--acks`` confirms by acks a client that offers them; it keeps nothing durably, though.
+``--reports`` takes reports, and doesn't count them. A client chooses by its URL which encodings it
+is answered with: ``/telemetry?encodings=zstd,deflate``; none without a query.
 ``--ledger`` remembers which (sessionId, seq) arrived, to count repeats apart; it parses, and is
 slow. ``--reset-every`` resets each connection after that time.
 
-``/control/stats`` answers with the counts as JSON. They include the sink's own CPU time: if it is
-as long as the measurement, the sink was the limit after all. ``/control/cut`` also cuts the open
-connections. ``/control/counts?first=N&until=TIME`` counts the different events with a field ``n``
-of at least N, and those of them that had arrived by that time, in seconds since the epoch.
+``/control/stats`` answers with the counts as JSON, and with those of the WebSocket clients by their
+target. ``wire_bytes`` are all bytes that clients have sent, heads and frames included, as they were
+read from the socket (within TLS they aren't counted). The counts include the sink's own CPU time:
+if it is as long as the measurement, the sink was the limit after all. ``/control/cut`` also cuts
+the open connections. ``/control/counts?first=N&until=TIME`` counts the different events with a
+field ``n`` of at least N, and those of them that had arrived by that time, in seconds since the
+epoch.
 
 The sink ends when its standard input does.
 """
@@ -43,17 +48,21 @@ import threading
 import time
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import Result, introduce
+from redvsblue_telemetry._compression import choose, unpacker
+from redvsblue_telemetry._shared import ENCODING_HEADER, REPORT_HEADER, REPORT_VERSION
 
 _BUFFER = 8 * 1024 * 1024
 _LARGEST_FRAME = 2 * 1024 * 1024
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 _TEXT, _BINARY, _CLOSE, _PING = 1, 2, 8, 9
 _EVENT = b'"seq":'
+_REPORT = b'{"report":'
 _SEQ = re.compile(rb'"seq":(\d+)')
 _SESSION = re.compile(rb'"sessionId":"([^"]*)"')
 _HANDSHAKE_TIMEOUT = 90.0  # seconds: longer than a network is silent in any benchmark
@@ -161,14 +170,14 @@ class Arrivals:
         self._first_seen: dict[int, float] = {}  # the time at which each event came first
         self._repeats = 0
         self.requests = 0
-        self.wire_bytes = 0
+        self.body_bytes = 0
         self.errors: list[str] = []
 
     def keep(self, body: bytes, numbers: Numbers, encoding: bytes = b"") -> None:
         """Keep a body that arrived just now."""
         self._raw.append((time.time(), body, encoding, numbers))
         self.requests += 1
-        self.wire_bytes += len(body)
+        self.body_bytes += len(body)
 
     def complain(self, error: str) -> None:
         """Note an error; the first few are enough."""
@@ -186,7 +195,7 @@ class Arrivals:
             "arrived_in_time": sum(at <= until for at in times),
             "repeats": self._repeats,
             "requests": self.requests,
-            "wire_bytes": self.wire_bytes,
+            "body_bytes": self.body_bytes,
             "errors": self.errors,
             "cpu_seconds": time.process_time(),
         }
@@ -207,31 +216,66 @@ class Arrivals:
 # Connections.
 
 
+class Metered(socket.socket):
+    """A socket that counts the bytes that it receives."""
+
+    received = 0
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        data = super().recv(size, flags)
+        self.received += len(data)
+        return data
+
+    def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
+        count = super().recv_into(buffer, size, flags)
+        self.received += count
+        return count
+
+
 class Client:
     """One WebSocket connection, from its handshake to its end."""
 
-    def __init__(self, sink: Sink, sock: socket.socket) -> None:
+    def __init__(self, sink: Sink, sock: socket.socket, target: str) -> None:
         self._sink = sink
         self._sock = sock
         self._buffer = bytearray(_BUFFER)
-        self.messages = self.events = self.payload_bytes = 0
+        self.target = target
+        self.messages = self.compressed = self.events = self.payload_bytes = 0
         self._acks = False
+        self._unpack: Callable[[bytes, int], bytes] | None = None
+
+    @property
+    def wire_bytes(self) -> int:
+        """All bytes that it has sent; 0 with TLS."""
+        return self._sock.received if isinstance(self._sock, Metered) else 0
 
     def serve(self, headers: Headers, early: bytes) -> None:
         """Answer the handshake, then count until the client closes or has to be reset."""
         key = headers[b"sec-websocket-key"]
         accept = base64.b64encode(hashlib.sha1(key + _GUID).digest())
         self._acks = self._sink.acks and b"telemetry-ack" in headers
+        agreed = ["Telemetry-Ack: cumulative"] if self._acks else []
+        if self._sink.reports and REPORT_HEADER.encode() in headers:
+            agreed.append(f"{REPORT_HEADER}: {REPORT_VERSION}")
+        if encoding := self._encoding(headers):
+            agreed.append(f"{ENCODING_HEADER}: {encoding}")
+            self._unpack = unpacker(encoding)
         self._sock.sendall(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %s\r\n%s\r\n"
-            % (accept, b"Telemetry-Ack: cumulative\r\n" if self._acks else b"")
+            % (accept, "".join(f"{line}\r\n" for line in agreed).encode())
         )
         self._buffer[: len(early)] = early
         try:
             self._read(len(early))
         finally:
             self._buffer = bytearray()
+
+    def _encoding(self, headers: Headers) -> str | None:
+        """Return the first encoding of the target that the client offers."""
+        query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.target).query))
+        encodings = query.get("encodings", "").split(",")
+        return choose(headers.get(ENCODING_HEADER.encode(), b"").decode("latin-1"), encodings)
 
     def _read(self, end: int) -> None:
         start = 0
@@ -276,7 +320,7 @@ class Client:
             payload = _unmasked(buffer, mask, size)
             start = stop
             if opcode in (_TEXT, _BINARY):
-                self._count(payload, size)
+                self._count(payload, size, is_packed=opcode == _BINARY)
             elif opcode == _PING:
                 replies.append(b"\x8a%c%b" % (size, payload[:size]))
             elif opcode == _CLOSE:
@@ -289,14 +333,20 @@ class Client:
             self._sock.sendall(b"".join(replies))
         return start, is_open
 
-    def _count(self, payload: bytes, size: int) -> None:
+    def _count(self, payload: bytes, size: int, *, is_packed: bool) -> None:
+        self.messages += 1
+        self.payload_bytes += size
+        if is_packed and self._unpack is not None:
+            payload = self._unpack(payload[:size], _BUFFER)
+            size = len(payload)
+            self.compressed += 1
+        if payload.startswith(_REPORT):
+            return
         if self._sink.ledger is not None:
             self._sink.ledger.record(payload[:size])
         elif self._sink.arrivals is not None:
             self._sink.arrivals.keep(payload[:size], _in_array)
-        self.messages += 1
         self.events += payload.count(_EVENT, 0, size)
-        self.payload_bytes += size
 
     def cut(self) -> None:
         """End the connection without a close frame, from any thread."""
@@ -316,22 +366,28 @@ def _unmasked(buffer: bytearray, mask: int, size: int) -> bytes:
 class Sink:
     """Listens, and counts the events of its clients."""
 
-    def __init__(self, *, acks: bool, ledger: bool, keep: bool, reset_every: float) -> None:
+    def __init__(
+        self, *, acks: bool, reports: bool, ledger: bool, keep: bool, reset_every: float
+    ) -> None:
         self.acks = acks
+        self.reports = reports
         self.reset_every = reset_every
         self.ledger = Ledger() if ledger else None
         self.arrivals = Arrivals() if keep else None
         self._clients: list[Client] = []  # the closed ones included
         self._open: set[Client] = set()
+        self._meters: list[Metered] = []  # those of closed connections included
         self._lock = threading.Lock()
 
     def listen(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Serve each connection on its own thread, forever."""
         while True:
             client, _ = sock.accept()
-            threading.Thread(target=self._serve, args=(client, tls), daemon=True).start()
+            metered = Metered(fileno=client.detach())
+            self._meters.append(metered)
+            threading.Thread(target=self._serve, args=(metered, tls), daemon=True).start()
 
-    def _serve(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def _serve(self, sock: Metered | ssl.SSLSocket, tls: ssl.SSLContext | None) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError), contextlib.ExitStack() as stack:
             stack.callback(lambda: _end(sock, by_reset=bool(self.reset_every)))
             sock.settimeout(_HANDSHAKE_TIMEOUT)
@@ -358,12 +414,14 @@ class Sink:
         while stays:
             target, headers, early = _request(sock, early)
             if b"sec-websocket-key" in headers:
-                self._serve_client(Client(self, sock), headers, early)
+                self._serve_client(Client(self, sock, target), headers, early)
                 return
             if headers.get(b"expect"):
                 sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             body, early = _body(sock, headers, early)
             url = urllib.parse.urlsplit(target)
+            if url.path.startswith("/control/") and sock in self._meters:
+                self._meters.remove(sock)
             stays = headers.get(b"connection", b"").lower() != b"close" and not self.reset_every
             kind, answer = self._answer(url, headers, body)
             sock.sendall(
@@ -400,7 +458,8 @@ class Sink:
     def _obey(self, url: urllib.parse.SplitResult) -> Result:
         if url.path == "/control/counts" and self.arrivals is not None:
             query = dict(urllib.parse.parse_qsl(url.query))
-            return self.arrivals.counts(int(query["first"]), float(query["until"]))
+            counts = self.arrivals.counts(int(query["first"]), float(query["until"]))
+            return counts | {"wire_bytes": self._wire_bytes()}
         if url.path == "/control/cut":
             with self._lock:
                 clients = tuple(self._open)
@@ -412,16 +471,31 @@ class Sink:
         """Return the counts since the start."""
         with self._lock:
             clients = tuple(self._clients)
-        counts = {
-            "connections": len(clients),
-            "messages": sum(client.messages for client in clients),
-            "events": sum(client.events for client in clients),
-            "bytes": sum(client.payload_bytes for client in clients),
+        by_target: dict[str, list[Client]] = {}
+        for client in clients:
+            by_target.setdefault(client.target, []).append(client)
+        counts = _totals(clients) | {
+            "wire_bytes": self._wire_bytes(),
+            "targets": {target: _totals(group) for target, group in by_target.items()},
             "cpu_seconds": time.process_time(),
         }
         if self.ledger is not None:
             counts |= {"unique": self.ledger.unique, "repeats": self.ledger.repeats}
         return counts
+
+    def _wire_bytes(self) -> int:
+        return sum(meter.received for meter in tuple(self._meters))
+
+
+def _totals(clients: Sequence[Client]) -> Result:
+    return {
+        "connections": len(clients),
+        "messages": sum(client.messages for client in clients),
+        "compressed": sum(client.compressed for client in clients),
+        "events": sum(client.events for client in clients),
+        "bytes": sum(client.payload_bytes for client in clients),
+        "wire_bytes": sum(client.wire_bytes for client in clients),
+    }
 
 
 def _more(sock: socket.socket) -> bytes:
@@ -491,6 +565,7 @@ def main() -> None:
     )
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--acks", action="store_true")
+    parser.add_argument("--reports", action="store_true")
     remembering = parser.add_mutually_exclusive_group()
     remembering.add_argument("--ledger", action="store_true")
     remembering.add_argument("--keep", action="store_true")
@@ -499,6 +574,7 @@ def main() -> None:
     tls, authority = _tls() if options.tls else (None, None)
     sink = Sink(
         acks=options.acks,
+        reports=options.reports,
         ledger=options.ledger,
         keep=options.keep,
         reset_every=options.reset_every,
