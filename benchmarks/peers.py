@@ -108,11 +108,13 @@ class Ours(Peer):
     call = "telemetry.emit(type, data)"
     deviation = "enabled=True, url"
     emits = sends = True
+    encodings = ""
+    """Those that the sink answers with, as a server that can read them does."""
 
     def start(self, port: int) -> None:
         from redvsblue_telemetry import start_telemetry
 
-        url = f"ws://{HOST}:{port}/telemetry"
+        url = f"ws://{HOST}:{port}/telemetry?encodings={self.encodings}"
         self._telemetry = start_telemetry(enabled=self.sends, url=url, **self.settings())
 
     def settings(self) -> dict[str, Any]:
@@ -156,6 +158,20 @@ class OursOff(Ours):
 
     def wait_until_ready(self) -> None:
         """It never connects."""
+
+
+class OursByDeflate(Ours):
+    name = "ours-deflate"
+    title = "redvsblue-telemetry, `deflate`"
+    destination = "WebSocket, JSON compressed by zlib, confirmed by Pongs"
+    encodings = "deflate"
+
+
+class OursByZstd(Ours):
+    name = "ours-zstd"
+    title = "redvsblue-telemetry, `zstd`"
+    destination = "WebSocket, JSON compressed by Zstandard, confirmed by Pongs"
+    encodings = "zstd"
 
 
 class Sentry(Peer):
@@ -203,11 +219,16 @@ class OpenTelemetry(Peer):
         from opentelemetry.sdk._logs import LoggerProvider
         from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 
-        exporter = OTLPLogExporter(endpoint=f"http://{HOST}:{port}/v1/logs")
+        endpoint = f"http://{HOST}:{port}/v1/logs"
+        exporter = OTLPLogExporter(endpoint=endpoint, **self.options())
         self._provider = LoggerProvider()
         self._provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
         self._logger = self._provider.get_logger("game")
         self._severity = SeverityNumber.INFO
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of the exporter that are not the defaults."""
+        return {}
 
     def emit_all(self, events: Sequence[Event]) -> None:
         emit, severity = self._logger.emit, self._severity
@@ -216,6 +237,18 @@ class OpenTelemetry(Peer):
 
     def stop(self, timeout: float) -> None:
         self._provider.shutdown()
+
+
+class OpenTelemetryByGzip(OpenTelemetry):
+    name = "opentelemetry-gzip"
+    title = "OpenTelemetry (logs), gzip"
+    destination = "HTTP, OTLP protobuf, gzip"
+    deviation = "endpoint, compression"
+
+    def options(self) -> dict[str, Any]:
+        from opentelemetry.exporter.otlp.proto.http import Compression
+
+        return {"compression": Compression.Gzip}
 
 
 class PostHog(Peer):
@@ -227,11 +260,12 @@ class PostHog(Peer):
     call = "client.capture(type, distinct_id=, properties=)"
     deviation = "host"
     emits = sends = True
+    has_gzip = False
 
     def start(self, port: int) -> None:
         from posthog import Posthog
 
-        self._client = Posthog("phc_key", host=f"http://{HOST}:{port}")
+        self._client = Posthog("phc_key", host=f"http://{HOST}:{port}", gzip=self.has_gzip)
 
     def emit_all(self, events: Sequence[Event]) -> None:
         capture = self._client.capture
@@ -243,6 +277,14 @@ class PostHog(Peer):
         self._client.shutdown()
 
 
+class PostHogByGzip(PostHog):
+    name = "posthog-gzip"
+    title = "PostHog, gzip"
+    destination = "HTTP, JSON, gzip"
+    deviation = "host, gzip"
+    has_gzip = True
+
+
 class Segment(Peer):
     name = "segment"
     title = "Segment"
@@ -252,11 +294,12 @@ class Segment(Peer):
     call = "client.track(user, type, data)"
     deviation = "host"
     emits = sends = True
+    has_gzip = False
 
     def start(self, port: int) -> None:
         from segment.analytics import Client
 
-        self._client = Client("key", host=f"http://{HOST}:{port}")
+        self._client = Client("key", host=f"http://{HOST}:{port}", gzip=self.has_gzip)
 
     def emit_all(self, events: Sequence[Event]) -> None:
         track = self._client.track
@@ -265,6 +308,14 @@ class Segment(Peer):
 
     def stop(self, timeout: float) -> None:
         self._client.shutdown()
+
+
+class SegmentByGzip(Segment):
+    name = "segment-gzip"
+    title = "Segment, gzip"
+    destination = "HTTP, JSON, gzip"
+    deviation = "host, gzip"
+    has_gzip = True
 
 
 class Amplitude(Peer):
@@ -349,6 +400,25 @@ PEERS: dict[str, type[Peer]] = {
         PostHog,
     )
 }
+BY_BYTES: dict[str, type[Peer]] = {
+    peer.name: peer
+    for peer in (
+        OursByZstd,
+        OursByDeflate,
+        Ours,
+        QueueHandler,
+        Sentry,
+        OpenTelemetry,
+        OpenTelemetryByGzip,
+        Segment,
+        SegmentByGzip,
+        Amplitude,
+        PostHog,
+        PostHogByGzip,
+    )
+}
+"""Those whose bytes on the wire are compared, also with the compression that is an option, or that
+the server has to agree to."""
 RIVALS = ("sentry", "opentelemetry", "segment", "amplitude", "posthog")
 """The SDKs of others."""
 
