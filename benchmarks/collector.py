@@ -1,6 +1,8 @@
 """How many events the collector stores, commits and acknowledges, sent by real clients.
 
     python -m benchmarks.collector [--rounds 3] [--json benchmarks/results/collector.json]
+    python -m benchmarks.collector --compression [--rounds 9]
+        [--json benchmarks/results/collector-compression.json]
 
 1. *Throughput.* Ten SDK clients, two in each of five processes, emit events of 150 bytes as fast as
    they are taken (default settings except for the capacity; a client pauses while half its store
@@ -10,12 +12,17 @@
    one thread, in groups as large as the collector's were on average.
 2. *Latency of an acknowledgment*, at 10,000 events a second in messages of 50, by one client.
 3. *Idle connections*: the collector's memory with 1,000 of them, less its memory without.
+
+With ``--compression``: the first measurement for clients that send text, ``deflate`` and ``zstd``,
+in another order in each round. They emit the events of the demo's battle, whose values vary as a
+game's do. The clients share the machine with the collector, so what they pay is part of the rate.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import sys
 import tempfile
@@ -26,6 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.encodings import ENCODINGS, TEXT, available, battle_events, offer_only
 from benchmarks.harness import (
     EVENT_TYPE,
     Result,
@@ -35,6 +43,8 @@ from benchmarks.harness import (
     event_data,
     failures,
     grouped,
+    median,
+    number,
     parser,
     quantile,
     resident_bytes,
@@ -47,6 +57,7 @@ from benchmarks.harness import (
 )
 
 MODULE = "benchmarks.collector"
+COMPRESSION = "collector-compression"
 _PROCESSES, _CLIENTS = 5, 2  # of each process
 _SIZE = 150
 _CAPACITY = 20_000
@@ -63,18 +74,21 @@ def load(task: Result) -> Result:
     """Emit with some clients as fast as they can; return when they began and ended."""
     from redvsblue_telemetry import Telemetry, TelemetrySettings  # not imported by every child
 
-    settings = TelemetrySettings(enabled=True, url=task["url"], capacity=_CAPACITY)
+    more = offer_only(task["encoding"]) if "encoding" in task else {}
+    settings = TelemetrySettings(enabled=True, url=task["url"], capacity=_CAPACITY, **more)
     clients = [Telemetry(settings).start() for _ in range(_CLIENTS)]
     for client in clients:
         wait_for_state(client, "connected")
     while time.time() < task["at"]:
         time.sleep(0.001)
-    data = event_data(_SIZE)
+    block = [(EVENT_TYPE, event_data(_SIZE))] * _BLOCK
+    if "encoding" in task:
+        block = battle_events(_BLOCK)
     began = time.time()
     for _ in range(0, task["events"], _BLOCK):
         for client in clients:
-            for _ in range(_BLOCK):
-                client.emit(EVENT_TYPE, data)
+            for type_, data in block:
+                client.emit(type_, data)
         while any(client.stats().buffered > _CAPACITY // 2 for client in clients):
             time.sleep(0.002)
     flushed = [client.flush(_TIMEOUT) for client in clients]
@@ -176,11 +190,17 @@ def _server(name: str) -> Iterator[Server]:
         yield server
 
 
-def _throughput(name: str, events: int, *, viewed: bool = False) -> Result:
+def _throughput(name: str, events: int, *, viewed: bool = False, **more: Any) -> Result:
     with _server(name) as server, contextlib.ExitStack() as stack:
         if viewed:
             stack.enter_context(_viewer(server.port))
-        task = {"kind": "load", "url": server.url, "events": events, "at": time.time() + 3.0}
+        task = {
+            "kind": "load",
+            "url": server.url,
+            "events": events,
+            "at": time.time() + 3.0,
+            **more,
+        }
         with ThreadPoolExecutor(_PROCESSES) as pool:
             results = list(pool.map(lambda _: run_child(MODULE, task, _TIMEOUT), range(_PROCESSES)))
         if lost := failures(results):
@@ -192,9 +212,13 @@ def _throughput(name: str, events: int, *, viewed: bool = False) -> Result:
     if stored != total:
         return {"failure": f"{total} events were acknowledged, but {stored} are stored"}
     groups = metrics.get("telemetry_groups_stored_total")  # the bare parts have none
+    received, text = (metrics.get(f"telemetry_{n}_bytes_total") for n in ("received", "text"))
+    if more.get("encoding", TEXT) != TEXT and not (received and text and received < text):
+        return {"failure": f"{more['encoding']}: {received} bytes came for {text} of text"}
     return {
         "events": total,
         "seconds": seconds,
+        "received_bytes_per_event": received / total if received else None,
         "events_per_second": total / seconds,
         "group": total / groups if groups else None,
     }
@@ -286,6 +310,16 @@ def _round(events: int, idle: int, seconds: float) -> list[Result]:
     return results
 
 
+def _compared(events: int, turn: int) -> list[Result]:
+    """Measure the rate by encoding, in an order that depends on the turn."""
+    encodings = available()
+    first = turn % len(encodings)
+    return [
+        {"encoding": encoding} | _throughput("collector", events, encoding=encoding)
+        for encoding in encodings[first:] + encodings[:first]
+    ]
+
+
 _TITLES = {
     "collector": "the collector",
     "collector, with a viewer": "the collector, while somebody looks at its page",
@@ -310,8 +344,35 @@ def rate_against(report: Result, name: str) -> Result:
     return summary([mine / other for mine, other in pairs if mine and other])
 
 
+def rate_against_text(report: Result, encoding: str) -> Result:
+    """Summarize the rate with an encoding, relative to that with text in the same round."""
+    rates = {(r["round"], r["encoding"]): r.get("events_per_second") for r in report["results"]}
+    pairs = [
+        (rate, rates.get((round_, TEXT)))
+        for (round_, each), rate in rates.items()
+        if each == encoding
+    ]
+    return summary([rate / text for rate, text in pairs if rate and text])
+
+
+def _compression_table(report: Result) -> str:
+    rows = [
+        [
+            encoding,
+            spread(summary([result.get("events_per_second") for result in group])),
+            "1" if encoding == TEXT else spread(rate_against_text(report, encoding)),
+            number(median(group, "received_bytes_per_event")),
+        ]
+        for encoding in ENCODINGS
+        if (group := grouped(report["results"], "encoding").get((encoding,)))
+    ]
+    return table(["", "events a second", "relative to text", "bytes an event"], rows)
+
+
 def tables(report: Result) -> dict[str, str]:
     """Return the tables, by their names in the docs."""
+    if report["benchmark"] == COMPRESSION:
+        return {COMPRESSION: _compression_table(report)}
     rates = [
         [
             title,
@@ -331,11 +392,17 @@ def tables(report: Result) -> dict[str, str]:
 
 def main() -> int:
     """Measure, and print the tables."""
-    options = parser(__doc__, rounds=3).parse_args()
+    commands = parser(__doc__, rounds=3)
+    commands.add_argument("--compression", action="store_true", help="compare the encodings")
+    options = commands.parse_args()
     if options.child:
         return answer(options.child, KINDS)
     events, idle, seconds = (1024, 50, 1.0) if options.quick else (60_000, _IDLE, 10.0)
-    report = run_rounds(options, "collector", lambda: _round(events, idle, seconds))
+    if options.compression:
+        turns = itertools.count()
+        report = run_rounds(options, COMPRESSION, lambda: _compared(events, next(turns)))
+    else:
+        report = run_rounds(options, "collector", lambda: _round(events, idle, seconds))
     return conclude(tables(report), report["results"])
 
 
