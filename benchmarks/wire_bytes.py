@@ -1,10 +1,10 @@
-"""How many bytes an event takes on the wire, and what fewer bytes cost the worker.
+"""How many bytes an event takes on the wire, and how much CPU it costs to send fewer.
 
     python -m benchmarks.wire_bytes [--rounds 3] [--seconds 60] [--quick]
         [--json benchmarks/results/wire-bytes.json]
 
 1. *Bytes.* The demo's battle is played at 60 frames a second, and twelve clients listen to the same
-   battle: with the default settings, which send what a second brings in batches of at most 50
+   battle: with the default settings, which send the events of a second in batches of at most 50
    events; with a version and a context; with a longer drain interval, so that nearly all batches
    have 50; and with batches that are large enough for all that a second brings. Of each kind, one
    client isn't answered with an encoding, one is answered with ``deflate`` and one with ``zstd``.
@@ -272,7 +272,7 @@ ENVELOPES: dict[str, Callable[[list[Event]], Any]] = {
     "once for each batch": _once_a_batch,
     "nothing but `type` and `data`": _without(*_ENVELOPE),
 }
-"""What becomes of a batch, by title: the event without a part, or with a smaller envelope."""
+"""How a batch is changed, by title: events without a part, or a smaller envelope."""
 
 
 def envelopes(messages: Sequence[str]) -> list[Result]:
@@ -389,7 +389,7 @@ def times_fewer(report: Result, batches: str, encoding: str) -> Result:
 
 
 def more_cpu(report: Result, load: str, encoding: str) -> Result:
-    """Summarize what an encoding adds to the worker's CPU time of an event, in µs."""
+    """Summarize how much an encoding adds to the worker's CPU time of an event, in µs."""
     results = grouped(_of_kind(report, "cost"), "load", "encoding").get((load, encoding), [])
     return summary([result.get("more_us_per_event") for result in results])
 
