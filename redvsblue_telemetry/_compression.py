@@ -10,10 +10,10 @@ The compressors release the interpreter lock while they work.
 
 from __future__ import annotations
 
+import functools
 import sys
 import zlib
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from typing import Any
 
 __all__ = [
@@ -51,23 +51,23 @@ class TooLargeError(CompressionError):
 
 
 def supported() -> tuple[str, ...]:
-    """Return the encodings that this Python has, the best one first."""
-    return (ZSTD, DEFLATE) if _has_zstd() else (DEFLATE,)
+    """Return the encodings that this Python has, the best one first.
+
+    The first call imports what there is, which takes milliseconds.
+    """
+    return (DEFLATE,) if _zstd() is None else (ZSTD, DEFLATE)
 
 
-def _has_zstd() -> bool:
-    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+@functools.lru_cache(maxsize=1)
+def _zstd() -> Any | None:
+    """Return the module; None if there is none, or if it can't be imported."""
     try:
-        return find_spec(name) is not None
-    except ImportError:  # there is no package `backports`
-        return False
-
-
-def _zstd() -> Any:
-    if sys.version_info >= (3, 14):
-        from compression import zstd  # noqa: PLC0415
-    else:
-        from backports import zstd  # noqa: PLC0415
+        if sys.version_info >= (3, 14):
+            from compression import zstd  # noqa: PLC0415
+        else:
+            from backports import zstd  # noqa: PLC0415
+    except Exception:  # a broken package, or a file of the game that hides it
+        return None
     return zstd
 
 
@@ -81,7 +81,7 @@ def pack(encoding: str) -> Callable[[bytes], bytes | None]:
     """Return a function that compresses a text, or returns None if it should be sent as text."""
     compress: Callable[[bytes], bytes]
     if encoding == ZSTD:
-        zstd = _zstd()
+        zstd: Any = _zstd()
 
         def compress(text: bytes) -> bytes:
             packed: bytes = zstd.compress(text, _ZSTD_LEVEL)
@@ -122,7 +122,7 @@ def _unpack_deflate(message: bytes, most: int) -> bytes:
 
 
 def _unpack_zstd() -> Callable[[bytes, int], bytes]:
-    zstd = _zstd()
+    zstd: Any = _zstd()
     options = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
 
     def unpack(message: bytes, most: int) -> bytes:

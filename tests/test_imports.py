@@ -36,13 +36,13 @@ THE_PACKAGE = """
     _recording      | errors  events  _shared
     _journal        | _recording  _report  _shared
     _network        | _packages  _shared
-    _delivery       | settings  _recording  _network  _packages  _report  _shared
+    _delivery       | settings  _recording  _network  _packages  _report  _compression  _shared
     _lifecycle      | _recording  _shared
     client | errors events settings engines _frames _crashes _lifecycle _recording _delivery _journal _report _shared
     _process        | errors  settings  client  _lifecycle  _delivery  _crashes  _shared
     __init__ | errors  events  event_types  settings  client  _process  _recording  _delivery  _packages  _shared
     collector       | settings  _compression  _report  _shared
-    testing | events event_types settings client _process _recording collector _shared
+    testing         | events  event_types  settings  client  _process  _recording  collector  _compression  _shared
     collector.testing | testing
     cli             | *
     __main__        |
@@ -100,14 +100,15 @@ ROOMS = {
         gaps            |
         window          |
         requests        |
+        packing         | log
         settlement      | window
         closing         | gaps
         adoption        | settlement  closing  log
         limits          | adoption
         report          | window  gaps
         session         | window  settlement  adoption  gaps  report  pacing  log
-        worker | session adoption limits settlement window report states requests backoff poller log
-    """,
+        worker | session adoption limits settlement window report states requests backoff packing poller log
+    """,  # noqa: E501
     "collector": """
         messages        |
         models          |
@@ -176,6 +177,7 @@ PURE = [
     "_delivery.closing",
     "_delivery.gaps",
     "_delivery.log",
+    "_delivery.packing",
     "_delivery.report",
     "_delivery.states",
     "_delivery.window",

@@ -52,6 +52,7 @@ class WireSession:
         reporter: writes reports; None if the server gets none.
         settings: see :class:`TelemetrySettings`.
         clock: returns monotonic seconds.
+        pack: compresses a message, or returns None for one to be sent as text.
         may_send: called before each batch, because ``before_send`` may take long and the player
             may switch telemetry off meanwhile.
     """
@@ -71,6 +72,7 @@ class WireSession:
         reporter: Reporter | None,
         settings: TelemetrySettings,
         clock: Callable[[], float],
+        pack: Callable[[bytes], bytes | None],
         may_send: Callable[[], bool],
     ) -> None:
         self._connection = connection
@@ -85,6 +87,7 @@ class WireSession:
         self._reporter = reporter
         self._settings = settings
         self._clock = clock
+        self._pack = pack
         self._may_send = may_send
         self._turn = TimeSlice(clock)
         self.was_fruitful = True
@@ -169,8 +172,15 @@ class WireSession:
         self._turn.begin(len(self._store) / self._store.high_water)
 
     def _send_batch(self, batch: Batch) -> None:
-        self._connection.send(self._message(batch.events))
+        self._send_message(self._message(batch.events))
         self._ask_for_pong(self._window.mark_sent(self._clock()))
+
+    def _send_message(self, text: bytes) -> None:
+        packed = self._pack(text)
+        if packed is None:
+            self._connection.send(text)
+        else:
+            self._connection.send_binary(packed)
 
     def _ask_for_pong(self, number: int) -> None:
         if self._has_proof and not self._connection.has_acks:
@@ -224,7 +234,7 @@ class WireSession:
         self, message: bytes, confirmed: Callable[[], object], source: object = None
     ) -> None:
         end = b"\n" if self._settings.wire_format == "ndjson" else b""
-        self._connection.send(message + end)
+        self._send_message(message + end)
         self._ask_for_pong(self._window.mark_report_sent(self._clock(), confirmed, source))
 
     @property

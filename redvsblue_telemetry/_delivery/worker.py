@@ -46,6 +46,7 @@ from .adoption import Adoption
 from .backoff import Backoff
 from .limits import JournalLimits
 from .log import LINES_AT_ONCE, LINES_PER_SECOND, ConnectionLog, log_safely
+from .packing import Packing
 from .poller import Poller
 from .report import Reporter, outside
 from .requests import Request, Requests
@@ -150,6 +151,7 @@ class TelemetryConnector:
             confirm_timeout=settings.confirm_timeout,
         )
         self._settlement = Settlement(self._window)
+        self._packing = Packing(is_allowed=settings.compression == "auto")
         self._connection: Connection | None = None
         self._regular_at = -math.inf  # when the backoff's own attempt is due
         self._not_before = -math.inf  # a Retry-After forbids attempts until then
@@ -223,6 +225,7 @@ class TelemetryConnector:
         """Start the worker."""
         url = urlsplit(self._settings.url)
         prepare(is_secure=url.scheme == "wss" and self._settings.ssl_context is None)
+        self._packing.prepare()
         if url.scheme == "ws" and self._settings.token and not is_loopback(url.hostname or ""):
             log_safely(
                 logging.WARNING,
@@ -529,6 +532,7 @@ class TelemetryConnector:
             ssl_context=settings.ssl_context,
             offers_acks=settings.confirm == "auto",
             offers_reports=settings.reports == "auto",
+            encodings=self._packing.offers,
         )
         return self._connect(
             endpoint, self._wait_to_connect, self._clock() + settings.connect_timeout
@@ -658,6 +662,7 @@ class TelemetryConnector:
             reporter=self._reporter if has_reports and self._reports_itself else None,
             settings=self._settings,
             clock=self._clock,
+            pack=self._packing.begin(connection.encoding),
             may_send=lambda: self._may_connect and not self._is_finished,
         )
         self._reporter.reconnects = self.connections
@@ -738,6 +743,8 @@ class TelemetryConnector:
             # Only look for more work.
             return self._wait(self._clock(), connection.fileno(), events)
         self.requests.wants_nudge = session.wants_nudge
+        if len(self._store) >= self._store.high_water:
+            self.nudge()  # it filled while the worker was busy, and there may be no next event
         is_ready = self._wait(session.next_deadline, connection.fileno(), events)
         self.requests.wants_nudge = False
         return is_ready

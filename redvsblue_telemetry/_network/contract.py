@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -147,6 +147,7 @@ class Endpoint:
         ssl_context: ssl.SSLContext | None = None,
         offers_acks: bool = True,
         offers_reports: bool = False,
+        encodings: Sequence[str] = (),
     ) -> None:
         self.url = url
         self.token = token
@@ -154,6 +155,7 @@ class Endpoint:
         self.ssl_context = ssl_context
         self.offers_acks = offers_acks
         self.offers_reports = offers_reports
+        self.encodings = encodings
 
 
 class FrameKind(enum.Enum):
@@ -183,6 +185,10 @@ class Connection(Protocol):
         """Whether the server takes reports."""
 
     @property
+    def encoding(self) -> str | None:
+        """The offered encoding that the server picked for binary messages, if it picked one."""
+
+    @property
     def unwritten(self) -> int:
         """Number of bytes sent here that the network has not accepted yet."""
 
@@ -195,6 +201,9 @@ class Connection(Protocol):
 
     def send(self, payload: bytes) -> None:
         """Send a text message. Never blocks; :meth:`flush` writes it."""
+
+    def send_binary(self, payload: bytes) -> None:
+        """Send a binary message. Never blocks; :meth:`flush` writes it."""
 
     def ping(self, payload: bytes) -> None:
         """Send a ping. Never blocks; :meth:`flush` writes it."""

@@ -73,6 +73,8 @@ class Handshake:
             lines.append(f"Telemetry-Ack: {ACK_CUMULATIVE}")
         if endpoint.offers_reports:
             lines.append(f"Telemetry-Report: {REPORT_VERSION}")
+        if endpoint.encodings:
+            lines.append(f"Telemetry-Encoding: {', '.join(endpoint.encodings)}")
         return "\r\n".join((*lines, "", "")).encode("ascii")
 
     def is_interim(self, head: bytes) -> bool:

@@ -7,11 +7,17 @@ used, not its ``WebSocket``, for the reasons that ``handshake`` gives.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from .._packages import check
-from .._shared import ACK_CUMULATIVE, ACK_HEADER, REPORT_HEADER, REPORT_VERSION
+from .._shared import (
+    ACK_CUMULATIVE,
+    ACK_HEADER,
+    ENCODING_HEADER,
+    REPORT_HEADER,
+    REPORT_VERSION,
+)
 from .contract import (
     TIMED_OUT,
     TOO_MUCH,
@@ -78,7 +84,7 @@ def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocket
         if isinstance(error, OSError):
             raise lost_by_os_error(error, LostKind.HANDSHAKE) from None
         raise
-    return WebSocketConnection(stream, headers)
+    return WebSocketConnection(stream, headers, endpoint.encodings)
 
 
 _KINDS = {
@@ -90,7 +96,9 @@ _KINDS = {
 class WebSocketConnection:
     """An open connection; see :class:`Connection`."""
 
-    def __init__(self, stream: Stream, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, stream: Stream, headers: Mapping[str, str], encodings: Sequence[str] = ()
+    ) -> None:
         self._stream = stream
         self._frames = websocket.frame_buffer(stream.read, skip_utf8_validation=True)
         self._keys = MaskingKeys()
@@ -102,6 +110,9 @@ class WebSocketConnection:
         stream.limit_read(_MAX_HEADER_BYTES + _MAX_MESSAGE_BYTES)
         self.has_acks = headers.get(ACK_HEADER, "").lower() == ACK_CUMULATIVE
         self.has_reports = headers.get(REPORT_HEADER) == REPORT_VERSION
+        # An answer that is not one of those offered is no answer: text is always right.
+        answer = headers.get(ENCODING_HEADER, "").lower()
+        self.encoding = answer if answer in encodings else None
 
     @property
     def unwritten(self) -> int:
@@ -112,6 +123,9 @@ class WebSocketConnection:
 
     def send(self, payload: bytes) -> None:
         self._send(payload, websocket.ABNF.OPCODE_TEXT)
+
+    def send_binary(self, payload: bytes) -> None:
+        self._send(payload, websocket.ABNF.OPCODE_BINARY)
 
     def ping(self, payload: bytes) -> None:
         self._send(payload, websocket.ABNF.OPCODE_PING)

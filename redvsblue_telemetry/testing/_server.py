@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._shared import ACK_CUMULATIVE, ACK_HEADER, REPORT_HEADER, REPORT_VERSION
+from .. import _compression
+from .._shared import (
+    ACK_CUMULATIVE,
+    ACK_HEADER,
+    ENCODING_HEADER,
+    REPORT_HEADER,
+    REPORT_VERSION,
+)
 
 if TYPE_CHECKING:
     from websockets.http11 import Request, Response
     from websockets.sync.server import ServerConnection
 
 __all__ = ["RecordingServer"]
+
+_MAX_TEXT_BYTES = 64 * 1024 * 1024  # of a message, once it is unpacked
+_INVALID_DATA, _TOO_BIG = 1007, 1009  # RFC 6455, section 7.4.1
 
 
 class RecordingServer:
@@ -37,6 +48,9 @@ class RecordingServer:
             only pongs confirm, and a pong can precede the recording.
         reports: Take reports, if the client offers them. They are in :attr:`reports`, and neither
             in :attr:`messages` nor in :attr:`events`.
+        encodings: The encodings of messages that the server knows, the best one first, of
+            ``"zstd"`` and ``"deflate"``. It picks the first one that the client offers. None: those
+            that this Python has. Empty: none, so messages come as text.
         token: Respond with 401 to handshakes without this bearer token.
     """
 
@@ -47,15 +61,18 @@ class RecordingServer:
         ssl_context: ssl.SSLContext | None = None,
         acks: bool = True,
         reports: bool = True,
+        encodings: Sequence[str] | None = None,
         token: str | None = None,
     ) -> None:
         self._requested_port = port
         self._ssl_context = ssl_context
         self._acks = acks
         self._takes_reports = reports
+        self._encodings = _compression.supported() if encodings is None else tuple(encodings)
         self._token = token
         self._changed = threading.Condition()
         self._messages: list[str | bytes] = []
+        self._message_encodings: list[str | None] = []
         self._events: list[dict[str, Any]] = []
         self._reports: list[dict[str, Any]] = []
         self._requests: list[Request] = []
@@ -116,9 +133,18 @@ class RecordingServer:
 
     @property
     def messages(self) -> list[str | bytes]:
-        """The messages with events in order of arrival, repeats included."""
+        """The messages with events in order of arrival, repeats included.
+
+        A compressed message is in it as the text that it was before.
+        """
         with self._changed:
             return list(self._messages)
+
+    @property
+    def message_encodings(self) -> list[str | None]:
+        """The encoding in which each of :attr:`messages` came; None for one that was as it is."""
+        with self._changed:
+            return list(self._message_encodings)
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -176,19 +202,31 @@ class RecordingServer:
             response.headers[ACK_HEADER] = ACK_CUMULATIVE
         if self._takes_reports and request.headers.get(REPORT_HEADER) == REPORT_VERSION:
             response.headers[REPORT_HEADER] = REPORT_VERSION
+        offered = request.headers.get(ENCODING_HEADER, "")
+        if encoding := _compression.choose(offered, self._encodings):
+            response.headers[ENCODING_HEADER] = encoding
         return response
 
     def _receive(self, connection: ServerConnection) -> None:
         response = connection.response
-        is_acking = response is not None and ACK_HEADER in response.headers
+        headers = {} if response is None else response.headers
+        encoding = headers.get(ENCODING_HEADER)
+        unpack = _compression.unpacker(encoding) if encoding else None
         with self._changed:
             self._open.add(connection)
             self._changed.notify_all()
         try:
             for number, message in enumerate(connection, start=1):
-                self._keep(message)
-                if is_acking:
+                if unpack is None or isinstance(message, str):
+                    self._keep(message)
+                else:
+                    self._keep(unpack(message, _MAX_TEXT_BYTES).decode(), encoding)
+                if ACK_HEADER in headers:
                     connection.send(json.dumps({"ack": number}))
+        except _compression.TooLargeError as error:
+            connection.close(_TOO_BIG, str(error))
+        except _compression.CompressionError as error:
+            connection.close(_INVALID_DATA, str(error))
         except self._closed_errors:
             pass  # however a client leaves, its events are kept
         finally:
@@ -196,7 +234,7 @@ class RecordingServer:
                 self._open.discard(connection)
                 self._changed.notify_all()
 
-    def _keep(self, message: str | bytes) -> None:
+    def _keep(self, message: str | bytes, encoding: str | None = None) -> None:
         text = message if isinstance(message, str) else message.decode()
         lines = text.splitlines()
         events = json.loads(text) if text.startswith("[") else list(map(json.loads, lines))
@@ -205,5 +243,6 @@ class RecordingServer:
                 self._reports.append(events[0]["report"])
             else:
                 self._messages.append(message)
+                self._message_encodings.append(encoding)
                 self._events.extend(events)
             self._changed.notify_all()
