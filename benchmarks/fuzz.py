@@ -254,6 +254,7 @@ def try_frames(rng: random.Random) -> str:
             reporter=None,
             settings=SETTINGS,
             clock=time.monotonic,
+            pack=lambda _: None,
             may_send=lambda: True,
         )
         is_reading = rng.random() < 0.8

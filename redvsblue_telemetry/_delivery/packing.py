@@ -1,4 +1,4 @@
-"""Compression of messages on the worker: what a handshake offers, and what a failure changes."""
+"""Compression of the worker's messages: the encodings to offer, and the fallback to text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Packing:
         """The encodings to offer in the next handshake, the best one first."""
 
     def prepare(self) -> None:
-        """Find out what there is, on the caller's thread, before the worker runs.
+        """Look for encodings on the caller's thread, before the worker runs.
 
         It imports zstd. On the worker, that would keep the interpreter for milliseconds while
         frames are drawn, and a module that one thread is importing while another forks stays

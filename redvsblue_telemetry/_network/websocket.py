@@ -110,7 +110,7 @@ class WebSocketConnection:
         stream.limit_read(_MAX_HEADER_BYTES + _MAX_MESSAGE_BYTES)
         self.has_acks = headers.get(ACK_HEADER, "").lower() == ACK_CUMULATIVE
         self.has_reports = headers.get(REPORT_HEADER) == REPORT_VERSION
-        # An answer that is not one of those offered is no answer: text is always right.
+        # Any other answer counts as none, because text is always right.
         answer = headers.get(ENCODING_HEADER, "").lower()
         self.encoding = answer if answer in encodings else None
 
