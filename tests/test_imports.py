@@ -128,9 +128,10 @@ ROOMS = {
         sessions        | seqranges
         numbers         |
         contexts        |
+        faults          |
         schema          |
         database        | schema
-        writer          | contexts  database  reports  schema  sessions
+        writer          | contexts  database  faults  reports  schema  sessions
         thread          | database  writer
     """,
     "collector.http": """

@@ -19,8 +19,9 @@ _GROUP_ROWS = 20_000
 _GROUP_BYTES = 8 * 1024 * 1024
 _COLUMNS = (
     "arrival", "received", "sessionId", "seq", "type", "timestamp", "id", "version", "data",
-    "context",
+    "context", "fault",
 )  # fmt: skip
+_DATA, _CONTEXT = _COLUMNS.index("data"), _COLUMNS.index("context")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _LINE_BREAKS = bytes.maketrans(b"\n\r", b"  ")
 
@@ -66,6 +67,7 @@ def _row(event: StoredEvent) -> tuple[Any, ...]:
         event.version,
         bytes(event.data).decode(),
         None if event.context is msgspec.UNSET else bytes(event.context).decode(),
+        event.fault,
     )
 
 
@@ -94,7 +96,7 @@ def _schema(pyarrow: Any) -> Any:
     types["received"] = pyarrow.timestamp("ms", tz="UTC")
     return pyarrow.schema(
         [
-            pyarrow.field(name, types[name], nullable=name in ("version", "context"))
+            pyarrow.field(name, types[name], nullable=name in ("version", "context", "fault"))
             for name in _COLUMNS
         ]
     )
@@ -107,7 +109,7 @@ def _groups(events: Iterable[StoredEvent]) -> Iterator[list[tuple[Any, ...]]]:
     for event in events:
         row = _row(event)
         rows.append(row)
-        size += len(row[-2]) + len(row[-1] or "")
+        size += len(row[_DATA]) + len(row[_CONTEXT] or "")
         if len(rows) >= _GROUP_ROWS or size >= _GROUP_BYTES:
             yield rows
             rows, size = [], 0

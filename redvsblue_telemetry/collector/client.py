@@ -16,6 +16,8 @@ from .models import (
     CrashPage,
     EventFilter,
     EventPage,
+    FaultGroup,
+    FaultPage,
     FramePage,
     FrameSummary,
     RejectedMessage,
@@ -143,6 +145,10 @@ class CollectorClient:
     def crashes(self, *, version: str | None = None, limit: int = 100) -> list[CrashGroup]:
         """Return the crashes in groups; see :func:`.storage.queries.crashes`."""
         return self._get("crashes", CrashPage, version=version, limit=limit).crashes
+
+    def faults(self, *, version: str | None = None, limit: int = 100) -> list[FaultGroup]:
+        """Return the events with a fault in groups; see :func:`.storage.queries.faults`."""
+        return self._get("faults", FaultPage, version=version, limit=limit).faults
 
     def frames(self, *, version: str | None = None, limit: int = 100) -> list[FrameSummary]:
         """Return the frame times by version; see :func:`.storage.queries.frames`."""

@@ -17,13 +17,17 @@ import msgspec
 from .._report import Report
 
 __all__ = [
+    "ANY_FAULT",
     "MAX_CONTEXT_VALUE_LENGTH",
     "MAX_PAGE_SIZE",
+    "NO_FAULT",
     "Cause",
     "CrashGroup",
     "CrashPage",
     "EventFilter",
     "EventPage",
+    "FaultGroup",
+    "FaultPage",
     "FramePage",
     "FrameSummary",
     "LiveUpdate",
@@ -47,6 +51,11 @@ MAX_PAGE_SIZE = 1000
 """The maximum number of records in one page of a response."""
 MAX_CONTEXT_VALUE_LENGTH = 1000
 """The maximum number of characters of a value in a context that can be searched for."""
+
+ANY_FAULT = "any"
+"""In a filter: only events with a fault."""
+NO_FAULT = "none"
+"""In a filter: only events without a fault."""
 
 
 class Outcome:
@@ -94,6 +103,10 @@ class StoredEvent(msgspec.Struct, rename="camel", omit_defaults=True):
     version: str | None = None
     context: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """The JSON text of its context, an object; UNSET, and absent in JSON, if it has none."""
+    fault: str | None = None
+    """Where and why its data does not fit the schema that the collector had when it was stored,
+    such as ``data.damage: must be an integer, not a string``; None if it fits, or wasn't checked.
+    """
 
 
 class EventPage(msgspec.Struct):
@@ -150,6 +163,8 @@ class Session(msgspec.Struct, rename="camel"):
     thousand."""
     crashes: int = 0
     """How many of its stored events are of the type ``crash``."""
+    faults: int = 0
+    """How many of its stored events have a fault."""
 
 
 class Loss(msgspec.Struct):
@@ -222,6 +237,8 @@ class Totals(msgspec.Struct, rename="camel"):
     waiting: int = 0
     """How many of the missing events waited on the players' machines then. So the rest, ``missing``
     less these and ``lost``, is unexplained, or has gone missing since."""
+    faults: int = 0
+    """How many of the events have a fault."""
 
 
 class Stats(Totals, kw_only=True):
@@ -280,6 +297,29 @@ class CrashPage(msgspec.Struct):
     """The groups of crashes, the one with the newest crash first."""
 
     crashes: list[CrashGroup]
+
+
+class FaultGroup(msgspec.Struct, rename="camel"):
+    """The events of one type with one fault. Times are those of :attr:`StoredEvent.received`."""
+
+    type: str
+    fault: str
+    """See :attr:`StoredEvent.fault`. Events with other values in the same places have the same."""
+    count: int
+    sessions: int
+    """The number of sessions with such an event."""
+    versions: list[str]
+    """The versions of the builds that sent such events, the newest event's first; at most a
+    hundred."""
+    first: int
+    last: int
+    newest: StoredEvent
+
+
+class FaultPage(msgspec.Struct):
+    """The groups of events with a fault, the one with the newest event first."""
+
+    faults: list[FaultGroup]
 
 
 class FrameSummary(msgspec.Struct, rename="camel"):
@@ -348,6 +388,8 @@ class EventFilter(msgspec.Struct):
     """Part of the data, as a person reads it or as JSON spells it; case-insensitive in a to z."""
     context: dict[str, str] = {}
     """Fields of the context with their values, as :func:`context_fields` returns them."""
+    fault: str | None = None
+    """:data:`ANY_FAULT`, :data:`NO_FAULT`, or part of the fault; case-insensitive in a to z."""
 
     def spellings(self) -> list[bytes]:
         """Return the texts of which one must occur in the data's JSON, in lower case.
@@ -375,7 +417,19 @@ class EventFilter(msgspec.Struct):
             and (self.session is None or event.session_id == self.session)
             and (spellings is None or _contains_any(event.data, spellings))
             and (not self.context or self.context.items() <= context_fields(event.context).items())
+            and (self.fault is None or self._has_fault(event.fault))
         ]
+
+    def _has_fault(self, fault: str | None) -> bool:
+        if self.fault == NO_FAULT:
+            return fault is None
+        if fault is None or self.fault is None:
+            return False
+        return self.fault == ANY_FAULT or _folded(self.fault) in _folded(fault)
+
+
+def _folded(text: str) -> bytes:
+    return text.encode(errors="replace").lower()  # only a to z, as in SQLite
 
 
 def _contains_any(data: msgspec.Raw, spellings: list[bytes]) -> bool:

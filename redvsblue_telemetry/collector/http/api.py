@@ -26,9 +26,12 @@ from ..ingest import Ingest
 from ..models import (
     MAX_CONTEXT_VALUE_LENGTH,
     MAX_PAGE_SIZE,
+    CrashGroup,
     CrashPage,
     EventFilter,
     EventPage,
+    FaultGroup,
+    FaultPage,
     FramePage,
     LiveUpdate,
     RejectedMessage,
@@ -50,9 +53,10 @@ _DEFAULT_PAGE_SIZE = 100
 _MAX_SEARCH_LENGTH = 1000  # characters
 _MAX_ECHO = 100  # characters of the request that an error repeats
 _MAX_READERS = 4  # threads that read at once; ingest needs the processor, too
-_FILTERS = ("type", "session", "text", "context")
+_FILTERS = ("type", "session", "text", "context", "fault")
 _PAGING = ("after", "before", "limit", "order")
 _Found = TypeVar("_Found")
+_Group = TypeVar("_Group", CrashGroup, FaultGroup)
 
 
 class _Paging(TypedDict):
@@ -132,6 +136,7 @@ class Api:
             Route("/api/sessions/{session_id:anything}", self._session),
             Route("/api/versions", self._versions),
             Route("/api/crashes", self._crashes),
+            Route("/api/faults", self._faults),
             Route("/api/frames", self._frames),
             Route("/api/rejected", self._rejected),
             Route("/api/stats", self._stats),
@@ -158,9 +163,9 @@ class Api:
     async def _events(self, request: Request) -> Response:
         """Return one page of events in order of arrival; or, for DELETE, delete all of them.
 
-        Parameters: ``type``, ``session``, ``text``, ``context``, ``after``, ``before``, ``limit``,
-        ``order`` and ``data``. Response: an :class:`EventPage`, which is empty only after the last
-        event.
+        Parameters: ``type``, ``session``, ``text``, ``context``, ``fault``, ``after``, ``before``,
+        ``limit``, ``order`` and ``data``. Response: an :class:`EventPage`, which is empty only
+        after the last event.
         """
         if request.method == "DELETE":
             return await self._delete_events(request)
@@ -230,11 +235,20 @@ class Api:
         found = await self._read(
             lambda connection: queries.crashes(connection, version=version, limit=limit)
         )
-        if as_text:
-            newest = _with_data_as_text([group.newest for group in found])
-            for group, event in zip(found, newest, strict=True):
-                group.newest = event
-        return _json(CrashPage(found))
+        return _json(CrashPage(_with_newest_as_text(found) if as_text else found))
+
+    async def _faults(self, request: Request) -> Response:
+        """Return the events with a fault in groups, as a :class:`FaultPage`.
+
+        Parameters: ``version``, ``limit`` and ``data``.
+        """
+        _check_names(request, "version", "limit", "data")
+        version, limit = request.query_params.get("version") or None, _limit(request)
+        as_text = _wants_data_as_text(request)
+        found = await self._read(
+            lambda connection: queries.faults(connection, version=version, limit=limit)
+        )
+        return _json(FaultPage(_with_newest_as_text(found) if as_text else found))
 
     async def _frames(self, request: Request) -> Response:
         """Return the frame times by version, as a :class:`FramePage`.
@@ -278,7 +292,7 @@ class Api:
     async def _stream(self, request: Request) -> Response:
         """Stream a :class:`LiveUpdate` twice a second, as server-sent events.
 
-        Parameters: ``type``, ``session``, ``text``, ``context`` and ``data``.
+        Parameters: ``type``, ``session``, ``text``, ``context``, ``fault`` and ``data``.
         """
         _check_names(request, *_FILTERS, "data")
         wanted, as_text = _filter(request), _wants_data_as_text(request)
@@ -337,17 +351,22 @@ def _check_names(request: Request, *known: str) -> None:
 
 def _filter(request: Request) -> EventFilter:
     asked = request.query_params
-    text = asked.get("text") or None
-    if text is not None and len(text) > _MAX_SEARCH_LENGTH:
-        raise _BadRequestError(
-            f"text has {len(text)} characters; the maximum is {_MAX_SEARCH_LENGTH}"
-        )
     return EventFilter(
         type=asked.get("type") or None,
         session=asked.get("session") or None,
-        text=text,
+        text=_searched(request, "text"),
         context=_context(asked.getlist("context")),
+        fault=_searched(request, "fault"),
     )
+
+
+def _searched(request: Request, name: str) -> str | None:
+    text = request.query_params.get(name) or None
+    if text is not None and len(text) > _MAX_SEARCH_LENGTH:
+        raise _BadRequestError(
+            f"{name} has {len(text)} characters; the maximum is {_MAX_SEARCH_LENGTH}"
+        )
+    return text
 
 
 def _context(given: list[str]) -> dict[str, str]:
@@ -426,6 +445,14 @@ def _with_data_as_text(events: list[StoredEvent]) -> list[StoredEvent]:
             context=event.context if event.context is msgspec.UNSET else _as_text(event.context),
         )
         for event in events
+    ]
+
+
+def _with_newest_as_text(groups: list[_Group]) -> list[_Group]:
+    newest = _with_data_as_text([group.newest for group in groups])
+    return [
+        msgspec.structs.replace(group, newest=event)
+        for group, event in zip(groups, newest, strict=True)
     ]
 
 

@@ -69,13 +69,14 @@ class Live:
         self._rejected += stored.rejected
         if events:
             skipped = max(0, len(events) - _MAX_EVENTS_PER_GROUP)
-            self._keep(events[skipped:], stored.first_arrival + skipped, stored.received)
+            self._keep(stored, skipped)
             self._count(stored.by_type)
 
-    def _keep(self, events: list[Event], first_arrival: int, received: int) -> None:
+    def _keep(self, stored: Stored, skipped: int) -> None:
         newest = self._newest
-        for number, event in enumerate(events, first_arrival):
-            kept = _as_stored(event, number, received)
+        for place, event in enumerate(stored.events[skipped:], skipped):
+            kept = _as_stored(event, stored.first_arrival + place, stored.received)
+            kept.fault = stored.faults.get(place)
             newest.append(kept)
             self._newest_bytes += _size(kept)
         while len(newest) > _MAX_EVENTS or (
@@ -184,6 +185,7 @@ def _shown(newest_first: list[StoredEvent]) -> list[StoredEvent]:
 
 def _size(event: StoredEvent) -> int:
     """Return the size in bytes of all that the sender of an event chose, approximately."""
-    texts = len(event.session_id) + len(event.type) + len(event.id) + len(event.version or "")
+    names = (event.session_id, event.type, event.id, event.version or "", event.fault or "")
+    texts = sum(map(len, names))
     context = 0 if event.context is msgspec.UNSET else memoryview(event.context).nbytes
     return memoryview(event.data).nbytes + context + texts

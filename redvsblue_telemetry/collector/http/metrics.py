@@ -69,6 +69,11 @@ class Metrics:
         self._crashes = Counter(
             "telemetry_crashes", "Stored events of the type crash.", registry=registry
         )
+        self._faulty = Counter(
+            "telemetry_events_faulty",
+            "Stored events that do not fit the schema.",
+            registry=registry,
+        )
         Gauge("telemetry_connections", "Clients connected now.", registry=registry).set_function(
             connections
         )
@@ -84,6 +89,7 @@ class Metrics:
         self._repeats.inc(stored.repeats)
         self._rejected.inc(stored.rejected)
         self._crashes.inc(stored.by_type.get("crash", 0))
+        self._faulty.inc(len(stored.faults))
 
     def record_message(self, received: int, text: int) -> None:
         """Count the bytes of a message, as it came and as text."""

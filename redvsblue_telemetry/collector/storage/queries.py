@@ -21,8 +21,11 @@ import msgspec
 
 from ..._report import Report, State, decode_report
 from ..models import (
+    ANY_FAULT,
+    NO_FAULT,
     CrashGroup,
     EventFilter,
+    FaultGroup,
     FrameSummary,
     Outcome,
     RejectedMessage,
@@ -39,6 +42,7 @@ from .summaries import CrashGroups, FrameSummaries
 __all__ = [
     "crashes",
     "events",
+    "faults",
     "frames",
     "newest_arrival",
     "rejected",
@@ -52,14 +56,15 @@ __all__ = [
 
 _COLUMNS = (  # in the order of StoredEvent's fields
     "events.arrival, events.received, sessions.session_id, events.seq, types.name, "
-    "events.timestamp, events.id, events.data, events.version, contexts.text"
+    "events.timestamp, events.id, events.data, events.version, contexts.text, faults.text"
 )
 _DATA, _CONTEXT = 7, 9  # the indexes of these
 # SQLite does not reorder a CROSS JOIN: it starts from the events, which then need no sorting.
 _TABLES = (
     "events CROSS JOIN sessions ON sessions.key = events.session "
     "CROSS JOIN types ON types.key = events.type "
-    "LEFT JOIN contexts ON contexts.key = events.context"
+    "LEFT JOIN contexts ON contexts.key = events.context "
+    "LEFT JOIN faults ON faults.key = events.fault"
 )
 _OUTCOME = f"""CASE WHEN state = '{State.ENDED}' THEN
     CASE WHEN reason IN ('{Outcome.SWITCHED_OFF}', '{Outcome.CRASHED}', '{Outcome.KILLED}')
@@ -78,7 +83,7 @@ _KNOWN_ENDS = (Outcome.WELL, Outcome.SWITCHED_OFF, Outcome.CRASHED, Outcome.KILL
 _SESSION_COLUMNS = (
     "key, session_id, version, events, repeats, missing, highest, first_timestamp, "
     "last_timestamp, first_received, last_received, reason, started_at, last_seq, reported, "
-    f"crashes, at, lost, waiting, {_OUTCOME}"
+    f"crashes, faults, at, lost, waiting, {_OUTCOME}"
 )
 _QUIET_MILLISECONDS = 300_000  # without a connection, after which there is no word of a session
 _ROWS_PER_CHUNK = 1000  # that are read ahead of a stream
@@ -90,6 +95,7 @@ _MAX_TYPES = 1000  # the most frequent ones
 _MAX_TYPES_IN_LIST = 20  # of each session
 _MAX_CAUSES = 100  # the most frequent ones
 _MAX_CRASHES = 10_000  # that are grouped, the newest ones
+_MAX_VERSIONS = 100  # of one group of faults
 _MAX_INTERVALS = 10_000  # of frames that are summed up
 _HALF = 2**32
 _Kind = TypeVar("_Kind", bound=Session)
@@ -122,6 +128,12 @@ def _conditions(
             "WHERE name = ? AND value = ? AND context = events.context)"
         )
         values += field
+    if wanted.fault is not None:
+        is_none = wanted.fault == NO_FAULT
+        conditions.append(f"events.fault IS {'' if is_none else 'NOT '}NULL")
+        if wanted.fault not in (ANY_FAULT, NO_FAULT):
+            conditions.append("instr(lower(faults.text), lower(?)) > 0")
+            values.append(wanted.fault.encode(errors="replace").decode())
     return conditions, values
 
 
@@ -265,10 +277,12 @@ def _session(
     connection: sqlite3.Connection, row: tuple[Any, ...], connected: Set[str], kind: type[_Kind]
 ) -> _Kind:
     """Return a session, without any details."""
-    key, *columns, reason, started_at, last_seq, reported, crashes, at, lost, waiting, outcome = row
+    key, *columns, at, lost, waiting, outcome = row
+    *columns, reason, started_at, last_seq, reported, crashes, faults = columns
     session = kind(*columns)
     session.connected = session.session_id in connected
-    session.outcome, session.reason, session.crashes = outcome, reason, crashes
+    session.outcome, session.reason = outcome, reason
+    session.crashes, session.faults = crashes, faults
     session.started_at, session.last_seq, session.reported = started_at or None, last_seq, reported
     is_running = reported is not None and outcome in (Outcome.RUNNING, Outcome.NO_WORD)
     losses = Losses(decode_lost(lost), waiting).adjusted(session.missing, is_running=is_running)
@@ -413,7 +427,8 @@ def totals(
         row = connection.execute(
             "SELECT coalesce(sum(events), 0), count(*), coalesce(sum(repeats), 0), "
             f"coalesce(sum(missing / {_HALF}), 0), coalesce(sum(missing % {_HALF}), 0), "
-            f"coalesce(sum(waiting / {_HALF}), 0), coalesce(sum(waiting % {_HALF}), 0) "
+            f"coalesce(sum(waiting / {_HALF}), 0), coalesce(sum(waiting % {_HALF}), 0), "
+            "coalesce(sum(faults), 0) "
             "FROM sessions"
         ).fetchone()
         # They are numbered without gaps, and count(*) would read all of them.
@@ -428,7 +443,7 @@ def totals(
         types = _most(connection, "name", "events", "types", _MAX_TYPES)
         sampled = _most(connection, "name", "sampled", "types", _MAX_TYPES)
         lost = _most(connection, "cause", "events", "lost", _MAX_CAUSES)
-    events, sessions, repeats, parts, rest, waiting_parts, waiting_rest = row
+    events, sessions, repeats, parts, rest, waiting_parts, waiting_rest, faults = row
     return Totals(
         events=events,
         sessions=sessions,
@@ -440,6 +455,7 @@ def totals(
         sampled=sampled,
         lost=lost,
         waiting=waiting_parts * _HALF + waiting_rest,
+        faults=faults,
     )
 
 
@@ -513,6 +529,65 @@ def crashes(
             if version is None or event.version == version:
                 groups.add(event)
     return groups.found()
+
+
+def faults(
+    connection: sqlite3.Connection,
+    *,
+    version: str | None = None,
+    session: str | None = None,
+    limit: int = 100,
+) -> list[FaultGroup]:
+    """Return the events with a fault, in groups of one type with one fault, the newest first.
+
+    Args:
+        connection: a connection to the database.
+        version: only sessions of this version of the game's build.
+        session: only the session with this id.
+        limit: the maximum number of groups; there are fewer if their newest events are large.
+    """
+    conditions, values = ["TRUE"], []
+    for column, value in (("version", version), ("session_id", session)):
+        if value is not None:
+            conditions.append(f"sessions.{column} = ?")
+            values.append(value)
+    chosen = (
+        "session_faults CROSS JOIN sessions ON sessions.key = session_faults.session "
+        f"WHERE {' AND '.join(conditions)}"
+    )
+    newest_first = "ORDER BY max(session_faults.newest) DESC LIMIT ?"
+    found: list[FaultGroup] = []
+    size = 0
+    with _snapshot(connection):
+        groups = connection.execute(
+            "SELECT fault, sum(session_faults.events), count(*), min(session_faults.first), "
+            f"max(session_faults.last), max(session_faults.newest) FROM {chosen} "
+            f"GROUP BY fault {newest_first}",
+            (*values, limit),
+        ).fetchall()
+        for fault, count, sessions, first, last, arrival in groups:
+            (newest,) = events(connection, EventFilter(), after=arrival - 1, limit=1)
+            versions = connection.execute(
+                f"SELECT sessions.version FROM {chosen} AND fault = ? "
+                f"AND sessions.version IS NOT NULL GROUP BY sessions.version {newest_first}",
+                (*values, fault, _MAX_VERSIONS),
+            )
+            found.append(
+                FaultGroup(
+                    newest.type,
+                    newest.fault or "",
+                    count,
+                    sessions,
+                    [row[0] for row in versions],
+                    first,
+                    last,
+                    newest,
+                )
+            )
+            size += memoryview(newest.data).nbytes
+            if size >= _MAX_PAGE_BYTES:
+                break
+    return found
 
 
 def frames(

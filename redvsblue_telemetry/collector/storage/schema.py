@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["APPLICATION_ID", "AS_CURRENT", "SCHEMA_VERSION", "upgrade"]
 
 APPLICATION_ID = 0x52764274  # "RvBt"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _VERSION_1 = """
 CREATE TABLE sessions (
@@ -105,13 +105,36 @@ UPDATE sessions SET crashes = counted.crashes FROM (
 ) AS counted WHERE counted.session = sessions.key;
 """
 
+# `faults` in sessions, and `session_faults`, count what is in the events, so that the groups of a
+# large database are read without its events. The index finds the few events with a fault in order.
+_VERSION_3 = """
+CREATE TABLE faults (
+    key INTEGER PRIMARY KEY,
+    type INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    UNIQUE (type, text)
+) STRICT;
+CREATE TABLE session_faults (
+    fault INTEGER NOT NULL,
+    session INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    newest INTEGER NOT NULL,
+    PRIMARY KEY (fault, session)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE sessions ADD COLUMN faults INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE events ADD COLUMN fault INTEGER;
+CREATE INDEX events_with_fault ON events (arrival, fault) WHERE fault IS NOT NULL;
+"""
+
 
 def upgrade(version: int) -> list[str]:
     """Return the statements that make a file of one version current; an empty file has version 0.
 
     They belong into one transaction.
     """
-    script = "".join((_VERSION_1, _VERSION_2)[version:])
+    script = "".join((_VERSION_1, _VERSION_2, _VERSION_3)[version:])
     identity = (
         f"PRAGMA application_id = {APPLICATION_ID}",
         f"PRAGMA user_version = {SCHEMA_VERSION}",
@@ -120,22 +143,31 @@ def upgrade(version: int) -> list[str]:
 
 
 # A view hides the table of the same name. Only the connection that makes them sees them.
+_NO_FAULTS = """
+CREATE TEMP TABLE faults (key INTEGER PRIMARY KEY, type, text);
+CREATE TEMP TABLE session_faults (fault, session, events, first, last, newest);
+"""
 AS_CURRENT = {
-    1: """
+    1: f"""{_NO_FAULTS}
 CREATE TEMP TABLE crashes (session INTEGER PRIMARY KEY, events);
 INSERT INTO crashes SELECT session, count(*) FROM main.events
     WHERE type = (SELECT key FROM main.types WHERE name = 'crash') GROUP BY session;
 CREATE TEMP VIEW sessions AS SELECT *, NULL AS started_at, NULL AS report_number, NULL AS state,
-    NULL AS reason, NULL AS at, NULL AS reported, NULL AS last_seq, '{}' AS lost, 0 AS waiting,
-    coalesce((SELECT events FROM crashes WHERE session = main.sessions.key), 0) AS crashes
+    NULL AS reason, NULL AS at, NULL AS reported, NULL AS last_seq, '{{}}' AS lost, 0 AS waiting,
+    coalesce((SELECT events FROM crashes WHERE session = main.sessions.key), 0) AS crashes,
+    0 AS faults
     FROM main.sessions;
 CREATE TEMP VIEW types AS SELECT *, 0 AS sampled FROM main.types;
-CREATE TEMP VIEW events AS SELECT *, NULL AS context FROM main.events;
+CREATE TEMP VIEW events AS SELECT *, NULL AS context, NULL AS fault FROM main.events;
 CREATE TEMP TABLE reports (session INTEGER PRIMARY KEY, text);
 CREATE TEMP TABLE lost (cause, events);
 CREATE TEMP TABLE sampled (session, type, events);
 CREATE TEMP TABLE contexts (key INTEGER PRIMARY KEY, text);
 CREATE TEMP TABLE context_fields (name, value, context);
-"""
+""",
+    2: f"""{_NO_FAULTS}
+CREATE TEMP VIEW sessions AS SELECT *, 0 AS faults FROM main.sessions;
+CREATE TEMP VIEW events AS SELECT *, NULL AS fault FROM main.events;
+""",
 }
 """Statements that make a file of an older version, which is only read, look like a current one."""

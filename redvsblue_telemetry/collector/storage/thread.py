@@ -19,7 +19,7 @@ import msgspec
 
 from ..messages import Message
 from .database import Database, DatabaseError
-from .writer import Stored, Writer
+from .writer import Check, Stored, Writer
 
 __all__ = ["Receipt", "WriterThread"]
 
@@ -61,6 +61,7 @@ class WriterThread:
         database: where they are stored.
         on_stored: called after each group that was stored, on the event loop's thread.
         on_failure: called after each group that could not be stored, on the event loop's thread.
+        check: finds the faults of new events; called on the storage thread.
 
     Raises:
         DatabaseError: the database can't be written to.
@@ -71,8 +72,9 @@ class WriterThread:
         database: Database,
         on_stored: Callable[[Stored], None],
         on_failure: Callable[[], None],
+        check: Check | None = None,
     ) -> None:
-        self._writer = Writer(database)
+        self._writer = Writer(database, check)
         try:
             self._writer.check()
         except DatabaseError:

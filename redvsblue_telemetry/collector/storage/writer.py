@@ -16,7 +16,7 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -25,17 +25,22 @@ from ..._report import Report
 from ..messages import Event, Message, Rejected
 from .contexts import Contexts
 from .database import Database, DatabaseError
+from .faults import Faults, Finding
 from .reports import save_report
 from .schema import SCHEMA_VERSION
 from .sessions import Sessions
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
-__all__ = ["Stored", "Writer"]
+__all__ = ["Check", "Stored", "Writer"]
 
-_COLUMNS = "(session, seq, type, timestamp, received, id, version, context, data)"
-_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))"
-_VALUES_PER_ROW = 9
+Check = Callable[[str, msgspec.Raw], "str | None"]
+"""``check(type, data)`` returns the fault of the data of an event of a type, or None. It never
+raises."""
+
+_COLUMNS = "(session, seq, type, timestamp, received, id, version, context, fault, data)"
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT))"
+_VALUES_PER_ROW = 10
 _ROWS_PER_STATEMENT = 64
 _INSERT = f"INSERT INTO events {_COLUMNS} VALUES "
 _INSERT_MANY = _INSERT + ", ".join([_ROW] * _ROWS_PER_STATEMENT)
@@ -43,7 +48,7 @@ _MAX_TYPES_IN_MEMORY = 10_000
 _CRASH = "crash"  # the type of the events that are crashes
 _TABLES = (
     "events", "runs", "sessions", "types", "rejected", "reports", "lost", "sampled", "contexts",
-    "context_fields",
+    "context_fields", "faults", "session_faults",
 )  # fmt: skip
 _MAX_EXCERPT_BYTES = 1024  # of an event that can't be stored
 # What SQLite and its binding raise for a value that they can't store: the event is at fault.
@@ -70,19 +75,28 @@ class Stored(msgspec.Struct):
     """When they were stored, in milliseconds since the epoch."""
     reports: int = 0
     """The number of reports that arrived, the outdated ones included."""
+    faults: dict[int, str] = {}
+    """The faults of those of ``events`` that have one, by place in that list."""
 
 
 class Writer:
-    """Writes into a database. Used by one thread at a time."""
+    """Writes into a database. Used by one thread at a time.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: the database.
+        check: finds the faults of new events; without it, no event has one.
+    """
+
+    def __init__(self, database: Database, check: Check | None = None) -> None:
         self._database = database
+        self._check = check
         self._connection = database.connect()
         # FULL: an ack survives a power cut. A temporary file doesn't, synced or not.
         synchronous = "OFF" if database.is_temporary else "FULL"
         self._connection.execute(f"PRAGMA synchronous = {synchronous}")
         self._sessions = Sessions(self._connection)
         self._contexts = Contexts(self._connection)
+        self._faults = Faults(self._connection)
         self._type_keys: dict[str, int] = {}
         self._seen_version: int | None = None
 
@@ -184,6 +198,7 @@ class Writer:
     def _forget(self) -> None:
         self._sessions.forget()
         self._contexts.forget()
+        self._faults.forget()
         self._type_keys.clear()
 
     def _store(self, messages: Sequence[Message], now: int) -> Stored:
@@ -195,6 +210,9 @@ class Writer:
         repeats = 0
         session_id, session = "", None
         context_key = self._contexts.key
+        check, fault_key = self._check, None
+        faults: dict[int, str] = {}
+        findings: list[Finding] = []
         for message in messages:
             for event in message.events:
                 if event.session_id != session_id or session is None:
@@ -205,15 +223,23 @@ class Writer:
                     continue
                 name = event.type
                 counts[name] = counts.get(name, 0) + 1
+                type_key = self._type_keys.get(name) or self._type_key(name)
+                if check is not None:
+                    fault, fault_key = check(name, event.data), None
+                    if fault is not None:
+                        fault_key = self._faults.key(type_key, fault)
+                        faults[len(new)] = fault
+                        findings.append(Finding(len(new), fault_key, session.key))
                 values += (
                     session.key,
                     event.seq,
-                    self._type_keys.get(name) or self._type_key(name),
+                    type_key,
                     event.timestamp,
                     now,
                     event.id,
                     event.version,
                     None if event.context is msgspec.UNSET else context_key(event.context),
+                    fault_key,
                     event.data,
                 )
                 new.append(event)
@@ -223,6 +249,8 @@ class Writer:
         self._save_sessions(now)
         if _CRASH in counts:
             self._count_crashes(new)
+        if findings:
+            self._faults.count(findings, first_arrival, now)
         self._connection.executemany(
             "UPDATE types SET events = events + ? WHERE name = ?",
             [(count, name) for name, count in counts.items()],
@@ -233,7 +261,7 @@ class Writer:
             [(now, part.reason, part.text) for part in rejected],
         )
         reports = sum(len(message.reports) for message in messages)
-        return Stored(new, first_arrival, repeats, len(rejected), counts, now, reports)
+        return Stored(new, first_arrival, repeats, len(rejected), counts, now, reports, faults)
 
     def _save_sessions(self, now: int) -> None:
         for session in self._sessions.save(now):

@@ -293,6 +293,7 @@ def test_stats_are_those_of_everything(collector: RunningCollector, sender: Send
         "sampled": {},
         "lost": {},
         "waiting": 0,
+        "faults": 0,
         "connections": 1,
         "lastError": None,
     }

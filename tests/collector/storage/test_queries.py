@@ -345,6 +345,7 @@ def test_totals_are_those_of_everything(writer: Writer, connection: sqlite3.Conn
         "sampled": {},
         "lost": {},
         "waiting": 0,
+        "faults": 0,
     }
     store(writer, event(1), event(3, "hit"), event(3), event(1, session="other"))
     for _ in range(3):
@@ -360,6 +361,7 @@ def test_totals_are_those_of_everything(writer: Writer, connection: sqlite3.Conn
         "sampled": {},
         "lost": {},
         "waiting": 0,
+        "faults": 0,
     }
 
 

@@ -18,17 +18,26 @@ from redvsblue_telemetry.collector.storage.database import Database, open_readon
 from redvsblue_telemetry.collector.storage.schema import SCHEMA_VERSION
 from redvsblue_telemetry.collector.storage.writer import Writer
 
-VERSION_1 = Path(__file__).with_name("version_1.sql")
+FOLDER = Path(__file__).parent
 NOW = 1_795_531_418_300 + 1
 
 
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """A file that a collector wrote with version 1 of the schema."""
-    path = tmp_path / "old.sqlite3"
+def written_with(version: int, tmp_path: Path) -> Path:
+    """A file that a collector wrote with that version of the schema."""
+    path = tmp_path / f"version-{version}.sqlite3"
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript(VERSION_1.read_text("utf-8"))
+        connection.executescript((FOLDER / f"version_{version}.sql").read_text("utf-8"))
     return path
+
+
+@pytest.fixture(params=[1, 2])
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return written_with(request.param, tmp_path)
+
+
+@pytest.fixture
+def oldest(tmp_path: Path) -> Path:
+    return written_with(1, tmp_path)
 
 
 def version_of(path: Path) -> int:
@@ -49,16 +58,19 @@ def everything(connection: sqlite3.Connection) -> dict[str, Any]:
         "totals": queries.totals(connection, now=NOW),
         "versions": queries.versions(connection, now=NOW),
         "crashes": msgspec.json.encode(queries.crashes(connection)),
+        "faults": queries.faults(connection),
+        "faulty": queries.events(connection, EventFilter(fault="any")),
+        "fitting": msgspec.json.encode(queries.events(connection, EventFilter(fault="none"))),
         "frames": queries.frames(connection),
     }
 
 
 def test_old_file_is_read_as_a_current_one_and_stays_as_it_is(old: Path) -> None:
-    before = old.read_bytes()
+    before, version = old.read_bytes(), version_of(old)
 
     with open_readonly(old) as connection:
         seen = everything(connection)
-    assert (old.read_bytes(), version_of(old)) == (before, 1)
+    assert (old.read_bytes(), version_of(old)) == (before, version)
 
     Database(old).close()
     assert version_of(old) == SCHEMA_VERSION
@@ -66,17 +78,36 @@ def test_old_file_is_read_as_a_current_one_and_stays_as_it_is(old: Path) -> None
         assert everything(connection) == seen
 
     assert [event["seq"] for event in json.loads(seen["events"])] == [1, 2, 5, 1, 2]
+    assert (seen["faults"], seen["faulty"], seen["fitting"]) == ([], [], seen["events"])
+    assert seen["totals"].types == {"hit": 3, "crash": 1, "round_end": 1}
+    assert seen["totals"].faults == 0
+    assert json.loads(seen["crashes"])[0]["exception"] == "KeyError"
+    assert [session.faults for session in seen["sessions"]] == [0, 0]
+
+
+def test_file_without_reports_is_read_as_a_current_one(oldest: Path) -> None:
+    with open_readonly(oldest) as connection:
+        seen = everything(connection)
     red, blue = seen["details"]
     assert (red.session_id, red.lost, red.crashes) == ("red", {"unexplained": 2}, 1)
     assert (red.outcome, red.reported, red.report) == (Outcome.RUNNING, None, None)
     assert (blue.session_id, blue.missing, blue.crashes) == ("blue", 0, 0)
-    assert seen["totals"].types == {"hit": 3, "crash": 1, "round_end": 1}
-    assert json.loads(seen["crashes"])[0]["exception"] == "KeyError"
 
 
-def test_sessions_of_an_old_file_are_read_without_all_crashes_for_each(old: Path) -> None:
+def test_file_with_reports_and_contexts_is_read_as_a_current_one(tmp_path: Path) -> None:
+    with open_readonly(written_with(2, tmp_path)) as connection:
+        seen = everything(connection)
+    red, blue = seen["details"]
+    assert (red.outcome, red.lost) == (Outcome.CRASHED, {"overflow": 1, "unexplained": 2})
+    assert (red.crashes, red.sampled, red.report.last_seq) == (1, {"hit": 6}, 6)
+    assert (blue.outcome, blue.repeats) == (Outcome.RUNNING, 1)
+    assert [event.seq for event in seen["context"]] == [1, 2]
+    assert seen["totals"].sampled == {"hit": 6}
+
+
+def test_sessions_of_an_old_file_are_read_without_all_crashes_for_each(oldest: Path) -> None:
     count = 1000
-    with contextlib.closing(sqlite3.connect(old)) as connection, connection:
+    with contextlib.closing(sqlite3.connect(oldest)) as connection, connection:
         (crash,) = connection.execute("SELECT key FROM types WHERE name = 'crash'").fetchone()
         sessions = [(key, f"many-{key}") for key in range(1000, 1000 + count)]
         connection.executemany(
@@ -94,7 +125,7 @@ def test_sessions_of_an_old_file_are_read_without_all_crashes_for_each(old: Path
         steps += 1
         return 0
 
-    with open_readonly(old) as connection:
+    with open_readonly(oldest) as connection:
         connection.set_progress_handler(step, 1000)
         found = list(queries.stream_sessions(connection, now=NOW))
     assert [session.crashes for session in found[-count:]] == [1] * count
@@ -103,11 +134,17 @@ def test_sessions_of_an_old_file_are_read_without_all_crashes_for_each(old: Path
 
 def test_upgraded_file_takes_what_a_new_one_takes(old: Path) -> None:
     database = Database(old)
-    with contextlib.closing(database), contextlib.closing(Writer(database)) as writer:
+    writer = Writer(database, lambda type, _: "wrong" if type == "hit" else None)
+    with contextlib.closing(database), contextlib.closing(writer):
         event = {"sessionId": "red", "seq": 4, "type": "hit", "timestamp": 1, "id": "x"}
         event |= {"data": {}, "context": {"player": "p-17"}}
-        report = {"sessionId": "red", "number": 1, "state": "ended", "reason": "crashed"}
-        report |= {"lastSeq": 5, "gaps": [[3, 3, "overflow"]], "sampled": {"hit": 6}}
+        report = {"sessionId": "red", "number": 2, "state": "ended", "reason": "crashed"}
+        report |= {
+            "startedAt": 1_795_531_418_000,
+            "lastSeq": 5,
+            "gaps": [[3, 3, "overflow"]],
+            "sampled": {"hit": 6},
+        }
         stored = writer.store(
             [read_message(json.dumps([event])), read_message(json.dumps({"report": report}))]
         )
@@ -116,8 +153,11 @@ def test_upgraded_file_takes_what_a_new_one_takes(old: Path) -> None:
             found = queries.session(connection, "red")
             assert found is not None
             assert (found.outcome, found.lost) == (Outcome.CRASHED, {"overflow": 1})
-            (with_context,) = queries.events(connection, EventFilter(context={"player": "p-17"}))
-            assert with_context.seq == 4
+            wanted = EventFilter(context={"player": "p-17"})
+            assert queries.events(connection, wanted)[-1].seq == 4
+            (faulty,) = queries.events(connection, EventFilter(fault="any"))
+            assert (faulty.seq, faulty.fault) == (4, "wrong")
+            assert (found.faults, queries.faults(connection)[0].count) == (1, 1)
             assert queries.totals(connection).sampled == {"hit": 6}
 
 
@@ -134,12 +174,13 @@ def test_upgraded_file_has_the_tables_of_a_new_one(old: Path, tmp_path: Path) ->
 
 
 def test_upgrade_is_whole_or_has_not_happened(old: Path) -> None:
+    version = version_of(old)
     with contextlib.closing(sqlite3.connect(old)) as connection:
-        connection.execute("CREATE TABLE contexts (mine)")  # the upgrade fails in its middle
+        connection.execute("CREATE TABLE session_faults (mine)")  # the upgrade fails in its middle
     before = old.read_bytes()
-    with pytest.raises(Exception, match="contexts already exists"):
+    with pytest.raises(Exception, match="session_faults already exists"):
         Database(old)
-    assert version_of(old) == 1
+    assert version_of(old) == version
     with open_readonly(old) as connection:
         assert queries.totals(connection).events == 5
     assert len(old.read_bytes()) == len(before)
