@@ -163,6 +163,7 @@ ROOMS = {
         export          | _arguments  _terminal  _database  _output  _formats
         prove           | _arguments  _terminal  _database
         report          | _arguments  _terminal  _database  _outcomes  _output
+        schema          | _terminal  _output
         check           | _arguments  _terminal  _sdk_log
         journal         | _arguments  _terminal  _sdk_log
         run             | _arguments  _database  _outcomes  _terminal  _runner
@@ -191,6 +192,8 @@ PURE = [
     "_network.proxy",
     "_recording",
     "cli.prove.proof",
+    "cli.schema.changes",
+    "cli.schema.plan",
     "collector.messages",
     "collector.models",
     "collector.storage.losses",

@@ -29,14 +29,14 @@ def is_on_terminal(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def output_to(name: str, source: Path) -> Iterator[BinaryIO]:
+def output_to(name: str, source: Path | None = None) -> Iterator[BinaryIO]:
     """Open an output for writing.
 
     A file gets its name only when it is complete. Until then, an older file of that name stays.
 
     Args:
         name: the file's name; ``-`` is standard output.
-        source: the database that is being read, which must not be replaced.
+        source: the database that is being read, if there is one; it must not be replaced.
 
     Raises:
         CommandError: it can't be written.
@@ -49,7 +49,7 @@ def output_to(name: str, source: Path) -> Iterator[BinaryIO]:
         return
     path = Path(name).resolve()
     try:
-        if path == source.resolve():
+        if source is not None and path == source.resolve():
             raise CommandError(f"{name} is the database itself; choose another --output")
         if path.exists() and not path.is_file():  # a device or a named pipe
             with path.open("wb") as stream:

@@ -12,7 +12,18 @@ import pytest
 import redvsblue_telemetry
 from tests.support.command import environment, invoke_command, run_command
 
-COMMANDS = ["run", "collect", "demo", "check", "journal", "tail", "export", "prove", "report"]
+COMMANDS = [
+    "run",
+    "collect",
+    "demo",
+    "check",
+    "journal",
+    "tail",
+    "export",
+    "schema",
+    "prove",
+    "report",
+]
 
 
 def run_python(script: str) -> subprocess.CompletedProcess[str]:
