@@ -17,7 +17,9 @@ from websockets.sync.server import ServerConnection, serve
 from redvsblue_telemetry import ConnectionState, Telemetry, TelemetryEvent, start_telemetry
 from redvsblue_telemetry._delivery.states import TRANSITIONS
 from redvsblue_telemetry._delivery.worker import TelemetryConnector
-from redvsblue_telemetry._recording.codec import EventCodec
+from redvsblue_telemetry._network.contract import Connection
+from redvsblue_telemetry._network.websocket import open_websocket
+from redvsblue_telemetry._recording.codec import EncodedEvent, EventCodec
 from redvsblue_telemetry._recording.store import TelemetryStore
 from redvsblue_telemetry.settings import TelemetrySettings
 from redvsblue_telemetry.testing import RecordingServer
@@ -65,7 +67,36 @@ def test_a_store_that_fills_wakes_the_worker_before_the_interval() -> None:
         assert wait_until(lambda: telemetry.stats().state is ConnectionState.CONNECTED)
         for _ in range(60):
             telemetry.emit("many")
-        assert server.wait_for(10, timeout=3)
+        assert server.wait_for(10, timeout=20)
+
+
+def test_a_store_that_fills_while_the_worker_is_about_to_wait_is_drained_at_once() -> None:
+    codec = EventCodec("s")
+    store = TelemetryStore[EncodedEvent](80, high_water=10)
+
+    def connect(*arguments: Any) -> Connection:
+        """A connection at whose first flush the game emits; the worker has looked before."""
+
+        def flush_and_fill() -> None:
+            flush()
+            if not store.pushed:
+                for _ in range(10):
+                    store.push(codec.encode("many", {}))
+
+        connection = open_websocket(*arguments)
+        flush = connection.flush
+        connection.flush = flush_and_fill  # type: ignore[method-assign]
+        return connection
+
+    with RecordingServer() as server:
+        settings = TelemetrySettings(**QUICK, url=server.url, drain_interval=60)
+        connector = TelemetryConnector(store, codec, settings, connect=connect)
+        store.on_high_water = connector.nudge
+        connector.start()
+        try:
+            assert server.wait_for(10, timeout=20)
+        finally:
+            assert connector.stop(20)
 
 
 def test_batches_have_at_most_so_many_bytes() -> None:
