@@ -21,6 +21,8 @@ if sys.platform != "win32":
     from benchmarks.notes import SLOTS, Notes
     from redvsblue_telemetry import ConnectionState
     from redvsblue_telemetry.collector.storage.database import Database
+    from redvsblue_telemetry.testing import RecordingServer
+    from tests.support.fault_proxy import FaultProxy
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "waitid"), reason="no fork or no waitid here")
 
@@ -49,6 +51,41 @@ def test_without_a_journal_the_losses_are_found() -> None:
     assert (work / "collector.sqlite3").exists()
     shutil.rmtree(work)
     assert "PROBLEM: LOST: " in "\n".join(kills.lines(report))
+
+
+class SlammingServer(RecordingServer):
+    """Closes the connection, without an ack, at the first last report of each of some sessions."""
+
+    def __init__(self, slams: int) -> None:
+        super().__init__()
+        self._slams = slams
+        self._slammed: set[str] = set()
+
+    def _keep(self, message: str | bytes, *others: Any) -> None:
+        if '"state":"ended"' in str(message) and len(self._slammed) < self._slams:
+            session_id = json.loads(message)["report"]["sessionId"]
+            if session_id not in self._slammed:
+                self._slammed.add(session_id)
+                raise self._closed_errors(None, None)
+        super()._keep(message, *others)
+
+
+@pytest.mark.parametrize(
+    ("slams", "problems"), [(2, 0), (1 + kills._MORE_LAST_GAMES, 1)], ids=["a few", "each"]
+)
+def test_a_last_game_whose_own_report_is_left_is_followed_by_another(
+    slams: int, problems: int, tmp_path: Path
+) -> None:
+    report = Report(seed=0)
+    (tmp_path / "journal").mkdir()
+    with SlammingServer(slams) as server, FaultProxy(server.port) as proxy:
+        referee = kills.Referee(report, tmp_path, proxy.url, proxy)
+        referee.finish(referee.journal)
+        ended = [each["sessionId"] for each in server.reports if each["state"] == "ended"]
+    assert len(report.problems) == problems, report.problems
+    assert all("files are left in the journal" in problem for problem in report.problems)
+    assert bool(list((tmp_path / "journal").iterdir())) == bool(problems)
+    assert len(set(ended)) == (kills._MORE_LAST_GAMES if problems else slams + 1)
 
 
 # The notes.

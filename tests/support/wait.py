@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 5.0) -> bool:
+def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> bool:
     """Look every few milliseconds; whether the condition came to hold in time."""
     deadline = time.monotonic() + timeout
     while not condition():
