@@ -26,7 +26,8 @@ THREAD_EXIT_TIMEOUT = 2.0  # seconds for a thread that is on its way out; a leak
 # An example may take as long as the machine needs, and a failure is printed, not kept in a file.
 # Each run tries other examples, so few are enough for each: 50 find a property that is broken in
 # general, and the rare cases are for the nightly run, HYPOTHESIS_PROFILE=nightly.
-settings.register_profile("tests", deadline=None, database=None, max_examples=50)
+EXAMPLES = 50
+settings.register_profile("tests", deadline=None, database=None, max_examples=EXAMPLES)
 settings.register_profile("nightly", settings.get_profile("tests"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
@@ -59,8 +60,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(trylast=True)  # after the tests were shuffled
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the slow tests first, so that none of them is left to run alone at the end."""
+    """Start the slow tests first, so that none of them is left to run alone at the end.
+
+    Property tests get time for all of their examples. One whose timeout is over fails in ways that
+    hide the cause: Hypothesis tries the example again, and finds that it behaves differently.
+    """
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    times = settings().max_examples / EXAMPLES
+    for item in items:
+        if times > 1 and item.get_closest_marker("hypothesis"):
+            mark = item.get_closest_marker("timeout")
+            seconds = mark.args[0] if mark else float(item.config.getini("timeout"))
+            item.add_marker(pytest.mark.timeout(seconds * times), append=False)
 
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
