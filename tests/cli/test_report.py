@@ -27,7 +27,7 @@ from redvsblue_telemetry.cli.report.data import gather
 from redvsblue_telemetry.cli.report.stats import Distribution, FrameTimes, Timeline, frame_time
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.storage.database import Database
-from redvsblue_telemetry.collector.storage.writer import Writer
+from redvsblue_telemetry.collector.storage.writer import Check, Writer
 from tests.support import REPOSITORY
 from tests.support.chromium import needs_chromium
 from tests.support.collector import collector_running
@@ -47,9 +47,11 @@ def event(seq: int, **fields: Any) -> dict[str, Any]:
     return {**default, "timestamp": NOW + seq * 100, **fields}
 
 
-def stored(path: Path, *messages: Sequence[Any] | bytes) -> Path:
+def stored(path: Path, *messages: Sequence[Any] | bytes, check: Check | None = None) -> Path:
     """Store messages in a database and return its path."""
-    with contextlib.closing(Database(path)) as database, contextlib.closing(Writer(database)) as w:
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(contextlib.closing(Database(path)))
+        w = stack.enter_context(contextlib.closing(Writer(database, check)))
         for message in messages:
             body = message if isinstance(message, bytes) else json.dumps(message).encode()
             w.store([read_message(body)])
@@ -348,6 +350,47 @@ def interval(seq: int, p50: float, **fields: Any) -> dict[str, Any]:
     data |= {"maxMs": p50 * 9, "hitches": 3}
     when = time.time_ns() // 1_000_000 - 60_000 + seq * 10_000
     return event(seq, type="frames", data=data, timestamp=when, **fields)
+
+
+def test_faults_are_grouped_with_the_newest_event(db: Path) -> None:
+    def check(type: str, data: msgspec.Raw) -> str | None:
+        if type == "ship_hti":
+            return "no such type of event"
+        return "data.damage: must be an integer" if b'"12"' in bytes(data) else None
+
+    wrong = {"damage": "12", "by": "<b>"}
+    first = [event(n, data=data, version="1.4") for n, data in ((1, {"damage": 12}), (2, wrong))]
+    second = [
+        event(3, data=wrong, version="1.4"),
+        event(1, sessionId="other", data=wrong, version="1.5"),
+    ]
+    typo = event(2, sessionId="other", type="ship_hti")
+    page = page_of(stored(db, first, second, [typo], check=check))
+
+    assert "4 Do not fit the schema" in page.text
+    assert "ship_hti no such type of event Newest data {} 1 1 " in page.text
+    fault = "ship_hit data.damage: must be an integer"
+    newest = f'{fault} Newest data {{"damage": "12", "by": "<b>"}} 3 2 1.5 , 1.4'
+    assert newest in page.text
+    assert "with other faults" not in page.text
+    one = page_of(db, "--session", "s1")
+    assert "2 Do not fit the schema" in one.text
+    assert f"{fault} Newest data" in one.text
+    assert "no such type" not in one.text
+
+
+def test_faults_beyond_fifty_kinds_are_counted(db: Path) -> None:
+    events = [event(n, type=f"type{n}") for n in range(1, 61)]
+    page = page_of(stored(db, events, check=lambda type, _: f"{type} is unknown"))
+    assert page.tags["details"] == 50
+    assert "type60 is unknown" in page.text
+    assert "And 10 events with other faults." in page.text
+
+
+def test_report_without_faults_does_not_mention_them(db: Path) -> None:
+    text = page_of(stored(db, [event(1)])).text
+    assert "Faults" not in text
+    assert "schema" not in text
 
 
 def test_frames_are_shown_by_version_and_over_time(db: Path) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from ...collector.models import (
     CrashGroup,
     EventFilter,
+    FaultGroup,
     FrameSummary,
     RejectedMessage,
     Session,
@@ -27,7 +28,7 @@ __all__ = ["Report", "gather"]
 _MAX_SESSIONS = 100
 _MAX_REJECTED = 50
 _MAX_VERSIONS = 20
-_MAX_CRASHES = 50  # groups of them
+_MAX_GROUPS = 50  # of crashes, and of faults
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -62,6 +63,9 @@ class Report(msgspec.Struct, frozen=True):
     versions: list[VersionHealth]
     """The newest versions, if the report is about all sessions."""
     crashes: list[CrashGroup]
+    fault_count: int
+    """The number of events that do not fit the schema."""
+    faults: list[FaultGroup]
     frames: list[FrameSummary]
     """The frame times that the SDK measured, by version."""
     frame_times: FrameTimeSummary | None
@@ -120,7 +124,9 @@ def gather(
         timeline=stats.timeline.bins(),
         displaced=stats.displaced,
         versions=[] if session else queries.versions(connection, limit=_MAX_VERSIONS),
-        crashes=queries.crashes(connection, session=session_id, limit=_MAX_CRASHES),
+        crashes=queries.crashes(connection, session=session_id, limit=_MAX_GROUPS),
+        fault_count=chosen.faults,
+        faults=queries.faults(connection, session=session_id, limit=_MAX_GROUPS),
         frames=queries.frames(connection, session=session_id, limit=_MAX_VERSIONS),
         frame_times=stats.frames.summary(),
         rejected_count=totals.rejected,

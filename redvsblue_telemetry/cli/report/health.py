@@ -9,6 +9,7 @@ import msgspec
 from ...collector.models import (
     Cause,
     CrashGroup,
+    FaultGroup,
     Loss,
     Outcome,
     Session,
@@ -24,6 +25,7 @@ from .markup import in_html, note, section, table
 __all__ = [
     "crash_free",
     "crashes",
+    "faults",
     "losses",
     "missing_numbers",
     "outcome",
@@ -47,6 +49,8 @@ _CAUSES = {
 }
 _MAX_RUNS = 8  # of missing numbers, in a row of the table of sessions
 _MAX_STACK = 50  # lines
+_SPREAD = {"Sessions": "number", "Versions": "", "Newest": "nowrap", "In session": ""}
+_SPREAD |= {"Event": "number"}
 
 
 def outcome(session: Session) -> str:
@@ -100,25 +104,25 @@ def _bad(count: int) -> str:
 
 def crashes(groups: Sequence[CrashGroup]) -> str:
     """Return the section about crashes."""
-    rows = [
-        [
-            _crash(group),
-            amount(group.count),
-            amount(group.sessions),
-            ", ".join(in_html(version, 32) for version in group.versions[:_MAX_RUNS]),
-            moment(group.last),
-            f'<span class="id">{in_html(group.newest.session_id, 64)}</span>',
-            amount(group.newest.seq),
-        ]
-        for group in groups
-    ]
-    headings = {"Exception": "", "Crashes": "number", "Sessions": "number", "Versions": ""}
-    headings |= {"Newest": "nowrap", "In session": "", "Event": "number"}
+    rows = [[_crash(group), *_spread(group)] for group in groups]
+    headings = {"Exception": "", "Crashes": "number"} | _SPREAD
     about = (
         "Uncaught exceptions, grouped by exception and place, the newest first. A crash need not "
         "end the game: an exception in a thread ends that thread."
     )
     return section("Crashes", about, table(headings, rows))
+
+
+def _spread(group: CrashGroup | FaultGroup) -> list[str]:
+    """Return how many events a group has, and which."""
+    return [
+        amount(group.count),
+        amount(group.sessions),
+        ", ".join(in_html(version, 32) for version in group.versions[:_MAX_RUNS]),
+        moment(group.last),
+        f'<span class="id">{in_html(group.newest.session_id, 64)}</span>',
+        amount(group.newest.seq),
+    ]
 
 
 def _crash(group: CrashGroup) -> str:
@@ -149,6 +153,32 @@ def _stack(event: StoredEvent) -> str:
     lines = "\n".join(in_html(line, 300) for line in crash.stack[-_MAX_STACK:])
     thread = f" of thread {in_html(crash.thread, 64)}" if crash.thread else ""
     return f"<details><summary>Stack{thread}</summary><pre>{lines}</pre></details>"
+
+
+def faults(groups: Sequence[FaultGroup], count: int) -> str:
+    """Return the section about the events that do not fit the schema.
+
+    Args:
+        groups: the newest groups of them.
+        count: the number of all such events.
+    """
+    rows = [[_fault(group), *_spread(group)] for group in groups]
+    headings = {"Type, fault": "", "Events": "number"} | _SPREAD
+    about = (
+        "Events that did not fit the collector's schema when they were stored, grouped by type and "
+        "fault, the newest first. They are stored like any others."
+    )
+    rest = count - sum(group.count for group in groups)
+    more = note(f"And {amount_of(rest, 'event')} with other faults.") if rest else ""
+    return section("Faults", about, table(headings, rows) + more)
+
+
+def _fault(group: FaultGroup) -> str:
+    data = bytes(group.newest.data).decode(errors="replace")
+    return (
+        f'<b>{in_html(group.type, 120)}</b><div class="fault">{in_html(group.fault, 300)}</div>'
+        f"<details><summary>Newest data</summary><pre>{in_html(data, 2000)}</pre></details>"
+    )
 
 
 # What is missing.

@@ -43,6 +43,8 @@ def page(report: Report) -> Iterator[str]:
         yield health.versions(report.versions)
     if report.crashes:
         yield health.crashes(report.crashes)
+    if report.faults:
+        yield health.faults(report.faults, report.fault_count)
     if report.types or report.sampled:
         yield _types(report)
     if report.frames:
@@ -92,6 +94,8 @@ def _summary(report: Report) -> str:
         ),
         card("Repeats, counted once", amount(report.repeats)),
     ]
+    if report.fault_count:
+        parts.append(card("Do not fit the schema", amount(report.fault_count), "warn"))
     if session is not None:
         parts.insert(0, card(_outcome_label(session), health.outcome(session)))
         parts.append(card("Rejected, of all sessions", amount(report.rejected_count)))
