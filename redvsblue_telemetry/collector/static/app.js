@@ -9,7 +9,7 @@ import { FrameTimes } from "./frames.js";
 import { Opened } from "./opened.js";
 import { causes, crashFree, isBad } from "./outcome.js";
 import { Stream } from "./stream.js";
-import { CrashList, RejectedList, SampledTable, SessionTable, VersionTable } from "./tables.js";
+import { CRASHES, FAULTS, GroupList, RejectedList, SampledTable, SessionTable, VersionTable } from "./tables.js";
 import { make, number, setText, share } from "./text.js";
 
 // Milliseconds.
@@ -17,7 +17,7 @@ const REFRESH_INTERVAL = 2_000, MIN_REFRESH_INTERVAL = 900; // the shorter one a
 const SUMMARY_INTERVAL = 10_000; // of versions and frame times, which are costlier to ask for, and of old crashes
 const TYPING_DELAY = 300; // from the last key to the new filter
 
-const INITIAL_EVENTS = 100, MAX_SESSIONS = 100, MAX_REJECTED = 50, MAX_CRASHES = 50, MAX_VERSIONS = 30;
+const INITIAL_EVENTS = 100, MAX_SESSIONS = 100, MAX_REJECTED = 50, MAX_GROUPS = 50, MAX_VERSIONS = 30;
 
 const $ = (id) => document.getElementById(id);
 
@@ -61,11 +61,16 @@ const versions = new VersionTable({ body: $("versions"), empty: $("versions-empt
 
 const sampled = new SampledTable({ panel: $("sampled-panel"), body: $("sampled") });
 
-const crashes = new CrashList({
+const crashes = new GroupList(CRASHES, {
   list: $("crashes"),
   note: $("crashes-note"),
-  empty: $("crashes-empty"),
   onOpen: (group) => opened.crash(group),
+});
+
+const faults = new GroupList(FAULTS, {
+  list: $("faults"),
+  note: $("faults-note"),
+  onOpen: (group) => opened.fault(group),
 });
 
 const frameTimes = new FrameTimes({
@@ -86,7 +91,7 @@ const rejected = new RejectedList({
 
 // The filter. It is part of the page's URL, which can be bookmarked and shared.
 
-const NO_FILTER = { type: "", session: "", context: [], text: "" };
+const NO_FILTER = { type: "", session: "", context: [], text: "", fault: "" };
 const inputs = Object.fromEntries(Object.keys(NO_FILTER).map((name) => [name, $(`filter-${name}`)]));
 let filter = NO_FILTER;
 let typing = 0;
@@ -105,7 +110,8 @@ function read() {
   const { terms, isComplete } = parsed(inputs.context.value);
   inputs.context.setAttribute("aria-invalid", String(!isComplete));
   $("context-hint").hidden = isComplete;
-  return { type: inputs.type.value, session: inputs.session.value, context: terms, text: inputs.text.value };
+  const { type, session, text, fault } = inputs;
+  return { type: type.value, session: session.value, context: terms, text: text.value, fault: fault.value };
 }
 
 function apply() {
@@ -183,6 +189,7 @@ let refreshing = 0;
 let isRefreshing = false;
 let shownRejected = -1;
 let shownCrashes = -1;
+let shownFaults = 0; // the panel is hidden until there are any
 let summarizedAt = -Infinity;
 let counts = "";
 let isStale = false;
@@ -213,8 +220,15 @@ async function refresh() {
     const isDue = performance.now() - summarizedAt >= SUMMARY_INTERVAL;
     if (isDue) await summarize();
     if (isDue || crashCount !== shownCrashes) {
-      crashes.show((await request("/api/crashes", { limit: MAX_CRASHES, data: "text" })).crashes);
+      const groups = (await request("/api/crashes", { limit: MAX_GROUPS, data: "text" })).crashes;
+      crashes.show(groups);
+      $("crashes-empty").hidden = groups.length > 0;
       shownCrashes = crashCount;
+    }
+    if (stats.faults !== shownFaults) {
+      faults.show((await request("/api/faults", { limit: MAX_GROUPS, data: "text" })).faults);
+      $("faults-panel").hidden = !stats.faults;
+      shownFaults = stats.faults;
     }
   } catch {
     // See loadHistory().
@@ -249,6 +263,9 @@ function showStats(stats) {
   showTile("free", ended ? share(free) : "–", ended ? `of ${number(ended)} ended${bad ? `: ${bad}` : ""}` : "");
   showTile("missing", number(stats.missing), causes(stats.lost), isBad(stats.missing, stats.lost));
   showTile("repeats", number(stats.repeats));
+  showTile("faults", number(stats.faults), `${share(stats.faults / stats.events)} of the events`);
+  $("faults-tile").hidden = !stats.faults;
+  $("faults-filter").hidden = !stats.faults && !inputs.fault.value;
   showTile("rejected", number(stats.rejected), "", stats.rejected > 0);
   sampled.show(stats.sampled, stats.types);
   const isEmpty = stats.events + stats.rejected + stats.sessions === 0;
@@ -294,5 +311,6 @@ for (const [name, input] of Object.entries(inputs)) {
 }
 filter = read();
 $("clear").hidden = !isFiltered();
+$("faults-filter").hidden = !filter.fault;
 listen();
 refresh();

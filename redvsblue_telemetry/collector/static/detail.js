@@ -1,4 +1,4 @@
-// The dialog with all there is to know about one event, session, crash or rejected part.
+// The dialog with all there is to know about one event, session, group of events or rejected part.
 
 import { pretty } from "./json.js";
 import { moveWithArrows } from "./rows.js";
@@ -6,6 +6,7 @@ import { make, setText, visible } from "./text.js";
 
 const MAX_TEXT = 1_000_000; // characters
 const MAX_COLORED_TEXT = 50_000; // characters; each colored token is an element
+const ONE_SESSION = "Show only this session";
 
 export class Detail {
   /** `onEvent` gets the event of a row that is clicked. */
@@ -43,7 +44,7 @@ export class Detail {
    * A fact is a name and a value, and maybe what a click on the value does before the dialog closes, and an
    * explanation.
    */
-  show({ title, facts, text, isJson = false, onFilter = null, rows = [], rowsTitle = "" }) {
+  show({ title, facts, text, isJson = false, onFilter = null, filterText = ONE_SESSION, rows = [], rowsTitle = "" }) {
     setText(this.title, title);
     this.facts.replaceChildren(...facts.map((fact) => this.fact(...fact)));
     this.more.hidden = rows.length === 0;
@@ -51,6 +52,7 @@ export class Detail {
     this.rows.replaceChildren(...rows);
     rows[0]?.firstChild.setAttribute("tabindex", "0");
     this.filter.hidden = onFilter === null;
+    setText(this.filter, filterText);
     this.onFilter = onFilter;
     this.copied = text;
     this.text.hidden = !text;

@@ -7,6 +7,7 @@ import { clock, counted, make, number, setText, shortened, visible } from "./tex
 const MAX_ROWS = 200;
 const SHARE_UPDATES = 10; // updates that the shown share is computed over: five seconds
 const MAX_FIELDS = 10, MAX_VALUE_LENGTH = 80, MAX_TYPE_LENGTH = 60; // in one row
+const MAX_FAULT_LENGTH = 60;
 const MAX_DATA_LENGTH = 2000; // characters kept for a row; opening the event fetches all of its data
 
 export class EventList {
@@ -142,7 +143,7 @@ export function rowOf(event, color) {
     type,
     make("span", "session", shortened(event.sessionId, 8)),
     make("span", "seq", `#${number(event.seq)}`),
-    preview(event.data),
+    preview(event),
   );
   row.arrival = event.arrival;
   row.event = event;
@@ -151,13 +152,14 @@ export function rowOf(event, color) {
 }
 
 /** Return the parts of an event that a row needs. */
-function kept({ arrival, type, sessionId, seq, timestamp, data }) {
-  return { arrival, type, sessionId, seq, timestamp, data: data.slice(0, MAX_DATA_LENGTH) };
+function kept({ arrival, type, sessionId, seq, timestamp, fault, data }) {
+  return { arrival, type, sessionId, seq, timestamp, fault, data: data.slice(0, MAX_DATA_LENGTH) };
 }
 
-/** Return an element with the first fields of the data, exactly as they were sent. */
-function preview(data) {
+/** Return an element with the fault, if there is one, and the first fields of the data, exactly as they were sent. */
+function preview({ fault, data }) {
   const text = make("bdi", "data");
+  if (fault !== undefined) text.append(faultMark(fault));
   let left = MAX_FIELDS;
   for (const [key, value] of fields(data.slice(0, MAX_DATA_LENGTH))) {
     if (left-- === 0) {
@@ -168,4 +170,13 @@ function preview(data) {
     text.append(make("span", "key", name), ` ${visible(shortened(value, MAX_VALUE_LENGTH))}  `);
   }
   return text;
+}
+
+function faultMark(fault) {
+  const shown = make("span", "fault");
+  shown.title = `Does not fit the schema: ${visible(fault)}`;
+  const mark = make("span", "mark", "≠");
+  mark.ariaHidden = "true";
+  shown.append(mark, make("span", "visually-hidden", "fault: "), make("bdi", "", shortened(fault, MAX_FAULT_LENGTH)));
+  return shown;
 }

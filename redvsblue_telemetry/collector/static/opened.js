@@ -1,4 +1,4 @@
-// What the dialog shows of an event, a session, a crash and a rejected part.
+// What the dialog shows of an event, a session, a crash, a fault and a rejected part.
 
 import { request } from "./api.js";
 import { termFor } from "./context.js";
@@ -22,6 +22,7 @@ export class Opened {
       const facts = [["session", event.sessionId], ["sequence number", number(event.seq)]];
       facts.push(["timestamp", moment(event.timestamp)], ["received", moment(event.received)], ["id", event.id]);
       if (event.version !== undefined) facts.push(["version", event.version]);
+      if (event.fault !== undefined) facts.unshift(["fault", event.fault, () => this.onFilter(onlyLike(event))]);
       for (const [name, value] of fields(event.context ?? "")) facts.push(this.contextFact(name, value));
       const onFilter = () => this.onFilter({ session: event.sessionId });
       this.detail.show({ title: event.type, facts, text: event.data, isJson: true, onFilter });
@@ -55,6 +56,7 @@ export class Opened {
       if (session.waiting) facts.push(["still to come", number(session.waiting)]);
       facts.push(["repeats", number(session.repeats)], ["highest sequence number", number(session.highest)]);
       if (session.crashes) facts.push(["crashes", number(session.crashes)]);
+      if (session.faults) facts.push(["faults", number(session.faults), () => this.onFilter({ session: id, fault: "any" })]);
       facts.push(["last report", session.reported === null ? "none" : moment(session.reported)]);
       this.detail.show({ title: "Session", facts, text: sessionText(session), onFilter });
     } catch (error) {
@@ -64,12 +66,8 @@ export class Opened {
   }
 
   async crash(group) {
-    const { newest, versions } = group;
-    const facts = [["message", shortened(group.message, 500)], ["times", number(group.count)]];
-    facts.push(["sessions", number(group.sessions)]);
-    if (versions.length) facts.push(["versions", versions.map((version) => shortened(version, 40)).join(", ")]);
-    facts.push(["first", moment(group.first)], ["last", moment(group.last)], ["newest in session", newest.sessionId]);
-    for (const [name, value] of fields(newest.context ?? "")) facts.push(this.contextFact(name, value));
+    const { newest } = group;
+    const facts = [["message", shortened(group.message, 500)], ...this.groupFacts(group)];
     const rows = [];
     try {
       const page = { session: newest.sessionId, before: newest.arrival, order: "desc", limit: EVENTS_BEFORE, data: "text" };
@@ -82,10 +80,31 @@ export class Opened {
     this.detail.show({ title, facts, ...stackOf(newest.data), onFilter, rows, rowsTitle });
   }
 
+  fault(group) {
+    const facts = [["fault", group.fault], ...this.groupFacts(group)];
+    const onFilter = () => this.onFilter(onlyLike(group));
+    const filterText = "Show only these events", text = group.newest.data;
+    this.detail.show({ title: group.type, facts, text, isJson: true, onFilter, filterText });
+  }
+
+  /** Return the facts about a group of events. */
+  groupFacts({ count, sessions, versions, first, last, newest }) {
+    const facts = [["times", number(count)], ["sessions", number(sessions)]];
+    if (versions.length) facts.push(["versions", versions.map((version) => shortened(version, 40)).join(", ")]);
+    facts.push(["first", moment(first)], ["last", moment(last)], ["newest in session", newest.sessionId]);
+    for (const [name, value] of fields(newest.context ?? "")) facts.push(this.contextFact(name, value));
+    return facts;
+  }
+
   rejected(part) {
     const facts = [["reason", part.reason], ["received", moment(part.received)]];
     this.detail.show({ title: "Rejected", facts, text: part.text });
   }
+}
+
+/** Return the filter for the events with the type and the fault of an event, or of a group of them. */
+function onlyLike({ type, fault }) {
+  return { type, fault };
 }
 
 /** Return a crash's stack as text; or all of its data, if that is not what the SDK sends. */

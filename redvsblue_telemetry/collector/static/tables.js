@@ -1,4 +1,4 @@
-// The tables and lists beside the events: sessions, versions, sampled types, crashes and rejected parts.
+// The tables and lists beside the events: sessions, versions, sampled types, crashes, faults and rejected parts.
 
 import { causes, isBad, makeOutcome, outcomeOf, showOutcome, summary } from "./outcome.js";
 import { Rows } from "./rows.js";
@@ -120,41 +120,61 @@ function fillSampled(row, [, left, stored]) {
   setText(part, share(stored / (left + stored)));
 }
 
-export class CrashList {
-  constructor({ list, note, empty, onOpen }) {
-    Object.assign(this, { note, empty });
-    const keyOf = ({ exception, place }) => JSON.stringify([exception, place]);
-    this.rows = new Rows(list, { keyOf, add: (group) => crashRow(group, onOpen), fill: fillCrash });
+/** The groups of crashes: their nouns, what identifies a group, and the lines that describe it. */
+export const CRASHES = {
+  nouns: ["crash", "crashes"],
+  title: "Show the stack, and the events before it",
+  keyOf: ({ exception, place }) => JSON.stringify([exception, place]),
+  lines: [
+    ["reason", ({ exception }) => shortened(exception, 120)],
+    ["message", ({ message }) => shortened(message, 200)],
+    ["place", ({ place }) => shortened(place, 200)],
+  ],
+};
+
+/** The groups of events with a fault. */
+export const FAULTS = {
+  nouns: ["event"],
+  title: "Show the newest of these events",
+  keyOf: ({ type, fault }) => JSON.stringify([type, fault]),
+  lines: [
+    ["type", ({ type }) => shortened(type, 120)],
+    ["fault", ({ fault }) => shortened(fault, 300)],
+  ],
+};
+
+export class GroupList {
+  constructor({ nouns, title, keyOf, lines }, { list, note, onOpen }) {
+    Object.assign(this, { nouns, note });
+    const add = (group) => groupRow(group, { title, lines, onOpen });
+    this.rows = new Rows(list, { keyOf, add, fill: (row, group) => fillGroup(row, group, lines) });
   }
 
-  /** Show these groups of crashes, newest first. */
+  /** Show these groups, newest first. */
   show(groups) {
     this.rows.show(groups);
-    this.empty.hidden = groups.length > 0;
     const count = groups.reduce((sum, group) => sum + group.count, 0);
-    setText(this.note, count ? `${counted(count, "crash", "crashes")}, ${counted(groups.length, "kind")}` : "");
+    setText(this.note, count ? `${counted(count, ...this.nouns)}, ${counted(groups.length, "kind")}` : "");
   }
 }
 
-function crashRow(group, onOpen) {
+function groupRow(group, { title, lines, onOpen }) {
   const row = make("li");
   const button = make("button");
   button.type = "button";
-  button.title = "Show the stack, and the events before it";
-  button.append(make("span", "time"), make("span", "reason"), make("bdi", "message"), make("bdi", "place"));
-  button.append(make("span", "sub"));
+  button.title = title;
+  button.append(make("span", "time"), ...lines.map(([name]) => make("bdi", name)), make("span", "sub"));
   button.addEventListener("click", () => onOpen(row.group));
   row.append(button);
   return row;
 }
 
-function fillCrash(row, group) {
-  const [time, exception, message, place, spread] = row.firstChild.children;
+function fillGroup(row, group, lines) {
+  const [time, ...shown] = row.firstChild.children;
+  const spread = shown.pop();
   row.group = group;
   setText(time, when(group.last));
-  setText(exception, shortened(group.exception, 120));
-  setText(message, shortened(group.message, 200));
-  setText(place, shortened(group.place, 200));
+  lines.forEach(([, textOf], at) => setText(shown[at], textOf(group)));
   const versions = group.versions.map((version) => shortened(version, MAX_VERSION_LENGTH)).join(", ");
   const times = `${counted(group.count, "time")} in ${counted(group.sessions, "session")}`;
   setText(spread, [times, versions].filter(Boolean).join(" · "));
