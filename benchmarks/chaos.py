@@ -1,6 +1,6 @@
 """Does every event arrive while the network and the server fail?
 
-    python -m benchmarks.chaos --minutes 30 --seed 1
+    python -m benchmarks.chaos --minutes 30 --seed 1 [--compression zstd]
 
 Several threads of a game emit through the real library to a real WebSocket server. Between them, a
 seeded schedule of faults is carried out: resets, black holes, delays, a narrow link, half-closed
@@ -34,6 +34,7 @@ from benchmarks.harness import Result, Server, write_json
 from benchmarks.notes import Notes, memory_directory
 from benchmarks.receiver import Arrivals, Book, Receiver
 from redvsblue_telemetry import TelemetryStats
+from redvsblue_telemetry._compression import supported
 from redvsblue_telemetry._recording.codec import new_session_id
 from tests.support.fault_proxy import BOTH, Direction, FaultProxy
 
@@ -272,6 +273,8 @@ class Report:
     seed: int
     seconds: float
     confirm: str
+    encoding: str | None
+    """Of the messages; None for text."""
     ledger: dict[str, int]
     """Of the last game."""
     receiver: dict[str, int]
@@ -294,6 +297,7 @@ class Report:
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
             "confirmed by": self.confirm,
+            "encoding": self.encoding or "none",
             "games": self.games,
             "emitted by the threads": self.emitted_by_threads,
             **{f"last game: {name}": count for name, count in self.ledger.items()},
@@ -361,6 +365,15 @@ def _disorder(arrivals: Arrivals) -> Iterator[str]:
     yield from arrivals.examples
 
 
+def problems_of_messages(receiver: Receiver, *, is_compressed: bool) -> Iterator[str]:
+    """Yield what was wrong with the messages, apart from their events."""
+    if is_compressed and not receiver.compressed:
+        yield "no message came compressed"
+    if receiver.long_texts:
+        yield f"{receiver.long_texts} messages came as text that should have been compressed"
+    yield from (f"malformed: {fault}" for fault in receiver.malformed)
+
+
 # The run.
 
 _RECEIVED = (
@@ -383,12 +396,13 @@ def run(
     has_journal: bool = True,
     rate: float = 1200.0,
     threads: int = 4,
+    encoding: str | None = None,
 ) -> Report:
     """Run it, as the module describes, and return the report."""
     work = Path(tempfile.mkdtemp(prefix="redvsblue-chaos-"))
     journal = work / "journal"
     book = Book()
-    with FaultProxy() as proxy, Receiver(book, has_acks=has_acks) as receiver:
+    with FaultProxy() as proxy, Receiver(book, has_acks=has_acks, encoding=encoding) as receiver:
         proxy.upstream = ("127.0.0.1", receiver.listen())
         task = {
             "url": f"ws://127.0.0.1:{proxy.port}/telemetry",
@@ -417,6 +431,7 @@ def run(
         found.append("stop() returned False after the last fault")
     if after.descriptors > before.descriptors or after.threads > before.threads:
         found.append(f"descriptors or threads were left behind: {before}, {after}")
+    found += problems_of_messages(receiver, is_compressed=encoding is not None)
     if book.strangers:
         found.append(f"{book.strangers} events are of a session that no game has begun")
     if left := sorted(path.name for path in journal.rglob("*")):
@@ -435,8 +450,9 @@ def run(
         seed=seed,
         seconds=elapsed,
         confirm="acks" if has_acks else "pongs",
+        encoding=encoding,
         ledger=last["ledger"],
-        receiver={name: totals[name] for name in _RECEIVED},
+        receiver={name: totals[name] for name in _RECEIVED} | {"compressed": receiver.compressed},
         lost=lost + survivor.arrivals.lost(stats.emitted, stats.dropped),
         games=len(games.lives),
         emitted_by_threads=sum(sum(life.returned) for life in games.lives),
@@ -467,6 +483,11 @@ def main() -> int:
         action="store_false",
         help="keep events in memory only, and kill no game",
     )
+    parser.add_argument(
+        "--compression",
+        choices=supported(),
+        help="the encoding that the server picks; without it, messages are text",
+    )
     parser.add_argument("--verbose", action="store_true", help="log each fault")
     proof = parser.add_mutually_exclusive_group()
     proof.add_argument("--acks", dest="has_acks", action="store_true", default=True)
@@ -486,6 +507,7 @@ def main() -> int:
         has_acks=options.has_acks,
         has_journal=options.has_journal,
         rate=options.rate,
+        encoding=options.compression,
     )
     sys.stdout.writelines(f"{line}\n" for line in report.lines())
     if options.json:

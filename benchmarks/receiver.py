@@ -22,12 +22,17 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from redvsblue_telemetry._compression import CompressionError, choose, unpacker
+from redvsblue_telemetry._shared import ENCODING_HEADER
+
 __all__ = ["Arrival", "Arrivals", "Book", "Event", "Receiver"]
 
 V = TypeVar("V")
 
 _BLOCK_BYTES = 4096  # of a bitmap, with one count
 _MAX_EXAMPLES = 20  # faults that are described
+_LONG_BYTES = 1024  # of a text that is worth compressing
+_MAX_TEXT_BYTES = 1 << 20  # of a message, once it is unpacked
 
 
 class _Data(msgspec.Struct):
@@ -267,11 +272,22 @@ class Receiver:
     Args:
         arrivals: where it stores the batches, before it acknowledges them.
         has_acks: acknowledge stored batches; without acks, only pongs prove receipt.
+        encoding: the one encoding of messages that it answers with; None to get text.
     """
 
-    def __init__(self, arrivals: Record[Any], *, has_acks: bool = True) -> None:
+    def __init__(
+        self, arrivals: Record[Any], *, has_acks: bool = True, encoding: str | None = None
+    ) -> None:
         self._arrivals = arrivals
         self._has_acks = has_acks
+        self._encodings = (encoding,) if encoding else ()
+        self._unpack = unpacker(encoding) if encoding else None
+        self.compressed = 0
+        """Messages that came compressed."""
+        self.long_texts = 0
+        """Messages that should have come compressed, and came as text."""
+        self.malformed: list[str] = []
+        """What was wrong with the first compressed messages that couldn't be read."""
         self.ack_delay = 0.0
         """Seconds between storing and acknowledging; may be changed at any time."""
         self._loop = asyncio.new_event_loop()
@@ -327,7 +343,7 @@ class Receiver:
             "127.0.0.1",
             0,
             process_request=self._let_in,
-            process_response=self._offer_acks,
+            process_response=self._answer,
             compression=None,
             max_size=None,
             close_timeout=2,
@@ -358,11 +374,14 @@ class Receiver:
         # While the client waits for this answer, it can't receive a confirmation.
         self._accepted[connection] = self._arrivals.connected()
 
-    def _offer_acks(
+    def _answer(
         self, connection: ServerConnection, request: Request, response: Response
     ) -> Response:
         if self._has_acks:
             response.headers["Telemetry-Ack"] = "cumulative"
+        offered = request.headers.get(ENCODING_HEADER, "")
+        if encoding := choose(offered, self._encodings):
+            response.headers[ENCODING_HEADER] = encoding
         return response
 
     async def _receive(self, connection: ServerConnection) -> None:
@@ -374,7 +393,7 @@ class Receiver:
         try:
             async for message in connection:
                 await self._may_read.wait()
-                self._arrivals.store(message, arrival)
+                self._arrivals.store(self._text(message), arrival)
                 count[0] += 1
                 stored.set()
         except ConnectionClosed:
@@ -382,6 +401,22 @@ class Receiver:
         finally:
             acker.cancel()
             self._open.discard(connection)
+
+    def _text(self, message: str | bytes) -> str | bytes:
+        """Return the text of a message, and count how it came."""
+        if isinstance(message, str):
+            self.long_texts += self._unpack is not None and len(message) >= _LONG_BYTES
+            return message
+        try:
+            if self._unpack is None:
+                raise CompressionError("a binary message was not agreed on")
+            text = self._unpack(message, _MAX_TEXT_BYTES)
+        except CompressionError as error:
+            if len(self.malformed) < _MAX_EXAMPLES:
+                self.malformed.append(f"{error}: {message[:20]!r}")
+            raise
+        self.compressed += 1
+        return text
 
     async def _acknowledge(
         self, connection: ServerConnection, stored: asyncio.Event, count: list[int]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zlib
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from benchmarks.chaos import Life
 from benchmarks.notes import Notes
 from benchmarks.receiver import Arrival, Arrivals, Book, Event, Receiver
 from redvsblue_telemetry import TelemetryStats
+from redvsblue_telemetry._compression import supported
 from tests.client.test_fork import needs_fork
 
 SESSION = "a-session"
@@ -47,15 +49,25 @@ def found(arrivals: Arrivals, **ledger: Any) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("has_acks", "seconds", "seed"), [(True, 5, 4), (False, 2.5, 7)])
-def test_a_short_run_adds_up(has_acks: bool, seconds: float, seed: int) -> None:
-    report = chaos.run(seconds=seconds, seed=seed, has_acks=has_acks, has_journal=False)
+@pytest.mark.parametrize(
+    ("has_acks", "seconds", "seed", "encoding"),
+    [(True, 5, 4, None), (False, 2.5, 7, None), (True, 5, 5, "deflate"), (False, 2.5, 8, "zstd")],
+)
+def test_a_short_run_adds_up(
+    has_acks: bool, seconds: float, seed: int, encoding: str | None
+) -> None:
+    if encoding not in (None, *supported()):
+        pytest.skip(f"no {encoding}")
+    report = chaos.run(
+        seconds=seconds, seed=seed, has_acks=has_acks, has_journal=False, encoding=encoding
+    )
     assert report.problems == []
     assert (report.lost, report.games) == (0, 1)
     assert report.ledger["emitted"] == report.emitted_by_threads > 500 * seconds
     assert report.ledger["delivered"] + report.ledger["dropped"] == report.ledger["emitted"]
     assert report.receiver["unique"] == report.ledger["delivered"]
     assert report.reconnects > 0
+    assert (report.receiver["compressed"] > 10) is (encoding is not None)
     assert "kill" not in report.faults
     assert sum(report.faults.values()) >= 2
     assert all(line for line in report.lines())
@@ -64,8 +76,10 @@ def test_a_short_run_adds_up(has_acks: bool, seconds: float, seed: int) -> None:
 @pytest.mark.slow
 @needs_fork
 def test_a_short_run_with_kills_loses_nothing() -> None:
-    report = chaos.run(seconds=8, seed=1)
+    # A schedule with kills after 1, 2 and 4 seconds: a slow machine gets to the second of them.
+    report = chaos.run(seconds=8, seed=43, encoding=supported()[0])
     assert report.problems == []
+    assert report.receiver["compressed"] > 10
     assert report.lost == 0
     assert report.games == report.faults["kill"] + 1 > 2
     assert report.receiver["unique"] >= report.emitted_by_threads > 2000
@@ -107,6 +121,48 @@ def test_a_killed_server_sends_no_close_code_and_stored_batches_stay() -> None:
                     client.recv(timeout=5)
                 assert (closed.value.rcvd and closed.value.rcvd.code) == code
             assert arrivals.unique == number
+
+
+def sent(receiver: Receiver, *messages: str | bytes, offer: str) -> dict[str, int]:
+    """Offer an encoding, send messages, and return what was answered to the last."""
+    url = f"ws://127.0.0.1:{receiver.listen()}/"
+    headers = {"Telemetry-Encoding": offer}
+    with connect(url, compression=None, additional_headers=headers) as client:
+        answers = []
+        for message in messages:
+            client.send(message)
+            answers.append(json.loads(client.recv(timeout=5)))
+    answer: dict[str, int] = answers[-1]
+    return answer
+
+
+def messages_of(receiver: Receiver) -> str:
+    return "; ".join(chaos.problems_of_messages(receiver, is_compressed=True))
+
+
+def test_compressed_messages_are_stored_and_counted() -> None:
+    arrivals = Arrivals(SESSION)
+    packed = [zlib.compress(batch(n).encode()) for n in (1, 2)]
+    with Receiver(arrivals, encoding="deflate") as receiver:
+        assert sent(receiver, *packed, batch(3), offer="zstd, deflate") == {"ack": 3}
+        assert (arrivals.unique, receiver.compressed) == (3, 2)
+        assert messages_of(receiver) == ""
+
+
+def test_a_client_that_does_not_compress_is_a_problem() -> None:
+    with Receiver(Arrivals(SESSION), encoding="deflate") as receiver:
+        sent(receiver, batch(*range(1, 50)), offer="deflate")
+        assert messages_of(receiver) == (
+            "no message came compressed; 1 messages came as text that should have been compressed"
+        )
+
+
+@pytest.mark.parametrize("encoding", [None, "deflate"])
+def test_a_message_that_cannot_be_unpacked_is_a_problem(encoding: str | None) -> None:
+    with Receiver(Arrivals(SESSION), encoding=encoding) as receiver:
+        with pytest.raises(ConnectionClosedError):
+            sent(receiver, b"neither", offer="deflate")
+        assert "malformed: " in messages_of(receiver)
 
 
 # The schedule.
