@@ -312,7 +312,7 @@ class Ingest:
         self._storage = storage
         self._limits = limits
         self._on_message = on_message
-        self._unpackers = _unpackers()
+        self._unpackers = {encoding: unpacker(encoding) for encoding in supported()}
         self._closing = asyncio.Event()
         self._connections: set[_Connection] = set()
         self._last_has_left = asyncio.Event()
@@ -369,12 +369,3 @@ class Ingest:
         while self._connections:
             self._last_has_left.clear()
             await self._last_has_left.wait()
-
-
-def _unpackers() -> dict[str, _Unpack]:
-    """Return the functions that unpack messages, by encoding, the best one first."""
-    found = {}
-    for encoding in supported():
-        with contextlib.suppress(ImportError):  # a package that is broken
-            found[encoding] = unpacker(encoding)
-    return found

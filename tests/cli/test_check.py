@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import Server, ServerConnection, serve
 
+from redvsblue_telemetry._compression import supported
 from redvsblue_telemetry._network.dial import default_ssl_context
 from redvsblue_telemetry.cli.check.command import check
 from redvsblue_telemetry.collector.server import Options
@@ -40,7 +41,7 @@ from tests.support.sockets import server_context
 NOW = datetime.datetime.now(datetime.timezone.utc)
 A_DAY = datetime.timedelta(days=1)
 STEPS = ["url", "proxy", "name", "connect", "tls", "handshake", "auth"]
-STEPS += ["confirmation", "round trip", "event"]
+STEPS += ["confirmation", "compression", "round trip", "event"]
 SECRET = "hush-hush-hush"
 
 
@@ -100,6 +101,22 @@ def test_a_collector_passes_and_stores_the_event() -> None:
         assert collector.events.types() == ["telemetry_check"]
     assert "requires one" in outcome.steps["auth"]["detail"]
     assert "acks" in outcome.steps["confirmation"]["detail"]
+    assert outcome.steps["compression"]["detail"] == f"by {supported()[0]}"
+
+
+@pytest.mark.parametrize(
+    ("encodings", "detail"),
+    [
+        (["deflate"], "by deflate"),
+        ([], f"none; the server picked none of {', '.join(supported())}"),
+    ],
+)
+def test_shows_the_encoding_that_the_server_picked(encodings: list[str], detail: str) -> None:
+    with RecordingServer(encodings=encodings) as server:
+        outcome = examined(server.url)
+    assert outcome.exit_code == 0
+    assert outcome.steps["compression"]["state"] == "ok"
+    assert outcome.steps["compression"]["detail"] == detail
 
 
 def test_the_collector_at_another_path_asks_for_the_path() -> None:
@@ -115,7 +132,7 @@ def test_text_output_has_a_line_for_each_step_with_its_advice_below() -> None:
     lines = done.output.splitlines()
     heads = [line.split(maxsplit=1) for line in lines if not line.startswith(" ")]
     assert done.exit_code == 1
-    assert [state for state, _ in heads] == ["ok"] * 3 + ["failed"] + ["skipped"] * 6
+    assert [state for state, _ in heads] == ["ok"] * 3 + ["failed"] + ["skipped"] * 7
     assert all(rest.startswith(name) for (_, rest), name in zip(heads, STEPS, strict=True))
     (advice,) = (line for line in lines if line.startswith(" "))
     assert "nothing listens" in advice

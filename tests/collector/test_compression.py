@@ -16,9 +16,18 @@ from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry import _compression
 from redvsblue_telemetry._compression import DEFLATE, MAX_RATIO, ZSTD, supported
-from redvsblue_telemetry.collector import ingest
 from redvsblue_telemetry.collector.models import RejectedMessage
-from tests.collector.clients import ACKS, acks_up_to, array, event, lines, locked, next_ack, seqs
+from tests.collector.clients import (
+    ACKS,
+    acks_up_to,
+    array,
+    event,
+    game,
+    lines,
+    locked,
+    next_ack,
+    seqs,
+)
 from tests.collector.test_ingest import metric
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.wait import wait_until
@@ -103,18 +112,6 @@ def test_the_best_encoding_that_is_offered_is_agreed(
 ) -> None:
     with client_that_offers(collector, *offers) as client:
         assert answer(client) == agreed
-
-
-def test_package_that_cannot_be_imported_is_not_agreed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def broken() -> None:
-        raise ImportError("undefined symbol")
-
-    monkeypatch.setattr(ingest, "supported", lambda: (ZSTD, DEFLATE))
-    monkeypatch.setattr(_compression, "_zstd", broken)
-    with collector_running() as collector, client_that_offers(collector, "zstd, deflate") as client:
-        assert answer(client) == DEFLATE
 
 
 # What is stored.
@@ -299,3 +296,83 @@ def test_client_without_acks_is_refused_too(encoding: str, collector: RunningCol
         assert ending(client)[:2] == ([], 1007)
     assert wait_until(lambda: seqs(collector) == [1], PATIENCE)
     assert len(rejected(collector)) == 1
+
+
+# Games.
+
+
+def offering(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the games of this process offer one encoding only."""
+    monkeypatch.setattr(_compression, "supported", lambda: (encoding,))
+
+
+@ENCODINGS
+@pytest.mark.parametrize("wire_format", ["json", "ndjson"])
+def test_game_sends_a_fraction_of_the_bytes(
+    wire_format: str,
+    encoding: str,
+    collector: RunningCollector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offering(encoding, monkeypatch)
+    with game(collector, wire_format=wire_format, drain_interval=PATIENCE) as telemetry:
+        for number in range(500):
+            telemetry.emit("ship_hit", {"ship": f"red-{number % 7}", "damage": number % 40})
+        assert telemetry.flush(PATIENCE)
+        assert seqs(collector, telemetry.session_id) == list(range(1, 501))
+    assert metric(collector, "received_bytes") < metric(collector, "text_bytes") / 5
+    assert collector.stats().rejected == 0
+
+
+def test_game_that_may_not_compress_sends_text(collector: RunningCollector) -> None:
+    with game(collector, compression="none") as telemetry:
+        for _ in range(500):
+            telemetry.emit("ship_hit")
+        assert telemetry.flush(PATIENCE)
+        assert seqs(collector, telemetry.session_id) == list(range(1, 501))
+    assert metric(collector, "received_bytes") == metric(collector, "text_bytes") > 0
+
+
+@ENCODINGS
+def test_game_takes_a_batch_that_unpacks_to_too_much_apart(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offering(encoding, monkeypatch)
+    with collector_running(max_message_bytes=4000) as collector:
+        with game(collector, batch_size=100, drain_interval=PATIENCE) as telemetry:
+            for number in range(60):
+                telemetry.emit("hit", pad="x" * 100, number=number)
+            assert telemetry.flush(PATIENCE)
+            stats = telemetry.stats()
+            assert (stats.delivered, stats.dropped) == (60, 0)
+            assert seqs(collector, telemetry.session_id) == list(range(1, 61))
+        assert "unpacks to more than 4000 bytes" in rejected(collector)[0].reason
+        assert collector.stats().missing == 0
+
+
+@ENCODINGS
+def test_message_that_is_damaged_costs_no_other_event(
+    encoding: str, collector: RunningCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A game's machine whose compressor writes nonsense for one event."""
+    offering(encoding, monkeypatch)
+    whole = _compression.pack
+
+    def pack(encoding: str) -> Callable[[bytes], bytes | None]:
+        pack_whole = whole(encoding)
+
+        def packed(text: bytes) -> bytes | None:
+            message = pack_whole(text)
+            return message[:-1] if message and b"poison" in text else message
+
+        return packed
+
+    monkeypatch.setattr(_compression, "pack", pack)
+    with game(collector, batch_size=20, drain_interval=PATIENCE) as telemetry:
+        for number in range(1, 61):
+            telemetry.emit("hit", note=("poison " * 50 if number == 33 else "fine"))
+        assert not telemetry.flush(PATIENCE), "one event can't be unpacked even when it is alone"
+        stats = telemetry.stats()
+        assert (stats.delivered, stats.dropped_by["refused"]) == (59, 1)
+        expected = [seq for seq in range(1, 61) if seq != 33]
+        assert seqs(collector, telemetry.session_id) == expected

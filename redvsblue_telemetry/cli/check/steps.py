@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..._compression import supported
 from ..._network.contract import Connection, ConnectionLost, Endpoint, LostKind, os_error_text
 from ..._network.dial import default_ssl_context
 from ..._network.proxy import Proxy, ProxyError, find_proxy
@@ -73,6 +74,7 @@ class Checkup:
             "handshake": self._shake_hands,
             "auth": self._check_auth,
             "confirmation": self._check_confirmation,
+            "compression": self._check_compression,
             "round trip": self._measure_round_trip,
             "event": self._send_event,
         }
@@ -205,7 +207,8 @@ class Checkup:
 
     def _open(self, token: str | None) -> Connection:
         deadline = time.monotonic() + self._timeout
-        return open_websocket(Endpoint(self._url, token=token), probes.wait, deadline)
+        endpoint = Endpoint(self._url, token=token, encodings=supported())
+        return open_websocket(endpoint, probes.wait, deadline)
 
     def _check_auth(self) -> CheckResult:
         if self._refused_with is not None:
@@ -232,6 +235,12 @@ class Checkup:
         if self._connection.has_acks:
             return ok("by acks: events are confirmed once they are stored")
         return ok("by pongs: events are confirmed on receipt, maybe before they are stored")
+
+    def _check_compression(self) -> CheckResult:
+        assert self._connection is not None
+        if self._connection.encoding is not None:
+            return ok(f"by {self._connection.encoding}")
+        return ok(f"none; the server picked none of {', '.join(supported())}")
 
     def _measure_round_trip(self) -> CheckResult:
         assert self._connection is not None
