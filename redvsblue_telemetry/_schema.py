@@ -71,6 +71,27 @@ class _Document(msgspec.Struct):
     definitions: dict[str, dict[str, Any]] = msgspec.field(name="$defs", default_factory=dict)
 
 
+class _Node(msgspec.Struct, rename="camel"):
+    """The keywords of a schema that lead to other schemas, or that readers go through."""
+
+    type: str | list[str] = ""
+    title: str = ""
+    description: str = ""
+    required: list[str] = []
+    enum: list[Any] = []
+    enum_descriptions: list[str] = []
+    any_of: list[_Node] = []
+    one_of: list[_Node] = []
+    prefix_items: list[_Node] = []
+    properties: dict[str, _Node] = {}
+    items: _Node | bool = True
+    additional_properties: _Node | bool = True
+
+
+class _Nodes(_Node):
+    definitions: dict[str, _Node] = msgspec.field(name="$defs", default_factory=dict)
+
+
 def read_schemas(text: bytes | str) -> EventSchemas:
     """Read the document that ``redvsblue-telemetry schema`` writes.
 
@@ -79,6 +100,8 @@ def read_schemas(text: bytes | str) -> EventSchemas:
     """
     try:
         document = msgspec.json.decode(text, type=_Document)
+        # Read twice: as it is, and to see that it is made as its readers expect.
+        msgspec.json.decode(text, type=_Nodes)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise SchemaError(
             f"not a schema as `redvsblue-telemetry schema` writes it: {error}"

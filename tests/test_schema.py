@@ -89,9 +89,15 @@ def test_references_in_a_circle_end() -> None:
         ('{"other": ' + "[" * 100_000, "recursion"),
         ({"oneOf": [{"title": "ship_hit"}]}, "properties"),
         ({"oneOf": [], "$defs": {"A": True}}, "$defs"),
+        (
+            {"oneOf": [branch(required=5)]},
+            "Expected `array`, got `int` - at `$.oneOf[0].properties",
+        ),
+        ({"oneOf": [branch(properties={"a": True})]}, "Expected `object`, got `bool`"),
+        ({"oneOf": [], "$defs": {"A": {"items": {"type": 5}}}}, "Expected `str | array`"),
         ({"oneOf": [branch(), branch()]}, "two events have the type 'ship_hit'"),
         ({"oneOf": [branch(**HIT)]}, "not '#/$defs/ShipHit'"),
-        ({"oneOf": [branch(items=[{"$ref": "https://example.com/"}])]}, "not 'https://example"),
+        ({"oneOf": [branch(items={"$ref": "https://example.com/"})]}, "not 'https://example"),
         ({"oneOf": [branch(**{"$ref": 5})]}, "not 5"),
     ],
 )

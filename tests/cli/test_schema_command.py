@@ -282,7 +282,7 @@ def fields_of(write: Write, source: str, event: str = "hit") -> dict[str, Any]:
         ("datetime.date", {"type": "string", "format": "date"}),
         ("uuid.UUID", {"type": "string", "format": "uuid"}),
         ("decimal.Decimal", {"type": "string", "format": "decimal"}),
-        ("Literal['a', None]", {"enum": [None, "a"]}),
+        ("Literal['b', 'a']", {"enum": ["a", "b"]}),
         ("pathlib.Path", {"type": "string"}),
         ("collections.abc.Sequence[int]", {"type": "array", "items": {"type": "integer"}}),
         ("collections.UserDict", {"type": "object"}),
@@ -396,7 +396,8 @@ class Options(TypedDict):
 class Cell(NamedTuple):
     column: int
     row: int = 0
-class Place(msgspec.Struct):
+@dataclasses.dataclass
+class Place:
     x: float
 @event_type
 @attrs.define
@@ -406,10 +407,11 @@ class Hit:
     cell: Cell
     scores: dict[str, int]
     names: set[str] = attrs.field(factory=set)
-    letters: frozenset[str] = frozenset("hgfedcba")
+    letters: frozenset[str] | None = frozenset("hgfedcba")
 """
     )
     definitions = schema("sk_nested")["$defs"]
+    assert [name for name, part in definitions.items() if "description" in part] == []
     closed = {name: part.get("additionalProperties") for name, part in definitions.items()}
     assert closed == {"Hit": False, "Place": False, "Options": False, "Cell": None}
     fields = definitions["Hit"]["properties"]

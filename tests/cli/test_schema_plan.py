@@ -120,7 +120,7 @@ A side of the battle.
         (datetime.timedelta, "duration"),
         (uuid.UUID, "UUID"),
         (decimal.Decimal, "decimal number"),
-        (Literal["laser", "a|b", 3], "`3` or `a\\|b` or `laser`"),
+        (Literal["laser", "a|b"], "`a\\|b` or `laser`"),
         (list[int], "list of integer"),
         (set[str], "set of text"),
         (tuple[int, str], "list of integer, text"),

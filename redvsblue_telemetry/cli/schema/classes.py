@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import product
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -81,6 +82,8 @@ def _schema_of_other(kind: type) -> dict[str, Any]:
     for known, schema in _OTHERS.items():
         if known in names:
             return dict(schema)
+    if issubclass(kind, PurePath):
+        return {"type": "string"}
     if issubclass(kind, Mapping):
         return {"type": "object"}
     is_vector = hasattr(kind, "__len__") and hasattr(kind, "__getitem__")
@@ -93,7 +96,6 @@ _OTHERS: dict[str, dict[str, Any]] = {
     "builtins.str": {"type": "string"},
     "builtins.int": {"type": "integer"},
     "builtins.float": {"type": "number"},
-    "pathlib.PurePath": {"type": "string"},
     "numpy.bool": {"type": "boolean"},
     "numpy.bool_": {"type": "boolean"},
     "numpy.integer": {"type": "integer"},
@@ -157,11 +159,11 @@ def _completed(definition: dict[str, Any], part: Any) -> dict[str, Any]:
         definition["additionalProperties"] = False
     for name, field in fields.items():
         schema = schemas[name]
-        _name_times(schema, field.type)
+        _complete_type(schema, field.type)
         if field.name in meanings:
             schema.setdefault("description", meanings[field.name])
-        if schema.get("uniqueItems") and "default" in schema:
-            schema["default"].sort(key=str)  # a set has another order in each process
+        if isinstance(field.default, (set, frozenset)):
+            schema["default"].sort(key=str)  # it has another order in each process
         if field.default_factory in _EMPTY:
             schema.setdefault("default", _EMPTY[field.default_factory])
     return head | definition
@@ -177,23 +179,28 @@ def _enumeration(cls: type[enum.Enum], definition: dict[str, Any]) -> dict[str, 
     return {**definition, "enum": values, **texts}
 
 
-def _name_times(schema: dict[str, Any], info: Any) -> None:
-    """Give dates and times the format that msgspec leaves out unless they must have a zone."""
+def _complete_type(schema: dict[str, Any], info: Any) -> None:
+    """Add what msgspec, or its older releases, leave out of the schema of a type."""
     match info:
         case inspected.DateTimeType() | inspected.TimeType():
             if schema.get("type") == "string":
                 word = "date-time" if isinstance(info, inspected.DateTimeType) else "time"
                 schema.setdefault("format", f"{word}-local" if info.tz is False else f"iso-{word}")
         case inspected.Metadata():
-            _name_times(schema, info.type)
+            _complete_type(schema, info.type)
         case inspected.CollectionType():
-            _name_times(schema.get("items", {}), info.item_type)
+            if schema.get("type") != "array":
+                return
+            _complete_type(schema.get("items", {}), info.item_type)
+            if isinstance(info, (inspected.SetType, inspected.FrozenSetType)):
+                schema["uniqueItems"] = True
         case inspected.TupleType():
             for item, kind in zip(schema.get("prefixItems", []), info.item_types, strict=False):
-                _name_times(item, kind)
+                _complete_type(item, kind)
         case inspected.DictType():
-            _name_times(schema.get("additionalProperties", {}), info.value_type)
+            _complete_type(schema.get("additionalProperties", {}), info.value_type)
         case inspected.UnionType():
             # They aren't in the same order. But of each kind of JSON, a union has at most one.
             for option, kind in product(schema["anyOf"], info.types):
-                _name_times(option, kind)
+                _complete_type(option, kind)
+            schema["anyOf"].sort(key=lambda option: option.get("type") == "null")

@@ -25,8 +25,8 @@ _FIELD_LINE = re.compile(r"^(\s+)(\w+)(?: \([^)]*\))?: *(.*(?:\n\1\s+.*)*)", re.
 def meaning_of_class(cls: Any) -> str:
     """Return a class's docstring, without the part that describes its fields."""
     text = _docstring(cls)
-    if "__dataclass_fields__" in vars(cls) and text.startswith(f"{cls.__name__}("):
-        return ""  # Python's own, which has the signature
+    if text == "An enumeration." or re.fullmatch(rf"{cls.__name__}\(.*\)", text):
+        return ""  # made by Python for an enum, a dataclass or a named tuple
     return _FIELDS_SECTION.sub("", text).strip()
 
 
