@@ -172,15 +172,16 @@ class WireSession:
         self._turn.begin(len(self._store) / self._store.high_water)
 
     def _send_batch(self, batch: Batch) -> None:
-        self._send_message(self._message(batch.events))
-        self._ask_for_pong(self._window.mark_sent(self._clock()))
+        payload, is_packed = self._packed(self._message(batch.events))
+        # A large batch takes milliseconds, in which the player may have switched telemetry off.
+        if self._may_send():
+            self._connection.send(payload, is_binary=is_packed)
+            self._ask_for_pong(self._window.mark_sent(self._clock()))
 
-    def _send_message(self, text: bytes) -> None:
+    def _packed(self, text: bytes) -> tuple[bytes, bool]:
+        """Return a message as it is sent, and whether it is compressed."""
         packed = self._pack(text)
-        if packed is None:
-            self._connection.send(text)
-        else:
-            self._connection.send_binary(packed)
+        return (text, False) if packed is None else (packed, True)
 
     def _ask_for_pong(self, number: int) -> None:
         if self._has_proof and not self._connection.has_acks:
@@ -234,7 +235,8 @@ class WireSession:
         self, message: bytes, confirmed: Callable[[], object], source: object = None
     ) -> None:
         end = b"\n" if self._settings.wire_format == "ndjson" else b""
-        self._send_message(message + end)
+        payload, is_packed = self._packed(message + end)
+        self._connection.send(payload, is_binary=is_packed)
         self._ask_for_pong(self._window.mark_report_sent(self._clock(), confirmed, source))
 
     @property

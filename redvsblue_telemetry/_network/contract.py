@@ -199,11 +199,8 @@ class Connection(Protocol):
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
 
-    def send(self, payload: bytes) -> None:
-        """Send a text message. Never blocks; :meth:`flush` writes it."""
-
-    def send_binary(self, payload: bytes) -> None:
-        """Send a binary message. Never blocks; :meth:`flush` writes it."""
+    def send(self, payload: bytes, *, is_binary: bool = False) -> None:
+        """Send a message, text or binary. Never blocks; :meth:`flush` writes it."""
 
     def ping(self, payload: bytes) -> None:
         """Send a ping. Never blocks; :meth:`flush` writes it."""

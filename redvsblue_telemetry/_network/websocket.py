@@ -121,11 +121,9 @@ class WebSocketConnection:
     def fileno(self) -> int:
         return self._stream.fileno()
 
-    def send(self, payload: bytes) -> None:
-        self._send(payload, websocket.ABNF.OPCODE_TEXT)
-
-    def send_binary(self, payload: bytes) -> None:
-        self._send(payload, websocket.ABNF.OPCODE_BINARY)
+    def send(self, payload: bytes, *, is_binary: bool = False) -> None:
+        opcode = websocket.ABNF.OPCODE_BINARY if is_binary else websocket.ABNF.OPCODE_TEXT
+        self._send(payload, opcode)
 
     def ping(self, payload: bytes) -> None:
         self._send(payload, websocket.ABNF.OPCODE_PING)
