@@ -15,6 +15,7 @@ from websockets.http11 import Response
 from websockets.sync.server import ServerConnection, serve
 
 from redvsblue_telemetry import Telemetry, TelemetryEvent, start_telemetry
+from redvsblue_telemetry._compression import unpacker
 from redvsblue_telemetry._recording.codec import EventCodec
 from tests.support.wait import wait_until
 
@@ -26,25 +27,35 @@ GONE = -1  # in place of a close code: no close at all
 class PickyServer:
     """Acks the batches that it accepts, and closes the connection at others."""
 
-    def __init__(self, verdict: Callable[[list[str]], int | None], takes_reports: bool) -> None:
+    def __init__(
+        self,
+        verdict: Callable[[list[str]], int | None],
+        takes_reports: bool,
+        encoding: str | None,
+    ) -> None:
         self._verdict = verdict
         self._takes_reports = takes_reports
+        self._encoding = encoding
         self.url = ""
         self.arrived: list[int] = []
         """The numbers of the events that it took."""
         self.closes = 0
         """How often it closed."""
         self.reports: list[dict[str, Any]] = []
+        self.compressed = 0
+        """How many messages came compressed."""
 
     def offer_acks(self, connection: object, request: object, response: Response) -> Response:
         response.headers["Telemetry-Ack"] = "cumulative"
         if self._takes_reports:
             response.headers["Telemetry-Report"] = "1"
+        if self._encoding is not None:
+            response.headers["Telemetry-Encoding"] = self._encoding
         return response
 
     def receive(self, connection: ServerConnection) -> None:
         for number, message in enumerate(connection, start=1):
-            events = json.loads(message)
+            events = json.loads(self._text(message))
             if isinstance(events, dict):
                 self.reports.append(events["report"])
                 events = []
@@ -59,13 +70,23 @@ class PickyServer:
             self.arrived += [event["seq"] for event in events]
             connection.send(json.dumps({"ack": number}))
 
+    def _text(self, message: str | bytes) -> str | bytes:
+        if isinstance(message, str):
+            return message
+        assert self._encoding is not None
+        self.compressed += 1
+        return unpacker(self._encoding)(message, 1 << 24)
+
 
 @contextlib.contextmanager
 def picky_server(
-    verdict: Callable[[list[str]], int | None], *, takes_reports: bool = False
+    verdict: Callable[[list[str]], int | None],
+    *,
+    takes_reports: bool = False,
+    encoding: str | None = None,
 ) -> Iterator[PickyServer]:
     """Serve; ``verdict`` gets the types of a message, and returns a close code, or None."""
-    picky = PickyServer(verdict, takes_reports)
+    picky = PickyServer(verdict, takes_reports, encoding)
     with serve(
         picky.receive,
         "127.0.0.1",

@@ -81,6 +81,43 @@ def test_a_server_takes_reports_if_it_answers_with_their_version(
         connection.close()
 
 
+def test_it_offers_the_encodings_that_it_is_given_in_their_order() -> None:
+    lines = lines_of("ws://a", encodings=("zstd", "deflate"), offers_reports=True)
+    assert lines[-3:] == [b"Telemetry-Encoding: zstd, deflate", b"", b""]
+    assert lines_of("ws://a", encodings=("deflate",))[-3] == b"Telemetry-Encoding: deflate"
+    assert not [line for line in lines_of("ws://a") if b"encoding" in line.lower()]
+
+
+@pytest.mark.parametrize(
+    ("headers", "encoding"),
+    [
+        ([], None),
+        ([b"Telemetry-Encoding: zstd"], "zstd"),
+        ([b"telemetry-encoding:  Deflate "], "deflate"),
+        ([b"Telemetry-Encoding: gzip"], None),
+        ([b"Telemetry-Encoding: zstd, deflate"], None),
+        ([b"Telemetry-Encoding: deflate", b"Telemetry-Encoding: deflate"], None),
+        ([b"Telemetry-Encoding: deflate;level=1"], None),
+        ([b"Telemetry-Encoding:"], None),
+        ([b"Content-Encoding: deflate"], None),
+    ],
+)
+def test_a_server_picks_an_encoding_by_answering_with_one_that_was_offered(
+    headers: list[bytes], encoding: str | None
+) -> None:
+    def script(client: socket.socket) -> None:
+        shake_hands(client, *headers)
+        read_to_the_end(client)
+
+    with raw_server(script) as port:
+        connection = connect(f"ws://127.0.0.1:{port}/", encodings=("zstd", "deflate"))
+        assert connection.encoding == encoding
+        connection.close()
+        without = connect(f"ws://127.0.0.1:{port}/")
+        assert without.encoding is None
+        without.close()
+
+
 def test_each_handshake_has_another_key() -> None:
     endpoint = Endpoint("ws://localhost/")
     assert Handshake(endpoint).request() != Handshake(endpoint).request()
