@@ -75,6 +75,7 @@ def test_batches_come_compressed(encoding: str, wire_format: Any, acks: bool) ->
         assert first.endswith("}]" if wire_format == "json" else "}\n")
         assert telemetry.stats().delivered == 120
         assert telemetry.stop(5)
+        assert wait_until(lambda: server.reports[-1]["state"] == "ended")  # a pong may precede it
         assert server.reports[-1]["delivered"] == 120
 
 
