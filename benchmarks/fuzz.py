@@ -1,16 +1,18 @@
-"""Thousands of inputs from a hostile server, or of damaged journals, and what each may cost.
+"""Thousands of inputs from a hostile server or client, or of damaged journals, and their cost.
 
 By default, an input is a handshake's answer, or frames on an open connection: valid ones that are
 mutated, or pure noise. It goes through a real socket into the real transport and session, cut at
 random places. Failures are: any exception other than :class:`ConnectionLost`, an event that is in
 no count or in two, a buffer that grows past its bound, and a hang. With ``--journal``, it is a
-run's files with damage; see :mod:`benchmarks.fuzz_journal`. An input follows from the seed and its
-number alone, so ``--seed S --only NUMBER`` repeats a failure.
+run's files with damage; see :mod:`benchmarks.fuzz_journal`. With ``--messages``, it is a compressed
+message for the collector; see :mod:`benchmarks.fuzz_messages`. An input follows from the seed and
+its number alone, so ``--seed S --only NUMBER`` repeats a failure.
 
 ::
 
     python -m benchmarks.fuzz --inputs 100000 --seed 1
     python -m benchmarks.fuzz --journal --inputs 1000000
+    python -m benchmarks.fuzz --messages --inputs 1000000
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from benchmarks.fuzz_journal import try_journal
-from benchmarks.harness import Failure, peak_bytes
+from benchmarks.fuzz_messages import try_message
+from benchmarks.harness import Failure, mutated, peak_bytes
 from redvsblue_telemetry._delivery.adoption import Adoption
 from redvsblue_telemetry._delivery.gaps import GapLog
 from redvsblue_telemetry._delivery.session import WireSession
@@ -131,25 +134,6 @@ def odd_frame(rng: random.Random) -> bytes:
         mask=rng.choice((b"", b"", b"\0\0\0\0", b"abcd")),
         says=rng.choice((-1, rng.choice(LENGTHS))),
     )
-
-
-def mutated(rng: random.Random, data: bytes) -> bytes:
-    """Return the bytes with a few blind changes."""
-    changed = bytearray(data)
-    for _ in range(rng.choice((0, 1, 1, 2, 4))):
-        at = rng.randrange(len(changed) + 1)
-        kind = rng.randrange(5)
-        if kind == 0 and at < len(changed):
-            changed[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            changed[at:at] = rng.randbytes(rng.randrange(1, 9))
-        elif kind == 2:
-            del changed[at : at + rng.randrange(1, 9)]
-        elif kind == 3:
-            changed[at:at] = changed[at : at + rng.randrange(1, 40)]
-        else:
-            del changed[at:]
-    return bytes(changed)
 
 
 def frames_input(rng: random.Random) -> bytes:
@@ -345,19 +329,19 @@ def try_handshake(rng: random.Random, listener: socket.socket) -> str:
 # All inputs.
 
 
-def try_one(number: int, seed: int, listener: socket.socket, *, is_journal: bool) -> str:
+def try_one(number: int, seed: int, listener: socket.socket, kind: str) -> str:
     """Try one input; return how it ended."""
     rng = random.Random(f"{seed}/{number}")
-    if is_journal:
+    if kind == "journal":
         return try_journal(rng, seed, number)
+    if kind == "messages":
+        return try_message(rng)
     if number % INPUTS_PER_HANDSHAKE == 0:
         return try_handshake(rng, listener)
     return try_frames(rng)
 
 
-def run(
-    inputs: range, seed: int, *, is_journal: bool
-) -> tuple[Counter[str], tuple[float, int], list[int]]:
+def run(inputs: range, seed: int, kind: str) -> tuple[Counter[str], tuple[float, int], list[int]]:
     """Try the inputs; return their endings, the slowest one, and those that failed."""
     endings: Counter[str] = Counter()
     slowest = (0.0, -1)
@@ -368,7 +352,7 @@ def run(
                 faulthandler.dump_traceback_later(HANG_TIMEOUT, exit=True)
             start = time.perf_counter()
             try:
-                ending = try_one(number, seed, listener, is_journal=is_journal)
+                ending = try_one(number, seed, listener, kind)
             except Exception as error:
                 ending = f"FAILED: {type(error).__name__}"
                 failed.append(number)
@@ -386,13 +370,17 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=10_000, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="S")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="try this one input of the seed")
-    parser.add_argument("--journal", action="store_true", help="damage journals instead")
+    kinds = parser.add_mutually_exclusive_group()
+    for kind, text in (("journal", "damage journals"), ("messages", "damage compressed messages")):
+        kinds.add_argument(
+            f"--{kind}", dest="kind", action="store_const", const=kind, help=f"{text} instead"
+        )
     arguments = parser.parse_args()
     inputs = range(arguments.inputs)
     if arguments.only is not None:
         inputs = range(arguments.only, arguments.only + 1)
     at_first, start = peak_bytes(), time.perf_counter()
-    endings, (longest, number), failed = run(inputs, arguments.seed, is_journal=arguments.journal)
+    endings, (longest, number), failed = run(inputs, arguments.seed, arguments.kind or "")
     seconds = time.perf_counter() - start
     lines = [f"{count:>9}  {ending}" for ending, count in endings.most_common()]
     lines += [

@@ -19,6 +19,7 @@ import json
 import math
 import os
 import platform
+import random
 import signal
 import statistics
 import subprocess
@@ -69,6 +70,25 @@ def event_data(size: int) -> dict[str, Any]:
 
 
 # Children.
+
+
+def mutated(rng: random.Random, data: bytes) -> bytes:
+    """Return the bytes with a few blind changes."""
+    changed = bytearray(data)
+    for _ in range(rng.choice((0, 1, 1, 2, 4))):
+        at = rng.randrange(len(changed) + 1)
+        kind = rng.randrange(5)
+        if kind == 0 and at < len(changed):
+            changed[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            changed[at:at] = rng.randbytes(rng.randrange(1, 9))
+        elif kind == 2:
+            del changed[at : at + rng.randrange(1, 9)]
+        elif kind == 3:
+            changed[at:at] = changed[at : at + rng.randrange(1, 40)]
+        else:
+            del changed[at:]
+    return bytes(changed)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ from tests.collector.clients import (
     seqs,
 )
 from tests.collector.test_ingest import metric
+from tests.support import REPOSITORY
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.wait import wait_until
 
@@ -296,6 +299,46 @@ def test_client_without_acks_is_refused_too(encoding: str, collector: RunningCol
         assert ending(client)[:2] == ([], 1007)
     assert wait_until(lambda: seqs(collector) == [1], PATIENCE)
     assert len(rejected(collector)) == 1
+
+
+@ENCODINGS
+def test_client_whose_messages_are_cut_off_again_and_again_loses_nothing(
+    encoding: str, collector: RunningCollector
+) -> None:
+    rng = random.Random(1)
+    batches = [array(*range(n, n + 3)) for n in range(1, 181, 3)]
+    acked = refused = 0
+    while acked < len(batches):
+        messages = [packed(batch, encoding) for batch in batches[acked : acked + 8]]
+        cut = next((n for n in range(len(messages)) if rng.random() < 0.15), None)
+        with client_that_offers(collector, encoding) as client:
+            if cut is None:
+                for message in messages:
+                    client.send(message)
+                acked += acks_up_to(client, len(messages))[-1]
+                continue
+            messages[cut] = messages[cut][: rng.randrange(len(messages[cut]))]
+            with contextlib.suppress(ConnectionClosed):  # those after it may find it closed
+                for message in messages:
+                    client.send(message)
+            acks, code, _ = ending(client)
+            assert (acks[-1:], code) == ([cut] if cut else [], 1007)
+            acked, refused = acked + cut, refused + 1
+    assert refused >= 5
+    assert seqs(collector) == list(range(1, 181))
+    assert wait_until(lambda: collector.stats().rejected == refused, PATIENCE)
+    assert collector.stats().repeats == 0
+
+
+@pytest.mark.slow
+def test_fuzzing_finds_nothing() -> None:
+    command = [sys.executable, "-m", "benchmarks.fuzz", "--messages", "--inputs", "3000"]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3000 inputs of seed 1" in done.stdout
+    assert "failed: 0" in done.stdout
 
 
 # Games.
