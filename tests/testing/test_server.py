@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import threading
+import zlib
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from redvsblue_telemetry import ConnectionState, start_telemetry
+from redvsblue_telemetry._compression import pack, supported
 from redvsblue_telemetry.testing import RecordingServer
 
 
@@ -196,3 +198,76 @@ def test_a_stop_leaves_no_thread_behind(leave: str) -> None:
     for thread in left:
         thread.join(2)
     assert not [thread for thread in left if thread.is_alive()]
+
+
+@pytest.mark.parametrize(
+    ("encodings", "offer", "expected"),
+    [
+        (None, ", ".join(supported()), supported()[0]),
+        (None, "deflate, zstd", supported()[0]),
+        (["deflate"], "zstd, deflate", "deflate"),
+        (["deflate", "zstd"], "zstd, deflate", "deflate"),
+        (["deflate"], "gzip", None),
+        (["deflate"], None, None),
+        ([], "zstd, deflate", None),
+    ],
+)
+def test_it_picks_an_encoding_that_both_know(
+    encodings: list[str] | None, offer: str | None, expected: str | None
+) -> None:
+    headers = {"Telemetry-Encoding": offer} if offer else {}
+    with (
+        RecordingServer(encodings=encodings) as server,
+        client(server, additional_headers=headers) as connection,
+    ):
+        assert connection.response.headers.get("Telemetry-Encoding") == expected
+
+
+@pytest.mark.parametrize("encoding", supported())
+def test_a_compressed_message_is_kept_as_the_text_that_it_was(encoding: str) -> None:
+    text = json.dumps([{"type": f"type {number}"} for number in range(100)])
+    packed = pack(encoding)(text.encode())
+    assert packed is not None
+    with (
+        RecordingServer() as server,
+        client(server, additional_headers={"Telemetry-Encoding": encoding}) as connection,
+    ):
+        connection.send(packed)
+        connection.send('[{"type":"a"}]')
+        assert server.wait_for(101)
+        assert server.messages == [text, '[{"type":"a"}]']
+        assert server.message_encodings == [encoding, None]
+        server.message_encodings.clear()
+        assert len(server.message_encodings) == 2
+
+
+def test_a_binary_message_that_nobody_agreed_on_is_kept_as_it_is() -> None:
+    with RecordingServer() as server, client(server) as connection:
+        connection.send(b'[{"type":"a"}]')
+        assert server.wait_for(1)
+        assert server.messages == [b'[{"type":"a"}]']
+        assert server.message_encodings == [None]
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (zlib.compress(b"[" + b" " * 10_000_000 + b"]"), 1009),
+        (zlib.compress(b"[]" * 1000)[:-1], 1007),
+        (b'[{"type":"a"}]', 1007),
+    ],
+    ids=["a bomb", "cut off", "a text"],
+)
+def test_a_message_that_can_t_be_unpacked_closes_the_connection(message: bytes, code: int) -> None:
+    headers = {"Telemetry-Encoding": "deflate"}
+    with (
+        RecordingServer() as server,
+        client(server, additional_headers=headers) as connection,
+    ):
+        assert connection.response.headers["Telemetry-Encoding"] == supported()[-1]
+        connection.send(message)
+        with pytest.raises(ConnectionClosed) as caught:
+            connection.recv(timeout=5)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == code
+        assert server.messages == []
