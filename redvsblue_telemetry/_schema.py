@@ -74,8 +74,11 @@ class _Document(msgspec.Struct):
 class _Node(msgspec.Struct, rename="camel"):
     """The keywords of a schema that lead to other schemas, or that readers go through."""
 
+    ref: str = msgspec.field(name="$ref", default="")
     type: str | list[str] = ""
     title: str = ""
+    format: str = ""
+    content_encoding: str = ""
     description: str = ""
     required: list[str] = []
     enum: list[Any] = []
@@ -117,9 +120,8 @@ def read_schemas(text: bytes | str) -> EventSchemas:
     definitions = document.definitions
     for reference in _references([definitions, *(event.data for event in events.values())]):
         # One to another file or the network would make a reader fetch that.
-        if not (isinstance(reference, str) and reference.startswith(_DEFINITION)) or (
-            reference.removeprefix(_DEFINITION) not in definitions
-        ):
+        name = reference.removeprefix(_DEFINITION)
+        if name == reference or name not in definitions:
             raise SchemaError(f"$ref must refer to one of $defs, not {reference!r}")
     return EventSchemas(events, definitions)
 
@@ -146,7 +148,7 @@ def _branch(event: EventSchema) -> dict[str, Any]:
     }
 
 
-def _references(value: Any) -> Iterator[Any]:
+def _references(value: Any) -> Iterator[str]:
     parts = [value]
     while parts:
         part = parts.pop()
@@ -154,6 +156,6 @@ def _references(value: Any) -> Iterator[Any]:
             parts += part
         elif isinstance(part, dict):
             # A field may have the name, too. Then its value is a schema.
-            if not isinstance(reference := part.get("$ref", {}), dict):
+            if isinstance(reference := part.get("$ref"), str):
                 yield reference
             parts += part.values()

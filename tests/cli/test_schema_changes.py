@@ -112,6 +112,7 @@ BREAKING = [
     (float, int, ["hit.value: type changed from number to integer"]),
     (int, int | None, ["hit.value: type changed from integer to integer or null"]),
     (int | None, int, ["hit.value: type changed from integer or null to integer"]),
+    (int, object, ["hit.value: type changed from integer to anything"]),
     (int, Any, ["hit.value: type changed from integer to anything"]),
     (Any, int, ["hit.value: type changed from anything to integer"]),
     (
@@ -137,6 +138,11 @@ BREAKING = [
     (tuple[int, int], tuple[int, str], ["hit.value[1]: type changed from integer to string"]),
     (Cell, Voxel, ["hit.value: number of items changed from 2 to 3"]),
     (dict[str, int], dict[str, str], ["hit.value.*: type changed from integer to string"]),
+    (
+        dict[str, dict[str, int]],
+        dict[str, dict[str, str]],
+        ["hit.value.*.*: type changed from integer to string"],
+    ),
     (dict[str, Any], dict[str, int], ["hit.value.*: type changed from anything to integer"]),
     # Objects inside.
     (Position, Grid, ["hit.value.x: type changed from number to integer"]),

@@ -97,7 +97,8 @@ class _Comparison:
             yield from self.compare(
                 f"{place}[]", _of_others(old, "items"), _of_others(new, "items")
             )
-        pair = id(old.get("properties")), id(new.get("properties"))
+        # By identity: a definition is one object, wherever it is referred to.
+        pair = id(_inside(old)), id(_inside(new))
         if _is_object(old) and pair not in self._around:
             self._around.append(pair)
             yield from self._compare_fields(place, old, new)
@@ -118,8 +119,7 @@ class _Comparison:
                     words = "became required, and events of older games may lack it"
                     yield Change(inside, words, True)
                 elif was_required and not is_required:
-                    # Classes write their defaults, and the schema has them for other writers.
-                    # An instance is written with its defaults, and other consumers can read them.
+                    # An instance is written with its defaults, and the schema has them, too.
                     if has_default := "default" in now[name]:
                         words = f", with the default {_json(now[name]['default'])}"
                     else:
@@ -214,6 +214,11 @@ def _tag(schema: Schema) -> str:
 
 def _is_object(schema: Schema) -> bool:
     return schema.get("type") == "object"
+
+
+def _inside(schema: Schema) -> Any:
+    """Return the part of an object's schema that has the schemas of its fields."""
+    return schema.get("properties", schema.get("additionalProperties"))
 
 
 def _of_others(schema: Schema, key: str) -> Schema:

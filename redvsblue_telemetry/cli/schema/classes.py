@@ -7,11 +7,13 @@ event has no other fields than its class.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import product
 from pathlib import PurePath
 from typing import Any
 
+import attrs
 import msgspec
 import msgspec.inspect as inspected
 
@@ -41,8 +43,6 @@ def schemas_of(classes: Mapping[str, type]) -> EventSchemas:
             msgspec.json.schema_components([cls], schema_hook=_schema_of_other)
         except Exception as error:
             raise SchemaError(f"{event_type} ({type_name(cls)}): {_reason(error)}") from error
-        if isinstance(info, inspected.StructType) and info.array_like:
-            raise SchemaError(f"{event_type} ({type_name(cls)}): an event can't be array_like")
         for part in _parts_of(info):
             parts.setdefault(part.cls, part)
     references, definitions = msgspec.json.schema_components(
@@ -52,7 +52,10 @@ def schemas_of(classes: Mapping[str, type]) -> EventSchemas:
         cls: ref["$ref"].rpartition("/")[2] for cls, ref in zip(parts, references, strict=True)
     }
     for cls, part in parts.items():
-        definitions[names[cls]] = _completed(definitions[names[cls]], part)
+        definition = _completed(definitions[names[cls]], part)
+        if attrs.has(part.cls) and part.cls not in classes.values():
+            _drop_private_fields(definition)
+        definitions[names[cls]] = definition
     events = {
         event_type: EventSchema(
             event_type, {"$ref": f"#/$defs/{names[cls]}"}, meaning_of_class(cls)
@@ -68,6 +71,8 @@ def _reason(error: Exception) -> str:
         return f"{text}; import it outside `if TYPE_CHECKING`"
     if isinstance(error, KeyError):
         return f"the field {text} has no annotation"
+    if found := re.match("Encoding objects of type (.*) is unsupported", text):
+        return f"a default is a {found[1]}, which the schema can't show; have a factory make it"
     if text.startswith("Generating JSON schema for custom types"):
         return (
             f"{text.splitlines()[-1]}; annotate the field with"
@@ -78,6 +83,8 @@ def _reason(error: Exception) -> str:
 
 def _schema_of_other(kind: type) -> dict[str, Any]:
     """Return the schema of a class that msgspec doesn't know, as the SDK writes its objects."""
+    if kind is object:
+        return {"$comment": "anything"}  # msgspec takes an empty one for none
     names = {f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__}
     for known, schema in _OTHERS.items():
         if known in names:
@@ -167,6 +174,14 @@ def _completed(definition: dict[str, Any], part: Any) -> dict[str, Any]:
         if field.default_factory in _EMPTY:
             schema.setdefault("default", _EMPTY[field.default_factory])
     return head | definition
+
+
+def _drop_private_fields(definition: dict[str, Any]) -> None:
+    """Remove the fields that msgspec leaves out of an attrs object that is part of an event."""
+    private = {name for name in definition["properties"] if name.startswith("_")}
+    for name in private:
+        del definition["properties"][name]
+    definition["required"] = [name for name in definition["required"] if name not in private]
 
 
 def _enumeration(cls: type[enum.Enum], definition: dict[str, Any]) -> dict[str, Any]:

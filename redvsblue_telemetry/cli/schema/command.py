@@ -85,7 +85,10 @@ def _read(name: str) -> EventSchemas:
 
 def _check(old: EventSchemas, new: EventSchemas) -> int:
     """Print the changes that break something, or else all; return the exit code."""
-    found = changes(old, new)
+    try:
+        found = changes(old, new)
+    except RecursionError:
+        raise SchemaError("a definition in the older schema is nothing but itself") from None
     breaking = [change for change in found if change.is_breaking]
     with exit_on_broken_pipe(), stdout_errors():
         for change in breaking or found:
