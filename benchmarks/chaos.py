@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.chaos_game import DELIVERED, Resources
-from benchmarks.harness import Result, Server, write_json
+from benchmarks.harness import Result, Server, report_lines, write_json
 from benchmarks.notes import Notes, memory_directory
 from benchmarks.receiver import Arrivals, Book, Receiver
 from redvsblue_telemetry import TelemetryStats
@@ -292,8 +292,8 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of the table."""
-        rows: dict[str, object] = {
+        """Return the lines of the table."""
+        rows: Result = {
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
             "confirmed by": self.confirm,
@@ -313,11 +313,9 @@ class Report:
             "memory, peak (MB)": round(self.after.peak / 1e6, 1),
             "descriptors, begin and end": f"{self.before.descriptors} {self.after.descriptors}",
             "threads, begin and end": f"{self.before.threads} {self.after.threads}",
+            "problems": self.problems,
         }
-        width = max(map(len, rows))
-        for name, value in rows.items():
-            yield f"{name:<{width}}  {value}"
-        yield from (f"PROBLEM: {problem}" for problem in self.problems)
+        return report_lines(rows)
 
 
 def problems(stats: TelemetryStats, arrivals: Arrivals, emitted: int) -> Iterator[str]:

@@ -35,7 +35,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.endings_game import HANG_TIMEOUT, OS_EXIT_CODE, ROLES, SYS_EXIT_CODE
-from benchmarks.harness import ROOT, Result, Server, environment, number, save, table
+from benchmarks.harness import (
+    ROOT,
+    Result,
+    Server,
+    environment,
+    number,
+    report_lines,
+    save,
+    table,
+)
 from benchmarks.notes import Notes, memory_directory
 from redvsblue_telemetry.collector.client import CollectorClient, CollectorError
 from redvsblue_telemetry.collector.models import SessionDetail
@@ -658,20 +667,6 @@ def run(*, endings: int, seed: int, games: int = 3) -> Report:
 # The output.
 
 
-def lines(report: Report) -> Iterator[str]:
-    """Yield the lines of the table."""
-    rows: dict[str, Any] = {}
-    for name, value in asdict(report).items():
-        if isinstance(value, dict):
-            rows |= {f"{name}: {key}": count for key, count in sorted(value.items())}
-        elif not isinstance(value, list):
-            rows[name] = round(value, 1) if isinstance(value, float) else value
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        yield f"{name:<{width}}  {value}"
-    yield from (f"PROBLEM: {problem}" for problem in report.problems)
-
-
 def tables(result: Result) -> dict[str, str]:
     """Return the tables for the docs."""
     reasons = ", ".join(f"{name} {number(count)}" for name, count in result["by_reason"].items())
@@ -702,7 +697,7 @@ def main() -> int:
     seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     report = run(endings=options.endings, seed=seed, games=options.games)
-    print("\n".join(lines(report)))
+    print("\n".join(report_lines(asdict(report))))
     save(options.json, "endings", asdict(report))
     return 1 if report.problems else 0
 

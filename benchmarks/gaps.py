@@ -30,12 +30,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks.chaos import Injector, schedule
 from benchmarks.endings import prove
 from benchmarks.gaps_game import CAUSES, FOREIGN, MAX_MESSAGE_BYTES
-from benchmarks.harness import Result, Server, save
+from benchmarks.harness import Result, Server, report_lines, save
 from benchmarks.notes import Notes, memory_directory
 from redvsblue_telemetry._recording.codec import new_session_id
 from redvsblue_telemetry.collector.models import SessionDetail
@@ -366,20 +365,6 @@ def run(
     return report
 
 
-def lines(report: Report) -> Iterator[str]:
-    """Yield the lines of the table."""
-    rows: dict[str, Any] = {}
-    for name, value in asdict(report).items():
-        if isinstance(value, dict):
-            rows |= {f"{name}: {key}": count for key, count in sorted(value.items())}
-        elif not isinstance(value, list):
-            rows[name] = round(value, 1) if isinstance(value, float) else value
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        yield f"{name:<{width}}  {value}"
-    yield from (f"PROBLEM: {problem}" for problem in report.problems)
-
-
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gaps", description=__doc__)
@@ -402,7 +387,7 @@ def main() -> int:
         has_journal=options.has_journal,
         rate=options.rate,
     )
-    print("\n".join(lines(report)))
+    print("\n".join(report_lines(asdict(report))))
     save(options.json, "gaps", asdict(report))
     return 1 if report.problems else 0
 

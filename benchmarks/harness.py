@@ -26,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +374,20 @@ def table(
         f"| {' | '.join([row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])])} |"
         for row in (headers, rules, *rows)
     )
+
+
+def report_lines(report: Result) -> Iterator[str]:
+    """Yield a line for each figure of a run that looks for problems, and for each problem."""
+    rows: Result = {}
+    for name, value in report.items():
+        if isinstance(value, dict):
+            rows |= {f"{name}: {key}": count for key, count in sorted(value.items())}
+        elif not isinstance(value, list):
+            rows[name] = round(value, 1) if isinstance(value, float) else value
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        yield f"{name:<{width}}  {value}"
+    yield from (f"PROBLEM: {problem}" for problem in report["problems"])
 
 
 def progress(text: str) -> None:

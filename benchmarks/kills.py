@@ -31,12 +31,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from benchmarks.harness import ROOT, Result, Server, environment, number, save, table
+from benchmarks.harness import (
+    ROOT,
+    Result,
+    Server,
+    environment,
+    number,
+    report_lines,
+    save,
+    table,
+)
 from benchmarks.kills_game import (
     CHILDREN_KILLED,
     EXIT_CODE,
@@ -540,20 +548,6 @@ def run(*, kills: int, seed: int, games: int = 2, has_journal: bool = True) -> R
 # The output.
 
 
-def lines(report: Report) -> Iterator[str]:
-    """Yield the lines of the table."""
-    rows: dict[str, Any] = {}
-    for name, value in asdict(report).items():
-        if isinstance(value, dict):
-            rows |= {f"{name}: {key}": count for key, count in sorted(value.items())}
-        elif not isinstance(value, list):
-            rows[name] = round(value, 1) if isinstance(value, float) else value
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        yield f"{name:<{width}}  {value}"
-    yield from (f"PROBLEM: {problem}" for problem in report.problems)
-
-
 def tables(result: Result) -> dict[str, str]:
     """Return the tables for the docs."""
     kinds = ", ".join(f"{kind} {number(result['by_kind'].get(kind, 0))}" for kind in KINDS)
@@ -599,7 +593,7 @@ def main() -> int:
         games=options.games,
         has_journal=not options.without_journal,
     )
-    print("\n".join(lines(report)))
+    print("\n".join(report_lines(asdict(report))))
     save(options.json, "kills", asdict(report))
     return 1 if report.problems else 0
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import random
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+
+from benchmarks.harness import report_lines
 
 if sys.platform != "win32":
     from benchmarks import endings
@@ -158,7 +161,7 @@ def test_a_report_names_endings_and_problems() -> None:
     report = endings.Report(seed=3, endings=2, by_ending={"stop": 2})
     for number in range(30):
         report.blame("stop", f"problem {number}")
-    printed = "\n".join(endings.lines(report))
+    printed = "\n".join(report_lines(asdict(report)))
     assert "by_ending: stop" in printed
     assert "PROBLEM: problem 0" in printed
     assert report.wrong == {"stop": 30}

@@ -9,10 +9,13 @@ import random
 import shutil
 import sqlite3
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.harness import report_lines
 
 if sys.platform != "win32":
     from benchmarks import kills
@@ -50,7 +53,7 @@ def test_without_a_journal_the_losses_are_found() -> None:
     assert len(json.loads((work / "lives.json").read_text())) == 8
     assert (work / "collector.sqlite3").exists()
     shutil.rmtree(work)
-    assert "PROBLEM: LOST: " in "\n".join(kills.lines(report))
+    assert "PROBLEM: LOST: " in "\n".join(report_lines(asdict(report)))
 
 
 class SlammingServer(RecordingServer):
