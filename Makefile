@@ -92,6 +92,9 @@ bench: $(bench_installed) ## Measure it beside other SDKs, and by itself; takes 
 	$(BENCH)/bin/python -m benchmarks.stalls --json benchmarks/results/stalls.json
 	$(BENCH)/bin/python -m benchmarks.backlog --json benchmarks/results/backlog.json
 	$(BENCH)/bin/python -m benchmarks.collector --json benchmarks/results/collector.json
+	$(BENCH)/bin/python -m benchmarks.collector --compression --rounds 9 --json benchmarks/results/collector-compression.json
+	$(BENCH)/bin/python -m benchmarks.wire_bytes --json benchmarks/results/wire-bytes.json
+	$(BENCH)/bin/python -m benchmarks.peer_bytes --json benchmarks/results/peer-bytes.json
 	$(BENCH)/bin/python -m benchmarks.instructions --json benchmarks/results/instructions.json
 	$(BENCH)/bin/python -m benchmarks.truth_table --json benchmarks/results/truth-table.json --plots docs/images
 	$(BENCH)/bin/python -m benchmarks.page

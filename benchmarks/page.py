@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import itertools
 import json
 import re
 import sys
@@ -25,16 +26,20 @@ from benchmarks import (
     instructions,
     kills,
     long_emits,
+    peer_bytes,
     side_by_side,
     soak,
     stalls,
     take_over,
     throughput,
     truth_table,
+    wire_bytes,
 )
 from benchmarks.harness import ROOT, Result, grouped, number, spread, summary, table
-from benchmarks.peers import PEERS
+from benchmarks.peers import BY_BYTES, PEERS
 from benchmarks.side_by_side import EMIT_US, IMPORT_OWN_MS, against, cheapest_of, summary_of
+from benchmarks.wire_bytes import BUSY, FIFTY, USUAL
+from redvsblue_telemetry._compression import DEFLATE, ZSTD
 
 PAGES = tuple(
     ROOT / name
@@ -62,7 +67,10 @@ _BENCHMARKS = {
     "backlog": backlog,
     "soak": soak,
     "instructions": instructions,
+    "wire-bytes": wire_bytes,
+    "peer-bytes": peer_bytes,
     "collector": collector,
+    "collector-compression": collector,
     "truth-table": truth_table,
     "kills": kills,
     "endings": endings,
@@ -270,6 +278,37 @@ def _collector_aims(report: Result) -> str:
     return table(_AIM_HEADERS, rows)
 
 
+def _byte_aims(reports: dict[str, Result]) -> str:
+    """Return the aims of compression, and whether they are met."""
+    wire, peers, rates = (
+        reports[name] for name in ("wire-bytes", "peer-bytes", "collector-compression")
+    )
+    fewer, more, hold = wire_bytes.times_fewer, wire_bytes.more_cpu, wire_bytes.longest_hold
+    load, largest = BUSY, "256 KB"
+    rows = [
+        _aim("times fewer bytes, `deflate`", fewer(wire, USUAL, DEFLATE), "≥", 5, None),
+        _aim("times fewer bytes, `zstd`", fewer(wire, USUAL, ZSTD), "≥", 5, 8),
+        _aim("in batches of 50, `deflate`", fewer(wire, FIFTY, DEFLATE), "≥", 6, None),
+        _aim("in batches of 50, `zstd`", fewer(wire, FIFTY, ZSTD), "≥", 6, 9),
+    ]
+    for encoding in (DEFLATE, ZSTD):
+        name = f"`{encoding}`"
+        title = f"the worker's CPU for an event, {name}, beyond text"
+        rows.append(_aim(title, more(wire, load, encoding), "≤", 2.5, 0.7, " µs"))
+        title = f"the longest that it keeps the interpreter for 256 KB, {name}"
+        rows.append(_aim(title, hold(wire, largest, encoding), "≤", 0.3, None, " ms"))
+        title = f"the collector's rate, {name}, relative to text"
+        rows.append(_aim(title, collector.rate_against_text(rates, encoding), "≥", 0.9, 1))
+    of_the_best = peer_bytes.of_the_best
+    for pace, name in itertools.product(peer_bytes.PACES, peer_bytes.OURS):
+        title = f"bytes {pace}, {BY_BYTES[name].title}, relative to the best other SDK"
+        plain = of_the_best(peers, name, pace, with_options=False)
+        rows.append(_aim(title, plain, "≤", 1, 0.5))
+        options = of_the_best(peers, name, pace, with_options=True)
+        rows.append(_aim("the same, where others use gzip if they can", options, "≤", 1, 0.5))
+    return table(_AIM_HEADERS, rows)
+
+
 _AIM_HEADERS = ("", "measured", "must", "goal", "")
 
 
@@ -292,6 +331,7 @@ def tables() -> dict[str, str]:
         "aims": _aims(reports),
         "journal-aims": _journal_aims(reports),
         "collector-aims": _collector_aims(reports["collector"]),
+        "byte-aims": _byte_aims(reports),
     }
 
 

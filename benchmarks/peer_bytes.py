@@ -120,19 +120,29 @@ def _round(events: int) -> list[Result]:
         return list(pool.map(lambda task: _measure(*task), tasks))
 
 
-def of_the_best(report: Result, name: str, pace: str) -> Result:
-    """Summarize the bytes of an event, relative to the best other SDK in the same round."""
-    best: dict[int, float] = {}
-    ours: dict[int, float] = {}
-    for result in report["results"]:
-        figure = result.get("bytes_per_event")
-        if result["pace"] != pace or not figure:
-            continue
-        if result["peer"] == name:
-            ours[result["round"]] = figure
-        elif result["peer"].partition("-")[0] in RIVALS:
-            best[result["round"]] = min(figure, best.get(result["round"], figure))
-    return summary([figure / best[round_] for round_, figure in ours.items() if round_ in best])
+def of_the_best(report: Result, name: str, pace: str, *, with_options: bool) -> Result:
+    """Summarize the bytes of an event, relative to the best other SDK in the same round.
+
+    Args:
+        report: the results.
+        name: the peer that is compared.
+        pace: of the events.
+        with_options: compare also with the compression that another SDK has as an option.
+    """
+    rivals = {peer for peer in BY_BYTES if peer.partition("-")[0] in RIVALS}
+    if not with_options:
+        rivals &= set(RIVALS)
+    ratios: list[float | None] = []
+    for group in grouped(report["results"], "round").values():
+        figures: dict[str, float] = {
+            result["peer"]: result["bytes_per_event"]
+            for result in group
+            if result["pace"] == pace and result.get("bytes_per_event")
+        }
+        others = [figures[peer] for peer in rivals & figures.keys()]
+        if name in figures and others:
+            ratios.append(figures[name] / min(others))
+    return summary(ratios)
 
 
 def tables(report: Result) -> dict[str, str]:

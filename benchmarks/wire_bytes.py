@@ -12,10 +12,12 @@
    reports are part of it, TCP's own headers are not.
 2. *The envelope.* The messages of a client with the default settings, a version and a context, with
    parts of the envelope left out (see ``ENVELOPES``), compressed as the SDK does it.
-3. *The worker's CPU.* A game emits events of the battle, at about its usual rate and at 100 a
-   frame, with the default settings; and at 100 a frame in batches as large as they may be. The main
-   thread looks at the clocks meanwhile (``benchmarks.stalls`` describes how): the CPU time of the
-   worker, for each event, and the longest time for which it can have kept the interpreter.
+3. *The worker's CPU.* A game emits events of the battle, at about its usual rate and at 50 a
+   frame, with the default settings; at 50 a frame in batches as large as they may be; and before it
+   connects, so that a backlog waits. The main thread looks at the clocks meanwhile
+   (``benchmarks.stalls`` describes how): the CPU time of the worker, for each event, and the
+   longest time for which it can have kept the interpreter. That thread never rests, so it takes
+   the interpreter for 5 ms at each call that lets go of it, and a backlog waits for that.
 4. *Compression alone.* The same, with a thread that does nothing but compress, again and again: a
    batch of 50 events, or one of 256 KB.
 """
@@ -57,19 +59,24 @@ from redvsblue_telemetry.cli.demo.battle import BattleEngine
 
 MODULE = "benchmarks.wire_bytes"
 _NAMED = {"version": "1.4.2"}
+USUAL, FIFTY = "default settings", "batches of 50"
 BATCHES: dict[str, dict[str, Any]] = {
-    "default settings": {},
+    USUAL: {},
     "the same, with a version and a context": _NAMED,
-    "batches of 50": {"drain_interval": 10.0},
+    FIFTY: {"drain_interval": 10.0},
     "a batch a second": {"batch_size": 1000},
 }
 """The settings of the clients; one with a version gets a context, too."""
+BUSY = "50 events a frame"
+_CAPACITY = 50_000  # so that none is dropped on a busy machine
+_BACKLOG = 10_000  # events
 LOADS: dict[str, tuple[int, dict[str, Any]]] = {
     "2 events a frame": (2, {}),
-    "100 events a frame": (100, {}),
-    "100 events a frame, batches of 256 KB": (100, {"batch_size": 5000}),
+    BUSY: (50, {"capacity": _CAPACITY}),
+    "50 events a frame, batches of 256 KB": (50, {"batch_size": 5000, "capacity": _CAPACITY}),
+    "a backlog": (0, {"capacity": _CAPACITY}),
 }
-"""Events a frame, and settings."""
+"""Events a frame, and settings; 0 for a backlog."""
 _FRAME_NS = 1_000_000_000 // FPS
 _PLAYER = "p-17"
 PACKED = {"50 events": 50, "256 KB": 1300}
@@ -173,18 +180,36 @@ def cost(task: Result) -> Result:
 
     telemetry = start_telemetry(enabled=True, url=task["url"], **task["settings"])
     wait_for_state(telemetry, "connected")
-    between = _frames(telemetry.emit, task["per_frame"])
-    Watch(worker_thread()).look(_WARM_UP, between)
-    watch = Watch(worker_thread())
-    before = telemetry.stats().emitted
-    watch.look(task["seconds"], between)
-    result = watch.summary()
+    before = 0
+    if task["per_frame"]:
+        between = _frames(telemetry.emit, task["per_frame"])
+        Watch(worker_thread()).look(_WARM_UP, between)
+        watch = Watch(worker_thread())
+        before = telemetry.stats().emitted
+        watch.look(task["seconds"], between)
+        result = watch.summary()
+    else:
+        result = _drain(telemetry)
     events = telemetry.stats().emitted - before
     telemetry.stop(_STOP_TIMEOUT)
     stats = telemetry.stats()
     if stats.delivered != stats.emitted:
         raise RuntimeError(f"not all was delivered: {stats}")
     return result | {"events": events, **_each(result, events)}
+
+
+def _drain(telemetry: Any) -> Result:
+    """Watch the worker while it sends a backlog."""
+    telemetry.set_online(False)
+    wait_for_state(telemetry, "offline")
+    for type_, data in battle_events(_BACKLOG):
+        telemetry.emit(type_, data)
+    telemetry.set_online(True)
+    wait_for_state(telemetry, "connected")
+    watch = Watch(worker_thread())
+    watch.look(_TIMEOUT / 2, is_over=lambda: telemetry.stats().delivered >= _BACKLOG)
+    result = watch.summary()
+    return result | {"events_per_second": _BACKLOG / result["seconds"]}
 
 
 def _each(result: Result, events: int) -> Result:
@@ -427,6 +452,7 @@ def _cost_table(report: Result) -> str:
     for (load, encoding), group in grouped(_of_kind(report, "packing"), "load", "encoding").items():
         rows.append([f"compression alone, {load}", *_watched(encoding, group, "-")])
     headers = ["", "sent", "CPU, µs an event", "beyond text", "longest hold, ms", "> 0.3 ms"]
+    headers.append("events a second")
     return table(headers, rows)
 
 
@@ -438,6 +464,7 @@ def _watched(encoding: str, group: Sequence[Result], more: str) -> list[str]:
         more,
         spread(summary([result.get("longest_hold_ms") for result in group])),
         f"{sum(beyond):,}",
+        number(median(group, "events_per_second")),
     ]
 
 
