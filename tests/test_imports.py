@@ -41,7 +41,7 @@ THE_PACKAGE = """
     client | errors events settings engines _frames _crashes _lifecycle _recording _delivery _journal _report _shared
     _process        | errors  settings  client  _lifecycle  _delivery  _crashes  _shared
     __init__ | errors  events  event_types  settings  client  _process  _recording  _delivery  _packages  _shared
-    collector       | settings  _compression  _report  _shared
+    collector       | settings  _compression  _report  _schema  _shared
     testing         | events  event_types  settings  client  _process  _recording  collector  _compression  _shared
     collector.testing | testing
     cli             | *
@@ -112,11 +112,13 @@ ROOMS = {
     "collector": """
         messages        |
         models          |
+        faults          |
+        checking        | faults
         storage         | messages  models
         ingest          | messages  storage
         http            | messages  models  storage  ingest
         app             | http  ingest  storage
-        server          | app  http  ingest  storage
+        server          | app  checking  http  ingest  storage
         client          | models
     """,
     "collector.storage": """
@@ -194,6 +196,7 @@ PURE = [
     "cli.prove.proof",
     "cli.schema.changes",
     "cli.schema.plan",
+    "collector.faults",
     "collector.messages",
     "collector.models",
     "collector.storage.losses",

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.types import StringParamType
 
 from ..collector.client import TOKEN_VARIABLE
+from ..collector.models import EventFilter
 
 __all__ = [
+    "TEXT",
     "FiniteFloatRange",
     "browser_option",
-    "context_option",
     "db_option",
+    "filter_options",
     "port_option",
+    "schema_option",
     "temporary_db_option",
     "token_option",
 ]
@@ -30,6 +36,23 @@ db_option = click.option(
 )
 
 
+class _Text(StringParamType):
+    """A text that a database can hold: arguments may have bytes that are not UTF-8."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text."""
+        text: str = super().convert(value, param, ctx)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{text!a} is not valid UTF-8.", param, ctx)
+        return text
+
+
+TEXT = _Text()
+"""The type of an option whose value is compared with stored texts."""
+
+
 def _read_context(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     fields: dict[str, str] = {}
     for text in given:
@@ -41,18 +64,57 @@ def _read_context(_: click.Context, __: click.Parameter, given: tuple[str, ...])
     return fields
 
 
-# Of commands that choose among events:
-context_option = click.option(
-    "--context",
-    metavar="NAME=VALUE",
-    multiple=True,
-    callback=_read_context,
-    help="Only events whose context has this field. May be repeated: all of them must match.",
+_FILTERS = (
+    click.option("--type", "type_", metavar="NAME", type=TEXT, help="Only events of this type."),
+    click.option("--session", metavar="ID", type=TEXT, help="Only events of this session."),
+    click.option("--text", type=TEXT, help="Only events whose data contains this text."),
+    click.option(
+        "--context",
+        metavar="NAME=VALUE",
+        type=TEXT,
+        multiple=True,
+        callback=_read_context,
+        help="Only events whose context has this field. May be repeated: all of them must match.",
+    ),
+    click.option(
+        "--fault",
+        metavar="TEXT",
+        type=TEXT,
+        help="Only events whose fault contains this text; any: all with one; none: all without.",
+    ),
 )
+
+
+def filter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose among events; the command gets them as ``wanted``."""
+
+    @functools.wraps(command)
+    def with_filter(
+        type_: str | None,
+        session: str | None,
+        text: str | None,
+        context: dict[str, str],
+        fault: str | None,
+        **others: Any,
+    ) -> None:
+        command(wanted=EventFilter(type_, session, text, context, fault), **others)
+
+    for option in reversed(_FILTERS):
+        with_filter = option(with_filter)
+    return with_filter
+
 
 # Of commands that ask a running collector:
 token_option = click.option(
     "--token", envvar=TOKEN_VARIABLE, help="The collector's token.", show_envvar=True
+)
+
+# Of commands that run a collector:
+schema_option = click.option(
+    "--schema",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Mark events that do not fit this file of `redvsblue-telemetry schema`.",
 )
 
 # Of commands that run a collector for one game:

@@ -13,7 +13,7 @@ from rich.text import Text
 from .._shared import escape
 from ..collector.client import TOKEN_VARIABLE
 from ..collector.server import IN_MEMORY, Options, serve, telemetry_url
-from ._arguments import FiniteFloatRange
+from ._arguments import FiniteFloatRange, schema_option
 from ._runner import run, stopped_by_signals
 from ._terminal import CommandError, pipe_safe_stdout
 
@@ -80,6 +80,7 @@ _DEFAULTS = Options()
     show_default=True,
     help="Maximum size of one message, in bytes.",
 )
+@schema_option
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only.")
 def collect(
     host: str,
@@ -92,6 +93,7 @@ def collect(
     max_connections: int,
     max_rate: float,
     max_message_bytes: int,
+    schema: Path | None,
     quiet: bool,
 ) -> None:
     """Receive and store events, and show them live in a browser.
@@ -110,6 +112,7 @@ def collect(
         max_connections=max_connections,
         max_rate=max_rate,
         max_message_bytes=max_message_bytes,
+        schema=schema,
     )
     console = Console(file=pipe_safe_stdout(), highlight=False, soft_wrap=True, quiet=quiet)
     run(_collect(options, console))

@@ -12,7 +12,7 @@ import click
 from ..collector.models import EventFilter
 from ..collector.storage.database import DatabaseError
 from ..collector.storage.queries import newest_arrival, stream_events
-from ._arguments import context_option, db_option
+from ._arguments import db_option, filter_options
 from ._database import open_database
 from ._formats import FORMATS, MissingPackageError, TerminalOutput
 from ._output import counting, is_on_terminal, output_to
@@ -38,18 +38,12 @@ __all__ = ["export"]
     default="-",
     help="Write to this file. The default, -, is standard output.",
 )
-@click.option("--type", "type_", metavar="NAME", help="Only export events of this type.")
-@click.option("--session", metavar="ID", help="Only export events of this session.")
-@click.option("--text", help="Only export events whose data contains this text.")
-@context_option
+@filter_options
 def export(
     db: Path,
     format_: str,
     output: str,
-    type_: str | None,
-    session: str | None,
-    text: str | None,
-    context: dict[str, str],
+    wanted: EventFilter,
 ) -> None:
     """Write stored events as JSON lines, CSV or Parquet, in order of arrival.
 
@@ -62,7 +56,6 @@ def export(
         raise click.BadParameter("the file name is empty", param_hint="'--output'")
     if format_ == "parquet" and is_on_terminal(output):
         raise CommandError("refusing to write Parquet to a terminal; use --output FILE")
-    wanted = EventFilter(type_, session, text, context)
     # On SIGTERM, remove the unfinished file, as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

@@ -29,7 +29,7 @@ from ..collector.storage import queries
 from ..collector.storage.database import DatabaseError
 from ..settings import ENABLE, is_killed
 from . import _runner
-from ._arguments import browser_option, port_option, temporary_db_option
+from ._arguments import browser_option, port_option, schema_option, temporary_db_option
 from ._database import open_database
 from ._outcomes import cause_word, harmless, outcome_word
 from ._runner import can_open_browser, collecting, stopped_by_signals
@@ -65,6 +65,7 @@ class _CannotExecute(CommandError):  # noqa: N818
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @port_option
 @temporary_db_option
+@schema_option
 @browser_option
 @click.option("--stay", is_flag=True, help="Keep the page open after the game, until Ctrl-C.")
 @click.pass_context
@@ -73,6 +74,7 @@ def run(
     command: tuple[str, ...],
     port: int,
     db: Path | None,
+    schema: Path | None,
     no_browser: bool,
     stay: bool,
 ) -> None:
@@ -100,7 +102,7 @@ def run(
     with tempfile.TemporaryDirectory(
         prefix="redvsblue-telemetry-", ignore_cleanup_errors=True
     ) as folder:
-        options = Options(port=port, db=db or Path(folder, "telemetry.sqlite3"))
+        options = Options(port=port, db=db or Path(folder, "telemetry.sqlite3"), schema=schema)
         context.exit(_runner.run(_run(command, options, opens=opens, stays=stay)))
 
 

@@ -21,7 +21,7 @@ from ..collector.client import (
     UnreachableError,
 )
 from ..collector.models import EventFilter, StoredEvent
-from ._arguments import context_option, token_option
+from ._arguments import filter_options, token_option
 from ._terminal import (
     CommandError,
     exit_on_broken_pipe,
@@ -48,10 +48,7 @@ _TYPE_COLORS = ("cyan", "green", "yellow", "blue", "magenta", "bright_cyan", "br
     help="The URL of the collector's page.",
 )
 @token_option
-@click.option("--type", "type_", metavar="NAME", help="Only print events of this type.")
-@click.option("--session", metavar="ID", help="Only print events of this session.")
-@click.option("--text", help="Only print events whose data contains this text.")
-@context_option
+@filter_options
 @click.option("--json", "is_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.option(
     "-n",
@@ -66,10 +63,7 @@ _TYPE_COLORS = ("cyan", "green", "yellow", "blue", "magenta", "bright_cyan", "br
 def tail(
     url: str,
     token: str | None,
-    type_: str | None,
-    session: str | None,
-    text: str | None,
-    context: dict[str, str],
+    wanted: EventFilter,
     is_json: bool,
     count: int,
 ) -> None:
@@ -77,12 +71,12 @@ def tail(
 
     The output is colored on a terminal. Elsewhere, each line has these fields, separated by tabs:
     time of arrival, session, number in the session, type, data and, if there is one, the context.
+    The last field of an event that does not fit the collector's schema is "fault: " and the reason.
     """
     try:
         client = CollectorClient(url, token)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    wanted = EventFilter(type_, session, text, context)
     to_line = _json_line if is_json else _colored_line if is_colored() else _plain_line
     with contextlib.closing(client), exit_on_broken_pipe(), contextlib.suppress(KeyboardInterrupt):
         try:
@@ -203,7 +197,7 @@ def _json_line(event: StoredEvent) -> str:
 def _plain_line(event: StoredEvent) -> str:
     time = _arrived(event).isoformat(timespec="milliseconds")
     fields = (time, event.session_id, str(event.seq), event.type)
-    return "\t".join((*map(escape, fields), *_texts(event)))
+    return "\t".join((*map(escape, fields), *_texts(event), *_fault(event)))
 
 
 def _colored_line(event: StoredEvent) -> str:
@@ -218,6 +212,7 @@ def _colored_line(event: StoredEvent) -> str:
             click.style(escape(event.type), fg=color, bold=True),
             data,
             *(click.style(text, dim=True) for text in context),
+            *(click.style(text, fg="red") for text in _fault(event)),
         )
     )
 
@@ -226,6 +221,10 @@ def _texts(event: StoredEvent) -> list[str]:
     """Return the JSON of the data and, if the event has one, of the context."""
     texts = [event.data] if event.context is msgspec.UNSET else [event.data, event.context]
     return [one_line(bytes(text).decode()) for text in texts]
+
+
+def _fault(event: StoredEvent) -> list[str]:
+    return [] if event.fault is None else [f"fault: {escape(event.fault)}"]
 
 
 def _arrived(event: StoredEvent) -> datetime.datetime:

@@ -14,7 +14,7 @@ from .http.metrics import Metrics
 from .ingest import Ingest, Limits
 from .storage.database import Database
 from .storage.thread import WriterThread
-from .storage.writer import Stored
+from .storage.writer import Check, Stored
 
 __all__ = ["Collector"]
 
@@ -27,14 +27,21 @@ class Collector:
         access: the rules for requests.
         limits: the limits on clients.
         allow_reset: whether the API may delete everything.
+        check: finds the faults of new events; see :data:`.storage.writer.Check`.
     """
 
     def __init__(
-        self, database: Database, *, access: Access, limits: Limits, allow_reset: bool = False
+        self,
+        database: Database,
+        *,
+        access: Access,
+        limits: Limits,
+        allow_reset: bool = False,
+        check: Check | None = None,
     ) -> None:
         self.live = Live(self._connections)
         self.metrics = Metrics(self._connections, lambda: self.live.viewers)
-        self.storage = WriterThread(database, self._on_stored, self.metrics.record_failure)
+        self.storage = WriterThread(database, self._on_stored, self.metrics.record_failure, check)
         self.ingest = Ingest(self.storage, limits, self.metrics.record_message)
         api = Api(
             database, self.storage, self.ingest, self.live, self.metrics, allow_reset=allow_reset

@@ -17,9 +17,11 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from .._schema import SchemaError
 from .._shared import is_loopback
 from ..settings import is_token
 from .app import Collector
+from .checking import Checker, read_checker
 from .http.access import Access
 from .ingest import Limits
 from .storage.database import Database
@@ -62,6 +64,8 @@ class Options(msgspec.Struct, kw_only=True):
     busy_timeout: float = 5.0
     """Seconds to wait while another program has the database locked. A client waits for an ack
     for its ``confirm_timeout``, 10 seconds by default."""
+    schema: Path | None = None
+    """The file of ``redvsblue-telemetry schema`` that events are checked against."""
 
     def check(self) -> None:
         """Check that a collector can run with these options.
@@ -259,6 +263,7 @@ async def _wait_for_goodbyes(server: _Server, config: _Config) -> None:
 
 @contextlib.asynccontextmanager
 async def _running(options: Options) -> AsyncIterator[Collector]:
+    check = None if options.schema is None else _read_checker(options.schema).fault
     database = Database(options.db, busy_timeout=options.busy_timeout)
     try:
         collector = Collector(
@@ -270,6 +275,7 @@ async def _running(options: Options) -> AsyncIterator[Collector]:
                 message_bytes=options.max_message_bytes,
             ),
             allow_reset=options.allow_reset,
+            check=check,
         )
         try:
             yield collector
@@ -277,6 +283,13 @@ async def _running(options: Options) -> AsyncIterator[Collector]:
             await collector.storage.close()
     finally:
         database.close()
+
+
+def _read_checker(path: Path) -> Checker:
+    try:
+        return read_checker(path)
+    except SchemaError as error:
+        raise OptionsError(str(error)) from error
 
 
 def _listen(options: Options) -> socket.socket:

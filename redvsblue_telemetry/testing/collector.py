@@ -37,6 +37,7 @@ from ..collector.client import CollectorClient
 from ..collector.models import (
     MAX_PAGE_SIZE,
     EventFilter,
+    FaultGroup,
     RejectedMessage,
     Session,
     Stats,
@@ -58,7 +59,7 @@ _STOP_TIMEOUT = 0.5  # seconds for events that no test has waited for
 class CollectorOptions(TypedDict, total=False):
     """The keyword arguments of :class:`RunningCollector`, for type checkers and editors.
 
-    The same fields as :class:`Options`, none of them required; ``db`` may be a string.
+    The same fields as :class:`Options`, none of them required; the paths may be strings.
     """
 
     host: str
@@ -72,6 +73,7 @@ class CollectorOptions(TypedDict, total=False):
     max_rate: float
     max_message_bytes: int
     busy_timeout: float
+    schema: str | Path | None
 
 
 class CollectedEvents(Snapshot):
@@ -89,7 +91,7 @@ class RunningCollector:
         options: The options of ``redvsblue-telemetry collect``: ``host``, ``port`` (by default 0, a
             free one), ``db`` (by default a temporary file), ``token``, ``insecure``, ``hosts``,
             ``allow_reset`` (by default True), ``max_connections``, ``max_rate``,
-            ``max_message_bytes``, and ``busy_timeout`` in seconds.
+            ``max_message_bytes``, ``busy_timeout`` in seconds, and ``schema``.
     """
 
     http_url: str
@@ -99,6 +101,8 @@ class RunningCollector:
         chosen: dict[str, Any] = {"port": 0, "db": None, "allow_reset": True, **options}
         db = chosen["db"]
         chosen["db"] = None if db in (None, IN_MEMORY) else Path(db)
+        if chosen.get("schema") is not None:
+            chosen["schema"] = Path(chosen["schema"])
         self._options = Options(**chosen)
         self._loop: _RealTimeLoop
         self._stop: asyncio.Event
@@ -160,6 +164,12 @@ class RunningCollector:
         """The messages that were not valid events, newest first; the newest thousand."""
         with self._client() as client:
             return client.rejected(limit=MAX_PAGE_SIZE)
+
+    @property
+    def faults(self) -> list[FaultGroup]:
+        """The faults of the events that do not fit the ``schema``, the newest first."""
+        with self._client() as client:
+            return client.faults(limit=MAX_PAGE_SIZE)
 
     @property
     def connections(self) -> int:

@@ -226,6 +226,8 @@ def _listens(pid: int) -> bool:
         (["--db", "{folder}/text"], "not a database"),
         (["--db", "{folder}/other"], "not a telemetry database"),
         (["--port", "{taken}"], "--port"),
+        (["--schema", "{folder}/none.json"], "cannot read"),
+        (["--schema", "{folder}/text"], "not a schema as `redvsblue-telemetry schema` writes it"),
     ],
 )
 def test_what_it_cannot_do_is_one_line_and_exit_code_2(

@@ -49,6 +49,9 @@ EVENTS: list[dict[str, Any]] = [
 ]
 
 
+FAULTS = {4: "data.big: must be at most 5"}  # by seq
+
+
 def whole(event: dict[str, Any]) -> dict[str, Any]:
     seq = event["seq"]
     return {"id": f"id-{seq}", "sessionId": "s", "timestamp": 1_700_000_000_000 + seq, **event}
@@ -57,7 +60,9 @@ def whole(event: dict[str, Any]) -> dict[str, Any]:
 def fill(path: Path, *messages: str) -> None:
     with (
         contextlib.closing(Database(path)) as database,
-        contextlib.closing(Writer(database)) as writer,
+        contextlib.closing(
+            Writer(database, lambda _, data: FAULTS[4] if b'"big"' in bytes(data) else None)
+        ) as writer,
     ):
         for message in messages:
             assert not writer.store([read_message(message)]).rejected
@@ -103,7 +108,8 @@ def test_json_lines_are_what_was_sent(db: Path) -> None:
     got = [json.loads(line) for line in lines]
     assert [event.pop("arrival") for event in got] == [1, 2, 3, 4, 5, 6]
     assert all(event.pop("received") > 1_700_000_000_000 for event in got)
-    assert got == [whole(event) for event in EVENTS]
+    faults = {each["seq"]: each.pop("fault") for each in got if "fault" in each}
+    assert (got, faults) == ([whole(event) for event in EVENTS], FAULTS)
 
 
 def test_csv_has_the_data_as_json_and_no_formula(db: Path, tmp_path: Path) -> None:
@@ -119,6 +125,7 @@ def test_csv_has_the_data_as_json_and_no_formula(db: Path, tmp_path: Path) -> No
     assert [row["sessionId"] for row in rows] == ["s", "s", "s", "other", "s", "s"]
     contexts = [json.loads(row["context"] or "null") for row in rows]
     assert contexts == [event.get("context") for event in EVENTS]
+    assert [row["fault"] for row in rows] == [FAULTS.get(event["seq"], "") for event in EVENTS]
 
 
 def test_parquet_has_the_same_rows(db: Path, tmp_path: Path) -> None:
@@ -133,6 +140,7 @@ def test_parquet_has_the_same_rows(db: Path, tmp_path: Path) -> None:
         assert [row[name] for row in rows] == [whole(event).get(name) for event in EVENTS]
     contexts = [row["context"] and json.loads(row["context"]) for row in rows]
     assert contexts == [event.get("context") for event in EVENTS]
+    assert [row["fault"] for row in rows] == [FAULTS.get(event["seq"]) for event in EVENTS]
     assert str(table.schema.field("received").type) == "timestamp[ms, tz=UTC]"
 
 
@@ -149,12 +157,37 @@ def test_parquet_has_the_same_rows(db: Path, tmp_path: Path) -> None:
         (["--context", "level=3", "--type", "hit"], [5]),
         (["--context", "level=4"], []),
         (["--context", "number=17"], []),
+        (["--fault", "any"], [4]),
+        (["--fault", "none", "--type", "hit"], [5]),
+        (["--fault", "data.BIG"], [4]),
+        (["--fault", "small"], []),
     ],
 )
 def test_filters(arguments: list[str], expected: list[int], db: Path) -> None:
     lines = exported(db, *arguments).splitlines()
 
     assert [json.loads(line)["seq"] for line in lines] == expected
+
+
+@pytest.mark.parametrize("option", ["--type", "--session", "--text", "--context", "--fault"])
+def test_text_that_is_not_utf_8_is_wrong_usage(option: str, db: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "redvsblue_telemetry",
+            b"export",
+            b"--db",
+            os.fsencode(db),
+            option.encode(),
+            b"player=\xff",
+        ],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"'player=\\udcff' is not valid UTF-8" in done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

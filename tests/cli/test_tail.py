@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
+from redvsblue_telemetry._schema import EventSchema, EventSchemas, write_schemas
 from tests.support.collector import RunningCollector, bearer, collector_running, free_port
 from tests.support.command import (
     PATIENCE,
@@ -197,6 +198,24 @@ def test_context_is_the_last_field_of_a_plain_line(collector: RunningCollector) 
         tail.wait_for_lines(1)
         *_, data, context = tail.lines[0].split("\t")
     assert (json.loads(data), json.loads(context)) == ({"x": 1}, {"player": "p\t17"})
+
+
+def test_fault_is_the_last_field_of_a_plain_line(tmp_path: Path) -> None:
+    schema = tmp_path / "events.json"
+    data = EventSchema("hit", {"properties": {"x": {"type": "string"}}})
+    schema.write_bytes(write_schemas(EventSchemas({"hit": data}, {})))
+    with collector_running(schema=schema) as collector:
+        send(collector, 1, 2, type_="hit", data={"x": 1}, context={"player": "p-17"})
+        send(collector, 3, type_="hit", data={"x": "1"})
+        with running_command("tail", "--url", collector.http_url, "--fault", "data.x") as tail:
+            tail.wait_for_lines(2)
+            fields = [line.split("\t") for line in tail.lines]
+    assert [line[2] for line in fields] == ["1", "2"]
+    context, fault = fields[0][-2:]
+    assert (json.loads(context), fault) == (
+        {"player": "p-17"},
+        "fault: data.x: must be a string, not an integer",
+    )
 
 
 def hostile_event(collector: RunningCollector) -> None:

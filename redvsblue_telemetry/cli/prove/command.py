@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from ...collector.client import CollectorClient, CollectorError
 from ...collector.models import Cause
 from ...collector.storage.database import DatabaseError
-from .._arguments import db_option, token_option
+from .._arguments import TEXT, db_option, token_option
 from .._database import open_database
 from .._terminal import CommandError, is_colored, pipe_safe_stdout, printable
 from .evidence import Evidence, from_collector, from_database
@@ -29,7 +29,7 @@ _MAX_ID_LETTERS = 40
 
 
 @click.command()
-@click.argument("session", required=False)
+@click.argument("session", required=False, type=TEXT)
 @db_option
 @click.option("--url", help="Ask the collector whose page has this URL, in place of a database.")
 @token_option

@@ -8,7 +8,7 @@ import click
 
 from ..._shared import escape
 from ...collector.storage.database import DatabaseError
-from .._arguments import db_option
+from .._arguments import TEXT, db_option
 from .._database import open_database
 from .._output import counting, output_to
 from .._terminal import CommandError, exit_on_broken_pipe, stdout_errors
@@ -21,7 +21,7 @@ __all__ = ["report"]
 
 @click.command()
 @db_option
-@click.option("--session", metavar="ID", help="Only report on this session.")
+@click.option("--session", metavar="ID", type=TEXT, help="Only report on this session.")
 @click.option("--all", "all_sessions", is_flag=True, help="Report on all sessions (the default).")
 @click.option(
     "-o",

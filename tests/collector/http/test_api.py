@@ -404,7 +404,7 @@ def test_outcomes_crashes_and_frames_are_those_of_the_database(
         assert client.frames(version="2") == []
 
 
-@pytest.mark.parametrize("path", ["versions", "crashes", "frames"])
+@pytest.mark.parametrize("path", ["versions", "crashes", "faults", "frames"])
 def test_summaries_of_nothing_are_empty_and_refuse_what_they_do_not_know(
     shared: RunningCollector, path: str
 ) -> None:
