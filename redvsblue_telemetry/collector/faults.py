@@ -233,7 +233,7 @@ def _has_tags_of(schema: Any, value: dict[str, Any]) -> bool:
 
 
 def _tag_name(schema: dict[str, Any]) -> str | None:
-    """Return the name of the field that tells the alternatives apart, if the schema says so."""
+    """Return the field that the alternatives differ in, if the schema names one."""
     found = schema.get("discriminator")  # of OpenAPI: no validator has looked at it
     name = found.get("propertyName") if isinstance(found, dict) else None
     return name if isinstance(name, str) else None
