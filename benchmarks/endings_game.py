@@ -346,6 +346,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def main() -> None:
     """Do the task in the first argument."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A shell has its background jobs ignore the one, and nohup the other; games would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     game = Game(json.loads(sys.argv[1]))
     threading.Thread(target=game.listen, daemon=True).start()
     game.end()

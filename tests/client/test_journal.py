@@ -142,7 +142,8 @@ def test_a_kill_repeats_only_what_was_not_confirmed(journal: Path, server: Recor
 for number in range(3000):
     telemetry.emit("confirmed")
 assert telemetry.flush(20)
-time.sleep(1.5)  # so that the files say so
+while telemetry._journal.store._confirmed_on_disk < 3000:
+    time.sleep(0.01)
 telemetry.set_online(False)
 for number in range(10):
     telemetry.emit("waiting")

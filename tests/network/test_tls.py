@@ -210,7 +210,7 @@ def test_a_tls_handshake_that_takes_too_long_ends_with_the_connect_timeout(
     with raw_server(script) as port:
         start = time.monotonic()
         reason = failure(f"wss://127.0.0.1:{port}/", ssl_context=trusting, connect_timeout=0.3)
-        assert 0.3 <= time.monotonic() - start < 3
+        assert 0.3 <= time.monotonic() - start < 8
     assert "timed out" in reason
 
 
@@ -229,10 +229,10 @@ def test_a_stop_in_the_middle_of_a_tls_handshake_returns_in_time(
         url = f"wss://127.0.0.1:{port}/"
         telemetry = start_telemetry(**QUICK, url=url, ssl_context=trusting, connect_timeout=60)
         telemetry.emit("x")
-        assert shaking.wait(5)
+        assert shaking.wait(20)
         start = time.monotonic()
         assert not telemetry.stop(0.2)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 10
         assert telemetry.stats().dropped == 1
 
 
