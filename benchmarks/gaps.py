@@ -185,6 +185,7 @@ class Report:
     missing: dict[str, int] = field(default_factory=dict)
     """Numbers that are not stored, by the cause that the collector shows."""
     sampled: dict[str, int] = field(default_factory=dict)
+    """Events that were left out, by type, as the sessions report them."""
     faults: dict[str, int] = field(default_factory=dict)
     prove: int = 0
     """The exit code of ``prove``."""
@@ -243,6 +244,7 @@ def compare(report: Report, lives: list[Life], last: Result, database: Path, rec
     seen = read_record(record)
     later = int(time.time() * 1000) + _SILENCE
     missing: Counter[str] = Counter()
+    sampled: Counter[str] = Counter()
     with open_readonly(database) as connection:
         for life in lives:
             found = queries.session(connection, life.session_id, connected=set(), now=later)
@@ -262,6 +264,7 @@ def compare(report: Report, lives: list[Life], last: Result, database: Path, rec
                 seq: loss.cause for loss in found.losses for seq in range(loss.first, loss.last + 1)
             }
             missing.update(causes.values())
+            sampled.update(found.sampled)
             report.emitted += found.last_seq or 0
             report.stored += len(stored)
             problems = [
@@ -278,7 +281,7 @@ def compare(report: Report, lives: list[Life], last: Result, database: Path, rec
             if not session_id.startswith(FOREIGN):
                 report.blame(f"a session that nobody began: {session_id}")
     report.missing = dict(missing)
-    report.sampled = last["sampled"]
+    report.sampled = dict(sampled)
 
 
 def wrong_counts(

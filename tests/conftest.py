@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.chromium import browser, chromium
 
@@ -27,7 +27,13 @@ THREAD_EXIT_TIMEOUT = 2.0  # seconds for a thread that is on its way out; a leak
 # Each run tries other examples, so few are enough for each: 50 find a property that is broken in
 # general, and the rare cases are for the nightly run, HYPOTHESIS_PROFILE=nightly.
 EXAMPLES = 50
-settings.register_profile("tests", deadline=None, database=None, max_examples=EXAMPLES)
+settings.register_profile(
+    "tests",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
+    max_examples=EXAMPLES,
+)
 settings.register_profile("nightly", settings.get_profile("tests"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 

@@ -159,7 +159,7 @@ assert telemetry.stats().delivered == 1200
 assert telemetry.stats().reconnects == 0
 """
     with (
-        RecordingServer() as server,
+        RecordingServer(encodings=()) as server,
         FaultProxy(server.port, first_takes=takes) as proxy,
     ):
         game = play(IMPORT + FORK + script, proxy.url)

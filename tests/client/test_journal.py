@@ -349,7 +349,10 @@ def test_what_a_stop_could_not_confirm_waits_for_the_next_start(
 
 def test_what_was_in_flight_at_a_stop_waits_for_the_next_start(journal: Path) -> None:
     # The first connection confirms nothing; the next are those of a server that works.
-    with RecordingServer() as server, FaultProxy(server.port, first_takes=2000) as proxy:
+    with (
+        RecordingServer(encodings=()) as server,
+        FaultProxy(server.port, first_takes=2000) as proxy,
+    ):
         telemetry = made(journal, proxy.url, drain_interval=0.01).start()
         for _ in range(500):
             telemetry.emit("hit", text="x" * 500)

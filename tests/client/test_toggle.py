@@ -36,7 +36,7 @@ def switched_off(telemetry: Telemetry) -> None:
 def test_what_was_in_flight_is_not_sent_again_and_the_gap_shows() -> None:
     # The first connection confirms nothing; the next are those of a server that works.
     with (
-        RecordingServer() as server,
+        RecordingServer(encodings=()) as server,
         FaultProxy(server.port, first_takes=2000) as proxy,
     ):
         telemetry = made(url=proxy.url, drain_interval=0.01).start()
@@ -206,7 +206,7 @@ def test_a_no_is_soon_done_whatever_the_worker_is_at(server: Script, state: Any)
 
 def test_a_no_is_soon_done_while_the_server_takes_nothing() -> None:
     with (
-        RecordingServer() as server,
+        RecordingServer(encodings=()) as server,
         FaultProxy(server.port, first_takes=100_000) as proxy,
     ):
         telemetry = made(url=proxy.url, batch_size=1000, max_batch_bytes=2**25).start()
@@ -294,7 +294,7 @@ def test_the_host_and_the_player_both_have_to_agree() -> None:
 def test_what_was_in_flight_is_kept_while_the_host_has_no_network() -> None:
     seen: list[Any] = []
     with (
-        RecordingServer() as server,
+        RecordingServer(encodings=()) as server,
         FaultProxy(server.port, first_takes=2000) as proxy,
     ):
         telemetry = made(url=proxy.url, drain_interval=0.01).start()

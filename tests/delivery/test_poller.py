@@ -178,6 +178,7 @@ class NeverDone:
     """A connection that is always ready to be read, with nothing in it."""
 
     has_acks = has_more = has_reports = False
+    encoding = None
     unwritten = 100
 
     def __init__(self) -> None:

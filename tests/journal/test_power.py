@@ -215,7 +215,7 @@ def network(
 
         monkeypatch.setattr(socket, "getaddrinfo", hang)
         return "ws://telemetry.invalid/", set
-    server = stack.enter_context(RecordingServer())
+    server = stack.enter_context(RecordingServer(encodings=()))  # the proxy counts bytes of text
 
     def delivered() -> set[int]:
         return {event["seq"] for event in server.events}
