@@ -579,18 +579,22 @@ def test_switching_off_sends_one_last_report_and_on_again_another() -> None:
 
 
 def test_switching_off_with_events_in_flight_sends_nothing() -> None:
+    has_arrived = threading.Event()
+
     def receive(connection: ServerConnection, reports: list[Any]) -> None:
         for message in connection:
             parts = json.loads(message)
             if isinstance(parts, dict):
                 reports.append(parts["report"])
                 connection.send(json.dumps({"ack": 1}))
+            else:
+                has_arrived.set()
 
     with taking(receive) as (url, reports):
         telemetry = start_telemetry(**QUICK, url=url, drain_interval=0.01)
         assert wait_until(lambda: len(reports) == 1)
         telemetry.emit("x")
-        assert wait_until(lambda: telemetry.stats().in_flight == 1)
+        assert has_arrived.wait(20)  # before it is sent, it is in flight as well
         telemetry.enabled = False
         assert wait_until(lambda: telemetry.stats().state is ConnectionState.IDLE)
         telemetry.stop(5)
