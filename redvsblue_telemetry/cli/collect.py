@@ -78,7 +78,7 @@ _DEFAULTS = Options()
     type=click.IntRange(min=1),
     default=_DEFAULTS.max_message_bytes,
     show_default=True,
-    help="Maximum size of one message, in bytes.",
+    help="Maximum size of one message, in bytes, after unpacking if it is compressed.",
 )
 @schema_option
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only.")

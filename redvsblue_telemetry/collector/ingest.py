@@ -5,7 +5,8 @@ stored. If it can't be stored, the connection is closed with 1013 (try again lat
 code the client knows that its data is not at fault; it keeps the data and sends it again.
 
 Compressed messages are unpacked on the event loop. That takes less time than to parse them, and
-less than to hand them to another thread and back.
+less than to hand them to another thread and back. A hostile mebibyte of ``deflate``, empty blocks
+with a table each, takes 0.14 s; a hostile mebibyte of JSON takes longer than that.
 """
 
 from __future__ import annotations
