@@ -240,7 +240,8 @@ def packing(task: Result) -> Result:
         raise RuntimeError("the batch was not compressed")
     result = watch.summary()
     events = len(packed) * task["events"]
-    return result | {"text_bytes": len(text), "events": events, **_each(result, events)}
+    result |= {"text_bytes": len(text), "calls": len(packed), "events": events}
+    return result | _each(result, events)
 
 
 def _batch(count: int) -> bytes:
