@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 import attrs
 
@@ -16,6 +16,7 @@ from ._lifecycle import Phase, call_after_fork, call_at_exit
 from ._shared import Unpack
 from .client import Telemetry, unpickle_as
 from .errors import SettingsError
+from .event_types import EventInstance
 from .settings import SettingsOverrides, TelemetrySettings, unknown_variables, why_off
 
 __all__ = ["emit", "get_telemetry", "install_telemetry", "start_telemetry", "stop_telemetry"]
@@ -118,7 +119,11 @@ def get_telemetry() -> Telemetry:
     return _current
 
 
-def emit(type: str, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
+@overload
+def emit(event: EventInstance, /) -> None: ...
+@overload
+def emit(type: str, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None: ...
+def emit(type: Any, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
     """Record an event with the current client; see :meth:`Telemetry.emit`."""
     try:
         _current.emit(type, data, **fields)

@@ -48,6 +48,7 @@ __all__ = [
     "is_loopback",
     "keep_on_reload",
     "monotonic",
+    "name_fault",
     "type_name",
 ]
 
@@ -219,6 +220,17 @@ def describe(value: object) -> str:
 def encodable(text: str) -> str:
     """Return the text with lone surrogates, which no encoding can write, as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def name_fault(name: str) -> str | None:
+    """Return why a string can't be a type, id, session id or version; None if it can."""
+    if len(name) > MAX_NAME_LENGTH:
+        return f"must have at most {MAX_NAME_LENGTH} characters, not {len(name)}"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "contains a lone surrogate, which UTF-8 can't encode"
+    return None
 
 
 def type_name(kind: type) -> str:

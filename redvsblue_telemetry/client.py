@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import attrs
 import msgspec
@@ -27,6 +27,7 @@ from ._report import Reason
 from ._shared import describe, keep_on_reload, monotonic
 from .engines import AttachedEngines, EngineBinding
 from .errors import InvalidEventError
+from .event_types import EventInstance
 from .events import TelemetryEvent
 from .settings import TelemetrySettings, is_given, is_killed
 
@@ -205,10 +206,15 @@ class Telemetry:
 
     # Events.
 
-    def emit(self, type: str, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
+    @overload
+    def emit(self, event: EventInstance, /) -> None: ...
+    @overload
+    def emit(self, type: str, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None: ...
+    def emit(self, type: Any, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
         """Record that something happened. Takes a snapshot and leaves the rest to the worker.
 
         Args:
+            event: an instance of a class that :func:`event_type` marked. It is the whole event.
             type: the kind of event, such as ``"ship_destroyed"``.
             data: the event's fields. Changing the mapping later changes nothing.
             fields: more fields, as keywords; they win over ``data``.
@@ -219,8 +225,10 @@ class Telemetry:
         """
         self._bound_emit(type, data, **fields)
 
-    def push(self, event: TelemetryEvent | Mapping[str, Any]) -> None:
+    def push(self, event: TelemetryEvent | Mapping[str, Any] | EventInstance) -> None:
         """Record an event that may have its own id, timestamp, seq, session, version and context.
+
+        An instance of a class that :func:`event_type` marked is recorded as by :meth:`emit`.
 
         Fields that are set are kept; missing ones are filled in. A mapping has the names of the
         wire (camelCase); unknown keys become fields of its data, and so does a ``context`` that is

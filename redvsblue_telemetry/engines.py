@@ -16,13 +16,14 @@ from typing import Any
 
 from ._dialects import Dialect, Handler, find_dialect, refusal
 from .errors import InvalidEventError, TelemetryError
+from .event_types import EventInstance, is_event
 from .events import TelemetryEvent
 
 __all__ = ["AttachedEngines", "EngineBinding"]
 
 logger = logging.getLogger("redvsblue_telemetry")
 
-Push = Callable[[TelemetryEvent | Mapping[str, Any]], None]
+Push = Callable[[TelemetryEvent | Mapping[str, Any] | EventInstance], None]
 
 
 class EngineBinding:
@@ -262,22 +263,30 @@ def detached_handler(kind: str) -> Handler:
     return ignore_event
 
 
-_STARTS = (str, Mapping, TelemetryEvent)  # the first argument, unless it is the engine itself
+def _is_whole(argument: object) -> bool:
+    """Return whether an argument can be an event by itself."""
+    return isinstance(argument, (Mapping, TelemetryEvent)) or is_event(argument)
+
+
+def _is_start(argument: object) -> bool:
+    """Return whether it can be the first argument; another one is the engine itself."""
+    return isinstance(argument, str) or _is_whole(argument)
 
 
 def _event(args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
     """Return the event in the arguments that the engine passed to the handler.
 
-    It can be a mapping or TelemetryEvent, among positional arguments or as ``event=``; the event's
-    own fields as keywords; or its type and data, one after the other.
+    It can be a mapping, a TelemetryEvent or an instance of a marked class, among positional
+    arguments or as ``event=``; the event's own fields as keywords; or its type and data, one after
+    the other.
     """
-    if len(args) > 1 and isinstance(args[1], str) and not isinstance(args[0], _STARTS):
+    if len(args) > 1 and isinstance(args[1], str) and not _is_start(args[0]):
         args = args[1:]  # the engine itself comes first
     is_all_there_is = fields.keys() == {"event"} and len(args) <= 1
-    if is_all_there_is or isinstance(fields.get("event"), (Mapping, TelemetryEvent)):
+    if is_all_there_is or _is_whole(fields.get("event")):
         return fields["event"]
     for argument in args:
-        if isinstance(argument, (Mapping, TelemetryEvent)) and not isinstance(args[0], str):
+        if _is_whole(argument) and not isinstance(args[0], str):
             return argument
     if args and isinstance(args[0], str):
         data = args[1] if len(args) > 1 else None

@@ -22,7 +22,7 @@ THE_PACKAGE = """
     _shared         |
     _packages       |
     _compression    |
-    event_types     |
+    event_types     | _shared
     _schema         |
     _report         | _shared
     _stacks         | _shared
@@ -32,14 +32,14 @@ THE_PACKAGE = """
     events          | errors  _shared
     settings        | errors  _shared
     _dialects       | errors  _shared
-    engines         | errors  events  _dialects
-    _recording      | errors  events  _shared
+    engines         | errors  event_types  events  _dialects
+    _recording      | errors  event_types  events  _shared
     _journal        | _recording  _report  _shared
     _network        | _packages  _shared
     _delivery       | settings  _recording  _network  _packages  _report  _compression  _shared
     _lifecycle      | _recording  _shared
-    client | errors events settings engines _frames _crashes _lifecycle _recording _delivery _journal _report _shared
-    _process        | errors  settings  client  _lifecycle  _delivery  _crashes  _shared
+    client | errors event_types events settings engines _frames _crashes _lifecycle _recording _delivery _journal _report _shared
+    _process        | errors  event_types  settings  client  _lifecycle  _delivery  _crashes  _shared
     __init__ | errors  events  event_types  settings  client  _process  _recording  _delivery  _packages  _shared
     collector       | settings  _compression  _report  _schema  _shared
     testing         | events  event_types  settings  client  _process  _recording  collector  _compression  _shared

@@ -22,13 +22,14 @@ import msgspec
 
 from .._shared import (
     LARGEST_INTEGER,
-    MAX_NAME_LENGTH,
     SMALLEST_INTEGER,
     describe,
     encodable,
     keep_on_reload,
+    name_fault,
 )
 from ..errors import InvalidEventError
+from ..event_types import EventClass, EventInstance, event_class, hint_for, is_event, type_of_class
 from ..events import NO_DATA, Data, TelemetryEvent, event_from, merged
 from .jsonable import Unwritable, is_modest, plain, to_jsonable
 from .prefixes import (
@@ -50,6 +51,8 @@ __all__ = [
     "child_session_id",
     "new_session_id",
 ]
+
+class_of = type  # in methods, that name is the event's type
 
 _PLAIN = frozenset({"type", "data"})
 _HALF_A_MICROSECOND = 500  # nanoseconds; a clock kept as a float then loses no millisecond
@@ -136,32 +139,55 @@ class EventCodec:
         """The largest size of a context, as JSON."""
         return self.max_event_bytes // _CONTEXTS_PER_EVENT
 
-    def encode(self, type: str, data: Data | None, fields: Data = NO_DATA) -> EncodedEvent:
+    def encode(self, type: object, data: Data | None, fields: Data = NO_DATA) -> EncodedEvent:
         """Encode an event that happens now.
 
         Args:
-            type: the event's type.
+            type: the event's type; or an instance of a class that ``event_type`` marked.
             data: its fields, or None.
             fields: more fields, which win over ``data``.
 
         Raises:
             InvalidEventError: it can't be sent.
         """
-        if data is None:
-            data = fields
-        elif fields or data.__class__ is not dict:
-            data = merged(type, data, fields, self.max_event_bytes)
-        name = _checked_type(type)
-        text = self._encode_data(name, data)
+        typed = event_class(kind := class_of(type))
+        if typed is not None:
+            if data is not None or fields:
+                reason = f"is given beside an instance of {kind.__qualname__}, which is all of it"
+                raise InvalidEventError(typed.type, "data", reason)
+            name, body = typed.type, self._fields_of(type, typed)
+        else:
+            if data is None:
+                data = fields
+            elif fields or data.__class__ is not dict:
+                data = merged(cast("str", type), data, fields, self.max_event_bytes)
+            name, body = _checked_type(type), data
+        text = self._encode_data(name, body)
         prefix = self.prefixes.of(name)
         size = self._overhead + len(prefix) + len(text)
         if size > self.max_event_bytes:
             raise self._too_large(name, size)
+        if typed is not None:
+            self.prefixes.know(kind, typed)
         return EncodedEvent(prefix, time_ns(), text)
+
+    def _fields_of(self, event: object, typed: EventClass) -> object:
+        """Return the fields of an instance as the encoder takes them."""
+        if typed.read is None:
+            return event
+        try:
+            return typed.read(event)
+        except AttributeError as error:
+            if error.obj is event:  # a field with init=False that was not set, perhaps
+                reason = "has no value in the instance"
+                raise InvalidEventError(typed.type, f"data.{error.name}", reason) from None
+            raise
 
     def leaves_out(self, type: object) -> bool:
         """Return whether sampling leaves out an event of a type, which is counted then."""
-        return self._sampling is not None and self._sampling.leaves_out(type)
+        if self._sampling is None:
+            return False
+        return self._sampling.leaves_out(type_of_class(class_of(type)) or type)
 
     def leaves_out_event(self, event: object) -> bool:
         """Do the same for a value that somebody pushes as an event."""
@@ -169,11 +195,17 @@ class EventCodec:
             return False
         if isinstance(event, TelemetryEvent):
             return self._sampling.leaves_out(event.type)
+        if is_event(event):
+            return self.leaves_out(event)
         return isinstance(event, Mapping) and self._sampling.leaves_out(event.get("type"))
 
-    def forget(self, type: str) -> None:
-        """Have the next event of a type checked with care, since one was too large."""
-        self.prefixes.forget(type)
+    def forget(self, type: object) -> None:
+        """Have the next event of a type checked with care, since one was too large.
+
+        Args:
+            type: the type, or an instance of its class.
+        """
+        self.prefixes.forget(cast("str", type_of_class(class_of(type)) or type))
 
     def extend_context(self, fields: Mapping[str, Any]) -> None:
         """Add fields to the context, or replace them; None removes one.
@@ -218,12 +250,15 @@ class EventCodec:
         return text
 
     def encode_event(
-        self, event: TelemetryEvent | Mapping[str, Any], *, former: EncodedEvent | None = None
+        self,
+        event: TelemetryEvent | Mapping[str, Any] | EventInstance,
+        *,
+        former: EncodedEvent | None = None,
     ) -> EncodedEvent:
         """Encode an event that may have its own timestamp, id, seq, session, version and context.
 
         Args:
-            event: the event.
+            event: the event; or an instance of a class that ``event_type`` marked.
             former: the event that it replaces. If it has no context, it gets that of this one,
                 instead of the one in force.
 
@@ -235,8 +270,11 @@ class EventCodec:
             if event["type"].__class__ is str:
                 return self.encode(event["type"], event["data"])
         if not isinstance(event, TelemetryEvent):
+            if is_event(event):
+                return self.encode(event, None)
             if not isinstance(event, Mapping):
-                raise InvalidEventError("", "event", "is neither a TelemetryEvent nor a mapping")
+                name, reason = hint_for(event) or ("", "is neither a TelemetryEvent nor a mapping")
+                raise InvalidEventError(name, "event", reason)
             event = _read(event, self.max_event_bytes)
         type = _checked_type(event.type)
         envelope = _checked_envelope(type, event)
@@ -340,23 +378,13 @@ def child_session_id(given: str | None) -> str:
 
 def _checked_type(type: object) -> str:
     if not isinstance(type, str):
-        raise InvalidEventError(describe(type), "type", "must be a string")
+        name, reason = hint_for(type) or (describe(type), "must be a string")
+        raise InvalidEventError(name, "type", reason)
     if not type:
         raise InvalidEventError("", "type", "must not be empty")
-    if fault := _name_fault(type):
+    if fault := name_fault(type):
         raise InvalidEventError(ascii(type[:_MAX_SHOWN_LETTERS]), "type", fault)
     return str.__str__(type)
-
-
-def _name_fault(name: str) -> str | None:
-    """Return why a string can't be a type, id, session id or version; None if it can."""
-    if len(name) > MAX_NAME_LENGTH:
-        return f"must have at most {MAX_NAME_LENGTH} characters, not {len(name)}"
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "contains a lone surrogate, which UTF-8 can't encode"
-    return None
 
 
 def _read(mapping: Mapping[str, Any], most: int) -> TelemetryEvent:
@@ -406,7 +434,7 @@ def _checked_envelope(type: str, event: TelemetryEvent) -> dict[str, Any]:
         text = str(value) if isinstance(value, uuid.UUID) else value
         if not isinstance(text, str) or not text:
             raise InvalidEventError(type, name, "must be a non-empty string")
-        if fault := _name_fault(text):
+        if fault := name_fault(text):
             raise InvalidEventError(type, name, fault)
         given[name] = str.__str__(text)
     if (seq := event.seq) is not None:

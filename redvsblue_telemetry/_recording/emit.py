@@ -26,7 +26,7 @@ class_of = type  # in `emit`, that name is the event's type
 __all__ = ["Emit", "Flag", "emit_nothing", "make_emit"]
 
 Emit = Callable[..., None]
-"""``emit(type, data=None, /, **fields)``; see :meth:`Telemetry.emit`."""
+"""``emit(type, data=None, /, **fields)``, or ``emit(event)``; see :meth:`Telemetry.emit`."""
 
 
 class Flag:
@@ -38,7 +38,7 @@ class Flag:
         self.on = False
 
 
-def emit_nothing(type: str, data: Data | None = None, /, **fields: Any) -> None:
+def emit_nothing(type: object, data: Data | None = None, /, **fields: Any) -> None:
     """Do nothing: the ``emit`` of a client whose feature flag is off."""
 
 
@@ -66,28 +66,42 @@ def make_emit(
     journal = store.journal
     # Either has the context in it, so that an event with one costs no more than one without.
     prefixes: dict[str, Any] = codec.prefixes.quick if journal is None else codec.prefixes.kinds
+    typed = codec.prefixes.typed
     items: deque[EncodedEvent] = deque()
     rise: Callable[[], object] = store.on_high_water
     if isinstance(store, TelemetryStore):
         items, rise = store.items, store.enforce_capacity
     append = items.append
 
-    def emit(type: str, data: Data | None = None, /, **fields: Any) -> None:
+    def emit(type: Any, data: Data | None = None, /, **fields: Any) -> None:
         if not switch.on:
             return
         try:
-            prefix = prefixes[type]
-            if data is None:
-                data = fields
-            elif fields or class_of(data) is not dict:
-                data, fields = merged(type, data, fields, room), {}
+            body: Any
+            # Asked only here, so that an event whose data is a dict doesn't pay for typed ones.
+            if data is None and (kind := class_of(type)) is not str:
+                if fields:
+                    raise ValueError
+                prefix, record, read = typed[kind]
+                if journal is not None:
+                    prefix = record
+                body = type if read is None else read(type)
+            else:
+                prefix = prefixes[type]
+                if data is None:
+                    body = fields
+                else:
+                    if fields or class_of(data) is not dict:
+                        data, fields = merged(type, data, fields, room), {}
+                    body = data
             # The encoder recurses on the C stack, so it may not be given deep data. Up to Python
             # 3.13, the garbage collector doesn't track a dict whose values hold no references, and
-            # asking it costs a tenth of looking at six values. Later Pythons track every dict.
-            if is_tracked(data) and not is_modest(data, room):
+            # asking it costs a tenth of looking at six values. Later Pythons track every dict. A
+            # Struct is tracked in the same way, on every Python.
+            if is_tracked(body) and not is_modest(body, room):
                 raise ValueError
             # A record has the time and the kind in it, so it is the one that has to be small.
-            text = encode_json(data if journal is None else (time_ns(), prefix, data))
+            text = encode_json(body if journal is None else (time_ns(), prefix, body))
             if len(text) > most:
                 codec.forget(type)  # so that the next one is not encoded in vain
                 raise ValueError

@@ -24,6 +24,7 @@ from itertools import islice
 from typing import Any, cast
 
 import msgspec
+from msgspec.structs import astuple
 
 from .._shared import MAX_DEPTH, describe, encodable, type_name
 
@@ -92,25 +93,27 @@ class Unwritable(Exception):  # noqa: N818 (it names the data, not what went wro
         return self
 
 
-def is_modest(data: dict[Any, Any], most: int) -> bool:
+def is_modest(data: object, most: int) -> bool:
     """Return whether the encoder can be given data: it is neither deep, nor has it many items.
 
     The encoder writes the values in it itself, or passes them to :func:`to_jsonable`.
 
     Args:
-        data: the fields of an event.
+        data: the fields of an event, in a dict or a Struct.
         most: the number of bytes that an event may have.
     """
     level: list[Any] = [data]
     room = most // _BYTES_PER_ITEM
     for _ in range(MAX_DEPTH - 1):  # the last level may be one that is not tracked
         below: list[Any] = []
-        for part in level:
-            kind = type(part)
+        for each in level:
+            part, kind = each, type(each)
             if kind is dict:
                 values = part.values()
             elif kind is list or kind is tuple:
                 values = part
+            elif issubclass(kind, msgspec.Struct):
+                values = part = astuple(part)
             elif kind in _LEAVES or (issubclass(kind, enum.Enum) and type(part._value_) in _ATOMS):
                 continue
             else:

@@ -28,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from ..event_types import EventClass, type_of_class
 from .counter import IS_FREE_THREADED
 
 __all__ = ["NO_CONTEXT", "Context", "Prefixes", "kind_of", "parts_of", "prefix_of"]
@@ -35,6 +36,8 @@ __all__ = ["NO_CONTEXT", "Context", "Prefixes", "kind_of", "parts_of", "prefix_o
 _BEFORE_TYPE, _BEFORE_CONTEXT, _END = b'"type":', b',"context":', b',"timestamp":'
 _MAX_PREFIXES = 1024  # how many types have their prefix kept
 _COMMA = b"\\u002c"
+
+Reader = Callable[[Any], msgspec.Struct]
 
 MAX_PREFIX_BYTES = 256
 """A longer prefix is not kept. That is its length without a context."""
@@ -95,6 +98,9 @@ class Prefixes:
         """For ``emit``: the prefix of each type whose last event was not too large."""
         self.kinds: dict[str, msgspec.Raw] = {}
         """For ``emit`` with a journal: the kind of each."""
+        self.typed: dict[type, tuple[bytes, msgspec.Raw, Reader | None]] = {}
+        """For ``emit``: both, and how to read an instance, for each class of events. The key is the
+        class, which is hashed by its identity; an instance may have a slow hash, or none."""
         self._known: dict[str, bytes] = {}  # for everybody else, the slow ones included
         self._slow = frozenset(slow)
         self.context = NO_CONTEXT
@@ -124,13 +130,28 @@ class Prefixes:
             self._do_if_current(context, kept, waits=False)
         return prefix
 
+    def know(self, cls: type, typed: EventClass) -> None:
+        """Have ``emit`` find the class of an event, if it finds its type."""
+        context = self.context
+        # A hash of the game's own would run in the middle of the steps.
+        if typed.type not in self.quick or type(cls).__hash__ is not object.__hash__:
+            return
+        if len(self.typed) >= _MAX_PREFIXES:
+            self.typed.clear()
+        prefix = prefix_of(_encode(typed.type), context.text)
+        entry = (prefix, msgspec.Raw(kind_of(prefix)), typed.read)
+        keep = dict[type, Any].setdefault
+        self._do_if_current(context, map(keep, (self.typed,), (cls,), (entry,)), waits=False)
+
     def forget(self, name: str) -> None:
         """Have the next event of a type checked with care."""
         for cache in (self.quick, self.kinds, self._known):
             cache.pop(name, None)
+        for cls in [cls for cls in self.typed.copy() if type_of_class(cls) == name]:
+            self.typed.pop(cls, None)
 
     def _clear(self) -> None:
-        for cache in (self.quick, self.kinds, self._known):
+        for cache in (self.quick, self.kinds, self._known, self.typed):
             cache.clear()
 
     def change(self, extended: Callable[[Context], Context]) -> None:
@@ -155,14 +176,23 @@ class Prefixes:
         known = {name: prefix_of(type, new.text) for name, type in types}
         quick = {name: prefix for name, prefix in known.items() if name not in self._slow}
         kinds = {name: msgspec.Raw(kind_of(prefix)) for name, prefix in quick.items()}
-        pairs: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
-        pairs = ((self._known, known), (self.quick, quick), (self.kinds, kinds))
+        typed = {}
+        for cls, (former, _, read) in self.typed.copy().items():
+            prefix = prefix_of(parts_of(former)[0], new.text)
+            typed[cls] = (prefix, msgspec.Raw(kind_of(prefix)), read)
+        pairs: tuple[tuple[dict[Any, Any], dict[Any, Any]], ...]
+        pairs = (
+            (self._known, known),
+            (self.quick, quick),
+            (self.kinds, kinds),
+            (self.typed, typed),
+        )
         # In this order: no thread that has seen the new context finds a prefix with the old one.
         steps = chain(
-            map(dict[str, Any].clear, [cache for cache, _ in pairs]),
+            map(dict[Any, Any].clear, [cache for cache, _ in pairs]),
             map(setattr, (self,), ("context",), (new,)),
             *(
-                map(dict[str, Any].setdefault, repeat(cache), values, values.values())
+                map(dict[Any, Any].setdefault, repeat(cache), values, values.values())
                 for cache, values in pairs
             ),
         )
