@@ -9,6 +9,8 @@ loop is measured as a separate case and subtracted.
 
 - ``emit_on``: ``telemetry.emit(type, data)`` with six fields, into a store that doesn't fill, while
   the worker waits (``set_online(False)``).
+- ``emit_struct``, ``emit_attrs``, ``emit_dataclass``: the same event as an instance of a class: a
+  Struct, a frozen attrs class with slots, a dataclass with slots.
 - ``emit_full``: the same into a full store, where each emit drops the oldest event.
 - ``emit_journal``: the same with a journal, in segments that don't fill.
 - ``emit_context``, ``emit_journal_context``: the same two while a context is set.
@@ -85,6 +87,35 @@ def emit_context(count: int) -> None:
     telemetry = offline(1_000_000)
     telemetry.context(**_CONTEXT)
     _emit_each(telemetry, count)
+
+
+def _emit_instance(cls: Any, count: int) -> None:
+    from redvsblue_telemetry import event_type
+
+    target, event = offline(1_000_000), event_type(EVENT_TYPE)(cls)(**event_data(_SIZE))
+    for _ in repeat(None, count):
+        target.emit(event)
+
+
+def emit_struct(count: int) -> None:
+    """Emit an instance of a Struct."""
+    import msgspec
+
+    _emit_instance(msgspec.defstruct("Hit", list(event_data(_SIZE))), count)
+
+
+def emit_attrs(count: int) -> None:
+    """Emit an instance of a frozen attrs class with slots."""
+    import attrs
+
+    _emit_instance(attrs.make_class("Hit", list(event_data(_SIZE)), slots=True, frozen=True), count)
+
+
+def emit_dataclass(count: int) -> None:
+    """Emit an instance of a dataclass with slots."""
+    import dataclasses
+
+    _emit_instance(dataclasses.make_dataclass("Hit", list(event_data(_SIZE)), slots=True), count)
 
 
 def emit_full(count: int) -> None:
@@ -176,6 +207,9 @@ CASES: dict[str, Callable[[int], None]] = {
         emit_off,
         msgspec_encode,
         emit_on,
+        emit_struct,
+        emit_attrs,
+        emit_dataclass,
         emit_context,
         emit_journal,
         emit_journal_context,

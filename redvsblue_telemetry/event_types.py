@@ -74,7 +74,7 @@ class EventClass(msgspec.Struct, frozen=True):
 
     The garbage collector tracks that Struct only if one of its values may hold references, so
     ``emit`` asks it whether the values have to be looked at, as for a dict. So a class with
-    ``gc=False`` is copied, too.
+    ``gc=False`` is copied, too, and one that may have been changed behind the collector's back.
 
     Rejected for attrs classes and dataclasses: a dict, which takes half as long again to make and
     to encode; and msgspec's own way, which leaves out private fields, or those whose value is a
@@ -133,7 +133,8 @@ def _reader_of_struct(cls: type[msgspec.Struct]) -> Callable[[Any], msgspec.Stru
     config = cls.__struct_config__
     if config.array_like:
         raise TypeError(f"{cls.__qualname__} has array_like=True, and an event's fields have names")
-    if config.gc:
+    # What `force_setattr` sets, the collector doesn't track; a frozen class needs it in here.
+    if config.gc and not (config.frozen and hasattr(cls, "__post_init__")):
         return None
     names, defaults = cls.__struct_fields__, cls.__struct_defaults__
     return _reader(

@@ -301,9 +301,11 @@ class _Conversion:
     def _record(self, value: Any, names: Iterable[str]) -> None:
         """Check the fields of an object that the encoder reads by itself."""
         for name in names:
+            if (field := getattr(value, name, None)) is msgspec.UNSET:  # it is not written
+                continue
             self._take(_BYTES_PER_FIELD)
             try:
-                self.plain(getattr(value, name, None))
+                self.plain(field)
             except Unwritable as fault:
                 raise fault.within(f".{name}") from None
 

@@ -5,11 +5,13 @@ A checker has to complain about each line that ends with ``# wrong``, and about 
 
 from __future__ import annotations
 
+import dataclasses
 import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import msgspec
 
 from redvsblue_telemetry import (
     ConnectionState,
@@ -93,6 +95,57 @@ def emitting(telemetry: Telemetry) -> None:
     TelemetryEvent("hit", context="level 3")  # wrong
     TelemetryEvent()  # wrong
     TelemetryEvent("hit", seq="3")  # wrong
+
+
+@event_type
+@attrs.frozen
+class ByAttrs:
+    ship: str
+    damage: int = 1
+
+
+@event_type("dataclass")
+@dataclasses.dataclass(slots=True)
+class ByDataclass:
+    ship: str
+    damage: int = 1
+
+
+@event_type
+class ByStruct(msgspec.Struct, frozen=True):
+    ship: str
+    damage: int = 1
+
+
+class NoEvent:
+    ship: str
+
+
+def emitting_instances(telemetry: Telemetry) -> None:
+    telemetry.emit(ByAttrs(ship="red-3", damage=12))
+    telemetry.emit(ByDataclass("red-3"))
+    telemetry.emit(ByStruct(ship="red-3"))
+    telemetry.push(ByAttrs("red-3"))
+    telemetry.push(ByStruct("red-3"))
+    emit(ByAttrs("red-3"))
+    emit(ByDataclass("red-3"))
+    assert_type(ByAttrs("red-3").damage, int)
+
+    telemetry.emit(ByAttrs(shp="x"))  # wrong
+    telemetry.emit(ByAttrs(ship=5))  # wrong
+    telemetry.emit(ByDataclass())  # wrong
+    telemetry.emit(ByStruct(ship="red-3", damge=12))  # wrong
+    telemetry.emit(ByStruct)  # wrong
+    telemetry.emit(object())  # wrong
+    telemetry.emit(NoEvent())  # wrong
+    telemetry.emit({"type": "hit"})  # wrong
+    telemetry.emit(ByAttrs("red-3"), {"damage": 12})  # wrong
+    telemetry.emit(ByAttrs("red-3"), damage=12)  # wrong
+    telemetry.push(NoEvent())  # wrong
+    emit(5)  # wrong
+    emit(ByStruct("red-3"), {})  # wrong
+    event_type(5)  # wrong
+    event_type()  # wrong
 
 
 def living(engine: object) -> None:
