@@ -34,6 +34,7 @@ from redvsblue_telemetry.collector.server import Options, serve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 IMAGES = REPOSITORY / "docs" / "images"
+SCHEMA = REPOSITORY / "examples" / "battle_events.schema.json"
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -44,6 +45,14 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 BROKEN = '[{"type":"ship_hit","timestamp":"yesterday","data":{"shipId":"red-3"}}]'
+MISTYPED = {
+    "shipId": "red-3",
+    "by": "blue-1",
+    "damage": "7",
+    "health": 93,
+    "x": 612.5,
+    "y": 240.8,
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def make_pictures(seconds: float, folder: Path) -> None:
             with_url.append(url)
             is_ready.set()
 
-        await serve(Options(port=0, db=None), stopping, note)
+        await serve(Options(port=0, db=None, schema=SCHEMA), stopping, note)
 
     collector = threading.Thread(target=asyncio.run, args=(collect(),), daemon=True)
     collector.start()
@@ -125,6 +134,7 @@ def make_pictures(seconds: float, folder: Path) -> None:
             take(
                 browser, url, folder / "collector-crash.png", "light", 1440, 980, "#crashes button"
             )
+            take_faults(browser, url, folder / "collector-faults.png")
         browser.close()
     stop[0].call_soon_threadsafe(stop[1].set)
     collector.join(20)
@@ -172,6 +182,8 @@ def play(game: Game, url: str, journal: Path) -> None:
             time.sleep(slowness / 60 + (0.03 if pace.random() < 0.02 else 0.0))
             telemetry.frame()
             engine.update(1 / 60)
+            if "beta" in game.version and frame % 700 == 0:
+                telemetry.emit("ship_hit", MISTYPED)  # as its new code does
             if game.capacity < 100 and frame % 1500 == 0:
                 for number in range(100):
                     telemetry.emit("particle", number=number)
@@ -209,6 +221,16 @@ def take(
         page.locator(opened).first.click()
         page.wait_for_timeout(500)
     path.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=path)
+    page.close()
+
+
+def take_faults(browser: Browser, url: str, path: Path) -> None:
+    """Take a picture of the events that do not fit the schema, and of their groups."""
+    page = browser.new_page(viewport={"width": 1440, "height": 980}, color_scheme="light")
+    page.goto(f"{url}?fault=data.damage")
+    page.wait_for_timeout(3500)
+    page.locator("#columns").evaluate("columns => columns.scrollIntoView()")
     page.screenshot(path=path)
     page.close()
 

@@ -212,30 +212,38 @@ async function refresh() {
     const [stats, page] = await Promise.all(requests);
     showStats(stats);
     sessions.show(page.sessions, stats.sessions, stats.outcomes);
-    if (stats.rejected !== shownRejected) {
-      rejected.show((await request("/api/rejected", { limit: MAX_REJECTED })).rejected, stats.rejected);
-      shownRejected = stats.rejected;
-    }
     const crashCount = stats.types.crash ?? 0;
     const isDue = performance.now() - summarizedAt >= SUMMARY_INTERVAL;
-    if (isDue) await summarize();
-    if (isDue || crashCount !== shownCrashes) {
-      const groups = (await request("/api/crashes", { limit: MAX_GROUPS, data: "text" })).crashes;
-      crashes.show(groups);
-      $("crashes-empty").hidden = groups.length > 0;
-      shownCrashes = crashCount;
-    }
-    if (stats.faults !== shownFaults) {
-      faults.show((await request("/api/faults", { limit: MAX_GROUPS, data: "text" })).faults);
-      $("faults-panel").hidden = !stats.faults;
-      shownFaults = stats.faults;
-    }
+    const due = [];
+    if (stats.rejected !== shownRejected) due.push(showRejected(stats.rejected));
+    if (isDue) due.push(summarize());
+    if (isDue || crashCount !== shownCrashes) due.push(showCrashes(crashCount));
+    if (stats.faults !== shownFaults) due.push(showFaults(stats.faults));
+    await Promise.all(due);
   } catch {
     // See loadHistory().
   }
   isRefreshing = false;
   clearTimeout(refreshing);
   if (!document.hidden) refreshing = setTimeout(refresh, REFRESH_INTERVAL);
+}
+
+async function showRejected(count) {
+  rejected.show((await request("/api/rejected", { limit: MAX_REJECTED })).rejected, count);
+  shownRejected = count;
+}
+
+async function showCrashes(count) {
+  const groups = (await request("/api/crashes", { limit: MAX_GROUPS, data: "text" })).crashes;
+  crashes.show(groups);
+  $("crashes-empty").hidden = groups.length > 0;
+  shownCrashes = count;
+}
+
+async function showFaults(count) {
+  faults.show((await request("/api/faults", { limit: MAX_GROUPS, data: "text" })).faults);
+  $("faults-panel").hidden = !count;
+  shownFaults = count;
 }
 
 async function summarize() {
