@@ -108,9 +108,9 @@ class _Search:
             yield from self._items(schema, value, path)
 
     def _limits(self, schema: dict[str, Any], value: Any, path: str) -> Iterator[str]:
-        for keyword, text in _LIMITS.items():
-            if keyword in schema and not self._fits({keyword: schema[keyword]}, value):
-                yield f"{path}: {text.format(_shown([schema[keyword]]))}"
+        for keyword, limit in schema.items():
+            if keyword in _LIMITS and not self._fits({keyword: limit}, value):
+                yield f"{path}: {_LIMITS[keyword].format(_shown([limit]))}"
         if (allowed := _allowed(schema)) is not None and not self._fits({"enum": allowed}, value):
             yield f"{path}: must be {_one_of(allowed)}"
 
