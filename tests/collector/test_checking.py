@@ -56,6 +56,10 @@ class ShipHit(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     part: Shield | Ship | None = None
     mixed: int | str | list[int] | None = None
     lucky: set[int] = set()
+    took: datetime.timedelta | None = None
+    when: Annotated[datetime.datetime, msgspec.Meta(tz=True)] | None = None
+    clock: datetime.time | None = None
+    raw: bytes = b""
 
 
 def schemas_of(**classes: Any) -> EventSchemas:
@@ -95,7 +99,13 @@ def test_event_that_fits_has_no_fault(checker: Checker, more: dict[str, Any]) ->
     assert fault(checker, WHOLE | more) is None
 
 
-def test_what_the_encoder_makes_of_a_class_fits_its_schema(checker: Checker) -> None:
+@pytest.mark.parametrize("seconds", [0, 3, 3.5, -0.25, 90_061.000001, 1e9])
+@pytest.mark.parametrize(
+    "zone", [datetime.timezone.utc, datetime.timezone(datetime.timedelta(0.1))]
+)
+def test_what_the_encoder_makes_of_a_class_fits_its_schema(
+    checker: Checker, seconds: float, zone: datetime.tzinfo
+) -> None:
     event = ShipHit(
         "red-3",
         100,
@@ -106,6 +116,10 @@ def test_what_the_encoder_makes_of_a_class_fits_its_schema(checker: Checker) -> 
         price=Decimal("1.50"),
         part=Ship("a", [Shield(3)]),
         lucky={1, 2},
+        took=datetime.timedelta(seconds=seconds),
+        when=datetime.datetime(2026, 1, 2, 3, 4, 5, 6, zone),
+        clock=datetime.time(1, 2, 3),
+        raw=b"\xff",
     )
     assert fault(checker, event) is None
 
@@ -135,6 +149,7 @@ def test_what_the_encoder_makes_of_a_class_fits_its_schema(checker: Checker) -> 
         ({"code": "ABCDEF"}, "data.code: must have at most 5 characters"),
         ({"uniqueId": "x"}, 'data.uniqueId: must have the format "uuid"'),
         ({"day": "today"}, 'data.day: must have the format "date"'),
+        ({"took": "3 s"}, 'data.took: must have the format "duration"'),
         ({"lucky": [1, 1]}, "data.lucky: must not have an item twice"),
         ({"shp": 1}, "data.shp: unknown field"),
         ({"part": {"type": "sail"}}, 'data.part.type: must be one of "shield", "ship"'),
