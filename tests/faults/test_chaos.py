@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import zlib
 from itertools import islice
 from pathlib import Path
@@ -94,6 +95,7 @@ def test_a_server_that_forgets_an_event_makes_the_run_fail(
             super().keep([e for e in events if e.seq != 300] or events, arrival)
 
     monkeypatch.setattr(chaos, "Arrivals", Forgetful)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the run keeps its evidence there
     target = tmp_path / "results" / "chaos.json"
     command = ["chaos", "--minutes", "0.02", "--seed", "1", "--no-journal", "--json"]
     monkeypatch.setattr(sys, "argv", [*command, str(target)])
