@@ -32,6 +32,13 @@ class Position(msgspec.Struct):
     y: float
 
 
+class Turned(msgspec.Struct):
+    """The same fields in another order."""
+
+    y: float
+    x: float
+
+
 class Place(msgspec.Struct):
     """Like a position: another name, and one more field."""
 
@@ -191,6 +198,7 @@ COMPATIBLE = [
     (Cell, tuple[int, int], []),
     (Union[Laser, Missile], Union[Missile, Laser], []),
     (Chain, Chain, []),
+    (Position, Turned, []),
     (Annotated[int, Meta(description="one")], Annotated[int, Meta(description="two")], []),
 ]
 
