@@ -14,6 +14,8 @@ import argparse
 import logging
 import time
 
+from battle_events import GameClosed, PerTeam
+
 from redvsblue_telemetry import Telemetry, start_telemetry
 from redvsblue_telemetry.cli.demo.battle import BattleEngine
 
@@ -30,9 +32,11 @@ def main() -> None:
     with telemetry.attach(engine):
         game_loop(engine, telemetry, options.seconds, options.fps)
 
+    scores = engine.scores
+    final = PerTeam(red=scores["red"], blue=scores["blue"])
+    telemetry.emit(GameClosed(rounds=engine.round, scores=final))  # a typed event
     confirmed = telemetry.stop(timeout=2.0)
 
-    scores = engine.scores
     print(f"round {engine.round}, red {scores['red']} : {scores['blue']} blue")
     ledger = telemetry.stats()
     print(f"emitted    {ledger.emitted:6}")

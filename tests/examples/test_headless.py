@@ -29,6 +29,9 @@ def test_every_event_reaches_the_server() -> None:
     assert {"round_start", "ship_spawned", "bullet_fired", "frames"} <= {
         event["type"] for event in received
     }
+    assert [event["data"] for event in received if event["type"] == "game_closed"] == [
+        {"rounds": 1, "scores": {"red": 0, "blue": 0}}
+    ]
     assert counts == {
         "emitted": len(received),
         "delivered": len(received),
