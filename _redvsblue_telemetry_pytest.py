@@ -23,7 +23,10 @@ _DRAIN_INTERVAL = "0.02"  # seconds; with the default of one, each test would ta
 
 @pytest.fixture
 def telemetry_events() -> Iterator[RecordedEvents]:
-    """Record the events that the code under test emits; nothing is sent."""
+    """Record the events that the code under test emits; nothing is sent.
+
+    Compare them with a list of types, pairs or instances: ``events == ["start", Hit(damage=1)]``.
+    """
     from redvsblue_telemetry.testing import record_events
 
     with record_events() as events:

@@ -17,8 +17,8 @@ import attrs
 import msgspec
 import pytest
 
-from redvsblue_telemetry import TelemetryEvent, event_type
-from redvsblue_telemetry.testing import Events
+from redvsblue_telemetry import TelemetryEvent, emit, event_type
+from redvsblue_telemetry.testing import Events, record_events
 from redvsblue_telemetry.testing._recording import Snapshot, explain_assertion
 
 NOON = datetime.datetime(2026, 5, 4, 12, 0, tzinfo=datetime.timezone.utc)
@@ -159,6 +159,18 @@ def test_a_value_without_a_form_in_json_is_compared_as_it_is() -> None:
     assert HIT[0] != ShipHit(ANY, object())  # type: ignore[arg-type]
 
 
+def test_an_instance_stands_for_the_event_that_emit_makes_of_it() -> None:
+    hits = [cls("red", (Place(1, 2),)) for cls in (DataHit, SlottedHit, StructHit, OpenHit)]
+    every: list[Any] = [*hits, MOVED, ShipHit("red-3", math.nan), Renamed("red"), Inward("red")]
+    with record_events(strict=True) as events:
+        for instance in every:
+            emit(instance)
+    assert events == every
+    assert events.of(Inward) == [Inward("red")]
+    assert events.of(StructHit) == [StructHit("red", (Place(1, 2),))] * 4
+    assert ("inward", {"_ship": "red", "seen": 0}) in events
+
+
 # Classes of each kind.
 
 
@@ -208,6 +220,13 @@ def test_the_names_of_a_struct_are_those_on_the_wire() -> None:
     events = found(("renamed", {"kind": "r", "shipName": "red-3"}))
     assert events == [Renamed("red-3")]
     assert events.of(Renamed) == [Renamed("red-3")]
+
+
+@event_type
+@attrs.frozen
+class Inward:
+    _ship: str
+    seen: int = attrs.field(init=False, default=0)
 
 
 # Failed assertions.
