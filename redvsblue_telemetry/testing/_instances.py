@@ -15,10 +15,9 @@ import msgspec
 
 from .._recording.jsonable import Unwritable, to_jsonable
 from .._shared import describe
-from ..event_types import type_of_class
-from ..events import TelemetryEvent
+from ..event_types import event_class, type_of_class
 
-__all__ = ["instance_of", "is_unmarked", "marked_type", "pair_of"]
+__all__ = ["instance_of", "marked_type", "pair_of"]
 
 T = TypeVar("T")
 
@@ -31,8 +30,8 @@ def pair_of(instance: object) -> tuple[str, dict[str, Any]] | None:
     Values that have no form in JSON, such as those of ``pytest.approx``, stay in it as they are.
     None if it is not an instance of a class with ``@event_type``.
     """
-    type_ = None if isinstance(instance, type) else type_of_class(type(instance))
-    if type_ is None:
+    mark = event_class(type(instance))
+    if mark is None:
         return None
     formless: list[object] = []
 
@@ -43,16 +42,10 @@ def pair_of(instance: object) -> tuple[str, dict[str, Any]] | None:
             formless.append(value)
             return f"{_PLACEHOLDER}{len(formless) - 1}"
 
-    text = msgspec.json.encode(_fields(instance), enc_hook=hook)
+    fields = instance if mark.read is None else mark.read(instance)
+    text = msgspec.json.encode(fields, enc_hook=hook)
     data = msgspec.json.decode(text)
-    return type_, _filled(data, formless) if formless else data
-
-
-def _fields(instance: Any) -> object:
-    """Return the fields of an instance in their order; the encoder knows that of a Struct."""
-    if isinstance(instance, msgspec.Struct):
-        return instance
-    return {name: getattr(instance, name) for name in _names(type(instance))}
+    return mark.type, _filled(data, formless) if formless else data
 
 
 def _filled(value: Any, formless: list[object]) -> Any:
@@ -64,16 +57,6 @@ def _filled(value: Any, formless: list[object]) -> Any:
     if isinstance(value, str) and value.startswith(_PLACEHOLDER):
         return formless[int(value.removeprefix(_PLACEHOLDER))]
     return value
-
-
-def is_unmarked(value: object) -> bool:
-    """Return whether a value could stand for an event if ``@event_type`` marked its class."""
-    kind = type(value)
-    is_record = any(
-        hasattr(kind, name)
-        for name in ("__attrs_attrs__", "__dataclass_fields__", "__struct_fields__")
-    )
-    return is_record and type_of_class(kind) is None and not isinstance(value, TelemetryEvent)
 
 
 def marked_type(cls: type) -> str:

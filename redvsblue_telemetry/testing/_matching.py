@@ -21,8 +21,9 @@ from itertools import groupby, takewhile, zip_longest
 from typing import Any
 
 from .._shared import escape
+from ..event_types import hint_for
 from ..events import TelemetryEvent
-from ._instances import is_unmarked, pair_of
+from ._instances import pair_of
 
 __all__ = [
     "PREVIEW_LINES",
@@ -107,7 +108,8 @@ def format_event(expected: object) -> str:
         text = f"{expected[0]} {expected[1]}"
     else:
         text = expected if isinstance(expected, str) else repr(expected)
-        text += " (its class is not marked by @event_type)" if is_unmarked(expected) else ""
+        if hint := hint_for(expected):
+            text += f" ({hint[1]})"
     text = escape(text[: _MAX_LINE_LENGTH + 1])  # cut first: it may be a megabyte
     return text if len(text) <= _MAX_LINE_LENGTH else text[: _MAX_LINE_LENGTH - 1] + "\u2026"
 

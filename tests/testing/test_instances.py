@@ -278,12 +278,15 @@ def test_an_instance_in_place_of_a_list_is_named() -> None:
 
 
 def test_a_class_that_is_not_marked_is_named() -> None:
-    place = "Place(x=1, y=2) (its class is not marked by @event_type)"
+    place = "Place(x=1, y=2) (is an instance of a class that is not marked with @event_type)"
     assert explanation("in", Place(1, 2), HIT)[:2] == [
         f"{place} in events",
         f"no event matches {place}; found 1:",
     ]
     assert explanation("==", HIT, [Place(1, 2)])[3] == f"- {place}"
+    assert explanation("in", ShipHit, HIT)[0].endswith(
+        "ShipHit'> (is a class; emit an instance of it) in events"
+    )
 
 
 # Instances.
