@@ -9,6 +9,7 @@ import random
 import shutil
 import sqlite3
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,16 @@ def test_a_last_game_whose_own_report_is_left_is_followed_by_another(
     slams: int, problems: int, tmp_path: Path
 ) -> None:
     report = Report(seed=0)
-    (tmp_path / "journal").mkdir()
+    # The games' notes have its name, and lie where those of other tests do.
+    work = Path(tempfile.mkdtemp(dir=tmp_path))
+    (work / "journal").mkdir()
     with SlammingServer(slams) as server, FaultProxy(server.port) as proxy:
-        referee = kills.Referee(report, tmp_path, proxy.url, proxy)
+        referee = kills.Referee(report, work, proxy.url, proxy)
         referee.finish(referee.journal)
         ended = [each["sessionId"] for each in server.reports if each["state"] == "ended"]
     assert len(report.problems) == problems, report.problems
     assert all("files are left in the journal" in problem for problem in report.problems)
-    assert bool(list((tmp_path / "journal").iterdir())) == bool(problems)
+    assert bool(list((work / "journal").iterdir())) == bool(problems)
     assert len(set(ended)) == (kills._MORE_LAST_GAMES if problems else slams + 1)
 
 
