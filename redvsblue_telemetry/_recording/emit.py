@@ -78,22 +78,19 @@ def make_emit(
             return
         try:
             body: Any
-            # Asked only here, so that an event whose data is a dict doesn't pay for typed ones.
-            if data is None and (kind := class_of(type)) is not str:
-                if fields:
-                    raise ValueError
-                prefix, record, read = typed[kind]
+            if data is not None:
+                prefix = prefixes[type]
+                if fields or class_of(data) is not dict:
+                    data, fields = merged(type, data, fields, room), {}
+                body = data
+            # The class is asked for last, so that events with data don't pay for typed ones.
+            elif fields or class_of(type) is str:
+                prefix, body = prefixes[type], fields
+            else:
+                prefix, record, read = typed[class_of(type)]
                 if journal is not None:
                     prefix = record
                 body = type if read is None else read(type)
-            else:
-                prefix = prefixes[type]
-                if data is None:
-                    body = fields
-                else:
-                    if fields or class_of(data) is not dict:
-                        data, fields = merged(type, data, fields, room), {}
-                    body = data
             # The encoder recurses on the C stack, so it may not be given deep data. Up to Python
             # 3.13, the garbage collector doesn't track a dict whose values hold no references, and
             # asking it costs a tenth of looking at six values. Later Pythons track every dict. A
