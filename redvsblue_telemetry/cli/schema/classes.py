@@ -1,6 +1,6 @@
 """From event classes to the schemas of their events. msgspec makes the JSON Schemas.
 
-What it leaves open is added: the meanings of fields and values, the form of dates, and that an
+The rest is added here: the meanings of fields and values, the form of dates, and that an
 event has no other fields than its class.
 """
 
@@ -146,7 +146,7 @@ def _inner_of(info: Any) -> Iterator[Any]:
 
 
 def _completed(definition: dict[str, Any], part: Any) -> dict[str, Any]:
-    """Return the definition of a class or enum with what msgspec leaves out."""
+    """Return the definition of a class or enum with the parts that msgspec leaves out."""
     cls = getattr(part.cls, "__origin__", part.cls)  # of a generic class
     head = {"title": definition.pop("title")}
     definition.pop("description", None)  # not cleaned of its indentation
