@@ -180,13 +180,14 @@ class Journal:
         Returns:
             How many events are left in them.
         """
-        run, self._run = self._run, None
+        run = self._run  # kept until the end, for an erasing thread
         left = self.store.close(keep=keep)
         self.store.on_trouble = _ignore  # it would refer to this, which refers to the store
         if run is not None:
             if not (keep and (left or keep_report)):
                 run.delete_report()
             run.release()
+        self._run = None
         _closed.append(next(_numbers))
         return left
 

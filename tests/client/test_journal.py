@@ -600,6 +600,29 @@ def test_a_no_after_the_stop_erases_what_it_left(journal: Path) -> None:
 
 
 @needs_kill
+@pytest.mark.parametrize("step", ["close", "in_files"])
+def test_a_no_while_the_worker_closes_the_journal_leaves_nothing(
+    journal: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    telemetry = made(journal, **PATIENT).start()
+    telemetry.emit("hit")
+    has_begun, may_go_on = threading.Event(), threading.Event()
+    method = getattr(JournalStore, step)
+
+    def delayed(store: JournalStore, **arguments: Any) -> Any:
+        has_begun.set()
+        assert may_go_on.wait(20)
+        return method(store, **arguments)
+
+    monkeypatch.setattr(JournalStore, step, delayed)
+    assert not telemetry.stop(0.1)
+    assert has_begun.wait(20)
+    telemetry.enabled = False
+    may_go_on.set()
+    assert is_stopped(telemetry)
+    assert files(journal) == []
+
+
 def test_a_no_before_the_start_erases_dead_runs(journal: Path) -> None:
     killed(journal, 10)
     telemetry = made(journal)
