@@ -19,6 +19,7 @@ __all__ = ["Event", "Message", "Rejected", "read_message", "rejected_message"]
 
 _MAX_EXCERPT_BYTES = 1024  # of a rejected part
 _MAX_REJECTED_PER_MESSAGE = 100  # parts with a record each; the rest share one
+_MIN_PART_BYTES = len('{"report":{"sessionId":"s","number":1,"state":"s"}}')  # an event has more
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
 
@@ -54,6 +55,14 @@ class Message(msgspec.Struct):
     events: list[Event]
     rejected: list[Rejected]
     reports: list[Report] = []
+    unrecorded: int = 0
+    """Rejected parts that share the last record, not counting the first of them."""
+
+    @property
+    def parts(self) -> int:
+        """The number of parts. An empty message costs as much as a part, so it counts as one."""
+        recorded = len(self.events) + len(self.rejected) + len(self.reports)
+        return max(1, recorded + self.unrecorded)
 
 
 _read_array = msgspec.json.Decoder(list[Event]).decode
@@ -99,6 +108,10 @@ def _read_each_part(body: bytes) -> Message:
     first_unrecorded: Rejected | None = None
     unrecorded = 0
     for part in parts:
+        if unrecorded and len(part) < _MIN_PART_BYTES:
+            # An error for each of 500,000 parts would hold the event loop for seconds.
+            unrecorded += 1
+            continue
         # The parts of an array are Raw: only a line can be a report.
         is_report = isinstance(part, bytes) and _starts_like_report(part)
         found = _read_one(bytes(part), or_report=bool(is_report))
@@ -113,6 +126,7 @@ def _read_each_part(body: bytes) -> Message:
     if first_unrecorded is not None:
         reason = f"{unrecorded} more in the same message; the first: {first_unrecorded.reason}"
         message.rejected.append(Rejected(reason, first_unrecorded.text))
+        message.unrecorded = unrecorded - 1
     return message
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry._report import Report, encode_report
+from redvsblue_telemetry.collector import messages
 from redvsblue_telemetry.collector.messages import Event, read_message
 from redvsblue_telemetry.testing import record_events
 
@@ -212,6 +213,36 @@ def test_of_very_many_bad_parts_the_first_are_named_and_the_others_counted() -> 
     assert seqs(found.events) == [9]
     assert len(found.rejected) == 101
     assert found.rejected[-1].reason.startswith("299900 more in the same message")
+    assert found.parts == 300_001
+
+
+SHORTEST_EVENT = b'{"sessionId":"s","seq":1,"type":"t","timestamp":0,"data":{},"id":""}'
+SHORTEST_REPORT = b'{"report":{"sessionId":"s","number":1,"state":"s"}}'
+
+
+@pytest.mark.parametrize("part", [b"7", b"{}", b'"\xff"'], ids=repr)
+@pytest.mark.parametrize("is_array", [True, False], ids=["array", "lines"])
+def test_of_very_many_bad_parts_those_that_are_too_short_are_not_read(
+    part: bytes, is_array: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def noting(part: bytes, *, or_report: bool) -> object:
+        read.append(part)
+        return read_one(part, or_report=or_report)
+
+    read_one = messages._read_one
+    monkeypatch.setattr(messages, "_read_one", noting)
+    parts = [SHORTEST_EVENT, *[part] * 100_000, SHORTEST_EVENT.replace(b":1", b":2")]
+    if is_array:
+        found = read_message(b"[%b]" % b",".join(parts))
+    else:
+        found = read_message(b"\n".join([*parts, SHORTEST_REPORT]))
+        assert [report.number for report in found.reports] == [1]
+    assert seqs(found.events) == [1, 2]
+    assert len(found.rejected) == 101
+    assert found.rejected[-1].reason.startswith("99900 more in the same message")
+    assert len(read) <= 105
 
 
 @pytest.mark.parametrize(
