@@ -172,15 +172,20 @@ class WireSession:
         self._turn.begin(len(self._store) / self._store.high_water)
 
     def _send_batch(self, batch: Batch) -> None:
-        payload, is_packed = self._packed(self._message(batch.events))
+        text = self._message(batch.events)
+        payload, is_packed = self._packed(text, has_been_refused=bool(batch.refusals))
         # A large batch takes milliseconds, in which the player may have switched telemetry off.
         if self._may_send():
             self._connection.send(payload, is_binary=is_packed)
             self._ask_for_pong(self._window.mark_sent(self._clock()))
 
-    def _packed(self, text: bytes) -> tuple[bytes, bool]:
-        """Return a message as it is sent, and whether it is compressed."""
-        packed = self._pack(text)
+    def _packed(self, text: bytes, *, has_been_refused: bool) -> tuple[bytes, bool]:
+        """Return a message as it is sent, and whether it is compressed.
+
+        One that was refused is a text: a server may pick an encoding that it can't read, and must
+        not lose its events for it.
+        """
+        packed = None if has_been_refused else self._pack(text)
         return (text, False) if packed is None else (packed, True)
 
     def _ask_for_pong(self, number: int) -> None:
@@ -235,7 +240,8 @@ class WireSession:
         self, message: bytes, confirmed: Callable[[], object], source: object = None
     ) -> None:
         end = b"\n" if self._settings.wire_format == "ndjson" else b""
-        payload, is_packed = self._packed(message + end)
+        has_been_refused = self._window.has_refused_report(source)
+        payload, is_packed = self._packed(message + end, has_been_refused=has_been_refused)
         self._connection.send(payload, is_binary=is_packed)
         self._ask_for_pong(self._window.mark_report_sent(self._clock(), confirmed, source))
 

@@ -143,6 +143,10 @@ class DeliveryWindow:
         is_alone = self._are_reports_alone or self._suspects
         return not (self.refuses_reports or (is_alone and self._sent))
 
+    def has_refused_report(self, source: object) -> bool:
+        """Return whether the server may have refused the last report about a run."""
+        return source in self._report_refusals
+
     def mark_report_sent(
         self, now: float, confirmed: Callable[[], object], source: object = None
     ) -> int:

@@ -334,6 +334,26 @@ def test_acks_count_compressed_messages_and_texts_alike() -> None:
 
 
 @ENCODINGS
+@pytest.mark.parametrize("takes_reports", [True, False], ids=["reports", "no reports"])
+def test_a_server_that_cannot_read_what_it_has_picked_gets_texts(
+    encoding: str, takes_reports: bool
+) -> None:
+    with picky_server(
+        lambda types: None, takes_reports=takes_reports, encoding=encoding, reads_it=False
+    ) as server:
+        telemetry = start_telemetry(**QUICK, url=server.url)
+        telemetry.set_online(False)
+        for _ in range(120):
+            telemetry.emit("bullet_fired", text="each of them is long enough to be compressed" * 9)
+        telemetry.set_online(True)
+        settle(telemetry)
+        assert telemetry.stats().delivered == 120
+        assert sorted(server.arrived) == [*range(1, 121)]
+        assert server.compressed > 0
+        assert bool(server.reports) is takes_reports
+
+
+@ENCODINGS
 @pytest.mark.parametrize("code", [1007, 1009])
 def test_an_event_that_is_refused_is_found_among_compressed_ones(encoding: str, code: int) -> None:
     with picky_server(

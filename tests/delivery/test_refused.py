@@ -32,8 +32,10 @@ class PickyServer:
         verdict: Callable[[list[str]], int | None],
         takes_reports: bool,
         encoding: str | None,
+        reads_it: bool,
     ) -> None:
         self._verdict = verdict
+        self._reads_it = reads_it
         self._takes_reports = takes_reports
         self._encoding = encoding
         self.url = ""
@@ -55,7 +57,11 @@ class PickyServer:
 
     def receive(self, connection: ServerConnection) -> None:
         for number, message in enumerate(connection, start=1):
-            events = json.loads(self._text(message))
+            text = self._text(message)
+            if isinstance(message, bytes) and not self._reads_it:
+                connection.close(1007)
+                return
+            events = json.loads(text)
             if isinstance(events, dict):
                 self.reports.append(events["report"])
                 events = []
@@ -84,9 +90,14 @@ def picky_server(
     *,
     takes_reports: bool = False,
     encoding: str | None = None,
+    reads_it: bool = True,
 ) -> Iterator[PickyServer]:
-    """Serve; ``verdict`` gets the types of a message, and returns a close code, or None."""
-    picky = PickyServer(verdict, takes_reports, encoding)
+    """Serve; ``verdict`` gets the types of a message, and returns a close code, or None.
+
+    Where ``reads_it`` is False, the server closes with 1007 at messages in the encoding that it
+    has picked.
+    """
+    picky = PickyServer(verdict, takes_reports, encoding, reads_it)
     with serve(
         picky.receive,
         "127.0.0.1",
