@@ -118,7 +118,8 @@ def _mark(cls: Any, name: str) -> Any:
         read = _reader_of_struct(cls)
     elif "__attrs_attrs__" in vars(cls) or "__dataclass_fields__" in vars(cls):
         kind: Any = cls
-        fields = attrs.fields(kind) if attrs.has(kind) else dataclasses.fields(kind)
+        is_of_attrs = "__attrs_attrs__" in vars(cls)  # a base class may be of the other kind
+        fields = attrs.fields(kind) if is_of_attrs else dataclasses.fields(kind)
         read = _reader(cls, [field.name for field in fields])
     else:
         raise TypeError(

@@ -263,6 +263,46 @@ def test_a_field_without_a_value_is_named(events: RecordedEvents, caplog: Any) -
     assert not events
 
 
+def test_a_nested_struct_that_lost_a_field_is_rejected_with_the_type(
+    events: RecordedEvents, caplog: Any
+) -> None:
+    class Target(msgspec.Struct):
+        ship: str
+        at: list[int]
+
+    @event_type
+    class Hit(msgspec.Struct):
+        target: Target
+
+    lost = Target("red-3", [1, 2])
+    del lost.at
+    get_telemetry().emit(Hit(Target("red-3", [1, 2])))
+    get_telemetry().emit(Hit(lost))
+    get_telemetry().emit("hit", target=lost)
+    assert caplog.text.count("event 'hit': data") == 1  # the second is counted with it
+    assert (len(events), events.stats().rejected) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "kinds", [(attrs.define, dataclasses.dataclass), (dataclasses.dataclass, attrs.define)]
+)
+def test_a_class_has_the_fields_of_its_own_kind(
+    events: RecordedEvents, kinds: tuple[Any, Any]
+) -> None:
+    base_kind, kind = kinds
+
+    @base_kind
+    class Base:
+        ship: str = "red-3"
+
+    @event_type
+    @kind
+    class Hit(Base):
+        damage: int = 12
+
+    assert sent(events, Hit()) == {"damage": 12}  # all that its constructor sets
+
+
 def test_a_subclass_has_to_be_marked_itself(events: RecordedEvents, caplog: Any) -> None:
     @attrs.frozen
     class Unmarked(FrozenAttrs):

@@ -303,9 +303,10 @@ class EventCodec:
         # The same test as in `emit`, where its reason is given. It can't see how long a string is,
         # so the first event of a type, and the next after one that was too large, is converted with
         # care: a game that emits its screenshots doesn't wait until each of them is encoded.
-        if type in self.prefixes and (not gc.is_tracked(data) or is_modest(data, most)):
+        if type in self.prefixes:
             try:
-                return self.encode_json(data)
+                if not gc.is_tracked(data) or is_modest(data, most):
+                    return self.encode_json(data)
             except Exception:  # noqa: S110 (explained by what follows)
                 pass
         try:
