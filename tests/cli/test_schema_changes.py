@@ -291,6 +291,19 @@ def test_places_with_other_characters_are_quoted() -> None:
     ]
 
 
+@pytest.mark.timeout(10)
+def test_classes_that_all_refer_to_one_another_are_compared_once() -> None:
+    def mesh(last: str) -> EventSchemas:
+        names = [f"C{number}" for number in range(12)]
+        fields = {name.lower(): {"$ref": f"#/$defs/{name}"} for name in names}
+        parts = {name: {"type": "object", "properties": {**fields}} for name in names}
+        parts["C11"] = {"type": "object", "properties": {"x": {"type": last}}}
+        event = {"type": {"const": "hit"}, "data": {"$ref": "#/$defs/C0"}}
+        return read_schemas(msgspec.json.encode({"oneOf": [{"properties": event}], "$defs": parts}))
+
+    assert found(mesh("string"), mesh("string")) == ([], [])
+
+
 def document(**data: Any) -> EventSchemas:
     """A schema that somebody wrote by hand, in other words than ours."""
     branch = {"properties": {"type": {"const": "hit"}, "data": {"type": "object", **data}}}

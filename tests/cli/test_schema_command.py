@@ -506,7 +506,8 @@ def check(write: Write, old: str, new: str) -> Result:
 
 
 def test_check_without_a_change_says_so(write: Write) -> None:
-    done = check(write, EVENTS, EVENTS)
+    events = f"{EVENTS}    range: float = float('inf')\n"
+    done = check(write, events, events)
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no changes\n")
 
 
@@ -582,6 +583,11 @@ def test_check_with_a_file_that_is_not_a_schema_is_refused(
         (folder / "old.json").write_text(content, encoding="utf-8")
 
     assert reason in refused("--check", "old.json", "sk_good")
+
+
+def test_check_with_an_empty_name_is_refused(write: Write) -> None:
+    write(sk_unnamed=EVENTS)
+    assert "can't be read: No such file or directory" in refused("--check", "", "sk_unnamed")
 
 
 def test_check_writes_no_schema(write: Write) -> None:

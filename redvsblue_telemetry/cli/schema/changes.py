@@ -69,6 +69,9 @@ class _Comparison:
         self._new = new
         self._around: list[tuple[int, int]] = []
         """The pairs of objects that the compared part is in: one may contain itself."""
+        self._same: set[tuple[int, int]] = set()
+        """The pairs without a difference. In classes that refer to one another, there are more
+        ways to a pair than can be walked."""
 
     def compare(self, place: str, before: Schema, after: Schema) -> Iterator[Change]:
         """Yield the differences between two schemas, and between the parts of them."""
@@ -99,10 +102,13 @@ class _Comparison:
             )
         # By identity: a definition is one object, wherever it is referred to.
         pair = id(_inside(old)), id(_inside(new))
-        if _is_object(old) and pair not in self._around:
+        if _is_object(old) and pair not in self._around and pair not in self._same:
             self._around.append(pair)
-            yield from self._compare_fields(place, old, new)
+            found = list(self._compare_fields(place, old, new))
             self._around.pop()
+            if not found:
+                self._same.add(pair)
+            yield from found
 
     def _compare_fields(self, place: str, old: Schema, new: Schema) -> Iterator[Change]:
         was, now = old.get("properties", {}), new.get("properties", {})

@@ -61,12 +61,13 @@ def schema(
     package stands for all modules in it. They are imported, so their code runs; keep event classes
     in a module that starts nothing.
     """
-    if old and (output != "-" or format_ != "json"):
+    if old is not None and (output != "-" or format_ != "json"):
         raise click.UsageError("--check writes no schema; use it without --format and --output")
     try:
         schemas = schemas_of(event_classes(import_modules(modules)))
-        if old:
-            ctx.exit(_check(_read(old), schemas))
+        if old is not None:
+            # Read back, since not all defaults are the same in JSON: an infinite one is null.
+            ctx.exit(_check(_read(old), read_schemas(write_schemas(schemas))))
     except SchemaError as error:
         raise CommandError(str(error)) from error
     with output_to(output) as stream:
