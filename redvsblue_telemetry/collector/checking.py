@@ -6,10 +6,12 @@ proportion to its size. Only one that doesn't is looked at more closely (:mod:`.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, time, timedelta
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
@@ -61,6 +63,8 @@ class Checker:
             "properties": {name: event.data for name, event in schemas.events.items()},
         }
         try:
+            # A validator accepts some invalid keywords, such as a multipleOf of 0.
+            self._library.meta.validate(document)
             registry = self._library.Registry([(_DOCUMENT, document)], retriever=_refuse)
             self._validators = {
                 name: self._validator(
@@ -80,8 +84,7 @@ class Checker:
             schema,
             registry=registry,
             validate_formats=True,
-            # RFC 3339 has no fractions, which the SDK and msgspec write: PT3.5S.
-            formats={"duration": _is_duration},
+            formats=_FORMATS,
             # Some expressions need exponential time for some texts.
             pattern_options=self._library.FancyRegexOptions(backtrack_limit=_BACKTRACK_LIMIT),
         )
@@ -114,12 +117,28 @@ class Checker:
         return bool(self._parts[text].is_valid(value))
 
 
-def _is_duration(text: str) -> bool:
-    try:
-        msgspec.convert(text, timedelta)
-    except msgspec.ValidationError:
-        return False
-    return True
+def _reads(kind: Any) -> Callable[[str], bool]:
+    def is_valid(text: str) -> bool:
+        try:
+            msgspec.convert(text, kind)
+        except msgspec.ValidationError:
+            return False
+        return True
+
+    return is_valid
+
+
+# Those of the schema command that the library doesn't know, or reads by RFC 3339. That has no
+# durations with a fraction, which the SDK and msgspec write: PT3.5S.
+_LOCAL = msgspec.Meta(tz=False)
+_FORMATS = {
+    "duration": _reads(timedelta),
+    "iso-date-time": _reads(datetime),
+    "iso-time": _reads(time),
+    "date-time-local": _reads(Annotated[datetime, _LOCAL]),
+    "partial-time": _reads(Annotated[time, _LOCAL]),
+    "decimal": _reads(Decimal),
+}
 
 
 def _quoted(name: str) -> str:

@@ -250,5 +250,6 @@ def _one_of(values: list[Any]) -> str:
 
 
 def _shown(values: list[Any]) -> str:
-    text = ", ".join(json.dumps(value, ensure_ascii=False) for value in values)
+    # There may be thousands, and each takes at least three characters.
+    text = ", ".join(json.dumps(value, ensure_ascii=False) for value in values[:_MAX_VALUES])
     return escape(text if len(text) <= _MAX_VALUES else f"{text[:_MAX_VALUES]}…")

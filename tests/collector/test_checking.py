@@ -282,6 +282,7 @@ def test_unprintable_letters_of_a_name_are_escaped(checker: Checker) -> None:
 
 # Schemas that somebody wrote by hand.
 
+NUMBERS = ", ".join(map(str, range(100)))
 _NONE = "data.a: fits none of the alternatives"
 _SHORT = "data.a: must have at least 2 characters"
 
@@ -305,6 +306,16 @@ def checker_of(data: dict[str, Any], **definitions: Any) -> Checker:
         ({"type": ["string", "null"]}, 1, "data.a: must be a string or null, not an integer"),
         ({"anyOf": [{"minimum": 3}, False], "discriminator": 5}, 2, _NONE),
         ({"enum": [None, 1]}, 2, "data.a: must be one of null, 1"),
+        ({"enum": [*range(100_000)]}, -1, f"data.a: must be one of {NUMBERS[:120]}…"),
+        ({"format": "iso-date-time"}, "2026-01-02", 'data.a: must have the format "iso-date-time"'),
+        ({"format": "iso-time"}, "3 h", 'data.a: must have the format "iso-time"'),
+        ({"format": "decimal"}, "1,5", 'data.a: must have the format "decimal"'),
+        ({"format": "partial-time"}, "03:04Z", 'data.a: must have the format "partial-time"'),
+        (
+            {"format": "date-time-local"},
+            "2026-01-02T03:04:05Z",
+            'data.a: must have the format "date-time-local"',
+        ),
         (False, 2, "data.a: must be absent"),
         (
             {"patternProperties": {"^x": True}, "additionalProperties": False},
@@ -329,6 +340,26 @@ def test_keywords_that_no_class_has_are_checked_too(
     checker = checker_of({"properties": {"a": schema}})
     assert fault(checker, {"a": value}, "e") == expected
     assert fault(checker, {}, "e") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("iso-date-time", datetime.datetime(2026, 1, 2, 3, 4, 5, 6)),  # noqa: DTZ001
+        ("iso-date-time", datetime.datetime(1, 1, 1, tzinfo=datetime.timezone.utc)),
+        ("iso-time", datetime.time(1, 2, 3, 4)),
+        ("iso-time", datetime.time(1, 2, 3, tzinfo=datetime.timezone.utc)),
+        ("date-time-local", datetime.datetime.max),  # noqa: DTZ901
+        ("partial-time", datetime.time()),
+        ("duration", datetime.timedelta.min),
+        ("decimal", Decimal("-1E+50")),
+        ("decimal", Decimal("NaN")),
+        ("unheard-of", "anything"),
+    ],
+)
+def test_what_the_encoder_makes_of_a_value_has_its_format(name: str, value: object) -> None:
+    checker = checker_of({"properties": {"a": {"type": "string", "format": name}}})
+    assert fault(checker, {"a": value}, "e") is None
 
 
 @pytest.mark.parametrize("type", ["a/b", "a~b", "a b%20", "é", '"', "#/$defs/A", "~1"])
@@ -365,6 +396,7 @@ def test_file_is_read(tmp_path: Path) -> None:
             r"the schema is invalid: properties\.e\.properties\.a\.type: ",
         ),
         ({"properties": {"a": {"pattern": "("}}}, "the schema is invalid"),
+        ({"properties": {"a": {"multipleOf": 0}}}, r"the schema is invalid: .*\.a\.multipleOf: 0"),
         ({"properties": {"a": {"$dynamicRef": "http://127.0.0.1:1/x"}}}, "the schema is invalid"),
     ],
 )
