@@ -23,7 +23,7 @@ from types import FrameType
 import click
 
 from ..collector.client import CollectorClient, CollectorError
-from ..collector.models import Outcome, SessionDetail
+from ..collector.models import FaultGroup, Outcome, SessionDetail
 from ..collector.server import Options, telemetry_url
 from ..collector.storage import queries
 from ..collector.storage.database import DatabaseError
@@ -39,7 +39,7 @@ __all__ = ["run"]
 
 _INTERRUPTED = 130  # exit code
 _MAX_SESSIONS = 1000
-_MAX_SHOWN = 20  # sessions, and runs of missing numbers of one session
+_MAX_SHOWN = 20  # sessions, faults, and runs of missing numbers of one session
 _SETTLE_TIMEOUT = 5.0  # seconds
 _SETTLE_INTERVAL = 0.1  # seconds
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -282,11 +282,17 @@ def _print_comparison(db: Path | None, started: int) -> None:
                 for message in queries.rejected(connection, limit=_MAX_SESSIONS)
                 if message.received >= started
             ]
+            faults = [
+                group
+                for group in queries.faults(connection, limit=_MAX_SHOWN + 1)
+                if group.last >= started
+            ]
     except DatabaseError as error:
         notice(f"telemetry: no comparison was made: {error}", fg="red")
         return
     if sessions:
         _print_sessions(sessions)
+        _print_faults(faults, sum(session.faults for session in sessions))
     elif not rejected:
         for line in _NO_EVENTS:
             notice(line, fg="yellow")
@@ -322,6 +328,17 @@ def _print_sessions(sessions: Sequence[SessionDetail]) -> None:
         )
     if not incomplete:
         notice("telemetry: no gaps; every number up to the last one is stored", fg="green")
+
+
+def _print_faults(groups: Sequence[FaultGroup], count: int) -> None:
+    if not count:
+        return
+    events = "1 event does" if count == 1 else f"{count} events do"
+    notice(f"telemetry: {events} not fit the schema:", fg="red")
+    for group in groups[:_MAX_SHOWN]:
+        notice(f"  {group.type}: {group.fault}")
+    if len(groups) > _MAX_SHOWN:
+        notice("  and more")
 
 
 def _outcome(session: SessionDetail) -> str:

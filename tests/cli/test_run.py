@@ -189,6 +189,25 @@ def test_crash_of_the_game_is_its_outcome() -> None:
     assert re.search(r" 5 +1 +5 +0  crashed$", done.stderr, re.MULTILINE)
 
 
+def test_events_that_do_not_fit_the_schema_are_shown_with_their_faults(tmp_path: Path) -> None:
+    data = {"type": "object", "properties": {"number": {"type": "integer", "maximum": 3}}}
+    shot = {"properties": {"type": {"const": "shot"}, "data": data}}
+    schema = tmp_path / "events.schema.json"
+    schema.write_text(json.dumps({"oneOf": [shot]}))
+    script = GAME + "telemetry.emit('shout'); telemetry.emit('shout')"
+    done = run_game(script, "--schema", schema)
+
+    assert done.returncode == 0, done.stderr
+    assert (
+        "telemetry: 3 events do not fit the schema:\n"
+        "  shout: no such type of event\n"
+        "  shot: data.number: must be at most 3\n"
+    ) in done.stderr
+    assert (
+        "telemetry: 1 event does not fit the schema:\n" in run_game(GAME, "--schema", schema).stderr
+    )
+
+
 def test_missing_events_have_the_reasons_that_the_game_reports() -> None:
     script = GAME.replace(
         "start_telemetry()",
