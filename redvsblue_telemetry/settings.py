@@ -450,7 +450,7 @@ class TelemetrySettings:
     compression: Compression = _choice(
         "auto", "REDVSBLUE_TELEMETRY_COMPRESSION", get_args(Compression)
     )
-    """``"auto"``: compress messages to a server that can read them so. ``"none"``: never."""
+    """``"auto"``: compress messages if the server supports it. ``"none"``: never."""
 
     reports: Reports = _choice("auto", "REDVSBLUE_TELEMETRY_REPORTS", get_args(Reports))
     """``"auto"``: to a server that takes them, report how the session stands, how it ended, and
