@@ -80,7 +80,8 @@ _FILTERS = (
         "--fault",
         metavar="TEXT",
         type=TEXT,
-        help="Only events whose fault contains this text; any: all with one; none: all without.",
+        help="Only events whose fault contains this text; with any, all events that have a fault; "
+        "with none, all others.",
     ),
 )
 

@@ -21,7 +21,8 @@ from .faults import explain
 
 __all__ = ["Checker", "read_checker"]
 
-_OWN_TYPES = ("crash", "frames", "hang")  # of the SDK, which no game declares
+# Of the SDK and of `redvsblue-telemetry check`; no game declares them.
+_OWN_TYPES = ("crash", "frames", "hang", "telemetry_check")
 _MAX_BYTES_EXPLAINED = 65_536  # of data; four times as much as the SDK sends by default
 _BACKTRACK_LIMIT = 10_000  # steps of one regular expression
 _HINT = 'checking events needs jsonschema-rs: pip install "redvsblue-telemetry[collector,schema]"'

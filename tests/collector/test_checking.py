@@ -189,7 +189,7 @@ def test_type_that_the_schema_does_not_have_is_a_fault(checker: Checker) -> None
     assert fault(checker, {}, "ship_hitt") == "no such type of event"
 
 
-@pytest.mark.parametrize("type", ["crash", "frames", "hang"])
+@pytest.mark.parametrize("type", ["crash", "frames", "hang", "telemetry_check"])
 def test_types_of_the_sdk_itself_have_no_fault(checker: Checker, type: str) -> None:
     assert fault(checker, {"anything": 1}, type) is None
 
