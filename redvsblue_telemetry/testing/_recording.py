@@ -50,7 +50,7 @@ class RecordingTelemetry(Telemetry):
         # A game that stops telemetry at its end goes on being recorded in its next test run.
         return True
 
-    def recorded(self) -> list[TelemetryEvent]:
+    def recorded(self) -> list[ObservedEvent]:
         """Return the events that were emitted so far, as a server would receive them."""
         codec, store = self._codec, self._store
         bodies = store.peek(len(store))
@@ -60,7 +60,7 @@ class RecordingTelemetry(Telemetry):
         ]
 
 
-class Events(Sequence[TelemetryEvent]):
+class Events(Sequence[ObservedEvent]):
     """Events in order of emission, which can be compared with what a test expects.
 
     ::
@@ -81,19 +81,19 @@ class Events(Sequence[TelemetryEvent]):
     """The name of the events in a report."""
 
     @abstractmethod
-    def now(self) -> list[TelemetryEvent]:
+    def now(self) -> list[ObservedEvent]:
         """Return the events that there are now."""
 
     @overload
-    def __getitem__(self, index: int) -> TelemetryEvent: ...
+    def __getitem__(self, index: int) -> ObservedEvent: ...
     @overload
     def __getitem__(self, index: slice) -> Events: ...
-    def __getitem__(self, index: int | slice) -> TelemetryEvent | Events:
+    def __getitem__(self, index: int | slice) -> ObservedEvent | Events:
         if isinstance(index, slice):
             return Snapshot(self.now()[index], self.kind)
         return self.now()[index]
 
-    def __iter__(self) -> Iterator[TelemetryEvent]:
+    def __iter__(self) -> Iterator[ObservedEvent]:
         return iter(self.now())
 
     def __len__(self) -> int:
@@ -152,7 +152,7 @@ class Snapshot(Events):
         self._events = [ObservedEvent.of(event) for event in events]
         self.kind = kind or self.kind
 
-    def now(self) -> list[TelemetryEvent]:
+    def now(self) -> list[ObservedEvent]:
         """Return the events that there were."""
         return list(self._events)
 
@@ -165,7 +165,7 @@ class RecordedEvents(Events):
     def __init__(self, telemetry: RecordingTelemetry) -> None:
         self._telemetry = telemetry
 
-    def now(self) -> list[TelemetryEvent]:
+    def now(self) -> list[ObservedEvent]:
         """Return the events that were emitted so far."""
         return self._telemetry.recorded()
 

@@ -176,6 +176,10 @@ def testing(events: RecordedEvents) -> None:
     assert_type(events.of(ShipHit), list[ShipHit])
     assert_type(RunningCollector().events.of(ShipHit)[0].ship, str)
     assert events == [ShipHit(ship="red-3"), "round_end"]
+    assert ShipHit(ship="red-3") in events
+    assert "round_end" in events
+    assert events[0] == ShipHit(ship="red-3")
+    assert events[-1] == "round_end"
 
     events.of("ship_hit")  # wrong
     events.of(ShipHit(ship="red-3"))  # wrong
