@@ -16,7 +16,7 @@ from typing import Any
 
 from ._dialects import Dialect, Handler, find_dialect, refusal
 from .errors import InvalidEventError, TelemetryError
-from .event_types import EventInstance, is_event
+from .event_types import EventInstance, hint_for, is_event
 from .events import TelemetryEvent
 
 __all__ = ["AttachedEngines", "EngineBinding"]
@@ -295,4 +295,5 @@ def _event(args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
         return {"type": args[0], "data": data}
     if "type" in fields:
         return fields
-    return args[0] if args else fields
+    # None of them is an event. One that was meant as one is refused with the reason.
+    return next((each for each in args[::-1] if hint_for(each)), args[0]) if args else fields

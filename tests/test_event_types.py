@@ -497,6 +497,20 @@ def test_an_engine_may_emit_an_instance(events: RecordedEvents) -> None:
     assert get_telemetry().stats().rejected == 2
 
 
+def test_an_unmarked_instance_of_an_engine_is_rejected_with_the_hint(caplog: Any) -> None:
+    class Engine:
+        def on(self, event: str, handler: Callable[..., None]) -> None:
+            self.handler = handler
+
+        def off(self, event: str, handler: Callable[..., None]) -> None:
+            del self.handler
+
+    engine = Engine()
+    with record_events(), get_telemetry().attach(engine):
+        engine.handler(engine, Place(1, 2))
+    assert "'Place': event: is an instance of a class that is not marked" in caplog.text
+
+
 def test_the_emit_of_the_process_takes_an_instance(events: RecordedEvents) -> None:
     redvsblue_telemetry.emit(FrozenAttrs("a"))
     assert [event.type for event in events] == ["frozen_attrs"]
