@@ -34,6 +34,7 @@ from .storage.thread import WriterThread
 
 __all__ = ["Ingest", "Limits"]
 
+_PARTS_PER_TURN = 1000  # of a client's messages, before others get theirs
 _MAX_UNSTORED_MESSAGES = 64  # per connection; beyond that it is not read
 _BURST_SECONDS = 10.0  # how much of the allowed rate may arrive at once
 _MAX_CONNECTED_SESSIONS = 32  # per connection; the newest count
@@ -185,6 +186,7 @@ class _Connection:
 
         Can be canceled at any await: it never waits while it holds a message.
         """
+        parts = 0
         while True:
             await storage.room()
             while self._received - self._stored >= _MAX_UNSTORED_MESSAGES and not self._has_failed:
@@ -206,6 +208,10 @@ class _Connection:
             self._received += 1
             self._note_sessions(message)
             storage.submit(message, len(text), self)
+            parts += message.parts
+            if parts >= _PARTS_PER_TURN:
+                parts = 0
+                await asyncio.sleep(0)  # `receive` doesn't wait while messages are there
 
     def _text(self, event: ASGIEvent) -> bytes:
         """Return the text of a message.

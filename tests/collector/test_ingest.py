@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -16,11 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Message as ASGIEvent
+from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
 from websockets.sync.client import connect
 
 from redvsblue_telemetry.collector import server
+from redvsblue_telemetry.collector.ingest import Ingest, Limits
+from redvsblue_telemetry.collector.storage.database import Database
+from redvsblue_telemetry.collector.storage.thread import WriterThread
 from tests.collector.clients import (
     acks_up_to,
     array,
@@ -442,6 +448,44 @@ def test_invalid_events_count_toward_the_rate(messages: list[str], rate: int) ->
                 client.send(message)
         acks, code = read_to_the_end(client)
         assert (acks[-1] < len(messages), code) == (True, 1008)
+
+
+@pytest.mark.parametrize("parts", [3000, 300], ids=["large", "small"])
+def test_messages_that_have_all_arrived_leave_other_clients_their_turns(
+    parts: int, tmp_path: Path
+) -> None:
+    """The server of ASGI doesn't wait for a message that it has."""
+    text = json.dumps([0] * parts)
+    arrived = [
+        {"type": "websocket.connect"},
+        *[{"type": "websocket.receive", "text": text}] * (30_000 // parts),
+        {"type": "websocket.disconnect", "code": 1000},
+    ]
+    turns = []
+
+    async def receive() -> ASGIEvent:
+        return arrived.pop(0)
+
+    async def send(event: ASGIEvent) -> None:
+        pass
+
+    async def take_turns() -> None:
+        while True:
+            turns.append(len(arrived))
+            await asyncio.sleep(0)
+
+    async def serve() -> None:
+        with contextlib.closing(Database(tmp_path / "telemetry.sqlite3")) as database:
+            storage = WriterThread(database, lambda stored: None, lambda: None)
+            other = asyncio.create_task(take_turns())
+            scope = {"type": "websocket", "headers": []}
+            ingest = Ingest(storage, Limits(), lambda size, text_size: None)
+            await ingest.serve(WebSocket(scope, receive, send))
+            other.cancel()
+            await storage.close()
+
+    asyncio.run(serve())
+    assert len(set(turns)) >= 9
 
 
 def test_allowance_grows_again_with_time() -> None:
