@@ -34,6 +34,26 @@ errors = Counter(logging.ERROR)
 logging.getLogger("redvsblue_telemetry").addHandler(errors)
 files, pairs = [], []
 
+import redvsblue_telemetry._delivery.poller as poller
+
+wait_of_poller, waits_since = poller.Poller.wait, None
+def noting(*arguments):
+    global waits_since
+    waits_since = time.monotonic()
+    try:
+        return wait_of_poller(*arguments)
+    finally:
+        waits_since = None
+poller.Poller.wait = noting
+
+def wait_for_quiet():
+    # Between a look at a descriptor and its use, one that is closed and opened again looks the
+    # same. So the worker should have nothing to do for a while, as at the start of a daemon.
+    since = None
+    while since is None or not 0.02 < time.monotonic() - since < 0.1:
+        time.sleep(0.001)
+        since = waits_since
+
 def close_all(reopens):
     os.closerange(3, 1000)
     files.clear()
@@ -111,14 +131,15 @@ finish()
 def test_descriptors_that_are_closed_again_and_again_lose_nothing(reopens: bool) -> None:
     script = f"""
 import threading
-start(backoff_base=0.01, backoff_max=0.02, drain_interval=0.01, capacity=1_000_000)
+start(backoff_base=0.01, backoff_max=0.02, drain_interval=0.3, capacity=1_000_000)
 is_over = threading.Event()
 def emit():
     while not is_over.wait(0.0005):
         telemetry.emit("x")
 emitter = threading.Thread(target=emit)
 emitter.start()
-for _ in range(20):
+for _ in range(10):
+    wait_for_quiet()
     close_all({reopens})
     time.sleep(0.03)
     check_host()
@@ -204,7 +225,6 @@ finish()
 
 NO_DESCRIPTORS = """
 import resource
-import redvsblue_telemetry._delivery.poller as poller
 logging.getLogger("redvsblue_telemetry").propagate = False
 wait, waits = poller.Poller.wait, []
 def counting(*arguments):
@@ -283,25 +303,6 @@ finish()
 
 
 JOURNAL = """
-import redvsblue_telemetry._delivery.poller as poller
-wait, waits_since = poller.Poller.wait, None
-def noting(*arguments):
-    global waits_since
-    waits_since = time.monotonic()
-    try:
-        return wait(*arguments)
-    finally:
-        waits_since = None
-poller.Poller.wait = noting
-
-def wait_for_quiet():
-    # Between a look at a descriptor and its use, one that is closed and opened again looks the
-    # same. So the worker should have nothing to do for a while, as at the start of a daemon.
-    since = None
-    while since is None or time.monotonic() - since > 0.05:
-        time.sleep(0.001)
-        since = waits_since
-
 journal = sys.argv[2]
 start(journal=journal)
 for number in range(3000):
