@@ -11,19 +11,25 @@ from datetime import datetime, time, timedelta
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
+from time import monotonic, thread_time
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
 
 from .._schema import EventSchemas, SchemaError, read_schemas
-from .faults import explain
+from .faults import NOT_EXPLAINED, explain
 
 __all__ = ["Checker", "read_checker"]
 
 # Of the SDK and of `redvsblue-telemetry check`; no game declares them.
 _OWN_TYPES = ("crash", "frames", "hang", "telemetry_check")
 _MAX_BYTES_EXPLAINED = 65_536  # of data; four times as much as the SDK sends by default
+# The search for where an event does not fit takes a hundred times as long as storing it, at worst.
+# So that no client can keep the storage thread from the events of the others, searches get this
+# share of its time, and at first this many seconds at once.
+_SHARE_EXPLAINING = 0.2
+_SECONDS_AT_ONCE = 0.4
 _BACKTRACK_LIMIT = 10_000  # steps of one regular expression
 _HINT = 'checking events needs jsonschema-rs: pip install "redvsblue-telemetry[collector,schema]"'
 _DOCUMENT = "urn:events"
@@ -79,6 +85,7 @@ class Checker:
             raise SchemaError(f"the schema is invalid: {where}: {reason}") from error
         self._decode = msgspec.json.Decoder().decode
         self._parts: dict[bytes, Any] = {}
+        self._paid_until = 0.0  # when the searches until now will have had their share of the time
 
     def _validator(self, schema: dict[str, Any], registry: Any = None) -> Any:
         return self._library.Draft202012Validator(
@@ -108,7 +115,14 @@ class Checker:
             return "data: is nested too deeply"
         if memoryview(data).nbytes > _MAX_BYTES_EXPLAINED:
             return "data: does not fit the schema, and is too large to say where"
-        return explain(self._schemas, type, decoded, self._fits)
+        now = monotonic()
+        if self._paid_until - now > _SECONDS_AT_ONCE / _SHARE_EXPLAINING:
+            return NOT_EXPLAINED
+        start = thread_time()
+        found = explain(self._schemas, type, decoded, self._fits)
+        taken = thread_time() - start
+        self._paid_until = max(self._paid_until, now) + taken / _SHARE_EXPLAINING
+        return found
 
     # Called for data that does not fit, with each keyword of the schemas at most.
     def _fits(self, schema: dict[str, Any], value: Any) -> bool:

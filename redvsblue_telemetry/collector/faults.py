@@ -17,7 +17,10 @@ from typing import Any
 from .._schema import EventSchemas
 from .._shared import escape
 
-__all__ = ["explain"]
+__all__ = ["NOT_EXPLAINED", "explain"]
+
+NOT_EXPLAINED = "data: does not fit the schema"
+"""The fault of an event if the search for the place is not made, or finds none."""
 
 _MAX_STEPS = 5000  # about 10 ms
 _MAX_FAULTS = 3  # of one event
@@ -71,7 +74,7 @@ def explain(schemas: EventSchemas, type: str, data: Any, fits: Fits) -> str:
                 found.append(fault)
     except (_OutOfSteps, RecursionError):
         pass
-    text = "; ".join(found) or "data: does not fit the schema"
+    text = "; ".join(found) or NOT_EXPLAINED
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
 
 
