@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -583,6 +584,30 @@ def test_check_with_a_file_that_is_not_a_schema_is_refused(
         (folder / "old.json").write_text(content, encoding="utf-8")
 
     assert reason in refused("--check", "old.json", "sk_good")
+
+
+def test_check_whose_reader_is_gone_still_fails(tmp_path: Path) -> None:
+    (tmp_path / "sk_events.py").write_text(EVENTS, encoding="utf-8")
+    document = run_command("schema", "sk_events", cwd=tmp_path).stdout
+    (tmp_path / "old.json").write_text(document.replace('"ship"', '"boat"'), encoding="utf-8")
+    command = [sys.executable, "-m", "redvsblue_telemetry", "schema"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [*command, "--check", "old.json", "sk_events"],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(REPOSITORY), "PATH": ""},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr.startswith("2 of 2 changes would break ")
 
 
 def test_check_with_an_empty_name_is_refused(write: Write) -> None:

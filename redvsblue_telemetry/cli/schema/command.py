@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import click
 
 from ..._schema import EventSchemas, SchemaError, read_schemas, write_schemas
 from .._output import output_to
-from .._terminal import CommandError, exit_on_broken_pipe, notice, printable, stdout_errors
+from .._terminal import CommandError, notice, printable, stdout_errors
 from .changes import changes
 from .classes import schemas_of
 from .modules import event_classes, import_modules
@@ -91,7 +92,8 @@ def _check(old: EventSchemas, new: EventSchemas) -> int:
     except RecursionError:
         raise SchemaError("a definition in the older schema is nothing but itself") from None
     breaking = [change for change in found if change.is_breaking]
-    with exit_on_broken_pipe(), stdout_errors():
+    # A reader that goes away, such as `head`, has no say in the exit code.
+    with contextlib.suppress(BrokenPipeError), stdout_errors():
         for change in breaking or found:
             click.echo(printable(str(change), 1000))
     if breaking:
