@@ -263,6 +263,27 @@ def test_a_field_without_a_value_is_named(events: RecordedEvents, caplog: Any) -
     assert not events
 
 
+def test_instances_that_cannot_be_read_are_warned_of_once(
+    events: RecordedEvents, caplog: Any
+) -> None:
+    @event_type
+    @attrs.define(slots=False, repr=False)
+    class Hit:
+        ship: str
+
+        def __getattr__(self, name: str) -> Any:
+            raise ValueError("no such ship")
+
+    hits = [Hit("red-3"), Hit("red-4")]
+    for hit in hits:
+        del hit.ship
+        get_telemetry().emit(hit)
+    assert [record.getMessage() for record in caplog.records] == [
+        "event 'hit': data: can't be read: ValueError('no such ship'); it is rejected"
+    ]
+    assert events.stats().rejected == 2
+
+
 def test_a_nested_struct_that_lost_a_field_is_rejected_with_the_type(
     events: RecordedEvents, caplog: Any
 ) -> None:

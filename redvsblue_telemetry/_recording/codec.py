@@ -177,11 +177,13 @@ class EventCodec:
             return event
         try:
             return typed.read(event)
-        except AttributeError as error:
-            if error.obj is event:  # a field with init=False that was not set, perhaps
+        except Exception as error:
+            if isinstance(error, AttributeError) and error.obj is event:
+                # A field with init=False that was not set, perhaps.
                 reason = "has no value in the instance"
                 raise InvalidEventError(typed.type, f"data.{error.name}", reason) from None
-            raise
+            reason = f"can't be read: {describe(error)}"
+            raise InvalidEventError(typed.type, "data", reason) from error
 
     def leaves_out(self, type: object) -> bool:
         """Return whether sampling leaves out an event of a type, which is counted then."""
