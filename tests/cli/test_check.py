@@ -26,7 +26,7 @@ from redvsblue_telemetry._network.dial import default_ssl_context
 from redvsblue_telemetry.cli.check.command import check
 from redvsblue_telemetry.collector.server import Options
 from redvsblue_telemetry.testing import RecordingServer
-from tests.support.collector import collector_running, free_port
+from tests.support.collector import REFUSING_PORT, collector_running
 from tests.support.command import needs_full_disk, run_command, run_command_onto_full_disk
 from tests.support.connect_proxy import ConnectProxy
 from tests.support.raw_server import (
@@ -127,7 +127,7 @@ def test_the_collector_at_another_path_asks_for_the_path() -> None:
 
 
 def test_text_output_has_a_line_for_each_step_with_its_advice_below() -> None:
-    url = f"ws://127.0.0.1:{free_port()}/"
+    url = f"ws://127.0.0.1:{REFUSING_PORT}/"
     done = CliRunner().invoke(check, [url])
     lines = done.output.splitlines()
     heads = [line.split(maxsplit=1) for line in lines if not line.startswith(" ")]
@@ -211,7 +211,7 @@ def test_a_token_sent_without_tls_is_a_warning() -> None:
 
 
 def test_a_closed_port_suggests_that_the_server_is_not_running() -> None:
-    port = free_port()
+    port = REFUSING_PORT
     step, detail, advice = examined(f"ws://127.0.0.1:{port}/").fault()
     assert step == "connect"
     assert "127.0.0.1" in detail
@@ -653,7 +653,7 @@ def test_a_proxy_that_requires_credentials_is_named(
 def test_a_proxy_that_does_not_run_is_not_taken_for_the_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{REFUSING_PORT}")
     step, _, advice = examined("wss://127.0.0.1:9/").fault()
     assert step == "connect"
     assert "is the proxy running" in advice

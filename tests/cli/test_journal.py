@@ -16,7 +16,7 @@ from redvsblue_telemetry.cli._database import open_database
 from redvsblue_telemetry.collector.models import EventFilter
 from redvsblue_telemetry.collector.storage.queries import stream_events
 from redvsblue_telemetry.testing import RecordingServer
-from tests.support.collector import collector_running, free_port
+from tests.support.collector import REFUSING_PORT, collector_running
 from tests.support.command import command, environment, invoke_command, run_command
 from tests.support.journal import RUN, SESSION, STARTED_AT, Segment, records, write_run
 
@@ -161,7 +161,7 @@ def test_it_delivers_dead_runs_with_what_they_were(
 
 
 def test_what_could_not_be_delivered_is_left(journal: Path) -> None:
-    url = f"ws://127.0.0.1:{free_port()}/"
+    url = f"ws://127.0.0.1:{REFUSING_PORT}/"
     result = run_command("journal", journal, "--json", "--send", url)
     assert result.returncode == 1
     answer = json.loads(result.stdout)

@@ -16,7 +16,7 @@ from redvsblue_telemetry._report import MAX_GAPS, Reason, Report, State, encode_
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.writer import Writer
-from tests.support.collector import collector_running, free_port
+from tests.support.collector import REFUSING_PORT, collector_running
 from tests.support.command import (
     PATIENCE,
     command_without_reader,
@@ -109,7 +109,7 @@ def test_unknown_session_is_an_error(db: Path) -> None:
         (["--db", "nowhere.sqlite3"], "nowhere.sqlite3 is not a database"),
         (["--db", "a", "--url", "http://localhost"], "--db and --url can't be used together"),
         (["--url", "ftp://localhost"], "is not the URL of a collector's page"),
-        (["--url", f"http://127.0.0.1:{free_port()}"], "does not respond"),
+        (["--url", f"http://127.0.0.1:{REFUSING_PORT}"], "does not respond"),
     ],
 )
 def test_sessions_that_cannot_be_read_are_an_error(options: list[str], message: str) -> None:

@@ -16,7 +16,13 @@ import pytest
 from websockets.sync.client import connect
 
 from redvsblue_telemetry._schema import EventSchema, EventSchemas, write_schemas
-from tests.support.collector import RunningCollector, bearer, collector_running, free_port
+from tests.support.collector import (
+    REFUSING_PORT,
+    RunningCollector,
+    bearer,
+    collector_running,
+    free_port,
+)
 from tests.support.command import (
     PATIENCE,
     Running,
@@ -457,7 +463,7 @@ def test_token_is_shown_to_the_collector_alone() -> None:
     ],
 )
 def test_what_it_cannot_ask_is_one_line_and_exit_code_2(url: str, reason: str) -> None:
-    done = invoke_command("tail", "--url", url.format(free=free_port()))
+    done = invoke_command("tail", "--url", url.format(free=REFUSING_PORT))
 
     assert done.exit_code == 2
     (line,) = done.output.splitlines()

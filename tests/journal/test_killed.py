@@ -21,7 +21,7 @@ from benchmarks.notes import Notes
 from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support import REPOSITORY
-from tests.support.collector import free_port
+from tests.support.collector import REFUSING_PORT
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no SIGKILL here")
@@ -189,7 +189,7 @@ def test_a_kill_in_the_middle_loses_nothing(way: str, is_connected: bool, tmp_pa
         return sum(map(notes.returned, emitters))
 
     with RecordingServer() as server:
-        url = server.url if is_connected else f"ws://127.0.0.1:{free_port()}/"
+        url = server.url if is_connected else f"ws://127.0.0.1:{REFUSING_PORT}/"
         with game(script, url, journal, tmp_path / "notes") as process:
             assert wait_until(lambda: all(map(notes.returned, emitters)), PATIENCE)
             enough = returned() + random.Random(seed).randrange(1500)

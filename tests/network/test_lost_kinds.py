@@ -25,6 +25,7 @@ from redvsblue_telemetry._delivery.worker import TelemetryConnector
 from redvsblue_telemetry._network.contract import Connection, ConnectionLost, LostKind
 from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.collector import REFUSING_PORT
 from tests.support.raw_server import (
     Script,
     frame,
@@ -41,17 +42,11 @@ A_DAY = datetime.timedelta(days=1)
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
 # No connection at all.
 
 
 def test_a_port_at_which_nothing_listens() -> None:
-    lost = connect_fails(f"ws://127.0.0.1:{free_port()}/")
+    lost = connect_fails(f"ws://127.0.0.1:{REFUSING_PORT}/")
     assert (lost.kind, lost.errno) == (LostKind.TCP, errno.ECONNREFUSED)
     assert not lost.is_offline
 

@@ -88,6 +88,18 @@ def basic(password: str, user: str = "") -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
+def _bound_port() -> int:
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    port = int(bound.getsockname()[1])
+    bound.detach()  # it stays open as long as this process
+    return port
+
+
+REFUSING_PORT = _bound_port()
+"""A port that refuses connections: it is taken, so no other test's server can get it."""
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that nobody listens at just now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

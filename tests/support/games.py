@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support import REPOSITORY
-from tests.support.collector import RunningCollector, free_port
+from tests.support.collector import REFUSING_PORT, RunningCollector
 from tests.support.command import environment
 
 PATIENCE = 100.0  # seconds for a game that takes a few, on a machine that has other things to do
@@ -168,7 +168,7 @@ def run_game(script: str, *arguments: object, **options: Any) -> Ended:
 
 def nowhere() -> str:
     """Return a URL at which there is no server."""
-    return f"ws://127.0.0.1:{free_port()}/telemetry"
+    return f"ws://127.0.0.1:{REFUSING_PORT}/telemetry"
 
 
 DYING = (
