@@ -66,7 +66,7 @@ def supported() -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=1)
 def _zstd() -> Any:
-    """Return the module; None if there is none, or if it can't be imported."""
+    """Return the zstd module; None if it is missing or can't be imported."""
     try:
         if sys.version_info >= (3, 14):
             from compression import zstd  # noqa: PLC0415

@@ -227,7 +227,7 @@ def _allowed(schema: Any) -> list[Any] | None:
 
 
 def _has_tags_of(schema: Any, value: dict[str, Any]) -> bool:
-    """Return whether an object has the values by which the alternatives are told apart."""
+    """Return whether an object has the values that distinguish the alternatives."""
     return all(
         name in value and value[name] in allowed
         for name in (schema or {}).get("required", ())

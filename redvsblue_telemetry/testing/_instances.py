@@ -78,7 +78,7 @@ def instance_of(cls: type[T], data: Mapping[str, Any]) -> T:
         ValueError: The data doesn't fit the class.
     """
     if strange := [name for name in data if name not in _names(cls)]:
-        raise ValueError(f"there is no field {strange[0]!r} in the class")
+        raise ValueError(f"the class has no field {strange[0]!r}")
     try:
         return msgspec.convert(data, cls, str_keys=True, dec_hook=_made)
     except msgspec.ValidationError as error:
