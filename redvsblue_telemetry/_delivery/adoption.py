@@ -202,24 +202,24 @@ class Adoption:
     @property
     def is_done(self) -> bool:
         """Whether no run is left to be read, and nothing of one is in flight."""
-        return self._is_ended and not self._open
+        return (self._is_over or self._is_at_end) and not self._open
 
     @property
-    def _is_ended(self) -> bool:
-        return self._is_over or self._is_at_end
+    def _may_find(self) -> bool:
+        """Whether there may be a run that it has not looked at."""
+        # A client that was stopped a moment ago may close its run after this one has begun to look.
+        has_new = self._closed() != self._closed_before
+        return not self._is_over and (has_new or not self._is_at_end)
 
     @property
     def may_load(self) -> bool:
         """Whether :meth:`take` may be called now."""
-        # A client that was stopped a moment ago may close its run after this one has begun to look.
-        if self._is_at_end and self._closed() != self._closed_before:
-            self._is_at_end = False
         is_left = not all(each.is_read for each in tuple(self._open))
-        return self._limit.has_room and (is_left or (self._may_open and not self._is_ended))
+        return self._limit.has_room and (is_left or (self._may_open and self._may_find))
 
     def look(self) -> None:
         """Find out whether there is a dead run."""
-        if not self._is_ended and not self._open:
+        if self._may_find and not self._open:
             self._next()
 
     def take(self, limit: int) -> tuple[EventCodec, list[tuple[EncodedEvent, int]]] | None:
@@ -309,9 +309,10 @@ class Adoption:
 
     def _next(self) -> _Adopted | None:
         """Return the next run, and note it as open; None if there is none."""
-        while not self._is_ended and self._may_open:
+        while self._may_find and self._may_open:
             if self._runs is None:
                 assert self._find is not None
+                self._is_at_end = False
                 self._closed_before = self._closed()
                 self._runs = self._find()
             run = next(self._runs, None)
