@@ -343,6 +343,8 @@ def test_while_the_toggle_is_off_nothing_is_recorded() -> None:
 def test_a_crash_is_in_the_journal_when_a_hook_kills_the_game(tmp_path: Path) -> None:
     script = """
     telemetry.set_online(False)
+    while telemetry.stats().state.name != "OFFLINE":
+        time.sleep(0.01)
     sys.excepthook, ours = (lambda *args: (ours(*args), os._exit(9))), sys.excepthook
     hit("e")
     """

@@ -145,6 +145,8 @@ assert telemetry.flush(20)
 while telemetry._journal.store._confirmed_on_disk < 3000:
     time.sleep(0.01)
 telemetry.set_online(False)
+while telemetry.stats().state.name != "OFFLINE":
+    time.sleep(0.01)
 for number in range(10):
     telemetry.emit("waiting")
 print(telemetry.session_id)
@@ -925,6 +927,7 @@ def test_a_stop_notes_what_was_confirmed_last(
         telemetry.emit("hit")
     assert telemetry.flush(10)
     telemetry.set_online(False)
+    assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE)
     for _ in range(5):
         telemetry.emit("hit")
     assert not telemetry.stop(0.1)

@@ -23,6 +23,7 @@ from redvsblue_telemetry.testing import RecordingServer
 from tests.client.test_fork import FORK, needs_fork
 from tests.client.test_process import START, run
 from tests.delivery.test_refused import picky_server, settle
+from tests.support.offline import started_offline
 from tests.support.raw_server import frame, raw_server, shake_hands
 from tests.support.wait import wait_until
 
@@ -53,8 +54,7 @@ def emit(telemetry: Telemetry, count: int, first: int = 1) -> None:
 
 def waiting(url: str, count: int, **settings: Any) -> Telemetry:
     """Telemetry with events in its store before it connects."""
-    telemetry = start_telemetry(**{**QUICK, **settings}, url=url)
-    telemetry.set_online(False)
+    telemetry = started_offline(**{**QUICK, **settings}, url=url)
     emit(telemetry, count)
     telemetry.set_online(True)
     return telemetry
@@ -268,15 +268,12 @@ def test_a_server_that_picks_nothing_gets_what_it_got_before_byte_for_byte(
     monkeypatch.setattr(handshake, "os", known)
     server = ScriptedServer(answer)
     with raw_server(server) as port:
-        telemetry = start_telemetry(
+        telemetry = started_offline(
             **QUICK,
             url=f"ws://127.0.0.1:{port}/telemetry",
             session_id="s",
             compression=compression,
         )
-        telemetry.set_online(False)
-        assert wait_until(lambda: telemetry.stats().state.name == "OFFLINE")
-        server.turns.clear()
         for number in range(1, 76):
             telemetry.push(pushed(number))
         telemetry.set_online(True)
@@ -284,7 +281,7 @@ def test_a_server_that_picks_nothing_gets_what_it_got_before_byte_for_byte(
         assert telemetry.stop(5)
         offers = [b"Telemetry-Encoding: " + OFFER] if compression == "auto" else []
         expected = expected_stream(port, *offers)
-        turn = server.turns[-1]
+        (turn,) = server.turns
         assert wait_until(lambda: len(turn.request + turn.received) >= len(expected))
         assert turn.request + bytes(turn.received) == expected
 
@@ -295,7 +292,7 @@ def test_what_is_sent_again_is_the_same_bytes(encoding: str) -> None:
     with raw_server(server) as port:
         telemetry = waiting(f"ws://127.0.0.1:{port}/", 150)
         assert telemetry.flush(10)
-        first, second, last = (turn.messages for turn in server.turns[-3:])
+        first, second, last = (turn.messages for turn in server.turns)
         assert {message.opcode for message in last} == {BINARY}
         assert first[:3] == second[:3] == last[:3]
         assert telemetry.stats().delivered == 150
@@ -305,10 +302,7 @@ def test_another_server_may_pick_another_encoding_or_none() -> None:
     answers = (supported()[0], None, DEFLATE)
     server = ScriptedServer(*answers, slams=3)
     with raw_server(server) as port:
-        telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/", session_id="s")
-        telemetry.set_online(False)
-        assert wait_until(lambda: telemetry.stats().state.name == "OFFLINE")
-        server.turns.clear()
+        telemetry = started_offline(**QUICK, url=f"ws://127.0.0.1:{port}/", session_id="s")
         emit(telemetry, 150)
         telemetry.set_online(True)
         assert telemetry.flush(10)
@@ -341,8 +335,7 @@ def test_a_server_that_cannot_read_what_it_has_picked_gets_texts(
     with picky_server(
         lambda types: None, takes_reports=takes_reports, encoding=encoding, reads_it=False
     ) as server:
-        telemetry = start_telemetry(**QUICK, url=server.url)
-        telemetry.set_online(False)
+        telemetry = started_offline(**QUICK, url=server.url)
         for _ in range(120):
             telemetry.emit("bullet_fired", text="each of them is long enough to be compressed" * 9)
         telemetry.set_online(True)
@@ -359,8 +352,7 @@ def test_an_event_that_is_refused_is_found_among_compressed_ones(encoding: str, 
     with picky_server(
         lambda types: code if "bad" in types else None, takes_reports=True, encoding=encoding
     ) as server:
-        telemetry = start_telemetry(**QUICK, url=server.url)
-        telemetry.set_online(False)
+        telemetry = started_offline(**QUICK, url=server.url)
         emit(telemetry, 120)
         telemetry.emit("bad", padding="x" * 300)
         emit(telemetry, 60)

@@ -17,6 +17,7 @@ from websockets.sync.server import ServerConnection, serve
 from redvsblue_telemetry import Telemetry, TelemetryEvent, start_telemetry
 from redvsblue_telemetry._compression import unpacker
 from redvsblue_telemetry._recording.codec import EventCodec
+from tests.support.offline import started_offline
 from tests.support.wait import wait_until
 
 # Refusals cost a connection each, and each a wait: so short ones.
@@ -117,8 +118,7 @@ def picky_server(
 
 def started(url: str, types: list[str], **settings: Any) -> Telemetry:
     """Telemetry with the events in its store before it connects: so many batches are in flight."""
-    telemetry = start_telemetry(**QUICK, url=url, **settings)
-    telemetry.set_online(False)
+    telemetry = started_offline(**QUICK, url=url, **settings)
     for type in types:
         telemetry.emit(type, secret="of-the-player")
     telemetry.set_online(True)
@@ -261,10 +261,9 @@ def test_what_the_servers_library_refuses_is_found_without_acks(
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            telemetry = start_telemetry(
+            telemetry = started_offline(
                 **QUICK, url=f"ws://127.0.0.1:{server.socket.getsockname()[1]}/", batch_size=20
             )
-            telemetry.set_online(False)
             for number in range(1, 41):
                 telemetry.emit("fat" if number == 30 else "thin", x="y" * (3000 * (number == 30)))
             telemetry.set_online(True)

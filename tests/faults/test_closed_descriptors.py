@@ -309,6 +309,8 @@ for number in range(3000):
     telemetry.emit("hit", n=number)
 telemetry.flush(20)
 telemetry.set_online(False)
+while telemetry.stats().state.name != "OFFLINE":
+    time.sleep(0.01)
 for number in range(3000):
     telemetry.emit("hit", n=number)
 wait_for_quiet()
