@@ -134,7 +134,8 @@ ROOMS = {
         schema          |
         database        | schema
         writer          | contexts  database  faults  reports  schema  sessions
-        thread          | database  writer
+        upkeep          |
+        thread          | database  upkeep  writer
     """,
     "collector.http": """
         access          |

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from ..collector.models import EventFilter
 
 __all__ = [
     "TEXT",
+    "Duration",
     "FiniteFloatRange",
+    "KeepRule",
+    "Size",
     "browser_option",
     "db_option",
     "filter_options",
@@ -145,3 +149,53 @@ class FiniteFloatRange(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, ctx)
         return number
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_BYTES = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])", re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", re.ASCII | re.IGNORECASE)
+
+
+class Duration(StringParamType):
+    """A time such as ``90d``, as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse a time."""
+        if not isinstance(value, str):
+            return value
+        found = _DURATION.fullmatch(value.strip())
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is not a time such as 90d, 12h, 30m or 45s.", param, ctx)
+        return float(found[1]) * _SECONDS[found[2]]
+
+
+class Size(StringParamType):
+    """A size such as ``10GB``, as bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse a size."""
+        if not isinstance(value, str):
+            return value
+        found = _SIZE.fullmatch(value.strip())
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is not a size such as 500MB or 10GB.", param, ctx)
+        return int(float(found[1]) * _BYTES[found[2].lower()])
+
+
+class KeepRule(Duration):
+    """A time for all events, or for those of a type, as ``(type, seconds)``; None is all types."""
+
+    name = "keep"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse ``90d`` or ``bullet_fired=3d``."""
+        if not isinstance(value, str):
+            return value
+        # A type may have a "=" of its own; a time has none.
+        type_, separator, time = value.rpartition("=")
+        return (type_ if separator else None), super().convert(time, param, ctx)

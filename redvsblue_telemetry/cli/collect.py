@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from .._shared import escape
-from ..collector.client import TOKEN_VARIABLE
+from ..collector.client import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
 from ..collector.server import IN_MEMORY, Options, serve, telemetry_url
-from ._arguments import FiniteFloatRange, schema_option
+from ..collector.storage.upkeep import Keep
+from ._arguments import FiniteFloatRange, KeepRule, Size, schema_option
 from ._runner import run, stopped_by_signals
 from ._terminal import CommandError, pipe_safe_stdout
 
@@ -45,6 +46,12 @@ _DEFAULTS = Options()
     "users of the machine can see the arguments of a process.",
 )
 @click.option(
+    "--read-token",
+    envvar=READ_TOKEN_VARIABLE,
+    help="Require this token from people, on the page and the API, and let --token do nothing but "
+    f"send events. Prefer the variable {READ_TOKEN_VARIABLE}.",
+)
+@click.option(
     "--insecure",
     is_flag=True,
     help="Allow any --host without a token: everyone who can reach it can read and write.",
@@ -55,6 +62,45 @@ _DEFAULTS = Options()
     metavar="NAME",
     multiple=True,
     help="Accept requests for this host name too, besides addresses and localhost. Repeatable.",
+)
+@click.option(
+    "--trust-proxy",
+    is_flag=True,
+    help="Believe the X-Forwarded-* headers of requests. Only behind a proxy that sets them.",
+)
+@click.option(
+    "--tls-cert",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Serve TLS with this certificate chain (PEM). SIGHUP loads it again.",
+)
+@click.option(
+    "--tls-key",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The private key of the certificate, if it is not in the same file.",
+)
+@click.option(
+    "--keep",
+    "keep_rules",
+    metavar="[TYPE=]TIME",
+    type=KeepRule(),
+    multiple=True,
+    help="Delete events after this time, such as 90d; of one type with TYPE=TIME, such as "
+    "bullet_fired=3d. May be repeated.",
+)
+@click.option(
+    "--max-bytes",
+    metavar="SIZE",
+    type=Size(),
+    help="Delete the oldest events when the database uses more than this, such as 10GB.",
+)
+@click.option(
+    "--alert",
+    "alerts",
+    metavar="URL",
+    multiple=True,
+    help="Post alerts to this URL, as JSON. May be repeated.",
 )
 @click.option(
     "--allow-reset", is_flag=True, help="Allow DELETE /api/events, which deletes everything."
@@ -87,8 +133,15 @@ def collect(
     port: int,
     db: str,
     token: str | None,
+    read_token: str | None,
     insecure: bool,
     hosts: tuple[str, ...],
+    trust_proxy: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    keep_rules: tuple[tuple[str | None, float], ...],
+    max_bytes: int | None,
+    alerts: tuple[str, ...],
     allow_reset: bool,
     max_connections: int,
     max_rate: float,
@@ -113,10 +166,28 @@ def collect(
         max_rate=max_rate,
         max_message_bytes=max_message_bytes,
         schema=schema,
+        read_token=read_token,
+        trust_proxy=trust_proxy,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        keep=_keep(keep_rules),
+        max_bytes=max_bytes,
+        alerts=alerts,
     )
     console = Console(file=pipe_safe_stdout(), highlight=False, soft_wrap=True, quiet=quiet)
     run(_collect(options, console))
     _print_at_end(console, "stopped; everything received is stored")
+
+
+def _keep(rules: tuple[tuple[str | None, float], ...]) -> Keep:
+    general = [seconds for type_, seconds in rules if type_ is None]
+    if len(general) > 1:
+        raise click.UsageError("--keep is given more than once without a type")
+    by_type: dict[str, float] = {}
+    for type_, seconds in rules:
+        if type_ is not None and by_type.setdefault(type_, seconds) != seconds:
+            raise click.UsageError(f"--keep is given more than once for {type_!r}")
+    return Keep(general[0] if general else None, by_type)
 
 
 async def _collect(options: Options, console: Console) -> None:

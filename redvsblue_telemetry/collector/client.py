@@ -32,6 +32,7 @@ from .models import (
 )
 
 __all__ = [
+    "READ_TOKEN_VARIABLE",
     "TOKEN_VARIABLE",
     "CollectorClient",
     "CollectorError",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 TOKEN_VARIABLE = "REDVSBLUE_COLLECTOR_TOKEN"
+READ_TOKEN_VARIABLE = "REDVSBLUE_COLLECTOR_READ_TOKEN"
 _TIMEOUT = 10.0  # seconds
 _MEBIBYTE = 1024 * 1024
 # A page holds 8 Mi characters of data, each of up to four bytes, and its last event may exceed

@@ -39,6 +39,7 @@ __all__ = [
     "SessionDetail",
     "SessionPage",
     "Stats",
+    "Storage",
     "StoredEvent",
     "Totals",
     "VersionHealth",
@@ -109,12 +110,15 @@ class StoredEvent(msgspec.Struct, rename="camel", omit_defaults=True):
     """
 
 
-class EventPage(msgspec.Struct):
+class EventPage(msgspec.Struct, omit_defaults=True):
     """One page of events."""
 
     events: list[StoredEvent]
     next: int
     """The cursor for the next page: ``after``, or ``before`` when the newest come first."""
+    partial: bool = False
+    """Whether the search ended at its deadline before it had examined every event: the page has
+    fewer events than the limit, or none, and more may follow from ``next``. Absent if not."""
 
 
 class Session(msgspec.Struct, rename="camel"):
@@ -241,8 +245,32 @@ class Totals(msgspec.Struct, rename="camel"):
     """How many of the events have a fault."""
 
 
+class Storage(msgspec.Struct, rename="camel"):
+    """The room that the database takes, in bytes, and how long it will last."""
+
+    used_bytes: int
+    """What the data takes up, its write-ahead log included."""
+    file_bytes: int
+    """The size of the files. Deleted data leaves room in them for new data."""
+    disk_free_bytes: int
+    max_bytes: int | None = None
+    """The most that the data may take up; the oldest events are deleted beyond it."""
+    keep: dict[str, float] = {}
+    """For how many seconds events are kept, by type; ``""`` is for all other types."""
+    bytes_per_day: float | None = None
+    """By how much the data grew in the last hours, less what was deleted, as a rate; None while
+    that is unknown."""
+    days_left: float | None = None
+    """At that rate, until the disk is full; None if that is unknown, or never."""
+    is_low: bool = False
+    """Whether the disk will be full within a week, or has less room than a twentieth."""
+
+
 class Stats(Totals, kw_only=True):
     """The counts, and the state of the running collector."""
+
+    storage: Storage | None = None
+    """The room that the database takes; None if that can't be read."""
 
     connections: int
     """How many clients are connected now."""

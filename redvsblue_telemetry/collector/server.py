@@ -25,6 +25,7 @@ from .checking import Checker, read_checker
 from .http.access import Access
 from .ingest import Limits
 from .storage.database import Database
+from .storage.upkeep import Keep
 
 __all__ = ["IN_MEMORY", "Options", "OptionsError", "serve", "telemetry_url"]
 
@@ -66,6 +67,20 @@ class Options(msgspec.Struct, kw_only=True):
     for its ``confirm_timeout``, 10 seconds by default."""
     schema: Path | None = None
     """The file of ``redvsblue-telemetry schema`` that events are checked against."""
+    read_token: str | None = None
+    """What people present, for the page and the API. Games present ``token``, and with this one
+    set, ``token`` opens nothing but ``/telemetry``: games are in players' hands."""
+    trust_proxy: bool = False
+    """Whether to believe the ``X-Forwarded-*`` headers of a request."""
+    tls_cert: Path | None = None
+    """The certificate chain to serve TLS with, in PEM."""
+    tls_key: Path | None = None
+    """The private key of the certificate, in PEM; None if it is in the same file."""
+    keep: Keep = Keep()
+    max_bytes: int | None = None
+    """The most bytes that the database may use; the oldest events are deleted beyond it."""
+    alerts: tuple[str, ...] = ()
+    """URLs to post alerts to."""
 
     def check(self) -> None:
         """Check that a collector can run with these options.

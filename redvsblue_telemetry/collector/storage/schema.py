@@ -6,10 +6,13 @@ file, so both are the same.
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+
 __all__ = ["APPLICATION_ID", "AS_CURRENT", "SCHEMA_VERSION", "upgrade"]
 
 APPLICATION_ID = 0x52764274  # "RvBt"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _VERSION_1 = """
 CREATE TABLE sessions (
@@ -128,18 +131,31 @@ ALTER TABLE events ADD COLUMN fault INTEGER;
 CREATE INDEX events_with_fault ON events (arrival, fault) WHERE fault IS NOT NULL;
 """
 
+_VERSION_4 = """
+"""
+
 
 def upgrade(version: int) -> list[str]:
     """Return the statements that make a file of one version current; an empty file has version 0.
 
     They belong into one transaction.
     """
-    script = "".join((_VERSION_1, _VERSION_2, _VERSION_3)[version:])
+    script = "".join((_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)[version:])
     identity = (
         f"PRAGMA application_id = {APPLICATION_ID}",
         f"PRAGMA user_version = {SCHEMA_VERSION}",
     )
-    return [*filter(str.strip, script.split(";")), *identity]
+    return [*_statements(script), *identity]
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script, each of which ends a line; those of a trigger are one."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 # A view hides the table of the same name. Only the connection that makes them sees them.
@@ -169,5 +185,6 @@ CREATE TEMP TABLE context_fields (name, value, context);
 CREATE TEMP VIEW sessions AS SELECT *, 0 AS faults FROM main.sessions;
 CREATE TEMP VIEW events AS SELECT *, NULL AS fault FROM main.events;
 """,
+    3: "",
 }
 """Statements that make a file of an older version, which is only read, look like a current one."""

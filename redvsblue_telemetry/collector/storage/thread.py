@@ -12,13 +12,14 @@ import logging
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from ..messages import Message
 from .database import Database, DatabaseError
+from .upkeep import Upkeep, UpkeepSchedule
 from .writer import Check, Stored, Writer
 
 __all__ = ["Receipt", "WriterThread"]
@@ -62,6 +63,7 @@ class WriterThread:
         on_stored: called after each group that was stored, on the event loop's thread.
         on_failure: called after each group that could not be stored, on the event loop's thread.
         check: finds the faults of new events; called on the storage thread.
+        upkeep: the work between the groups.
 
     Raises:
         DatabaseError: the database can't be written to.
@@ -73,6 +75,7 @@ class WriterThread:
         on_stored: Callable[[Stored], None],
         on_failure: Callable[[], None],
         check: Check | None = None,
+        upkeep: Sequence[Upkeep] = (),
     ) -> None:
         self._writer = Writer(database, check)
         try:
@@ -82,6 +85,8 @@ class WriterThread:
             raise
         self._on_stored = on_stored
         self._on_failure = on_failure
+        self._upkeep = UpkeepSchedule(upkeep)
+        self._upkeep_error = ""  # the last one, which is not logged again
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Job | _Clear | None] = queue.SimpleQueue()
         self._waiting_bytes = 0
@@ -134,13 +139,36 @@ class WriterThread:
             if isinstance(task, _Clear):
                 self._clear(task)
             is_over = task is None
+            if not is_over and self._upkeep.is_due_under_load:
+                self._do_upkeep()
         self._writer.close()
+
+    def _next_task(self) -> _Job | _Clear | None:
+        """Return the next task; do upkeep until there is one."""
+        while True:
+            delay = self._upkeep.delay
+            try:
+                return self._queue.get(block=delay != 0.0, timeout=delay)
+            except queue.Empty:
+                if self._upkeep.delay == 0.0:
+                    self._do_upkeep()
+
+    def _do_upkeep(self) -> None:
+        try:
+            self._upkeep.step(self._writer.maintain)
+            self._upkeep_error = ""
+        except DatabaseError as error:
+            if str(error) != self._upkeep_error:
+                logger.warning("cannot tend the database: %s", error)
+            self._upkeep_error = str(error)
+        except Exception:
+            logger.exception("internal error in the collector")
 
     def _next_group(self) -> tuple[list[_Job], _Job | _Clear | None]:
         """Wait for a task; return all messages queued by then, and the task that ended them."""
         jobs: list[_Job] = []
         events = 0
-        task = self._queue.get()
+        task = self._next_task()
         while isinstance(task, _Job):
             jobs.append(task)
             events += len(task.message.events)

@@ -92,8 +92,8 @@ class Writer:
         self._check = check
         self._connection = database.connect()
         # FULL: an ack survives a power cut. A temporary file doesn't, synced or not.
-        synchronous = "OFF" if database.is_temporary else "FULL"
-        self._connection.execute(f"PRAGMA synchronous = {synchronous}")
+        self._synchronous = "OFF" if database.is_temporary else "FULL"
+        self._connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         self._sessions = Sessions(self._connection)
         self._contexts = Contexts(self._connection)
         self._faults = Faults(self._connection)
@@ -171,6 +171,21 @@ class Writer:
             for table in _TABLES:
                 self._connection.execute(f"DELETE FROM {table}")
             self._forget()
+
+    def maintain(self, step: Callable[[sqlite3.Connection], bool]) -> bool:
+        """Do a step of upkeep in one transaction, and return its result.
+
+        Raises:
+            DatabaseError: nothing was done.
+        """
+        if not self._database.is_temporary:
+            # Nobody waits for it to be on the disk, where it goes with the next group.
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+        try:
+            with self._transaction():
+                return step(self._connection)
+        finally:
+            self._connection.execute(f"PRAGMA synchronous = {self._synchronous}")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
