@@ -110,6 +110,7 @@ ROOMS = {
         worker | session adoption limits settlement window report states requests backoff packing poller log
     """,  # noqa: E501
     "collector": """
+        loglimit        |
         messages        |
         models          |
         faults          |
