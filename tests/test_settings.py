@@ -6,7 +6,6 @@ import copy
 import logging
 import pickle
 import re
-import socket
 import sys
 import threading
 import traceback
@@ -27,6 +26,7 @@ from redvsblue_telemetry import (
 )
 from redvsblue_telemetry import settings as settings_module
 from redvsblue_telemetry.testing import RecordingServer, record_events
+from tests.support.ports import own_port
 
 PACKAGE = Path(redvsblue_telemetry.__file__).parent
 ROOT = PACKAGE.parent
@@ -586,8 +586,7 @@ def test_a_time_may_be_thousands_of_years(times: dict[str, float]) -> None:
 
 
 def test_a_backoff_may_be_thousands_of_years() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = own_port()
     waits = threading.Event()
 
     def look(state: ConnectionState) -> None:

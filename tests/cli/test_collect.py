@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry.cli._runner import _SafeFormatter
 from redvsblue_telemetry.cli.collect import page_url
-from tests.support.collector import bearer, free_port
+from tests.support.collector import bearer
 from tests.support.command import (
     PATIENCE,
     Running,
@@ -32,6 +32,7 @@ from tests.support.command import (
     run_command_onto_full_disk,
     running_command,
 )
+from tests.support.ports import own_port
 from tests.support.wait import wait_until
 
 ENDINGS = [signal.SIGINT, signal.SIGTERM]
@@ -127,7 +128,7 @@ def test_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
 def test_it_goes_on_and_ends_as_it_should_though_nobody_reads_what_it_says(
     until: bytes, tmp_path: Path
 ) -> None:
-    db, port = tmp_path / "t.sqlite3", free_port()
+    db, port = tmp_path / "t.sqlite3", own_port()
     with command_without_reader("collect", "--port", port, "--db", db, until=until) as collector:
         with connected(f"ws://127.0.0.1:{port}/telemetry") as client:
             client.send(message(1))

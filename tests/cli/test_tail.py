@@ -21,7 +21,6 @@ from tests.support.collector import (
     RunningCollector,
     bearer,
     collector_running,
-    free_port,
 )
 from tests.support.command import (
     PATIENCE,
@@ -36,6 +35,7 @@ from tests.support.command import (
     run_command_onto_full_disk,
     running_command,
 )
+from tests.support.ports import own_port
 from tests.support.wait import wait_until
 
 TOKEN = "sesame-7"
@@ -263,7 +263,7 @@ def test_no_colors_where_none_are_wanted(collector: RunningCollector) -> None:
 
 
 def test_collector_that_restarts_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> None:
-    options = {"port": free_port(), "db": tmp_path / "t.sqlite3"}
+    options = {"port": own_port(), "db": tmp_path / "t.sqlite3"}
     with running_command_beside(options, 5) as tail:
         with collector_running(**options) as collector:
             tail.wait_for("the collector answers again")
@@ -275,7 +275,7 @@ def test_collector_that_restarts_is_waited_for_and_nothing_is_lost(tmp_path: Pat
 
 
 def test_another_database_is_shown_from_its_beginning() -> None:
-    options = {"port": free_port(), "db": None}
+    options = {"port": own_port(), "db": None}
     with running_command_beside(options, 5) as tail:
         with collector_running(**options) as collector:
             send(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ from redvsblue_telemetry import (
     stop_telemetry,
 )
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.ports import own_port
 from tests.support.raw_server import raw_server, read_to_the_end
 from tests.support.wait import wait_until
 
@@ -121,14 +121,8 @@ def test_two_at_once_keep_to_themselves() -> None:
         assert [event["type"] for event in two.events] == ["b"]
 
 
-def refused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def test_stop_is_bounded_and_tells_the_truth() -> None:
-    telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{refused_port()}/")
+    telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{own_port()}/")
     telemetry.emit("x")
     start = time.monotonic()
     assert not telemetry.stop(0.3)
@@ -148,7 +142,7 @@ def test_stop_in_the_midst_of_a_handshake() -> None:
 
 
 def test_stop_tries_once_more_before_it_gives_up() -> None:
-    port = refused_port()
+    port = own_port()
     telemetry = start_telemetry(
         enabled=True, url=f"ws://127.0.0.1:{port}/", backoff_base=30, backoff_max=60
     )

@@ -22,6 +22,7 @@ from redvsblue_telemetry import (
 )
 from redvsblue_telemetry._delivery.worker import TelemetryConnector
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.ports import own_port
 from tests.support.raw_server import raw_server, read_to_the_end, shake_hands
 from tests.support.wait import wait_until
 
@@ -110,8 +111,7 @@ def test_a_thousand_starts_and_stops_leave_nothing_behind() -> None:
 
 
 def test_starts_and_stops_at_a_dead_port_leave_nothing_behind() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        url = f"ws://127.0.0.1:{gone.getsockname()[1]}/"
+    url = f"ws://127.0.0.1:{own_port()}/"
 
     def play() -> None:
         telemetry = start_telemetry(**QUICK, url=url)
@@ -144,8 +144,7 @@ def test_two_at_one_server_have_each_a_session_and_a_ledger() -> None:
 
 
 def test_one_whose_server_is_gone_takes_nothing_from_the_other() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        url = f"ws://127.0.0.1:{gone.getsockname()[1]}/"
+    url = f"ws://127.0.0.1:{own_port()}/"
     with RecordingServer() as server, made(url=server.url) as red, made(url=url) as blue:
         red.emit("red")
         blue.emit("blue")
@@ -226,8 +225,7 @@ def test_a_stop_that_left_something_behind_says_so_also_while_the_worker_ends() 
         if state is ConnectionState.STOPPED:
             may_end.wait(20)
 
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        url = f"ws://127.0.0.1:{gone.getsockname()[1]}/"
+    url = f"ws://127.0.0.1:{own_port()}/"
     telemetry = made(url=url, on_state_change=linger).start()
     try:
         telemetry.emit("x")

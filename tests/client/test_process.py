@@ -13,6 +13,7 @@ import pytest
 
 import redvsblue_telemetry
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.collector import REFUSING_PORT
 from tests.support.raw_server import raw_server, read_to_the_end, shake_hands
 from tests.support.wait import wait_until
 
@@ -146,8 +147,7 @@ logging.getLogger("redvsblue_telemetry").addHandler(logging.NullHandler())
         socket.create_server(("127.0.0.1", 0)) as silent,  # connects, and never says a word
         raw_server(lambda client: (shake_hands(client), read_to_the_end(client))) as deaf,
     ):
-        with socket.create_server(("127.0.0.1", 0)) as gone:
-            ports = (gone.getsockname()[1], silent.getsockname()[1], deaf)
+        ports = (REFUSING_PORT, silent.getsockname()[1], deaf)
         games = [play(script, f"ws://127.0.0.1:{port}/") for port in ports]
         for done in map(end_of, games):
             assert (done.returncode, done.stderr) == (0, "")

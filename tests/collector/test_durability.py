@@ -12,7 +12,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from redvsblue_telemetry.collector.storage.database import Database, DatabaseErr
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.collector import collector_running
 from tests.support.command import Running, needs_posix, run_command, running_command
+from tests.support.ports import own_port
 from tests.support.wait import wait_until
 
 pytestmark = needs_posix
@@ -237,12 +237,7 @@ def streaming(url: str, games: int = 3) -> Iterator[list[Client]]:
 
 @pytest.fixture
 def port() -> int:
-    """A free port that nobody is given by chance while the collector is away."""
-    # Below those that systems hand out; and not the same for all tests that are seeded alike.
-    for port in random.SystemRandom().sample(range(10_000, 30_000), 100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise AssertionError("no port is free")
+    return own_port()
 
 
 @pytest.fixture

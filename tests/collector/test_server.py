@@ -36,7 +36,8 @@ from tests.collector.clients import (
     read_to_the_end,
     stored,
 )
-from tests.support.collector import PATIENCE, RunningCollector, collector_running, free_port
+from tests.support.collector import PATIENCE, RunningCollector, collector_running
+from tests.support.ports import own_port
 from tests.support.wait import wait_until
 
 SHORT = 0.05  # seconds to wait for a lock that stays
@@ -70,8 +71,8 @@ def path(tmp_path: Path) -> Path:
 
 def can_use(host: str) -> bool:
     try:
-        free_port(host)
-    except OSError:
+        own_port(host)
+    except AssertionError:
         return False
     return True
 
@@ -151,7 +152,7 @@ def test_port_in_use_is_an_error_that_touches_nothing(path: Path) -> None:
 
 
 def test_unusable_database_is_an_error_and_frees_the_port(tmp_path: Path) -> None:
-    port = free_port()
+    port = own_port()
     with pytest.raises(DatabaseError, match="unable to open database file"):
         RunningCollector(port=port, db=tmp_path).start()
     with collector_running(port=port) as collector:
@@ -329,7 +330,9 @@ def test_client_that_connects_during_shutdown_gets_503(path: Path) -> None:
 
 def test_what_can_not_be_stored_by_the_end_is_kept_by_the_game(path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        collector = stack.enter_context(collector_running(db=path, busy_timeout=SHORT))
+        collector = stack.enter_context(
+            collector_running(port=own_port(), db=path, busy_timeout=SHORT)
+        )
         telemetry = stack.enter_context(game(collector))
         telemetry.emit("hit")
         assert telemetry.flush(PATIENCE)
@@ -354,7 +357,7 @@ def test_games_lose_nothing_and_nothing_is_stored_twice_when_it_is_restarted(pat
                 telemetry.emit("hit", at=time.time())
 
     with contextlib.ExitStack() as stack:
-        collector = RunningCollector(port=0, db=path)
+        collector = RunningCollector(port=own_port(), db=path)
         collector.start()
         games = [stack.enter_context(game(collector)) for _ in range(4)]
         playing = [threading.Thread(target=play, args=[telemetry]) for telemetry in games]
@@ -427,10 +430,9 @@ def test_nothing_is_left_behind(path: Path) -> None:
 
 
 def test_what_was_stored_before_is_known_after_a_restart(path: Path) -> None:
-    port = 0
+    port = own_port()
     for ack in range(1, 4):
         with collector_running(db=path, port=port) as collector, client_of(collector) as client:
-            port = collector.port
             client.send(array(1, 2, ack + 10))
             assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
             stats = collector.stats()

@@ -23,6 +23,7 @@ from redvsblue_telemetry.testing import RecordingServer
 from tests.client.test_fork import FORK, needs_fork
 from tests.client.test_process import START, run
 from tests.delivery.test_refused import picky_server, settle
+from tests.support.collector import REFUSING_PORT
 from tests.support.offline import started_offline
 from tests.support.raw_server import frame, raw_server, shake_hands
 from tests.support.wait import wait_until
@@ -366,8 +367,7 @@ def test_an_event_that_is_refused_is_found_among_compressed_ones(encoding: str, 
 
 @ENCODINGS
 def test_events_of_an_earlier_run_come_compressed(encoding: str, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        nowhere = f"ws://127.0.0.1:{closed.getsockname()[1]}/"
+    nowhere = f"ws://127.0.0.1:{REFUSING_PORT}/"
     telemetry = start_telemetry(**QUICK, url=nowhere, journal=tmp_path)
     emit(telemetry, 120)
     assert not telemetry.stop(0.1)

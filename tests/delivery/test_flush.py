@@ -29,6 +29,7 @@ from redvsblue_telemetry import (
 from redvsblue_telemetry._delivery import worker
 from redvsblue_telemetry._delivery.backoff import Backoff
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.ports import own_port
 from tests.support.raw_server import (
     frame,
     raw_server,
@@ -158,8 +159,7 @@ def test_events_of_a_flush_that_overflow_during_it_make_it_false(more: int) -> N
 
 
 def test_a_flush_is_false_if_all_of_its_events_overflow_and_none_is_ever_taken() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        url = f"ws://127.0.0.1:{gone.getsockname()[1]}/"
+    url = f"ws://127.0.0.1:{own_port()}/"
     telemetry = made(url, capacity=10)
     emit(telemetry, 10)
     flush = begun_flush(telemetry)
@@ -325,8 +325,7 @@ def gone() -> Iterator[int]:
 
 
 def test_a_flush_during_a_backoff_tries_at_once() -> None:
-    with RecordingServer() as server:
-        port = server.port
+    port = own_port()
     with backing_off(f"ws://127.0.0.1:{port}/") as (telemetry, attempts):
         with RecordingServer(port=port) as server:
             assert telemetry.flush(20)
@@ -378,8 +377,7 @@ def test_early_attempts_leave_the_regular_ones_alone(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("flushes", [1, 10])
 def test_a_flush_gets_its_attempt_though_many_did_before(flushes: int) -> None:
-    with RecordingServer() as server:
-        port = server.port
+    port = own_port()
     with backing_off(f"ws://127.0.0.1:{port}/") as (telemetry, attempts):
         while attempts.count < 1 + 5:  # all that are made at once
             assert not telemetry.flush(0.01)
@@ -445,8 +443,7 @@ def test_a_request_gets_an_attempt_that_begins_after_it(
     call: Callable[[Telemetry, float], bool], at: ConnectionState
 ) -> None:
     """It comes while ``on_state_change`` runs, so the worker looks only later."""
-    with RecordingServer() as server:
-        port = server.port
+    port = own_port()
     is_there, may_go_on = threading.Event(), threading.Event()
 
     with contextlib.ExitStack() as stack:

@@ -29,6 +29,7 @@ from redvsblue_telemetry._delivery import report as reports_of_this_run
 from redvsblue_telemetry._delivery.report import outside
 from redvsblue_telemetry._journal.store import JournalStore
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.ports import own_port
 from tests.support.wait import wait_until
 
 QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.02, "backoff_max": 0.1}
@@ -272,8 +273,7 @@ def test_each_drop_is_explained_by_its_reason() -> None:
             raise ValueError(event.type)
         return None if event.type == "secret" else event
 
-    with RecordingServer() as server:
-        port = server.port
+    port = own_port()
     telemetry = start_telemetry(
         **QUICK, url=f"ws://127.0.0.1:{port}/", capacity=10, before_send=review
     )
@@ -518,8 +518,7 @@ def test_a_stop_is_quick_when_all_is_delivered(reports: bool, confirm: str) -> N
 
 
 def test_a_stop_without_a_server_takes_no_longer_than_it_did() -> None:
-    with RecordingServer() as server:
-        port = server.port
+    port = own_port()
     telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/")
     assert wait_until(lambda: telemetry.stats().last_error is not None)
     since = time.monotonic()
@@ -712,8 +711,7 @@ def test_the_reason_of_a_gap_is_saved_before_its_event_is_forgotten(
 
 @pytest.mark.parametrize("settings", [{"capacity": 100}, {"journal_max_bytes": 1_000_000}])
 def test_what_the_journal_drops_is_explained(tmp_path: Path, settings: dict[str, int]) -> None:
-    with RecordingServer() as server:
-        port = server.port
+    port = own_port()
     telemetry = start_telemetry(
         **QUICK, url=f"ws://127.0.0.1:{port}/", journal=tmp_path, **settings
     )
@@ -770,8 +768,7 @@ def test_what_a_stop_leaves_in_the_journal_waits_there(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_killed_during_its_stop_was_stopped(tmp_path: Path) -> None:
-    with RecordingServer() as server:
-        port = server.port
+    port = own_port()
     telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/", journal=tmp_path)
     telemetry.emit("x")
     assert wait_until(lambda: any(tmp_path.glob("*/*.report")))
@@ -787,8 +784,7 @@ def test_a_process_that_is_killed_during_its_stop_was_stopped(tmp_path: Path) ->
 
 
 def test_an_end_without_a_server_is_reported_by_the_next_start(tmp_path: Path) -> None:
-    with RecordingServer() as server:
-        port = server.port
+    port = own_port()
     telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/", journal=tmp_path)
     telemetry.push({"data": {}})  # nothing that would have to be delivered
     assert telemetry.stop(5)

@@ -23,6 +23,7 @@ from redvsblue_telemetry._recording.codec import EncodedEvent, EventCodec
 from redvsblue_telemetry._recording.store import TelemetryStore
 from redvsblue_telemetry.settings import TelemetrySettings
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.ports import own_port
 from tests.support.raw_server import frame, raw_server, read_to_the_end, shake_hands
 from tests.support.wait import wait_until
 
@@ -124,8 +125,7 @@ def test_ndjson_is_one_event_a_line() -> None:
 
 
 def test_offline_the_newest_are_kept_and_arrive_later() -> None:
-    with RecordingServer() as server:
-        port = server.port
+    port = own_port()
     telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/", capacity=100)
     for number in range(1000):
         telemetry.emit("x", i=number)

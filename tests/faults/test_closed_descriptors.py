@@ -15,6 +15,7 @@ from redvsblue_telemetry.testing import RecordingServer
 from tests.client.test_fork import needs_fork
 from tests.client.test_process import IMPORT, TIMEOUT, end_of, play, run, said
 from tests.support.connect_proxy import relay_to
+from tests.support.ports import own_port
 from tests.support.raw_server import raw_server, read_to_the_end
 from tests.support.sockets import server_context
 
@@ -167,8 +168,7 @@ print("closed", flush=True)
 sys.stdin.readline()
 finish()
 """
-    with RecordingServer() as server:
-        port = server.port
+    port = own_port()
     game = play(HOST + script, f"ws://127.0.0.1:{port}/")
     assert said(game, "closed")
     with RecordingServer(port=port) as server:

@@ -18,6 +18,7 @@ import websocket
 from redvsblue_telemetry import ConnectionState, Telemetry, start_telemetry, stop_telemetry
 from redvsblue_telemetry._network.contract import Endpoint
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.ports import own_port
 from tests.support.raw_server import raw_server, read_request, shake_hands
 from tests.support.sdk import ONE_ATTEMPT, QUICK
 from tests.support.sockets import connect_fails
@@ -28,9 +29,7 @@ TOKEN = "open-sesame"
 
 @pytest.fixture
 def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+    return own_port()
 
 
 def bearers(server: RecordingServer) -> list[str | None]:
@@ -183,8 +182,8 @@ def test_a_refusal_is_not_answered_with_hammering(
 
 def test_a_fresh_token_ends_a_refusal_without_a_restart_and_nothing_is_lost() -> None:
     held = ["first"]
-    with RecordingServer(token="first") as server:
-        port = server.port
+    port = own_port()
+    with RecordingServer(token="first", port=port):
         telemetry = start_telemetry(
             **QUICK, url=f"ws://127.0.0.1:{port}/", token=lambda: held[0], drain_interval=0.02
         )

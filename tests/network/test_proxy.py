@@ -18,6 +18,7 @@ from redvsblue_telemetry._network.contract import LostKind
 from redvsblue_telemetry._network.proxy import find_proxy
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.connect_proxy import ESTABLISHED, ConnectProxy, relay_to
+from tests.support.ports import own_port
 from tests.support.raw_server import read_to_the_end
 from tests.support.sdk import QUICK, delivers, failure
 from tests.support.sockets import HOST, connect_fails, server_context
@@ -452,8 +453,7 @@ def test_a_proxy_that_can_t_be_used_is_named_and_not_gone_around(
 def test_a_proxy_that_is_gone_is_waited_for_and_not_gone_around(
     server: RecordingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ConnectProxy() as proxy:
-        port = proxy.port
+    port = own_port()
     states: list[ConnectionState] = []
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
     telemetry = start_telemetry(**QUICK, url=server.url, on_state_change=states.append)

@@ -15,6 +15,7 @@ import pytest
 from redvsblue_telemetry import start_telemetry
 from redvsblue_telemetry._compression import supported
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.ports import own_port
 from tests.support.wait import wait_until
 
 PATIENCE = 15.0  # seconds
@@ -72,8 +73,7 @@ def reverse_proxy(name: str, folder: Path, server: int) -> Iterator[int]:
     if program is None:
         pytest.skip(f"needs {name} (apt-get install {name})")
     text, arguments = PROXIES[name]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = own_port()
     config = folder / "config"
     config.write_text(text.format(folder=folder, port=port, server=server))
     filled = [argument.format(folder=folder, config=config) for argument in arguments]

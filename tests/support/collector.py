@@ -98,10 +98,3 @@ def _bound_port() -> int:
 
 REFUSING_PORT = _bound_port()
 """A port that refuses connections: it is taken, so no other test's server can get it."""
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens at just now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as listener:
-        return int(listener.getsockname()[1])

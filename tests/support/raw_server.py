@@ -9,6 +9,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
+from tests.support.ports import own_port
+
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 Script = Callable[[socket.socket], None]
 
@@ -67,7 +69,7 @@ def read_to_the_end(client: socket.socket) -> bytes:
 @contextlib.contextmanager
 def raw_server(script: Script) -> Iterator[int]:
     """Run the script with each client, one after the other; yields the port."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", own_port()))  # where another may come later
     clients: list[socket.socket] = []
 
     def serve() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.collector import REFUSING_PORT
 from tests.support.fault_proxy import Direction, FaultProxy
 from tests.support.wait import wait_until
 
@@ -257,8 +258,7 @@ def test_refused_connections_are_reset_at_once(rig: Rig) -> None:
 
 def test_the_server_may_be_away_and_come_back_elsewhere(rig: Rig) -> None:
     address = rig.proxy.upstream
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        closed = gone.getsockname()
+    closed = ("127.0.0.1", REFUSING_PORT)
     for nowhere in (None, closed):
         rig.proxy.upstream = nowhere
         with contextlib.suppress(ConnectionResetError):

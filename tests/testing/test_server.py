@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 from redvsblue_telemetry import ConnectionState, start_telemetry
 from redvsblue_telemetry._compression import pack, supported
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.ports import own_port
 
 
 def client(server: RecordingServer, **options: Any) -> Any:
@@ -160,8 +161,9 @@ def test_its_url_says_where_it_listens() -> None:
 
 
 def test_it_comes_back_on_the_same_port() -> None:
-    with RecordingServer() as server, client(server):
-        port = server.port
+    port = own_port()
+    with RecordingServer(port=port) as server, client(server):
+        pass
     with RecordingServer(port=port) as server, client(server) as connection:
         assert server.port == port
         connection.send('[{"type":"a"}]')

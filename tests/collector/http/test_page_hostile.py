@@ -19,7 +19,8 @@ from tests.support.browser import (
     send_events,
 )
 from tests.support.chromium import needs_chromium
-from tests.support.collector import RunningCollector, collector_running, free_port
+from tests.support.collector import RunningCollector, collector_running
+from tests.support.ports import own_port
 
 __all__ = ["look"]  # a fixture
 
@@ -168,7 +169,7 @@ def test_many_types_share_a_color(collector: RunningCollector, look: Look) -> No
 
 @needs_chromium
 def test_page_reconnects_to_a_restarted_collector(tmp_path: Path, look: Look) -> None:
-    options = {"port": free_port(), "db": tmp_path / "telemetry.sqlite3"}
+    options = {"port": own_port(), "db": tmp_path / "telemetry.sqlite3"}
     with collector_running(**options) as collector:
         page = look(collector.http_url, faults_allowed="ERR_|Failed to load")
         send_events(collector, event_text(seq=1))
