@@ -127,7 +127,8 @@ class Session(msgspec.Struct, rename="camel"):
     session_id: str
     version: str | None
     events: int
-    """How many events are stored, each counted once."""
+    """How many events were received and stored, each counted once; also those that have been
+    deleted since, see :attr:`deleted`."""
     repeats: int
     """How many events arrived that were stored already."""
     missing: int
@@ -169,6 +170,9 @@ class Session(msgspec.Struct, rename="camel"):
     """How many of its stored events are of the type ``crash``."""
     faults: int = 0
     """How many of its stored events have a fault."""
+    deleted: int = 0
+    """How many of its events were stored and then deleted, by the rules of ``--keep`` and
+    ``--max-bytes`` or with the data of a person. They are not missing."""
 
 
 class Loss(msgspec.Struct):
@@ -223,6 +227,7 @@ class Totals(msgspec.Struct, rename="camel"):
     """Counts over the whole database."""
 
     events: int
+    """How many events are in the database now."""
     sessions: int
     repeats: int
     missing: int

@@ -193,6 +193,7 @@ def test_result_as_json(db: Path) -> None:
                 "verdict": "failed",
                 "lastSeq": 3,
                 "stored": 2,
+                "deleted": 0,
                 "missing": {},
                 "waiting": 0,
                 "unexplained": 1,

@@ -125,9 +125,10 @@ def _result(evidence: Evidence) -> _Result:
     session, ranges, events = evidence
     if ranges is None:
         proof = Proof(verdict=Verdict.OPEN, last_seq=session.highest, stored=session.events)
+        proof.deleted = session.deleted
         obstacle = "too many gaps for --url"
     else:
-        proof = prove_session(session.report, ranges, events)
+        proof = prove_session(session.report, ranges, events, session.deleted)
         obstacle = "no report" if session.report is None else session.outcome.replace("_", " ")
     is_open = proof.verdict is Verdict.OPEN
     return _Result(session.session_id, session.outcome, obstacle if is_open else "", proof)
@@ -135,7 +136,8 @@ def _result(evidence: Evidence) -> _Result:
 
 def _line(result: _Result) -> str:
     proof = result.proof
-    counts = {"stored": proof.stored, **proof.missing}
+    here = max(0, proof.stored - proof.deleted)
+    counts = {"stored": here, "deleted": proof.deleted, **proof.missing}
     counts |= {Cause.WAITING: proof.waiting, Cause.UNEXPLAINED: proof.unexplained}
     fates = ", ".join(f"{count:,} {printable(fate)}" for fate, count in counts.items() if count)
     verdict = click.style(f"{proof.verdict.value:<6}", fg=_COLORS[proof.verdict])

@@ -22,7 +22,8 @@ class Evidence(NamedTuple):
     ranges: Iterable[tuple[int, int]] | None
     """The numbers that are stored; None if the collector doesn't list them all."""
     events: int | None
-    """The number of rows of events; None if only the collector knows."""
+    """The number of rows of events; None if only the collector knows. Those that were stored and
+    then deleted have none; the session counts them."""
 
 
 def from_database(connection: sqlite3.Connection, session_id: str | None) -> Iterator[Evidence]:

@@ -49,7 +49,10 @@ class Proof(msgspec.Struct, rename="camel", kw_only=True):
     last_seq: int
     """The last number that was examined: that of the report, or the highest one that is stored."""
     stored: int
-    """How many numbers from 1 to the last one are stored."""
+    """How many numbers from 1 to the last one were stored, also if their events have been deleted
+    since."""
+    deleted: int = 0
+    """How many events were stored and then deleted."""
     missing: dict[str, int] = {}
     """How many are missing for a reason that is in the report, by reason; see also
     :attr:`Cause.DROPPED`."""
@@ -61,14 +64,18 @@ class Proof(msgspec.Struct, rename="camel", kw_only=True):
 
 
 def prove_session(
-    report: Report | None, ranges: Iterable[tuple[int, int]], events: int | None
+    report: Report | None,
+    ranges: Iterable[tuple[int, int]],
+    events: int | None,
+    deleted: int = 0,
 ) -> Proof:
     """Compare the report of a session with its stored events.
 
     Args:
         report: the last one; None if there is none.
-        ranges: the numbers that are stored, as first and last number, in ascending order.
+        ranges: the numbers that were stored, as first and last number, in ascending order.
         events: how many events are stored; None if that isn't known.
+        deleted: how many more were stored, and then deleted on purpose.
     """
     numbers = _Numbers(ranges, report.last_seq if report else None)
     losses = _Losses(report)
@@ -76,9 +83,12 @@ def prove_session(
         losses.add(*run)
     last = report.last_seq if report else numbers.highest
     proof = Proof(verdict=Verdict.OPEN, last_seq=last, stored=last - losses.total)
-    proof.missing = losses.by_reason
-    if events is not None and numbers.count != events:
-        proof.problems.append(f"{events:,} events are stored, under {numbers.count:,} numbers")
+    proof.missing, proof.deleted = losses.by_reason, deleted
+    if events is not None and numbers.count != events + deleted:
+        and_deleted = f", and {deleted:,} deleted" if deleted else ""
+        proof.problems.append(
+            f"{events:,} events are stored{and_deleted}, under {numbers.count:,} numbers"
+        )
     if report is None:
         proof.unexplained = losses.total
     else:

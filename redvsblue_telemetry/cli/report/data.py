@@ -43,6 +43,8 @@ class Report(msgspec.Struct, frozen=True):
     duration: float
     """The duration of the session, or the median of all, in milliseconds."""
     events: int
+    deleted: int
+    """How many more events were stored, and then deleted on purpose."""
     missing: int
     lost: dict[str, int]
     """How many of the missing events are lost, by cause."""
@@ -111,7 +113,8 @@ def gather(
         session_count=1 if session else totals.sessions,
         sessions=[_with_gaps(connection, each) for each in newest],
         duration=tally.durations.quantile(0.5),
-        events=chosen.events,
+        events=session.events - session.deleted if session else totals.events,
+        deleted=tally.deleted,
         missing=tally.missing,
         lost=dict(tally.lost),
         waiting=tally.waiting,
@@ -141,13 +144,14 @@ class _Tally:
         self.durations = Distribution()
         self.outcomes: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
-        self.missing = self.waiting = 0
+        self.deleted = self.missing = self.waiting = 0
 
     def add(self, session: Session) -> None:
         """Count a session."""
         self.durations.add(max(1, session.last_timestamp - session.first_timestamp))
         self.outcomes[session.outcome] += 1
         self.lost.update(session.lost)
+        self.deleted += session.deleted
         self.missing += session.missing
         self.waiting += session.waiting
 

@@ -89,11 +89,13 @@ def _summary(report: Report) -> str:
         card("Median session" if session is None else "Duration", duration(report.duration)),
         card(
             f"Missing: {amount_of(report.missing, 'event')}",
-            share(report.missing, report.events + report.missing),
+            share(report.missing, report.events + report.deleted + report.missing),
             "bad" if report.missing > harmless(report.lost, report.waiting) else "good",
         ),
         card("Repeats, counted once", amount(report.repeats)),
     ]
+    if report.deleted:
+        parts.append(card("Deleted since", amount(report.deleted)))
     if report.fault_count:
         parts.append(card("Do not fit the schema", amount(report.fault_count), "warn"))
     if session is not None:

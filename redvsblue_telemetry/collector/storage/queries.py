@@ -83,7 +83,7 @@ _KNOWN_ENDS = (Outcome.WELL, Outcome.SWITCHED_OFF, Outcome.CRASHED, Outcome.KILL
 _SESSION_COLUMNS = (
     "key, session_id, version, events, repeats, missing, highest, first_timestamp, "
     "last_timestamp, first_received, last_received, reason, started_at, last_seq, reported, "
-    f"crashes, faults, at, lost, waiting, {_OUTCOME}"
+    f"crashes, faults, deleted, at, lost, waiting, {_OUTCOME}"
 )
 _QUIET_MILLISECONDS = 300_000  # without a connection, after which there is no word of a session
 _ROWS_PER_CHUNK = 1000  # that are read ahead of a stream
@@ -278,11 +278,11 @@ def _session(
 ) -> _Kind:
     """Return a session, without any details."""
     key, *columns, at, lost, waiting, outcome = row
-    *columns, reason, started_at, last_seq, reported, crashes, faults = columns
+    *columns, reason, started_at, last_seq, reported, crashes, faults, deleted = columns
     session = kind(*columns)
     session.connected = session.session_id in connected
     session.outcome, session.reason = outcome, reason
-    session.crashes, session.faults = crashes, faults
+    session.crashes, session.faults, session.deleted = crashes, faults, deleted
     session.started_at, session.last_seq, session.reported = started_at or None, last_seq, reported
     is_running = reported is not None and outcome in (Outcome.RUNNING, Outcome.NO_WORD)
     losses = Losses(decode_lost(lost), waiting).adjusted(session.missing, is_running=is_running)
@@ -425,7 +425,7 @@ def totals(
         # Missing numbers are summed in two halves: a client may send a number so high that the sum
         # over several sessions would overflow SQLite's integers.
         row = connection.execute(
-            "SELECT coalesce(sum(events), 0), count(*), coalesce(sum(repeats), 0), "
+            "SELECT coalesce(sum(events - deleted), 0), count(*), coalesce(sum(repeats), 0), "
             f"coalesce(sum(missing / {_HALF}), 0), coalesce(sum(missing % {_HALF}), 0), "
             f"coalesce(sum(waiting / {_HALF}), 0), coalesce(sum(waiting % {_HALF}), 0), "
             "coalesce(sum(faults), 0) "

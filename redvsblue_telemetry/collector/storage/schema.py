@@ -131,7 +131,15 @@ ALTER TABLE events ADD COLUMN fault INTEGER;
 CREATE INDEX events_with_fault ON events (arrival, fault) WHERE fault IS NOT NULL;
 """
 
+# Of each session, `deleted` counts the events that were stored and then deleted: `events` and the
+# runs stay those that were received, so a repeat of a deleted event is still one, and no gap opens.
+# A session may have a million runs, too many for one step: `leftovers` are sessions that are
+# deleted but for their runs.
 _VERSION_4 = """
+ALTER TABLE sessions ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE leftovers (
+    session INTEGER PRIMARY KEY
+) STRICT;
 """
 
 
@@ -171,7 +179,7 @@ INSERT INTO crashes SELECT session, count(*) FROM main.events
 CREATE TEMP VIEW sessions AS SELECT *, NULL AS started_at, NULL AS report_number, NULL AS state,
     NULL AS reason, NULL AS at, NULL AS reported, NULL AS last_seq, '{{}}' AS lost, 0 AS waiting,
     coalesce((SELECT events FROM crashes WHERE session = main.sessions.key), 0) AS crashes,
-    0 AS faults
+    0 AS faults, 0 AS deleted
     FROM main.sessions;
 CREATE TEMP VIEW types AS SELECT *, 0 AS sampled FROM main.types;
 CREATE TEMP VIEW events AS SELECT *, NULL AS context, NULL AS fault FROM main.events;
@@ -182,9 +190,11 @@ CREATE TEMP TABLE contexts (key INTEGER PRIMARY KEY, text);
 CREATE TEMP TABLE context_fields (name, value, context);
 """,
     2: f"""{_NO_FAULTS}
-CREATE TEMP VIEW sessions AS SELECT *, 0 AS faults FROM main.sessions;
+CREATE TEMP VIEW sessions AS SELECT *, 0 AS faults, 0 AS deleted FROM main.sessions;
 CREATE TEMP VIEW events AS SELECT *, NULL AS fault FROM main.events;
 """,
-    3: "",
+    3: """
+CREATE TEMP VIEW sessions AS SELECT *, 0 AS deleted FROM main.sessions;
+""",
 }
 """Statements that make a file of an older version, which is only read, look like a current one."""

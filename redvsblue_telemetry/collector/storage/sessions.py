@@ -106,9 +106,11 @@ class Sessions:
         version = None if source.version is msgspec.UNSET else source.version
         times = _times(source) if isinstance(source, Report) else (source.timestamp,) * 2
         key = self._connection.execute(
-            "INSERT INTO sessions (session_id, version, events, repeats, missing, highest, "
-            "first_timestamp, last_timestamp, first_received, last_received) "
-            "VALUES (?, ?, 0, 0, 0, 0, ?, ?, ?, ?)",
+            # SQLite would use a key again that has leftovers, if it was the highest.
+            "INSERT INTO sessions (key, session_id, version, events, repeats, missing, highest, "
+            "first_timestamp, last_timestamp, first_received, last_received) VALUES (1 + max("
+            "coalesce((SELECT max(key) FROM sessions), 0), "
+            "coalesce((SELECT max(session) FROM leftovers), 0)), ?, ?, 0, 0, 0, 0, ?, ?, ?, ?)",
             (source.session_id, version, *times, now, now),
         ).lastrowid
         assert key is not None

@@ -48,7 +48,7 @@ _MAX_TYPES_IN_MEMORY = 10_000
 _CRASH = "crash"  # the type of the events that are crashes
 _TABLES = (
     "events", "runs", "sessions", "types", "rejected", "reports", "lost", "sampled", "contexts",
-    "context_fields", "faults", "session_faults",
+    "context_fields", "faults", "session_faults", "leftovers",
 )  # fmt: skip
 _MAX_EXCERPT_BYTES = 1024  # of an event that can't be stored
 # What SQLite and its binding raise for a value that they can't store: the event is at fault.
