@@ -395,7 +395,8 @@ class LiveUpdate(msgspec.Struct, rename="camel"):
     With more than 40 types in a second, the others are counted together, as the type ``""``.
     """
     events: list[StoredEvent]
-    """The newest events that match the viewer's filter, oldest first; at most 40."""
+    """The newest events that match the viewer's filter, in order of arrival; at most 40, which the
+    sessions share: one that sends more than the others doesn't hide theirs."""
     arrived: int
     """How many events were stored since the last update, matching or not."""
     skipped: int

@@ -4,6 +4,9 @@ It costs ingest one call for each stored group. Each viewer's updates are made a
 pace, from the newest few thousand events. A slow viewer, or a flood of events, gets a sample of the
 events, and the update says so; the counts are always complete. Everything kept here is bounded, in
 number and in bytes.
+
+Wherever events are left out, the sessions share the room: one that floods the collector doesn't
+hide the others.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 import msgspec
 
@@ -68,20 +71,25 @@ class Live:
         self._repeats += stored.repeats
         self._rejected += stored.rejected
         if events:
-            skipped = max(0, len(events) - _MAX_EVENTS_PER_GROUP)
-            self._keep(stored, skipped)
+            self._keep(stored)
             self._count(stored.by_type)
 
-    def _keep(self, stored: Stored, skipped: int) -> None:
+    def _keep(self, stored: Stored) -> None:
         newest = self._newest
-        for place, event in enumerate(stored.events[skipped:], skipped):
+        sessions = [event.session_id for event in stored.events]
+        for place in _shares(sessions, _MAX_EVENTS_PER_GROUP):
+            event = stored.events[place]
             kept = _as_stored(event, stored.first_arrival + place, stored.received)
             kept.fault = stored.faults.get(place)
             newest.append(kept)
             self._newest_bytes += _size(kept)
-        while len(newest) > _MAX_EVENTS or (
-            self._newest_bytes > _MAX_EVENT_BYTES and len(newest) > 1
-        ):
+        if len(newest) > _MAX_EVENTS:
+            # Half of them at once, so that the work for each event stays small.
+            kept_ones = _fair(list(newest), _MAX_EVENTS // 2)
+            newest.clear()
+            newest.extend(kept_ones)
+            self._newest_bytes = sum(map(_size, newest))
+        while self._newest_bytes > _MAX_EVENT_BYTES and len(newest) > 1:
             self._newest_bytes -= _size(newest.popleft())
 
     def _count(self, by_type: dict[str, int]) -> None:
@@ -172,15 +180,57 @@ def _as_stored(event: Event, arrival: int, received: int) -> StoredEvent:
 
 
 def _shown(newest_first: list[StoredEvent]) -> list[StoredEvent]:
-    """Return as many of the newest events as fit into one update, oldest first."""
+    """Return a fair sample of the events that fits into one update, oldest first."""
     shown: list[StoredEvent] = []
     size = 0
-    for event in newest_first[:_MAX_EVENTS_PER_UPDATE]:
+    for event in reversed(_fair(newest_first[::-1], _MAX_EVENTS_PER_UPDATE)):
+        if shown and size + _size(event) > _MAX_BYTES_PER_UPDATE:
+            continue  # a smaller one of another session may still fit
         size += _size(event)
-        if shown and size > _MAX_BYTES_PER_UPDATE:
-            break
         shown.append(event)
     return shown[::-1]
+
+
+def _fair(oldest_first: list[StoredEvent], limit: int) -> list[StoredEvent]:
+    sessions = [event.session_id for event in oldest_first]
+    return [oldest_first[place] for place in _shares(sessions, limit)]
+
+
+def _shares(sessions: Sequence[str], limit: int) -> list[int]:
+    """Return the places of ``limit`` events, in order, that are shared among their sessions.
+
+    A session gets its newest events. One that has fewer than its share leaves the rest to the
+    others; if there are more sessions than places, those with the newest events get one each.
+
+    Args:
+        sessions: the session of each event, in order of arrival.
+        limit: how many places to return, or all if there are no more.
+    """
+    if len(sessions) <= limit:
+        return list(range(len(sessions)))
+    counts = Counter(sessions)
+    left, share, waiting = limit, 0, len(counts)
+    for count in sorted(counts.values()):
+        share = left // waiting
+        if count > share:
+            break
+        left -= count
+        waiting -= 1
+    left -= share * waiting  # those that have more than a share get the few that remain
+    chosen: list[int] = []
+    taken: dict[str, int] = {}
+    for place in range(len(sessions) - 1, -1, -1):
+        session = sessions[place]
+        count = taken.get(session, 0)
+        if count == share and left:
+            left -= 1
+        elif count >= share:
+            continue
+        taken[session] = count + 1
+        chosen.append(place)
+        if len(chosen) == limit:
+            break
+    return chosen[::-1]
 
 
 def _size(event: StoredEvent) -> int:

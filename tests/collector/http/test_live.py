@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -183,6 +184,88 @@ def test_what_is_kept_and_shown_is_bounded_in_bytes() -> None:
     kept, look = asyncio.run(fill())
     assert kept <= live._MAX_EVENT_BYTES
     assert [event.arrival for event in look.events] == [99, 100]
+
+
+# Which events are shown when there are more than there is room for.
+
+
+def group_of(first: int, sessions: list[str]) -> Stored:
+    """Return a stored group with an event of each of these sessions, in this order."""
+    data = msgspec.Raw(b"{}")
+    events = [Event(s, n, "t", 0, data, f"{n}") for n, s in enumerate(sessions, first)]
+    return Stored(events, first, 0, 0, {"t": len(events)}, 5000)
+
+
+def test_sessions_share_an_update() -> None:
+    sessions = ["one"] * 3 + ["quiet"] + ["two"] * 500 + ["three"] * 500
+    update = looks(lambda live: live.record(group_of(1, sessions)), clock=Clock())[-1]
+
+    shown = Counter(event.session_id for event in update.events)
+    assert shown == {"one": 3, "quiet": 1, "two": 18, "three": 18}
+    arrivals = [event.arrival for event in update.events]
+    assert arrivals == [1, 2, 3, 4, *range(504 - 17, 505), *range(1004 - 17, 1005)]
+    assert (update.arrived, update.matching + update.skipped) == (1004, 1004)
+
+
+def test_places_that_cannot_be_shared_evenly_go_to_the_newest() -> None:
+    assert live._shares(["a", "a", "b", "b", "c", "c"], 4) == [1, 3, 4, 5]
+    assert live._shares(["a", "b", "c", "a", "d"], 2) == [3, 4]
+    assert live._shares(["a", "b"], 2) == [0, 1]
+    assert live._shares([], 2) == []
+
+
+def test_session_that_floods_does_not_drive_out_the_others_between_two_updates() -> None:
+    def flood(live: Live) -> None:
+        live.record(group_of(1, ["quiet", "shy", "quiet"]))
+        for number in range(100):
+            live.record(group_of(1000 * (number + 1), ["loud"] * 1000))
+
+    update = looks(flood, clock=Clock())[-1]
+    shown = Counter(event.session_id for event in update.events)
+    assert shown == {"quiet": 2, "shy": 1, "loud": live._MAX_EVENTS_PER_UPDATE - 3}
+    assert update.events[-1].arrival == 100_999
+    assert update.arrived == 100_003
+
+
+def test_filter_of_one_session_shows_as_many_of_it_as_there_is_room_for() -> None:
+    sessions = ["one", "two", "three"] * 200
+    update = looks(
+        lambda live: live.record(group_of(1, sessions)),
+        wanted=EventFilter(session="two"),
+        clock=Clock(),
+    )[-1]
+    assert {event.session_id for event in update.events} == {"two"}
+    assert len(update.events) == live._MAX_EVENTS_PER_UPDATE
+
+
+def test_each_of_ten_thousand_sessions_is_as_likely_to_be_shown_and_they_cost_little() -> None:
+    watched = Live(lambda: 0)
+    groups = [
+        group_of(500 * n + 1, [f"s{(500 * n + k) % 10_000}" for k in range(500)])
+        for n in range(100)
+    ]  # a second of fifty thousand events
+    started = time.thread_time()
+    for group in groups:
+        watched.record(group)
+    spent = time.thread_time() - started
+
+    kept = [event.arrival for event in watched._newest]
+    assert live._MAX_EVENTS // 2 < len(kept) <= live._MAX_EVENTS
+    assert kept == sorted(kept)
+    assert len(Counter(event.session_id for event in watched._newest)) == len(kept)
+    assert spent < 1.0  # it takes a sixth of that; the event loop has other work
+
+
+def test_large_events_leave_room_for_small_ones_of_others() -> None:
+    def record(live: Live) -> None:
+        large = msgspec.Raw(b'{"x":"' + b"y" * 300_000 + b'"}')
+        small = msgspec.Raw(b"{}")
+        events = [Event("small", 1, "t", 0, small, "1")]
+        events += [Event("large", n, "t", 0, large, f"{n}") for n in range(2, 5)]
+        live.record(Stored(events, 1, 0, 0, {"t": 4}, 5000))
+
+    update = looks(record, clock=Clock())[-1]
+    assert [event.session_id for event in update.events] == ["small", "large"]
 
 
 def test_event_that_is_kept_does_not_keep_its_message() -> None:
