@@ -1,5 +1,6 @@
 // Requests to the collector.
 
+import { parse } from "./json.js";
 import { shortened } from "./text.js";
 
 const REQUEST_TIMEOUT = 15_000; // milliseconds
@@ -19,5 +20,5 @@ export async function request(path, parameters, signal = AbortSignal.timeout(REQ
   const response = await fetch(address(path, parameters), { signal });
   const text = await response.text();
   if (!response.ok) throw new Error(`${response.status}: ${shortened(text, 300)}`);
-  return JSON.parse(text);
+  return parse(text);
 }

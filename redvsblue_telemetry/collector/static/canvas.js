@@ -39,7 +39,7 @@ export function drawScale({ pen, width, height, color }, peak) {
     pen.fillStyle = color("--rule");
     pen.fillRect(LEFT, Math.round(y(value)), width - LEFT - RIGHT, 1);
     pen.fillStyle = color("--quiet");
-    pen.fillText(short(value), LEFT - 8, y(value));
+    pen.fillText(short(value), LEFT - 8, y(value), LEFT - 10); // narrower letters rather than some cut off
   }
   pen.textBaseline = "alphabetic";
   return y;
@@ -54,8 +54,12 @@ function ceiling(peak) {
   return { top: step * Math.ceil(Math.max(peak, 4) / step), step };
 }
 
+const SHORT = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
+
+/** Return a number that fits beside the scale: "7,500", "800K", "2.5M". */
 function short(value) {
-  return value >= 10000 ? `${number(value / 1000)}k` : number(value);
+  if (value >= 1e15) return value.toExponential().replace("+", "");
+  return value >= 10000 ? SHORT.format(value) : number(value);
 }
 
 /** Place a box beside a point of a chart. */

@@ -2,7 +2,7 @@
 
 import { fields } from "./json.js";
 import { moveWithArrows } from "./rows.js";
-import { clock, counted, make, number, setText, shortened, visible } from "./text.js";
+import { counted, make, number, setCut, setText, shortened, showTime, visible } from "./text.js";
 
 const MAX_ROWS = 200;
 const SHARE_UPDATES = 10; // updates that the shown share is computed over: five seconds
@@ -21,6 +21,7 @@ export class EventList {
     this.isFocused = false;
     this.isDrawing = false;
     this.isUnsorted = false;
+    this.day = new Date().toDateString();
     pause.addEventListener("click", () => this.setPaused(!this.isPaused));
     // Rows must not move away while the pointer or the keyboard is about to open one.
     list.addEventListener("pointerenter", (event) => {
@@ -110,11 +111,20 @@ export class EventList {
     this.list.prepend(...rows);
     if (this.isUnsorted) this.list.append(...[...this.list.children].sort((a, b) => b.arrival - a.arrival));
     this.isUnsorted = false;
+    this.dateAgain();
     while (this.list.children.length > MAX_ROWS) this.list.lastChild.remove();
     this.empty.hidden = this.list.children.length > 0;
     this.describe();
     // Only one row is a tab stop; the arrow keys move between rows.
     if (!this.list.querySelector('[tabindex="0"]')) this.list.querySelector("button")?.setAttribute("tabindex", "0");
+  }
+
+  /** Show the rows' times again after midnight: those of yesterday get a date. */
+  dateAgain() {
+    const today = new Date().toDateString();
+    if (today === this.day) return;
+    this.day = today;
+    for (const row of this.list.children) showTime(row.querySelector(".time"), row.event.timestamp, { precise: true });
   }
 
   /** Apply the types' new colors. */
@@ -138,13 +148,10 @@ export function rowOf(event, color) {
   button.tabIndex = -1;
   const type = make("span", "type");
   type.append(make("span", `dot ${color}`), make("bdi", "", shortened(event.type, MAX_TYPE_LENGTH)));
-  button.append(
-    make("span", "time", clock(event.timestamp, { precise: true })),
-    type,
-    make("span", "session", shortened(event.sessionId, 8)),
-    make("span", "seq", `#${number(event.seq)}`),
-    preview(event),
-  );
+  const time = make("span", "time"), seq = make("span", "seq");
+  showTime(time, event.timestamp, { precise: true });
+  setCut(seq, `#${number(event.seq)}`);
+  button.append(time, type, make("span", "session", shortened(event.sessionId, 8)), seq, preview(event));
   row.arrival = event.arrival;
   row.event = event;
   row.append(button);

@@ -2,7 +2,7 @@
 
 import { BOTTOM, LEFT, RIGHT, TOP, blank, drawScale, onLook, placeTip } from "./canvas.js";
 import { Rows } from "./rows.js";
-import { counted, duration, make, number, setText, shortened, when } from "./text.js";
+import { counted, duration, make, number, setCut, setText, shortened, when } from "./text.js";
 
 const LINES = [ // a dash pattern each, for those who can't distinguish the colors
   { name: "p50", color: "--c0", dash: [] },
@@ -74,8 +74,8 @@ export class FrameTimes {
     for (const [cell, value] of [[p50, summary.p50], [p95, summary.p95], [p99, summary.p99], [worst, summary.max]]) {
       setText(cell, digits(value));
     }
-    setText(hitches, number(summary.hitches));
-    setText(time, duration(summary.seconds * 1000));
+    setCut(hitches, number(summary.hitches));
+    setCut(time, duration(summary.seconds * 1000));
   }
 
   draw() {
@@ -196,6 +196,7 @@ function nameOf(version) {
 }
 
 function digits(value) {
+  if (value >= 1e9) return value.toExponential(1).replace("+", "");
   return value < 100 ? value.toFixed(1) : number(Math.round(value));
 }
 

@@ -9,6 +9,27 @@
 const TOKEN = /("[^"\\]*(?:\\.[^"\\]*)*"?)(\s*:)?|([{[])\s*([}\]])|[{}[\],]|[^\s"{}[\],]+/g;
 const MAX_INDENTED_DEPTH = 40;
 
+/** An integer that a number of JavaScript can't hold: it is rounded where it is reckoned with, and shown exactly. */
+class LargeInteger extends Number {
+  constructor(digits) {
+    super(digits);
+    this.digits = digits;
+  }
+
+  toString() {
+    return this.digits;
+  }
+}
+
+/** Parse JSON, but keep all digits of integers. A browser that doesn't pass on the source rounds them. */
+export function parse(text) {
+  if (!/\d{16}/.test(text)) return JSON.parse(text);
+  return JSON.parse(text, (_, value, context) => {
+    const isRounded = typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value);
+    return isRounded && /^-?\d+$/.test(context?.source) ? new LargeInteger(context.source) : value;
+  });
+}
+
 /** Lay the text out in lines: yield pairs of a kind ("key", "string", "number", "other", "space") and a text. */
 export function* pretty(text) {
   let depth = 0;

@@ -4,7 +4,7 @@ import { request } from "./api.js";
 import { termFor } from "./context.js";
 import { fields } from "./json.js";
 import { causeOf, outcomeOf } from "./outcome.js";
-import { duration, moment, number, shortened } from "./text.js";
+import { between, moment, number, shortened } from "./text.js";
 
 const EVENTS_BEFORE = 20; // that are shown with a crash
 
@@ -50,7 +50,7 @@ export class Opened {
       if (session.startedAt) facts.push(["started", moment(session.startedAt)]);
       if (session.events) {
         facts.push(["first event", moment(session.firstTimestamp)], ["last event", moment(session.lastTimestamp)]);
-        facts.push(["duration", duration(session.lastTimestamp - session.firstTimestamp)]);
+        facts.push(["duration", between(session.firstTimestamp, session.lastTimestamp)]);
       }
       facts.push(["events", number(session.events)], ["missing", number(session.missing)]);
       if (session.waiting) facts.push(["still to come", number(session.waiting)]);
@@ -122,7 +122,7 @@ function stackOf(data) {
 function sessionText({ losses, sampled, types }) {
   const parts = [];
   if (losses.length) {
-    const runs = losses.map(({ first, last }) => (first === last ? `${first}` : `${first} to ${last}`));
+    const runs = losses.map(({ first, last }) => (String(first) === String(last) ? `${first}` : `${first} to ${last}`));
     const width = Math.max(...runs.map((run) => run.length));
     const lines = losses.map(({ cause }, at) => `  ${runs[at].padEnd(width)}  ${causeOf(cause, { isExplained: true })}`);
     parts.push(["Missing sequence numbers", ...lines]);

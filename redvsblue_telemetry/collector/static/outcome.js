@@ -1,7 +1,7 @@
 // How sessions stand, and why events are missing: the words, and the marks beside them. Causes come from the
 // clients' reports, so a cause may be any word; an unknown one is shown as it is.
 
-import { counted, make, number, setText } from "./text.js";
+import { counted, make, moment, number, setText } from "./text.js";
 
 // In the order in which a summary lists them: a mark, a word, and the meaning.
 const OUTCOMES = new Map([
@@ -51,7 +51,7 @@ export function showOutcome(element, session, words) {
   const { mark, meaning } = outcomeOf(session);
   const isAway = session.outcome === "running" && !session.connected;
   element.dataset.outcome = session.outcome;
-  element.title = meaning;
+  element.title = [meaning, moment(session.since)].filter(Boolean).join("\n");
   setText(element.firstChild, isAway ? "○" : mark);
   setText(element.lastChild, words);
 }

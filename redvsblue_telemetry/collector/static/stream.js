@@ -1,6 +1,8 @@
 // The collector's live updates, two a second. EventSource reconnects by itself after a lost connection, but
 // not after an error response or a long silence; then a new EventSource replaces it.
 
+import { parse } from "./json.js";
+
 const SILENCE_TIMEOUT = 10_000; // milliseconds; after a sleep, nothing reports that the connection is gone
 const RETRY_DELAY = 3_000; // milliseconds
 
@@ -37,7 +39,7 @@ export class Stream {
     source.onmessage = (message) => {
       this.onState("live");
       this.reconnectAfter(SILENCE_TIMEOUT);
-      this.onUpdate(JSON.parse(message.data), this.isFirst);
+      this.onUpdate(parse(message.data), this.isFirst);
       this.isFirst = false;
     };
     source.onerror = () => {

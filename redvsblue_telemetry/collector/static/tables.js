@@ -2,7 +2,7 @@
 
 import { causes, isBad, makeOutcome, outcomeOf, showOutcome, summary } from "./outcome.js";
 import { Rows } from "./rows.js";
-import { clock, counted, duration, make, number, setText, share, shortened, when } from "./text.js";
+import { between, counted, make, number, setCut, setText, share, shortened, showTime, when } from "./text.js";
 
 const MAX_VERSION_LENGTH = 16;
 
@@ -36,7 +36,7 @@ function sessionRow(session, onOpen) {
   button.append(make("bdi", "", shortened(session.sessionId, 12)));
   head.append(button, make("bdi", "version"), makeOutcome());
   row.append(head, make("td"), make("td"), make("td"));
-  row.children[3].append(make("span"), make("span", "sub"));
+  row.children[3].append(make("span", "cut"), make("span", "sub"));
   return row;
 }
 
@@ -46,12 +46,12 @@ function fillSession(row, session) {
   const since = session.outcome === "running" ? `${word} since` : word;
   setText(head.children[1], session.version ? shortened(session.version, MAX_VERSION_LENGTH) : "");
   showOutcome(head.lastChild, session, `${since} ${when(session.since)}`);
-  setText(length, duration(session.lastTimestamp - session.firstTimestamp));
-  setText(events, number(session.events));
+  setCut(length, between(session.firstTimestamp, session.lastTimestamp));
+  setCut(events, number(session.events));
   const part = session.missing ? ` (${share(session.missing / (session.missing + session.events))})` : "";
-  setText(missing.firstChild, number(session.missing) + part);
+  setCut(missing.firstChild, number(session.missing) + part);
   const lost = { ...session.lost, waiting: session.waiting };
-  setText(missing.lastChild, causes(lost));
+  setCut(missing.lastChild, causes(lost));
   missing.className = isBad(session.missing, lost) ? "bad" : "";
 }
 
@@ -81,9 +81,9 @@ function fillVersion(row, health) {
   const [head, sessions, crashed, killed, free] = row.children;
   const { running, well, switchedOff, noWord } = health;
   setText(head.lastChild, summary({ running, well, switched_off: switchedOff, no_word: noWord }));
-  setText(sessions, number(health.sessions));
+  setCut(sessions, number(health.sessions));
   for (const [cell, count] of [[crashed, health.crashed], [killed, health.killed]]) {
-    setText(cell, number(count));
+    setCut(cell, number(count));
     cell.className = count ? "bad" : "";
   }
   setText(free, health.crashFree === null ? "–" : share(health.crashFree));
@@ -115,8 +115,8 @@ function sampledRow([type]) {
 
 function fillSampled(row, [, left, stored]) {
   const [, all, kept, part] = row.children;
-  setText(all, `about ${number(left + stored)}`);
-  setText(kept, number(stored));
+  setCut(all, `about ${number(left + stored)}`);
+  setCut(kept, number(stored));
   setText(part, share(stored / (left + stored)));
 }
 
@@ -173,7 +173,7 @@ function fillGroup(row, group, lines) {
   const [time, ...shown] = row.firstChild.children;
   const spread = shown.pop();
   row.group = group;
-  setText(time, when(group.last));
+  showTime(time, group.last);
   lines.forEach(([, textOf], at) => setText(shown[at], textOf(group)));
   const versions = group.versions.map((version) => shortened(version, MAX_VERSION_LENGTH)).join(", ");
   const times = `${counted(group.count, "time")} in ${counted(group.sessions, "session")}`;
@@ -183,7 +183,7 @@ function fillGroup(row, group, lines) {
 export class RejectedList {
   constructor({ list, note, empty, onOpen }) {
     Object.assign(this, { note, empty });
-    this.rows = new Rows(list, { keyOf: (part) => part.arrival, add: (part) => rejectedRow(part, onOpen) });
+    this.rows = new Rows(list, { keyOf: (part) => part.arrival, add: (part) => rejectedRow(part, onOpen), fill: fillRejected });
   }
 
   /** Show these parts, newest first, of `count` in all. */
@@ -200,11 +200,15 @@ function rejectedRow(part, onOpen) {
   const button = make("button");
   button.type = "button";
   button.append(
-    make("span", "time", clock(part.received)),
+    make("span", "time"),
     make("span", "reason", shortened(part.reason, 200)),
     make("bdi", "data", shortened(part.text, 160)),
   );
   button.addEventListener("click", () => onOpen(part));
   row.append(button);
   return row;
+}
+
+function fillRejected(row, part) {
+  showTime(row.firstChild.firstChild, part.received);
 }

@@ -34,16 +34,32 @@ export function setText(element, text) {
 
 const NUMBERS = new Intl.NumberFormat("en-US", { maximumFractionDigits: 1 });
 
+/** Return a number with commas; one that `parse()` keeps exactly, with all of its digits. */
 export function number(value) {
-  return NUMBERS.format(value);
+  return NUMBERS.format(value instanceof Number ? BigInt(String(value)) : value);
+}
+
+const MAX_SHOWN_LENGTH = 11; // characters
+
+/** Set an element's text, which a style cuts off if it is long; then the element's title has all of it. */
+export function setCut(element, text) {
+  setText(element, text);
+  element.title = text.length > MAX_SHOWN_LENGTH ? visible(text) : "";
 }
 
 const two = (value) => String(value).padStart(2, "0");
 
+// The years 1 to 9999, as in the commands. A game may claim any 64 bits as a time.
+const FIRST_TIME = -62_135_596_800_000, LAST_TIME = 253_402_300_799_999; // milliseconds since 1970
+
+/** Return whether a time has a date. */
+function isDate(milliseconds) {
+  return milliseconds >= FIRST_TIME && milliseconds <= LAST_TIME;
+}
+
 /** Return the local time of day, with milliseconds if `precise`. */
 export function clock(milliseconds, { precise = false } = {}) {
-  const date = new Date(milliseconds);
-  if (Number.isNaN(date.getTime())) return "invalid date";
+  const date = new Date(Number(milliseconds));
   const time = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
   return precise ? `${time}.${String(date.getMilliseconds()).padStart(3, "0")}` : time;
 }
@@ -51,21 +67,44 @@ export function clock(milliseconds, { precise = false } = {}) {
 const DAYS = new Intl.DateTimeFormat("en-US", { month: "short", day: "numeric" });
 const DAYS_OF_OTHER_YEARS = new Intl.DateTimeFormat("en-US", { dateStyle: "medium" });
 
-/** Return the local time of day today; of other days the day, with the time in this year. */
-export function when(milliseconds) {
-  const date = new Date(milliseconds), now = new Date();
-  if (Number.isNaN(date.getTime()) || date.toDateString() === now.toDateString()) return clock(milliseconds);
-  if (date.getFullYear() !== now.getFullYear()) return DAYS_OF_OTHER_YEARS.format(date);
-  return `${DAYS.format(date)}, ${clock(milliseconds).slice(0, 5)}`;
+/**
+ * Return the local time of day; of other days with the date, and of other years with the year.
+ *
+ * The time has milliseconds if `precise`, except in other years, and without it seconds on this day alone.
+ */
+export function when(milliseconds, { precise = false } = {}) {
+  if (!isDate(milliseconds)) return `implausible: ${number(milliseconds)}`;
+  const date = new Date(Number(milliseconds)), now = new Date();
+  const time = clock(milliseconds, { precise });
+  if (date.toDateString() === now.toDateString()) return time;
+  const isThisYear = date.getFullYear() === now.getFullYear();
+  const day = (isThisYear ? DAYS : DAYS_OF_OTHER_YEARS).format(date);
+  return `${day}, ${precise ? time.slice(0, isThisYear ? 12 : 8) : time.slice(0, 5)}`;
 }
 
 /** Return a date and time in UTC. */
 export function moment(milliseconds) {
-  const date = new Date(milliseconds);
-  return Number.isNaN(date.getTime()) ? "invalid date" : date.toISOString();
+  if (!isDate(milliseconds)) return `implausible: ${number(milliseconds)} ms since 1970`;
+  return new Date(Number(milliseconds)).toISOString();
 }
 
+/** Show in an element when something was; its title has the date, and the time in UTC. */
+export function showTime(element, milliseconds, { precise = false } = {}) {
+  const text = when(milliseconds, { precise });
+  setText(element, text);
+  element.title = moment(milliseconds);
+  element.classList.toggle("dated", text.length > "00:00:00.000".length); // needs a wider column
+}
+
+/** Return the time from one time to another. */
+export function between(first, last) {
+  return isDate(first) && isDate(last) ? duration(last - first) : "implausible";
+}
+
+const MAX_DURATION = LAST_TIME - FIRST_TIME;
+
 export function duration(milliseconds) {
+  if (!(Math.abs(milliseconds) <= MAX_DURATION)) return "implausible";
   const seconds = milliseconds / 1000;
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   if (seconds < 60) return `${Math.floor(seconds)} s`;
