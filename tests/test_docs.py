@@ -18,6 +18,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import enum
+import http.client
 import io
 import json
 import logging
@@ -34,12 +35,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import click
 import msgspec
 import pytest
 import trustme
+from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
@@ -56,8 +59,12 @@ from redvsblue_telemetry import (
 from redvsblue_telemetry._delivery import states
 from redvsblue_telemetry._recording.ledger import DropReason
 from redvsblue_telemetry._report import Reason, Report, decode_report, encode_report
+from redvsblue_telemetry.cli._arguments import AlertCondition
+from redvsblue_telemetry.cli.collect import collect
 from redvsblue_telemetry.cli.main import commands
+from redvsblue_telemetry.collector.alerts import ALERTS, Alert, Conditions, as_message
 from redvsblue_telemetry.testing import RecordingServer
+from redvsblue_telemetry.testing.collector import RunningCollector
 from scripts import api_docs
 from tests.support import REPOSITORY
 from tests.test_imports import THE_PACKAGE
@@ -575,6 +582,51 @@ def test_reference_of_the_api_has_every_public_name(package: ModuleType) -> None
 def test_table_of_the_ledger_has_every_field() -> None:
     rows = table_of(DOCS / "delivery.md", "field")
     assert [plain(row[0]) for row in rows] == [f.name for f in attrs.fields(TelemetryStats)]
+
+
+def test_table_of_the_alerts_has_every_condition_with_its_default() -> None:
+    rows = table_of(DOCS / "alerts.md", "condition")
+    assert [plain(row[0]) for row in rows] == list(ALERTS)
+    for name, default, _ in rows:
+        limit = getattr(Conditions(), plain(name).replace("-", "_"))
+        if limit is True:
+            assert plain(default) == plain(name)
+        else:
+            assert AlertCondition().convert(plain(default), None, None) == (plain(name), limit)
+    (option,) = (p for p in collect.params if p.name == "alert_when")
+    assert ", ".join(plain(row[1]) for row in rows) in option.to_info_dict()["help"]
+
+
+def test_example_of_an_alert_is_one() -> None:
+    (block,) = (b for b in BLOCKS if b.page == DOCS / "alerts.md" and b.language == "json")
+    shown = json.loads(block.text)
+    alert = msgspec.convert(shown["alert"], Alert, strict=True)
+    assert json.loads(as_message(alert)) == shown
+
+
+def metrics_of_a_collector() -> set[str]:
+    """The names of the metrics, without those that a library adds."""
+    with RunningCollector() as collector:
+        address = urlsplit(collector.http_url).netloc
+        connection = http.client.HTTPConnection(address, timeout=20)
+        with contextlib.closing(connection):
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+    names = {sample.name for f in text_string_to_metric_families(text) for sample in f.samples}
+    return {name for name in names if name.startswith("telemetry_") and "_created" not in name}
+
+
+def test_table_of_the_metrics_is_that_of_a_collector() -> None:
+    rows = table_of(DOCS / "collector-api.md", "metric")
+    assert {plain(row[0]).partition("{")[0] for row in rows} == metrics_of_a_collector()
+
+
+def test_rules_for_prometheus_are_about_metrics_that_exist() -> None:
+    text = (REPOSITORY / "deploy/prometheus-alerts.yml").read_text(encoding="utf-8")
+    expressions = re.sub(r"^\s*#.*|summary:.*|- name:.*", "", text, flags=re.MULTILINE)
+    used = set(re.findall(r"\btelemetry_\w+", expressions))
+    assert len(used) >= 8
+    assert used <= metrics_of_a_collector()
 
 
 @pytest.mark.parametrize(

@@ -116,10 +116,13 @@ ROOMS = {
         faults          |
         checking        | faults
         storage         | messages  models
+        alerts          | models  storage
+        webhook         |
+        alerting        | alerts  storage  webhook
         ingest          | messages  storage
         http            | messages  models  storage  ingest
-        app             | http  ingest  storage
-        server          | app  checking  http  ingest  storage
+        app             | alerting  alerts  http  ingest  storage
+        server          | alerting  alerts  app  checking  http  ingest  storage  webhook
         client          | models
     """,
     "collector.storage": """
@@ -198,6 +201,7 @@ PURE = [
     "cli.prove.proof",
     "cli.schema.changes",
     "cli.schema.plan",
+    "collector.alerts",
     "collector.faults",
     "collector.messages",
     "collector.models",

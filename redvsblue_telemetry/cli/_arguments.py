@@ -12,11 +12,13 @@ from typing import Any
 import click
 from click.types import StringParamType
 
+from ..collector.alerts import ALERTS
 from ..collector.client import TOKEN_VARIABLE
 from ..collector.models import EventFilter
 
 __all__ = [
     "TEXT",
+    "AlertCondition",
     "Duration",
     "FiniteFloatRange",
     "KeepRule",
@@ -199,3 +201,41 @@ class KeepRule(Duration):
         # A type may have a "=" of its own; a time has none.
         type_, separator, time = value.rpartition("=")
         return (type_ if separator else None), super().convert(time, param, ctx)
+
+
+_CONDITION = re.compile(r"([a-z-]+)\s*([<>=])\s*(.+)", re.ASCII)
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%", re.ASCII)
+_OFF = "off"
+
+
+class AlertCondition(Duration):
+    """A condition such as ``crash-free<99%``, as ``(name, limit)``; the limit None is off."""
+
+    name = "condition"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse ``crash-free<99%``, ``silence>15m`` or ``disk=off``."""
+        if not isinstance(value, str):
+            return value
+        found = _CONDITION.fullmatch(value.strip())
+        if found is None or found[1] not in ALERTS:
+            self.fail(
+                f"{value!r} must start with one of {', '.join(ALERTS)}, and a limit, such as "
+                "crash-free<99%, silence>15m or disk=off.",
+                param,
+                ctx,
+            )
+        name, sign, limit = found.groups()
+        if (sign, limit) == ("=", _OFF):
+            return name, None
+        expected = {"crash-free": "<", "disk": "=", "storing": "="}.get(name, ">")
+        if expected == "=":
+            self.fail(f"{value!r}: {name} has no limit; {name}=off turns it off.", param, ctx)
+        if sign != expected:
+            self.fail(f"{value!r} must be {name}{expected} and a limit, or {name}=off.", param, ctx)
+        if name == "silence":
+            return name, super().convert(limit, param, ctx)
+        share = _SHARE.fullmatch(limit)
+        if share is None or not 0 <= float(share[1]) <= 100:
+            self.fail(f"{value!r}: the limit must be a share such as 1% or 99.5%.", param, ctx)
+        return name, float(share[1]) / 100

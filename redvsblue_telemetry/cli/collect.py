@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.text import Text
 
 from .._shared import escape
+from ..collector.alerts import Conditions
 from ..collector.client import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
-from ..collector.server import IN_MEMORY, Options, serve, telemetry_url
+from ..collector.server import IN_MEMORY, Options, serve, telemetry_url, test_alerts
 from ..collector.storage.upkeep import Keep
-from ._arguments import FiniteFloatRange, KeepRule, Size, schema_option
+from ._arguments import AlertCondition, FiniteFloatRange, KeepRule, Size, schema_option
 from ._runner import run, stopped_by_signals
 from ._terminal import CommandError, pipe_safe_stdout
 
 __all__ = ["collect", "page_url"]
 
+ALERT_VARIABLE = "REDVSBLUE_COLLECTOR_ALERT"
 _DEFAULTS = Options()
 
 
@@ -100,7 +103,25 @@ _DEFAULTS = Options()
     "alerts",
     metavar="URL",
     multiple=True,
-    help="Post alerts to this URL, as JSON. May be repeated.",
+    envvar=ALERT_VARIABLE,
+    help="Post alerts to this webhook, as JSON that Slack, Mattermost and Discord take. May be "
+    f"repeated. Prefer the variable {ALERT_VARIABLE}, with spaces between several.",
+)
+@click.option(
+    "--alert-when",
+    metavar="CONDITION",
+    type=AlertCondition(),
+    multiple=True,
+    help="Replace one of the conditions. May be repeated.  [default: crash-free<99%, gaps>1%, "
+    "rejected>1%, faulty>1%, silence>1d, disk, storing; NAME=off turns one off]",
+)
+@click.option(
+    "--alert-test", is_flag=True, help="Post a test to each --alert, and exit; 1 if one fails."
+)
+@click.option(
+    "--public-url",
+    metavar="URL",
+    help="The address of the page for people, which alerts name.  [default: that of this machine]",
 )
 @click.option(
     "--allow-reset", is_flag=True, help="Allow DELETE /api/events, which deletes everything."
@@ -142,6 +163,9 @@ def collect(
     keep_rules: tuple[tuple[str | None, float], ...],
     max_bytes: int | None,
     alerts: tuple[str, ...],
+    alert_when: tuple[tuple[str, float | None], ...],
+    alert_test: bool,
+    public_url: str | None,
     allow_reset: bool,
     max_connections: int,
     max_rate: float,
@@ -173,7 +197,12 @@ def collect(
         keep=_keep(keep_rules),
         max_bytes=max_bytes,
         alerts=alerts,
+        alert_when=_conditions(alert_when),
+        public_url=public_url,
     )
+    if alert_test:
+        _test_alerts(options)
+        return
     console = Console(file=pipe_safe_stdout(), highlight=False, soft_wrap=True, quiet=quiet)
     run(_collect(options, console))
     _print_at_end(console, "stopped; everything received is stored")
@@ -188,6 +217,25 @@ def _keep(rules: tuple[tuple[str | None, float], ...]) -> Keep:
         if type_ is not None and by_type.setdefault(type_, seconds) != seconds:
             raise click.UsageError(f"--keep is given more than once for {type_!r}")
     return Keep(general[0] if general else None, by_type)
+
+
+def _conditions(given: tuple[tuple[str, float | None], ...]) -> Conditions:
+    limits: dict[str, Any] = {}
+    for name, limit in given:
+        if limits.setdefault(name, limit) != limit:
+            raise click.UsageError(f"--alert-when is given more than once for {name}")
+    return Conditions(**{name.replace("-", "_"): limit for name, limit in limits.items()})
+
+
+def _test_alerts(options: Options) -> None:
+    """Post a test to each webhook, and exit with 1 if one doesn't take it."""
+    if not options.alerts:
+        raise click.UsageError(f"--alert-test needs --alert, or the variable {ALERT_VARIABLE}")
+    outcomes = run(test_alerts(options))
+    for host, fault in outcomes:
+        click.echo(f"{escape(host)}: {fault or 'took the test'}")
+    if any(fault for _, fault in outcomes):
+        click.get_current_context().exit(1)
 
 
 async def _collect(options: Options, console: Console) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
+from .alerting import Alerting
+from .alerts import Conditions
 from .http import static
 from .http.access import Access, AccessControl
 from .http.api import Api
@@ -19,6 +23,9 @@ from .storage.writer import Check, Stored
 __all__ = ["Collector"]
 
 
+_DEFAULT_CONDITIONS = Conditions()
+
+
 class Collector:
     """A collector without its port. Created, used and closed on the event loop's thread.
 
@@ -28,6 +35,8 @@ class Collector:
         limits: the limits on clients.
         allow_reset: whether the API may delete everything.
         check: finds the faults of new events; see :data:`.storage.writer.Check`.
+        alerts: the URLs to post alerts to.
+        conditions: when to post them.
     """
 
     def __init__(
@@ -38,10 +47,21 @@ class Collector:
         limits: Limits,
         allow_reset: bool = False,
         check: Check | None = None,
+        alerts: Sequence[str] = (),
+        conditions: Conditions = _DEFAULT_CONDITIONS,
     ) -> None:
         self.live = Live(self._connections)
-        self.metrics = Metrics(self._connections, lambda: self.live.viewers)
+        self.metrics = Metrics(
+            self._connections, lambda: self.live.viewers, lambda: self.alerting.firing
+        )
         self.storage = WriterThread(database, self._on_stored, self.metrics.record_failure, check)
+        self.alerting = Alerting(
+            alerts,
+            conditions,
+            disk_is_low=lambda: False,
+            is_storing=lambda: self.storage.last_error is None,
+            on_outcome=self.metrics.record_alert,
+        )
         self.ingest = Ingest(self.storage, limits, self.metrics.record_message)
         api = Api(
             database, self.storage, self.ingest, self.live, self.metrics, allow_reset=allow_reset
@@ -58,6 +78,7 @@ class Collector:
     def _on_stored(self, stored: Stored) -> None:
         self.metrics.record(stored)
         self.live.record(stored)
+        self.alerting.record(stored)
 
     async def close(self) -> None:
         """Store and acknowledge what was received, and close all clients and viewers."""

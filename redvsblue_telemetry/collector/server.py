@@ -7,6 +7,8 @@ import contextlib
 import logging
 import math
 import socket
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,19 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from .._schema import SchemaError
 from .._shared import is_loopback
 from ..settings import is_token
+from .alerting import Alerting, try_webhooks
+from .alerts import WINDOW, Conditions
 from .app import Collector
 from .checking import Checker, read_checker
 from .http.access import Access
 from .ingest import Limits
-from .storage.database import Database
+from .storage.database import Database, DatabaseError
+from .storage.queries import newest_ends
+from .storage.reports import End
 from .storage.upkeep import Keep
+from .webhook import url_fault
 
-__all__ = ["IN_MEMORY", "Options", "OptionsError", "serve", "telemetry_url"]
+__all__ = ["IN_MEMORY", "Options", "OptionsError", "serve", "telemetry_url", "test_alerts"]
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
@@ -80,7 +87,11 @@ class Options(msgspec.Struct, kw_only=True):
     max_bytes: int | None = None
     """The most bytes that the database may use; the oldest events are deleted beyond it."""
     alerts: tuple[str, ...] = ()
-    """URLs to post alerts to."""
+    """URLs to post alerts to. They are secrets: anyone who knows one can post."""
+    alert_when: Conditions = Conditions()
+    """When to post alerts."""
+    public_url: str | None = None
+    """The address of the page for people, which alerts name; None for that of the machine."""
 
     def check(self) -> None:
         """Check that a collector can run with these options.
@@ -96,6 +107,10 @@ class Options(msgspec.Struct, kw_only=True):
         for name in ("max_connections", "max_rate", "max_message_bytes"):
             if not getattr(self, name) > 0:  # catches NaN, too
                 raise OptionsError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        for number, url in enumerate(self.alerts, 1):
+            if (fault := url_fault(url)) is not None:  # it is a secret, so it is not quoted
+                which = f" number {number}" if len(self.alerts) > 1 else ""
+                raise OptionsError(f"the URL{which} for alerts can't be used: {fault}")
 
     def _check_token(self, token: str) -> None:
         if not token.strip():
@@ -231,7 +246,9 @@ async def serve(
             try:
                 await asyncio.wait([serving, starting], return_when=asyncio.FIRST_COMPLETED)
                 if not serving.done():
-                    on_ready(_url(options.host, listener))
+                    url = _url(options.host, listener)
+                    collector.alerting.start(options.public_url or url)
+                    on_ready(url)
                 await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 starting.cancel()
@@ -291,13 +308,40 @@ async def _running(options: Options) -> AsyncIterator[Collector]:
             ),
             allow_reset=options.allow_reset,
             check=check,
+            alerts=options.alerts,
+            conditions=options.alert_when,
         )
         try:
+            if options.alerts:
+                await _resume_alerts(database, collector.alerting)
             yield collector
         finally:
+            await collector.alerting.close()
             await collector.storage.close()
     finally:
         database.close()
+
+
+async def test_alerts(options: Options) -> list[tuple[str, str | None]]:
+    """Post a test to each URL for alerts; return their hosts, and why one did not take it.
+
+    Raises:
+        OptionsError: a collector can't run with these options.
+    """
+    options.check()
+    return await try_webhooks(options.alerts, options.public_url or "")
+
+
+async def _resume_alerts(database: Database, alerting: Alerting) -> None:
+    """Give alerts the sessions that ended in their time before this process."""
+    since = time.time_ns() // 1_000_000 - int(WINDOW * 1000)
+
+    def read() -> tuple[list[tuple[int, End]], int | None]:
+        with database.reading() as connection:
+            return newest_ends(connection, since)
+
+    with contextlib.suppress(DatabaseError, sqlite3.Error):  # alerts can do without
+        alerting.resume(*await asyncio.to_thread(read))
 
 
 def _read_checker(path: Path) -> Checker:

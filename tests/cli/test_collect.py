@@ -18,6 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from redvsblue_telemetry.cli._arguments import AlertCondition
 from redvsblue_telemetry.cli._runner import _SafeFormatter
 from redvsblue_telemetry.cli.collect import page_url
 from tests.support.collector import bearer
@@ -34,6 +35,7 @@ from tests.support.command import (
 )
 from tests.support.ports import own_port
 from tests.support.wait import wait_until
+from tests.support.webhook import Receiver
 
 ENDINGS = [signal.SIGINT, signal.SIGTERM]
 TOKEN = "sesame-7"
@@ -261,3 +263,74 @@ def test_log_line_shows_what_a_client_sent_as_printable_text() -> None:
     record = logging.LogRecord("x", logging.ERROR, "", 0, "bad: %s", ("\x1b[2J\nmore",), None)
 
     assert formatter.format(record) == "ERROR bad: \\u001b[2J\nmore"
+
+
+def test_alert_test_posts_to_each_url_and_fails_if_one_does() -> None:
+    with Receiver() as good, Receiver(403) as bad:
+        works = invoke_command(
+            "collect", "--alert-test", "--public-url", "https://t.example/", "--alert", good.url
+        )
+        assert (works.exit_code, works.output) == (0, "127.0.0.1: took the test\n")
+        fails = invoke_command(
+            "collect", "--alert-test", REDVSBLUE_COLLECTOR_ALERT=f"{good.url} {bad.url}"
+        )
+    assert fails.exit_code == 1
+    assert fails.output == "127.0.0.1: took the test\n127.0.0.1: it answered with status 403\n"
+    assert Receiver.SECRET not in fails.output
+    assert [alert["name"] for alert in good.alerts] == ["test", "test"]
+    assert good.alerts[0]["page"] == "https://t.example/"
+
+
+def test_alert_test_needs_a_url_and_never_quotes_one() -> None:
+    missing = invoke_command("collect", "--alert-test")
+    assert missing.exit_code == 2
+    assert "REDVSBLUE_COLLECTOR_ALERT" in missing.output
+    for arguments in (["--alert-test"], ["--port", 0]):
+        wrong = invoke_command("collect", *arguments, "--alert", f"hooks.example/{Receiver.SECRET}")
+        assert wrong.exit_code == 2
+        assert "must start with https://" in wrong.output
+        assert Receiver.SECRET not in wrong.output
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("crash-free<98.5%", ("crash-free", 0.985)),
+        (" gaps > 0.1 % ", ("gaps", 0.001)),
+        ("rejected>100%", ("rejected", 1.0)),
+        ("silence>15m", ("silence", 900.0)),
+        ("silence=off", ("silence", None)),
+        ("disk=off", ("disk", None)),
+    ],
+)
+def test_conditions_of_alerts_are_read(given: str, read: tuple[str, float | None]) -> None:
+    assert AlertCondition().convert(given, None, None) == read
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("crash-free", "must start with one of"),
+        ("speed<3%", "must start with one of crash-free, gaps"),
+        ("crash-free>99%", "must be crash-free< and a limit, or crash-free=off"),
+        ("gaps<1%", "must be gaps> and a limit"),
+        ("gaps=1%", "must be gaps> and a limit"),
+        ("gaps>1", "a share such as 1%"),
+        ("gaps>101%", "a share such as 1%"),
+        ("gaps>1e999%", "a share such as 1%"),
+        ("silence>15", "not a time such as"),
+        ("disk<5%", "disk has no limit; disk=off"),
+        ("storing=on", "storing has no limit"),
+    ],
+)
+def test_conditions_that_mean_nothing_are_refused(given: str, reason: str) -> None:
+    result = invoke_command("collect", "--alert-when", given)
+    assert result.exit_code == 2
+    assert reason in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_condition_that_is_given_twice_is_refused() -> None:
+    twice = ["--alert-when", "silence>1h", "--alert-when", "silence>2h"]
+    result = invoke_command("collect", *twice)
+    assert result.exit_code == 2
+    assert "more than once for silence" in result.output

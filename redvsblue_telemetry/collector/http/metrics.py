@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -31,9 +31,15 @@ class Metrics:
     Args:
         connections: returns the number of connected clients.
         viewers: returns the number of viewers of the live stream.
+        firing: returns for each alert whether it is firing.
     """
 
-    def __init__(self, connections: Callable[[], int], viewers: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        connections: Callable[[], int],
+        viewers: Callable[[], int],
+        firing: Callable[[], Mapping[str, bool]] = dict,
+    ) -> None:
         registry = self._registry = CollectorRegistry()
         self._stored = Counter("telemetry_events_stored", "Events stored.", registry=registry)
         self._groups = Counter(
@@ -74,6 +80,15 @@ class Metrics:
             "Stored events that do not fit the schema.",
             registry=registry,
         )
+        self._alerts = Counter(
+            "telemetry_alerts",
+            "Alerts for a webhook, by whether it took them.",
+            labelnames=["outcome"],
+            registry=registry,
+        )
+        for outcome in ("delivered", "failed"):
+            self._alerts.labels(outcome)
+        registry.register(_Firing(firing))
         Gauge("telemetry_connections", "Clients connected now.", registry=registry).set_function(
             connections
         )
@@ -100,6 +115,10 @@ class Metrics:
         """Count a group that could not be stored."""
         self._failures.inc()
 
+    def record_alert(self, was_taken: bool) -> None:
+        """Count an alert that a webhook took, or didn't take in the end."""
+        self._alerts.labels("delivered" if was_taken else "failed").inc()
+
     def exposition(self, totals: Totals | None) -> bytes:
         """Return all metrics in Prometheus's text format.
 
@@ -112,6 +131,26 @@ class Metrics:
             registry.register(_Database(totals))
             text += generate_latest(registry)
         return text
+
+
+class _Firing(Collector):
+    """Which alerts are firing."""
+
+    def __init__(self, firing: Callable[[], Mapping[str, bool]]) -> None:
+        self._firing = firing
+
+    def describe(self) -> Iterable[Metric]:
+        """Yield nothing: the registry would otherwise read it while the collector is made."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metric."""
+        family = GaugeMetricFamily(
+            "telemetry_alert_firing", "Whether an alert is firing.", labels=["alert"]
+        )
+        for name, is_firing in self._firing().items():
+            family.add_metric([name], is_firing)
+        yield family
 
 
 class _Database(Collector):

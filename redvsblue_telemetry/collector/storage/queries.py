@@ -36,7 +36,7 @@ from ..models import (
     VersionHealth,
 )
 from .losses import Losses, describe_losses
-from .reports import decode_lost, missing_runs
+from .reports import End, decode_lost, ended_as, missing_runs
 from .summaries import CrashGroups, FrameSummaries
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "faults",
     "frames",
     "newest_arrival",
+    "newest_ends",
     "rejected",
     "session",
     "sessions",
@@ -95,6 +96,7 @@ _MAX_TYPES = 1000  # the most frequent ones
 _MAX_TYPES_IN_LIST = 20  # of each session
 _MAX_CAUSES = 100  # the most frequent ones
 _MAX_CRASHES = 10_000  # that are grouped, the newest ones
+_MAX_ENDS = 100_000  # that are counted for alerts, the newest ones
 _MAX_VERSIONS = 100  # of one group of faults
 _MAX_INTERVALS = 10_000  # of frames that are summed up
 _HALF = 2**32
@@ -622,6 +624,25 @@ def frames(
     return [
         summary for summary in summaries.found() if version is None or summary.version == version
     ][:limit]
+
+
+def newest_ends(
+    connection: sqlite3.Connection, since: int
+) -> tuple[list[tuple[int, End]], int | None]:
+    """Return the ends of sessions since a time, each with its time, and when something last came.
+
+    The ends are in order. Times are in milliseconds since the epoch.
+    """
+    with _snapshot(connection):
+        (last,) = connection.execute("SELECT max(last_received) FROM sessions").fetchone()
+        # By the index of `last_received`, which is never before `reported`.
+        rows = connection.execute(
+            "SELECT reported, reason, lost FROM sessions WHERE last_received >= :since "
+            "AND reported >= :since AND state = :ended ORDER BY last_received DESC LIMIT :limit",
+            {"since": since, "ended": State.ENDED, "limit": _MAX_ENDS},
+        ).fetchall()
+    ends = [(reported, ended_as(reason, decode_lost(lost))) for reported, reason, lost in rows]
+    return sorted(ends, key=lambda end: end[0]), last
 
 
 @contextlib.contextmanager

@@ -14,16 +14,32 @@ import msgspec
 
 from ..._report import Report, State, encode_report
 from ..._shared import LARGEST_INTEGER
-from ..models import Cause
+from ..models import Cause, Outcome
 from .losses import Losses, claimed_losses, count_losses
 from .seqranges import gaps
 
-__all__ = ["decode_lost", "missing_runs", "save_report"]
+__all__ = ["End", "decode_lost", "ended_as", "missing_runs", "save_report"]
 
 _MANY_RUNS = 10_000  # of one session; to read them takes a tenth of a second
 _MAX_SAMPLED_TYPES = 1000  # of one session; those with the most events
 
+_REPORTED_OUTCOMES = (Outcome.SWITCHED_OFF, Outcome.CRASHED, Outcome.KILLED)
+
 decode_lost = msgspec.json.Decoder(dict[str, int]).decode
+
+
+class End(msgspec.Struct, frozen=True):
+    """How a session ended."""
+
+    outcome: str
+    has_gaps: bool
+    """Whether events are missing that nothing explains."""
+
+
+def ended_as(reason: str | None, lost: dict[str, int]) -> End:
+    """Return the end of a session, by the reason in its last report and its losses."""
+    outcome = reason if reason in _REPORTED_OUTCOMES else Outcome.WELL
+    return End(outcome, lost.get(Cause.UNEXPLAINED, 0) > 0)
 
 
 def missing_runs(
@@ -52,8 +68,8 @@ def save_report(
     missing: int,
     now: int,
     type_key: Callable[[str], int],
-) -> None:
-    """Write a report in place of the one before.
+) -> End | None:
+    """Write a report in place of the one before; return the session's end, if that is news.
 
     Args:
         connection: writes, in the caller's transaction.
@@ -70,6 +86,7 @@ def save_report(
         losses = claimed_losses(missing, report)
     elif missing:
         losses = count_losses(missing_runs(connection, session, report), report)
+    (state,) = connection.execute("SELECT state FROM sessions WHERE key = ?", (session,)).fetchone()
     _add_to_lost(connection, session, losses.lost)
     most = sorted(report.sampled.items(), key=lambda item: -item[1])[:_MAX_SAMPLED_TYPES]
     _save_sampled(connection, session, {type_key(name): count for name, count in most})
@@ -92,6 +109,9 @@ def save_report(
             session,
         ),
     )
+    if report.state != State.ENDED or state == State.ENDED:
+        return None
+    return ended_as(None if report.reason is msgspec.UNSET else report.reason, losses.lost)
 
 
 def _add_to_lost(connection: sqlite3.Connection, session: int, lost: dict[str, int]) -> None:

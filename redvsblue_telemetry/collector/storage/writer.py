@@ -26,7 +26,7 @@ from ..messages import Event, Message, Rejected
 from .contexts import Contexts
 from .database import Database, DatabaseError
 from .faults import Faults, Finding
-from .reports import save_report
+from .reports import End, save_report
 from .schema import SCHEMA_VERSION
 from .sessions import Sessions
 
@@ -77,6 +77,8 @@ class Stored(msgspec.Struct):
     """The number of reports that arrived, the outdated ones included."""
     faults: dict[int, str] = {}
     """The faults of those of ``events`` that have one, by place in that list."""
+    ends: list[End] = []
+    """The ends of the sessions whose first report of it was among them."""
 
 
 class Writer:
@@ -261,7 +263,7 @@ class Writer:
             for report in message.reports:
                 self._sessions.of(report, now).take(report)
         first_arrival = self._insert(values)
-        self._save_sessions(now)
+        ends = self._save_sessions(now)
         if _CRASH in counts:
             self._count_crashes(new)
         if findings:
@@ -276,13 +278,16 @@ class Writer:
             [(now, part.reason, part.text) for part in rejected],
         )
         reports = sum(len(message.reports) for message in messages)
-        return Stored(new, first_arrival, repeats, len(rejected), counts, now, reports, faults)
+        return Stored(
+            new, first_arrival, repeats, len(rejected), counts, now, reports, faults, ends
+        )
 
-    def _save_sessions(self, now: int) -> None:
+    def _save_sessions(self, now: int) -> list[End]:
+        ends = []
         for session in self._sessions.save(now):
             report, session.new_report = session.new_report, None
             assert report is not None
-            save_report(
+            end = save_report(
                 self._connection,
                 session.key,
                 report,
@@ -290,6 +295,9 @@ class Writer:
                 now=now,
                 type_key=lambda name: self._type_keys.get(name) or self._type_key(name),
             )
+            if end is not None:
+                ends.append(end)
+        return ends
 
     def _count_crashes(self, new: list[Event]) -> None:
         crashes = Counter(event.session_id for event in new if event.type == _CRASH)
