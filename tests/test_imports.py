@@ -130,7 +130,8 @@ ROOMS = {
         losses          |
         reports         | losses  seqranges
         summaries       |
-        queries         | losses  reports  summaries
+        cutoff          |
+        queries         | cutoff  losses  reports  summaries
         sessions        | seqranges
         numbers         |
         contexts        |
@@ -146,7 +147,8 @@ ROOMS = {
         static          |
         metrics         |
         live            |
-        api             | live  metrics
+        readers         |
+        api             | live  metrics  readers
     """,
     "testing": """
         _instances      |

@@ -63,7 +63,7 @@ class Collector:
             on_outcome=self.metrics.record_alert,
         )
         self.ingest = Ingest(self.storage, limits, self.metrics.record_message)
-        api = Api(
+        self._api = api = Api(
             database, self.storage, self.ingest, self.live, self.metrics, allow_reset=allow_reset
         )
         routes = [WebSocketRoute("/telemetry", self.ingest.serve), *api.routes, *static.routes]
@@ -83,4 +83,5 @@ class Collector:
     async def close(self) -> None:
         """Store and acknowledge what was received, and close all clients and viewers."""
         self.live.close()
+        self._api.close()
         await self.ingest.close()

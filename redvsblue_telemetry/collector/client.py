@@ -43,7 +43,7 @@ __all__ = [
 
 TOKEN_VARIABLE = "REDVSBLUE_COLLECTOR_TOKEN"
 READ_TOKEN_VARIABLE = "REDVSBLUE_COLLECTOR_READ_TOKEN"
-_TIMEOUT = 10.0  # seconds
+_TIMEOUT = 20.0  # seconds; a search waits for up to ten until it begins
 _MEBIBYTE = 1024 * 1024
 # A page holds 8 Mi characters of data, each of up to four bytes, and its last event may exceed
 # that; the names of a thousand events, with every character escaped, take 24 MiB.
@@ -112,25 +112,40 @@ class CollectorClient:
         limit: int = 100,
         newest_first: bool = False,
     ) -> list[StoredEvent]:
-        """Return one page of events; see :func:`.storage.queries.events`."""
+        """Return one page of events, which is empty only after the last one."""
+        pages = self._pages(wanted, after, before, limit, newest_first=newest_first)
+        return next((page.events for page in pages if page.events), [])
+
+    def _pages(
+        self,
+        wanted: EventFilter | None,
+        after: int,
+        before: int | None,
+        limit: int,
+        *,
+        newest_first: bool = False,
+    ) -> Iterator[EventPage]:
+        """Yield the pages up to the last event; see :func:`.storage.queries.search`."""
         chosen = msgspec.to_builtins(wanted or EventFilter())
         chosen["context"] = [f"{name}={value}" for name, value in chosen["context"].items()]
         order = "desc" if newest_first else "asc"
-        page = self._get(
-            "events", EventPage, **chosen, after=after, before=before, limit=limit, order=order
-        )
-        return page.events
+        while True:
+            page = self._get(
+                "events", EventPage, **chosen, after=after, before=before, limit=limit, order=order
+            )
+            # A short page is not the last one: a page is cut where its data grows large.
+            if not (page.events or page.partial):
+                return
+            yield page
+            after, before = (after, page.next) if newest_first else (page.next, before)
 
     def iter_events(self, wanted: EventFilter | None = None) -> Iterator[StoredEvent]:
         """Yield the matching events that are stored now, oldest first, page by page."""
         # Without this limit, a game that never pauses would keep the loop going forever.
-        newest = self.newest(wanted)
-        last = newest.arrival if newest else 0
-        after = 0
-        # A short page is not the last one: a page is cut where its data grows large.
-        while after < last and (page := self.events(wanted, after=after, limit=MAX_PAGE_SIZE)):
-            yield from page
-            after = page[-1].arrival
+        newest = self.newest()
+        if newest is not None:
+            for page in self._pages(wanted, 0, newest.arrival + 1, MAX_PAGE_SIZE):
+                yield from page.events
 
     def sessions(self, *, limit: int = 100, offset: int = 0) -> list[Session]:
         """Return one page of sessions, the most recently active first."""

@@ -197,6 +197,8 @@ class SessionDetail(Session):
     After the end of a session, those above ``highest`` are among them, up to ``last_seq``."""
     report: Report | None = None
     """The newest report, as the client sent it."""
+    partial: bool = False
+    """Whether the session has so many events that ``types`` counts only the first of them."""
 
 
 class SessionPage(msgspec.Struct):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator
 from typing import Any, TypedDict, TypeVar
 
 import msgspec
@@ -29,12 +29,10 @@ from ..models import (
     CrashGroup,
     CrashPage,
     EventFilter,
-    EventPage,
     FaultGroup,
     FaultPage,
     FramePage,
     LiveUpdate,
-    RejectedMessage,
     RejectedPage,
     SessionPage,
     Stats,
@@ -46,16 +44,16 @@ from ..storage.database import Database, DatabaseError
 from ..storage.thread import WriterThread
 from .live import Live
 from .metrics import Metrics
+from .readers import BusyError, ClientGoneError, Lane
 
 __all__ = ["Api"]
 
 _DEFAULT_PAGE_SIZE = 100
 _MAX_SEARCH_LENGTH = 1000  # characters
 _MAX_ECHO = 100  # characters of the request that an error repeats
-_MAX_READERS = 4  # threads that read at once; ingest needs the processor, too
+_SEARCH_SECONDS = 2.0  # after which a search responds with what it has found
 _FILTERS = ("type", "session", "text", "context", "fault")
 _PAGING = ("after", "before", "limit", "order")
-_Found = TypeVar("_Found")
 _Group = TypeVar("_Group", CrashGroup, FaultGroup)
 
 
@@ -123,13 +121,15 @@ class Api:
         *,
         allow_reset: bool,
     ) -> None:
-        self._database = database
+        # What is asked for every second, and answered at once, must not wait for anything else.
+        self._figures = Lane(database, "figures", 2)
+        self._summaries = Lane(database, "summaries", 2, _SEARCH_SECONDS)
+        self._searches = Lane(database, "searches", 2, _SEARCH_SECONDS)
         self._storage = storage
         self._ingest = ingest
         self._live = live
         self._metrics = metrics
         self._allow_reset = allow_reset
-        self._readers = asyncio.Semaphore(_MAX_READERS)
         self.routes = [
             Route("/api/events", self._events, methods=["GET", "DELETE"]),
             Route("/api/sessions", self._sessions),
@@ -146,35 +146,38 @@ class Api:
         ]
         self.error_handlers = {
             _BadRequestError: _bad_request,
+            BusyError: _busy,
+            ClientGoneError: _unheard,
             DatabaseError: _unavailable,
             sqlite3.Error: _unreadable,
             HTTPException: _refused,
             Exception: _failed,
         }
 
-    async def _read(self, query: Callable[[sqlite3.Connection], _Found]) -> _Found:
-        def read() -> _Found:
-            with self._database.reading() as connection:
-                return query(connection)
-
-        async with self._readers:
-            return await asyncio.to_thread(read)
+    def close(self) -> None:
+        """End what still reads the database."""
+        for lane in (self._figures, self._summaries, self._searches):
+            lane.close()
 
     async def _events(self, request: Request) -> Response:
         """Return one page of events in order of arrival; or, for DELETE, delete all of them.
 
         Parameters: ``type``, ``session``, ``text``, ``context``, ``fault``, ``after``, ``before``,
-        ``limit``, ``order`` and ``data``. Response: an :class:`EventPage`, which is empty only
-        after the last event.
+        ``limit``, ``order`` and ``data``. Response: an :class:`EventPage`. After the last event, it
+        is empty and not ``partial``.
         """
         if request.method == "DELETE":
             return await self._delete_events(request)
         _check_names(request, *_FILTERS, *_PAGING, "data")
         wanted, as_text = _filter(request), _wants_data_as_text(request)
         paging = _paging(request, default_order="asc")
-        found = await self._read(lambda connection: queries.events(connection, wanted, **paging))
-        events = _with_data_as_text(found) if as_text else found
-        return _json(EventPage(events, _next(found, paging)))
+        page = await self._searches.read(
+            request,
+            lambda connection, cutoff: queries.search(connection, wanted, **paging, cutoff=cutoff),
+        )
+        if as_text:
+            page.events = _with_data_as_text(page.events)
+        return _json(page)
 
     async def _delete_events(self, request: Request) -> Response:
         """Delete everything that is stored. No parameters; responds with 204 and no body."""
@@ -193,10 +196,11 @@ class Api:
         _check_names(request, "limit", "offset")
         limit, offset = _limit(request), _number(request, "offset") or 0
         connected = self._ingest.connected_sessions
-        found = await self._read(
-            lambda connection: queries.sessions(
+        found = await self._figures.read(
+            request,
+            lambda connection, _: queries.sessions(
                 connection, limit=limit, offset=offset, connected=connected
-            )
+            ),
         )
         return _json(SessionPage(found))
 
@@ -205,8 +209,11 @@ class Api:
         _check_names(request)
         session_id = request.path_params["session_id"]
         connected = self._ingest.connected_sessions
-        found = await self._read(
-            lambda connection: queries.session(connection, session_id, connected=connected)
+        found = await self._summaries.read(
+            request,
+            lambda connection, cutoff: queries.session(
+                connection, session_id, connected=connected, cutoff=cutoff
+            ),
         )
         if found is None:
             return _error(404, f"session not found: {escape(session_id[:_MAX_ECHO])}")
@@ -219,8 +226,9 @@ class Api:
         """
         _check_names(request, "limit")
         limit, connected = _limit(request), self._ingest.connected_sessions
-        found = await self._read(
-            lambda connection: queries.versions(connection, limit=limit, connected=connected)
+        found = await self._figures.read(
+            request,
+            lambda connection, _: queries.versions(connection, limit=limit, connected=connected),
         )
         return _json(VersionPage(found))
 
@@ -232,8 +240,11 @@ class Api:
         _check_names(request, "version", "limit", "data")
         version, limit = request.query_params.get("version") or None, _limit(request)
         as_text = _wants_data_as_text(request)
-        found = await self._read(
-            lambda connection: queries.crashes(connection, version=version, limit=limit)
+        found = await self._summaries.read(
+            request,
+            lambda connection, cutoff: queries.crashes(
+                connection, version=version, limit=limit, cutoff=cutoff
+            ),
         )
         return _json(CrashPage(_with_newest_as_text(found) if as_text else found))
 
@@ -245,8 +256,9 @@ class Api:
         _check_names(request, "version", "limit", "data")
         version, limit = request.query_params.get("version") or None, _limit(request)
         as_text = _wants_data_as_text(request)
-        found = await self._read(
-            lambda connection: queries.faults(connection, version=version, limit=limit)
+        found = await self._summaries.read(
+            request,
+            lambda connection, _: queries.faults(connection, version=version, limit=limit),
         )
         return _json(FaultPage(_with_newest_as_text(found) if as_text else found))
 
@@ -257,8 +269,11 @@ class Api:
         """
         _check_names(request, "version", "limit")
         version, limit = request.query_params.get("version") or None, _limit(request)
-        found = await self._read(
-            lambda connection: queries.frames(connection, version=version, limit=limit)
+        found = await self._summaries.read(
+            request,
+            lambda connection, cutoff: queries.frames(
+                connection, version=version, limit=limit, cutoff=cutoff
+            ),
         )
         return _json(FramePage(found))
 
@@ -270,15 +285,18 @@ class Api:
         """
         _check_names(request, *_PAGING)
         paging = _paging(request, default_order="desc")
-        found = await self._read(lambda connection: queries.rejected(connection, **paging))
-        return _json(RejectedPage(found, _next(found, paging)))
+        found = await self._figures.read(
+            request, lambda connection, _: queries.rejected(connection, **paging)
+        )
+        start = paging["before"] or 0 if paging["newest_first"] else paging["after"]
+        return _json(RejectedPage(found, found[-1].arrival if found else start))
 
     async def _stats(self, request: Request) -> Response:
         """Return the counts over everything, as :class:`Stats`."""
         _check_names(request)
         connected = self._ingest.connected_sessions
-        totals = await self._read(
-            lambda connection: queries.totals(connection, connected=connected)
+        totals = await self._figures.read(
+            request, lambda connection, _: queries.totals(connection, connected=connected)
         )
         error = self._storage.last_error
         return _json(
@@ -308,13 +326,13 @@ class Api:
             return PlainTextResponse("ok\n")
         return PlainTextResponse("events can't be stored\n", 503)
 
-    async def _exposition(self, _: Request) -> Response:
+    async def _exposition(self, request: Request) -> Response:
         connected = self._ingest.connected_sessions
         try:
-            totals = await self._read(
-                lambda connection: queries.totals(connection, connected=connected)
+            totals = await self._figures.read(
+                request, lambda connection, _: queries.totals(connection, connected=connected)
             )
-        except (DatabaseError, sqlite3.Error):
+        except (BusyError, DatabaseError, sqlite3.Error):
             totals = None  # a reason to look at the other metrics
         text = await asyncio.to_thread(self._metrics.exposition, totals)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
@@ -426,13 +444,6 @@ def _limit(request: Request) -> int:
 # Responses.
 
 
-def _next(found: Sequence[StoredEvent | RejectedMessage], paging: _Paging) -> int:
-    """Return the cursor for the next page; after the last page, the same cursor again."""
-    if found:
-        return found[-1].arrival
-    return paging["before"] or 0 if paging["newest_first"] else paging["after"]
-
-
 def _with_data_as_text(events: list[StoredEvent]) -> list[StoredEvent]:
     """Return copies of the events whose data and context are strings that contain the JSON.
 
@@ -470,6 +481,17 @@ def _error(status: int, message: str) -> Response:
 
 async def _bad_request(_: Request, error: Exception) -> Response:
     return _error(400, str(error))
+
+
+async def _busy(_: Request, error: Exception) -> Response:
+    response = _error(503, str(error))
+    response.headers["Retry-After"] = "1"
+    return response
+
+
+async def _unheard(_: Request, __: Exception) -> Response:
+    """Return a response that goes nowhere; 499 is what nginx logs then."""
+    return Response(status_code=499)
 
 
 async def _unavailable(_: Request, error: Exception) -> Response:

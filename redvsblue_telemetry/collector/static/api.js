@@ -4,6 +4,7 @@ import { parse } from "./json.js";
 import { shortened } from "./text.js";
 
 const REQUEST_TIMEOUT = 15_000; // milliseconds
+const BUSY_DELAY = 1_000; // milliseconds until a search is tried again that the collector had no room for
 
 /** Return a URL of this collector, based on the origin: the page's own URL may contain a password. */
 export function address(path, parameters = {}) {
@@ -19,6 +20,25 @@ export function address(path, parameters = {}) {
 export async function request(path, parameters, signal = AbortSignal.timeout(REQUEST_TIMEOUT)) {
   const response = await fetch(address(path, parameters), { signal });
   const text = await response.text();
-  if (!response.ok) throw new Error(`${response.status}: ${shortened(text, 300)}`);
+  if (!response.ok) throw Object.assign(new Error(`${response.status}: ${shortened(text, 300)}`), { response });
   return parse(text);
+}
+
+/** Yield the newest matching events, newest first, as a search finds them, until there are as many as wanted. */
+export async function* search(filter, limit, signal) {
+  let before;
+  for (let isPartial = true; isPartial && limit > 0; ) {
+    let page;
+    try {
+      page = await request("/api/events", { ...filter, order: "desc", before, limit, data: "text" }, signal);
+    } catch (error) {
+      if (!error.response?.headers.has("Retry-After")) throw error;
+      await new Promise((resolve) => setTimeout(resolve, BUSY_DELAY));
+      continue;
+    }
+    yield page.events;
+    limit -= page.events.length;
+    before = page.next;
+    isPartial = page.partial;
+  }
 }

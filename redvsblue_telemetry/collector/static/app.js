@@ -1,6 +1,6 @@
 // The live page: requests to the collector, and the parts of the page that show the answers.
 
-import { address, request } from "./api.js";
+import { address, request, search } from "./api.js";
 import { Chart } from "./chart.js";
 import { parsed, textOf } from "./context.js";
 import { Detail, copy } from "./detail.js";
@@ -172,15 +172,19 @@ function listen() {
 
 /** Show the newest stored events. */
 async function loadHistory() {
+  loading.abort(); // so that the collector ends that search
+  const { signal } = (loading = new AbortController());
   list.clear();
-  loading.abort();
-  loading = new AbortController();
+  list.setSearching(true);
   try {
-    const page = { ...filter, order: "desc", limit: INITIAL_EVENTS, data: "text" };
-    list.fill((await request("/api/events", page, loading.signal)).events.reverse());
+    for await (const events of search(filter, INITIAL_EVENTS, signal)) {
+      if (signal.aborted) return;
+      list.fill(events.reverse());
+    }
   } catch {
     // The stream shows whether there is a connection, and brings new events once there is one.
   }
+  if (!signal.aborted) list.setSearching(false);
 }
 
 // Totals, sessions and rejected parts, requested regularly while the page is visible.

@@ -8,6 +8,7 @@ const MAX_ROWS = 200;
 const SHARE_UPDATES = 10; // updates that the shown share is computed over: five seconds
 const MAX_FIELDS = 10, MAX_VALUE_LENGTH = 80, MAX_TYPE_LENGTH = 60; // in one row
 const MAX_FAULT_LENGTH = 60;
+const NOTHING = "No matching events.", SEARCHING = "Searching…";
 const MAX_DATA_LENGTH = 2000; // characters kept for a row; opening the event fetches all of its data
 
 export class EventList {
@@ -22,6 +23,7 @@ export class EventList {
     this.isDrawing = false;
     this.isUnsorted = false;
     this.day = new Date().toDateString();
+    this.isSearching = false;
     pause.addEventListener("click", () => this.setPaused(!this.isPaused));
     // Rows must not move away while the pointer or the keyboard is about to open one.
     list.addEventListener("pointerenter", (event) => {
@@ -64,6 +66,13 @@ export class EventList {
     this.describe();
   }
 
+  /** Show whether earlier events are being searched for. */
+  setSearching(isSearching) {
+    this.isSearching = isSearching;
+    setText(this.empty, isSearching ? SEARCHING : NOTHING);
+    this.describe();
+  }
+
   /** Add events that were stored earlier, oldest first. */
   fill(events) {
     const known = new Set([...this.list.children].map((row) => row.arrival));
@@ -85,7 +94,7 @@ export class EventList {
 
   describe() {
     const [shown, matching] = this.shares.reduce(([a, b], [c, d]) => [a + c, b + d], [0, 0]);
-    let text = "";
+    let text = this.isSearching && this.list.children.length ? "searching for earlier ones…" : "";
     if (this.isHeld) {
       text = this.isPaused ? "paused" : "paused while you use the list";
       if (this.newCount) text += `: ${counted(this.newCount, "new event")}`;

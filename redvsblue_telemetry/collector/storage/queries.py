@@ -5,7 +5,7 @@ cursor: a reader that continues after the last number it got receives each event
 matter what arrives meanwhile.
 
 No query runs for long: a search is split into windows, with one query each. While a query runs,
-SQLite can't shorten its write-ahead log.
+SQLite can't shorten its write-ahead log. Between two windows, a search looks whether it has to end.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..models import (
     NO_FAULT,
     CrashGroup,
     EventFilter,
+    EventPage,
     FaultGroup,
     FrameSummary,
     Outcome,
@@ -35,6 +36,7 @@ from ..models import (
     Totals,
     VersionHealth,
 )
+from .cutoff import NEVER, Cutoff
 from .losses import Losses, describe_losses
 from .reports import End, decode_lost, ended_as, missing_runs
 from .summaries import CrashGroups, FrameSummaries
@@ -47,6 +49,7 @@ __all__ = [
     "newest_arrival",
     "newest_ends",
     "rejected",
+    "search",
     "session",
     "sessions",
     "stream_events",
@@ -88,7 +91,9 @@ _SESSION_COLUMNS = (
 )
 _QUIET_MILLISECONDS = 300_000  # without a connection, after which there is no word of a session
 _ROWS_PER_CHUNK = 1000  # that are read ahead of a stream
-_EVENTS_PER_QUERY = 20_000  # that a search examines
+_EVENTS_PER_QUERY = 20_000  # that a search examines, at most
+_FIRST_EVENTS_PER_QUERY = 1_000  # large events take long; the number grows while they don't
+_QUERY_SECONDS = 0.05  # about what the query of one window may take
 _FEW_EVENTS = 10_000  # fewer are found by the index of contexts, more by going through the events
 _MAX_PAGE_BYTES = 8 * 1024 * 1024  # of data
 _MAX_GAPS = 1000  # of one session
@@ -158,8 +163,33 @@ def events(
     before: int | None = None,
     limit: int = 100,
     newest_first: bool = False,
+    cutoff: Cutoff = NEVER,
 ) -> list[StoredEvent]:
-    """Return one page of events in order of arrival. An empty page means there are no more.
+    """Return the events of one page; see :func:`search`."""
+    return search(
+        connection,
+        wanted,
+        after=after,
+        before=before,
+        limit=limit,
+        newest_first=newest_first,
+        cutoff=cutoff,
+    ).events
+
+
+def search(
+    connection: sqlite3.Connection,
+    wanted: EventFilter,
+    *,
+    after: int = 0,
+    before: int | None = None,
+    limit: int = 100,
+    newest_first: bool = False,
+    cutoff: Cutoff = NEVER,
+) -> EventPage:
+    """Return one page of events in order of arrival.
+
+    An empty page means that there are no more, unless it is partial.
 
     Args:
         connection: a connection to the database.
@@ -168,9 +198,16 @@ def events(
         before: only events that arrived earlier than this one.
         limit: the maximum number; a page of large events has fewer.
         newest_first: return the newest events first.
+        cutoff: when the search ends. It examines at least one window, so it gets on each time.
     """
     return _page(
-        connection, _conditions(connection, wanted), after, before, limit, newest_first=newest_first
+        connection,
+        _conditions(connection, wanted),
+        after,
+        before,
+        limit,
+        newest_first=newest_first,
+        cutoff=cutoff,
     )
 
 
@@ -182,7 +219,8 @@ def _page(
     limit: int,
     *,
     newest_first: bool,
-) -> list[StoredEvent]:
+    cutoff: Cutoff = NEVER,
+) -> EventPage:
     conditions, values = selection
     conditions = [*conditions, "events.arrival BETWEEN ? AND ?"]
     query = (
@@ -191,21 +229,31 @@ def _page(
     )
     found: list[StoredEvent] = []
     size = 0
-    for first, last in _windows(connection, after, before, newest_first=newest_first):
+    for first, last in _windows(
+        connection, after, before, newest_first=newest_first, cutoff=cutoff
+    ):
         rows = connection.execute(query, (*values, first, last, limit - len(found)))
         with contextlib.closing(rows):
             for row in rows:
                 found.append(_event(row))
                 size += len(row[_DATA]) + len(row[_CONTEXT] or "")
                 if size >= _MAX_PAGE_BYTES:
-                    return found
+                    return EventPage(found, found[-1].arrival)
         if len(found) >= limit:
             break
-    return found
+        if cutoff.is_due:
+            return EventPage(found, first if newest_first else last, partial=True)
+    start = before or 0 if newest_first else after
+    return EventPage(found, found[-1].arrival if found else start)
 
 
 def _windows(
-    connection: sqlite3.Connection, after: int, before: int | None, *, newest_first: bool
+    connection: sqlite3.Connection,
+    after: int,
+    before: int | None,
+    *,
+    newest_first: bool,
+    cutoff: Cutoff = NEVER,
 ) -> Iterator[tuple[int, int]]:
     """Yield the first and last arrival number of each window to search."""
     lowest = connection.execute("SELECT min(arrival) FROM events").fetchone()[0]
@@ -215,9 +263,19 @@ def _windows(
     last = newest_arrival(connection)
     if before is not None:
         last = min(last, before - 1)
-    starts = range(first, last + 1, _EVENTS_PER_QUERY)
-    for start in reversed(starts) if newest_first else starts:
-        yield start, min(start + _EVENTS_PER_QUERY - 1, last)
+    size = _FIRST_EVENTS_PER_QUERY
+    while first <= last:
+        cutoff.check()
+        size = min(size, _EVENTS_PER_QUERY)
+        began = cutoff.clock()
+        if newest_first:
+            yield max(first, last - size + 1), last
+            last -= size
+        else:
+            yield first, min(first + size - 1, last)
+            first += size
+        took = cutoff.clock() - began
+        size = size * 2 if took < _QUERY_SECONDS / 2 else max(1, int(size * _QUERY_SECONDS / took))
 
 
 def stream_events(connection: sqlite3.Connection, wanted: EventFilter) -> Iterator[StoredEvent]:
@@ -225,7 +283,9 @@ def stream_events(connection: sqlite3.Connection, wanted: EventFilter) -> Iterat
     before = newest_arrival(connection) + 1
     selection = _conditions(connection, wanted)
     after = 0
-    while chunk := _page(connection, selection, after, before, _ROWS_PER_CHUNK, newest_first=False):
+    while chunk := _page(
+        connection, selection, after, before, _ROWS_PER_CHUNK, newest_first=False
+    ).events:
         yield from chunk
         after = chunk[-1].arrival
 
@@ -325,10 +385,11 @@ def session(
     *,
     connected: Set[str] = frozenset(),
     now: int | None = None,
+    cutoff: Cutoff = NEVER,
 ) -> SessionDetail | None:
     """Return one session with its gaps, or None if there is no session with this id.
 
-    See :func:`sessions`.
+    See :func:`sessions` and :func:`search`.
     """
     with _snapshot(connection):
         row = connection.execute(
@@ -346,7 +407,7 @@ def session(
             losses = describe_losses(runs, found.report, found.lost)
             found.losses = list(islice(losses, _MAX_GAPS))
         newest = newest_arrival(connection)
-    found.types = _types_of(connection, key, newest)
+    found.types, found.partial = _types_of(connection, key, newest, cutoff)
     return found
 
 
@@ -355,8 +416,13 @@ def _report(connection: sqlite3.Connection, session: int) -> Report | None:
     return None if row is None else decode_report(row[0])
 
 
-def _types_of(connection: sqlite3.Connection, session: int, newest: int) -> dict[str, int]:
-    """Return the number of events of each type in a session, up to an arrival number."""
+def _types_of(
+    connection: sqlite3.Connection, session: int, newest: int, cutoff: Cutoff
+) -> tuple[dict[str, int], bool]:
+    """Return the number of events of each type in a session, up to an arrival number.
+
+    And whether the time was over before all of them were counted.
+    """
     # In two subqueries, each of which SQLite answers from an end of the index.
     first, last = connection.execute(
         "SELECT (SELECT min(arrival) FROM events WHERE session = :session), "
@@ -364,10 +430,11 @@ def _types_of(connection: sqlite3.Connection, session: int, newest: int) -> dict
         {"session": session},
     ).fetchone()
     if first is None:
-        return {}
+        return {}, False
     before = min(last, newest) + 1
     counts: dict[int, int] = {}
-    for start, end in _windows(connection, first - 1, before, newest_first=False):
+    is_partial = False
+    for start, end in _windows(connection, first - 1, before, newest_first=False, cutoff=cutoff):
         rows = connection.execute(
             "SELECT type, count(*) FROM events WHERE session = ? AND arrival BETWEEN ? AND ? "
             "GROUP BY type",
@@ -375,13 +442,16 @@ def _types_of(connection: sqlite3.Connection, session: int, newest: int) -> dict
         )
         for key, count in rows:
             counts[key] = counts.get(key, 0) + count
+        if cutoff.is_due and end < before - 1:
+            is_partial = True
+            break
     most_first = sorted(counts.items(), key=lambda entry: -entry[1])
     name_of = "SELECT name FROM types WHERE key = ?"
     named: dict[str, int] = {}
     for key, count in most_first[:_MAX_TYPES]:
         if (row := connection.execute(name_of, (key,)).fetchone()) is not None:
             named[row[0]] = count
-    return named
+    return named, is_partial
 
 
 def rejected(
@@ -508,6 +578,7 @@ def crashes(
     version: str | None = None,
     session: str | None = None,
     limit: int = 100,
+    cutoff: Cutoff = NEVER,
 ) -> list[CrashGroup]:
     """Return the crashes in groups of one exception in one place, the newest first.
 
@@ -518,12 +589,20 @@ def crashes(
         version: only crashes of this version of the game's build.
         session: only crashes of the session with this id.
         limit: the maximum number of groups; there are fewer if their events are large.
+        cutoff: when the search ends.
     """
     groups = CrashGroups(limit, _MAX_PAGE_BYTES)
     wanted = EventFilter(type="crash", session=session)
     before = newest_arrival(connection) + 1
     for _ in range(_MAX_CRASHES // _ROWS_PER_CHUNK):
-        page = events(connection, wanted, before=before, limit=_ROWS_PER_CHUNK, newest_first=True)
+        page = events(
+            connection,
+            wanted,
+            before=before,
+            limit=_ROWS_PER_CHUNK,
+            newest_first=True,
+            cutoff=cutoff,
+        )
         if not page:
             break
         before = page[-1].arrival
@@ -598,6 +677,7 @@ def frames(
     version: str | None = None,
     session: str | None = None,
     limit: int = 100,
+    cutoff: Cutoff = NEVER,
 ) -> list[FrameSummary]:
     """Return the frame times of each version of the game's build, the newest first.
 
@@ -609,6 +689,7 @@ def frames(
         version: only this version.
         session: only the session with this id, of which all intervals are examined.
         limit: the maximum number of versions.
+        cutoff: when the search ends.
     """
     row = connection.execute("SELECT events FROM types WHERE name = 'frames'").fetchone()
     stride = -(-row[0] // _MAX_INTERVALS) if row and session is None else 1
@@ -618,7 +699,7 @@ def frames(
         f"SELECT received, timestamp, version, data FROM events WHERE {' AND '.join(conditions)}"
     )
     summaries = FrameSummaries(stride)
-    for first, last in _windows(connection, 0, None, newest_first=False):
+    for first, last in _windows(connection, 0, None, newest_first=False, cutoff=cutoff):
         for row in connection.execute(query, (*values, first, last, stride)).fetchall():
             summaries.add(*row)
     return [

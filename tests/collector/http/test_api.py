@@ -224,6 +224,7 @@ def test_sessions_show_who_is_connected(collector: RunningCollector) -> None:
             "types": {"tick": 2},
             "losses": [{"first": 2, "last": 3, "cause": "unexplained"}],
             "report": None,
+            "partial": False,
         }
 
 

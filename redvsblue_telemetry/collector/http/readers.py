@@ -1,0 +1,120 @@
+"""Reads the database for requests, on threads: each reader ends with its client, or with its time.
+
+There are lanes, each with threads of its own, so that a quick question never waits for a slow one.
+A request whose client goes while it waits costs nothing when its turn comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from ..storage.cutoff import Cutoff, CutoffError
+from ..storage.database import Database
+
+__all__ = ["BusyError", "ClientGoneError", "Lane"]
+
+_MAX_WAIT = 10.0  # seconds until a thread is free
+_MAX_SECONDS = 10.0  # of reading, after which it fails
+_Found = TypeVar("_Found")
+
+
+class BusyError(Exception):
+    """The answer would take too long; the message says why."""
+
+
+class ClientGoneError(Exception):
+    """The client has gone, so nobody waits for the response."""
+
+
+class Lane:
+    """Some threads that read for requests. Its methods are called on the event loop's thread.
+
+    Args:
+        database: the database to read.
+        name: of its threads.
+        threads: how many requests are read for at once; ingest needs the processor, too.
+        deadline: seconds after which a search returns what it has found.
+    """
+
+    def __init__(
+        self, database: Database, name: str, threads: int, deadline: float = math.inf
+    ) -> None:
+        self._database = database
+        self._threads = ThreadPoolExecutor(threads, f"collector-{name}")
+        self._deadline = deadline
+        self._cutoffs: set[Cutoff] = set()
+        self._is_closed = False
+
+    async def read(
+        self, request: Request, query: Callable[[sqlite3.Connection, Cutoff], _Found]
+    ) -> _Found:
+        """Return the result of a query.
+
+        Args:
+            request: whose client it is for. Its body is discarded.
+            query: called on another thread, with a connection that can't write.
+
+        Raises:
+            ClientGoneError: the client disconnected.
+            BusyError: no thread was free for long, the query took too long, or all ends.
+            DatabaseError, sqlite3.Error: the database can't be read.
+        """
+        if self._is_closed:
+            raise BusyError("closing")
+        cutoff = Cutoff(self._deadline, _MAX_SECONDS)
+        began = cutoff.clock()
+
+        def read() -> _Found:
+            if cutoff.is_abandoned:
+                raise CutoffError
+            if cutoff.clock() - began > _MAX_WAIT:
+                raise BusyError("too many searches at once; try again")
+            with self._database.reading() as connection:
+                cutoff.watch(connection)
+                try:
+                    return query(connection, cutoff)
+                except sqlite3.OperationalError as error:  # an interrupted statement, perhaps
+                    if cutoff.must_end:
+                        raise CutoffError from error
+                    raise
+
+        self._cutoffs.add(cutoff)
+        reading = asyncio.get_running_loop().run_in_executor(self._threads, read)
+        leaving = asyncio.create_task(_disconnected(request))
+        either: set[asyncio.Future[Any]] = {reading, leaving}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                raise ClientGoneError
+            return reading.result()
+        except CutoffError as error:
+            reason = "closing" if self._is_closed else "the answer takes too long"
+            raise BusyError(reason) from error
+        finally:
+            cutoff.is_abandoned = True
+            self._cutoffs.discard(cutoff)
+            leaving.cancel()
+            if not reading.cancel():
+                with contextlib.suppress(BaseException):
+                    reading.exception()  # otherwise asyncio would log one that nobody asked for
+
+    def close(self) -> None:
+        """End all readers; the requests are answered with an error."""
+        self._is_closed = True
+        for cutoff in self._cutoffs:
+            cutoff.is_abandoned = True
+        self._threads.shutdown(wait=False)
+
+
+async def _disconnected(request: Request) -> None:
+    """Wait until the client has disconnected."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
