@@ -122,7 +122,9 @@ ROOMS = {
         ingest          | messages  storage
         http            | messages  models  storage  ingest
         app             | alerting  alerts  http  ingest  storage
-        server          | alerting  alerts  app  checking  http  ingest  storage  webhook
+        listening       | loglimit
+        connections     | listening  loglimit
+        server | alerting alerts app checking connections http ingest storage webhook
         client          | models
     """,
     "collector.storage": """

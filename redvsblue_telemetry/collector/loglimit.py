@@ -37,7 +37,7 @@ class LogLimit:
 
         Args:
             kind: one of a few constants; not text from a request, for each kind is kept.
-            client: the address and port it came from, as in an ASGI scope.
+            client: the address and port it came from, as in an ASGI scope; None if unknown.
             message: as in :mod:`logging`, without a period.
             args: the arguments of the message.
         """
@@ -48,8 +48,9 @@ class LogLimit:
                 return
             self._next[kind] = now + _INTERVAL
             left_out = self._left_out.pop(kind, 0)
-        message += "; from %s"
-        args += (client[0] if client else "an unknown address",)
+        if client is not None:
+            message += "; from %s"
+            args += (client[0],)
         if left_out:
             message += "; %d more since the last such line"
             args += (left_out,)

@@ -9,15 +9,11 @@ import math
 import socket
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-import uvicorn
-from starlette.types import ASGIApp
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from .._schema import SchemaError
 from .._shared import is_loopback
@@ -26,6 +22,7 @@ from .alerting import Alerting, try_webhooks
 from .alerts import WINDOW, Conditions
 from .app import Collector
 from .checking import Checker, read_checker
+from .connections import GOODBYE_TIMEOUT, Config, Server
 from .http.access import Access
 from .ingest import Limits
 from .storage.database import Database, DatabaseError
@@ -42,8 +39,8 @@ IN_MEMORY = ":memory:"
 """The name of a temporary database on the command line and in tests, after SQLite's."""
 _DEFAULT_MAX_MESSAGE_BYTES = 1024 * 1024
 _CLOSE_TIMEOUT = 10.0  # seconds for all clients to get their acks and their close
-_GOODBYE_TIMEOUT = 2.0  # seconds for clients to answer a close before they are disconnected
-_FILES_BESIDE_CONNECTIONS = 256  # open files that are not client connections
+_OTHER_CONNECTIONS = 1000  # besides those of games: browsers, and those without a request yet
+_OTHER_FILES = 256  # that are not connections
 
 
 class OptionsError(Exception):
@@ -137,87 +134,6 @@ class Options(msgspec.Struct, kw_only=True):
         return f"{type(self).__name__}(host={self.host!r}, port={self.port}, db={self.db!r}, ...)"
 
 
-class _Config(uvicorn.Config):
-    """uvicorn's settings; the one object of ours that it hands to each of its connections."""
-
-    def __init__(self, app: ASGIApp, **settings: Any) -> None:
-        super().__init__(app, **settings)
-        self.disconnected = asyncio.Event()
-        """Set whenever a WebSocket has been disconnected."""
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, and with an event for when it accepts connections."""
-
-    def __init__(self, config: _Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-
-class _WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket connection, with three defects of its handshake and close repaired.
-
-    uvicorn has no public hooks for these, so this overrides methods and uses attributes that a
-    release may change: setup.cfg bounds the version, and tests/collector/test_uvicorn.py names each
-    of them. The alternatives were worse. uvicorn's other implementations are deprecated
-    (``websockets``) or need another dependency (``wsproto``), and a WebSocket server beside uvicorn
-    would need a second port, or a parser of our own for the first request of every connection.
-    """
-
-    config: _Config
-
-    def data_received(self, data: bytes) -> None:
-        """Disconnect after an invalid handshake; uvicorn would neither answer nor disconnect."""
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.transport.is_closing():
-            self.close_sent = True
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.transport.close()
-
-    def handle_parser_exception(self) -> None:
-        """Send the close, and read on until the client has gone.
-
-        uvicorn disconnects at once. While the client is still sending, the kernel answers that with
-        a reset, which can discard the close before the client reads it: the SDK would not learn
-        that 1009 is the reason. uvicorn issues 3047 and 3049 describe the same for closes by the
-        application, and were fixed for these only.
-        """
-        if self.close_sent:
-            return  # discard all that follows
-        close = self.conn.close_sent
-        assert close is not None
-        self.queue.put_nowait(
-            {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
-        )
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(_GOODBYE_TIMEOUT, self.transport.close)
-
-    async def send(self, message: Any) -> None:
-        """Mark the handshake as complete after a refusal.
-
-        Otherwise uvicorn logs an error for each of them (uvicorn pull request 3138).
-        """
-        await super().send(message)
-        if self.initial_response is not None and self.close_sent:
-            self.handshake_complete = True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.config.disconnected.set()
-
-
 async def serve(
     options: Options, stop: asyncio.Event, on_ready: Callable[[str], None] = lambda _: None
 ) -> None:
@@ -238,9 +154,8 @@ async def serve(
     listener = _listen(options)
     with contextlib.closing(listener):
         async with _running(options) as collector:
-            config = _config(options, collector)
-            server = _Server(config)
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            server = _server(options, collector, listener)
+            serving = asyncio.create_task(server.serve())
             starting = asyncio.create_task(server.ready.wait())
             stopping = asyncio.create_task(stop.wait())
             try:
@@ -253,14 +168,13 @@ async def serve(
             finally:
                 starting.cancel()
                 stopping.cancel()
-                await _close(collector, server, config)
+                await _close(collector, server)
                 await serving
 
 
-def _config(options: Options, collector: Collector) -> _Config:
-    return _Config(
+def _server(options: Options, collector: Collector, listener: socket.socket) -> Server:
+    config = Config(
         collector.app,
-        ws=_WebSocketProtocol,
         ws_max_size=options.max_message_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=20.0,
@@ -269,28 +183,18 @@ def _config(options: Options, collector: Collector) -> _Config:
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=math.ceil(_GOODBYE_TIMEOUT),
+        timeout_graceful_shutdown=math.ceil(GOODBYE_TIMEOUT),
     )
+    return Server(config, listener, options.max_connections + _OTHER_CONNECTIONS, None)
 
 
-async def _close(collector: Collector, server: _Server, config: _Config) -> None:
+async def _close(collector: Collector, server: Server) -> None:
     try:
         await asyncio.wait_for(collector.close(), _CLOSE_TIMEOUT)
     except asyncio.TimeoutError:
         logger.warning("clients still connected after %g s; closing them", _CLOSE_TIMEOUT)
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(_wait_for_goodbyes(server, config), _GOODBYE_TIMEOUT)
+    await server.wait_for_goodbyes()
     server.should_exit = True
-
-
-async def _wait_for_goodbyes(server: _Server, config: _Config) -> None:
-    """Wait until each client that was sent a close has disconnected.
-
-    uvicorn's shutdown would disconnect it at once, with the reset that issue 3049 describes.
-    """
-    while any(getattr(peer, "close_sent", False) for peer in server.server_state.connections):
-        config.disconnected.clear()
-        await config.disconnected.wait()
 
 
 @contextlib.asynccontextmanager
@@ -366,7 +270,7 @@ def _listen(options: Options) -> socket.socket:
     except OptionsError:
         listener.close()
         raise
-    _allow_files(options.max_connections + _FILES_BESIDE_CONNECTIONS)
+    _allow_files(options.max_connections + _OTHER_CONNECTIONS + _OTHER_FILES)
     return listener
 
 

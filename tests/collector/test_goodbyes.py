@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from websockets.frames import Opcode
 
-from redvsblue_telemetry.collector import server
+from redvsblue_telemetry.collector import connections
 from tests.collector.clients import (
     HANDSHAKE,
     array,
@@ -47,7 +47,7 @@ def test_game_with_a_backlog_hears_that_its_batches_are_too_large() -> None:
 def test_what_was_confirmed_by_pong_is_stored_before_it_ends(
     is_locked: bool, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_GOODBYE_TIMEOUT", 0.3)  # this client never answers a close
+    monkeypatch.setattr(connections, "GOODBYE_TIMEOUT", 0.3)  # this client never answers a close
     handshake = HANDSHAKE.replace(b"Telemetry-Ack: cumulative\r\n", b"")
     with contextlib.ExitStack() as stack:
         collector = stack.enter_context(collector_running(db=path, busy_timeout=PATIENCE))

@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
 from websockets.sync.client import connect
 
-from redvsblue_telemetry.collector import server
+from redvsblue_telemetry.collector import connections
 from redvsblue_telemetry.collector.ingest import Ingest, Limits
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.thread import WriterThread
@@ -364,7 +364,7 @@ def test_order_is_kept_through_failures(tmp_path: Path) -> None:
 def test_message_that_is_too_large_is_refused_and_what_came_before_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "_GOODBYE_TIMEOUT", 0.3)  # that these clients wait for the end
+    monkeypatch.setattr(connections, "GOODBYE_TIMEOUT", 0.3)  # that these clients wait for the end
     with collector_running(max_message_bytes=2000) as collector:
         with client_of(collector) as client:
             client.send(array(1))

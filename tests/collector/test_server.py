@@ -8,6 +8,7 @@ import gc
 import http.client
 import json
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 
 from redvsblue_telemetry import Telemetry
-from redvsblue_telemetry.collector import server
+from redvsblue_telemetry.collector import connections
 from redvsblue_telemetry.collector.server import Options, OptionsError, serve
 from redvsblue_telemetry.collector.storage.database import DatabaseError
 from tests.collector.clients import (
@@ -214,8 +215,10 @@ class LimitedCollectors:
 
     def __init__(self, path: Path, *limits: str) -> None:
         arguments = [sys.executable, "-c", LIMITED, str(path), *limits]
+        self.log = path.with_suffix(".log")
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(arguments, text=True, **pipes)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(arguments, text=True, stderr=log, **pipes)
         self.url = ""
 
     def start_next(self) -> tuple[int, int]:
@@ -238,6 +241,11 @@ class LimitedCollectors:
             self.process.kill()
 
 
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 def need_limit(hard: int) -> None:
     resource = pytest.importorskip("resource", reason="this system has no such limit")
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -249,7 +257,7 @@ def test_limit_of_open_files_is_raised_as_far_as_it_may_be_and_never_lowered(pat
     need_limit(4000)
     limits = ["2000,4000", "64,4000", "456,456", "64,300"]
     with LimitedCollectors(path, *limits) as collectors:
-        for expected in ((2000, 4000), (456, 4000), (456, 456), (300, 300)):
+        for expected in ((2000, 4000), (1456, 4000), (456, 456), (300, 300)):
             assert collectors.start_next() == expected
             collectors.stop()
         assert collectors.process.wait(PATIENCE) == 0
@@ -266,6 +274,7 @@ def test_more_clients_are_served_than_files_may_be_open_at_first(path: Path) -> 
         assert wait_until(lambda: len(stored(path)) == 100, PATIENCE)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
 def test_clients_are_served_on_when_no_more_files_can_be_opened(path: Path) -> None:
     need_limit(64)
     with LimitedCollectors(path, "64,64") as collectors, contextlib.ExitStack() as stack:
@@ -281,6 +290,11 @@ def test_clients_are_served_on_when_no_more_files_can_be_opened(path: Path) -> N
             client.send(array(number))
             assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": number}
         assert telemetry.stats().delivered == 0
+        before = cpu_seconds(collectors.process.pid)
+        time.sleep(1)  # the time over which it is measured
+        assert cpu_seconds(collectors.process.pid) - before < 0.5, "it doesn't spin"
+        (line,) = collectors.log.read_text().splitlines()
+        assert line.endswith("can't accept connections: Too many open files")
         crowd.close()
         assert telemetry.flush(PATIENCE), "it is let in when others have gone"
 
@@ -396,7 +410,7 @@ def test_games_lose_nothing_and_nothing_is_stored_twice_when_it_is_restarted(pat
 def test_client_that_does_not_answer_holds_nobody_up(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_GOODBYE_TIMEOUT", 0.3)
+    monkeypatch.setattr(connections, "GOODBYE_TIMEOUT", 0.3)
     with collector_running(db=path) as collector, client_of(collector) as client:
         address = ("127.0.0.1", collector.port)
         with socket.create_connection(address, PATIENCE) as mute:

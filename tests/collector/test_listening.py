@@ -1,0 +1,267 @@
+"""The port, and connections that only take up room: none of them keeps anybody else out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from websockets.frames import Opcode
+
+from redvsblue_telemetry.collector import listening
+from tests.collector.clients import HANDSHAKE, array, client_of, frame
+from tests.support.collector import PATIENCE, RunningCollector, collector_running
+from tests.support.wait import wait_until
+
+TIMEOUT = 0.4  # seconds, in place of the real one
+LOGGER = "redvsblue_telemetry.collector"
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_REQUEST_TIMEOUT", TIMEOUT)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno >= logging.WARNING
+        and record.name.startswith((LOGGER, "uvicorn", "asyncio", "websockets"))
+    ]
+
+
+@contextlib.contextmanager
+def connected(
+    collector: RunningCollector, count: int = 1, host: str = "127.0.0.1"
+) -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                socket.create_connection(
+                    ("127.0.0.1", collector.port), PATIENCE, source_address=(host, 0)
+                )
+            )
+            for _ in range(count)
+        ]
+
+
+def has_ended(sock: socket.socket) -> bool:
+    """Whether the other side has closed it by now; discards what it had sent before."""
+    sock.setblocking(False)
+    try:
+        while sock.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def drip(sock: socket.socket, data: bytes) -> float:
+    """Send data byte by byte until the other side ends the connection; return after how long."""
+    began = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        for byte in data:
+            sock.sendall(bytes([byte]))
+            sock.settimeout(0.02)
+            with contextlib.suppress(TimeoutError):
+                if sock.recv(1) == b"":
+                    break
+    return time.monotonic() - began
+
+
+def ask(sock: socket.socket, request: bytes = GET) -> bytes:
+    """The status line of the answer."""
+    sock.settimeout(PATIENCE)
+    sock.sendall(request)
+    with sock.makefile("rb") as answer:
+        status = answer.readline()
+        length = 0
+        while (line := answer.readline()) != b"\r\n":
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.partition(b":")[2])
+        answer.read(length)
+    return status
+
+
+@pytest.mark.usefixtures("quick")
+def test_silent_connections_are_ended_with_one_line(
+    collector: RunningCollector, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(collector, 300) as crowd, client_of(collector) as client:
+        assert wait_until(lambda: all(map(has_ended, crowd)), PATIENCE)
+        client.send(array(1))
+        assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
+    assert warnings(caplog) == [
+        f"ended a connection that sent no complete request within {TIMEOUT} s; from 127.0.0.1"
+    ]
+
+
+@pytest.mark.usefixtures("quick")
+def test_connection_that_a_browser_opens_ahead_of_need_is_not_worth_a_line(
+    collector: RunningCollector, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(collector) as (sock,):
+        assert wait_until(lambda: has_ended(sock), PATIENCE)
+    assert warnings(caplog) == []
+
+
+@pytest.mark.slow
+def test_silent_connection_is_ended_after_ten_seconds(collector: RunningCollector) -> None:
+    with connected(collector) as (sock,):
+        began = time.monotonic()
+        assert wait_until(lambda: has_ended(sock), 2 * PATIENCE)
+        assert 9.5 < time.monotonic() - began < 14
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 10_000,
+        HANDSHAKE[:-4] + b"\r\nX: " + b"x" * 10_000,
+        b"POST /api/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n"
+        + b"x" * 9000,
+        b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"ffff\r\n" + b"x" * 9000,
+    ],
+    ids=["nothing", "request", "handshake", "body", "chunks"],
+)
+def test_request_that_comes_in_drips_is_ended(sent: bytes, collector: RunningCollector) -> None:
+    for first in (b"", GET):  # also as the second request of a connection
+        with connected(collector) as (sock,):
+            if first:
+                assert ask(sock).startswith(b"HTTP/1.1 200")
+            if sent:
+                assert drip(sock, sent) < 20 * TIMEOUT
+            assert wait_until(lambda sock=sock: has_ended(sock), PATIENCE)
+
+
+@pytest.mark.usefixtures("quick")
+def test_requests_on_a_kept_connection_have_their_time_each(collector: RunningCollector) -> None:
+    with connected(collector) as (sock,):
+        for _ in range(4):
+            assert ask(sock).startswith(b"HTTP/1.1 200")
+            time.sleep(TIMEOUT / 2)  # the client's own pause
+        assert ask(sock, GET * 2).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.usefixtures("quick")
+def test_game_that_sends_nothing_stays(collector: RunningCollector) -> None:
+    with client_of(collector) as client:
+        with connected(collector) as (sock,):
+            assert wait_until(lambda: has_ended(sock), PATIENCE)
+        client.send(array(1))
+        assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
+
+
+def test_kept_connection_is_closed_when_no_other_request_comes(collector: RunningCollector) -> None:
+    with connected(collector) as (sock,):
+        assert ask(sock).startswith(b"HTTP/1.1 200")
+        assert wait_until(lambda: has_ended(sock), PATIENCE)
+
+
+def test_crowd_gives_way_and_the_largest_part_of_it_first(
+    collector: RunningCollector,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(listening, "_MAX_WAITING", 20)
+    with connected(collector, 2, "127.0.0.3") as others, connected(collector, 100) as crowd:
+        assert wait_until(lambda: sum(map(has_ended, crowd)) == 82, PATIENCE)
+        assert not any(map(has_ended, others)), "they came first, but are few"
+        assert not any(map(has_ended, crowd[-18:])), "the newest may still be about to send"
+        assert ask(others[0]).startswith(b"HTTP/1.1 200")
+    assert warnings(caplog) == [
+        "too many connections without a complete request, 18 of them of one address; from 127.0.0.1"
+    ]
+
+
+def test_connections_of_all_kinds_have_a_limit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from redvsblue_telemetry.collector import server
+
+    monkeypatch.setattr(server, "_OTHER_CONNECTIONS", 3)
+    with contextlib.ExitStack() as stack:
+        collector = stack.enter_context(collector_running(max_connections=2))
+        games = [stack.enter_context(client_of(collector)) for _ in range(2)]
+        (idle,) = stack.enter_context(connected(collector))
+        for _ in range(20):
+            assert collector.get("/healthz").status == 200, "one that waits gives way"
+        stack.enter_context(connected(collector, 10))
+        assert wait_until(lambda: has_ended(idle), PATIENCE)
+        assert collector.get("/healthz").status == 200
+        for client in games:
+            client.send(array(1))
+            assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
+    assert len(warnings(caplog)) == 1
+
+
+def test_client_that_reads_no_answer_is_ended(
+    collector: RunningCollector,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(listening, "_STALL_TIMEOUT", 0.5)
+    with client_of(collector) as client:
+        client.send(
+            json.dumps(
+                [json.loads(array(n))[0] | {"data": {"x": "x" * 9000}} for n in range(1, 100)]
+            )
+        )
+        assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", collector.port))
+        with contextlib.suppress(ConnectionError, BlockingIOError):
+            sock.setblocking(False)
+            sock.sendall(b"GET /api/events?limit=99 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+        assert wait_until(lambda: warnings(caplog), PATIENCE)
+    assert warnings(caplog) == ["ended a connection that read nothing for 0.5 s; from 127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 500,  # TLS
+        b"hello\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"\0" * 1000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        HANDSHAKE.replace(b"Version: 13", b"Version: 99"),
+        HANDSHAKE.replace(b"Sec-WebSocket-Key", b"X"),
+        HANDSHAKE.replace(b"GET", b"POST"),
+        HANDSHAKE[:-2] + b"".join(b"X-%d: x\r\n" % number for number in range(200)) + b"\r\n",
+        HANDSHAKE + b"\xff" * 100,
+        HANDSHAKE + frame(Opcode.TEXT, b"\xff\xfe"),
+        HANDSHAKE + frame(Opcode.CONT, b"x"),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+)
+def test_garbage_is_logged_once_a_minute_and_with_the_address(
+    garbage: bytes, collector: RunningCollector, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(10):
+        with connected(collector) as (sock,):
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(garbage)
+                sock.shutdown(socket.SHUT_WR)
+            assert wait_until(lambda sock=sock: has_ended(sock), PATIENCE)
+    assert collector.get("/healthz").status == 200
+    lines = warnings(caplog)
+    assert len(lines) <= 1
+    assert all(line.endswith("; from 127.0.0.1") for line in lines)
