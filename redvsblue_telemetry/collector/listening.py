@@ -252,7 +252,7 @@ class Acceptor:
     def _end_stalled(self) -> None:
         """Abort the connections whose client has read nothing for a while.
 
-        A close waits for the client to read the rest, without a limit of its own.
+        A close waits for the client to read the rest, for as long as that takes.
         """
         now = asyncio.get_running_loop().time()
         before, self._stalled = self._stalled, {}
