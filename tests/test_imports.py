@@ -122,9 +122,10 @@ ROOMS = {
         ingest          | messages  storage
         http            | messages  models  storage  ingest
         app             | alerting  alerts  http  ingest  storage
+        tls             |
         listening       | loglimit
         connections     | listening  loglimit
-        server | alerting alerts app checking connections http ingest storage webhook
+        server | alerting alerts app checking connections http ingest storage tls webhook
         client          | models
     """,
     "collector.storage": """

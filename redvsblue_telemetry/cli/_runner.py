@@ -49,22 +49,33 @@ def _runner() -> Callable[[Coroutine[Any, Any, _Result]], _Result]:
 
 
 @contextlib.contextmanager
-def stopped_by_signals(stop: asyncio.Event, on_stop: Callable[[], None]) -> Iterator[None]:
-    """Set an event on Ctrl-C or SIGTERM. A second signal ends the process at once.
+def stopped_by_signals(
+    stop: asyncio.Event, on_stop: Callable[[], None], on_hangup: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Set an event on Ctrl-C, SIGTERM or SIGHUP. A second signal ends the process at once.
 
     Args:
         stop: the event, on the running loop.
         on_stop: called before that, by the loop: a signal handler must not print.
+        on_hangup: called by the loop on SIGHUP, which then doesn't stop anything.
     """
     loop = asyncio.get_running_loop()
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    # `nohup` has SIGHUP ignored, and so it stays.
+    if hangup is not None and (on_hangup or signal.getsignal(hangup) is not signal.SIG_IGN):
+        numbers.append(hangup)
 
-    def note(*_: object) -> None:
-        for number in previous:
-            signal.signal(number, signal.SIG_DFL)
+    def note(number: int, _: object) -> None:
+        if number == hangup and on_hangup is not None:
+            loop.call_soon_threadsafe(on_hangup)
+            return
+        for each in previous:
+            signal.signal(each, signal.SIG_DFL)
         loop.call_soon_threadsafe(on_stop)
         loop.call_soon_threadsafe(stop.set)
 
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in numbers}
     for number in previous:
         signal.signal(number, note)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from ..collector.alerts import Conditions
 from ..collector.client import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
 from ..collector.server import IN_MEMORY, Options, serve, telemetry_url, test_alerts
 from ..collector.storage.upkeep import Keep
+from ..collector.tls import Certificate
 from ._arguments import AlertCondition, FiniteFloatRange, KeepRule, Size, schema_option
 from ._runner import run, stopped_by_signals
+from ._systemd import ServiceManager
 from ._terminal import CommandError, pipe_safe_stdout
 
 __all__ = ["collect", "page_url"]
@@ -175,8 +178,8 @@ def collect(
 ) -> None:
     """Receive and store events, and show them live in a browser.
 
-    Ctrl-C stops it once everything received is stored and acknowledged. A second Ctrl-C stops it
-    at once.
+    Ctrl-C, SIGTERM and SIGHUP stop it once everything received is stored and acknowledged. A
+    second Ctrl-C stops it at once. With --tls-cert, SIGHUP reads the certificate again instead.
     """
     options = Options(
         host=host,
@@ -240,12 +243,30 @@ def _test_alerts(options: Options) -> None:
 
 async def _collect(options: Options, console: Console) -> None:
     stop = asyncio.Event()
+    manager = ServiceManager()
+    certificate = options.certificate()
+    address = ""
+
+    def note_start(url: str) -> None:
+        nonlocal address
+        address = url
+        _introduce(page_url(url), options, console)
+        manager.ready(f"collecting at {address}")
 
     def note_stop() -> None:
+        manager.stopping()
         _print_at_end(console, "\nstopping; press Ctrl-C again to quit immediately")
 
-    with stopped_by_signals(stop, note_stop):
-        await serve(options, stop, lambda url: _introduce(page_url(url), options, console))
+    def reload(certificate: Certificate) -> None:
+        manager.reloading()
+        if certificate.reload():
+            _print_at_end(console, "read the certificate again")
+        manager.ready(f"collecting at {address}")
+
+    on_hangup = None if certificate is None else functools.partial(reload, certificate)
+    async with manager.watched():
+        with stopped_by_signals(stop, note_stop, on_hangup):
+            await serve(options, stop, note_start, certificate)
 
 
 def _print_at_end(console: Console, text: str) -> None:

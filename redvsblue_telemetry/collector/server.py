@@ -29,6 +29,7 @@ from .storage.database import Database, DatabaseError
 from .storage.queries import newest_ends
 from .storage.reports import End
 from .storage.upkeep import Keep
+from .tls import Certificate, CertificateError
 from .webhook import url_fault
 
 __all__ = ["IN_MEMORY", "Options", "OptionsError", "serve", "telemetry_url", "test_alerts"]
@@ -108,6 +109,21 @@ class Options(msgspec.Struct, kw_only=True):
             if (fault := url_fault(url)) is not None:  # it is a secret, so it is not quoted
                 which = f" number {number}" if len(self.alerts) > 1 else ""
                 raise OptionsError(f"the URL{which} for alerts can't be used: {fault}")
+        if self.tls_key is not None and self.tls_cert is None:
+            raise OptionsError("--tls-key needs --tls-cert, the certificate that the key is for")
+
+    def certificate(self) -> Certificate | None:
+        """Return the certificate to serve TLS with; None without TLS.
+
+        Raises:
+            OptionsError: its files can't be used.
+        """
+        if self.tls_cert is None:
+            return None
+        try:
+            return Certificate(self.tls_cert, self.tls_key)
+        except CertificateError as error:
+            raise OptionsError(str(error)) from error
 
     def _check_token(self, token: str) -> None:
         if not token.strip():
@@ -135,7 +151,10 @@ class Options(msgspec.Struct, kw_only=True):
 
 
 async def serve(
-    options: Options, stop: asyncio.Event, on_ready: Callable[[str], None] = lambda _: None
+    options: Options,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None] = lambda _: None,
+    certificate: Certificate | None = None,
 ) -> None:
     """Run a collector until it is stopped.
 
@@ -145,23 +164,25 @@ async def serve(
         options: how it runs.
         stop: set to stop it.
         on_ready: called with the URL of its page once it accepts connections.
+        certificate: that of the options, for a caller who wants to reload it.
 
     Raises:
         OptionsError: it can't run with these options, or the port is taken.
         DatabaseError: the database can't be used.
     """
     options.check()
+    certificate = certificate or options.certificate()
     listener = _listen(options)
     with contextlib.closing(listener):
         async with _running(options) as collector:
-            server = _server(options, collector, listener)
+            server = _server(options, collector, listener, certificate)
             serving = asyncio.create_task(server.serve())
             starting = asyncio.create_task(server.ready.wait())
             stopping = asyncio.create_task(stop.wait())
             try:
                 await asyncio.wait([serving, starting], return_when=asyncio.FIRST_COMPLETED)
                 if not serving.done():
-                    url = _url(options.host, listener)
+                    url = _url(options, listener)
                     collector.alerting.start(options.public_url or url)
                     on_ready(url)
                 await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -172,7 +193,12 @@ async def serve(
                 await serving
 
 
-def _server(options: Options, collector: Collector, listener: socket.socket) -> Server:
+def _server(
+    options: Options,
+    collector: Collector,
+    listener: socket.socket,
+    certificate: Certificate | None,
+) -> Server:
     config = Config(
         collector.app,
         ws_max_size=options.max_message_bytes,
@@ -185,7 +211,8 @@ def _server(options: Options, collector: Collector, listener: socket.socket) -> 
         date_header=False,
         timeout_graceful_shutdown=math.ceil(GOODBYE_TIMEOUT),
     )
-    return Server(config, listener, options.max_connections + _OTHER_CONNECTIONS, None)
+    context = None if certificate is None else lambda: certificate.context
+    return Server(config, listener, options.max_connections + _OTHER_CONNECTIONS, context)
 
 
 async def _close(collector: Collector, server: Server) -> None:
@@ -289,9 +316,12 @@ def _allow_files(count: int) -> None:
 
 def telemetry_url(page: str) -> str:
     """Return the URL that games send to, given that of the collector's page."""
-    return f"ws://{urlsplit(page).netloc}/telemetry"
+    parts = urlsplit(page)
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    return f"{scheme}://{parts.netloc}/telemetry"
 
 
-def _url(host: str, listener: socket.socket) -> str:
-    port = listener.getsockname()[1]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+def _url(options: Options, listener: socket.socket) -> str:
+    scheme = "http" if options.tls_cert is None else "https"
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return f"{scheme}://{host}:{listener.getsockname()[1]}/"
