@@ -170,7 +170,8 @@ ROOMS = {
         _runner         | _terminal
         _formats        |
         _sdk_log        |
-        collect         | _arguments  _terminal  _runner
+        _systemd        |
+        collect         | _arguments  _terminal  _runner  _systemd
         tail            | _arguments  _terminal
         export          | _arguments  _terminal  _database  _output  _formats
         prove           | _arguments  _terminal  _database
