@@ -6,9 +6,12 @@ import { shortened } from "./text.js";
 const REQUEST_TIMEOUT = 15_000; // milliseconds
 const BUSY_DELAY = 1_000; // milliseconds until a search is tried again that the collector had no room for
 
-/** Return a URL of this collector, based on the origin: the page's own URL may contain a password. */
+/**
+ * Return the URL of a path of this collector, which may be in a folder of a proxy. It is not based on the page's own
+ * URL, which may contain a password.
+ */
 export function address(path, parameters = {}) {
-  const url = new URL(path, location.origin);
+  const url = new URL(`.${path}`, location.origin + location.pathname);
   for (const [name, value] of Object.entries(parameters)) {
     for (const each of [value].flat()) {
       if (each !== "" && each !== undefined) url.searchParams.append(name, each);

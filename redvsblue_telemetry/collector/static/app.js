@@ -120,7 +120,7 @@ function apply() {
   filter = read();
   $("clear").hidden = !Object.values(inputs).some((input) => input.value);
   if (JSON.stringify(filter) === before) return;
-  history.replaceState(null, "", address(location.pathname, filter));
+  history.replaceState(null, "", address("/", filter));
   listen();
 }
 
@@ -307,10 +307,10 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-const scheme = location.protocol === "https:" ? "wss" : "ws";
+const socket = address("/telemetry").href.replace(/^http/, "ws");
 const snippet = [
   "from redvsblue_telemetry import start_telemetry",
-  `telemetry = start_telemetry(enabled=True, url="${scheme}://${location.host}/telemetry")`,
+  `telemetry = start_telemetry(enabled=True, url="${socket}")`,
   'telemetry.emit("hello", {"from": "my game"})',
 ].join("\n");
 $("snippet").textContent = snippet;
@@ -326,3 +326,4 @@ $("clear").hidden = !isFiltered();
 $("faults-filter").hidden = !filter.fault;
 listen();
 refresh();
+$("not-loaded").hidden = true;
