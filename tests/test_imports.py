@@ -120,7 +120,7 @@ ROOMS = {
         webhook         |
         alerting        | alerts  storage  webhook
         ingest          | messages  storage
-        http            | messages  models  storage  ingest
+        http            | loglimit  messages  models  storage  ingest
         app             | alerting  alerts  http  ingest  storage
         tls             |
         listening       | loglimit
@@ -146,9 +146,11 @@ ROOMS = {
         thread          | database  upkeep  writer
     """,
     "collector.http": """
-        access          |
+        forwarded       |
+        guesses         |
+        access          | forwarded  guesses
         static          |
-        metrics         |
+        metrics         | access
         live            |
         readers         |
         api             | live  metrics  readers

@@ -13,7 +13,7 @@ import click
 from click.types import StringParamType
 
 from ..collector.alerts import ALERTS
-from ..collector.client import TOKEN_VARIABLE
+from ..collector.client import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
 from ..collector.models import EventFilter
 
 __all__ = [
@@ -113,7 +113,10 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
 
 # Of commands that ask a running collector:
 token_option = click.option(
-    "--token", envvar=TOKEN_VARIABLE, help="The collector's token.", show_envvar=True
+    "--token",
+    envvar=[READ_TOKEN_VARIABLE, TOKEN_VARIABLE],
+    help="The collector's token; the one for reading, if it has two.",
+    show_envvar=True,
 )
 
 # Of commands that run a collector:

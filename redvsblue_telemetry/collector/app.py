@@ -70,7 +70,8 @@ class Collector:
         starlette = Starlette(routes=routes, exception_handlers=api.error_handlers)
         # A redirect's target would be built from the Host and path that the client sent.
         starlette.router.redirect_slashes = False
-        self.app: ASGIApp = AccessControl(starlette, access)
+        self._access = AccessControl(starlette, access, self.metrics.record_refusal)
+        self.app: ASGIApp = self._access
 
     def _connections(self) -> int:
         return self.ingest.connections
@@ -82,6 +83,7 @@ class Collector:
 
     async def close(self) -> None:
         """Store and acknowledge what was received, and close all clients and viewers."""
+        self._access.close()
         self.live.close()
         self._api.close()
         await self.ingest.close()

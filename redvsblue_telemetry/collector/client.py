@@ -220,13 +220,13 @@ class CollectorClient:
         raise self._refusal(response.status, body)
 
     def _refusal(self, status: int, body: bytes) -> CollectorError:
-        if status == http.client.UNAUTHORIZED:
-            return CollectorRefused(
-                f"{self.url} rejected the token; pass the collector's token with --token"
-            )
         reason = body[:200].decode(errors="replace").strip()
         with contextlib.suppress(msgspec.MsgspecError):
             reason = msgspec.json.decode(body, type=dict[str, str]).get("error", reason)
+        if status == http.client.UNAUTHORIZED:
+            return CollectorRefused(
+                f"{self.url} rejected the token: {reason}; pass the collector's token with --token"
+            )
         message = f"{self.url} responded with status {status}: {reason}"
         return UnreachableError(message) if status >= 500 else CollectorRefused(message)
 

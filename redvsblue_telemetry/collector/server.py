@@ -98,7 +98,15 @@ class Options(msgspec.Struct, kw_only=True):
             OptionsError: it can't.
         """
         if self.token is not None:
-            self._check_token(self.token)
+            self._check_token("token", self.token)
+        if self.read_token is not None:
+            self._check_token("read token", self.read_token)
+            if self.token is None:
+                raise OptionsError("--read-token needs --token, too: without it, anybody can write")
+            if self.token == self.read_token:
+                raise OptionsError(
+                    "the token and the read token are the same; set two, or only one"
+                )
         self.check_reach(self.host)
         if not 0 <= self.port <= 65_535:
             raise OptionsError(f"port is {self.port}; it must be 0 to 65535")
@@ -125,13 +133,15 @@ class Options(msgspec.Struct, kw_only=True):
         except CertificateError as error:
             raise OptionsError(str(error)) from error
 
-    def _check_token(self, token: str) -> None:
+    def _check_token(self, name: str, token: str) -> None:
         if not token.strip():
-            raise OptionsError("the token is empty; set one, or don't pass it at all")
+            raise OptionsError(f"the {name} is empty; set one, or don't pass it at all")
         if token != token.strip():
-            raise OptionsError("the token starts or ends with whitespace, which no client can send")
+            raise OptionsError(
+                f"the {name} starts or ends with whitespace, which no client can send"
+            )
         if not is_token(token):
-            raise OptionsError("the token must be printable ASCII, as HTTP headers require")
+            raise OptionsError(f"the {name} must be printable ASCII, as HTTP headers require")
 
     def check_reach(self, host: str) -> None:
         """Check that other machines can't connect at a host or address, unless that is allowed.
@@ -209,6 +219,7 @@ def _server(
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,  # see http/forwarded.py
         timeout_graceful_shutdown=math.ceil(GOODBYE_TIMEOUT),
     )
     context = None if certificate is None else lambda: certificate.context
@@ -231,7 +242,12 @@ async def _running(options: Options) -> AsyncIterator[Collector]:
     try:
         collector = Collector(
             database,
-            access=Access(options.token, (*options.hosts, options.host)),
+            access=Access(
+                options.token,
+                (*options.hosts, options.host),
+                read_token=options.read_token,
+                trust_proxy=options.trust_proxy,
+            ),
             limits=Limits(
                 connections=options.max_connections,
                 rate=options.max_rate,

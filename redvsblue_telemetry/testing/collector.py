@@ -33,6 +33,7 @@ import msgspec
 from .._process import get_telemetry, install_telemetry, stop_telemetry
 from .._shared import Unpack, escape, monotonic
 from ..client import Telemetry
+from ..collector.alerts import Conditions
 from ..collector.client import CollectorClient
 from ..collector.models import (
     MAX_PAGE_SIZE,
@@ -44,6 +45,7 @@ from ..collector.models import (
     StoredEvent,
 )
 from ..collector.server import IN_MEMORY, Options, serve, telemetry_url
+from ..collector.storage.upkeep import Keep
 from ..events import TelemetryEvent
 from ..settings import TelemetrySettings
 from ._matching import PREVIEW_LINES, format_event, preview
@@ -74,6 +76,15 @@ class CollectorOptions(TypedDict, total=False):
     max_message_bytes: int
     busy_timeout: float
     schema: str | Path | None
+    read_token: str | None
+    trust_proxy: bool
+    tls_cert: str | Path | None
+    tls_key: str | Path | None
+    keep: Keep
+    max_bytes: int | None
+    alerts: tuple[str, ...]
+    alert_when: Conditions
+    public_url: str | None
 
 
 class CollectedEvents(Snapshot):
@@ -91,7 +102,9 @@ class RunningCollector:
         options: The options of ``redvsblue-telemetry collect``: ``host``, ``port`` (by default 0, a
             free one), ``db`` (by default a temporary file), ``token``, ``insecure``, ``hosts``,
             ``allow_reset`` (by default True), ``max_connections``, ``max_rate``,
-            ``max_message_bytes``, ``busy_timeout`` in seconds, and ``schema``.
+            ``max_message_bytes``, ``busy_timeout`` in seconds, ``schema``, ``read_token``,
+            ``trust_proxy``, ``tls_cert``, ``tls_key``, ``keep``, ``max_bytes``, ``alerts``,
+            ``alert_when``, and ``public_url``.
     """
 
     http_url: str
@@ -101,8 +114,9 @@ class RunningCollector:
         chosen: dict[str, Any] = {"port": 0, "db": None, "allow_reset": True, **options}
         db = chosen["db"]
         chosen["db"] = None if db in (None, IN_MEMORY) else Path(db)
-        if chosen.get("schema") is not None:
-            chosen["schema"] = Path(chosen["schema"])
+        for name in ("schema", "tls_cert", "tls_key"):
+            if chosen.get(name) is not None:
+                chosen[name] = Path(chosen[name])
         self._options = Options(**chosen)
         self._loop: _RealTimeLoop
         self._stop: asyncio.Event
@@ -223,7 +237,9 @@ class RunningCollector:
     @contextmanager
     def _client(self) -> Iterator[CollectorClient]:
         # For one call each: a client belongs to one thread, and a kept connection goes stale.
-        with closing(CollectorClient(self.http_url, self._options.token)) as client:
+        with closing(
+            CollectorClient(self.http_url, self._options.read_token or self._options.token)
+        ) as client:
             yield client
 
     def _events(self, wanted: EventFilter) -> CollectedEvents:

@@ -214,7 +214,10 @@ class Checkup:
         if self._refused_with is not None:
             status = f"HTTP status {self._refused_with}"
             if self._token:
-                hint = "is it the complete token that the server was started with, without spaces?"
+                hint = (
+                    "is it the complete token that the server was started with, without spaces? "
+                    "A collector with two wants that of games here, not its --read-token"
+                )
                 return failed(f"the server rejected the token ({status})", hint)
             hint = "set it with --token or REDVSBLUE_TELEMETRY_TOKEN"
             return failed(f"the server requires a token ({status})", hint)

@@ -91,7 +91,9 @@ class _LiveResponse(StreamingResponse):
     def __init__(self, live: Live, wanted: EventFilter, *, as_text: bool) -> None:
         self._live = live
         self._body = _as_server_sent_events(live.updates(wanted), as_text=as_text)
-        super().__init__(self._body, media_type="text/event-stream")
+        # nginx would otherwise hold back the updates until they fill a buffer.
+        headers = {"X-Accel-Buffering": "no"}
+        super().__init__(self._body, headers=headers, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._live.viewing():

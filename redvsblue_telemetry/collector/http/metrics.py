@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -10,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from ..models import Cause, Totals
 from ..storage.writer import Stored
+from .access import Reason
 
 __all__ = ["Metrics"]
 
@@ -89,6 +91,14 @@ class Metrics:
         for outcome in ("delivered", "failed"):
             self._alerts.labels(outcome)
         registry.register(_Firing(firing))
+        self._refused = Counter(
+            "telemetry_refused_requests",
+            "Requests that were refused before they reached the page, the API or ingest.",
+            labelnames=["reason"],
+            registry=registry,
+        )
+        for reason in get_args(Reason):
+            self._refused.labels(reason)
         Gauge("telemetry_connections", "Clients connected now.", registry=registry).set_function(
             connections
         )
@@ -118,6 +128,10 @@ class Metrics:
     def record_alert(self, was_taken: bool) -> None:
         """Count an alert that a webhook took, or didn't take in the end."""
         self._alerts.labels("delivered" if was_taken else "failed").inc()
+
+    def record_refusal(self, reason: Reason) -> None:
+        """Count a request that was refused."""
+        self._refused.labels(reason).inc()
 
     def exposition(self, totals: Totals | None) -> bytes:
         """Return all metrics in Prometheus's text format.
