@@ -170,7 +170,7 @@ ROOMS = {
         _outcomes       |
         _output         | _terminal
         _runner         | _terminal
-        _formats        |
+        _formats        | _terminal
         _sdk_log        |
         _systemd        |
         collect         | _arguments  _terminal  _runner  _systemd

@@ -20,6 +20,7 @@ __all__ = [
     "TEXT",
     "AlertCondition",
     "Duration",
+    "File",
     "FiniteFloatRange",
     "KeepRule",
     "Size",
@@ -32,10 +33,24 @@ __all__ = [
     "token_option",
 ]
 
+
+class File(click.Path):
+    """The name of a file. Click accepts an empty one, which would be the current directory."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("the file name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 # Of commands that read a database:
 db_option = click.option(
     "--db",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=File(),
     default="telemetry.sqlite3",
     show_default=True,
     help="The collector's database. A collector may be writing to it.",
@@ -123,7 +138,7 @@ token_option = click.option(
 schema_option = click.option(
     "--schema",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=File(),
     help="Mark events that do not fit this file of `redvsblue-telemetry schema`.",
 )
 
@@ -137,7 +152,7 @@ port_option = click.option(
 )
 temporary_db_option = click.option(
     "--db",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=File(),
     help="Keep the events in this SQLite database.  [default: a temporary file]",
 )
 browser_option = click.option(

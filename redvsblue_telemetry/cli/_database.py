@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..collector.storage.database import DatabaseError, open_readonly
 
 __all__ = ["open_database"]
+
+_NAME_IT = "name the database that `collect` writes with --db"
 
 
 @contextlib.contextmanager
@@ -20,12 +23,16 @@ def open_database(path: Path) -> Iterator[sqlite3.Connection]:
         DatabaseError: the file doesn't exist or can't be read.
     """
     try:
-        is_empty = not path.is_file() or not path.stat().st_size
+        status = path.stat()
+    except FileNotFoundError:
+        raise DatabaseError(f"{path} does not exist; {_NAME_IT}") from None
     except OSError as error:
         raise DatabaseError(f"{path} can't be read: {error.strerror or error}") from error
-    if is_empty:
+    if not stat.S_ISREG(status.st_mode):
         raise DatabaseError(
-            f"{path} is not a database; name the one that `collect` writes with --db"
+            f"{path} is not a regular file; name the database that `collect` writes with --db"
         )
+    if not status.st_size:
+        raise DatabaseError(f"{path} is empty: no collector has stored anything in it")
     with open_readonly(path) as connection:
         yield connection

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any, BinaryIO
@@ -12,8 +13,9 @@ import msgspec
 
 from .._shared import escape
 from ..collector.models import StoredEvent
+from ._terminal import one_line
 
-__all__ = ["FORMATS", "MissingPackageError", "TerminalOutput"]
+__all__ = ["FORMATS", "MissingPackageError"]
 
 _GROUP_ROWS = 20_000
 _GROUP_BYTES = 8 * 1024 * 1024
@@ -21,9 +23,14 @@ _COLUMNS = (
     "arrival", "received", "sessionId", "seq", "type", "timestamp", "id", "version", "data",
     "context", "fault",
 )  # fmt: skip
+_JSON_COLUMNS = ("data", "context")
 _DATA, _CONTEXT = _COLUMNS.index("data"), _COLUMNS.index("context")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_LINE_BREAKS = bytes.maketrans(b"\n\r", b"  ")
+# OWASP's list for "CSV injection", also behind blanks, which some spreadsheets skip, and with the
+# signs that Unicode calls equal to those of ASCII. Line breaks and tabs are escaped before.
+_FORMULA = re.compile(r"'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212]")
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?", re.ASCII)
+_LIKE_ESCAPE = re.compile(r"\\(?=u[0-9a-fA-F]{4})")
+_BLANKS = bytes.maketrans(b"\n\r\t", b"   ")
 
 
 class MissingPackageError(Exception):
@@ -33,8 +40,13 @@ class MissingPackageError(Exception):
 def _write_jsonl(events: Iterable[StoredEvent], stream: BinaryIO) -> None:
     encode = msgspec.json.Encoder().encode
     for event in events:
-        # Raw line breaks occur only between the tokens of the data, where spaces mean the same.
-        stream.write(encode(event).translate(_LINE_BREAKS) + b"\n")
+        line = encode(event)
+        if line.isascii() and b"\x7f" not in line:
+            # Raw line breaks and tabs occur only between the tokens of the data.
+            line = line.translate(_BLANKS)
+        else:
+            line = one_line(line.decode()).encode()
+        stream.write(line + b"\n")
 
 
 def _write_csv(events: Iterable[StoredEvent], stream: BinaryIO) -> None:
@@ -43,16 +55,29 @@ def _write_csv(events: Iterable[StoredEvent], stream: BinaryIO) -> None:
         writer = csv.writer(text, lineterminator="\r\n")  # RFC 4180
         writer.writerow(_COLUMNS)
         for event in events:
-            row = _row(event)
-            writer.writerow(
-                [_escape_formula(field) if isinstance(field, str) else field for field in row]
-            )
+            writer.writerow(_cells(_row(event)))
     finally:
         text.detach()
 
 
-def _escape_formula(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
+def _cells(row: tuple[Any, ...]) -> Iterator[object]:
+    """Yield the fields of a row in a form that neither a spreadsheet nor a terminal interprets."""
+    for name, field in zip(_COLUMNS, row, strict=True):
+        if not isinstance(field, str):
+            yield field
+        else:
+            yield one_line(field) if name in _JSON_COLUMNS else _cell(field)
+
+
+def _cell(text: str) -> str:
+    r"""Return a text with an apostrophe before a formula, and unprintable letters as ``\u001b``.
+
+    It can be undone: a text that looked like an escape, or like a formula with its apostrophe, gets
+    one as well.
+    """
+    shown = escape(_LIKE_ESCAPE.sub(r"\\u005c", text))
+    is_formula = _FORMULA.match(shown) and not _NUMBER.fullmatch(shown)
+    return f"'{shown}" if is_formula else shown
 
 
 def _row(event: StoredEvent) -> tuple[Any, ...]:
@@ -122,27 +147,3 @@ FORMATS: dict[str, Callable[[Iterable[StoredEvent], BinaryIO], None]] = {
     "csv": _write_csv,
     "parquet": _write_parquet,
 }
-
-
-class TerminalOutput(io.RawIOBase):
-    """Passes whole lines on to a terminal, with unprintable characters escaped.
-
-    Args:
-        stream: the terminal.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        super().__init__()
-        self._stream = stream
-        self._rest = b""
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def write(self, chunk: Any) -> int:
-        """Pass on the lines that are complete now."""
-        *lines, self._rest = (self._rest + bytes(chunk)).split(b"\n")
-        for line in lines:
-            self._stream.write(escape(line.rstrip(b"\r").decode()).encode() + b"\n")
-        return len(chunk)

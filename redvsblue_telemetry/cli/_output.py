@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -32,11 +33,13 @@ def is_on_terminal(name: str) -> bool:
 def output_to(name: str, source: Path | None = None) -> Iterator[BinaryIO]:
     """Open an output for writing.
 
-    A file gets its name only when it is complete. Until then, an older file of that name stays.
+    A file gets its name only when it is complete. Until then, an older file of that name stays, and
+    the new one gets its permissions.
 
     Args:
         name: the file's name; ``-`` is standard output.
-        source: the database that is being read, if there is one; it must not be replaced.
+        source: the database that is being read, if there is one; it must not be replaced. Players'
+            data is in it, so a new file is its owner's alone, as a database is.
 
     Raises:
         CommandError: it can't be written.
@@ -58,13 +61,19 @@ def output_to(name: str, source: Path | None = None) -> Iterator[BinaryIO]:
         # Not click's atomic files: they replace the target after an error, too.
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            with part.open("xb") as stream:
+            with open(part, "xb", opener=None if source is None else _open_private) as stream:
                 yield stream
+            with contextlib.suppress(FileNotFoundError):
+                part.chmod(stat.S_IMODE(path.stat().st_mode))
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise CommandError(f"{name} can't be written: {error.strerror or error}") from error
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def counting(label: str, output: str) -> Counted:

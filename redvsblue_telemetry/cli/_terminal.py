@@ -21,6 +21,7 @@ from .._shared import escape
 
 __all__ = [
     "CommandError",
+    "NothingFound",
     "exit_on_broken_pipe",
     "is_colored",
     "notice",
@@ -39,6 +40,12 @@ class CommandError(click.ClickException):
 
     def __init__(self, message: str) -> None:
         super().__init__(escape(message))
+
+
+class NothingFound(CommandError):  # noqa: N818 (it is an answer, and no fault of the command)
+    """The stored events have none of what was asked for. The exit code is 1."""
+
+    exit_code = 1
 
 
 def one_line(json_text: str) -> str:

@@ -18,7 +18,7 @@ from ..collector.client import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
 from ..collector.server import IN_MEMORY, Options, serve, telemetry_url, test_alerts
 from ..collector.storage.upkeep import Keep
 from ..collector.tls import Certificate
-from ._arguments import AlertCondition, FiniteFloatRange, KeepRule, Size, schema_option
+from ._arguments import AlertCondition, File, FiniteFloatRange, KeepRule, Size, schema_option
 from ._runner import run, stopped_by_signals
 from ._systemd import ServiceManager
 from ._terminal import CommandError, pipe_safe_stdout
@@ -41,6 +41,7 @@ _DEFAULTS = Options()
 @click.option(
     "--db",
     metavar="FILE",
+    type=File(),
     default=str(_DEFAULTS.db),
     show_default=True,
     help=f"Store events in this SQLite database. {IN_MEMORY} keeps them until the collector ends.",
@@ -77,13 +78,13 @@ _DEFAULTS = Options()
 @click.option(
     "--tls-cert",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=File(),
     help="Serve TLS with this certificate chain (PEM). SIGHUP loads it again.",
 )
 @click.option(
     "--tls-key",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=File(),
     help="The private key of the certificate, if it is not in the same file.",
 )
 @click.option(
@@ -155,7 +156,7 @@ _DEFAULTS = Options()
 def collect(
     host: str,
     port: int,
-    db: str,
+    db: Path,
     token: str | None,
     read_token: str | None,
     insecure: bool,
@@ -184,7 +185,7 @@ def collect(
     options = Options(
         host=host,
         port=port,
-        db=None if db == IN_MEMORY else Path(db),
+        db=None if str(db) == IN_MEMORY else db,
         token=token,
         insecure=insecure,
         hosts=hosts,

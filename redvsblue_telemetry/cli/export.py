@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import sys
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import click
 
@@ -14,9 +15,9 @@ from ..collector.storage.database import DatabaseError
 from ..collector.storage.queries import newest_arrival, stream_events
 from ._arguments import db_option, filter_options
 from ._database import open_database
-from ._formats import FORMATS, MissingPackageError, TerminalOutput
+from ._formats import FORMATS, MissingPackageError
 from ._output import counting, is_on_terminal, output_to
-from ._terminal import CommandError
+from ._terminal import CommandError, NothingFound
 
 __all__ = ["export"]
 
@@ -50,7 +51,9 @@ def export(
     Times are in milliseconds since the epoch, by the collector's clock (received) and by the
     player's (timestamp). In CSV, data and context are columns of JSON, and a text that a
     spreadsheet would take for a formula starts with an apostrophe. A file gets its name when it is
-    complete.
+    complete, and only its owner may read it.
+
+    Exits with 1 if the options choose events and there is none of them; then no file is written.
     """
     if not output:
         raise click.BadParameter("the file name is empty", param_hint="'--output'")
@@ -63,8 +66,29 @@ def export(
         with output_to(output, db) as stream, open_database(db) as connection:
             last = newest_arrival(connection)
             events = counting("exporting", output)(stream_events(connection, wanted), last)
-            is_shown = is_on_terminal(output)
-            target = cast(BinaryIO, TerminalOutput(stream)) if is_shown else stream
-            FORMATS[format_](events, target)
+            first = next(events, None)
+            FORMATS[format_](events if first is None else chain([first], events), stream)
+            if first is None and wanted != EventFilter():
+                raise NothingFound(f"{db} has no event {_lack(connection, wanted)}")
     except (DatabaseError, MissingPackageError) as error:
         raise CommandError(str(error)) from error
+
+
+def _lack(connection: sqlite3.Connection, wanted: EventFilter) -> str:
+    """Return which events there are none of: by the first filter that no event passes, or by all.
+
+    A text is not searched for alone: that could take as long as the export.
+    """
+    alone = [
+        (f"of session {wanted.session}", EventFilter(session=wanted.session)),
+        (f"of type {wanted.type}", EventFilter(wanted.type)),
+        *(
+            (f"with {name}={value} in its context", EventFilter(context={name: value}))
+            for name, value in wanted.context.items()
+        ),
+        (f"with the fault {wanted.fault}", EventFilter(fault=wanted.fault)),
+    ]
+    for text, filter_ in alone:
+        if filter_ != EventFilter() and next(stream_events(connection, filter_), None) is None:
+            return text
+    return "that all of the options fit"

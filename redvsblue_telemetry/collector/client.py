@@ -6,7 +6,7 @@ import contextlib
 import http.client
 from collections.abc import Iterator
 from typing import TypeVar
-from urllib.parse import SplitResult, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -38,12 +38,15 @@ __all__ = [
     "CollectorError",
     "CollectorRefused",
     "ConnectionLostError",
+    "NotFoundError",
     "UnreachableError",
 ]
 
 TOKEN_VARIABLE = "REDVSBLUE_COLLECTOR_TOKEN"
 READ_TOKEN_VARIABLE = "REDVSBLUE_COLLECTOR_READ_TOKEN"
 _TIMEOUT = 20.0  # seconds; a search waits for up to ten until it begins
+_TELEMETRY = "/telemetry"  # the path that games connect to
+_OF_GAMES = {"ws": "http", "wss": "https"}  # the schemes of their URLs, and of the page's
 _MEBIBYTE = 1024 * 1024
 # A page holds 8 Mi characters of data, each of up to four bytes, and its last event may exceed
 # that; the names of a thousand events, with every character escaped, take 24 MiB.
@@ -72,6 +75,10 @@ class CollectorRefused(CollectorError):  # noqa: N818 (it names what the collect
     """The collector rejected the request; retrying will not help."""
 
 
+class NotFoundError(CollectorRefused):
+    """The collector does not have what was asked for."""
+
+
 class CollectorClient:
     """One collector, over one connection that is kept open. No proxy is used. Not thread-safe.
 
@@ -84,8 +91,7 @@ class CollectorClient:
     """
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        parts = urlsplit(url)
-        _check(parts, url)
+        parts = _split(url)
         if token is not None and not (token.isascii() and token.isprintable()):
             raise ValueError(
                 "the token has characters that an HTTP header cannot carry; "
@@ -155,6 +161,13 @@ class CollectorClient:
         """Return one session with its gaps and types."""
         return self._get(f"sessions/{quote(session_id, safe='')}", SessionDetail)
 
+    def find_session(self, session_id: str) -> SessionDetail | None:
+        """Return one session as :meth:`session` does, or None if the collector has none."""
+        try:
+            return self.session(session_id)
+        except NotFoundError:
+            return None
+
     def versions(self, *, limit: int = 100) -> list[VersionHealth]:
         """Return the outcomes of the sessions by version; see :func:`.storage.queries.versions`."""
         return self._get("versions", VersionPage, limit=limit).versions
@@ -195,7 +208,7 @@ class CollectorClient:
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError as error:
-            raise CollectorRefused(f"{self.url} is not a collector: {error}") from error
+            raise CollectorRefused(self._about_url(f"({error})")) from error
 
     def _request(self, method: str, path: str) -> bytes:
         connection = self._connected()
@@ -220,15 +233,36 @@ class CollectorClient:
         raise self._refusal(response.status, body)
 
     def _refusal(self, status: int, body: bytes) -> CollectorError:
-        reason = body[:200].decode(errors="replace").strip()
-        with contextlib.suppress(msgspec.MsgspecError):
-            reason = msgspec.json.decode(body, type=dict[str, str]).get("error", reason)
         if status == http.client.UNAUTHORIZED:
-            return CollectorRefused(
-                f"{self.url} rejected the token: {reason}; pass the collector's token with --token"
-            )
+            return CollectorRefused(self._about_token())
+        reason = None
+        with contextlib.suppress(msgspec.MsgspecError):
+            reason = msgspec.json.decode(body, type=dict[str, str]).get("error")
+        if status == http.client.NOT_FOUND:
+            if reason is None or self._folder.endswith(_TELEMETRY):
+                return CollectorRefused(self._about_url(f"(HTTP status {status})"))
+            return NotFoundError(f"{self.url}: {reason}")
+        reason = reason or body[:200].decode(errors="replace").strip()
         message = f"{self.url} responded with status {status}: {reason}"
         return UnreachableError(message) if status >= 500 else CollectorRefused(message)
+
+    def _about_token(self) -> str:
+        if not self._headers:
+            return (
+                f"{self.url} requires a token; set {READ_TOKEN_VARIABLE} or {TOKEN_VARIABLE}, or "
+                "pass it with --token"
+            )
+        return (
+            f"{self.url} rejected the token; pass the collector's with --token, and if it has a "
+            "--read-token, that one"
+        )
+
+    def _about_url(self, reason: str) -> str:
+        if self._folder.endswith(_TELEMETRY):
+            url = self.url.rstrip("/")
+            page = url[: -len(_TELEMETRY)]
+            return f"{self.url} is where games send to; give the URL of the page: {page}"
+        return f"{self.url} is not the page of a collector {reason}"
 
     def _connected(self) -> http.client.HTTPConnection:
         if self._connection is None:
@@ -237,14 +271,23 @@ class CollectorClient:
         return self._connection
 
 
-def _check(parts: SplitResult, url: str) -> None:
+def _split(url: str) -> SplitResult:
+    if "@" in url.partition("//")[2].partition("/")[0]:  # first: other messages show the URL
+        raise ValueError("the URL contains a password; pass the token with --token instead")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is not a valid URL: {error}") from error
+    if parts.scheme in _OF_GAMES and parts.hostname:
+        page = parts._replace(
+            scheme=_OF_GAMES[parts.scheme], path=parts.path.removesuffix(_TELEMETRY)
+        )
+        raise ValueError(
+            f"{url!r} is where games send to; give the URL of the page: {urlunsplit(page)}"
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(
             f"{url!r} is not the URL of a collector's page, such as http://127.0.0.1:3000"
         )
-    if "@" in parts.netloc:
-        raise ValueError("the URL contains a password; pass the token with --token instead")
-    try:
-        _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"{url!r} has an invalid port: {error}") from error
+    return parts

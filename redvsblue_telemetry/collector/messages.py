@@ -8,6 +8,7 @@ was sent, so a game gets back exactly what it sent, including a number of fifty 
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from typing import Annotated
 
 import msgspec
@@ -77,9 +78,12 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 def read_message(message: bytes | str) -> Message:
     """Return the valid events and reports of a message, and the rest as rejected. Never raises.
 
-    An array that is not valid JSON is rejected as a whole, and so is a line that is not.
+    An array that is not valid JSON is rejected as a whole, and so is a line that is not. A byte
+    order mark in front of the message is skipped, as RFC 8259, section 8.1, permits.
     """
     body = message.encode(errors="surrogatepass") if isinstance(message, str) else message
+    if body.startswith(BOM_UTF8):
+        body = body[len(BOM_UTF8) :]
     try:
         events = _read_lines(body) if body[:1] == b"{" else _read_array(body)
     except _UNREADABLE:

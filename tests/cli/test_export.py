@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -16,11 +18,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.cli._database import open_database
+from redvsblue_telemetry.cli._formats import FORMATS
 from redvsblue_telemetry.collector.messages import read_message
+from redvsblue_telemetry.collector.models import StoredEvent
 from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.collector import RunningCollector, collector_running
@@ -119,8 +126,10 @@ def test_csv_has_the_data_as_json_and_no_formula(db: Path, tmp_path: Path) -> No
     with file.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [json.loads(row["data"]) for row in rows] == [event["data"] for event in EVENTS]
-    assert [row["type"] for row in rows] == ["shot", "'=cmd()", HOSTILE, "hit", "hit", "shot"]
+    escaped = "\\u009b31m\\u202e\\u007f\\u001b]0;pwned\\u0007"
+    assert [row["type"] for row in rows] == ["shot", "'=cmd()", escaped, "hit", "hit", "shot"]
     assert [row["version"] for row in rows] == ["", "'-1+1", "", "", "", ""]
+    assert file.read_text("utf-8").replace("\n", "").isprintable()
     assert [row["seq"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     assert [row["sessionId"] for row in rows] == ["s", "s", "s", "other", "s", "s"]
     contexts = [json.loads(row["context"] or "null") for row in rows]
@@ -150,23 +159,144 @@ def test_parquet_has_the_same_rows(db: Path, tmp_path: Path) -> None:
         (["--type", "hit"], [4, 5]),
         (["--session", "s"], [1, 2, 3, 5, 6]),
         (["--text", '"deep"'], [1]),
-        (["--session", "other", "--type", "shot"], []),
         (["--context", "player=p-17"], [5]),
         (["--context", "level=3"], [5, 6]),
         (["--context", "level=3", "--context", "player==p\u202e"], [6]),
         (["--context", "level=3", "--type", "hit"], [5]),
-        (["--context", "level=4"], []),
-        (["--context", "number=17"], []),
         (["--fault", "any"], [4]),
         (["--fault", "none", "--type", "hit"], [5]),
         (["--fault", "data.BIG"], [4]),
-        (["--fault", "small"], []),
     ],
 )
 def test_filters(arguments: list[str], expected: list[int], db: Path) -> None:
     lines = exported(db, *arguments).splitlines()
 
     assert [json.loads(line)["seq"] for line in lines] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lack"),
+    [
+        (["--session", "t\x1b"], "of session t\\u001b"),
+        (["--session", ""], "of session "),
+        (["--type", "hot", "--session", "s"], "of type hot"),
+        (["--session", "other", "--type", "shot"], "that all of the options fit"),
+        (["--context", "level=4"], "with level=4 in its context"),
+        (["--context", "number=17", "--context", "level=3"], "with number=17 in its context"),
+        (["--fault", "small"], "with the fault small"),
+        (["--fault", "any", "--type", "shot"], "that all of the options fit"),
+        (["--text", "no such text"], "that all of the options fit"),
+    ],
+)
+@pytest.mark.parametrize("format_", ["jsonl", "csv"])
+def test_nothing_to_export_is_one_line_and_exit_code_1(
+    format_: str, arguments: list[str], lack: str, db: Path, tmp_path: Path
+) -> None:
+    done = run_command("export", "--db", db, "--format", format_, *arguments)
+    assert done.returncode == 1
+    assert done.stderr == f"Error: {db} has no event {lack}\n"
+    header = "arrival,received,sessionId,seq,type,timestamp,id,version,data,context,fault\n"
+    assert done.stdout == (header if format_ == "csv" else "")
+
+    file = tmp_path / "events"
+    file.write_text("from yesterday")
+    before = sorted(os.listdir(tmp_path))
+    written = invoke_command("export", "--db", db, "-o", file, "--format", format_, *arguments)
+    assert written.exit_code == 1
+    assert file.read_text() == "from yesterday"
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_all_of_nothing_is_exported(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite3"
+    fill(path)
+    assert exported(path) == ""
+    assert exported(path, "-o", tmp_path / "events") == ""
+    assert (tmp_path / "events").read_text() == ""
+
+
+# Text that a spreadsheet or a terminal would run.
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        *((f"{sign}1+cmd()", f"'{sign}1+cmd()") for sign in "=+-@\uff1d\uff0b\uff0d\uff20"),
+        ("  =cmd()", "'  =cmd()"),
+        ("\u00a0\u3000=cmd()", "'\u00a0\u3000=cmd()"),
+        ("\n=cmd()", "\\u000a=cmd()"),
+        ("\r\t=cmd()", "\\u000d\\u0009=cmd()"),
+        ("\ufeff=cmd()", "\\ufeff=cmd()"),
+        ("\u200b@x", "\\u200b@x"),
+        ("'=cmd()", "''=cmd()"),
+        ("-5", "-5"),
+        ("+1.5e-3", "+1.5e-3"),
+        ("-5 ", "'-5 "),
+        ("-\u0665", "'-\u0665"),
+        ("'tis", "'tis"),
+        ("a=b", "a=b"),
+        ("\x1b[31m\x9b0m\u202e", "\\u001b[31m\\u009b0m\\u202e"),
+        ("C:\\u00ff", "C:\\u005cu00ff"),
+        ("C:\\users", "C:\\users"),
+    ],
+)
+def test_csv_cell_is_no_formula_and_printable(text: str, cell: str) -> None:
+    (row,) = csv_rows([text])
+    assert row["type"] == cell
+    assert original(cell) == text
+
+
+FORMULA_SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+TRICKY = st.text(
+    st.sampled_from([*FORMULA_SIGNS, *" '\"\\,;u009b1ae.\x9b\x7f\u202e\u2028\0\U000e0001"])
+)
+
+
+@given(st.lists(TRICKY | st.text(st.characters(exclude_categories=["Cs"])), max_size=5))
+def test_csv_that_is_read_back_and_undone_equals_the_events(texts: list[str]) -> None:
+    rows = csv_rows(texts)
+    assert [original(row["type"]) for row in rows] == texts
+    assert [json.loads(row["data"]) for row in rows] == [{text: text} for text in texts]
+    for row in rows:
+        cell = row["type"]
+        assert not any(ord(letter) < 32 or 0x7F <= ord(letter) < 0xA0 for letter in cell)
+        is_number = re.fullmatch(r"[+-]?[0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?", cell)
+        assert is_number or not cell.lstrip().startswith(tuple(FORMULA_SIGNS))
+
+
+def csv_rows(texts: list[str]) -> list[dict[str, str]]:
+    """Return the rows that a reader of CSV gets for events with these types."""
+    events = [
+        StoredEvent(
+            arrival=1, received=1, session_id="s", seq=1, type=text, timestamp=1, id="i",
+            version=None, data=msgspec.Raw(json.dumps({text: text}, ensure_ascii=False).encode()),
+        )
+        for text in texts
+    ]  # fmt: skip
+    stream = io.BytesIO()
+    FORMATS["csv"](events, stream)
+    return list(csv.DictReader(io.StringIO(stream.getvalue().decode(), newline="")))
+
+
+def original(cell: str) -> str:
+    """Return the text of a cell, as docs/collector.md describes it."""
+    if re.match(r"''*\s*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212]", cell):
+        cell = cell[1:]
+    units = re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), cell)
+    return units.encode("utf-16", "surrogatepass").decode("utf-16")
+
+
+def test_json_lines_are_printable_and_exact_json(db: Path, tmp_path: Path) -> None:
+    tabs = whole({"seq": 7, "type": "tab", "data": {"a": "\x7f\U000e0001"}})
+    fill(db, json.dumps([tabs], indent="\t", ensure_ascii=False))
+    fill(db, json.dumps([whole({"seq": 8, "type": "tab", "data": {"a": [1]}})], indent="\t"))
+    file = tmp_path / "events"
+    exported(db, "-o", file)
+
+    lines = file.read_text("utf-8").split("\n")
+    assert all(line.isprintable() for line in lines)
+    got = [json.loads(line)["data"] for line in lines if line]
+    assert got == [*(event["data"] for event in EVENTS), tabs["data"], {"a": [1]}]
 
 
 @pytest.mark.parametrize("option", ["--type", "--session", "--text", "--context", "--fault"])
@@ -331,20 +461,28 @@ def test_device_is_written_to_and_not_replaced(db: Path, tmp_path: Path) -> None
 
 
 @needs_posix
-def test_link_stays_a_link_and_the_file_gets_the_usual_permissions(
-    db: Path, tmp_path: Path
-) -> None:
+def test_link_stays_a_link_and_the_file_keeps_its_permissions(db: Path, tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("old")
+    target.chmod(0o604)
     link.symlink_to(target)
-    usual = tmp_path / "usual"
-    usual.touch()
 
     exported(db, "-o", link)
 
     assert link.is_symlink()
     assert len(target.read_text("utf-8").splitlines()) == len(EVENTS)
-    assert target.stat().st_mode == usual.stat().st_mode
+    assert target.stat().st_mode & 0o777 == 0o604
+
+
+@needs_posix
+@pytest.mark.parametrize("command_name", ["export", "report"])
+def test_new_file_is_its_owner_s_alone(command_name: str, db: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    done = run_command(
+        *(command_name, "--db", db, "-o", file), before=["sh", "-c", 'umask 0; exec "$@"', "sh"]
+    )
+    assert done.returncode == 0, done.stderr
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 @needs_posix
@@ -425,8 +563,19 @@ def test_without_pyarrow_one_line_says_how_to_get_it(db: Path, tmp_path: Path) -
     assert not (tmp_path / "events").exists()
 
 
-@pytest.mark.parametrize("kind", ["none", "empty", "text", "folder"])
-def test_what_is_no_database_is_refused_and_left_alone(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("none", "{path} does not exist; name the database that `collect` writes with --db"),
+        ("empty", "{path} is empty: no collector has stored anything in it"),
+        ("text", "{path} is not a database; choose another file"),
+        ("folder", "Invalid value for '--db': File '{path}' is a directory."),
+    ],
+)
+@pytest.mark.parametrize("name", ["export", "report", "prove"])
+def test_file_that_is_not_a_database_is_refused_and_left_alone(
+    name: str, kind: str, reason: str, tmp_path: Path
+) -> None:
     path = tmp_path / "t.sqlite3"
     contents = {"empty": "", "text": "no database " * 1000}
     if kind in contents:
@@ -434,14 +583,30 @@ def test_what_is_no_database_is_refused_and_left_alone(kind: str, tmp_path: Path
     elif kind == "folder":
         path.mkdir()
 
-    done = invoke_command("export", "--db", path)
+    done = invoke_command(name, "--db", path)
 
     assert done.exit_code == 2
-    assert done.output.splitlines()[-1].startswith("Error: ")
+    assert done.output.splitlines()[-1] == f"Error: {reason.format(path=path)}"
     assert path.exists() == (kind != "none")
     if kind in contents:
         assert path.read_text() == contents[kind]
     assert set(os.listdir(tmp_path)) <= {"t.sqlite3"}
+
+
+@pytest.mark.parametrize("name", ["export", "report", "prove", "collect", "run", "demo"])
+def test_database_without_a_name_is_wrong_usage(name: str) -> None:
+    done = invoke_command(name, "--db", "", *(["true"] if name == "run" else []))
+    assert done.exit_code == 2
+    assert done.output.splitlines()[-1].endswith("'--db': the file name is empty")
+
+
+@needs_posix
+@pytest.mark.parametrize("name", ["export", "report", "prove", "collect", "run", "demo"])
+def test_device_is_no_database(name: str) -> None:
+    done = invoke_command(name, "--db", os.devnull, *(["true"] if name == "run" else []))
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert line.startswith(f"Error: {os.devnull} is not a regular file")
 
 
 # Reading writes nothing.

@@ -99,14 +99,14 @@ def test_rows_that_the_database_has_lost_fail(db: Path) -> None:
 
 def test_unknown_session_is_an_error(db: Path) -> None:
     done = invoke_command("prove", "--db", stored(db, events("s", [1])), "t\x1b")
-    assert done.exit_code == 2
+    assert done.exit_code == 1
     assert done.output.endswith("has no session t\\u001b\n")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--db", "nowhere.sqlite3"], "nowhere.sqlite3 is not a database"),
+        (["--db", "nowhere.sqlite3"], "nowhere.sqlite3 does not exist"),
         (["--db", "a", "--url", "http://localhost"], "--db and --url can't be used together"),
         (["--url", "ftp://localhost"], "is not the URL of a collector's page"),
         (["--url", f"http://127.0.0.1:{REFUSING_PORT}"], "does not respond"),
@@ -231,8 +231,8 @@ def test_running_collector_is_asked(db: Path) -> None:
         assert (one.exit_code, one.output) == (0, "proved  a  4 events: 4 stored\n")
         assert invoke_command("prove", "--url", collector.http_url).exit_code == 2
         unknown = invoke_command("prove", "--url", collector.http_url, "other", "--token", "secret")
-        assert unknown.exit_code == 2
-        assert "session not found: other" in unknown.output
+        assert unknown.exit_code == 1
+        assert unknown.output == f"Error: {collector.http_url} has no session other\n"
 
 
 def test_more_gaps_than_the_api_lists_leave_a_session_open(db: Path) -> None:

@@ -457,7 +457,7 @@ def test_token_is_shown_to_the_collector_alone() -> None:
     ("url", "reason"),
     [
         ("http://127.0.0.1:{free}", "does not respond"),
-        ("ws://127.0.0.1:3000/telemetry", "not the URL of a collector's page"),
+        ("ws://127.0.0.1:3000/telemetry", "give the URL of the page: http://127.0.0.1:3000"),
         ("http://user:secret@127.0.0.1", "--token"),
         ("http://127.0.0.1:notaport", "port"),
     ],

@@ -190,11 +190,34 @@ def test_an_array_that_is_cut_off_is_rejected_as_a_whole() -> None:
         assert only_reason(message[:length]).startswith("the array is not valid JSON: ")
 
 
-@pytest.mark.parametrize(
-    "message", [b"", b"  ", b"null", b"1", b'"x"', b"\xef\xbb\xbf[]", b"\xff\xfe", b"hello"]
-)
+@pytest.mark.parametrize("message", [b"", b"  ", b"null", b"1", b'"x"', b"\xff\xfe", b"hello"])
 def test_anything_else_is_rejected_as_a_whole(message: bytes) -> None:
     assert only_reason(message) == "must be a JSON array of events, or one JSON object per line"
+
+
+@pytest.mark.parametrize("encode", [str, str.encode])
+@pytest.mark.parametrize("form", ["[%s]", "%s\n%s", " [\n%s]"])
+def test_a_byte_order_mark_before_a_message_is_skipped(encode: Any, form: str) -> None:
+    whole = form.replace("%s", event(seq=1), 1).replace("%s", event(seq=2))
+    assert read_message(encode("\ufeff" + whole)) == read_message(whole)
+    assert not read_message(encode("\ufeff" + whole)).rejected
+
+
+def test_a_byte_order_mark_before_a_report_is_skipped() -> None:
+    assert read_message("\ufeff" + a_report()) == read_message(a_report())
+    assert len(read_message("\ufeff" + a_report()).reports) == 1
+
+
+@pytest.mark.parametrize(
+    "message", ["\ufeff\ufeff[]", " \ufeff[]", "[\ufeff]", "\ufeff", "\ufeff\ufffe"]
+)
+def test_a_byte_order_mark_elsewhere_is_no_part_of_json(message: str) -> None:
+    assert len(read_message(message).rejected) == 1
+
+
+def test_a_byte_order_mark_before_another_line_rejects_that_line() -> None:
+    found = read_message(f"{event(seq=1)}\n\ufeff{event(seq=2)}\n{event(seq=3)}")
+    assert (seqs(found.events), len(found.rejected)) == ([1, 3], 1)
 
 
 def test_an_empty_array_has_no_events() -> None:

@@ -18,7 +18,7 @@ from ...collector.models import Cause
 from ...collector.storage.database import DatabaseError
 from .._arguments import TEXT, db_option, token_option
 from .._database import open_database
-from .._terminal import CommandError, is_colored, pipe_safe_stdout, printable
+from .._terminal import CommandError, NothingFound, is_colored, pipe_safe_stdout, printable
 from .evidence import Evidence, from_collector, from_database
 from .proof import Proof, Verdict, prove_session
 
@@ -54,7 +54,8 @@ def prove(
 
     With SESSION, only that session is checked, and it has to be proved.
 
-    Exits with 0 if no session failed, with 1 if one did, and with 2 if they can't be read.
+    Exits with 0 if no session failed, with 1 if one did or SESSION is not there, and with 2 if they
+    can't be read.
     """
     if url is not None and context.get_parameter_source("db") is not ParameterSource.DEFAULT:
         raise click.UsageError("--db and --url can't be used together")
@@ -74,7 +75,7 @@ def prove(
                 click.echo(_line(result), output, color=is_colored())
     verdicts = summary.verdicts
     if session is not None and not verdicts:
-        raise CommandError(f"{db} has no session {session}")
+        raise NothingFound(f"{db if url is None else url} has no session {session}")
     if as_json:
         click.echo(json.dumps({**summary.counts(), "sessions": shown}, indent=2), output)
     elif session is None:

@@ -58,10 +58,12 @@ def from_collector(client: CollectorClient, session_id: str | None) -> Iterator[
         session_id: the one session; None for all.
 
     Raises:
-        CollectorError: the collector doesn't answer, or has no such session.
+        CollectorError: the collector doesn't answer.
     """
     for each in [session_id] if session_id is not None else _ids(client):
-        session = client.session(each)
+        session = client.find_session(each)
+        if session is None:
+            continue
         is_complete = len(session.gaps) < _MAX_GAPS
         yield Evidence(session, list(_between(session)) if is_complete else None, None)
 

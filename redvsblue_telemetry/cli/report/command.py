@@ -11,7 +11,7 @@ from ...collector.storage.database import DatabaseError
 from .._arguments import TEXT, db_option
 from .._database import open_database
 from .._output import counting, output_to
-from .._terminal import CommandError, exit_on_broken_pipe, stdout_errors
+from .._terminal import CommandError, NothingFound, exit_on_broken_pipe, stdout_errors
 from .data import Report, gather
 from .format import amount_of
 from .html import page
@@ -41,6 +41,8 @@ def report(db: Path, session: str | None, output: str, *, all_sessions: bool) ->
     Frame times can be in events of any type. The report uses the first of these fields that is a
     number: frame_time_ms, frameTimeMs, frame_ms, frameMs (milliseconds), fps (frames per second).
     It ignores a field dt: some games give it in seconds, others in milliseconds.
+
+    Only its owner may read the file. Exits with 1 if there is no such session.
     """
     if session is not None and all_sessions:
         raise click.UsageError("--session and --all can't be used together")
@@ -63,7 +65,7 @@ def _gathered(db: Path, session: str | None, output: str) -> Report:
     except DatabaseError as error:
         raise CommandError(str(error)) from error
     if found is None:
-        raise CommandError(
+        raise NothingFound(
             f"{db} has no session {session}; a report without --session lists its sessions"
         )
     return found

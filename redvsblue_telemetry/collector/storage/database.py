@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,16 @@ __all__ = ["Database", "DatabaseError", "open_readonly"]
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
 
+_PRIVATE = 0o600
+_OTHERS_READ = stat.S_IRGRP | stat.S_IROTH
+_HINTS = {
+    "attempt to write a readonly database": "; may this user write to the file and its directory?",
+    "database disk image is malformed": "; the file is damaged: move it away, or restore a backup",
+    "unable to open database file": "; may this user write to the file and its directory?",
+}
+"""What to do about some of SQLite's errors."""
+
+
 class DatabaseError(Exception):
     """The database can't be used; the message says why and what to do."""
 
@@ -30,8 +42,8 @@ class Database:
     """A database that a collector writes and reads. Its methods may be called from any thread.
 
     Args:
-        path: the file, created if it doesn't exist; None for a temporary file that :meth:`close`
-            deletes.
+        path: the file, created for its owner alone if it doesn't exist; None for a temporary file
+            that :meth:`close` deletes.
         busy_timeout: seconds to wait while another program has it locked.
 
     Raises:
@@ -51,8 +63,10 @@ class Database:
         """Whether :meth:`close` deletes it."""
         self._busy_timeout = busy_timeout
         try:
+            _make_private(self.path)
             with contextlib.closing(self.connect()) as connection:
                 self._prepare(connection)
+            _warn_of_readers(self.path)
             self._file_id = self._current_file_id()
         except BaseException:
             self.close()
@@ -77,7 +91,7 @@ class Database:
 
     def explain(self, error: sqlite3.Error) -> DatabaseError:
         """Return the error with the path of the file."""
-        return DatabaseError(f"{self.path}: {error}")
+        return DatabaseError(f"{_explained(self.path, error)}{_HINTS.get(str(error), '')}")
 
     def check_file(self) -> None:
         """Check that the file still exists: SQLite would write to a deleted one without an error.
@@ -103,6 +117,8 @@ class Database:
             if (version := self._checked_version(connection)) == SCHEMA_VERSION:
                 return
             if not version:
+                # First of all, so that an unfinished file is not taken for another program's.
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             version = self._checked_version(connection)  # another collector may have been faster
@@ -119,12 +135,16 @@ class Database:
 
     def _checked_version(self, connection: sqlite3.Connection) -> int:
         """Return the version of the schema; 0 for an empty file."""
-        application_id, version = _identity(connection)
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if not tables:
+        # Before the rest: between the two, another collector may make the file.
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        if not pages:
             return 0
+        application_id, version = _identity(connection)
         if application_id != APPLICATION_ID:
             raise _not_ours(self.path)
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if not tables:
+            return 0  # a collector that was killed did not finish it
         if not 0 < version <= SCHEMA_VERSION:
             raise DatabaseError(
                 f"{self.path} has schema version {version}, but this collector supports only "
@@ -144,6 +164,60 @@ class Database:
         """Delete the file if it is a temporary one. All connections must be closed."""
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _make_private(path: Path) -> None:
+    """Create the file, empty, for its owner alone, unless it exists.
+
+    SQLite would give it the permissions that the process gives any file, mostly 0644. It gives its
+    log and its index those of the file.
+
+    Raises:
+        DatabaseError: it can't be created, or something else than a file is in its place.
+    """
+    whole = os.path.realpath(path)  # the target of a link, as SQLite would create it
+    try:
+        file = os.open(whole, os.O_RDWR | os.O_CREAT | os.O_EXCL, _PRIVATE)
+    except FileExistsError:
+        if os.path.isdir(whole):
+            raise DatabaseError(f"{path} is a directory; name a file in it") from None
+        if not os.path.isfile(whole):
+            raise DatabaseError(f"{path} is not a regular file; choose another file") from None
+        return
+    except FileNotFoundError:
+        raise DatabaseError(
+            f"{path} can't be created: the directory {path.absolute().parent} does not exist"
+        ) from None
+    except OSError as error:
+        raise DatabaseError(f"{path} can't be created: {error.strerror or error}") from error
+    os.close(file)
+
+
+def _warn_of_readers(path: Path) -> None:
+    """Log if others may read the file, as they may those of earlier releases.
+
+    Its permissions are left as they are: they may be meant, for a group that reads the file.
+    """
+    if os.name != "posix":
+        return  # the permissions there say nothing about readers
+    exposed = []
+    for file in (path, *_wal_files(path)):
+        with contextlib.suppress(OSError):
+            if file.stat().st_mode & _OTHERS_READ:
+                exposed.append(file)
+    if exposed:
+        names = " ".join(shlex.quote(str(file)) for file in exposed)
+        logger.warning(
+            "other users of this machine may read %s; unless that is meant: chmod 600 %s",
+            path,
+            names,
+        )
+
+
+def _explained(path: Path, error: sqlite3.Error) -> DatabaseError:
+    if str(error) == "file is not a database":
+        return DatabaseError(f"{path} is not a database; choose another file")
+    return DatabaseError(f"{path}: {error}")
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
@@ -188,7 +262,7 @@ def open_readonly(path: Path, *, busy_timeout: float = 5.0) -> Iterator[sqlite3.
     except OSError as error:
         raise DatabaseError(f"cannot read {path}: {error.strerror or error}") from error
     except sqlite3.Error as error:
-        raise DatabaseError(f"{path}: {error}") from error
+        raise _explained(path, error) from error
     try:
         mode = "mode=ro" if unchanged is None else "immutable=1"
         with contextlib.closing(_connect(path, mode, busy_timeout)) as connection:
@@ -227,6 +301,8 @@ def _open_tables(path: Path, connection: sqlite3.Connection) -> None:
     application_id, version = _identity(connection)
     if application_id != APPLICATION_ID:
         raise _not_ours(path)
+    if not version:
+        raise DatabaseError(f"{path} is empty: no collector has stored anything in it")
     if version in AS_CURRENT:
         connection.executescript(AS_CURRENT[version])
     elif version != SCHEMA_VERSION:

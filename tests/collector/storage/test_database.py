@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import sqlite3
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redvsblue_telemetry.collector.messages import Event, Message, Rejected
-from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
+from redvsblue_telemetry.collector.storage.database import Database, DatabaseError, open_readonly
+from redvsblue_telemetry.collector.storage.schema import APPLICATION_ID
 from redvsblue_telemetry.collector.storage.writer import Writer
+from tests.support.command import environment, needs_posix
 
 
 def event(seq: int, session: str = "s", type_: str = "hit", **fields: Any) -> Event:
@@ -297,7 +302,7 @@ def test_a_file_that_was_deleted_is_no_place_to_store(path: Path) -> None:
 def test_something_else_is_left_alone(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("no database at all, and rather long: " * 100)
-    with pytest.raises(DatabaseError, match=r"notes\.txt: file is not a database"):
+    with pytest.raises(DatabaseError, match=r"notes\.txt is not a database; choose another file"):
         Database(text)
     assert text.read_text().startswith("no database")
     other = tmp_path / "other.sqlite3"
@@ -308,6 +313,136 @@ def test_something_else_is_left_alone(tmp_path: Path) -> None:
     assert rows(other, "SELECT name FROM sqlite_schema") == [("events",)]
 
 
+def made_by(*statements: str) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        made_by("PRAGMA application_id = 0x47504B47"),
+        made_by("PRAGMA user_version = 3"),
+        made_by("PRAGMA journal_mode = WAL"),
+        made_by("CREATE TABLE theirs (x)", "DROP TABLE theirs"),
+    ],
+    ids=["application_id", "user_version", "WAL", "dropped"],
+)
+def test_file_of_another_program_without_tables_is_left_alone(
+    make: Callable[[Path], None], path: Path
+) -> None:
+    make(path)
+    before = path.read_bytes()
+    refusal = "is not a telemetry database; choose another file"
+
+    with pytest.raises(DatabaseError, match=refusal):
+        Database(path)
+    with pytest.raises(DatabaseError, match=refusal), open_readonly(path):
+        pass
+
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [0, 4096], ids=["new", "begun"])
+def test_empty_file_is_filled(size: int, path: Path) -> None:
+    path.touch()
+    if size:  # a collector was killed while it made the file
+        made_by(f"PRAGMA application_id = {APPLICATION_ID}", "PRAGMA journal_mode = WAL")(path)
+        with (
+            pytest.raises(DatabaseError, match=r"telemetry\.sqlite3 is empty"),
+            open_readonly(path),
+        ):
+            pass
+    assert path.stat().st_size == size
+    with writing(path) as writer:
+        writer.store([message(event(1))])
+    assert rows(path, SEQS) == [(1,)]
+
+
+# Who may read it.
+
+_WATCHED = """
+import os, sys
+from pathlib import Path
+from redvsblue_telemetry.collector.messages import read_message
+from redvsblue_telemetry.collector.storage.database import Database
+from redvsblue_telemetry.collector.storage.writer import Writer
+from tests.support.command import environment, needs_posix
+
+os.umask(0)
+folder = Path(sys.argv[1])
+calls = []
+
+def note(event, _):
+    if event in ("sqlite3.connect", "open"):  # before the file is opened, by SQLite or by Python
+        calls.append({each.name: oct(each.stat().st_mode & 0o777) for each in folder.iterdir()})
+
+sys.addaudithook(note)
+database = Database(folder / "telemetry.sqlite3")
+writer = Writer(database)
+assert not writer.store([read_message(sys.argv[2])]).rejected
+note("open", None)
+print(calls)
+"""
+
+
+@needs_posix
+def test_new_database_is_private_from_its_first_byte(tmp_path: Path) -> None:
+    event_ = '[{"id":"","type":"t","timestamp":1,"sessionId":"s","seq":1,"data":{}}]'
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCHED, tmp_path, event_],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    before, *seen = ast.literal_eval(done.stdout)
+    assert before == {}
+    assert {mode for files in seen for mode in files.values()} == {"0o600"}
+    name = "telemetry.sqlite3"
+    assert all(name in files for files in seen)  # before SQLite opened it for the first time
+    assert seen[-1].keys() == {name, f"{name}-wal", f"{name}-shm"}
+
+
+@needs_posix
+def test_file_at_the_end_of_a_link_is_private_too(path: Path) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    Database(link).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert link.is_symlink()
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("mode", "is_exposed"), [(0o644, True), (0o640, True), (0o620, False), (0o600, False)]
+)
+def test_file_that_others_may_read_is_left_so_and_logged(
+    mode: int, is_exposed: bool, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Database(path).close()
+    assert caplog.messages == []
+    path.chmod(mode)
+
+    Database(path).close()
+
+    assert path.stat().st_mode & 0o777 == mode
+    expected = f"other users of this machine may read {path}; unless that is meant: chmod 600 "
+    assert len(caplog.messages) == is_exposed
+    assert all(text.startswith(expected) for text in caplog.messages)
+    if is_exposed:
+        subprocess.run(["sh", "-c", caplog.messages[0].partition("meant: ")[2]], check=True)
+        Database(path).close()
+        assert len(caplog.messages) == 1  # its advice works
+
+
 def test_tables_of_another_version_are_left_alone(path: Path) -> None:
     Database(path).close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
@@ -316,9 +451,19 @@ def test_tables_of_another_version_are_left_alone(path: Path) -> None:
         Database(path)
 
 
-@pytest.mark.parametrize("name", ["", "missing/telemetry.sqlite3"])
-def test_a_place_where_no_file_can_be_says_so(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DatabaseError, match="unable to open database file"):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "is a directory; name a file in it"),
+        ("missing/telemetry.sqlite3", "can't be created: the directory .*missing does not exist"),
+        ("file/telemetry.sqlite3", "can't be created: Not a directory"),
+        ("pipe", "pipe is not a regular file"),
+    ],
+)
+def test_a_place_where_no_file_can_be_says_so(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DatabaseError, match=reason):
         Database(tmp_path / name)
 
 
