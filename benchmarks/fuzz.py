@@ -39,6 +39,7 @@ from benchmarks.fuzz_messages import try_message
 from benchmarks.harness import Failure, mutated, peak_bytes
 from redvsblue_telemetry._delivery.adoption import Adoption
 from redvsblue_telemetry._delivery.gaps import GapLog
+from redvsblue_telemetry._delivery.keepalive import Keepalive
 from redvsblue_telemetry._delivery.session import WireSession
 from redvsblue_telemetry._delivery.settlement import Settlement
 from redvsblue_telemetry._delivery.window import DeliveryWindow
@@ -236,6 +237,7 @@ def try_frames(rng: random.Random) -> str:
             ledger=ledger,
             gaps=GapLog(),
             reporter=None,
+            keepalive=Keepalive(SETTINGS.keepalive_interval),
             settings=SETTINGS,
             clock=time.monotonic,
             pack=lambda _: None,

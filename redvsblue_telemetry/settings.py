@@ -375,7 +375,11 @@ class TelemetrySettings:
     """When a batch stays unconfirmed for this long, the connection is considered dead."""
 
     keepalive_interval: float = _seconds(20.0, "REDVSBLUE_TELEMETRY_KEEPALIVE_INTERVAL")
-    """After this long without a frame from the server, the client sends a ping."""
+    """After this long without a frame from the server, the client sends a ping.
+
+    It pings earlier once two connections in a row have ended after about the same time of quiet,
+    as those through a proxy with a shorter idle timeout do.
+    """
 
     confirm: Confirm = _choice("auto", "REDVSBLUE_TELEMETRY_CONFIRM", get_args(Confirm))
     """``"auto"``: by acks if the server offers them, otherwise by pongs. ``"none"``: a sent batch

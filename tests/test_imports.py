@@ -98,6 +98,7 @@ ROOMS = {
         poller          |
         log             |
         gaps            |
+        keepalive       |
         window          |
         requests        |
         packing         | log
@@ -106,8 +107,8 @@ ROOMS = {
         adoption        | settlement  closing  log
         limits          | adoption
         report          | window  gaps
-        session         | window  settlement  adoption  gaps  report  pacing  log
-        worker | session adoption limits settlement window report states requests backoff packing poller log
+        session         | window  settlement  adoption  gaps  report  keepalive  pacing  log
+        worker | session adoption limits settlement window report states requests backoff keepalive packing poller log
     """,  # noqa: E501
     "collector": """
         loglimit        |
@@ -193,6 +194,7 @@ PURE = [
     "_delivery.backoff",
     "_delivery.closing",
     "_delivery.gaps",
+    "_delivery.keepalive",
     "_delivery.log",
     "_delivery.packing",
     "_delivery.report",

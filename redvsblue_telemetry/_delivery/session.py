@@ -9,6 +9,7 @@ the game (:mod:`.pacing`), unless a caller waits for a flush or a stop.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,7 @@ from .._recording.store import Store
 from ..settings import TelemetrySettings
 from .adoption import Adoption
 from .gaps import FORWARDED, REJECTED, GapLog
+from .keepalive import Keepalive
 from .log import log_safely
 from .pacing import TimeSlice
 from .report import Reporter
@@ -33,6 +35,8 @@ _MAX_UNWRITTEN_BYTES = 256 * 1024  # while the socket owes more than this, nothi
 _STEPS_PER_TURN = 16  # batches loaded or sent between two calls of `receive`
 _WRITE_BYTES = 64 * 1024  # written at once while a caller waits
 _KEEPALIVE = b"keepalive"
+_RESETS = (None, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)  # None: a mere end
+_GOING_AWAY = (1001, 1006)  # close codes of proxies that speak WebSocket
 _MAX_DIGITS = 19  # of a batch number; int() raises for a few thousand digits
 
 
@@ -50,6 +54,7 @@ class WireSession:
         ledger: counts them.
         gaps: explains the numbers that are not sent.
         reporter: writes reports; None if the server gets none.
+        keepalive: knows when to send a ping.
         settings: see :class:`TelemetrySettings`.
         clock: returns monotonic seconds.
         pack: compresses a message, or returns None for one to be sent as text.
@@ -70,6 +75,7 @@ class WireSession:
         ledger: Ledger,
         gaps: GapLog,
         reporter: Reporter | None,
+        keepalive: Keepalive,
         settings: TelemetrySettings,
         clock: Callable[[], float],
         pack: Callable[[bytes], bytes | None],
@@ -85,6 +91,7 @@ class WireSession:
         self._ledger = ledger
         self._gaps = gaps
         self._reporter = reporter
+        self._keepalive = keepalive
         self._settings = settings
         self._clock = clock
         self._pack = pack
@@ -364,12 +371,27 @@ class WireSession:
             message = f"the server confirmed nothing for {self._settings.confirm_timeout:g} s"
             raise ConnectionLost(LostKind.UNCONFIRMED, message)
         if self._asked_at is None:
-            if now >= self._heard_at + self._settings.keepalive_interval:
+            if now >= self._heard_at + self._keepalive.interval:
                 self._asked_at = now
+                self._keepalive.note_ping(now)
                 self._connection.ping(_KEEPALIVE)
                 self._connection.flush()
         elif now >= self._asked_at + self._settings.confirm_timeout:
             raise ConnectionLost(LostKind.SILENT, "the server did not answer a keepalive ping")
+
+    def quiet_before(self, lost: ConnectionLost) -> float | None:
+        """Return for how many seconds nothing had happened when the connection was lost.
+
+        None if it was not lost as an idle timeout between here and the server would have it.
+        """
+        if lost.kind is LostKind.RESET:
+            is_idle_timeout = lost.errno in _RESETS
+        else:
+            is_idle_timeout = lost.kind is LostKind.CLOSED and lost.close_code in _GOING_AWAY
+        is_quiet = self._has_proof and self._window.overdue_at is None
+        if not (is_idle_timeout and is_quiet):
+            return None
+        return (self._clock() if self._asked_at is None else self._asked_at) - self._heard_at
 
     @property
     def next_deadline(self) -> float | None:
@@ -382,7 +404,7 @@ class WireSession:
             deadlines.append(self._reporter.due_at)
         if self._has_proof:
             if self._asked_at is None:
-                deadlines.append(self._heard_at + settings.keepalive_interval)
+                deadlines.append(self._heard_at + self._keepalive.interval)
             else:
                 deadlines.append(self._asked_at + settings.confirm_timeout)
             if (overdue_at := self._window.overdue_at) is not None:

@@ -44,6 +44,7 @@ from .._shared import TokenBucket, is_loopback, monotonic
 from ..settings import TelemetrySettings, is_token
 from .adoption import Adoption
 from .backoff import Backoff
+from .keepalive import Keepalive
 from .limits import JournalLimits
 from .log import LINES_AT_ONCE, LINES_PER_SECOND, ConnectionLog, log_safely
 from .packing import Packing
@@ -151,6 +152,7 @@ class TelemetryConnector:
             confirm_timeout=settings.confirm_timeout,
         )
         self._settlement = Settlement(self._window)
+        self._keepalive = Keepalive(settings.keepalive_interval)
         self._packing = Packing(is_allowed=settings.compression == "auto")
         self._connection: Connection | None = None
         self._regular_at = -math.inf  # when the backoff's own attempt is due
@@ -660,6 +662,7 @@ class TelemetryConnector:
             ledger=self.ledger,
             gaps=self._gaps,
             reporter=self._reporter if has_reports and self._reports_itself else None,
+            keepalive=self._keepalive,
             settings=self._settings,
             clock=self._clock,
             pack=self._packing.begin(connection.encoding),
@@ -672,6 +675,26 @@ class TelemetryConnector:
         self._connection_log.report(
             logging.INFO, "telemetry connected to %s", self._settings.url.partition("?")[0]
         )
+        try:
+            self._move_events(connection, session)
+        except ConnectionLost as lost:
+            self._note_quiet_end(session.quiet_before(lost))
+            raise
+        return session
+
+    def _note_quiet_end(self, quiet: float | None) -> None:
+        """Have pings sent more often if connections end because they are quiet."""
+        if self._keepalive.note_end(quiet, self._clock()):
+            log_safely(
+                logging.INFO,
+                "connections end after %.3g s of quiet, probably by the idle timeout of a proxy; "
+                "sending a keepalive ping after %.3g s",
+                quiet,
+                self._keepalive.interval,
+            )
+
+    def _move_events(self, connection: Connection, session: WireSession) -> None:
+        """Send and receive until the connection has to be closed from this end."""
         fruitless_turns = 0
         while True:
             if session.receive():
@@ -679,7 +702,7 @@ class TelemetryConnector:
                 self._regular_at = -math.inf
                 self._settle()  # there may be an earlier run to be reported
             if not self._may_connect or self._is_finished:
-                return session
+                return
             session.send(
                 is_urgent=self.requests.take_urgency(), is_awaited=self.requests.is_awaited
             )

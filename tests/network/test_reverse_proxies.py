@@ -67,15 +67,15 @@ PROXIES = {
 
 
 @contextlib.contextmanager
-def reverse_proxy(name: str, folder: Path, server: int) -> Iterator[int]:
-    """Run a proxy in front of a server; yields its port."""
+def reverse_proxy(name: str, folder: Path, server: int, text: str | None = None) -> Iterator[int]:
+    """Run a proxy in front of a server, with the text as its settings; yields its port."""
     program = shutil.which(name, path=SEARCH)
     if program is None:
         pytest.skip(f"needs {name} (apt-get install {name})")
-    text, arguments = PROXIES[name]
+    default, arguments = PROXIES[name]
     port = own_port()
     config = folder / "config"
-    config.write_text(text.format(folder=folder, port=port, server=server))
+    config.write_text((text or default).format(folder=folder, port=port, server=server))
     filled = [argument.format(folder=folder, config=config) for argument in arguments]
     with subprocess.Popen([program, *filled], stderr=subprocess.PIPE) as process:
         try:
