@@ -20,6 +20,7 @@ __all__ = [
     "ANY_FAULT",
     "MAX_CONTEXT_VALUE_LENGTH",
     "MAX_PAGE_SIZE",
+    "MAX_PLAUSIBLE_MISSING",
     "NO_FAULT",
     "Cause",
     "CrashGroup",
@@ -52,6 +53,9 @@ MAX_PAGE_SIZE = 1000
 """The maximum number of records in one page of a response."""
 MAX_CONTEXT_VALUE_LENGTH = 1000
 """The maximum number of characters of a value in a context that can be searched for."""
+
+MAX_PLAUSIBLE_MISSING = 10**12
+"""The most events that a session may miss to be believed: a thousand a second for thirty years."""
 
 ANY_FAULT = "any"
 """In a filter: only events with a fault."""
@@ -250,6 +254,11 @@ class Totals(msgspec.Struct, rename="camel"):
     less these and ``lost``, is unexplained, or has gone missing since."""
     faults: int = 0
     """How many of the events have a fault."""
+    implausible_sessions: int = 0
+    """How many sessions miss more than :data:`MAX_PLAUSIBLE_MISSING` events: no game emits so many,
+    so these have a wrong or hostile number."""
+    implausible_missing: int = 0
+    """How many of the ``missing`` are of those sessions."""
 
 
 class Storage(msgspec.Struct, rename="camel"):

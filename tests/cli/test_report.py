@@ -21,10 +21,19 @@ from click.testing import CliRunner, Result
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.cli._database import open_database
+from redvsblue_telemetry.cli.report import charts
 from redvsblue_telemetry.cli.report import format as formatting
 from redvsblue_telemetry.cli.report.command import report
 from redvsblue_telemetry.cli.report.data import gather
-from redvsblue_telemetry.cli.report.stats import Distribution, FrameTimes, Timeline, frame_time
+from redvsblue_telemetry.cli.report.markup import card, cards
+from redvsblue_telemetry.cli.report.stats import (
+    FRAME_TIME_EDGES,
+    Distribution,
+    FrameTimes,
+    Timeline,
+    TimelineBins,
+    frame_time,
+)
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.writer import Check, Writer
@@ -472,6 +481,115 @@ def test_browser_shows_a_hostile_report_without_warnings(db: Path, browser: Any)
     assert (messages, len(requests)) == ([], 1)
 
 
+# Labels, and numbers that no game should send.
+
+
+def outside(page: Any) -> list[str]:
+    """Return the labels of charts that are not wholly within them."""
+    return page.evaluate(
+        """[...document.querySelectorAll('svg text')].filter(label => {
+            const box = label.getBoundingClientRect();
+            const chart = label.ownerSVGElement.getBoundingClientRect();
+            return box.left < chart.left - 0.5 || box.right > chart.right + 0.5;
+        }).map(label => label.textContent)"""
+    )
+
+
+@needs_chromium
+@pytest.mark.parametrize("font", ["sans-serif", "DejaVu Sans", "monospace"])
+def test_labels_of_charts_are_whole_at_any_size(font: str, tmp_path: Path, browser: Any) -> None:
+    start = NOW // 1000
+    peaks = (0, 3, 99_999, 800_000, 12_345_678, 999_999_999_999, 2**63)
+    drawn = [
+        charts.timeline(TimelineBins(width, columns), ["t" * 300])
+        for peak in peaks
+        for width in (1, 300, 3600, 604_800)
+        for count in (1, 7, 43, 150)
+        for columns in [[(start + n * width, [peak]) for n in range(count)]]
+    ]
+    drawn += [charts.histogram([peak] * (len(FRAME_TIME_EDGES) + 1)) for peak in peaks]
+    drawn += [
+        charts.frame_lines([(NOW, 1.0, 2.0, high), (NOW + length, 1.0, 2.0, high)])
+        for high in (0.5, 33.0, 5e12, 1e300)
+        for length in (1, 60_000, 86_400_000, 400 * 86_400_000)
+    ]
+    style = f"<style>body {{ margin: 0; font-family: {font} }} .end {{ text-anchor: end }}"
+    style += " .middle { text-anchor: middle } .tick { font-size: 12px }"
+    style += " svg { display: block; width: 960px }</style>"
+    path = tmp_path / "charts.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8>{style}{''.join(drawn)}", "utf-8")
+
+    page = browser.new_page(viewport={"width": 1000, "height": 800})
+    page.goto(path.as_uri())
+    assert page.locator("svg").count() == len(drawn)
+    assert "800\u202f000" in page.locator("svg .tick.end").all_text_contents()
+    assert outside(page) == []
+    overlaps = page.evaluate(
+        """[...document.querySelectorAll('svg')].flatMap(chart => {
+            const labels = [...chart.querySelectorAll('.tick:not(.end):not(.middle)')];
+            const boxes = labels.map(label => label.getBoundingClientRect());
+            return boxes.slice(1).filter((box, at) => box.left < boxes[at].right).length;
+        }).reduce((sum, count) => sum + count, 0)"""
+    )
+    assert overlaps == 0
+    page.close()
+
+
+def test_axis_of_time_has_the_date_where_a_day_begins() -> None:
+    midnight = 1_800_057_600  # 2027-01-16 00:00
+    columns = [(midnight - 3600 + 300 * n, [1]) for n in range(30)]
+    chart = charts.timeline(TimelineBins(300, columns), ["t"])
+    labels = re.findall(r'<text class="tick" [^>]*>([^<]*)', chart)
+    assert labels == ["01-15 23:00", "23:25", "23:50", "01-16 00:15", "00:40", "01:05"]
+    assert "<title>2027-01-16 00:00:00, t: 1</title>" in chart
+
+
+@needs_chromium
+def test_session_with_absurd_numbers_leaves_the_others_as_they_are(db: Path, browser: Any) -> None:
+    largest = 2**63 - 1
+    absurd = {"sessionId": "absurd", "type": "t" * 500}
+    stored(
+        db,
+        [event(n) for n in (1, 2, 4)],
+        [event(1, **absurd, timestamp=-(2**63)), event(largest, **absurd, timestamp=largest)],
+    )
+    text = page_of(db).text
+    assert "16.67% Missing: 1 event. Not counted: 1 session that claims" in text
+    assert "claims 9223372036854775805 numbers" in text
+    assert "0.3 s Median session" in text
+    assert "implausible: -9223372036854775808 implausible 2" in text
+    assert "days" not in text
+    page = browser.new_page(viewport={"width": 1100, "height": 800})
+    page.goto(db.with_name("report.html").as_uri())
+    for section in page.locator("section").all():
+        assert section.evaluate("part => part.scrollWidth <= part.clientWidth")
+    cell = page.locator(".cut", has_text="implausible").first
+    assert cell.get_attribute("title").replace("\u202f", "") == f"implausible: {-(2**63)}"
+    page.close()
+
+    text = page_of(db, "--session", "absurd").text
+    assert "implausible Duration" in text
+    assert "Missing: 9223372036854775805 events" in text
+
+
+@needs_chromium
+def test_numbers_of_cards_are_within_them(tmp_path: Path, browser: Any) -> None:
+    numbers = [formatting.amount(10**power) for power in range(0, 17, 2)]
+    style = (REPOSITORY / "redvsblue_telemetry/cli/report/report.css").read_text("utf-8")
+    parts = [card("A label of some words", number) for number in numbers]
+    path = tmp_path / "cards.html"
+    path.write_text(f"<meta charset=utf-8><style>{style}</style><main>{cards(parts)}</main>")
+    page = browser.new_page()
+    for width in (1200, 700, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(path.as_uri())
+        assert page.evaluate(
+            "[...document.querySelectorAll('.card')].every(e => e.scrollWidth <= e.clientWidth)"
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
 # Input and output.
 
 
@@ -712,7 +830,9 @@ def test_numbers_and_times_are_formatted() -> None:
     assert formatting.duration(59_900) == "60 s"
     assert formatting.duration(200_000) == "3 min 20 s"
     assert formatting.duration(3_720_000) == "1 h 02 min"
-    assert formatting.duration(2**63).endswith("days")
+    assert formatting.duration(9_999 * 365 * 86_400_000) == "3\u202f649\u202f635 days"
+    for number in (2**63, float("inf"), float("nan")):
+        assert formatting.duration(number) == "implausible"
     for number, text in [
         (0.004, "< 0.01"),
         (0.5, "0.5"),
@@ -722,7 +842,12 @@ def test_numbers_and_times_are_formatted() -> None:
     ]:
         assert formatting.milliseconds(number) == f"{text} ms"
     assert formatting.milliseconds(1234.6) == "1\u202f235 ms"
-    assert formatting.moment(2**63 - 1) == "invalid time"
+    claimed = formatting.moment(-(2**63)).replace("\u202f", ",")
+    assert claimed == "implausible: -9,223,372,036,854,775,808"
+    assert formatting.between(2**63 - 2, 2**63 - 1) == "implausible"
+    assert formatting.clock_time(90_000, 60) == "01-02 01:00"
+    assert formatting.clock_time(90_060, 60, 90_000) == "01:01"
+    assert formatting.clock_time(86_400, 60, 86_399) == "01-02 00:00"
     assert formatting.share(1, 10**9).startswith("< 0.01")
     assert formatting.share(10**9 - 1, 10**9).startswith("> 99.99")
     widths = {1: "second", 5: "5 seconds", 60: "minute", 900: "15 minutes", 3600: "hour"}

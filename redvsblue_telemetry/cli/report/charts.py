@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .._terminal import printable
-from .format import amount, clock_time, span
+from .format import amount, clock_time, moment, span
 from .stats import COLORED_TYPES, FRAME_TIME_EDGES, TimelineBins
 
 __all__ = ["FRAME_LINES_KEY", "frame_lines", "gap_strip", "histogram", "series_class", "timeline"]
 
 _WIDTH, _HEIGHT = 960, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 14, 26  # around the plot
-_PLOT_WIDTH = _WIDTH - _LEFT - _RIGHT
+_RIGHT, _TOP, _BOTTOM = 8, 14, 26  # around the plot; at its left are the labels of the scale
+_MIN_LEFT = 52
+_LABEL_GAP = 8
+_CHARACTER_WIDTH = 7.8  # of a label, in the widest of the usual fonts
 _STRIP_HEIGHT = 26
 _MAX_TIME_LABELS = 7
 _PERCENTILES = ("p50", "p95", "p99")
@@ -30,14 +32,15 @@ def timeline(bins: TimelineBins, names: Sequence[str]) -> str:
     """Return the chart of events over time, stacked by the types with these names."""
     columns = bins.columns
     scale = _Scale(max((sum(counts) for _, counts in columns), default=0))
-    step = _PLOT_WIDTH / max(1, len(columns))
+    step = scale.plot_width / max(1, len(columns))
     parts = [*scale.lines()]
     every = math.ceil(len(columns) / _MAX_TIME_LABELS)
+    parts += _time_labels(
+        [(scale.left + i * step, columns[i][0]) for i in range(0, len(columns), every)], bins.width
+    )
     for index, (start, counts) in enumerate(columns):
-        x = _LEFT + index * step
-        when = clock_time(start, bins.width)
-        if index % every == 0:
-            parts.append(f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 8}">{when}</text>')
+        x = scale.left + index * step
+        when = moment(start * 1000)
         below = 0
         for series, count in enumerate(counts):
             if count:
@@ -52,12 +55,12 @@ def timeline(bins: TimelineBins, names: Sequence[str]) -> str:
 def histogram(bins: Sequence[int]) -> str:
     """Return the chart of frame times from their counts by bin."""
     scale = _Scale(max(bins))
-    step = _PLOT_WIDTH / len(bins)
+    step = scale.plot_width / len(bins)
     parts = [*scale.lines()]
     lower_edges = (0.0, *FRAME_TIME_EDGES)
     labels = [f"\u2264 {edge:g}" for edge in FRAME_TIME_EDGES] + [f"> {FRAME_TIME_EDGES[-1]:g}"]
     for index, (edge, label, count) in enumerate(zip(lower_edges, labels, bins, strict=True)):
-        x = _LEFT + index * step
+        x = scale.left + index * step
         kind = "good" if edge < 16.7 else "fair" if edge < 33.4 else "bad"
         y, height = scale.extent(0, count)
         parts.append(
@@ -79,21 +82,40 @@ def frame_lines(points: Sequence[tuple[int, float, float, float]]) -> str:
     scale = _Scale(max(p99 for *_, p99 in points))
     begin, length = points[0][0], max(1, points[-1][0] - points[0][0])
     parts = [*scale.lines()]
-    for index in range(_MAX_TIME_LABELS):
-        x = _LEFT + _PLOT_WIDTH * index / _MAX_TIME_LABELS
-        seconds = (begin + length * index // _MAX_TIME_LABELS) // 1000
-        when = clock_time(seconds, length // 1000 // _MAX_TIME_LABELS)
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 8}">{when}</text>')
+    shares = [index / _MAX_TIME_LABELS for index in range(_MAX_TIME_LABELS)]
+    places = [
+        (scale.left + scale.plot_width * part, int(begin + length * part) // 1000)
+        for part in shares
+    ]
+    parts += _time_labels(places, length // 1000 // _MAX_TIME_LABELS)
     for rank, name in enumerate(_PERCENTILES, start=1):
-        places = [
-            (_LEFT + _PLOT_WIDTH * (point[0] - begin) / length, scale.extent(0, point[rank])[0])
+        corners = [
+            (
+                scale.left + scale.plot_width * (point[0] - begin) / length,
+                scale.extent(0, point[rank])[0],
+            )
             for point in points
         ]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
         title = f"<title>{name}</title>"
         parts.append(f'<polyline class="line {name}" points="{line}">{title}</polyline>')
-        parts += [f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in places]
+        parts += [f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in corners]
     return _svg("Frame times in milliseconds over time", _HEIGHT, parts)
+
+
+def _time_labels(places: Iterable[tuple[float, int]], width: int) -> Iterator[str]:
+    """Yield the labels below a chart that fit into it whole.
+
+    Args:
+        places: each label's x and its time in seconds since the epoch.
+        width: how many seconds a label stands for.
+    """
+    before = None
+    for x, seconds in places:
+        label = clock_time(seconds, width, before)
+        before = seconds
+        if x + _CHARACTER_WIDTH * len(label) <= _WIDTH:
+            yield f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 8}">{label}</text>'
 
 
 def _key(name: str) -> str:
@@ -131,6 +153,10 @@ class _Scale:
         size: int = 10 ** math.floor(math.log10(min_step))
         self._step = next(n * size for n in (1, 2, 5, 10) if n * size >= min_step)
         self._top = self._step * max(1, math.ceil(highest / self._step))
+        longest = _CHARACTER_WIDTH * len(_scale_label(self._top))
+        self.left = max(_MIN_LEFT, longest + _LABEL_GAP)
+        """The x of the plot: as far right as the labels of the scale need."""
+        self.plot_width = _WIDTH - self.left - _RIGHT
 
     def _y(self, count: float) -> float:
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * count / self._top
@@ -144,9 +170,14 @@ class _Scale:
             y = self._y(count)
             right = _WIDTH - _RIGHT
             yield (
-                f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.2f}" y2="{y:.2f}"/>'
-                f'<text class="tick end" x="{_LEFT - 8}" y="{y + 4:.1f}">{amount(count)}</text>'
+                f'<line class="grid" x1="{self.left:.1f}" x2="{right}" y1="{y:.2f}" y2="{y:.2f}"/>'
+                f'<text class="tick end" x="{self.left - _LABEL_GAP:.1f}" y="{y + 4:.1f}">'
+                f"{_scale_label(count)}</text>"
             )
+
+
+def _scale_label(count: int) -> str:
+    return amount(count) if count < 1e15 else f"{count:.0e}".replace("+", "")
 
 
 def _rect(kind: str, x: float, y: float, width: float, height: float, title: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from ...collector.models import (
+    MAX_PLAUSIBLE_MISSING,
     CrashGroup,
     EventFilter,
     FaultGroup,
@@ -21,6 +23,7 @@ from ...collector.models import (
     VersionHealth,
 )
 from ...collector.storage import queries
+from .format import is_date
 from .stats import COLORED_TYPES, Distribution, EventStats, FrameTimeSummary, TimelineBins
 
 __all__ = ["Report", "gather"]
@@ -41,7 +44,12 @@ class Report(msgspec.Struct, frozen=True):
     sessions: list[SessionDetail]
     """The newest sessions, if the report is about all."""
     duration: float
-    """The duration of the session, or the median of all, in milliseconds."""
+    """The duration of the session, or the median of all, in milliseconds; infinite if the times
+    that they claim are not dates."""
+    implausible_sessions: int
+    """How many sessions claim absurd numbers. What they miss is not in the sums."""
+    implausible_missing: int
+    """How many events these sessions miss."""
     events: int
     deleted: int
     """How many more events were stored, and then deleted on purpose."""
@@ -99,7 +107,7 @@ def gather(
         return None
     chosen = session or totals
     types = dict(sorted(chosen.types.items(), key=lambda item: (-item[1], item[0])))
-    tally = _Tally()
+    tally = _Tally(math.inf if session else MAX_PLAUSIBLE_MISSING)
     for each in [session] if session else queries.stream_sessions(connection):
         tally.add(each)
     newest = [] if session else queries.sessions(connection, limit=_MAX_SESSIONS)
@@ -112,10 +120,12 @@ def gather(
         session=session,
         session_count=1 if session else totals.sessions,
         sessions=[_with_gaps(connection, each) for each in newest],
-        duration=tally.durations.quantile(0.5),
+        duration=tally.duration,
         events=session.events - session.deleted if session else totals.events,
         deleted=tally.deleted,
         missing=tally.missing,
+        implausible_sessions=tally.implausible_sessions,
+        implausible_missing=tally.implausible_missing,
         lost=dict(tally.lost),
         waiting=tally.waiting,
         outcomes=dict(tally.outcomes),
@@ -138,22 +148,44 @@ def gather(
 
 
 class _Tally:
-    """Sums over the sessions of a report."""
+    """Sums over the sessions of a report.
 
-    def __init__(self) -> None:
-        self.durations = Distribution()
+    Args:
+        max_missing: the most events that a session may miss to be in the sums.
+    """
+
+    def __init__(self, max_missing: float) -> None:
+        self._max_missing = max_missing
+        self._durations = Distribution()
+        self._has_implausible_times = False
         self.outcomes: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
         self.deleted = self.missing = self.waiting = 0
+        self.implausible_sessions = self.implausible_missing = 0
 
     def add(self, session: Session) -> None:
         """Count a session."""
-        self.durations.add(max(1, session.last_timestamp - session.first_timestamp))
+        first, last = session.first_timestamp, session.last_timestamp
+        if is_date(first) and is_date(last):
+            self._durations.add(max(1, last - first))
+        else:
+            self._has_implausible_times = True
         self.outcomes[session.outcome] += 1
-        self.lost.update(session.lost)
         self.deleted += session.deleted
+        if session.missing > self._max_missing:
+            self.implausible_sessions += 1
+            self.implausible_missing += session.missing
+            return
+        self.lost.update(session.lost)
         self.missing += session.missing
         self.waiting += session.waiting
+
+    @property
+    def duration(self) -> float:
+        """The median duration in milliseconds, of the sessions whose times are dates."""
+        if self._has_implausible_times and not self._durations.count:
+            return math.inf
+        return self._durations.quantile(0.5)
 
 
 def _with_gaps(connection: sqlite3.Connection, session: Session) -> SessionDetail:

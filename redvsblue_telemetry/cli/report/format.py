@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import datetime
+import math
 
 __all__ = [
     "amount",
     "amount_of",
+    "between",
     "clock_time",
+    "day",
     "duration",
+    "is_date",
     "milliseconds",
     "moment",
     "share",
     "span",
 ]
+
+
+_MAX_DURATION = 10_000 * 366 * 86_400_000  # milliseconds
 
 
 def amount(number: int) -> str:
@@ -43,25 +50,57 @@ def moment(milliseconds: int) -> str:
     return _time(milliseconds, "%Y-%m-%d %H:%M:%S")
 
 
-def clock_time(seconds: int, width: int) -> str:
-    """Format the start of a bin, in seconds since the epoch, for the bin's width in seconds."""
+def day(milliseconds: int) -> str:
+    """Format the day of a time since the epoch, in UTC."""
+    return _time(milliseconds, "%Y-%m-%d")
+
+
+def clock_time(seconds: int, width: int, before: int | None = None) -> str:
+    """Format a time on an axis, in seconds since the epoch; its date only where a day begins.
+
+    Args:
+        seconds: the time.
+        width: how many seconds the time stands for.
+        before: the time of the label before; None for the first label.
+    """
     if width >= 86_400:
-        return _time(seconds * 1000, "%Y-%m-%d")
-    if width >= 3600:
-        return _time(seconds * 1000, "%m-%d %H:%M")
-    return _time(seconds * 1000, "%H:%M" if width >= 60 else "%H:%M:%S")
+        return day(seconds * 1000)
+    clock = _time(seconds * 1000, "%H:%M" if width >= 60 else "%H:%M:%S")
+    if before is not None and day(before * 1000) == day(seconds * 1000):
+        return clock
+    return f"{day(seconds * 1000)[-5:]} {clock}"
+
+
+def is_date(milliseconds: int) -> bool:
+    """Return whether a time since the epoch is in the years 1 to 9999.
+
+    A game may claim any 64 bits as a time.
+    """
+    return _date(milliseconds) is not None
+
+
+def _date(milliseconds: int) -> datetime.datetime | None:
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+    try:
+        return epoch + datetime.timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        return None
 
 
 def _time(milliseconds: int, form: str) -> str:
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-    try:
-        return (epoch + datetime.timedelta(milliseconds=milliseconds)).strftime(form)
-    except OverflowError:
-        return "invalid time"
+    date = _date(milliseconds)
+    return f"implausible: {amount(milliseconds)}" if date is None else date.strftime(form)
+
+
+def between(first: int, last: int) -> str:
+    """Format the duration from one time since the epoch to another."""
+    return duration(last - first if is_date(first) and is_date(last) else math.inf)
 
 
 def duration(milliseconds: float) -> str:
     """Format a duration."""
+    if not abs(milliseconds) <= _MAX_DURATION:  # NaN, too
+        return "implausible"
     seconds = milliseconds / 1000
     if seconds < 10:
         return f"{seconds:.1f} s"

@@ -19,8 +19,8 @@ from ...collector.models import (
 )
 from .._outcomes import OUTCOMES, cause_word, harmless, is_harmless, outcome_word
 from . import charts
-from .format import amount, amount_of, duration, moment, share
-from .markup import in_html, note, section, table
+from .format import amount, amount_of, between, moment, share
+from .markup import cut, in_html, note, section, table
 
 __all__ = [
     "crash_free",
@@ -246,10 +246,10 @@ def sessions(found: Sequence[SessionDetail], count: int, outcomes: Mapping[str, 
         [
             f'<span class="id">{in_html(session.session_id, 64)}</span>',
             in_html(session.version, 32) if session.version is not None else "",
-            _two_lines(outcome(session), moment(session.since)),
+            _two_lines(outcome(session), cut(moment(session.since))),
             _two_lines(
-                moment(_start(session)),
-                duration(session.last_timestamp - session.first_timestamp),
+                cut(moment(_start(session))),
+                between(session.first_timestamp, session.last_timestamp),
             ),
             amount(session.events),
             _missing(session),

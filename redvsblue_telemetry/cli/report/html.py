@@ -88,7 +88,7 @@ def _summary(report: Report) -> str:
         card("Events", amount(report.events)),
         card("Median session" if session is None else "Duration", duration(report.duration)),
         card(
-            f"Missing: {amount_of(report.missing, 'event')}",
+            _missing_label(report),
             share(report.missing, report.events + report.deleted + report.missing),
             "bad" if report.missing > harmless(report.lost, report.waiting) else "good",
         ),
@@ -109,6 +109,16 @@ def _summary(report: Report) -> str:
         parts.insert(1, card(label, share(good, ended), "bad" if good < ended else "good"))
     parts.append(card("Rejected", amount(report.rejected_count)))
     return cards(parts)
+
+
+def _missing_label(report: Report) -> str:
+    label = f"Missing: {amount_of(report.missing, 'event')}"
+    count = report.implausible_sessions
+    if count:
+        claim = "claims" if count == 1 else "claim"
+        numbers = amount(report.implausible_missing)
+        label += f". Not counted: {amount_of(count, 'session')} that {claim} {numbers} numbers"
+    return label
 
 
 def _outcome_label(session: SessionDetail) -> str:

@@ -7,12 +7,17 @@ from collections.abc import Mapping, Sequence
 
 from .._terminal import printable
 
-__all__ = ["card", "cards", "in_html", "note", "section", "table"]
+__all__ = ["card", "cards", "cut", "in_html", "note", "section", "table"]
 
 
 def in_html(text: str, limit: int = 200) -> str:
     """Return the text, shortened, as HTML that can't affect the text around it."""
     return f"<bdi>{html.escape(printable(text, limit))}</bdi>"
+
+
+def cut(text: str) -> str:
+    """Return a text that a style cuts off if it is long, with all of it as the tooltip."""
+    return f'<span class="cut" title="{html.escape(text)}">{html.escape(text)}</span>'
 
 
 def section(heading: str, about: str, body: str) -> str:

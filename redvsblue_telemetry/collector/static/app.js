@@ -10,7 +10,7 @@ import { Opened } from "./opened.js";
 import { causes, crashFree, isBad } from "./outcome.js";
 import { Stream } from "./stream.js";
 import { CRASHES, FAULTS, GroupList, RejectedList, SampledTable, SessionTable, VersionTable } from "./tables.js";
-import { make, number, setText, share } from "./text.js";
+import { counted, make, number, setText, share } from "./text.js";
 
 // Milliseconds.
 const REFRESH_INTERVAL = 2_000, MIN_REFRESH_INTERVAL = 900; // the shorter one after a change
@@ -18,6 +18,7 @@ const SUMMARY_INTERVAL = 10_000; // of versions and frame times, which are costl
 const TYPING_DELAY = 300; // from the last key to the new filter
 
 const INITIAL_EVENTS = 100, MAX_SESSIONS = 100, MAX_REJECTED = 50, MAX_GROUPS = 50, MAX_VERSIONS = 30;
+const MAX_PLAUSIBLE = 1e12; // missing events of a session, as in the collector
 
 const $ = (id) => document.getElementById(id);
 
@@ -267,13 +268,22 @@ function showTile(name, text, note = "", isNoteworthy = false) {
   setText($(`tile-${name}-note`), note);
 }
 
+/** Show what is missing, without the sessions that claim absurd numbers, which would drown the others. */
+function showMissing(stats) {
+  const { implausibleSessions: count, implausibleMissing: claimed } = stats;
+  const missing = Number(BigInt(String(stats.missing)) - BigInt(String(claimed)));
+  const lost = Object.fromEntries(Object.entries(stats.lost).filter(([, number]) => number <= MAX_PLAUSIBLE));
+  const claims = count ? `not counted: ${counted(count, "session")} that ${count === 1 ? "claims" : "claim"} ${number(claimed)} numbers` : "";
+  showTile("missing", number(missing), [causes(lost), claims].filter(Boolean).join("; "), isBad(missing, lost));
+}
+
 function showStats(stats) {
   const left = Object.values(stats.sampled).reduce((sum, count) => sum + count, 0);
   const { share: free, ended, bad } = crashFree(stats.outcomes);
   showTile("events", number(stats.events), left ? `about ${number(stats.events + left)} before sampling` : "");
   showTile("sessions", number(stats.sessions));
   showTile("free", ended ? share(free) : "–", ended ? `of ${number(ended)} ended${bad ? `: ${bad}` : ""}` : "");
-  showTile("missing", number(stats.missing), causes(stats.lost), isBad(stats.missing, stats.lost));
+  showMissing(stats);
   showTile("repeats", number(stats.repeats));
   showTile("faults", number(stats.faults), `${share(stats.faults / stats.events)} of the events`);
   $("faults-tile").hidden = !stats.faults;

@@ -22,6 +22,7 @@ import msgspec
 from ..._report import Report, State, decode_report
 from ..models import (
     ANY_FAULT,
+    MAX_PLAUSIBLE_MISSING,
     NO_FAULT,
     CrashGroup,
     EventFilter,
@@ -503,6 +504,11 @@ def totals(
             "coalesce(sum(faults), 0) "
             "FROM sessions"
         ).fetchone()
+        implausible = connection.execute(
+            f"SELECT count(*), coalesce(sum(missing / {_HALF}), 0), "
+            f"coalesce(sum(missing % {_HALF}), 0) FROM sessions WHERE missing > ?",
+            (MAX_PLAUSIBLE_MISSING,),
+        ).fetchone()
         # They are numbered without gaps, and count(*) would read all of them.
         (rejected_count,) = connection.execute(
             "SELECT coalesce((SELECT max(arrival) FROM rejected) "
@@ -528,6 +534,8 @@ def totals(
         lost=lost,
         waiting=waiting_parts * _HALF + waiting_rest,
         faults=faults,
+        implausible_sessions=implausible[0],
+        implausible_missing=implausible[1] * _HALF + implausible[2],
     )
 
 

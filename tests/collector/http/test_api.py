@@ -298,6 +298,8 @@ def test_stats_are_those_of_everything(collector: RunningCollector, sender: Send
         "lost": {},
         "waiting": 0,
         "faults": 0,
+        "implausibleSessions": 0,
+        "implausibleMissing": 0,
         "connections": 1,
         "lastError": None,
     }

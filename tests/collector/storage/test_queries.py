@@ -346,6 +346,8 @@ def test_totals_are_those_of_everything(writer: Writer, connection: sqlite3.Conn
         "lost": {},
         "waiting": 0,
         "faults": 0,
+        "implausibleSessions": 0,
+        "implausibleMissing": 0,
     }
     store(writer, event(1), event(3, "hit"), event(3), event(1, session="other"))
     for _ in range(3):
@@ -362,6 +364,8 @@ def test_totals_are_those_of_everything(writer: Writer, connection: sqlite3.Conn
         "lost": {},
         "waiting": 0,
         "faults": 0,
+        "implausibleSessions": 0,
+        "implausibleMissing": 0,
     }
 
 
@@ -371,7 +375,18 @@ def test_what_is_missing_may_be_more_than_the_database_can_sum(
     largest = 2**63 - 1
     absurd = [event(largest, session=session, timestamp=1) for session in "abc"]
     store(writer, *absurd, event(2, session="d"))
-    assert queries.totals(connection).missing == 3 * (largest - 1) + 1
+    totals = queries.totals(connection)
+    assert totals.missing == 3 * (largest - 1) + 1
+    assert (totals.implausible_sessions, totals.implausible_missing) == (3, 3 * (largest - 1))
+
+
+def test_session_that_misses_a_trillion_events_is_believed(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    store(writer, event(10**12 + 1, timestamp=1), event(10**12 + 2, session="odd", timestamp=1))
+    totals = queries.totals(connection)
+    assert totals.missing == 2 * 10**12 + 1
+    assert (totals.implausible_sessions, totals.implausible_missing) == (1, 10**12 + 1)
 
 
 def test_numbers_go_on_after_all_was_deleted(
