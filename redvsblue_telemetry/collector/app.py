@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from .alerting import Alerting
@@ -15,12 +15,14 @@ from .http.access import Access, AccessControl
 from .http.api import Api
 from .http.live import Live
 from .http.metrics import Metrics
-from .ingest import Ingest, Limits
+from .ingest import Ingest, Limits, require_upgrade
 from .storage.database import Database
 from .storage.thread import WriterThread
 from .storage.writer import Check, Stored
 
 __all__ = ["Collector"]
+
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]  # HEAD comes with GET
 
 
 _DEFAULT_CONDITIONS = Conditions()
@@ -66,7 +68,12 @@ class Collector:
         self._api = api = Api(
             database, self.storage, self.ingest, self.live, self.metrics, allow_reset=allow_reset
         )
-        routes = [WebSocketRoute("/telemetry", self.ingest.serve), *api.routes, *static.routes]
+        routes = [
+            WebSocketRoute("/telemetry", self.ingest.serve),
+            Route("/telemetry", require_upgrade, methods=_METHODS),
+            *api.routes,
+            *static.routes,
+        ]
         starlette = Starlette(routes=routes, exception_handlers=api.error_handlers)
         # A redirect's target would be built from the Host and path that the client sent.
         starlette.router.redirect_slashes = False

@@ -15,7 +15,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 
-from starlette.responses import PlainTextResponse
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message as ASGIEvent
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -32,7 +34,7 @@ from .._shared import (
 from .messages import Message, read_message, rejected_message
 from .storage.thread import WriterThread
 
-__all__ = ["Ingest", "Limits"]
+__all__ = ["Ingest", "Limits", "require_upgrade"]
 
 _PARTS_PER_TURN = 1000  # of a client's messages, before others get theirs
 _MAX_UNSTORED_MESSAGES = 64  # per connection; beyond that it is not read
@@ -70,6 +72,21 @@ class Limits:
         self.connections = connections
         self.rate = rate
         self.message_bytes = message_bytes
+
+
+async def require_upgrade(_: Request) -> Response:
+    """Answer a request to the endpoint that does not ask for a WebSocket.
+
+    It is seldom the wrong URL: most often a proxy dropped the header of a game's handshake.
+    """
+    error = (
+        "this is for WebSockets, and the request had no header Upgrade: websocket; if a game sent "
+        "it, a proxy in between drops the headers Upgrade and Connection: configure it to forward "
+        "them"
+    )
+    body = msgspec.json.encode({"error": error})
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}  # RFC 9110, section 15.5.22
+    return Response(body, 426, headers, media_type="application/json")
 
 
 class _NoReceipt:

@@ -86,7 +86,7 @@ class Certificate:
 def _pem(path: Path) -> str:
     """Return the text of a PEM file."""
     try:
-        text = path.read_text("ascii", errors="replace")
+        text = path.read_text("utf-8", errors="replace")
     except OSError as error:
         raise CertificateError(f"cannot read {path}: {error.strerror}") from error
     if "-----BEGIN " not in text:

@@ -63,7 +63,11 @@ _BY_STATUS = {
     404: _PATH,
     405: _PATH,
     421: "the server does not accept this host name: start the collector with --allow-host NAME",
-    426: f"the server got no upgrade request: {_NO_UPGRADE}",
+    426: (
+        "the handshake arrived without its header Upgrade: a proxy in front of the server drops "
+        "it. Configure the proxy to forward it (nginx: proxy_http_version 1.1; proxy_set_header "
+        'Upgrade $http_upgrade; proxy_set_header Connection "upgrade";)'
+    ),
     429: _BUSY,
     500: "internal error in the server: see its log",
     502: _BAD_GATEWAY,
