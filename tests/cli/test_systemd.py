@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import shlex
+import shutil
 import signal
 import socket
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +19,10 @@ from pathlib import Path
 import pytest
 
 from redvsblue_telemetry.cli._systemd import ServiceManager
+from redvsblue_telemetry.cli.collect import collect
+from redvsblue_telemetry.collector import listening, server
+from redvsblue_telemetry.collector.client import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
+from redvsblue_telemetry.collector.server import Options
 from tests.support import REPOSITORY
 from tests.support.command import PATIENCE, needs_posix, running_command
 
@@ -155,3 +163,88 @@ def test_hangup_stays_ignored_under_nohup(tmp_path: Path) -> None:
             assert collector.end() == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+# The unit, and the page on how to install it.
+
+PAGE = (REPOSITORY / "docs" / "deployment.md").read_text()
+EXECUTABLE = "/opt/redvsblue-collector/bin/redvsblue-telemetry"
+ANALYZE = shutil.which("systemd-analyze")
+needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze")
+
+
+def entries(name: str) -> list[str]:
+    """The values that the unit gives a setting."""
+    lines = UNIT.read_text().splitlines()
+    return [line.partition("=")[2] for line in lines if line.startswith(f"{name}=")]
+
+
+def analyze(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``systemd-analyze`` on the unit, with an executable that exists on this machine."""
+    assert ANALYZE
+    unit = folder / UNIT.name
+    unit.write_text(UNIT.read_text().replace(EXECUTABLE, "/bin/true"))
+    command = [ANALYZE, *arguments, str(unit)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+
+
+@needs_systemd
+def test_unit_has_no_fault_that_systemd_sees(tmp_path: Path) -> None:
+    done = analyze(tmp_path, "verify", "--man=no")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@needs_systemd
+def test_unit_leaves_the_service_little_that_it_could_harm(tmp_path: Path) -> None:
+    done = analyze(tmp_path, "security", "--offline=true", "--threshold=20", "--no-pager")
+    assert done.returncode == 0, done.stdout
+    assert "Overall exposure level for" in done.stdout
+
+
+def options_of_the_page() -> list[str]:
+    (options,) = re.findall(r"^COLLECT_OPTIONS=(.+)$", PAGE, re.MULTILINE)
+    (tls,) = re.findall(r"\^COLLECT_OPTIONS=\|&(.+) \|'", PAGE)
+    return shlex.split(f"{tls} {options}")
+
+
+def test_unit_starts_the_collector_with_options_that_it_takes() -> None:
+    (line,) = entries("ExecStart")
+    executable, name, *arguments = shlex.split(line.replace("$COLLECT_OPTIONS", ""))
+    assert (executable, name) == (EXECUTABLE, "collect")
+    parameters = collect.make_context(name, [*arguments, *options_of_the_page()]).params
+    assert str(parameters["db"]) == "${STATE_DIRECTORY}/telemetry.sqlite3"
+    assert parameters["tls_cert"] == Path("/etc/ssl/telemetry/fullchain.pem")
+    assert parameters["hosts"] == ("telemetry.example.com",)
+    assert parameters["max_bytes"] == 20 * 1000**3
+
+
+def test_page_and_unit_name_the_same_files() -> None:
+    (environment_file,) = entries("EnvironmentFile")
+    assert f"cat > {environment_file} <<END" in PAGE
+    assert f"{Path(EXECUTABLE).parent}/pip install" in PAGE
+    assert f"--output /etc/systemd/system/{UNIT.name}" in PAGE
+    assert f"/deploy/{UNIT.name}\n" in PAGE
+    for variable in (TOKEN_VARIABLE, READ_TOKEN_VARIABLE):
+        assert f"\n{variable}=$(openssl " in PAGE
+
+
+def test_limits_of_the_page_are_those_of_the_code() -> None:
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", PAGE, re.MULTILINE))
+    assert f"{Options().max_connections:,};" in rows["games connected at once"]
+    assert rows["other connections, such as browsers"] == f"{server._OTHER_CONNECTIONS:,}"
+    timeout = rows["time for a TLS handshake, and for a request"]
+    assert timeout == f"{listening._REQUEST_TIMEOUT:g} seconds each"
+    crowd = rows["connections without a complete request"]
+    assert crowd.startswith(f"{listening._MAX_WAITING};")
+    stalled = rows["a client that reads nothing of its answer"]
+    assert stalled == f"ended after {listening._STALL_TIMEOUT:g} seconds"
+    (files,) = map(int, entries("LimitNOFILE"))
+    assert f"the unit allows {files:,};" in rows["open files"]
+    assert files >= Options().max_connections + server._OTHER_CONNECTIONS + server._OTHER_FILES
+
+
+def test_commands_of_the_page_are_valid_shell() -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 8
+    for block in blocks:
+        subprocess.run(["sh", "-n"], input=block, text=True, check=True)
