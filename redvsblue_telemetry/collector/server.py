@@ -117,6 +117,8 @@ class Options(msgspec.Struct, kw_only=True):
             if (fault := url_fault(url)) is not None:  # it is a secret, so it is not quoted
                 which = f" number {number}" if len(self.alerts) > 1 else ""
                 raise OptionsError(f"the URL{which} for alerts can't be used: {fault}")
+        if self.public_url is not None and (fault := url_fault(self.public_url)) is not None:
+            raise OptionsError(f"public_url is {self.public_url!r}; {fault}")
         if self.tls_key is not None and self.tls_cert is None:
             raise OptionsError("--tls-key needs --tls-cert, the certificate that the key is for")
 

@@ -180,3 +180,10 @@ def test_urls_are_checked_at_the_start_and_not_quoted() -> None:
             Options(alerts=(good, bad)).check()
         assert Receiver.SECRET not in str(caught.value)
     assert Receiver.SECRET not in repr(Options(alerts=(good,)))
+
+
+@pytest.mark.parametrize("url", ["t.example", "javascript:alert(1)", "https://t.example/<b>\n"])
+def test_the_address_of_the_page_is_checked(url: str) -> None:
+    with pytest.raises(OptionsError, match="public_url is"):
+        Options(public_url=url).check()
+    Options(public_url="https://t.example/prefix/").check()
