@@ -6,6 +6,7 @@ classes, and the collector reads it. Nothing here validates events.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,9 +99,12 @@ class _Nodes(_Node):
 def read_schemas(text: bytes | str) -> EventSchemas:
     """Read the document that ``redvsblue-telemetry schema`` writes.
 
+    A byte order mark in front of it is skipped: some editors add one.
+
     Raises:
         SchemaError: it is not one.
     """
+    text = text.removeprefix("\ufeff") if isinstance(text, str) else text.removeprefix(BOM_UTF8)
     try:
         document = msgspec.json.decode(text, type=_Document)
         # Read twice: as it is, and to see that it is made as its readers expect.

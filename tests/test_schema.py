@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from typing import Any
 
 import pytest
@@ -30,7 +31,10 @@ def branch(**schema: Any) -> dict[str, Any]:
 
 
 def test_document_is_read_as_it_was_written() -> None:
-    assert read_schemas(write_schemas(SCHEMAS)) == SCHEMAS
+    text = write_schemas(SCHEMAS)
+    assert read_schemas(text) == SCHEMAS
+    assert read_schemas(BOM_UTF8 + text) == SCHEMAS  # as some editors save it
+    assert read_schemas("\ufeff" + text.decode()) == SCHEMAS
 
 
 def test_document_is_the_same_for_the_same_events_in_any_order() -> None:

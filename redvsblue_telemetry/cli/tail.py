@@ -6,6 +6,7 @@ if many arrive at once or the collector restarts.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import datetime
 from collections.abc import Callable
@@ -36,6 +37,7 @@ __all__ = ["tail"]
 
 _POLL_INTERVAL = 0.3  # seconds
 _MAX_RETRY_INTERVAL = 2.0  # seconds, while the collector doesn't answer
+_LANDMARKS = 10  # events
 _PAGE_SIZE = 500  # events in one request
 _TYPE_COLORS = ("cyan", "green", "yellow", "blue", "magenta", "bright_cyan", "bright_green")
 
@@ -94,14 +96,16 @@ class _Tail:
         self._client = client
         self._wanted = wanted
         self._to_line = to_line
-        self._seen: StoredEvent | None = None  # the newest event up to which all were examined
+        # All events up to the last of these were examined. The others are known in case that it is
+        # deleted: then they show that it is still the same database.
+        self._seen: collections.deque[StoredEvent] = collections.deque(maxlen=_LANDMARKS)
 
     def run(self, count: int) -> None:
         """Print the last events, and then each new one. Only an error ends it."""
         try:
-            self._seen = self._event_before_last(count)
+            self._note(self._event_before_last(count))
         except ConnectionLostError:  # this process was stopped for a while
-            self._seen = self._event_before_last(count)
+            self._note(self._event_before_last(count))
         while True:
             try:
                 self._print_new()
@@ -125,14 +129,21 @@ class _Tail:
 
     @property
     def _arrival(self) -> int:
-        return 0 if self._seen is None else self._seen.arrival
+        return self._seen[-1].arrival if self._seen else 0
+
+    def _note(self, event: StoredEvent | None) -> None:
+        """Remember that all events up to this one were examined."""
+        if event is not None and event.arrival > self._arrival:
+            self._seen.append(event)
 
     def _print_new(self) -> None:
         newest = self._client.newest()
-        if newest is None or newest.arrival < self._arrival:  # everything was deleted
-            self._seen = None
         if newest is None:
             return
+        # One database gives no number twice, whatever is deleted. But a gateway may have switched
+        # to another one.
+        if newest.arrival < self._arrival and not self._has_same_events():
+            self._seen.clear()
         # A page is short if its data is large: only an empty one is the end.
         while self._arrival < newest.arrival and (
             page := self._client.events(
@@ -140,8 +151,8 @@ class _Tail:
             )
         ):
             self._print(page)
-            self._seen = page[-1]  # so that it isn't printed again after a lost connection
-        self._seen = newest
+            self._note(page[-1])  # so that it isn't printed again after a lost connection
+        self._note(newest)
 
     def _reconnect(self, error: UnreachableError) -> None:
         """Connect again, and check whether it is the same collector as before."""
@@ -159,7 +170,7 @@ class _Tail:
             notice(
                 "the collector has another database, or was emptied; starting from its beginning"
             )
-            self._seen = None
+            self._seen.clear()
 
     def _wait(self, error: UnreachableError) -> bool:
         """Wait until the collector answers, and return :meth:`_has_same_events`."""
@@ -174,12 +185,15 @@ class _Tail:
                 return is_same
 
     def _has_same_events(self) -> bool:
-        """Return whether the last seen event is still stored under its number."""
-        if self._seen is None:
+        """Return whether one of the last seen events is still stored under its number."""
+        if not self._seen:
             self._client.newest()
             return True
-        found = self._client.events(EventFilter(), after=self._seen.arrival - 1, limit=1)
-        return bool(found) and _identity(found[0]) == _identity(self._seen)
+        for event in reversed(self._seen):
+            found = self._client.events(EventFilter(), after=event.arrival - 1, limit=1)
+            if found and _identity(found[0]) == _identity(event):
+                return True
+        return False
 
     def _print(self, events: list[StoredEvent]) -> None:
         with stdout_errors():

@@ -233,11 +233,11 @@ class CollectorClient:
         raise self._refusal(response.status, body)
 
     def _refusal(self, status: int, body: bytes) -> CollectorError:
-        if status == http.client.UNAUTHORIZED:
-            return CollectorRefused(self._about_token())
         reason = None
         with contextlib.suppress(msgspec.MsgspecError):
             reason = msgspec.json.decode(body, type=dict[str, str]).get("error")
+        if status == http.client.UNAUTHORIZED:
+            return CollectorRefused(self._about_token(reason or "wrong token"))
         if status == http.client.NOT_FOUND:
             if reason is None or self._folder.endswith(_TELEMETRY):
                 return CollectorRefused(self._about_url(f"(HTTP status {status})"))
@@ -246,15 +246,15 @@ class CollectorClient:
         message = f"{self.url} responded with status {status}: {reason}"
         return UnreachableError(message) if status >= 500 else CollectorRefused(message)
 
-    def _about_token(self) -> str:
+    def _about_token(self, reason: str) -> str:
         if not self._headers:
             return (
                 f"{self.url} requires a token; set {READ_TOKEN_VARIABLE} or {TOKEN_VARIABLE}, or "
                 "pass it with --token"
             )
         return (
-            f"{self.url} rejected the token; pass the collector's with --token, and if it has a "
-            "--read-token, that one"
+            f"{self.url} rejected the token ({reason}); pass the collector's with --token, and if "
+            "it has a --read-token, that one"
         )
 
     def _about_url(self, reason: str) -> str:

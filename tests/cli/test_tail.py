@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -43,8 +45,13 @@ HOSTILE = "\x9b31m\u202e\x7f"  # JSON allows these as they are, and ESC as an es
 
 
 @pytest.fixture
-def collector() -> Iterator[RunningCollector]:
-    with collector_running(allow_reset=True) as running:
+def db(tmp_path: Path) -> Path:
+    return tmp_path / "telemetry.sqlite3"
+
+
+@pytest.fixture
+def collector(db: Path) -> Iterator[RunningCollector]:
+    with collector_running(db=db, allow_reset=True) as running:
         yield running
 
 
@@ -420,6 +427,27 @@ def test_another_collector_after_a_pause_is_shown_from_its_beginning(
     assert "another database" in line
 
 
+def test_deleted_newest_event_is_no_reason_to_start_again(
+    db: Path, collector: RunningCollector, gateway: ClosingGateway
+) -> None:
+    send(collector, 1, 2, 3)
+    with running_command("tail", "--url", gateway.url, "--json") as tail:
+        tail.wait_for_lines(3)
+        send(collector, 4)
+        tail.wait_for_lines(4)
+        with contextlib.closing(sqlite3.connect(db, timeout=PATIENCE)) as connection:
+            connection.execute("DELETE FROM events WHERE seq = 4")
+            connection.commit()
+        for _ in range(3):  # it looks at least once over the old connection, and over new ones
+            gateway.closings.append(collector)
+            assert wait_until(lambda: not gateway.closings, PATIENCE)
+        send(collector, 5)
+        tail.wait_for_lines(5)
+        assert shown(tail) == [1, 2, 3, 4, 5]
+        assert tail.end(signal.SIGINT) == 0
+    assert "another database" not in tail.errors
+
+
 def test_answer_without_end_is_refused(gateway: ClosingGateway) -> None:
     gateway.RequestHandlerClass = _Endless
     done = invoke_command("tail", "--url", gateway.url)
@@ -446,11 +474,55 @@ def test_token_is_shown_to_the_collector_alone() -> None:
         send(collector, 1, token=TOKEN)
         refused = invoke_command("tail", "--url", collector.http_url, "--token", "wrong")
         assert refused.exit_code == 2
-        assert "--token" in refused.output
+        assert "rejected the token (wrong token); pass the collector's with" in refused.output
+        asked = invoke_command("tail", "--url", collector.http_url)
+        assert asked.exit_code == 2
+        assert asked.output == (
+            f"Error: {collector.http_url} requires a token; set REDVSBLUE_COLLECTOR_READ_TOKEN or "
+            "REDVSBLUE_COLLECTOR_TOKEN, or pass it with --token\n"
+        )
         variables = {"REDVSBLUE_COLLECTOR_TOKEN": TOKEN}
         with running_command("tail", "--url", collector.http_url, **variables) as tail:
             tail.wait_for_lines(1)
             assert TOKEN not in tail.said
+
+
+def test_token_for_reading_goes_before_that_of_games() -> None:
+    with collector_running(token="for-games", read_token=TOKEN) as collector:
+        send(collector, 1, token="for-games")
+        variables = {"REDVSBLUE_COLLECTOR_TOKEN": "for-games"}
+        for name in ("tail", "prove"):
+            done = invoke_command(name, "--url", collector.http_url, **variables)
+            assert done.exit_code == 2
+            assert "this is the token of games; this needs the read token" in done.output
+        variables["REDVSBLUE_COLLECTOR_READ_TOKEN"] = TOKEN
+        with running_command("tail", "--url", collector.http_url, **variables) as tail:
+            tail.wait_for_lines(1)
+
+
+@pytest.mark.parametrize("end", ["/telemetry", "/telemetry/"])
+def test_url_of_games_is_answered_with_that_of_the_page(
+    end: str, collector: RunningCollector
+) -> None:
+    for name in ("tail", "prove"):
+        done = invoke_command(name, "--url", collector.http_url.rstrip("/") + end)
+        assert done.exit_code == 2
+        (line,) = done.output.splitlines()
+        page = collector.http_url.rstrip("/")
+        assert line.endswith(f"is where games send to; give the URL of the page: {page}")
+
+
+def test_web_server_that_is_no_collector_is_called_so(gateway: ClosingGateway) -> None:
+    gateway.RequestHandlerClass = _Other
+    done = invoke_command("tail", "--url", gateway.url)
+    assert done.exit_code == 2
+    assert done.output == f"Error: {gateway.url} is not the page of a collector (HTTP status 404)\n"
+
+
+class _Other(_Forwarding):
+    def do_GET(self) -> None:
+        self.send_error(404)
+        self.close_connection = True
 
 
 @pytest.mark.parametrize(
@@ -459,6 +531,10 @@ def test_token_is_shown_to_the_collector_alone() -> None:
         ("http://127.0.0.1:{free}", "does not respond"),
         ("ws://127.0.0.1:3000/telemetry", "give the URL of the page: http://127.0.0.1:3000"),
         ("http://user:secret@127.0.0.1", "--token"),
+        ("ws://user:secret@127.0.0.1/telemetry", "--token"),
+        ("http://user:secret@127.0.0.1:notaport", "--token"),
+        ("http://[::1", "is not a valid URL"),
+        ("", "is not the URL of a collector's page"),
         ("http://127.0.0.1:notaport", "port"),
     ],
 )
