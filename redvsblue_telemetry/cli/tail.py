@@ -140,8 +140,8 @@ class _Tail:
         newest = self._client.newest()
         if newest is None:
             return
-        # One database gives no number twice, not even those of deleted events. But a gateway may have
-        # switched to another one.
+        # One database gives no number twice, not even that of a deleted event. But a gateway may
+        # have switched to another one.
         if newest.arrival < self._arrival and not self._has_same_events():
             self._seen.clear()
         # A page is short if its data is large: only an empty one is the end.
