@@ -217,10 +217,9 @@ def _plain_line(event: StoredEvent) -> str:
 def _colored_line(event: StoredEvent) -> str:
     color = _TYPE_COLORS[sum(event.type.encode()) % len(_TYPE_COLORS)]
     data, *context = _texts(event)
-    clock = _arrived(event).strftime("%H:%M:%S.%f")[:-3]
     return "  ".join(
         (
-            click.style(clock, dim=True),
+            click.style(_clock(event), dim=True),
             click.style(escape(event.session_id[:8]), dim=True),
             click.style(f"{event.seq:>6}", dim=True),
             click.style(escape(event.type), fg=color, bold=True),
@@ -229,6 +228,17 @@ def _colored_line(event: StoredEvent) -> str:
             *(click.style(text, fg="red") for text in _fault(event)),
         )
     )
+
+
+def _clock(event: StoredEvent) -> str:
+    """Return its time of arrival; with the date if that is another day than today."""
+    arrived = _arrived(event)
+    now = datetime.datetime.now(arrived.tzinfo)
+    if arrived.date() == now.date():
+        day = ""
+    else:
+        day = arrived.strftime("%m-%d " if arrived.year == now.year else "%Y-%m-%d ")
+    return day + arrived.strftime("%H:%M:%S.%f")[:-3]
 
 
 def _texts(event: StoredEvent) -> list[str]:

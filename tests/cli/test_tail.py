@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+<<<<<<< HEAD
+=======
+import datetime
+>>>>>>> 5b44ded (On a terminal, tail has the date of events of another day)
 import json
 import re
 import signal
@@ -259,6 +263,32 @@ def test_terminal_gets_colors_and_nothing_else_that_moves_it(collector: RunningC
     assert re.search(r"\x1b\[3\dm", text)
     rest = re.sub(r"\x1b\[[\d;]*m|\r\n", "", text)
     assert rest.isprintable(), rest
+
+
+@needs_posix
+def test_terminal_gets_the_date_of_events_of_another_day(tmp_path: Path) -> None:
+    options = {"db": tmp_path / "telemetry.sqlite3"}
+    today = datetime.datetime.now(datetime.timezone.utc).replace(hour=0, minute=0, second=1)
+    days = [datetime.datetime(2001, 2, 3, 4, 5, 6, 789_000, datetime.timezone.utc), today]
+    if today.timetuple().tm_yday > 3:  # there is another day of this year
+        days.insert(1, today - datetime.timedelta(days=2))
+    with collector_running(**options) as collector:
+        send(collector, *range(1, len(days) + 1))
+    with contextlib.closing(sqlite3.connect(options["db"])) as connection, connection:
+        for seq, day in enumerate(days, start=1):
+            received = int(day.timestamp()) * 1000 + day.microsecond // 1000
+            connection.execute("UPDATE events SET received = ? WHERE seq = ?", (received, seq))
+
+    with (
+        collector_running(**options) as collector,
+        Terminal("tail", "--url", collector.http_url, TZ="UTC") as terminal,
+    ):
+        terminal.wait_for(b"\x1b[2m     %d" % len(days))
+        shown = re.sub(r"\x1b\[[\d;]*m", "", terminal.shown.decode()).splitlines()
+    times = [line.partition("  ")[0] for line in shown if line]
+    expected = [f"{day:%m-%d %H:%M:%S}" for day in days[1:-1]]
+    assert times[0] == "2001-02-03 04:05:06.789"
+    assert [time[:-4] for time in times[1:]] == [*expected, "00:00:01"]
 
 
 @needs_posix
