@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -118,6 +119,42 @@ def test_hostile_names_are_shown_and_do_nothing(collector: RunningCollector, loo
     width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]
     assert page.evaluate("window.hacked === undefined && ({}).hacked === undefined")
+
+
+@needs_chromium
+def test_absurd_numbers_are_within_their_places(collector: RunningCollector, look: Look) -> None:
+    largest = 2**63 - 1
+    names = ("p50Ms", "p95Ms", "p99Ms", "maxMs")
+    times = json.dumps(
+        dict.fromkeys(names, 1e15) | {"seconds": 1e15, "frames": 10**12, "hitches": 10**12}
+    )
+    for number in range(1, 4):
+        fields = {"sessionId": f"{number}" * 900, "version": "9" * 900, "type": "frames"}
+        send_events(
+            collector,
+            event_text(times, **fields, seq=largest - number, timestamp=largest),
+            event_text(times, **fields, seq=number, timestamp=-largest - 1),
+            event_text(times, **fields, seq=2**53 + number, timestamp=2**53 + number),
+        )
+    send(collector, '[{"type": "crash", "timestamp": 99999999999999999999999}]')
+    page = look(collector.http_url)
+    expect(page.locator("#frames tr")).to_have_count(1)
+    expect(rows(page)).to_have_count(9)
+    expect(page.locator("#rejected li")).to_have_count(1)
+
+    for width in (1500, 1100, 620, 320):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        pushed = page.evaluate(
+            """[...document.querySelectorAll('.tiles > div, #events button, #rejected button')]
+                .filter(each => each.scrollWidth > each.clientWidth).length"""
+        )
+        assert pushed == 0, width
+    page.locator("#sessions button").first.click()
+    expect(page.locator("#detail-facts")).to_contain_text("durationimplausible")
+    inside = "e => e.scrollWidth <= e.clientWidth"
+    assert page.locator("#detail").evaluate(inside)
+    assert page.locator("#detail-facts").evaluate(inside)
 
 
 def shown_start_of(name: str) -> str:

@@ -119,6 +119,28 @@ def test_times_that_no_date_can_show_are_shown_as_numbers(
     expect(detail).to_contain_text("implausible: -9,223,372,036,854,775,808 ms since 1970")
 
 
+def test_session_with_absurd_numbers_does_not_drown_the_sum(
+    collector: RunningCollector, look: Look
+) -> None:
+    send_events(
+        collector,
+        event_text(seq=MAX, sessionId="huge", timestamp=NOW),
+        event_text(seq=4, sessionId="fine", timestamp=NOW),
+    )
+    page = look_at(look, collector)
+    note = page.locator("#tile-missing-note")
+
+    expect(page.locator("#tile-missing")).to_have_text("3")
+    expect(note).to_have_text(
+        "not counted: 1 session that claims 9,223,372,036,854,775,806 numbers"
+    )
+    send_events(collector, event_text(seq=MAX, sessionId="second", timestamp=NOW))
+    expect(note).to_have_text(
+        "not counted: 2 sessions that claim 18,446,744,073,709,551,612 numbers"
+    )
+    expect(page.locator("#tile-missing")).to_have_text("3")
+
+
 def test_numbers_are_shown_digit_by_digit_and_push_nothing_out(
     collector: RunningCollector, look: Look
 ) -> None:
