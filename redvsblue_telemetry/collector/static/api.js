@@ -20,11 +20,25 @@ export function address(path, parameters = {}) {
   return url;
 }
 
-export async function request(path, parameters, signal = AbortSignal.timeout(REQUEST_TIMEOUT)) {
-  const response = await fetch(address(path, parameters), { signal });
+export async function request(path, parameters, signal = AbortSignal.timeout(REQUEST_TIMEOUT), method = "GET") {
+  return (await answer(path, parameters, signal, method)).body;
+}
+
+/** Request, and return the body with the methods that the collector allows for the path, if it says so. */
+export async function answer(path, parameters, signal = AbortSignal.timeout(REQUEST_TIMEOUT), method = "GET") {
+  const response = await fetch(address(path, parameters), { signal, method });
   const text = await response.text();
-  if (!response.ok) throw Object.assign(new Error(`${response.status}: ${shortened(text, 300)}`), { response });
-  return parse(text);
+  if (!response.ok) throw Object.assign(new Error(`${response.status}: ${reasonOf(text)}`), { response });
+  return { body: parse(text), allowed: (response.headers.get("Allow") ?? "").split(", ") };
+}
+
+/** Return the reason in an error's body, which is JSON unless a proxy has answered. */
+function reasonOf(text) {
+  try {
+    return String(JSON.parse(text).error);
+  } catch {
+    return shortened(text, 300);
+  }
 }
 
 /** Yield the newest matching events, newest first, as a search finds them, until there are as many as wanted. */

@@ -3,11 +3,13 @@
 import { address, request, search } from "./api.js";
 import { Chart } from "./chart.js";
 import { parsed, textOf } from "./context.js";
+import { Deletion } from "./deletion.js";
 import { Detail, copy } from "./detail.js";
 import { EventList, rowOf } from "./events.js";
 import { FrameTimes } from "./frames.js";
 import { Opened } from "./opened.js";
 import { causes, crashFree, isBad } from "./outcome.js";
+import { storageInWords, storageWarning } from "./storage.js";
 import { Stream } from "./stream.js";
 import { CRASHES, FAULTS, GroupList, RejectedList, SampledTable, SessionTable, VersionTable } from "./tables.js";
 import { counted, make, number, setText, share } from "./text.js";
@@ -16,6 +18,8 @@ import { counted, make, number, setText, share } from "./text.js";
 const REFRESH_INTERVAL = 2_000, MIN_REFRESH_INTERVAL = 900; // the shorter one after a change
 const SUMMARY_INTERVAL = 10_000; // of versions and frame times, which are costlier to ask for, and of old crashes
 const TYPING_DELAY = 300; // from the last key to the new filter
+
+const SEARCH_DELAY = 400; // until a search counts as slow
 
 const INITIAL_EVENTS = 100, MAX_SESSIONS = 100, MAX_REJECTED = 50, MAX_GROUPS = 50, MAX_VERSIONS = 30;
 const MAX_PLAUSIBLE = 1e12; // missing events of a session, as in the collector
@@ -26,8 +30,15 @@ const $ = (id) => document.getElementById(id);
 
 const detail = new Detail($("detail"), (event) => opened.event(event));
 
+const deletion = new Deletion($("deletion"), () => {
+  $("detail").close();
+  loadHistory();
+  refresh();
+});
+
 const opened = new Opened({
   detail,
+  onDelete: (session) => deletion.ask(session),
   onFilter: (changes) => setFilter(changes),
   rowOf: (event) => rowOf(event, chart.colorOf(event.type)),
 });
@@ -145,11 +156,31 @@ $("clear").addEventListener("click", () => {
 const stream = new Stream({
   onUpdate: showUpdate,
   onState: (state) => {
-    const pill = $("connection");
-    pill.dataset.state = state;
-    setText(pill, state);
+    streamState = state;
+    showState();
   },
 });
+
+let streamState = "connecting";
+let searching = 0; // a timer, while stored events are searched for
+
+/** Show the state of the stream; or that a search runs, since until it ends nobody knows what is stored. */
+function showState() {
+  const pill = $("connection");
+  const state = streamState === "live" && list.isSlow ? "searching" : streamState;
+  pill.dataset.state = state;
+  setText(pill, state === "searching" ? "searching…" : state);
+}
+
+/** Note that a search has begun or ended; a quick one is not worth a word. */
+function setSearching(isSearching) {
+  clearTimeout(searching);
+  list.setSearching(isSearching);
+  searching = setTimeout(() => {
+    list.setSlow(isSearching);
+    showState();
+  }, isSearching ? SEARCH_DELAY : 0);
+}
 
 let total = 0;
 
@@ -176,7 +207,7 @@ async function loadHistory() {
   loading.abort(); // so that the collector ends that search
   const { signal } = (loading = new AbortController());
   list.clear();
-  list.setSearching(true);
+  setSearching(true);
   try {
     for await (const events of search(filter, INITIAL_EVENTS, signal)) {
       if (signal.aborted) return;
@@ -185,7 +216,7 @@ async function loadHistory() {
   } catch {
     // The stream shows whether there is a connection, and brings new events once there is one.
   }
-  if (!signal.aborted) list.setSearching(false);
+  if (!signal.aborted) setSearching(false);
 }
 
 // Totals, sessions and rejected parts, requested regularly while the page is visible.
@@ -268,6 +299,14 @@ function showTile(name, text, note = "", isNoteworthy = false) {
   setText($(`tile-${name}-note`), note);
 }
 
+function showStorage(storage) {
+  $("storage").hidden = !storage;
+  $("storage-low").hidden = !storage?.isLow;
+  if (!storage) return;
+  setText($("storage"), storageInWords(storage));
+  if (storage.isLow) setText($("storage-low"), storageWarning(storage));
+}
+
 /** Show what is missing, without the sessions that claim absurd numbers, which would drown the others. */
 function showMissing(stats) {
   const { implausibleSessions: count, implausibleMissing: claimed } = stats;
@@ -295,6 +334,7 @@ function showStats(stats) {
   $("flow").hidden = $("columns").hidden = isEmpty;
   $("trouble").hidden = !stats.lastError;
   setText($("trouble"), stats.lastError ? `Events can't be stored, so they are not acknowledged: ${stats.lastError}` : "");
+  showStorage(stats.storage);
   const types = Object.keys(stats.types).slice(0, 100);
   const options = [...$("types").children];
   if (options.map((option) => option.value).join("\n") !== types.join("\n")) {

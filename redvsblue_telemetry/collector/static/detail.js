@@ -13,10 +13,10 @@ export class Detail {
   constructor(dialog, onEvent) {
     const part = (name) => dialog.querySelector(`#detail-${name}`);
     Object.assign(this, { dialog, title: part("title"), facts: part("facts"), text: part("text") });
-    Object.assign(this, { filter: part("filter"), copy: part("copy") });
+    Object.assign(this, { filter: part("filter"), copy: part("copy"), delete: part("delete") });
     Object.assign(this, { more: part("more"), moreTitle: part("more-title"), rows: part("rows") });
     this.copied = "";
-    this.onFilter = null;
+    this.onFilter = this.onDelete = null;
     part("close").addEventListener("click", () => dialog.close());
     dialog.addEventListener("click", (event) => {
       if (event.target === dialog) dialog.close(); // a click on the backdrop
@@ -34,6 +34,7 @@ export class Detail {
       dialog.close();
       this.onFilter();
     });
+    this.delete.addEventListener("click", () => this.onDelete());
     this.copy.hidden = !navigator.clipboard; // browsers have it on secure pages only
     this.copy.addEventListener("click", () => copy(this.copy, this.copied));
   }
@@ -44,7 +45,7 @@ export class Detail {
    * A fact is a name and a value, and maybe what a click on the value does before the dialog closes, and an
    * explanation.
    */
-  show({ title, facts, text, isJson = false, onFilter = null, filterText = ONE_SESSION, rows = [], rowsTitle = "" }) {
+  show({ title, facts, text, isJson = false, onFilter = null, filterText = ONE_SESSION, onDelete = null, rows = [], rowsTitle = "" }) {
     setText(this.title, title);
     this.facts.replaceChildren(...facts.map((fact) => this.fact(...fact)));
     this.more.hidden = rows.length === 0;
@@ -54,6 +55,8 @@ export class Detail {
     this.filter.hidden = onFilter === null;
     setText(this.filter, filterText);
     this.onFilter = onFilter;
+    this.delete.hidden = onDelete === null;
+    this.onDelete = onDelete;
     this.copied = text;
     this.text.hidden = !text;
     this.text.replaceChildren(isJson ? colored(text) : visible(text).replaceAll("\\u000a", "\n"));

@@ -24,6 +24,7 @@ export class EventList {
     this.isUnsorted = false;
     this.day = new Date().toDateString();
     this.isSearching = false;
+    this.isSlow = false; // a search that takes its time
     pause.addEventListener("click", () => this.setPaused(!this.isPaused));
     // Rows must not move away while the pointer or the keyboard is about to open one.
     list.addEventListener("pointerenter", (event) => {
@@ -69,7 +70,14 @@ export class EventList {
   /** Show whether earlier events are being searched for. */
   setSearching(isSearching) {
     this.isSearching = isSearching;
+    this.list.ariaBusy = String(isSearching);
     setText(this.empty, isSearching ? SEARCHING : NOTHING);
+    this.describe();
+  }
+
+  /** Show whether that takes so long that a viewer may wonder. */
+  setSlow(isSlow) {
+    this.isSlow = isSlow;
     this.describe();
   }
 
@@ -94,7 +102,7 @@ export class EventList {
 
   describe() {
     const [shown, matching] = this.shares.reduce(([a, b], [c, d]) => [a + c, b + d], [0, 0]);
-    let text = this.isSearching && this.list.children.length ? "searching for earlier ones…" : "";
+    let text = this.isSlow && this.list.children.length ? "showing what was found so far, searching on…" : "";
     if (this.isHeld) {
       text = this.isPaused ? "paused" : "paused while you use the list";
       if (this.newCount) text += `: ${counted(this.newCount, "new event")}`;

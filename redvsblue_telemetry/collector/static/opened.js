@@ -1,6 +1,6 @@
 // What the dialog shows of an event, a session, a crash, a fault and a rejected part.
 
-import { request } from "./api.js";
+import { answer, request } from "./api.js";
 import { termFor } from "./context.js";
 import { fields } from "./json.js";
 import { causeOf, outcomeOf } from "./outcome.js";
@@ -9,9 +9,12 @@ import { between, moment, number, shortened } from "./text.js";
 const EVENTS_BEFORE = 20; // that are shown with a crash
 
 export class Opened {
-  /** `onFilter` gets the filter that a button in the dialog asks for; `rowOf` makes a row of the list of events. */
-  constructor({ detail, onFilter, rowOf }) {
-    Object.assign(this, { detail, onFilter, rowOf });
+  /**
+   * `onFilter` gets the filter that a button in the dialog asks for, `onDelete` the session that another one does;
+   * `rowOf` makes a row of the list of events.
+   */
+  constructor({ detail, onFilter, onDelete, rowOf }) {
+    Object.assign(this, { detail, onFilter, onDelete, rowOf });
   }
 
   async event({ arrival, type }) {
@@ -41,7 +44,8 @@ export class Opened {
   async session(id) {
     const onFilter = () => this.onFilter({ session: id });
     try {
-      const session = await request(`/api/sessions/${encodeURIComponent(id)}`);
+      const { body: session, allowed } = await answer(`/api/sessions/${encodeURIComponent(id)}`);
+      const onDelete = allowed.includes("DELETE") ? () => this.onDelete(session) : null;
       const { word, meaning } = outcomeOf(session);
       const facts = [["session", id], ["outcome", word, null, meaning], ["since", moment(session.since)]];
       if (session.outcome === "running") facts.push(["connected", session.connected ? "yes" : "no"]);
@@ -52,13 +56,13 @@ export class Opened {
         facts.push(["first event", moment(session.firstTimestamp)], ["last event", moment(session.lastTimestamp)]);
         facts.push(["duration", between(session.firstTimestamp, session.lastTimestamp)]);
       }
-      facts.push(["events", number(session.events)], ["missing", number(session.missing)]);
+      facts.push(["events", number(session.events), null, deletedOf(session)], ["missing", number(session.missing)]);
       if (session.waiting) facts.push(["still to come", number(session.waiting)]);
       facts.push(["repeats", number(session.repeats)], ["highest sequence number", number(session.highest)]);
       if (session.crashes) facts.push(["crashes", number(session.crashes)]);
       if (session.faults) facts.push(["faults", number(session.faults), () => this.onFilter({ session: id, fault: "any" })]);
       facts.push(["last report", session.reported === null ? "none" : moment(session.reported)]);
-      this.detail.show({ title: "Session", facts, text: sessionText(session), onFilter });
+      this.detail.show({ title: "Session", facts, text: sessionText(session), onFilter, onDelete });
     } catch (error) {
       const facts = [["session", id], ["can't show this session", error.message]];
       this.detail.show({ title: "Session", facts, text: "", onFilter });
@@ -119,7 +123,7 @@ function stackOf(data) {
   return isStack ? { text: stack.join("\n") } : { text: data, isJson: true };
 }
 
-function sessionText({ losses, sampled, types }) {
+function sessionText({ losses, sampled, types, partial }) {
   const parts = [];
   if (losses.length) {
     const runs = losses.map(({ first, last }) => (String(first) === String(last) ? `${first}` : `${first} to ${last}`));
@@ -136,8 +140,13 @@ function sessionText({ losses, sampled, types }) {
     parts.push(["Left out by sampling and rate limits", ...lines]);
   }
   const counts = Object.entries(types).map(([type, count]) => `${column(count)}  ${type}`);
-  if (counts.length) parts.push(["Events by type", ...counts]);
+  if (counts.length) parts.push([partial ? "The first of its events by type" : "Events by type", ...counts]);
   return parts.map((lines) => lines.join("\n")).join("\n\n");
+}
+
+/** Return how many events of a session are no longer stored. */
+function deletedOf({ deleted = 0 }) {
+  return deleted ? `${number(deleted)} of them deleted, for their age or to save room` : "";
 }
 
 function column(count) {

@@ -36,7 +36,7 @@ function sessionRow(session, onOpen) {
   button.append(make("bdi", "", shortened(session.sessionId, 12)));
   head.append(button, make("bdi", "version"), makeOutcome());
   row.append(head, make("td"), make("td"), make("td"));
-  row.children[3].append(make("span", "cut"), make("span", "sub"));
+  for (const cell of [row.children[2], row.children[3]]) cell.append(make("span", "cut"), make("span", "sub"));
   return row;
 }
 
@@ -47,7 +47,8 @@ function fillSession(row, session) {
   setText(head.children[1], session.version ? shortened(session.version, MAX_VERSION_LENGTH) : "");
   showOutcome(head.lastChild, session, `${since} ${when(session.since)}`);
   setCut(length, between(session.firstTimestamp, session.lastTimestamp));
-  setCut(events, number(session.events));
+  setCut(events.firstChild, number(session.events));
+  setCut(events.lastChild, session.deleted ? `${number(session.deleted)} deleted` : "");
   const part = session.missing ? ` (${share(session.missing / (session.missing + session.events))})` : "";
   setCut(missing.firstChild, number(session.missing) + part);
   const lost = { ...session.lost, waiting: session.waiting };

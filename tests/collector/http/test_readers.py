@@ -264,6 +264,8 @@ def test_page_says_that_it_searches_and_drops_a_search_for_another(
     page = look(f"{hasty.http_url}?text=x")
     assert wait_until(lambda: endless.began == 1)
     expect(page.locator("#events-empty")).to_have_text("Searching…")
+    expect(page.locator("#connection")).to_have_text("searching…")
+    expect(page.locator("#events")).to_have_attribute("aria-busy", "true")
     page.fill("#filter-text", "xy")
     assert wait_until(lambda: (endless.began, endless.ended) == (2, 1))
     expect(page.locator("#events-empty")).to_have_text("Searching…")
