@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-<<<<<<< HEAD
-=======
 import datetime
->>>>>>> 5b44ded (On a terminal, tail has the date of events of another day)
 import json
 import re
 import signal
