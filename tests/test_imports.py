@@ -113,10 +113,11 @@ ROOMS = {
     "collector": """
         loglimit        |
         messages        |
-        models          |
+        textsearch      |
+        models          | textsearch
         faults          |
         checking        | faults
-        storage         | messages  models
+        storage         | messages  models  textsearch
         alerts          | models  storage
         webhook         |
         alerting        | alerts  storage  webhook
@@ -135,15 +136,18 @@ ROOMS = {
         reports         | losses  seqranges
         summaries       |
         cutoff          |
-        queries         | cutoff  losses  reports  summaries
+        snapshot        |
+        upkeep          |
+        textindex       | snapshot  upkeep
+        plan            | textindex
+        queries         | cutoff  losses  plan  reports  snapshot  summaries
         sessions        | seqranges
         numbers         |
         contexts        |
         faults          |
         schema          |
         database        | schema
-        writer          | contexts  database  faults  reports  schema  sessions
-        upkeep          |
+        writer          | contexts  database  faults  reports  schema  sessions  textindex
         thread          | database  upkeep  writer
     """,
     "collector.http": """

@@ -88,7 +88,12 @@ def _read_context(_: click.Context, __: click.Parameter, given: tuple[str, ...])
 _FILTERS = (
     click.option("--type", "type_", metavar="NAME", type=TEXT, help="Only events of this type."),
     click.option("--session", metavar="ID", type=TEXT, help="Only events of this session."),
-    click.option("--text", type=TEXT, help="Only events whose data contains this text."),
+    click.option(
+        "--text",
+        type=TEXT,
+        help="Only events whose data contains this text, from the start of a word; after *, "
+        "from anywhere.",
+    ),
     click.option(
         "--context",
         metavar="NAME=VALUE",

@@ -17,6 +17,7 @@ from .http.live import Live
 from .http.metrics import Metrics
 from .ingest import Ingest, Limits, require_upgrade
 from .storage.database import Database
+from .storage.textindex import TextIndex
 from .storage.thread import WriterThread
 from .storage.writer import Check, Stored
 
@@ -56,7 +57,9 @@ class Collector:
         self.metrics = Metrics(
             self._connections, lambda: self.live.viewers, lambda: self.alerting.firing
         )
-        self.storage = WriterThread(database, self._on_stored, self.metrics.record_failure, check)
+        self.storage = WriterThread(
+            database, self._on_stored, self.metrics.record_failure, check, upkeep=[TextIndex()]
+        )
         self.alerting = Alerting(
             alerts,
             conditions,

@@ -9,12 +9,12 @@ Pure: knows nothing of SQL, HTTP or threads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import msgspec
 
 from .._report import Report
+from .textsearch import TextSearch
 
 __all__ = [
     "ANY_FAULT",
@@ -430,37 +430,24 @@ class EventFilter(msgspec.Struct):
     type: str | None = None
     session: str | None = None
     text: str | None = None
-    """Part of the data, as a person reads it or as JSON spells it; case-insensitive in a to z."""
+    """Part of the data, as a person reads it or as JSON spells it; case-insensitive in a to z.
+
+    It must begin at the beginning of a word, and may end within one. After a leading ``*``, it may
+    begin anywhere; such a search takes longer. See :mod:`.textsearch`."""
     context: dict[str, str] = {}
     """Fields of the context with their values, as :func:`context_fields` returns them."""
     fault: str | None = None
     """:data:`ANY_FAULT`, :data:`NO_FAULT`, or part of the fault; case-insensitive in a to z."""
 
-    def spellings(self) -> list[bytes]:
-        """Return the texts of which one must occur in the data's JSON, in lower case.
-
-        ``text`` may be part of a string, where JSON escapes quotes and some clients escape
-        everything but ASCII. Or it may be copied from pretty-printed JSON, which has spaces that
-        the SDK does not send.
-        """
-        text = self.text or ""
-        spellings = (
-            text,
-            text.replace('": ', '":').replace(', "', ',"'),
-            json.dumps(text, ensure_ascii=False)[1:-1],
-            json.dumps(text)[1:-1],
-        )
-        return sorted({spelling.encode(errors="replace").lower() for spelling in spellings})
-
     def matching(self, events: Iterable[StoredEvent]) -> list[StoredEvent]:
         """Return the events that match, by the same rules as a query of the database."""
-        spellings = None if self.text is None else self.spellings()
+        search = None if self.text is None else TextSearch(self.text)
         return [
             event
             for event in events
             if (self.type is None or event.type == self.type)
             and (self.session is None or event.session_id == self.session)
-            and (spellings is None or _contains_any(event.data, spellings))
+            and (search is None or search.fits(bytes(event.data).lower().decode(errors="replace")))
             and (not self.context or self.context.items() <= context_fields(event.context).items())
             and (self.fault is None or self._has_fault(event.fault))
         ]
@@ -475,11 +462,6 @@ class EventFilter(msgspec.Struct):
 
 def _folded(text: str) -> bytes:
     return text.encode(errors="replace").lower()  # only a to z, as in SQLite
-
-
-def _contains_any(data: msgspec.Raw, spellings: list[bytes]) -> bool:
-    text = bytes(data).lower()
-    return any(spelling in text for spelling in spellings)
 
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..textsearch import fits
 from .schema import APPLICATION_ID, AS_CURRENT, SCHEMA_VERSION, upgrade
 
 __all__ = ["Database", "DatabaseError", "open_readonly"]
@@ -79,7 +80,7 @@ class Database:
             DatabaseError: it can't be opened.
         """
         try:
-            return sqlite3.connect(
+            connection = sqlite3.connect(
                 self.path.absolute().as_uri(),
                 uri=True,
                 isolation_level=None,
@@ -88,6 +89,8 @@ class Database:
             )
         except sqlite3.Error as error:
             raise self.explain(error) from error
+        _add_functions(connection)
+        return connection
 
     def explain(self, error: sqlite3.Error) -> DatabaseError:
         """Return the error with the path of the file."""
@@ -220,6 +223,16 @@ def _explained(path: Path, error: sqlite3.Error) -> DatabaseError:
     return DatabaseError(f"{path}: {error}")
 
 
+def _add_functions(connection: sqlite3.Connection) -> None:
+    """Give a connection the functions of our queries."""
+    connection.create_function("fits_text", 2, _fits_text, deterministic=True)
+
+
+def _fits_text(data: str, text: bytes) -> bool:
+    """See :func:`.textsearch.fits`; SQLite's texts can't have half a character."""
+    return fits(data, text.decode(errors="surrogatepass"))
+
+
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     try:
         # It is also deleted when the interpreter exits, unless the process is killed.
@@ -276,7 +289,9 @@ def open_readonly(path: Path, *, busy_timeout: float = 5.0) -> Iterator[sqlite3.
 
 def _connect(path: Path, mode: str, busy_timeout: float = 0.0) -> sqlite3.Connection:
     source = f"{path.absolute().as_uri()}?{mode}"
-    return sqlite3.connect(source, uri=True, isolation_level=None, timeout=busy_timeout)
+    connection = sqlite3.connect(source, uri=True, isolation_level=None, timeout=busy_timeout)
+    _add_functions(connection)
+    return connection
 
 
 def _wal_files(path: Path) -> tuple[Path, Path]:

@@ -21,9 +21,7 @@ import msgspec
 
 from ..._report import Report, State, decode_report
 from ..models import (
-    ANY_FAULT,
     MAX_PLAUSIBLE_MISSING,
-    NO_FAULT,
     CrashGroup,
     EventFilter,
     EventPage,
@@ -39,7 +37,9 @@ from ..models import (
 )
 from .cutoff import NEVER, Cutoff
 from .losses import Losses, describe_losses
+from .plan import Plan, plan
 from .reports import End, decode_lost, ended_as, missing_runs
+from .snapshot import snapshot
 from .summaries import CrashGroups, FrameSummaries
 
 __all__ = [
@@ -95,7 +95,6 @@ _ROWS_PER_CHUNK = 1000  # that are read ahead of a stream
 _EVENTS_PER_QUERY = 20_000  # that a search examines, at most
 _FIRST_EVENTS_PER_QUERY = 1_000  # large events take long; the number grows while they don't
 _QUERY_SECONDS = 0.05  # about what the query of one window may take
-_FEW_EVENTS = 10_000  # fewer are found by the index of contexts, more by going through the events
 _MAX_PAGE_BYTES = 8 * 1024 * 1024  # of data
 _MAX_GAPS = 1000  # of one session
 _MAX_TYPES = 1000  # the most frequent ones
@@ -106,54 +105,8 @@ _MAX_ENDS = 100_000  # that are counted for alerts, the newest ones
 _MAX_VERSIONS = 100  # of one group of faults
 _MAX_INTERVALS = 10_000  # of frames that are summed up
 _HALF = 2**32
+_EVERY_EVENT = Plan([], [])
 _Kind = TypeVar("_Kind", bound=Session)
-
-
-def _conditions(
-    connection: sqlite3.Connection, wanted: EventFilter
-) -> tuple[list[str], list[object]]:
-    """Return the conditions in SQL, and the values of their parameters."""
-    conditions: list[str] = []
-    values: list[object] = []
-    if wanted.type is not None:
-        conditions.append("events.type = (SELECT key FROM types WHERE name = ?)")
-        values.append(wanted.type)
-    if wanted.session is not None:
-        conditions.append("events.session = (SELECT key FROM sessions WHERE session_id = ?)")
-        values.append(wanted.session)
-    if wanted.text is not None:
-        spellings = wanted.spellings()
-        either = " OR ".join(["instr(lower(events.data), ?) > 0"] * len(spellings))
-        conditions.append(f"({either})")
-        values += [spelling.decode() for spelling in spellings]
-    for field in wanted.context.items():
-        # The index leads from few events to exactly those, but would collect and sort all of many
-        # events for each page. Then SQLite goes through the events instead, and looks up each one.
-        conditions.append(
-            "events.context IN (SELECT context FROM context_fields WHERE name = ? AND value = ?)"
-            if _is_rare(connection, *field)
-            else "EXISTS (SELECT 1 FROM context_fields "
-            "WHERE name = ? AND value = ? AND context = events.context)"
-        )
-        values += field
-    if wanted.fault is not None:
-        is_none = wanted.fault == NO_FAULT
-        conditions.append(f"events.fault IS {'' if is_none else 'NOT '}NULL")
-        if wanted.fault not in (ANY_FAULT, NO_FAULT):
-            conditions.append("instr(lower(faults.text), lower(?)) > 0")
-            values.append(wanted.fault.encode(errors="replace").decode())
-    return conditions, values
-
-
-def _is_rare(connection: sqlite3.Connection, name: str, value: str) -> bool:
-    """Return whether few events have a field with this value in their context."""
-    (count,) = connection.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM context_fields "
-        "CROSS JOIN events ON events.context = context_fields.context "
-        "WHERE name = ? AND value = ? LIMIT ?)",
-        (name, value, _FEW_EVENTS),
-    ).fetchone()
-    return bool(count < _FEW_EVENTS)
 
 
 def events(
@@ -203,7 +156,7 @@ def search(
     """
     return _page(
         connection,
-        _conditions(connection, wanted),
+        plan(connection, wanted),
         after,
         before,
         limit,
@@ -214,7 +167,7 @@ def search(
 
 def _page(
     connection: sqlite3.Connection,
-    selection: tuple[list[str], list[object]],
+    chosen: Plan,
     after: int,
     before: int | None,
     limit: int,
@@ -222,8 +175,7 @@ def _page(
     newest_first: bool,
     cutoff: Cutoff = NEVER,
 ) -> EventPage:
-    conditions, values = selection
-    conditions = [*conditions, "events.arrival BETWEEN ? AND ?"]
+    conditions = [*chosen.conditions, "events.arrival BETWEEN ? AND ?"]
     query = (
         f"SELECT {_COLUMNS} FROM {_TABLES} WHERE {' AND '.join(conditions)} "
         f"ORDER BY events.arrival {'DESC' if newest_first else 'ASC'} LIMIT ?"
@@ -231,9 +183,9 @@ def _page(
     found: list[StoredEvent] = []
     size = 0
     for first, last in _windows(
-        connection, after, before, newest_first=newest_first, cutoff=cutoff
+        connection, after, before, newest_first=newest_first, chosen=chosen, cutoff=cutoff
     ):
-        rows = connection.execute(query, (*values, first, last, limit - len(found)))
+        rows = connection.execute(query, (*chosen.values, first, last, limit - len(found)))
         with contextlib.closing(rows):
             for row in rows:
                 found.append(_event(row))
@@ -254,6 +206,7 @@ def _windows(
     before: int | None,
     *,
     newest_first: bool,
+    chosen: Plan = _EVERY_EVENT,
     cutoff: Cutoff = NEVER,
 ) -> Iterator[tuple[int, int]]:
     """Yield the first and last arrival number of each window to search."""
@@ -265,27 +218,28 @@ def _windows(
     if before is not None:
         last = min(last, before - 1)
     size = _FIRST_EVENTS_PER_QUERY
-    while first <= last:
-        cutoff.check()
-        size = min(size, _EVENTS_PER_QUERY)
-        began = cutoff.clock()
-        if newest_first:
-            yield max(first, last - size + 1), last
-            last -= size
-        else:
-            yield first, min(first + size - 1, last)
-            first += size
-        took = cutoff.clock() - began
-        size = size * 2 if took < _QUERY_SECONDS / 2 else max(1, int(size * _QUERY_SECONDS / took))
+    for span in chosen.spans(connection, first, last, newest_first=newest_first):
+        low, high = span
+        while low <= high:
+            cutoff.check()
+            size = min(size, _EVENTS_PER_QUERY)
+            began = cutoff.clock()
+            start, end = chosen.window(connection, low, high, size, newest_first=newest_first)
+            yield start, end
+            low, high = (low, start - 1) if newest_first else (end + 1, high)
+            took = cutoff.clock() - began
+            size = (
+                size * 2 if took < _QUERY_SECONDS / 2 else max(1, int(size * _QUERY_SECONDS / took))
+            )
 
 
 def stream_events(connection: sqlite3.Connection, wanted: EventFilter) -> Iterator[StoredEvent]:
     """Yield all events stored by now, one by one, with few in memory at a time."""
     before = newest_arrival(connection) + 1
-    selection = _conditions(connection, wanted)
+    chosen = plan(connection, wanted)
     after = 0
     while chunk := _page(
-        connection, selection, after, before, _ROWS_PER_CHUNK, newest_first=False
+        connection, chosen, after, before, _ROWS_PER_CHUNK, newest_first=False
     ).events:
         yield from chunk
         after = chunk[-1].arrival
@@ -392,7 +346,7 @@ def session(
 
     See :func:`sessions` and :func:`search`.
     """
-    with _snapshot(connection):
+    with snapshot(connection):
         row = connection.execute(
             f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE session_id = :id",
             {"id": session_id, **_standing(connected, now)},
@@ -435,7 +389,10 @@ def _types_of(
     before = min(last, newest) + 1
     counts: dict[int, int] = {}
     is_partial = False
-    for start, end in _windows(connection, first - 1, before, newest_first=False, cutoff=cutoff):
+    chosen = Plan([], [], "session = ?", (session,))
+    for start, end in _windows(
+        connection, first - 1, before, newest_first=False, chosen=chosen, cutoff=cutoff
+    ):
         rows = connection.execute(
             "SELECT type, count(*) FROM events WHERE session = ? AND arrival BETWEEN ? AND ? "
             "GROUP BY type",
@@ -494,7 +451,7 @@ def totals(
     now: int | None = None,
 ) -> Totals:
     """Return the counts over the whole database; see :func:`sessions`."""
-    with _snapshot(connection):
+    with snapshot(connection):
         # Missing numbers are summed in two halves: a client may send a number so high that the sum
         # over several sessions would overflow SQLite's integers.
         row = connection.execute(
@@ -647,7 +604,7 @@ def faults(
     newest_first = "ORDER BY max(session_faults.newest) DESC LIMIT ?"
     found: list[FaultGroup] = []
     size = 0
-    with _snapshot(connection):
+    with snapshot(connection):
         groups = connection.execute(
             "SELECT fault, sum(session_faults.events), count(*), min(session_faults.first), "
             f"max(session_faults.last), max(session_faults.newest) FROM {chosen} "
@@ -701,14 +658,16 @@ def frames(
     """
     row = connection.execute("SELECT events FROM types WHERE name = 'frames'").fetchone()
     stride = -(-row[0] // _MAX_INTERVALS) if row and session is None else 1
-    conditions, values = _conditions(connection, EventFilter(type="frames", session=session))
-    conditions += ["arrival BETWEEN ? AND ?", "arrival % ? = 0"]
+    chosen = plan(connection, EventFilter(type="frames", session=session))
+    conditions = [*chosen.conditions, "arrival BETWEEN ? AND ?", "arrival % ? = 0"]
     query = (
         f"SELECT received, timestamp, version, data FROM events WHERE {' AND '.join(conditions)}"
     )
     summaries = FrameSummaries(stride)
-    for first, last in _windows(connection, 0, None, newest_first=False, cutoff=cutoff):
-        for row in connection.execute(query, (*values, first, last, stride)).fetchall():
+    for first, last in _windows(
+        connection, 0, None, newest_first=False, chosen=chosen, cutoff=cutoff
+    ):
+        for row in connection.execute(query, (*chosen.values, first, last, stride)).fetchall():
             summaries.add(*row)
     return [
         summary for summary in summaries.found() if version is None or summary.version == version
@@ -722,7 +681,7 @@ def newest_ends(
 
     The ends are in order. Times are in milliseconds since the epoch.
     """
-    with _snapshot(connection):
+    with snapshot(connection):
         (last,) = connection.execute("SELECT max(last_received) FROM sessions").fetchone()
         # By the index of `last_received`, which is never before `reported`.
         rows = connection.execute(
@@ -732,16 +691,3 @@ def newest_ends(
         ).fetchall()
     ends = [(reported, ended_as(reason, decode_lost(lost))) for reported, reason, lost in rows]
     return sorted(ends, key=lambda end: end[0]), last
-
-
-@contextlib.contextmanager
-def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """Read from one snapshot inside the block, or from the caller's if it has begun one."""
-    if connection.in_transaction:
-        yield
-        return
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        connection.execute("ROLLBACK")

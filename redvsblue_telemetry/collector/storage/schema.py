@@ -135,10 +135,19 @@ CREATE INDEX events_with_fault ON events (arrival, fault) WHERE fault IS NOT NUL
 # runs stay those that were received, so a repeat of a deleted event is still one, and no gap opens.
 # A session may have a million runs, too many for one step: `leftovers` are sessions that are
 # deleted but for their runs.
+# `text_index` says what the index of texts holds: of each partition, the blocks from its start, the
+# events in them, and how many of those were deleted since. The words are in tables that are made
+# when they are needed, where SQLite has the module for them.
 _VERSION_4 = """
 ALTER TABLE sessions ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE leftovers (
     session INTEGER PRIMARY KEY
+) STRICT;
+CREATE TABLE text_index (
+    partition INTEGER PRIMARY KEY,
+    blocks INTEGER NOT NULL,
+    events INTEGER NOT NULL DEFAULT 0,
+    expired INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 """
 
@@ -166,13 +175,16 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
+_NO_TEXT_INDEX = """
+CREATE TEMP TABLE text_index (partition INTEGER PRIMARY KEY, blocks, events, expired);
+"""
 # A view hides the table of the same name. Only the connection that makes them sees them.
 _NO_FAULTS = """
 CREATE TEMP TABLE faults (key INTEGER PRIMARY KEY, type, text);
 CREATE TEMP TABLE session_faults (fault, session, events, first, last, newest);
 """
 AS_CURRENT = {
-    1: f"""{_NO_FAULTS}
+    1: f"""{_NO_TEXT_INDEX}{_NO_FAULTS}
 CREATE TEMP TABLE crashes (session INTEGER PRIMARY KEY, events);
 INSERT INTO crashes SELECT session, count(*) FROM main.events
     WHERE type = (SELECT key FROM main.types WHERE name = 'crash') GROUP BY session;
@@ -189,11 +201,11 @@ CREATE TEMP TABLE sampled (session, type, events);
 CREATE TEMP TABLE contexts (key INTEGER PRIMARY KEY, text);
 CREATE TEMP TABLE context_fields (name, value, context);
 """,
-    2: f"""{_NO_FAULTS}
+    2: f"""{_NO_TEXT_INDEX}{_NO_FAULTS}
 CREATE TEMP VIEW sessions AS SELECT *, 0 AS faults, 0 AS deleted FROM main.sessions;
 CREATE TEMP VIEW events AS SELECT *, NULL AS fault FROM main.events;
 """,
-    3: """
+    3: f"""{_NO_TEXT_INDEX}
 CREATE TEMP VIEW sessions AS SELECT *, 0 AS deleted FROM main.sessions;
 """,
 }

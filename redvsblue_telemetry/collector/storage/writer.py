@@ -29,6 +29,7 @@ from .faults import Faults, Finding
 from .reports import End, save_report
 from .schema import SCHEMA_VERSION
 from .sessions import Sessions
+from .textindex import drop_index
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
@@ -170,6 +171,7 @@ class Writer:
             DatabaseError: nothing was deleted.
         """
         with self._transaction():
+            drop_index(self._connection)
             for table in _TABLES:
                 self._connection.execute(f"DELETE FROM {table}")
             self._forget()

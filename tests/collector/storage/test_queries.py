@@ -13,7 +13,7 @@ import pytest
 
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.models import EventFilter, StoredEvent
-from redvsblue_telemetry.collector.storage import contexts, queries
+from redvsblue_telemetry.collector.storage import contexts, plan, queries
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.writer import Writer
 
@@ -504,7 +504,7 @@ def steps_of_first_page(connection: sqlite3.Connection, **fields: str) -> int:
 def test_search_by_context_costs_no_more_with_more_contexts(
     writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "_FEW_EVENTS", 100)
+    monkeypatch.setattr(plan, "_FEW_EVENTS", 100)
     costs = []
     for first in (1, 1001):
         numbered = range(first, first + 1000)
@@ -524,7 +524,7 @@ def test_search_by_context_costs_no_more_with_more_contexts(
 def test_search_by_context_finds_the_same_for_few_and_many_events(
     writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(queries, "_FEW_EVENTS", few)
+    monkeypatch.setattr(plan, "_FEW_EVENTS", few)
     kinds = [{"context": {"a": n % 2, "b": n % 10}} if n % 3 else {} for n in range(1, 61)]
     store(writer, *(event(n, **fields) for n, fields in enumerate(kinds, 1)))
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.models import EventFilter, Outcome
 from redvsblue_telemetry.collector.storage import queries
 from redvsblue_telemetry.collector.storage.database import Database, open_readonly
-from redvsblue_telemetry.collector.storage.schema import SCHEMA_VERSION
+from redvsblue_telemetry.collector.storage.schema import SCHEMA_VERSION, upgrade
 from redvsblue_telemetry.collector.storage.writer import Writer
 
 FOLDER = Path(__file__).parent
@@ -30,7 +33,7 @@ def written_with(version: int, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 3])
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return written_with(request.param, tmp_path)
 
@@ -62,11 +65,13 @@ def everything(connection: sqlite3.Connection) -> dict[str, Any]:
         "faulty": queries.events(connection, EventFilter(fault="any")),
         "fitting": msgspec.json.encode(queries.events(connection, EventFilter(fault="none"))),
         "frames": queries.frames(connection),
+        "texts": queries.events(connection, EventFilter(text="red")),
     }
 
 
 def test_old_file_is_read_as_a_current_one_and_stays_as_it_is(old: Path) -> None:
     before, version = old.read_bytes(), version_of(old)
+    faulty = [2, 5] if version == 3 else []
 
     with open_readonly(old) as connection:
         seen = everything(connection)
@@ -78,11 +83,15 @@ def test_old_file_is_read_as_a_current_one_and_stays_as_it_is(old: Path) -> None
         assert everything(connection) == seen
 
     assert [event["seq"] for event in json.loads(seen["events"])] == [1, 2, 5, 1, 2]
-    assert (seen["faults"], seen["faulty"], seen["fitting"]) == ([], [], seen["events"])
+    assert [event.arrival for event in seen["faulty"]] == faulty
+    assert [event["arrival"] for event in json.loads(seen["fitting"])] == [
+        arrival for arrival in (1, 2, 3, 4, 5) if arrival not in faulty
+    ]
+    assert [group.count for group in seen["faults"]] == [len(faulty)] * bool(faulty)
     assert seen["totals"].types == {"hit": 3, "crash": 1, "round_end": 1}
-    assert seen["totals"].faults == 0
+    assert seen["totals"].faults == len(faulty)
     assert json.loads(seen["crashes"])[0]["exception"] == "KeyError"
-    assert [session.faults for session in seen["sessions"]] == [0, 0]
+    assert [session.faults for session in seen["sessions"]] == [len(faulty) // 2] * 2
 
 
 def test_file_without_reports_is_read_as_a_current_one(oldest: Path) -> None:
@@ -94,8 +103,11 @@ def test_file_without_reports_is_read_as_a_current_one(oldest: Path) -> None:
     assert (blue.session_id, blue.missing, blue.crashes) == ("blue", 0, 0)
 
 
-def test_file_with_reports_and_contexts_is_read_as_a_current_one(tmp_path: Path) -> None:
-    with open_readonly(written_with(2, tmp_path)) as connection:
+@pytest.mark.parametrize("version", [2, 3])
+def test_file_with_reports_and_contexts_is_read_as_a_current_one(
+    tmp_path: Path, version: int
+) -> None:
+    with open_readonly(written_with(version, tmp_path)) as connection:
         seen = everything(connection)
     red, blue = seen["details"]
     assert (red.outcome, red.lost) == (Outcome.CRASHED, {"overflow": 1, "unexplained": 2})
@@ -103,6 +115,16 @@ def test_file_with_reports_and_contexts_is_read_as_a_current_one(tmp_path: Path)
     assert (blue.outcome, blue.repeats) == (Outcome.RUNNING, 1)
     assert [event.seq for event in seen["context"]] == [1, 2]
     assert seen["totals"].sampled == {"hit": 6}
+
+
+def test_file_with_faults_is_read_as_a_current_one(tmp_path: Path) -> None:
+    with open_readonly(written_with(3, tmp_path)) as connection:
+        seen = everything(connection)
+    (group,) = seen["faults"]
+    assert (group.type, group.count, group.sessions) == ("hit", 2, 2)
+    assert (group.fault, group.newest.arrival) == ("data.damage: must be an integer", 5)
+    assert [event.arrival for event in seen["texts"]] == [1, 4]
+    assert seen["faulty"][0].context == msgspec.Raw(b'{"player": "p-17", "level": 3}')
 
 
 def test_sessions_of_an_old_file_are_read_without_all_crashes_for_each(oldest: Path) -> None:
@@ -133,11 +155,12 @@ def test_sessions_of_an_old_file_are_read_without_all_crashes_for_each(oldest: P
 
 
 def test_upgraded_file_takes_what_a_new_one_takes(old: Path) -> None:
+    faults = 1 if version_of(old) == 3 else 0
     database = Database(old)
     writer = Writer(database, lambda type, _: "wrong" if type == "hit" else None)
     with contextlib.closing(database), contextlib.closing(writer):
         event = {"sessionId": "red", "seq": 4, "type": "hit", "timestamp": 1, "id": "x"}
-        event |= {"data": {}, "context": {"player": "p-17"}}
+        event |= {"data": {"x": 1}, "context": {"player": "p-17"}}
         report = {"sessionId": "red", "number": 2, "state": "ended", "reason": "crashed"}
         report |= {
             "startedAt": 1_795_531_418_000,
@@ -155,9 +178,10 @@ def test_upgraded_file_takes_what_a_new_one_takes(old: Path) -> None:
             assert (found.outcome, found.lost) == (Outcome.CRASHED, {"overflow": 1})
             wanted = EventFilter(context={"player": "p-17"})
             assert queries.events(connection, wanted)[-1].seq == 4
-            (faulty,) = queries.events(connection, EventFilter(fault="any"))
+            (faulty,) = queries.events(connection, EventFilter(fault="wrong"))
             assert (faulty.seq, faulty.fault) == (4, "wrong")
-            assert (found.faults, queries.faults(connection)[0].count) == (1, 1)
+            assert (found.faults - faults, queries.faults(connection)[0].count) == (1, 1)
+            assert [each.seq for each in queries.events(connection, EventFilter(text="x"))] == [4]
             assert queries.totals(connection).sampled == {"hit": 6}
 
 
@@ -176,14 +200,64 @@ def test_upgraded_file_has_the_tables_of_a_new_one(old: Path, tmp_path: Path) ->
 def test_upgrade_is_whole_or_has_not_happened(old: Path) -> None:
     version = version_of(old)
     with contextlib.closing(sqlite3.connect(old)) as connection:
-        connection.execute("CREATE TABLE session_faults (mine)")  # the upgrade fails in its middle
+        connection.execute("CREATE TABLE text_index (mine)")  # the upgrade fails in its middle
     before = old.read_bytes()
-    with pytest.raises(Exception, match="session_faults already exists"):
+    with pytest.raises(Exception, match="text_index already exists"):
         Database(old)
     assert version_of(old) == version
-    with open_readonly(old) as connection:
-        assert queries.totals(connection).events == 5
+    with contextlib.closing(sqlite3.connect(old)) as connection:
+        assert connection.execute("SELECT count(*) FROM events").fetchone() == (5,)
     assert len(old.read_bytes()) == len(before)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from redvsblue_telemetry.collector.storage import database
+
+def upgrade(version, real=database.upgrade):
+    statements = real(version)
+    yield from statements[:{done}]
+    os.kill(os.getpid(), signal.SIGKILL)
+
+database.upgrade = upgrade
+database.Database(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+@pytest.mark.parametrize("done", [1, 3, -2, -1])
+def test_upgrade_that_is_killed_leaves_the_file_as_it_was(old: Path, done: int) -> None:
+    with open_readonly(old) as connection:
+        seen = everything(connection)
+    version = version_of(old)
+
+    killed = subprocess.run([sys.executable, "-c", KILLED.format(done=done), old], check=False)
+
+    assert killed.returncode == -signal.SIGKILL
+    assert version_of(old) == version
+    with open_readonly(old) as connection:
+        assert everything(connection) == seen
+    Database(old).close()
+    assert version_of(old) == SCHEMA_VERSION
+    with open_readonly(old) as connection:
+        assert everything(connection) == seen
+
+
+def test_upgrade_reads_no_event(tmp_path: Path) -> None:
+    """It has to be quick, however many there are."""
+    read = []
+
+    def look(action: int, table: str | None, column: str | None, *_: str | None) -> int:
+        if action == sqlite3.SQLITE_READ and table == "events" and column != "ROWID":
+            read.append(column)
+        return sqlite3.SQLITE_OK
+
+    with contextlib.closing(sqlite3.connect(written_with(3, tmp_path))) as connection:
+        connection.set_authorizer(look)
+        for statement in upgrade(3):
+            connection.execute(statement)
+    assert read == []
 
 
 def test_file_that_is_upgraded_meanwhile_is_not_upgraded_twice(
