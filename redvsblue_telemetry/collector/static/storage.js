@@ -3,7 +3,7 @@
 import { duration, number } from "./text.js";
 
 const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
-const MAX_SHOWN_TYPES = 3; // with an age of their own
+const MAX_SHOWN_TYPES = 3; // that are kept for another time
 const MANY_DAYS = 3650; // from here on, nobody needs to know how many
 
 /** Return a size in bytes, with two digits or more: "0 bytes", "1.4 MB", "25 GB". */
