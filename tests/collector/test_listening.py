@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import socket
+import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import trustme
+from websockets.asyncio.client import connect as async_connect
 from websockets.frames import Opcode
 
 from redvsblue_telemetry.collector import listening
-from tests.collector.clients import HANDSHAKE, array, client_of, frame
+from redvsblue_telemetry.collector.server import Options, serve, telemetry_url
+from tests.collector.clients import ACKS, HANDSHAKE, array, client_of, frame
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.wait import wait_until
 
 TIMEOUT = 0.4  # seconds, in place of the real one
+uvloop = pytest.importorskip("uvloop")
 LOGGER = "redvsblue_telemetry.collector"
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -265,3 +272,44 @@ def test_garbage_is_logged_once_a_minute_and_with_the_address(
     lines = warnings(caplog)
     assert len(lines) <= 1
     assert all(line.endswith("; from 127.0.0.1") for line in lines)
+
+
+class LoopWithoutReaders(asyncio.SelectorEventLoop):
+    """As Windows' default loop, which knows sockets but no other descriptors."""
+
+    def add_reader(self, *_: object) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("loop", [LoopWithoutReaders, uvloop.new_event_loop])
+@pytest.mark.parametrize("is_secure", [False, True])
+def test_any_event_loop_serves(
+    loop: Callable[[], asyncio.AbstractEventLoop], is_secure: bool, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    pem = tmp_path / "cert.pem"
+    issued.private_key_and_cert_chain_pem.write_to_path(str(pem))
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        options = Options(port=0, db=None, tls_cert=pem if is_secure else None)
+        serving = asyncio.create_task(serve(options, stop, ready.set_result))
+        url = telemetry_url(await ready)
+        context = trusting if is_secure else None
+        for _ in range(3):
+            async with async_connect(url, ssl=context, additional_headers=ACKS, proxy=None) as it:
+                await it.send(array(1))
+                assert json.loads(await it.recv()) == {"ack": 1}
+        stop.set()
+        await serving
+
+    made = loop()
+    try:
+        made.run_until_complete(asyncio.wait_for(run(), PATIENCE))
+        made.run_until_complete(made.shutdown_default_executor())
+    finally:
+        made.close()
