@@ -168,3 +168,11 @@ def test_keywords_that_only_an_annotation_brings_are_shown_too() -> None:
     assert "| `b` | text | no | | |" in page.splitlines()
     assert "| `c` | anything | no | | |" in page.splitlines()
     assert page.endswith("### `Name`\n\nText.\n")
+
+
+def test_page_has_no_character_that_a_terminal_interprets() -> None:
+    hostile = "\x1b]0;x\x07\x9b31m\u202e"
+    data = {"type": "object", "description": hostile, "properties": {hostile: {"type": "string"}}}
+    page = plan_of(EventSchemas({hostile: EventSchema(hostile, data)}, {}))
+    assert page.replace("\n", "").isprintable()
+    assert "\\u001b]0;x\\u0007\\u009b31m\\u202e" in page

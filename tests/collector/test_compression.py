@@ -130,8 +130,10 @@ def test_compressed_messages_are_stored_like_text(
         client.send(write(4))  # small messages come as text
         client.send(packed(json.dumps([event(5, data={"ü": "é\ud83d\ude80"})]), encoding))
         client.send(packed("[]", encoding))
-        assert acks_up_to(client, 4)[-1] == 4
-    assert seqs(collector) == [1, 2, 3, 4, 5]
+        client.send(packed("\ufeff" + write(6), encoding))
+        client.send("\ufeff" + write(7))
+        assert acks_up_to(client, 6)[-1] == 6
+    assert seqs(collector) == [1, 2, 3, 4, 5, 6, 7]
     assert collector.stats().rejected == 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ..._schema import EventSchemas
-from ..._shared import counted
+from ..._shared import counted, escape
 
 __all__ = ["plan_of"]
 
@@ -59,7 +59,8 @@ _BOUNDS = {
 
 def plan_of(schemas: EventSchemas) -> str:
     """Return the page: a table of the events, and a section for each event and each type."""
-    return "\n".join(_Plan(schemas).lines()) + "\n"
+    text = "\n".join(_Plan(schemas).lines())
+    return "\n".join(map(escape, text.split("\n"))) + "\n"
 
 
 class _Plan:
