@@ -186,7 +186,7 @@ export class FrameTimes {
     for (let at = 0; at <= count; at++) {
       const time = first + ((last - first) * at) / Math.max(count, 1);
       pen.textAlign = count === 0 ? "center" : at === 0 ? "left" : at === count ? "right" : "center";
-      pen.fillText(when(time), xOf(time), height - 5);
+      pen.fillText(when(time), xOf(time), height - 5, TIME_LABEL_WIDTH - 8);
     }
   }
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.browser import Look, event_text, expect, look, rows, send, send_events
 from tests.support.chromium import needs_chromium
 from tests.support.collector import RunningCollector
@@ -139,6 +141,43 @@ def test_session_with_absurd_numbers_does_not_drown_the_sum(
         "not counted: 2 sessions that claim 18,446,744,073,709,551,612 numbers"
     )
     expect(page.locator("#tile-missing")).to_have_text("3")
+
+
+LABELS = """async (peak) => {
+    const { drawScale, LEFT } = await import("./static/canvas.js");
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.font = "11.5px sans-serif";
+    const labels = [];
+    pen.fillText = (text, x, y, limit) => labels.push([text, pen.measureText(text).width, limit]);
+    drawScale({ pen, width: 500, height: 200, color: () => "#000000" }, peak);
+    return { room: LEFT - 8, labels };
+}"""
+
+
+@pytest.mark.parametrize(
+    ("peak", "top"),
+    [
+        (3, "4"),
+        (9_999, "10K"),
+        (800_000, "800K"),
+        (2_500_000, "3M"),
+        (999_999_999_999, "1T"),
+        (2**63, "1e19"),
+        (1e15, "1e15"),
+    ],
+)
+def test_scale_of_a_chart_has_whole_labels_at_any_size(
+    peak: float, top: str, collector: RunningCollector, look: Look
+) -> None:
+    page = look(collector.http_url)
+    drawn = page.evaluate(LABELS, peak)
+
+    texts = [text for text, *_ in drawn["labels"]]
+    assert (texts[0], texts[-1]) == ("0", top)
+    assert len(texts) == len(set(texts))
+    for text, width, limit in drawn["labels"]:
+        assert limit < drawn["room"], text
+        assert width < limit * 1.3, text  # narrower letters, which can still be read
 
 
 def test_numbers_are_shown_digit_by_digit_and_push_nothing_out(
