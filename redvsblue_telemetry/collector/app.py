@@ -17,8 +17,11 @@ from .http.live import Live
 from .http.metrics import Metrics
 from .ingest import Ingest, Limits, require_upgrade
 from .storage.database import Database
+from .storage.retention import Retention
+from .storage.space import Space
 from .storage.textindex import TextIndex
 from .storage.thread import WriterThread
+from .storage.upkeep import Keep
 from .storage.writer import Check, Stored
 
 __all__ = ["Collector"]
@@ -38,6 +41,8 @@ class Collector:
         limits: the limits on clients.
         allow_reset: whether the API may delete everything.
         check: finds the faults of new events; see :data:`.storage.writer.Check`.
+        keep: for how long events are kept.
+        max_bytes: the most that the database may take up.
         alerts: the URLs to post alerts to.
         conditions: when to post them.
     """
@@ -50,6 +55,8 @@ class Collector:
         limits: Limits,
         allow_reset: bool = False,
         check: Check | None = None,
+        keep: Keep | None = None,
+        max_bytes: int | None = None,
         alerts: Sequence[str] = (),
         conditions: Conditions = _DEFAULT_CONDITIONS,
     ) -> None:
@@ -57,19 +64,30 @@ class Collector:
         self.metrics = Metrics(
             self._connections, lambda: self.live.viewers, lambda: self.alerting.firing
         )
+        space = Space(database, keep, max_bytes)
         self.storage = WriterThread(
-            database, self._on_stored, self.metrics.record_failure, check, upkeep=[TextIndex()]
+            database,
+            self._on_stored,
+            self.metrics.record_failure,
+            check,
+            upkeep=[Retention(database, keep, max_bytes), TextIndex(), space],
         )
         self.alerting = Alerting(
             alerts,
             conditions,
-            disk_is_low=lambda: False,
+            disk_is_low=lambda: space.is_low,
             is_storing=lambda: self.storage.last_error is None,
             on_outcome=self.metrics.record_alert,
         )
         self.ingest = Ingest(self.storage, limits, self.metrics.record_message)
         self._api = api = Api(
-            database, self.storage, self.ingest, self.live, self.metrics, allow_reset=allow_reset
+            database,
+            self.storage,
+            self.ingest,
+            self.live,
+            self.metrics,
+            space,
+            allow_reset=allow_reset,
         )
         routes = [
             WebSocketRoute("/telemetry", self.ingest.serve),

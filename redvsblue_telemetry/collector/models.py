@@ -29,6 +29,7 @@ __all__ = [
     "EventPage",
     "FaultGroup",
     "FaultPage",
+    "Forgotten",
     "FramePage",
     "FrameSummary",
     "LiveUpdate",
@@ -280,6 +281,22 @@ class Storage(msgspec.Struct, rename="camel"):
     """At that rate, until the disk is full; None if that is unknown, or never."""
     is_low: bool = False
     """Whether the disk will be full within a week, or has less room than a twentieth."""
+
+
+class Forgotten(msgspec.Struct, rename="camel", omit_defaults=True):
+    """The receipt for data that was deleted on request: no file of the database has it."""
+
+    at: int
+    """When the last of it was deleted."""
+    events: int
+    sessions: int
+    """How many sessions were deleted: those that were left without an event."""
+    session: str | None = None
+    """The id of the session that was asked for; absent if it was a field of the context."""
+    context: dict[str, str] = {}
+    """The field that was asked for, with its value; absent if it was a session."""
+    rejected: int = 0
+    """How many rejected messages mentioned it; their text was deleted. Absent if none."""
 
 
 class Stats(Totals, kw_only=True):

@@ -28,6 +28,7 @@ from .ingest import Limits
 from .storage.database import Database, DatabaseError
 from .storage.queries import newest_ends
 from .storage.reports import End
+from .storage.retention import LEAST_MAX_BYTES
 from .storage.upkeep import Keep
 from .tls import Certificate, CertificateError
 from .webhook import url_fault
@@ -40,6 +41,7 @@ IN_MEMORY = ":memory:"
 """The name of a temporary database on the command line and in tests, after SQLite's."""
 _DEFAULT_MAX_MESSAGE_BYTES = 1024 * 1024
 _CLOSE_TIMEOUT = 10.0  # seconds for all clients to get their acks and their close
+_MAX_AGE = 1e11  # seconds, three thousand years
 _OTHER_CONNECTIONS = 1000  # besides those of games: browsers, and those without a request yet
 _OTHER_FILES = 256  # that are not connections
 
@@ -121,6 +123,16 @@ class Options(msgspec.Struct, kw_only=True):
             raise OptionsError(f"public_url is {self.public_url!r}; {fault}")
         if self.tls_key is not None and self.tls_cert is None:
             raise OptionsError("--tls-key needs --tls-cert, the certificate that the key is for")
+        ages = [] if self.keep.age is None else [self.keep.age]
+        if not all(0 < age < _MAX_AGE for age in (*ages, *self.keep.by_type.values())):
+            raise OptionsError(
+                "events must be kept for more than 0 seconds; without --keep, they are kept forever"
+            )
+        if self.max_bytes is not None and self.max_bytes < LEAST_MAX_BYTES:
+            raise OptionsError(
+                f"max_bytes is {self.max_bytes:,}; it must be at least {LEAST_MAX_BYTES:,}, since "
+                "a part of it is for the log of the database"
+            )
 
     def certificate(self) -> Certificate | None:
         """Return the certificate to serve TLS with; None without TLS.
@@ -257,6 +269,8 @@ async def _running(options: Options) -> AsyncIterator[Collector]:
             ),
             allow_reset=options.allow_reset,
             check=check,
+            keep=options.keep,
+            max_bytes=options.max_bytes,
             alerts=options.alerts,
             conditions=options.alert_when,
         )

@@ -36,11 +36,15 @@ from ..models import (
     RejectedPage,
     SessionPage,
     Stats,
+    Storage,
     StoredEvent,
+    Totals,
     VersionPage,
 )
 from ..storage import queries
 from ..storage.database import Database, DatabaseError
+from ..storage.forgetting import Forgetting
+from ..storage.space import Space
 from ..storage.thread import WriterThread
 from .live import Live
 from .metrics import Metrics
@@ -110,7 +114,9 @@ class Api:
         ingest: knows the connected clients.
         live: the live stream.
         metrics: the metrics.
-        allow_reset: whether everything may be deleted.
+        space: measures the room that the database takes.
+        allow_reset: whether everything may be deleted; a session, and the data of a person, also
+            by those who show the token.
     """
 
     def __init__(
@@ -120,6 +126,7 @@ class Api:
         ingest: Ingest,
         live: Live,
         metrics: Metrics,
+        space: Space,
         *,
         allow_reset: bool,
     ) -> None:
@@ -131,11 +138,12 @@ class Api:
         self._ingest = ingest
         self._live = live
         self._metrics = metrics
+        self._space = space
         self._allow_reset = allow_reset
         self.routes = [
             Route("/api/events", self._events, methods=["GET", "DELETE"]),
-            Route("/api/sessions", self._sessions),
-            Route("/api/sessions/{session_id:anything}", self._session),
+            Route("/api/sessions", self._sessions, methods=["GET", "DELETE"]),
+            Route("/api/sessions/{session_id:anything}", self._session, methods=["GET", "DELETE"]),
             Route("/api/versions", self._versions),
             Route("/api/crashes", self._crashes),
             Route("/api/faults", self._faults),
@@ -191,10 +199,18 @@ class Api:
         return Response(status_code=204)
 
     async def _sessions(self, request: Request) -> Response:
-        """Return one page of sessions, the most recently active first.
+        """Return one page of sessions, the most recently active first; or delete a person's data.
 
-        Parameters: ``limit`` and ``offset``. Response: a :class:`SessionPage`.
+        Parameters: ``limit`` and ``offset``. Response: a :class:`SessionPage`. For DELETE: one
+        ``context``, whose events are deleted, with the sessions that are then left without an
+        event. Response: the receipt, as :class:`Forgotten`; 404 if there is no such event.
         """
+        if request.method == "DELETE":
+            _check_names(request, "context")
+            fields = _context(request.query_params.getlist("context"))
+            if len(fields) != 1:
+                raise _BadRequestError("give one context, such as context=player=p-17")
+            return await self._forget(request, EventFilter(context=fields))
         _check_names(request, "limit", "offset")
         limit, offset = _limit(request), _number(request, "offset") or 0
         connected = self._ingest.connected_sessions
@@ -207,9 +223,14 @@ class Api:
         return _json(SessionPage(found))
 
     async def _session(self, request: Request) -> Response:
-        """Return one :class:`SessionDetail`; 404 if there is no session with this id."""
+        """Return one :class:`SessionDetail`; 404 if there is no session with this id.
+
+        For DELETE, delete it, and respond with the receipt, as :class:`Forgotten`.
+        """
         _check_names(request)
         session_id = request.path_params["session_id"]
+        if request.method == "DELETE":
+            return await self._forget(request, EventFilter(session=session_id))
         connected = self._ingest.connected_sessions
         found = await self._summaries.read(
             request,
@@ -220,6 +241,22 @@ class Api:
         if found is None:
             return _error(404, f"session not found: {escape(session_id[:_MAX_ECHO])}")
         return _json(found)
+
+    async def _forget(self, request: Request, wanted: EventFilter) -> Response:
+        """Delete a session, or the events with a field of the context, and respond when it is gone.
+
+        It goes on if the client leaves meanwhile.
+        """
+        if not (self._allow_reset or request.state.shows_token):
+            return _error(
+                403, "deleting is disabled; start the collector with --token or --allow-reset"
+            )
+        work = Forgetting(wanted.session, next(iter(wanted.context.items()), None))
+        await asyncio.shield(self._storage.run(work))
+        if not work.found_anything:
+            return _error(404, "nothing found to delete")
+        self._live.forget(wanted)
+        return _json(work.forgotten)
 
     async def _versions(self, request: Request) -> Response:
         """Return the outcomes of the sessions by version, as a :class:`VersionPage`.
@@ -297,13 +334,18 @@ class Api:
         """Return the counts over everything, as :class:`Stats`."""
         _check_names(request)
         connected = self._ingest.connected_sessions
-        totals = await self._figures.read(
-            request, lambda connection, _: queries.totals(connection, connected=connected)
+        totals, storage = await self._figures.read(
+            request,
+            lambda connection, _: (
+                queries.totals(connection, connected=connected),
+                self._space.measure(connection),
+            ),
         )
         error = self._storage.last_error
         return _json(
             Stats(
                 **msgspec.structs.asdict(totals),
+                storage=storage,
                 connections=self._ingest.connections,
                 last_error=None if error is None else str(error),
             )
@@ -330,13 +372,19 @@ class Api:
 
     async def _exposition(self, request: Request) -> Response:
         connected = self._ingest.connected_sessions
+        totals: Totals | None
+        storage: Storage | None
         try:
-            totals = await self._figures.read(
-                request, lambda connection, _: queries.totals(connection, connected=connected)
+            totals, storage = await self._figures.read(
+                request,
+                lambda connection, _: (
+                    queries.totals(connection, connected=connected),
+                    self._space.measure(connection),
+                ),
             )
         except (BusyError, DatabaseError, sqlite3.Error):
-            totals = None  # a reason to look at the other metrics
-        text = await asyncio.to_thread(self._metrics.exposition, totals)
+            totals = storage = None  # a reason to look at the other metrics
+        text = await asyncio.to_thread(self._metrics.exposition, totals, storage)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -111,10 +111,11 @@ class Live:
             later.append(event)
         return later
 
-    def forget(self) -> None:
-        """Forget the events, after everything was deleted."""
-        self._newest.clear()
-        self._newest_bytes = 0
+    def forget(self, deleted: EventFilter | None = None) -> None:
+        """Forget the events that were deleted; None is all of them."""
+        gone = {id(event) for event in (deleted or EventFilter()).matching(self._newest)}
+        self._newest = deque(event for event in self._newest if id(event) not in gone)
+        self._newest_bytes = sum(map(_size, self._newest))
 
     def close(self) -> None:
         """End all streams."""

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..models import Cause, Totals
+from ..models import Cause, Storage, Totals
 from ..storage.writer import Stored
 from .access import Reason
 
@@ -133,16 +133,17 @@ class Metrics:
         """Count a request that was refused."""
         self._refused.labels(reason).inc()
 
-    def exposition(self, totals: Totals | None) -> bytes:
+    def exposition(self, totals: Totals | None, storage: Storage | None) -> bytes:
         """Return all metrics in Prometheus's text format.
 
         Args:
             totals: the counts over the database; None, if it can't be read, leaves them out.
+            storage: the room that it takes; None leaves it out.
         """
         text = generate_latest(self._registry)
         if totals is not None:
             registry = CollectorRegistry()
-            registry.register(_Database(totals))
+            registry.register(_Database(totals, storage))
             text += generate_latest(registry)
         return text
 
@@ -170,8 +171,9 @@ class _Firing(Collector):
 class _Database(Collector):
     """The metrics that are read from the database."""
 
-    def __init__(self, totals: Totals) -> None:
+    def __init__(self, totals: Totals, storage: Storage | None) -> None:
         self._totals = totals
+        self._storage = storage
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics."""
@@ -187,6 +189,22 @@ class _Database(Collector):
         for cause, count in _missing(self._totals).items():
             missing.add_metric([cause], count)
         yield missing
+        if self._storage is not None:
+            yield from _room(self._storage)
+
+
+def _room(storage: Storage) -> Iterable[Metric]:
+    gauges: dict[str, tuple[str, float | None]] = {
+        "telemetry_database_bytes": ("What the data takes up.", storage.used_bytes),
+        "telemetry_database_file_bytes": ("The size of the database's files.", storage.file_bytes),
+        "telemetry_database_max_bytes": ("The limit of --max-bytes.", storage.max_bytes),
+        "telemetry_disk_free_bytes": ("The room on its disk.", storage.disk_free_bytes),
+        "telemetry_disk_days_left": ("Days until the disk is full.", storage.days_left),
+        "telemetry_disk_low": ("Whether the disk will be full soon.", float(storage.is_low)),
+    }
+    for name, (about, value) in gauges.items():
+        if value is not None:
+            yield GaugeMetricFamily(name, about, value=value)
 
 
 def _missing(totals: Totals) -> dict[str, int]:

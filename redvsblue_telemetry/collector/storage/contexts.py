@@ -27,6 +27,10 @@ class Contexts:
         self._keys.clear()
         self._bytes = 0
 
+    def drop(self, text: str) -> None:
+        """Forget a context that has been deleted."""
+        self._keys.pop(text.encode(), None)
+
     def key(self, context: msgspec.Raw) -> int | None:
         """Return the key of a context, which is stored if it is new; None if it isn't an object."""
         text = bytes(context)

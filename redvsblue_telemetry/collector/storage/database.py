@@ -107,6 +107,13 @@ class Database:
                 f"{self.path} was deleted or replaced while in use; restart the collector"
             )
 
+    def log_bytes(self) -> int:
+        """Return the size of the write-ahead log."""
+        try:
+            return os.stat(_wal_files(self.path)[0]).st_size
+        except OSError:
+            return 0
+
     def _current_file_id(self) -> tuple[int, int] | None:
         try:
             status = os.stat(self.path)
@@ -120,7 +127,9 @@ class Database:
             if (version := self._checked_version(connection)) == SCHEMA_VERSION:
                 return
             if not version:
-                # First of all, so that an unfinished file is not taken for another program's.
+                # Before the first table, or never: then only VACUUM can make a file smaller.
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                # Before the tables, so that an unfinished file is not taken for another program's.
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")

@@ -33,6 +33,10 @@ class Faults:
         """Forget everything in memory, which may differ from the table."""
         self._keys.clear()
 
+    def drop(self, type_key: int, text: str) -> None:
+        """Forget a fault that has been deleted."""
+        self._keys.pop((type_key, text), None)
+
     def key(self, type_key: int, text: str) -> int:
         """Return the key of a fault of events of a type; the fault is stored if it is new."""
         if (key := self._keys.get((type_key, text))) is not None:

@@ -611,7 +611,17 @@ def faults(
             f"GROUP BY fault {newest_first}",
             (*values, limit),
         ).fetchall()
-        for fault, count, sessions, first, last, arrival in groups:
+        for fault, count, sessions, first, *newest_known in groups:
+            last, arrival = newest_known
+            if not _exists(connection, arrival):
+                # It was deleted with the data of a person; those of --keep go oldest first.
+                last_left = connection.execute(
+                    "SELECT arrival, received FROM events CROSS JOIN sessions "
+                    "ON sessions.key = events.session "
+                    f"WHERE {' AND '.join(conditions)} AND fault = ? ORDER BY arrival DESC LIMIT 1",
+                    (*values, fault),
+                )
+                arrival, last = last_left.fetchone()
             (newest,) = events(connection, EventFilter(), after=arrival - 1, limit=1)
             versions = connection.execute(
                 f"SELECT sessions.version FROM {chosen} AND fault = ? "
@@ -634,6 +644,11 @@ def faults(
             if size >= _MAX_PAGE_BYTES:
                 break
     return found
+
+
+def _exists(connection: sqlite3.Connection, arrival: int) -> bool:
+    row = connection.execute("SELECT 1 FROM events WHERE arrival = ?", (arrival,)).fetchone()
+    return row is not None
 
 
 def frames(

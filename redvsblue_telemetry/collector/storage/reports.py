@@ -1,7 +1,7 @@
-"""Stores the newest report of each session, with the counts from it that lists and totals show.
+"""Stores and removes the newest report of each session, with its counts for lists and totals.
 
-Called at the end of a group, once for each session with a new report, when the events of the group
-are already known.
+A report is stored at the end of a group, once for each session with a new one, when the events of
+the group are already known.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from ..models import Cause, Outcome
 from .losses import Losses, claimed_losses, count_losses
 from .seqranges import gaps
 
-__all__ = ["End", "decode_lost", "ended_as", "missing_runs", "save_report"]
+__all__ = [
+    "End",
+    "decode_lost",
+    "ended_as",
+    "missing_runs",
+    "remove_report",
+    "save_report",
+]
 
 _MANY_RUNS = 10_000  # of one session; to read them takes a tenth of a second
 _MAX_SAMPLED_TYPES = 1000  # of one session; those with the most events
@@ -122,8 +129,10 @@ def _add_to_lost(connection: sqlite3.Connection, session: int, lost: dict[str, i
         change = lost.get(cause, 0) - before.get(cause, 0)
         if change and cause != Cause.UNEXPLAINED:
             row = connection.execute("SELECT events FROM lost WHERE cause = ?", (cause,)).fetchone()
-            count = _bounded((row[0] if row else 0) + change)
-            connection.execute("INSERT OR REPLACE INTO lost VALUES (?, ?)", (cause, count))
+            if count := _bounded((row[0] if row else 0) + change):
+                connection.execute("INSERT OR REPLACE INTO lost VALUES (?, ?)", (cause, count))
+            else:
+                connection.execute("DELETE FROM lost WHERE cause = ?", (cause,))
 
 
 def _save_sampled(connection: sqlite3.Connection, session: int, sampled: dict[int, int]) -> None:
@@ -133,15 +142,28 @@ def _save_sampled(connection: sqlite3.Connection, session: int, sampled: dict[in
     for type_key in before.keys() | sampled.keys():
         count = sampled.get(type_key, 0)
         if change := count - before.get(type_key, 0):
-            (total,) = connection.execute(
+            row = connection.execute(
                 "SELECT sampled FROM types WHERE key = ?", (type_key,)
             ).fetchone()
-            connection.execute(
-                "UPDATE types SET sampled = ? WHERE key = ?", (_bounded(total + change), type_key)
-            )
+            # Where totals were bounded, a type may have been deleted before its counts.
+            total = _bounded((row[0] if row else 0) + change)
+            connection.execute("UPDATE types SET sampled = ? WHERE key = ?", (total, type_key))
             connection.execute(
                 "INSERT OR REPLACE INTO sampled VALUES (?, ?, ?)", (session, type_key, count)
             )
+
+
+def remove_report(connection: sqlite3.Connection, session: int) -> list[int]:
+    """Delete a session's report and all that it adds to the totals.
+
+    Returns:
+        The keys of the types that it counts, which may now be unused.
+    """
+    _add_to_lost(connection, session, {})
+    _save_sampled(connection, session, {})
+    connection.execute("DELETE FROM reports WHERE session = ?", (session,))
+    types = connection.execute("DELETE FROM sampled WHERE session = ? RETURNING type", (session,))
+    return [key for (key,) in types.fetchall()]
 
 
 def _bounded(total: int) -> int:

@@ -81,6 +81,10 @@ class Sessions:
         self._known.clear()
         self._touched.clear()
 
+    def drop(self, session_id: str) -> None:
+        """Forget a session that has been deleted."""
+        self._known.pop(session_id, None)
+
     def of(self, source: Event | Report, now: int) -> SessionState:
         """Return the session of an event or a report; create it if it is new."""
         session = self._known.get(source.session_id)

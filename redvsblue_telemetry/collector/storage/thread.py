@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import queue
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import msgspec
 
 from ..messages import Message
 from .database import Database, DatabaseError
-from .upkeep import Upkeep, UpkeepSchedule
+from .upkeep import Upkeep, UpkeepSchedule, epoch_milliseconds
 from .writer import Check, Stored, Writer
 
 __all__ = ["Receipt", "WriterThread"]
@@ -55,6 +56,25 @@ class _Clear(msgspec.Struct):
     done: asyncio.Future[None]
 
 
+class _Errand(Upkeep):
+    """Work that somebody waits for."""
+
+    def __init__(self, work: Upkeep, done: asyncio.Future[None]) -> None:
+        self._work = work
+        self._is_over = False
+        self.has_failed = False
+        self.done = done
+
+    def rolled_back(self) -> None:
+        """Give up."""
+        self.has_failed = True
+
+    def step(self, connection: sqlite3.Connection) -> bool:
+        """Do a bit of it; nothing if it is over and only waits for the log to be emptied."""
+        self._is_over = self._is_over or not self._work.step(connection)
+        return not self._is_over
+
+
 class WriterThread:
     """Stores messages on its own thread. The methods are called on the event loop's thread.
 
@@ -64,6 +84,7 @@ class WriterThread:
         on_failure: called after each group that could not be stored, on the event loop's thread.
         check: finds the faults of new events; called on the storage thread.
         upkeep: the work between the groups.
+        clock: returns milliseconds since the epoch.
 
     Raises:
         DatabaseError: the database can't be written to.
@@ -76,8 +97,9 @@ class WriterThread:
         on_failure: Callable[[], None],
         check: Check | None = None,
         upkeep: Sequence[Upkeep] = (),
+        clock: Callable[[], int] = epoch_milliseconds,
     ) -> None:
-        self._writer = Writer(database, check)
+        self._writer = Writer(database, check, clock)
         try:
             self._writer.check()
         except DatabaseError:
@@ -87,8 +109,9 @@ class WriterThread:
         self._on_failure = on_failure
         self._upkeep = UpkeepSchedule(upkeep)
         self._upkeep_error = ""  # the last one, which is not logged again
+        self._errands: list[_Errand] = []
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Job | _Clear | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job | _Clear | _Errand | None] = queue.SimpleQueue()
         self._waiting_bytes = 0
         self._has_room = asyncio.Event()
         self.last_error: DatabaseError | None = None
@@ -123,6 +146,16 @@ class WriterThread:
         self._queue.put(_Clear(done))
         await done
 
+    async def run(self, work: Upkeep) -> None:
+        """Do some work between the groups, until nothing of what it deleted is in the files.
+
+        Raises:
+            DatabaseError: it was not finished.
+        """
+        done = self._loop.create_future()
+        self._queue.put(_Errand(work, done))
+        await done
+
     async def close(self) -> None:
         """Store what is queued, and end the thread."""
         self._queue.put(None)
@@ -138,12 +171,17 @@ class WriterThread:
                 self._store(jobs)
             if isinstance(task, _Clear):
                 self._clear(task)
+            if isinstance(task, _Errand):
+                self._errands.append(task)
+                self._upkeep.add(task)
             is_over = task is None
             if not is_over and self._upkeep.is_due_under_load:
                 self._do_upkeep()
+        for errand in [*self._errands]:
+            self._end(errand, DatabaseError("the collector is closing; ask again"))
         self._writer.close()
 
-    def _next_task(self) -> _Job | _Clear | None:
+    def _next_task(self) -> _Job | _Clear | _Errand | None:
         """Return the next task; do upkeep until there is one."""
         while True:
             delay = self._upkeep.delay
@@ -155,16 +193,41 @@ class WriterThread:
 
     def _do_upkeep(self) -> None:
         try:
-            self._upkeep.step(self._writer.maintain)
+            finished = self._upkeep.step(self._writer.maintain)
             self._upkeep_error = ""
+            if isinstance(finished, _Errand):
+                self._finish_errand(finished)
         except DatabaseError as error:
             if str(error) != self._upkeep_error:
                 logger.warning("cannot tend the database: %s", error)
             self._upkeep_error = str(error)
-        except Exception:
+            self._end_failed(error)
+        except Exception as error:
             logger.exception("internal error in the collector")
+            self._end_failed(DatabaseError(f"internal error: {error!r}"))
 
-    def _next_group(self) -> tuple[list[_Job], _Job | _Clear | None]:
+    def _finish_errand(self, errand: _Errand) -> None:
+        """End an errand whose work is done, once the log is empty: it has what was deleted."""
+        try:
+            is_empty = self._writer.empty_log()
+        except DatabaseError as error:
+            self._end(errand, error)
+            return
+        if is_empty:
+            self._end(errand, None)
+        else:
+            self._upkeep.add(errand)
+
+    def _end_failed(self, error: DatabaseError) -> None:
+        for errand in [*self._errands]:
+            if errand.has_failed:
+                self._end(errand, error)
+
+    def _end(self, errand: _Errand, error: DatabaseError | None) -> None:
+        self._errands.remove(errand)
+        self._call_on_loop(_resolve, errand.done, error)
+
+    def _next_group(self) -> tuple[list[_Job], _Job | _Clear | _Errand | None]:
         """Wait for a task; return all messages queued by then, and the task that ended them."""
         jobs: list[_Job] = []
         events = 0

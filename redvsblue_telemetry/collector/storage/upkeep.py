@@ -7,19 +7,25 @@ while, so that the work gets a share of the time: a step must be short, since ac
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import msgspec
 
 from ..._shared import monotonic
 
-__all__ = ["STEP_SECONDS", "Keep", "Upkeep", "UpkeepSchedule"]
+__all__ = ["STEP_SECONDS", "Keep", "Pace", "Upkeep", "UpkeepSchedule", "epoch_milliseconds"]
 
 STEP_SECONDS = 0.004
 """About how long a step may take; acks wait for it."""
 _SHARE = 0.1  # of the time, while messages always wait
+_URGENT_SHARE = 0.6  # of it, for work without which a limit would not hold
 _IDLE_SECONDS = 1.0  # until work is looked for again
+
+
+def epoch_milliseconds() -> int:
+    """Return the time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 class Keep(msgspec.Struct, frozen=True):
@@ -30,22 +36,44 @@ class Keep(msgspec.Struct, frozen=True):
     by_type: dict[str, float] = {}
 
 
-class Upkeep(Protocol):
-    """One kind of such work."""
+class Pace:
+    """How many rows fit into a step, learned from the steps before."""
+
+    def __init__(self, most: int = 2000) -> None:
+        self._most = most
+        self.rows = 32
+
+    def learn(self, seconds: float) -> None:
+        """Adjust it after a step of this many rows that took this time."""
+        if seconds > STEP_SECONDS:
+            self.rows = max(1, int(self.rows * max(0.1, 0.7 * STEP_SECONDS / seconds)))
+        elif seconds < STEP_SECONDS / 2:
+            self.rows = min(self._most, self.rows * 2)
+
+
+class Upkeep:
+    """One kind of such work. Used on the storage thread, except where it says otherwise."""
+
+    is_urgent = False
+    """Whether it needs more than a small share of the time while messages always wait."""
 
     def step(self, connection: sqlite3.Connection) -> bool:
         """Do a bit of the work; return whether there is more to do now.
 
-        Called in a transaction of the writer, on the storage thread. Its commit is not synced to
-        the disk: after a power cut, the step may have to be done again.
+        Called in a transaction of the writer. Its commit is not synced to the disk: after a power
+        cut, the step may have to be done again.
         """
+        raise NotImplementedError
+
+    def rolled_back(self) -> None:
+        """Called when the changes of a step were undone, so memory may be ahead of the tables."""
 
 
 class UpkeepSchedule:
     """Decides when a step is due, and takes turns between the kinds of work.
 
     Args:
-        work: the kinds.
+        work: the kinds that are always looked for.
         clock: returns monotonic seconds.
     """
 
@@ -56,33 +84,46 @@ class UpkeepSchedule:
         self._looked_at = self._ended_at = clock()
         self._took = 0.0
 
+    def add(self, work: Upkeep) -> None:
+        """Take on work that is over once it has been done."""
+        self._busy.append(work)
+
     @property
     def delay(self) -> float | None:
         """Seconds until a step is due if no message comes; None if there is no work at all."""
+        if self._busy:
+            return 0.0
         if not self._work:
             return None
-        return 0.0 if self._busy else max(0.0, self._looked_at + _IDLE_SECONDS - self._clock())
+        return max(0.0, self._looked_at + _IDLE_SECONDS - self._clock())
 
     @property
     def is_due_under_load(self) -> bool:
         """Whether a step is due although messages wait."""
         if not self._busy:
             return self.delay == 0.0
-        return self._clock() - self._ended_at >= self._took * (1 - _SHARE) / _SHARE
+        share = _URGENT_SHARE if any(work.is_urgent for work in self._busy) else _SHARE
+        return self._clock() - self._ended_at >= self._took * (1 - share) / share
 
-    def step(self, run: Callable[[Callable[[sqlite3.Connection], bool]], bool]) -> None:
-        """Do one step.
+    def step(self, run: Callable[[Callable[[sqlite3.Connection], bool]], bool]) -> Upkeep | None:
+        """Do one step; return the work if there is no more to do of it.
 
         Args:
             run: runs a step in a transaction, and returns its result.
         """
         if not self._busy:
             self._busy = list(self._work)
-        if len(self._busy) == len(self._work):
             self._looked_at = self._clock()
         began = self._clock()
         work = self._busy.pop(0)
-        if run(work.step):
+        try:
+            is_over = not run(work.step)
+        except BaseException:
+            work.rolled_back()
+            raise
+        finally:
+            self._ended_at = self._clock()
+            self._took = self._ended_at - began
+        if not is_over:
             self._busy.append(work)
-        self._ended_at = self._clock()
-        self._took = self._ended_at - began
+        return work if is_over else None

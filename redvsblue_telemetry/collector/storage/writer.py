@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,6 +29,7 @@ from .reports import End, save_report
 from .schema import SCHEMA_VERSION
 from .sessions import Sessions
 from .textindex import drop_index
+from .upkeep import epoch_milliseconds
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
@@ -51,6 +51,9 @@ _TABLES = (
     "events", "runs", "sessions", "types", "rejected", "reports", "lost", "sampled", "contexts",
     "context_fields", "faults", "session_faults", "leftovers",
 )  # fmt: skip
+_USUAL_LOG_BYTES = 16 * 1024 * 1024  # of the write-ahead log, when it is used again
+_MOST_LOG_BYTES = 32 * 1024 * 1024  # before readers have to wait, so that it can be used again
+_LOG_TIMEOUT = 20  # milliseconds to wait for readers then
 _MAX_EXCERPT_BYTES = 1024  # of an event that can't be stored
 # What SQLite and its binding raise for a value that they can't store: the event is at fault.
 _DATA_FAULTS = (
@@ -88,11 +91,18 @@ class Writer:
     Args:
         database: the database.
         check: finds the faults of new events; without it, no event has one.
+        clock: returns milliseconds since the epoch.
     """
 
-    def __init__(self, database: Database, check: Check | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        check: Check | None = None,
+        clock: Callable[[], int] = epoch_milliseconds,
+    ) -> None:
         self._database = database
         self._check = check
+        self._clock = clock
         self._connection = database.connect()
         # FULL: an ack survives a power cut. A temporary file doesn't, synced or not.
         self._synchronous = "OFF" if database.is_temporary else "FULL"
@@ -102,6 +112,13 @@ class Writer:
         self._faults = Faults(self._connection)
         self._type_keys: dict[str, int] = {}
         self._seen_version: int | None = None
+        self._connection.execute("PRAGMA secure_delete = ON")  # overwrites the bytes in the file
+        self._connection.execute(f"PRAGMA journal_size_limit = {_USUAL_LOG_BYTES}")
+        try:
+            self._forget_deleted()
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise database.explain(error) from error
 
     def check(self) -> None:
         """Check that it can write.
@@ -125,7 +142,7 @@ class Writer:
         Raises:
             DatabaseError: nothing was stored.
         """
-        now = time.time_ns() // 1_000_000
+        now = self._clock()
         try:
             with self._transaction():
                 return self._store(messages, now)
@@ -190,6 +207,28 @@ class Writer:
                 return step(self._connection)
         finally:
             self._connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            if self._database.log_bytes() > _MOST_LOG_BYTES:
+                self.empty_log()
+
+    def empty_log(self) -> bool:
+        """Move what is in the log to the database, and empty it; return whether that could be done.
+
+        It can't while another connection reads from it. Old contents stay in the log until then.
+
+        Raises:
+            DatabaseError: the database can't be written to.
+        """
+        execute = self._connection.execute
+        try:
+            (before,) = execute("PRAGMA busy_timeout").fetchone()
+            execute(f"PRAGMA busy_timeout = {_LOG_TIMEOUT}")
+            try:
+                (is_busy, _, _) = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                execute(f"PRAGMA busy_timeout = {before}")
+        except sqlite3.Error as error:
+            raise self._database.explain(error) from error
+        return not is_busy
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -213,6 +252,26 @@ class Writer:
         if version != self._seen_version:
             self._forget()
             self._seen_version = version
+
+    def _forget_deleted(self) -> None:
+        """Forget each row when it is deleted, whoever deletes it over this connection.
+
+        The triggers are the connection's own. Before, everything was forgotten after a deletion:
+        while a few of many thousand sessions are deleted each second, all others are read again.
+        """
+        forgetting: dict[str, tuple[str, Callable[..., Any]]] = {
+            "sessions": ("old.session_id", self._sessions.drop),
+            "contexts": ("old.text", self._contexts.drop),
+            "faults": ("old.type, old.text", self._faults.drop),
+            "types": ("old.name", lambda name: self._type_keys.pop(name, None)),
+        }
+        for table, (columns, drop) in forgetting.items():
+            name = f"forget_{table}"
+            self._connection.create_function(name, columns.count(",") + 1, drop)
+            self._connection.execute(
+                f"CREATE TEMP TRIGGER {name} AFTER DELETE ON main.{table} "
+                f"BEGIN SELECT {name}({columns}); END"
+            )
 
     def _forget(self) -> None:
         self._sessions.forget()
