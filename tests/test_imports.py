@@ -147,7 +147,11 @@ ROOMS = {
         faults          |
         schema          |
         database        | schema
-        writer          | contexts  database  faults  reports  schema  sessions  textindex
+        writer          | contexts  database  faults  reports  schema  sessions  textindex  upkeep
+        space           | database  upkeep
+        deletion        | reports  textindex
+        retention       | database  deletion  space  upkeep
+        forgetting      | deletion  upkeep
         thread          | database  upkeep  writer
     """,
     "collector.http": """

@@ -15,6 +15,7 @@ import msgspec
 
 from ..models import context_fields
 from .reports import remove_report
+from .textindex import forget_events, note_expired
 
 __all__ = [
     "Deleted",
@@ -36,12 +37,22 @@ class Deleted(NamedTuple):
 
 
 def delete_events(
-    connection: sqlite3.Connection, condition: str, values: Sequence[object]
+    connection: sqlite3.Connection,
+    condition: str,
+    values: Sequence[object],
+    *,
+    must_be_gone: bool = False,
 ) -> Deleted:
     """Delete the events of a condition.
 
     Of one fault of a session, the newest events must be among the last that are deleted. Otherwise,
     the time of its newest event stays, and readers look for the newest one that is left.
+
+    Args:
+        connection: writes, in the caller's transaction.
+        condition: selects the events, in SQL.
+        values: those of its parameters.
+        must_be_gone: whether no word of them may stay in the index of texts.
     """
     groups = connection.execute(
         "SELECT session, type, fault, context, count(*) FROM events "
@@ -50,7 +61,9 @@ def delete_events(
     ).fetchall()
     if not groups:
         return Deleted(0, [])
-    connection.execute(f"DELETE FROM events WHERE {condition}", values)
+    rows = connection.execute(f"DELETE FROM events WHERE {condition} RETURNING arrival", values)
+    arrivals = [arrival for (arrival,) in rows.fetchall()]
+    (forget_events if must_be_gone else note_expired)(connection, arrivals)
     row = connection.execute("SELECT key FROM types WHERE name = 'crash'").fetchone()
     crash = row and row[0]
     sessions: Counter[int] = Counter()

@@ -121,8 +121,8 @@ class Forgetting(Upkeep):
         ).fetchall()
         if rows:
             between = f"{condition} AND arrival BETWEEN ? AND ?"
-            deleted = delete_events(connection, between, (*values, rows[0][0], rows[-1][0]))
-            self._note(deleted)
+            whole = (*values, rows[0][0], rows[-1][0])
+            self._note(delete_events(connection, between, whole, must_be_gone=True))
         return len(rows) == self._pace.rows
 
     def _note(self, deleted: Deleted) -> None:

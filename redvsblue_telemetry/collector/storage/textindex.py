@@ -24,7 +24,7 @@ import msgspec
 from ..._shared import monotonic
 from ..textsearch import TextSearch, words_of
 from .snapshot import snapshot
-from .upkeep import STEP_SECONDS
+from .upkeep import STEP_SECONDS, Upkeep
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
@@ -198,8 +198,8 @@ class _Block(msgspec.Struct):
     words: set[str] = msgspec.field(default_factory=set)
 
 
-class TextIndex:
-    """Makes the index; see :class:`.upkeep.Upkeep`.
+class TextIndex(Upkeep):
+    """Makes the index.
 
     Args:
         clock: returns monotonic seconds.

@@ -1,0 +1,78 @@
+"""Whether all that counts events agrees with the events that are there."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+_CONTRADICTIONS = {
+    "events of a session": (
+        "SELECT session_id, events - deleted, (SELECT count(*) FROM events "
+        "WHERE session = sessions.key) AS found FROM sessions WHERE events - deleted <> found"
+    ),
+    "numbers of a session": (
+        "SELECT session_id, events, (SELECT sum(last - first + 1) FROM runs "
+        "WHERE session = sessions.key) AS found FROM sessions WHERE events <> coalesce(found, 0)"
+    ),
+    "crashes of a session": (
+        "SELECT session_id, crashes, (SELECT count(*) FROM events WHERE session = sessions.key "
+        "AND type = (SELECT key FROM types WHERE name = 'crash')) AS found FROM sessions "
+        "WHERE crashes <> found"
+    ),
+    "faults of a session": (
+        "SELECT session_id, faults, (SELECT count(*) FROM events WHERE session = sessions.key "
+        "AND fault IS NOT NULL) AS found FROM sessions WHERE faults <> found"
+    ),
+    "faults by session": (
+        "SELECT fault, session, events, (SELECT count(*) FROM events "
+        "WHERE session = session_faults.session AND fault = session_faults.fault) AS found "
+        "FROM session_faults WHERE events <> found"
+    ),
+    "faults that no session has": (
+        "SELECT key FROM faults WHERE key NOT IN (SELECT fault FROM session_faults)"
+    ),
+    "events of a type": (
+        "SELECT name, events, (SELECT count(*) FROM events WHERE type = types.key) AS found "
+        "FROM types WHERE events <> found"
+    ),
+    "sampled events of a type": (
+        "SELECT name, sampled, (SELECT sum(events) FROM sampled WHERE type = types.key) AS found "
+        "FROM types WHERE sampled <> coalesce(found, 0)"
+    ),
+    "unused types": "SELECT name FROM types WHERE events = 0 AND sampled = 0",
+    "unused contexts": (
+        "SELECT text FROM contexts WHERE key NOT IN "
+        "(SELECT context FROM events WHERE context IS NOT NULL)"
+    ),
+    "fields of no context": (
+        "SELECT * FROM context_fields WHERE context NOT IN (SELECT key FROM contexts)"
+    ),
+    "events of nothing": (
+        "SELECT arrival FROM events WHERE session NOT IN (SELECT key FROM sessions) "
+        "OR type NOT IN (SELECT key FROM types) "
+        "OR (context IS NOT NULL AND context NOT IN (SELECT key FROM contexts)) "
+        "OR (fault IS NOT NULL AND fault NOT IN (SELECT key FROM faults))"
+    ),
+    "what no session has": (
+        "SELECT session FROM runs WHERE session NOT IN (SELECT key FROM sessions) "
+        "AND session NOT IN (SELECT session FROM leftovers) "
+        "UNION SELECT session FROM reports WHERE session NOT IN (SELECT key FROM sessions) "
+        "UNION SELECT session FROM sampled WHERE session NOT IN (SELECT key FROM sessions)"
+    ),
+    "leftovers of a session": (
+        "SELECT session FROM leftovers WHERE session IN (SELECT key FROM sessions)"
+    ),
+}
+
+
+def contradictions(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """All of them, by what they are about; in one snapshot."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        found = {
+            about: connection.execute(query).fetchall() for about, query in _CONTRADICTIONS.items()
+        }
+        (health,) = connection.execute("PRAGMA integrity_check").fetchone()
+    assert health == "ok"
+    return {about: rows for about, rows in found.items() if rows}

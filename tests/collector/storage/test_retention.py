@@ -1,0 +1,354 @@
+"""Old events are deleted in small steps, and nothing else notices."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redvsblue_telemetry._report import Report, State, encode_report
+from redvsblue_telemetry.collector.messages import read_message
+from redvsblue_telemetry.collector.storage import deletion, queries, retention
+from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
+from redvsblue_telemetry.collector.storage.retention import Retention
+from redvsblue_telemetry.collector.storage.upkeep import Keep, Upkeep
+from redvsblue_telemetry.collector.storage.writer import Stored, Writer
+from tests.collector.clients import event
+from tests.collector.storage.consistency import contradictions
+
+DAY = 86_400.0
+START = 1_790_000_000_000
+
+
+class Collected:
+    """A database with its writer, at a time that the test sets."""
+
+    def __init__(self, path: Path, **check: Any) -> None:
+        self.path = path
+        self.now = START
+        self.database = Database(path)
+        self.writer = Writer(self.database, clock=self.clock, **check)
+
+    def clock(self) -> int:
+        return self.now
+
+    def pass_days(self, days: float) -> None:
+        self.now += round(days * DAY * 1000)
+
+    def store(self, *events: dict[str, Any]) -> Stored:
+        return self.writer.store([read_message(json.dumps(events))])
+
+    def report(self, session: str, last_seq: int, **fields: Any) -> None:
+        fields = {"number": 1, "state": State.ENDED, "started_at": START} | fields
+        report = Report(session_id=session, last_seq=last_seq, **fields)
+        self.writer.store([read_message(encode_report(report))])
+
+    def tend(self, work: Upkeep, most_steps: int = 100_000) -> int:
+        """Do all there is to do; return the number of steps."""
+        for steps in range(1, most_steps):
+            if not self.writer.maintain(work.step):
+                return steps
+        pytest.fail("it doesn't end")
+
+    def keeping(self, **rules: Any) -> Retention:
+        keep = Keep(rules.pop("age", None), rules.pop("by_type", {}))
+        return Retention(self.database, keep, rules.pop("max_bytes", None), self.clock)
+
+    def read(self, query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with self.database.reading() as connection:
+            return query(connection, *args, **kwargs)
+
+    def rows(self, query: str) -> list[Any]:
+        return self.read(lambda connection: connection.execute(query).fetchall())
+
+    def count(self, table: str) -> int:
+        return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
+
+    def numbers(self, session: str = "s") -> list[int]:
+        return [
+            seq
+            for (seq,) in self.rows(
+                "SELECT seq FROM events JOIN sessions ON sessions.key = events.session "
+                f"WHERE session_id = '{session}' ORDER BY arrival"
+            )
+        ]
+
+
+@pytest.fixture
+def collected(tmp_path: Path) -> Iterator[Collected]:
+    made = Collected(tmp_path / "telemetry.sqlite3")
+    yield made
+    made.writer.close()
+    assert contradictions(made.path) == {}
+
+
+def test_events_are_deleted_after_their_time(collected: Collected) -> None:
+    for seq in range(1, 7):
+        collected.store(event(seq))
+        collected.pass_days(1)
+    collected.tend(collected.keeping(age=3.5 * DAY))
+    assert collected.numbers() == [4, 5, 6]
+
+
+def test_types_have_times_of_their_own(collected: Collected) -> None:
+    for seq in range(1, 10):
+        name = ("hit", "bullet_fired", "crash")[seq % 3]
+        collected.store(event(seq, type=name))
+        collected.pass_days(1)
+    rules = {"bullet_fired": 1.5 * DAY, "crash": 100 * DAY}
+    keep = collected.keeping(age=5.5 * DAY, by_type=rules)
+    collected.tend(keep)
+    assert collected.numbers() == [2, 5, 6, 8, 9]
+
+    # It goes on behind those that stay, also after a restart.
+    collected.pass_days(2)
+    collected.tend(keep)
+    assert collected.numbers() == [2, 5, 8, 9]
+    collected.pass_days(3)
+    collected.tend(collected.keeping(age=5.5 * DAY, by_type=rules))
+    assert collected.numbers() == [2, 5, 8]
+
+
+def test_only_the_named_type_is_deleted_if_no_other_time_is_given(collected: Collected) -> None:
+    collected.store(event(1), event(2, type="bullet_fired"))
+    collected.pass_days(1000)
+    collected.tend(collected.keeping(by_type={"bullet_fired": DAY, "unknown": DAY}))
+    assert collected.numbers() == [1]
+    assert collected.read(queries.totals).types == {"hit": 1}
+
+
+def test_without_rules_nothing_is_deleted(collected: Collected) -> None:
+    collected.store(event(1))
+    collected.pass_days(10_000)
+    collected.tend(collected.keeping())
+    assert collected.numbers() == [1]
+
+
+def test_deleted_events_are_neither_missing_nor_new(collected: Collected) -> None:
+    collected.store(event(1), event(2), event(5))
+    collected.pass_days(2)
+    collected.store(event(6))
+    before = collected.read(queries.session, "s", now=collected.now)
+    collected.tend(collected.keeping(age=DAY))
+
+    after = collected.read(queries.session, "s", now=collected.now)
+    assert (after.events, after.deleted, after.missing) == (4, 3, before.missing)
+    assert (after.gaps, after.losses) == ([(3, 4)], before.losses)
+    assert after.types == {"hit": 1}
+    assert collected.read(queries.totals).events == 1
+
+    again = collected.store(event(1), event(5), event(6), event(4), event(7))
+    assert [each.seq for each in again.events] == [4, 7]
+    assert again.repeats == 3
+    assert collected.read(queries.session, "s").missing == 1
+
+
+def test_session_goes_when_its_last_word_is_old_and_its_events_are_gone(
+    collected: Collected,
+) -> None:
+    collected.store(event(1, "silent"), event(1, "talking"))
+    collected.report("silent", 3, dropped={"overflow": 2}, sampled={"step": 7})
+    collected.pass_days(2)
+    collected.report("talking", 1, sampled={"step": 1})
+    collected.tend(collected.keeping(age=DAY))
+
+    (left,) = collected.read(queries.sessions, now=collected.now)
+    assert (left.session_id, left.events, left.deleted) == ("talking", 1, 1)
+    totals = collected.read(queries.totals)
+    assert (totals.lost, totals.sampled, totals.types) == ({}, {"step": 1}, {})
+    assert collected.read(queries.session, "silent") is None
+
+    collected.pass_days(2)
+    collected.tend(collected.keeping(age=DAY))
+    tables = ("sessions", "runs", "reports", "sampled", "lost", "types", "events")
+    assert {table: collected.count(table) for table in tables} == dict.fromkeys(tables, 0)
+
+
+def test_session_that_has_events_of_another_time_goes_with_the_last_of_them(
+    collected: Collected,
+) -> None:
+    collected.store(event(1), event(2, type="crash"))
+    keep = collected.keeping(age=DAY, by_type={"crash": 10 * DAY})
+    collected.pass_days(5)
+    collected.tend(keep)
+    assert collected.read(queries.session, "s").crashes == 1
+    collected.pass_days(6)
+    collected.tend(keep)
+    assert collected.count("sessions") == 0
+
+
+def test_what_is_only_there_for_deleted_events_goes_with_them(tmp_path: Path) -> None:
+    made = Collected(
+        tmp_path / "telemetry.sqlite3",
+        check=lambda name, data: "a fault" if name == "bad" else None,
+    )
+    with contextlib.closing(made.writer):
+        for session in "ab":
+            made.store(
+                event(1, session, context={"level": 1}),
+                event(2, session, type="bad", context={"level": 2, "player": session}),
+                event(3, session, type="crash"),
+            )
+            made.pass_days(2)
+        made.tend(made.keeping(age=3 * DAY))
+        assert made.read(queries.totals).faults == 1
+        (fault,) = made.read(queries.faults)
+        assert (fault.count, fault.sessions, fault.newest.session_id) == (1, 1, "b")
+        assert made.count("contexts") == 2
+
+        made.pass_days(2)
+        made.store(event(4, "b", type="bad", context={"level": 1}))
+        made.tend(made.keeping(age=3 * DAY))
+        (fault,) = made.read(queries.faults)
+        assert (fault.count, fault.newest.seq) == (1, 4)
+        assert made.rows("SELECT text FROM contexts") == [('{"level": 1}',)]
+        assert made.read(queries.session, "b").crashes == 0
+
+        # What the writer knew of the deleted rows is forgotten.
+        made.store(event(5, "b", context={"level": 2, "player": "b"}), event(1, "a", type="crash"))
+        assert made.count("contexts") == 2
+    assert contradictions(made.path) == {}
+
+
+def test_rejected_messages_go_after_the_general_time(collected: Collected) -> None:
+    for number in range(3):
+        collected.writer.store([read_message(f"no JSON {number}")])
+        collected.pass_days(1)
+    collected.tend(collected.keeping(age=1.5 * DAY))
+    assert [each.text for each in collected.read(queries.rejected)] == ["no JSON 2"]
+    assert collected.read(queries.totals).rejected == 1
+
+
+def test_session_with_many_gaps_is_deleted_in_steps(
+    collected: Collected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "_RUNS_PER_STEP", 10)
+    collected.store(*[event(seq) for seq in range(1, 202, 2)])
+    collected.pass_days(2)
+    keep = collected.keeping(age=DAY)
+    while not collected.count("leftovers"):
+        assert collected.writer.maintain(keep.step)
+    # Its key, the highest, must not be that of a new session, which would have these runs.
+    collected.store(event(1, "new"), event(4, "new"))
+    collected.tend(keep)
+    assert collected.read(queries.session, "new").gaps == [(2, 3)]
+    assert (collected.count("leftovers"), collected.count("runs")) == (0, 2)
+
+
+def test_step_that_was_undone_is_done_again(collected: Collected) -> None:
+    collected.store(event(1), event(2, type="crash"), event(3))
+    collected.pass_days(2)
+    keep = collected.keeping(age=DAY, by_type={"crash": 10 * DAY})
+
+    def fail(connection: sqlite3.Connection) -> bool:
+        keep.step(connection)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(DatabaseError, match="disk I/O error"):
+        collected.writer.maintain(fail)
+    keep.rolled_back()
+    assert collected.numbers() == [1, 2, 3]
+    collected.tend(keep)
+    assert collected.numbers() == [2]
+
+
+# By size.
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_RESERVE", 5_000_000)  # the log takes 4 MB
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_oldest_go_beyond_the_limit_of_the_size(collected: Collected) -> None:
+    limit = 9_000_000
+    keep = collected.keeping(max_bytes=limit)
+    for number in range(1, 101):
+        collected.store(
+            *[event(number, f"{number}-{n}", data={"x": "x" * 1000}) for n in range(100)]
+        )
+        collected.pass_days(0.1)
+        collected.tend(keep)
+        assert collected.path.stat().st_size <= limit
+    sessions = [each.session_id for each in collected.read(queries.sessions, limit=10_000)]
+    assert 1000 < len(sessions) < 4000
+    assert sessions[0].startswith("100-")
+    assert {int(each.partition("-")[0]) for each in sessions} == set(
+        range(101 - len(sessions) // 100, 101)
+    ) | {100 - (len(sessions) - 1) // 100}
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_rejected_messages_and_lone_sessions_go_beyond_the_limit_too(collected: Collected) -> None:
+    limit = 6_500_000
+    keep = collected.keeping(max_bytes=limit)
+    for number in range(2000):
+        collected.writer.store([read_message("x" * 1000)])
+        collected.report(f"lone-{number}", 0, sampled={"x" * 200: 1})
+        collected.pass_days(0.01)
+        if number % 50 == 0:
+            collected.tend(keep)
+    collected.tend(keep)
+    assert collected.path.stat().st_size <= limit
+    assert 200 < collected.count("rejected") < 1500
+    assert collected.count("sessions") > 50
+
+
+def test_deleted_room_is_given_back(collected: Collected) -> None:
+    collected.store(*[event(seq, data={"x": "x" * 10_000}) for seq in range(1, 1501)])
+    collected.writer.empty_log()
+    before = collected.path.stat().st_size
+    collected.pass_days(2)
+    collected.tend(collected.keeping(age=DAY))
+    assert collected.writer.empty_log()
+    assert collected.path.stat().st_size < before / 3
+
+
+def test_room_of_older_files_is_used_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_RESERVE", 0)
+    path = tmp_path / "telemetry.sqlite3"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA auto_vacuum = NONE")
+        connection.execute("CREATE TABLE first (a)")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("DROP TABLE first")
+    made = Collected(path)
+    with contextlib.closing(made.writer):
+        assert made.rows("PRAGMA auto_vacuum") == [(0,)]
+        numbers = itertools.count(1)
+        for _ in range(3):
+            made.store(*[event(next(numbers), data={"x": "x" * 10_000}) for _ in range(500)])
+            made.pass_days(2)
+            made.tend(made.keeping(age=1.5 * DAY, max_bytes=4_000_000))
+            made.writer.empty_log()
+        assert 5_000_000 < path.stat().st_size < 8_000_000
+    assert caplog.text.count("was made by an older release") == 3  # of three starts
+
+
+# The log.
+
+
+def test_log_does_not_grow_without_bound(collected: Collected) -> None:
+    sizes = []
+    for seq in range(1, 41):
+        collected.store(event(seq, data={"x": "x" * 1_000_000}))
+        collected.tend(collected.keeping())
+        sizes.append(collected.database.log_bytes())
+    assert max(sizes) < 24 * 1024 * 1024
+
+
+def test_step_deletes_what_fits_into_its_time(collected: Collected) -> None:
+    collected.store(*[event(seq) for seq in range(1, 5001)])
+    collected.pass_days(2)
+    steps = collected.tend(collected.keeping(age=DAY))
+    assert steps >= 3
+    assert collected.count("events") == 0
