@@ -184,6 +184,7 @@ ROOMS = {
         _systemd        |
         collect         | _arguments  _terminal  _runner  _systemd
         tail            | _arguments  _terminal
+        forget          | _arguments  _terminal
         export          | _arguments  _terminal  _database  _output  _formats
         prove           | _arguments  _terminal  _database
         report          | _arguments  _terminal  _database  _outcomes  _output

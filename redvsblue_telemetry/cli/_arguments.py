@@ -25,6 +25,7 @@ __all__ = [
     "KeepRule",
     "Size",
     "browser_option",
+    "context_option",
     "db_option",
     "filter_options",
     "port_option",
@@ -85,6 +86,18 @@ def _read_context(_: click.Context, __: click.Parameter, given: tuple[str, ...])
     return fields
 
 
+def context_option(help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option for fields of the context."""
+    return click.option(
+        "--context",
+        metavar="NAME=VALUE",
+        type=TEXT,
+        multiple=True,
+        callback=_read_context,
+        help=help_text,
+    )
+
+
 _FILTERS = (
     click.option("--type", "type_", metavar="NAME", type=TEXT, help="Only events of this type."),
     click.option("--session", metavar="ID", type=TEXT, help="Only events of this session."),
@@ -94,13 +107,8 @@ _FILTERS = (
         help="Only events whose data contains this text, from the start of a word; after *, "
         "from anywhere.",
     ),
-    click.option(
-        "--context",
-        metavar="NAME=VALUE",
-        type=TEXT,
-        multiple=True,
-        callback=_read_context,
-        help="Only events whose context has this field. May be repeated: all of them must match.",
+    context_option(
+        "Only events whose context has this field. May be repeated: all of them must match."
     ),
     click.option(
         "--fault",

@@ -18,6 +18,7 @@ from .models import (
     EventPage,
     FaultGroup,
     FaultPage,
+    Forgotten,
     FramePage,
     FrameSummary,
     RejectedMessage,
@@ -196,6 +197,25 @@ class CollectorClient:
         """Delete everything that is stored."""
         self._request("DELETE", "events")
 
+    def forget(
+        self, session_id: str | None = None, field: tuple[str, str] | None = None
+    ) -> Forgotten | None:
+        """Delete a session, or all events with a field in their context.
+
+        Waits until it is done, for as long as it takes.
+
+        Returns:
+            The receipt; None if nothing was found.
+        """
+        path = f"sessions/{quote(session_id or '', safe='')}"
+        if field is not None:
+            path = f"sessions?{urlencode({'context': '='.join(field)})}"
+        try:
+            body = self._request("DELETE", path, timeout=None)
+        except NotFoundError:
+            return None
+        return self._decoded(body, Forgotten)
+
     def close(self) -> None:
         """Close the connection. The next request opens another one."""
         if self._connection is not None:
@@ -205,14 +225,20 @@ class CollectorClient:
     def _get(self, path: str, kind: type[_Answer], **parameters: object) -> _Answer:
         given = {name: value for name, value in parameters.items() if value is not None}
         body = self._request("GET", f"{path}?{urlencode(given, doseq=True)}" if given else path)
+        return self._decoded(body, kind)
+
+    def _decoded(self, body: bytes, kind: type[_Answer]) -> _Answer:
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError as error:
             raise CollectorRefused(self._about_url(f"({error})")) from error
 
-    def _request(self, method: str, path: str) -> bytes:
+    def _request(self, method: str, path: str, *, timeout: float | None = _TIMEOUT) -> bytes:
         connection = self._connected()
         is_kept = connection.sock is not None  # from the request before
+        connection.timeout = timeout
+        if connection.sock is not None:
+            connection.sock.settimeout(timeout)
         try:
             connection.request(method, f"{self._folder}/api/{path}", headers=self._headers)
             with connection.getresponse() as response:  # it may be left unread

@@ -51,8 +51,14 @@ sys.exit(main())
 """
 
 
-def invoke_command(*arguments: object, **variables: str) -> Result:
-    """Run a command in this process, where no signal, pipe or terminal is involved."""
+def invoke_command(*arguments: object, answer: str | None = None, **variables: str) -> Result:
+    """Run a command in this process, where no signal, pipe or terminal is involved.
+
+    Args:
+        arguments: of the command.
+        answer: what a person types.
+        variables: of its environment.
+    """
     from redvsblue_telemetry.cli.main import commands
 
     inherited: dict[str, str | None] = dict.fromkeys(os.environ)
@@ -61,6 +67,7 @@ def invoke_command(*arguments: object, **variables: str) -> Result:
         return CliRunner(env=inherited | environment(**variables)).invoke(
             commands,
             [str(argument) for argument in arguments],
+            input=answer,
             prog_name="redvsblue-telemetry",
             catch_exceptions=False,
         )

@@ -1,4 +1,4 @@
-"""Deletes what is older than ``--keep`` says, and the oldest beyond ``--max-bytes``.
+"""Deletes events that are older than ``--keep`` says, and the oldest beyond ``--max-bytes``.
 
 Events are deleted in the order in which they arrived. So all that has to be known is in the
 tables, and after a kill it goes on from there. A step deletes about as much as fits into a few
@@ -12,7 +12,6 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable
-from itertools import takewhile
 
 import msgspec
 
@@ -27,7 +26,7 @@ __all__ = ["LEAST_MAX_BYTES", "Retention"]
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
 LEAST_MAX_BYTES = 100_000_000
-"""The smallest limit: a third of it is for the write-ahead log and for what a group may add."""
+"""The smallest limit: a third of it is for the write-ahead log and for the next groups."""
 _RESERVE = 32 * 1024 * 1024  # bytes of a limit for these
 _RESERVE_PART = 20  # of a limit, if that is more
 _FEW_PAGES = 1000  # that may be unused
@@ -76,7 +75,7 @@ class Retention(Upkeep):
         self.rolled_back()
 
     def rolled_back(self) -> None:
-        """Find out again what is to be done."""
+        """Look again for everything."""
         self._examined: int | None = None  # the arrival up to which the general age was applied
         self._emptied: dict[int, None] = {}  # sessions; the cursor finds them after a restart
         self._session_cursor = (-1, 0)  # the time of its last word, and its key
@@ -115,7 +114,7 @@ class Retention(Upkeep):
         if self._examined is None:
             self._examined = self._first_to_examine(connection) - 1
         rows = self._first_rows(connection, "arrival > ?", (self._examined,))
-        expired = _older(rows, cutoff)
+        expired = self._expired(connection, rows, cutoff)
         if expired:
             condition = (
                 "arrival BETWEEN ? AND ? AND type NOT IN (SELECT key FROM types "
@@ -244,10 +243,30 @@ class Retention(Upkeep):
         cutoff: int,
     ) -> bool:
         rows = self._first_rows(connection, condition, values)
-        if expired := _older(rows, cutoff):
+        if expired := self._expired(connection, rows, cutoff):
             between = f"{condition} AND arrival BETWEEN ? AND ?"
             self._delete(connection, between, (*values, expired[0], expired[-1]))
         return len(expired) == len(rows) > 0
+
+    def _expired(
+        self, connection: sqlite3.Connection, rows: list[tuple[int, int]], cutoff: int
+    ) -> list[int]:
+        """Return the arrivals that are older than a time, or are followed by one that is.
+
+        After a day with a wrong clock, nothing would be deleted until that day has come.
+        """
+        expired = _older(rows, cutoff)
+        if not expired and rows and rows[0][1] > self._clock():
+            distance = len(rows)
+            while (later := self._received_after(connection, rows[0][0] + distance)) is not None:
+                if later < cutoff:
+                    return [arrival for arrival, _ in rows]
+                distance *= 2
+        return expired
+
+    def _received_after(self, connection: sqlite3.Connection, arrival: int) -> int | None:
+        query = "SELECT received FROM events WHERE arrival >= ? ORDER BY arrival LIMIT 1"
+        return _when(connection, query, arrival)
 
     def _delete(
         self, connection: sqlite3.Connection, condition: str, values: tuple[object, ...]
@@ -260,8 +279,9 @@ class Retention(Upkeep):
 
 
 def _older(rows: list[tuple[int, int]], cutoff: int) -> list[int]:
-    """Return the arrivals up to the first that is not older."""
-    return [arrival for arrival, _ in takewhile(lambda row: row[1] < cutoff, rows)]
+    """Return the arrivals up to the last that is older."""
+    last = max((place for place, row in enumerate(rows) if row[1] < cutoff), default=-1)
+    return [arrival for arrival, _ in rows[: last + 1]]
 
 
 def _when(connection: sqlite3.Connection, query: str, *values: object) -> int | None:

@@ -147,7 +147,7 @@ class WriterThread:
         await done
 
     async def run(self, work: Upkeep) -> None:
-        """Do some work between the groups, until nothing of what it deleted is in the files.
+        """Do some work between the groups, until the data that it deleted is in no file.
 
         Raises:
             DatabaseError: it was not finished.
@@ -207,7 +207,7 @@ class WriterThread:
             self._end_failed(DatabaseError(f"internal error: {error!r}"))
 
     def _finish_errand(self, errand: _Errand) -> None:
-        """End an errand whose work is done, once the log is empty: it has what was deleted."""
+        """End an errand whose work is done, once the log is empty: it has the deleted data."""
         try:
             is_empty = self._writer.empty_log()
         except DatabaseError as error:

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from ..._report import Report
+from ..._shared import monotonic
 from ..messages import Event, Message, Rejected
 from .contexts import Contexts
 from .database import Database, DatabaseError
@@ -54,6 +55,7 @@ _TABLES = (
 _USUAL_LOG_BYTES = 16 * 1024 * 1024  # of the write-ahead log, when it is used again
 _MOST_LOG_BYTES = 32 * 1024 * 1024  # before readers have to wait, so that it can be used again
 _LOG_TIMEOUT = 20  # milliseconds to wait for readers then
+_LOG_INTERVAL = 1.0  # seconds until they are waited for again
 _MAX_EXCERPT_BYTES = 1024  # of an event that can't be stored
 # What SQLite and its binding raise for a value that they can't store: the event is at fault.
 _DATA_FAULTS = (
@@ -112,6 +114,7 @@ class Writer:
         self._faults = Faults(self._connection)
         self._type_keys: dict[str, int] = {}
         self._seen_version: int | None = None
+        self._tried_at = monotonic()  # to empty the log
         self._connection.execute("PRAGMA secure_delete = ON")  # overwrites the bytes in the file
         self._connection.execute(f"PRAGMA journal_size_limit = {_USUAL_LOG_BYTES}")
         try:
@@ -207,11 +210,13 @@ class Writer:
                 return step(self._connection)
         finally:
             self._connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            if self._database.log_bytes() > _MOST_LOG_BYTES:
+            is_long = self._database.log_bytes() > _MOST_LOG_BYTES
+            if is_long and monotonic() - self._tried_at > _LOG_INTERVAL:
+                self._tried_at = monotonic()
                 self.empty_log()
 
     def empty_log(self) -> bool:
-        """Move what is in the log to the database, and empty it; return whether that could be done.
+        """Move the log into the database, and empty it; return whether that could be done.
 
         It can't while another connection reads from it. Old contents stay in the log until then.
 
@@ -254,7 +259,7 @@ class Writer:
             self._seen_version = version
 
     def _forget_deleted(self) -> None:
-        """Forget each row when it is deleted, whoever deletes it over this connection.
+        """Forget each row when it is deleted over this connection, by any code.
 
         The triggers are the connection's own. Before, everything was forgotten after a deletion:
         while a few of many thousand sessions are deleted each second, all others are read again.

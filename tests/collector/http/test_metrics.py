@@ -107,7 +107,7 @@ def test_database_that_cannot_be_read_leaves_the_other_metrics(tmp_path: Path) -
 def test_failures_are_counted() -> None:
     metrics = Metrics(lambda: 3, lambda: 4)
     metrics.record_failure()
-    found = samples(metrics.exposition(None).decode())
+    found = samples(metrics.exposition(None, None).decode())
     assert found["telemetry_storage_failures_total"] == 1
     assert (found["telemetry_connections"], found["telemetry_viewers"]) == (3, 4)
 
@@ -115,4 +115,4 @@ def test_failures_are_counted() -> None:
 def test_two_collectors_in_one_process_count_apart() -> None:
     one, other = Metrics(lambda: 0, lambda: 0), Metrics(lambda: 0, lambda: 0)
     one.record_failure()
-    assert samples(other.exposition(None).decode())["telemetry_storage_failures_total"] == 0
+    assert samples(other.exposition(None, None).decode())["telemetry_storage_failures_total"] == 0
