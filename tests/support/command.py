@@ -56,7 +56,7 @@ def invoke_command(*arguments: object, answer: str | None = None, **variables: s
 
     Args:
         arguments: of the command.
-        answer: what a person types.
+        answer: typed by a person.
         variables: of its environment.
     """
     from redvsblue_telemetry.cli.main import commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import get_args
 
@@ -194,17 +195,20 @@ class _Database(Collector):
 
 
 def _room(storage: Storage) -> Iterable[Metric]:
-    gauges: dict[str, tuple[str, float | None]] = {
+    days = math.nan if storage.days_left is None else storage.days_left
+    gauges = {
         "telemetry_database_bytes": ("What the data takes up.", storage.used_bytes),
         "telemetry_database_file_bytes": ("The size of the database's files.", storage.file_bytes),
-        "telemetry_database_max_bytes": ("The limit of --max-bytes.", storage.max_bytes),
+        "telemetry_database_max_bytes": (
+            "The limit of --max-bytes, or 0.",
+            storage.max_bytes or 0,
+        ),
         "telemetry_disk_free_bytes": ("The room on its disk.", storage.disk_free_bytes),
-        "telemetry_disk_days_left": ("Days until the disk is full.", storage.days_left),
+        "telemetry_disk_days_left": ("Days until the disk is full, or NaN.", days),
         "telemetry_disk_low": ("Whether the disk will be full soon.", float(storage.is_low)),
     }
     for name, (about, value) in gauges.items():
-        if value is not None:
-            yield GaugeMetricFamily(name, about, value=value)
+        yield GaugeMetricFamily(name, about, value=value)
 
 
 def _missing(totals: Totals) -> dict[str, int]:

@@ -30,6 +30,7 @@ LEAST_MAX_BYTES = 100_000_000
 _RESERVE = 32 * 1024 * 1024  # bytes of a limit for these
 _RESERVE_PART = 20  # of a limit, if that is more
 _FEW_PAGES = 1000  # that may be unused
+_PROBES = 64  # among the events after those with a wrong time
 _ROWS = 200  # of other tables than events in a step
 
 
@@ -257,16 +258,14 @@ class Retention(Upkeep):
         """
         expired = _older(rows, cutoff)
         if not expired and rows and rows[0][1] > self._clock():
-            distance = len(rows)
-            while (later := self._received_after(connection, rows[0][0] + distance)) is not None:
-                if later < cutoff:
+            query = "SELECT received FROM events WHERE arrival >= ? ORDER BY arrival LIMIT 1"
+            first = rows[0][0]
+            newest = _when(connection, "SELECT max(arrival) FROM events") or first
+            for place in range(first, newest, max(1, (newest - first) // _PROBES)):
+                later = _when(connection, query, place)
+                if later is not None and later < cutoff:
                     return [arrival for arrival, _ in rows]
-                distance *= 2
         return expired
-
-    def _received_after(self, connection: sqlite3.Connection, arrival: int) -> int | None:
-        query = "SELECT received FROM events WHERE arrival >= ? ORDER BY arrival LIMIT 1"
-        return _when(connection, query, arrival)
 
     def _delete(
         self, connection: sqlite3.Connection, condition: str, values: tuple[object, ...]
