@@ -14,13 +14,14 @@ import pytest
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.storage import queries
 from redvsblue_telemetry.collector.storage.forgetting import Forgetting
+from redvsblue_telemetry.collector.storage.textindex import TextIndex
 from redvsblue_telemetry.collector.storage.thread import WriterThread
 from tests.collector.clients import event
 from tests.collector.storage.consistency import contradictions
 from tests.collector.storage.test_retention import Collected
 
 PLAYER = {"player": "p-17", "level": 2}
-SECRETS = (b"p-17", b"Ada Lovelace", b"secret-session", b"made-up-type")
+SECRETS = (b"p-17", b"Ada Lovelace", b"lovelace", b"secret-session", b"made-up-type")
 
 
 @pytest.fixture
@@ -118,11 +119,12 @@ def test_no_byte_is_left_in_the_files(tmp_path: Path) -> None:
         made.store(*rows[start : start + 100])
     made.report("secret-session", 2000, dropped={"overflow": 1}, sampled={"made-up-type": 5})
     made.writer.store([read_message('[{"context":{"player":"p-17"},"name":"Ada Lovelace"')])
+    made.tend(TextIndex())
     made.writer.close()
     assert all(secret in whole(path) for secret in SECRETS)
 
     async def run() -> None:
-        storage = WriterThread(made.database, lambda _: None, lambda: None)
+        storage = WriterThread(made.database, lambda _: None, lambda: None, upkeep=[TextIndex()])
         work = Forgetting(field=("player", "p-17"))
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
             # A reader holds on to the log for a while.
