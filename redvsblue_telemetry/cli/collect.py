@@ -7,6 +7,7 @@ import contextlib
 import functools
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -287,6 +288,9 @@ def _introduce(url: str, options: Options, console: Console) -> None:
     console.print(Text.assemble("collecting at ", (url, "bold underline"), f", stored in {where}"))
     if options.token is None and options.insecure:
         console.print(Text("everyone who can reach it can read and write", "yellow"))
+    if options.alerts:  # their hosts only: the rest of a webhook's address is a secret
+        hosts = dict.fromkeys(urlsplit(alert).hostname or "" for alert in options.alerts)
+        console.print(Text(f"alerts go to {escape(', '.join(hosts))}"))
     socket_url = telemetry_url(url)
     code = ["from redvsblue_telemetry import start_telemetry"]
     if options.token is None:

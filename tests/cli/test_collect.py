@@ -338,3 +338,14 @@ def test_a_condition_that_is_given_twice_is_refused() -> None:
     result = invoke_command("collect", *twice)
     assert result.exit_code == 2
     assert "more than once for silence" in result.output
+
+
+def test_it_says_where_alerts_go_without_the_secret(tmp_path: Path) -> None:
+    alerts = f"https://hooks.example/{Receiver.SECRET} https://chat.example/{Receiver.SECRET}"
+    with running_command(
+        "collect", "--port", 0, "--db", tmp_path / "t", REDVSBLUE_COLLECTOR_ALERT=alerts
+    ) as collector:
+        collector.wait_for("Press Ctrl-C")
+        assert "alerts go to hooks.example, chat.example\n" in collector.output
+        assert collector.end(signal.SIGINT) == 0
+    assert Receiver.SECRET not in collector.said
