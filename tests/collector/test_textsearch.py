@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from redvsblue_telemetry.collector import textsearch
 from redvsblue_telemetry.collector.textsearch import MAX_WORD_LENGTH, TextSearch, fits, words_of
 
 PIECES = (
@@ -128,6 +129,13 @@ def test_text_that_may_be_anywhere_has_no_terms() -> None:
     assert TextSearch(".5").terms() is None
     assert TextSearch("\U0001f600").terms() is None
     assert TextSearch("red-3 b").terms() == [[("red", False), ("3", False), ("b", True)]]
+
+
+@given(DATA | TEXTS)
+@example("1..5 a1.5.6é.5 1.é2.b")
+def test_words_are_found_in_two_ways(text: str) -> None:
+    found = [word[0] for word in textsearch._find_word(text)]
+    assert textsearch._find_words(text) == found
 
 
 @given(DATA, TEXTS)
