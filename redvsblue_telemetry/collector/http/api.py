@@ -240,14 +240,20 @@ class Api:
         )
         if found is None:
             return _error(404, f"session not found: {escape(session_id[:_MAX_ECHO])}")
-        return _json(found)
+        response = _json(found)
+        methods = "GET, HEAD, DELETE" if self._may_forget(request) else "GET, HEAD"
+        response.headers["Allow"] = methods  # so that the page offers no button in vain
+        return response
+
+    def _may_forget(self, request: Request) -> bool:
+        return self._allow_reset or request.state.shows_token
 
     async def _forget(self, request: Request, wanted: EventFilter) -> Response:
         """Delete a session, or the events with a field of the context, and respond when it is gone.
 
         It goes on if the client leaves meanwhile.
         """
-        if not (self._allow_reset or request.state.shows_token):
+        if not self._may_forget(request):
             return _error(
                 403, "deleting is disabled; start the collector with --token or --allow-reset"
             )
