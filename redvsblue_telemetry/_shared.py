@@ -30,6 +30,9 @@ else:
 __all__ = [
     "ACK_CUMULATIVE",
     "ACK_HEADER",
+    "CHECK_HEADER",
+    "CHECK_TYPE",
+    "CHECK_VERSION",
     "ENCODING_HEADER",
     "LARGEST_INTEGER",
     "MAX_DEPTH",
@@ -65,6 +68,12 @@ ENCODING_HEADER = "telemetry-encoding"
 REPORT_HEADER = "telemetry-report"
 """The handshake header in which a client offers reports, and a server takes them."""
 REPORT_VERSION = "1"
+CHECK_HEADER = "telemetry-check"
+"""The handshake header in which a check asks the server to forget its events once they are stored,
+and a server promises that."""
+CHECK_VERSION = "1"
+CHECK_TYPE = "telemetry_check"
+"""The type of a check's events."""
 
 # The limits of one event, which a client keeps to and a collector checks; see the page on the wire
 # protocol.

@@ -147,9 +147,9 @@ ROOMS = {
         faults          |
         schema          |
         database        | schema
-        writer          | contexts  database  faults  reports  schema  sessions  textindex  upkeep
         space           | database  upkeep
         deletion        | reports  textindex
+        writer | contexts  database  deletion  faults  reports  schema  sessions  textindex  upkeep
         retention       | database  deletion  space  upkeep
         forgetting      | deletion  upkeep
         thread          | database  upkeep  writer

@@ -14,6 +14,8 @@ from .._packages import check
 from .._shared import (
     ACK_CUMULATIVE,
     ACK_HEADER,
+    CHECK_HEADER,
+    CHECK_VERSION,
     ENCODING_HEADER,
     REPORT_HEADER,
     REPORT_VERSION,
@@ -110,6 +112,7 @@ class WebSocketConnection:
         stream.limit_read(_MAX_HEADER_BYTES + _MAX_MESSAGE_BYTES)
         self.has_acks = headers.get(ACK_HEADER, "").lower() == ACK_CUMULATIVE
         self.has_reports = headers.get(REPORT_HEADER) == REPORT_VERSION
+        self.forgets_checks = headers.get(CHECK_HEADER) == CHECK_VERSION
         # Any other answer counts as none, because text is always right.
         answer = headers.get(ENCODING_HEADER, "").lower()
         self.encoding = answer if answer in encodings else None

@@ -83,7 +83,8 @@ def journal(
     if token is not None and not is_token(token):
         raise click.BadParameter("must be non-empty printable ASCII", param_hint="'--token'")
     if not directory.is_dir():
-        raise CommandError(f"{directory} does not exist")
+        fault = "is not a directory" if directory.exists() else "does not exist"
+        raise CommandError(f"{directory} {fault}; name the journal of a game")
     journal_directory = JournalDirectory(directory)
     if url is not None:
         succeeded = _send(journal_directory, url, token, timeout, as_json=as_json)

@@ -247,7 +247,7 @@ class CollectorClient:
             self.close()
             is_lost = is_kept and isinstance(error, ConnectionError)
             kind = ConnectionLostError if is_lost else UnreachableError
-            reason = str(error) or type(error).__name__
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise kind(f"{self.url} does not respond: {reason}") from error
         if len(body) > _MAX_RESPONSE_MEBIBYTES * _MEBIBYTE:
             self.close()

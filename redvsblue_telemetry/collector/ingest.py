@@ -26,6 +26,9 @@ from .._report import State
 from .._shared import (
     ACK_CUMULATIVE,
     ACK_HEADER,
+    CHECK_HEADER,
+    CHECK_TYPE,
+    CHECK_VERSION,
     ENCODING_HEADER,
     REPORT_HEADER,
     REPORT_VERSION,
@@ -38,6 +41,7 @@ __all__ = ["Ingest", "Limits", "require_upgrade"]
 
 _PARTS_PER_TURN = 1000  # of a client's messages, before others get theirs
 _MAX_UNSTORED_MESSAGES = 64  # per connection; beyond that it is not read
+_MAX_CHECKS = 8  # messages of a connection that are stored and deleted, each with its own sync
 _BURST_SECONDS = 10.0  # how much of the allowed rate may arrive at once
 _MAX_CONNECTED_SESSIONS = 32  # per connection; the newest count
 _CLOSE_TIMEOUT = 5.0  # seconds for each step of an orderly close
@@ -111,6 +115,7 @@ class _Connection:
         limits: those of one client.
         on_message: called with the bytes of each message as it came, and of its text.
         wants_acks: whether it was promised acks.
+        is_check: whether it was promised that its check is forgotten.
         unpack: unpacks binary messages; None if they are text, too.
     """
 
@@ -121,12 +126,14 @@ class _Connection:
         on_message: Callable[[int, int], None],
         *,
         wants_acks: bool,
+        is_check: bool,
         unpack: _Unpack | None,
     ) -> None:
         self._websocket = websocket
         self._limits = limits
         self._on_message = on_message
         self._wants_acks = wants_acks
+        self._checks_left = _MAX_CHECKS if is_check else 0
         self._unpack = unpack
         self._events_allowed = TokenBucket(limits.rate, limits.rate * _BURST_SECONDS)
         self._received = 0
@@ -224,11 +231,18 @@ class _Connection:
                 return
             self._received += 1
             self._note_sessions(message)
-            storage.submit(message, len(text), self)
+            storage.submit(message, len(text), self, is_check=self._is_check(message))
             parts += message.parts
             if parts >= _PARTS_PER_TURN:
                 parts = 0
                 await asyncio.sleep(0)  # `receive` doesn't wait while messages are there
+
+    def _is_check(self, message: Message) -> bool:
+        """Return whether a message is part of a check, and the client may still send some."""
+        if self._checks_left == 0 or any(event.type != CHECK_TYPE for event in message.events):
+            return False
+        self._checks_left -= 1
+        return True
 
     def _text(self, event: ASGIEvent) -> bytes:
         """Return the text of a message.
@@ -363,6 +377,9 @@ class Ingest:
         offered = websocket.headers.get(REPORT_HEADER, "").split(",")
         if REPORT_VERSION in map(str.strip, offered):
             headers.append((REPORT_HEADER.encode(), REPORT_VERSION.encode()))
+        is_check = websocket.headers.get(CHECK_HEADER) == CHECK_VERSION
+        if is_check:
+            headers.append((CHECK_HEADER.encode(), CHECK_VERSION.encode()))
         encoding = choose(",".join(websocket.headers.getlist(ENCODING_HEADER)), self._unpackers)
         if encoding is not None:
             headers.append((ENCODING_HEADER.encode(), encoding.encode()))
@@ -372,6 +389,7 @@ class Ingest:
             self._limits,
             self._on_message,
             wants_acks=wants_acks,
+            is_check=is_check,
             unpack=None if encoding is None else self._unpackers[encoding],
         )
         if self.connections >= self._limits.connections:

@@ -26,7 +26,7 @@ from redvsblue_telemetry._network.dial import default_ssl_context
 from redvsblue_telemetry.cli.check.command import check
 from redvsblue_telemetry.collector.server import Options
 from redvsblue_telemetry.testing import RecordingServer
-from tests.support.collector import REFUSING_PORT, collector_running
+from tests.support.collector import REFUSING_PORT, bearer, collector_running
 from tests.support.command import needs_full_disk, run_command, run_command_onto_full_disk
 from tests.support.connect_proxy import ConnectProxy
 from tests.support.raw_server import (
@@ -91,14 +91,22 @@ def test_a_good_server_passes_and_gets_one_event(acks: bool, confirmation: str) 
     assert outcome.steps["confirmation"]["detail"].startswith("by acks" if acks else "by pongs")
     assert confirmation in outcome.steps["confirmation"]["detail"]
     assert "median of 5 pings" in outcome.steps["round trip"]["detail"]
-    assert "confirmed" in outcome.steps["event"]["detail"]
+    assert outcome.steps["event"]["detail"].endswith("; the server keeps it")
 
 
-def test_a_collector_passes_and_stores_the_event() -> None:
-    with collector_running(token=SECRET) as collector:
+def test_a_collector_passes_and_keeps_nothing(tmp_path: Path) -> None:
+    db = tmp_path / "telemetry.sqlite3"
+    with collector_running(token=SECRET, db=db) as collector:
         outcome = examined(collector.url, "--token", SECRET)
         assert outcome.exit_code == 0
-        assert collector.events.types() == ["telemetry_check"]
+        assert outcome.steps["event"]["detail"].endswith("; the server does not keep it")
+        stats = json.loads(collector.request("GET", "/api/stats", bearer(SECRET)).body)
+        assert (stats["events"], stats["sessions"], stats["types"]) == (0, 0, {})
+    with contextlib.closing(sqlite3.connect(db)) as connection:
+        # It was stored: the number of its arrival is used up.
+        assert connection.execute("SELECT seq FROM sqlite_sequence").fetchall() == [(1,)]
+        for table in ("events", "sessions", "runs", "types", "reports", "lost", "rejected"):
+            assert connection.execute(f"SELECT * FROM {table}").fetchall() == []
     assert "requires one" in outcome.steps["auth"]["detail"]
     assert "acks" in outcome.steps["confirmation"]["detail"]
     assert outcome.steps["compression"]["detail"] == f"by {supported()[0]}"

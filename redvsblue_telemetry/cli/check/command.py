@@ -50,7 +50,8 @@ def check(
 
     URL is the one that games are given, such as ws://localhost:3000/telemetry. The check goes
     through a connection step by step and explains what to do about a step that fails. The last
-    step sends one event of type telemetry_check.
+    step sends one event of type telemetry_check. A collector stores it, and then deletes it and its
+    session; other servers may keep it.
 
     Exits with 0 if no step failed, and with 1 otherwise.
     """

@@ -9,10 +9,14 @@ from ..._delivery.worker import TelemetryConnector
 from ..._network.contract import ConnectionLost, LostKind
 from ..._recording.codec import EncodedEvent, EventCodec, new_session_id
 from ..._recording.store import TelemetryStore
+from ..._shared import CHECK_HEADER, CHECK_TYPE, CHECK_VERSION
 from ...settings import TelemetrySettings
 from .._sdk_log import sdk_log_disabled
 
-__all__ = ["send_event"]
+__all__ = ["CHECK_HEADERS", "send_event"]
+
+CHECK_HEADERS = {CHECK_HEADER: CHECK_VERSION}
+"""Ask a server to forget the event, so that no check is counted among the games."""
 
 _NO_RETRY = 600.0  # seconds of backoff, which end after the check has
 _STOP_TIMEOUT = 2.0  # seconds
@@ -40,10 +44,11 @@ def send_event(url: str, token: str | None, timeout: float) -> float:
         confirm_timeout=timeout,
         backoff_base=_NO_RETRY,
         backoff_max=_NO_RETRY,
+        headers=CHECK_HEADERS,
     )
     codec = EventCodec(new_session_id(), None, max_event_bytes=settings.max_event_bytes)
     store = TelemetryStore[EncodedEvent](1)
-    store.push(codec.encode("telemetry_check", {"by": f"redvsblue-telemetry {__version__}"}))
+    store.push(codec.encode(CHECK_TYPE, {"by": f"redvsblue-telemetry {__version__}"}))
     connector = TelemetryConnector(store, codec, settings)
     with sdk_log_disabled():
         began = time.monotonic()

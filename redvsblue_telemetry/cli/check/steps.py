@@ -17,16 +17,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..._compression import supported
-from ..._network.contract import Connection, ConnectionLost, Endpoint, LostKind, os_error_text
+from ..._network.contract import ConnectionLost, Endpoint, LostKind, os_error_text
 from ..._network.dial import default_ssl_context
 from ..._network.proxy import Proxy, ProxyError, find_proxy
-from ..._network.websocket import open_websocket
-from ..._shared import is_loopback
+from ..._network.websocket import WebSocketConnection, open_websocket
+from ..._shared import CHECK_TYPE, is_loopback
 from ...errors import SettingsError
 from ...settings import TelemetrySettings, is_killed
 from .._terminal import printable
 from . import advice, probes
-from .event import send_event
+from .event import CHECK_HEADERS, send_event
 from .result import CheckResult, Status, failed, ok, skipped, warning
 
 __all__ = ["Checkup"]
@@ -52,7 +52,8 @@ class Checkup:
         self._timeout = timeout
         self._proxy: Proxy | None = None
         self._addresses: list[tuple[Any, ...]] = []
-        self._connection: Connection | None = None
+        self._connection: WebSocketConnection | None = None
+        self._is_forgotten = False  # the event, by a server that promises it
         self._refused_with: int | None = None
         """The HTTP status that refused the handshake because the token is missing or wrong."""
         with contextlib.suppress(ValueError):  # the first step reports it
@@ -198,6 +199,7 @@ class Checkup:
         began = time.monotonic()
         try:
             self._connection = self._open(self._token)
+            self._is_forgotten = self._connection.forgets_checks
         except ConnectionLost as lost:
             if lost.status not in _UNAUTHORIZED:
                 return self._failure(lost)
@@ -205,9 +207,9 @@ class Checkup:
             return ok(f"the server answers ({_since(began)})")
         return ok(f"WebSocket opened ({_since(began)})")
 
-    def _open(self, token: str | None) -> Connection:
+    def _open(self, token: str | None) -> WebSocketConnection:
         deadline = time.monotonic() + self._timeout
-        endpoint = Endpoint(self._url, token=token, encodings=supported())
+        endpoint = Endpoint(self._url, token=token, encodings=supported(), headers=CHECK_HEADERS)
         return open_websocket(endpoint, probes.wait, deadline)
 
     def _check_auth(self) -> CheckResult:
@@ -273,7 +275,8 @@ class Checkup:
             seconds = send_event(self._url, self._token, self._timeout)
         except ConnectionLost as lost:
             return self._failure(lost, "the event was not confirmed: ")
-        return ok(f"telemetry_check sent and confirmed ({_milliseconds(seconds)})")
+        fate = "; the server does not keep it" if self._is_forgotten else "; the server keeps it"
+        return ok(f"{CHECK_TYPE} sent and confirmed ({_milliseconds(seconds)}){fate}")
 
     # Failures.
 

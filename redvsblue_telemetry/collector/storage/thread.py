@@ -50,6 +50,7 @@ class _Job(msgspec.Struct):
     message: Message
     size: int
     receipt: Receipt
+    is_check: bool
 
 
 class _Clear(msgspec.Struct):
@@ -125,16 +126,20 @@ class WriterThread:
             self._has_room.clear()
             await self._has_room.wait()
 
-    def submit(self, message: Message, size: int, receipt: Receipt) -> None:
+    def submit(
+        self, message: Message, size: int, receipt: Receipt, *, is_check: bool = False
+    ) -> None:
         """Queue a message to be stored.
 
         Args:
             message: the message.
             size: its bytes.
             receipt: called with the outcome.
+            is_check: whether its new sessions are to be deleted once they are stored. Nobody else
+                hears of it.
         """
         self._waiting_bytes += size
-        self._queue.put(_Job(message, size, receipt))
+        self._queue.put(_Job(message, size, receipt, is_check))
 
     async def clear(self) -> None:
         """Delete everything that is stored.
@@ -169,6 +174,8 @@ class WriterThread:
             jobs, task = self._next_group()
             if jobs:
                 self._store(jobs)
+            if isinstance(task, _Job) and task.is_check:
+                self._store([task])
             if isinstance(task, _Clear):
                 self._clear(task)
             if isinstance(task, _Errand):
@@ -232,7 +239,7 @@ class WriterThread:
         jobs: list[_Job] = []
         events = 0
         task = self._next_task()
-        while isinstance(task, _Job):
+        while isinstance(task, _Job) and not task.is_check:
             jobs.append(task)
             events += len(task.message.events)
             if events >= _GROUP_EVENTS:
@@ -246,15 +253,16 @@ class WriterThread:
     def _store(self, jobs: list[_Job]) -> None:
         accepted = [job for job in jobs if not job.receipt.is_broken]
         # Storing an empty group would succeed, and wrongly show that storing works again.
-        outcome = self._outcome([job.message for job in accepted]) if accepted else None
+        outcome = self._outcome(accepted) if accepted else None
         if isinstance(outcome, DatabaseError):
             for job in accepted:
                 job.receipt.is_broken = True
         self._call_on_loop(self._finish, jobs, accepted, outcome)
 
-    def _outcome(self, messages: list[Message]) -> Stored | DatabaseError:
+    def _outcome(self, jobs: list[_Job]) -> Stored | DatabaseError:
+        store = self._writer.store_and_delete if jobs[0].is_check else self._writer.store
         try:
-            return self._writer.store(messages)
+            return store([job.message for job in jobs])
         except DatabaseError as error:
             return error
         except Exception as error:
@@ -291,7 +299,8 @@ class WriterThread:
             self._note_success(outcome)
             for key, messages in Counter(id(job.receipt) for job in accepted).items():
                 receipts[key].stored(messages)
-            self._on_stored(outcome)
+            if not accepted[0].is_check:
+                self._on_stored(outcome)
 
     def _note_failure(self, error: DatabaseError) -> None:
         if str(self.last_error) != str(error):

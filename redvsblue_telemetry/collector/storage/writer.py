@@ -21,10 +21,11 @@ from typing import Any
 import msgspec
 
 from ..._report import Report
-from ..._shared import monotonic
+from ..._shared import LARGEST_INTEGER, monotonic
 from ..messages import Event, Message, Rejected
 from .contexts import Contexts
 from .database import Database, DatabaseError
+from .deletion import delete_empty_session, delete_events
 from .faults import Faults, Finding
 from .reports import End, save_report
 from .schema import SCHEMA_VERSION
@@ -155,6 +156,36 @@ class Writer:
             logger.exception("an event or a report can't be stored; trying each of its group alone")
         with self._transaction():
             return self._store([self._sieve(message, now) for message in messages], now)
+
+    def store_and_delete(self, messages: Sequence[Message]) -> Stored:
+        """Store as :meth:`store` does, synced to the disk; then delete the sessions that were new.
+
+        Raises:
+            DatabaseError: nothing was stored.
+        """
+        ids = {event.session_id for each in messages for event in each.events}
+        ids |= {report.session_id for each in messages for report in each.reports}
+        with self._transaction():
+            new = {each for each in ids if self._session_key(each) is None}
+        stored = self.store(messages)
+
+        def delete(connection: sqlite3.Connection) -> bool:
+            for key in filter(None, map(self._session_key, new)):
+                delete_events(connection, "session = ?", (key,))
+                delete_empty_session(connection, key, LARGEST_INTEGER)
+            return False
+
+        try:
+            self.maintain(delete)
+        except DatabaseError as error:
+            logger.warning("the event of a check could not be deleted: %s", error)
+        return stored
+
+    def _session_key(self, session_id: str) -> int | None:
+        row = self._connection.execute(
+            "SELECT key FROM sessions WHERE session_id = ?", (session_id,)
+        ).fetchone()
+        return None if row is None else int(row[0])
 
     def _sieve(self, message: Message, now: int) -> Message:
         """Return the message with the parts that can't be stored moved to its rejected ones."""
