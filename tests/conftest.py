@@ -18,7 +18,12 @@ from tests.support.chromium import browser, chromium
 __all__ = ["browser", "chromium"]  # fixtures
 
 # They share a wheel that is installed, battles that were played, and a browser.
-TOGETHER = ("tests/packaging/", "tests/cli/test_battle.py", "tests/collector/http/test_page")
+TOGETHER = (
+    "tests/packaging/",
+    "tests/cli/test_battle.py",
+    "tests/collector/http/test_page",
+    "tests/network/test_page_behind_proxies.py",
+)
 
 THREADS = ("redvsblue-telemetry", "recording-server")
 THREAD_EXIT_TIMEOUT = 2.0  # seconds for a thread that is on its way out; a leaked one stays forever

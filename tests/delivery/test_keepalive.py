@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from redvsblue_telemetry import ConnectionState, Telemetry, start_telemetry
 from redvsblue_telemetry._delivery.keepalive import Keepalive
 from redvsblue_telemetry.testing import RecordingServer
-from tests.network.test_reverse_proxies import HAPROXY, NGINX, reverse_proxy
+from tests.support.proxies import CONFIGS, reverse_proxy
 from tests.support.raw_server import frame, raw_server, shake_hands
 from tests.support.wait import wait_until
 
@@ -269,10 +269,10 @@ def test_an_end_before_events_are_confirmed_is_not_a_quiet_one(
 # The real thing.
 
 IDLE_PROXIES = {
-    "nginx": NGINX.replace(
-        "proxy_http_version", "proxy_read_timeout {idle}ms;\n      proxy_http_version"
+    "nginx": CONFIGS["nginx"].replace(
+        "proxy_http_version", "proxy_read_timeout IDLEms;\n      proxy_http_version"
     ),
-    "haproxy": HAPROXY.replace("timeout tunnel 1h", "timeout tunnel {idle}ms"),
+    "haproxy": CONFIGS["haproxy"].replace("timeout tunnel 1h", "timeout tunnel IDLEms"),
 }
 
 
@@ -281,10 +281,10 @@ def test_a_quiet_client_behind_a_proxy_with_a_short_idle_timeout(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     idle = 2.0
-    text = IDLE_PROXIES[name].replace("{idle}", f"{idle * 1000:.0f}")
+    text = IDLE_PROXIES[name].replace("IDLE", f"{idle * 1000:.0f}")
     with (
         RecordingServer() as server,
-        reverse_proxy(name, tmp_path, server.port, text) as port,
+        reverse_proxy(name, text, tmp_path, server.port) as port,
         client_of(port, keepalive_interval=2 * idle) as telemetry,
     ):
         assert wait_until(lambda: telemetry.stats().reconnects == 2)

@@ -24,6 +24,7 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP telemetry.example.com 127.0.0.1",
 ]
 
 needs_chromium = pytest.mark.skipif(

@@ -330,3 +330,29 @@ def test_chart_shows_the_counts_of_one_second(collector: RunningCollector, look:
     box = chart.bounding_box()
     page.mouse.move(box["x"] + box["width"] - 30, box["y"] + 60)
     expect(page.locator("#chart-tip")).to_be_visible()
+
+
+# The script.
+
+
+@needs_chromium
+@pytest.mark.parametrize("missing", ["app", "chart"])
+@pytest.mark.parametrize("has_styles", [True, False])
+def test_page_says_that_its_script_did_not_load(
+    collector: RunningCollector, look: Look, missing: str, has_styles: bool
+) -> None:
+    page = look("about:blank", faults_allowed=".")
+    page.route(f"**/static/{missing}.js", lambda route: route.abort())
+    if not has_styles:
+        page.route("**/*.css", lambda route: route.abort())
+    page.goto(collector.http_url)
+    line = page.locator("#not-loaded")
+    expect(line).to_be_visible()
+    expect(line).to_contain_text("did not load")
+    for link in line.locator("a").all():
+        assert collector.get(f"/{link.get_attribute('href')}").status == 200
+    page.unroute_all()
+    page.reload()
+    expect(page.locator("#connection")).to_have_text("live")
+    expect(line).to_be_hidden()
+    page.close()
