@@ -14,6 +14,7 @@ import pytest
 from redvsblue_telemetry.collector import alerting, alerts
 from redvsblue_telemetry.collector.alerts import ALERTS, Conditions
 from redvsblue_telemetry.collector.server import Options, OptionsError
+from redvsblue_telemetry.collector.storage import space
 from tests.collector.clients import client_of
 from tests.collector.http.test_metrics import samples, scrape
 from tests.support.collector import PATIENCE, RunningCollector, bearer, collector_running
@@ -131,6 +132,18 @@ def test_storing_that_fails_fires_and_resolves(receiver: Receiver, tmp_path: Pat
     assert (resolved["name"], resolved["state"]) == ("storing", "resolved")
     assert resolved["since"] == firing["since"]
     assert str(db).encode() not in b"".join(receiver.bodies)
+
+
+def test_a_disk_that_fills_up_fires_and_resolves(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "_LOW_PART", 0.5)  # no disk has twice as much room as it has
+    with collector_running(db=tmp_path / "t.sqlite3", alerts=(receiver.url,)):
+        assert wait_until(lambda: len(receiver.requests) == 1)
+        monkeypatch.setattr(space, "_LOW_PART", 1e12)
+        assert wait_until(lambda: len(receiver.requests) == 2)
+    states = [(alert["name"], alert["state"]) for alert in receiver.alerts]
+    assert states == [("disk", "firing"), ("disk", "resolved")]
 
 
 def test_crashes_and_silence_are_known_after_a_restart(receiver: Receiver, tmp_path: Path) -> None:
