@@ -24,6 +24,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode
 
 from .listening import Acceptor, Lobby
 from .loglimit import LogLimit
@@ -135,8 +136,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             return  # discard all that follows
         close = self.conn.close_sent
         assert close is not None
-        message = "closed a WebSocket with %d: %s"
-        self.config.limited_log.warn("broken", self.client, message, close.code, close.reason)
+        if close.code != CloseCode.MESSAGE_TOO_BIG:  # at which the SDK sends smaller ones
+            message = "closed a WebSocket with %d: %s"
+            self.config.limited_log.warn("broken", self.client, message, close.code, close.reason)
         self.queue.put_nowait(
             {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
         )

@@ -154,7 +154,7 @@ def test_port_in_use_is_an_error_that_touches_nothing(path: Path) -> None:
 
 def test_unusable_database_is_an_error_and_frees_the_port(tmp_path: Path) -> None:
     port = own_port()
-    with pytest.raises(DatabaseError, match="unable to open database file"):
+    with pytest.raises(DatabaseError, match="is a directory; name a file in it"):
         RunningCollector(port=port, db=tmp_path).start()
     with collector_running(port=port) as collector:
         assert collector.port == port
