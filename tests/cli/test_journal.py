@@ -140,6 +140,13 @@ def test_a_directory_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     assert "does not exist" in result.stderr
 
 
+@needs_posix
+def test_device_is_not_a_directory() -> None:
+    result = invoke_command("journal", "/dev/null")
+    assert result.exit_code == 2
+    assert "/dev/null is not a directory; name the journal of a game" in result.stderr
+
+
 def test_it_delivers_dead_runs_with_what_they_were(
     journal: Path, living: RunDirectory, tmp_path: Path
 ) -> None:
