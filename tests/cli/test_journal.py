@@ -17,7 +17,7 @@ from redvsblue_telemetry.collector.models import EventFilter
 from redvsblue_telemetry.collector.storage.queries import stream_events
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.collector import REFUSING_PORT, collector_running
-from tests.support.command import command, environment, invoke_command, run_command
+from tests.support.command import command, environment, invoke_command, needs_posix, run_command
 from tests.support.journal import RUN, SESSION, STARTED_AT, Segment, records, write_run
 
 
