@@ -136,16 +136,17 @@ ROOMS = {
         reports         | losses  seqranges
         summaries       |
         cutoff          |
+        figures         |
         snapshot        |
         upkeep          |
         textindex       | snapshot  upkeep
         plan            | textindex
-        queries         | cutoff  losses  plan  reports  snapshot  summaries
+        queries         | cutoff  figures  losses  plan  reports  snapshot  summaries
         sessions        | seqranges
         numbers         |
         contexts        |
         faults          |
-        schema          |
+        schema          | figures
         database        | schema
         space           | database  upkeep
         deletion        | reports  textindex

@@ -245,7 +245,8 @@ class Totals(msgspec.Struct, rename="camel"):
     """The number of sessions by :class:`Outcome`; all outcomes are in it."""
     sampled: dict[str, int] = {}
     """How many events sampling and rate limits left out, by type, as of the newest reports; at most
-    the thousand types with the most. With ``types``, they make the exact totals."""
+    the thousand types with the most. With ``types``, they make the exact totals. A session that
+    claims more than :data:`MAX_PLAUSIBLE_MISSING` of a type doesn't count for it."""
     lost: dict[str, int] = {}
     """How many missing events the newest reports explain, by cause. Counted when a report is
     stored: a session without one adds nothing, and events that arrive after a report, or go
@@ -259,7 +260,7 @@ class Totals(msgspec.Struct, rename="camel"):
     """How many sessions miss more than :data:`MAX_PLAUSIBLE_MISSING` events: no game emits so many,
     so these have a wrong or hostile number."""
     implausible_missing: int = 0
-    """How many of the ``missing`` are of those sessions."""
+    """How many of ``missing`` are of those sessions; ``lost`` and ``waiting`` leave them out."""
 
 
 class Storage(msgspec.Struct, rename="camel"):

@@ -216,5 +216,5 @@ def _missing(totals: Totals) -> dict[str, int]:
     for cause, count in totals.lost.items():
         counts[cause if cause in _CAUSES else _OTHER] += count
     explained = sum(counts.values()) + totals.waiting
-    unexplained = max(0, totals.missing - explained)
+    unexplained = max(0, totals.missing - totals.implausible_missing - explained)
     return {**counts, Cause.WAITING: totals.waiting, Cause.UNEXPLAINED: unexplained}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator, Set
 from itertools import islice
 from typing import Any, TypeVar
@@ -21,7 +22,6 @@ import msgspec
 
 from ..._report import Report, State, decode_report
 from ..models import (
-    MAX_PLAUSIBLE_MISSING,
     CrashGroup,
     EventFilter,
     EventPage,
@@ -36,6 +36,7 @@ from ..models import (
     VersionHealth,
 )
 from .cutoff import NEVER, Cutoff
+from .figures import ALL, ENDS, HALF, NO_VERSION, PERIOD, end_of
 from .losses import Losses, describe_losses
 from .plan import Plan, plan
 from .reports import End, decode_lost, ended_as, missing_runs
@@ -71,20 +72,10 @@ _TABLES = (
     "LEFT JOIN contexts ON contexts.key = events.context "
     "LEFT JOIN faults ON faults.key = events.fault"
 )
-_OUTCOME = f"""CASE WHEN state = '{State.ENDED}' THEN
-    CASE WHEN reason IN ('{Outcome.SWITCHED_OFF}', '{Outcome.CRASHED}', '{Outcome.KILLED}')
-        THEN reason ELSE '{Outcome.WELL}' END
+_OUTCOME = f"""coalesce({end_of()}, CASE
     WHEN last_received > :quiet OR session_id IN (SELECT value FROM json_each(:connected))
-        THEN '{Outcome.RUNNING}' ELSE '{Outcome.NO_WORD}' END"""
-_OUTCOMES = (
-    Outcome.RUNNING,
-    Outcome.WELL,
-    Outcome.SWITCHED_OFF,
-    Outcome.CRASHED,
-    Outcome.KILLED,
-    Outcome.NO_WORD,
-)
-_KNOWN_ENDS = (Outcome.WELL, Outcome.SWITCHED_OFF, Outcome.CRASHED, Outcome.KILLED)
+        THEN '{Outcome.RUNNING}' ELSE '{Outcome.NO_WORD}' END)"""
+_UNENDED = f"state IS NOT '{State.ENDED}'"
 _SESSION_COLUMNS = (
     "key, session_id, version, events, repeats, missing, highest, first_timestamp, "
     "last_timestamp, first_received, last_received, reason, started_at, last_seq, reported, "
@@ -104,7 +95,6 @@ _MAX_CRASHES = 10_000  # that are grouped, the newest ones
 _MAX_ENDS = 100_000  # that are counted for alerts, the newest ones
 _MAX_VERSIONS = 100  # of one group of faults
 _MAX_INTERVALS = 10_000  # of frames that are summed up
-_HALF = 2**32
 _EVERY_EVENT = Plan([], [])
 _Kind = TypeVar("_Kind", bound=Session)
 
@@ -451,20 +441,11 @@ def totals(
     now: int | None = None,
 ) -> Totals:
     """Return the counts over the whole database; see :func:`sessions`."""
+    standing = _standing(connected, now)
     with snapshot(connection):
-        # Missing numbers are summed in two halves: a client may send a number so high that the sum
-        # over several sessions would overflow SQLite's integers.
-        row = connection.execute(
-            "SELECT coalesce(sum(events - deleted), 0), count(*), coalesce(sum(repeats), 0), "
-            f"coalesce(sum(missing / {_HALF}), 0), coalesce(sum(missing % {_HALF}), 0), "
-            f"coalesce(sum(waiting / {_HALF}), 0), coalesce(sum(waiting % {_HALF}), 0), "
-            "coalesce(sum(faults), 0) "
-            "FROM sessions"
-        ).fetchone()
-        implausible = connection.execute(
-            f"SELECT count(*), coalesce(sum(missing / {_HALF}), 0), "
-            f"coalesce(sum(missing % {_HALF}), 0) FROM sessions WHERE missing > ?",
-            (MAX_PLAUSIBLE_MISSING,),
+        sums = connection.execute(
+            "SELECT events, repeats, faults, missing_parts, missing_rest, waiting_parts, "
+            "waiting_rest, implausible, implausible_parts, implausible_rest FROM totals"
         ).fetchone()
         # They are numbered without gaps, and count(*) would read all of them.
         (rejected_count,) = connection.execute(
@@ -472,28 +453,58 @@ def totals(
             "- (SELECT min(arrival) FROM rejected) + 1, 0)"
         ).fetchone()
         outcomes = connection.execute(
-            f"SELECT {_OUTCOME} AS outcome, count(*) FROM sessions GROUP BY outcome",
-            _standing(connected, now),
-        ).fetchall()
+            f"SELECT unended, {', '.join(ENDS)} FROM versions WHERE name = {ALL}"
+        ).fetchone()
+        running = _running(connection, standing)
         types = _most(connection, "name", "events", "types", _MAX_TYPES)
         sampled = _most(connection, "name", "sampled", "types", _MAX_TYPES)
         lost = _most(connection, "cause", "events", "lost", _MAX_CAUSES)
-    events, sessions, repeats, parts, rest, waiting_parts, waiting_rest, faults = row
+    events, repeats, faults, missing_parts, missing_rest, *others = sums
+    waiting_parts, waiting_rest, implausible, implausible_parts, implausible_rest = others
+    unended, *ends = outcomes
     return Totals(
         events=events,
-        sessions=sessions,
+        sessions=sum(outcomes),
         repeats=repeats,
-        missing=parts * _HALF + rest,
+        missing=missing_parts * HALF + missing_rest,
         rejected=rejected_count,
         types=types,
-        outcomes={**dict.fromkeys(_OUTCOMES, 0), **dict(outcomes)},
+        outcomes={
+            Outcome.RUNNING: running,
+            **dict(zip(ENDS, ends, strict=True)),
+            Outcome.NO_WORD: unended - running,
+        },
         sampled=sampled,
         lost=lost,
-        waiting=waiting_parts * _HALF + waiting_rest,
+        waiting=waiting_parts * HALF + waiting_rest,
         faults=faults,
-        implausible_sessions=implausible[0],
-        implausible_missing=implausible[1] * _HALF + implausible[2],
+        implausible_sessions=implausible,
+        implausible_missing=implausible_parts * HALF + implausible_rest,
     )
+
+
+# The sessions that have not ended and are running: those that were heard of since a time, in whole
+# periods and in the one that the time is in, and those that are connected.
+_PERIODS = f"SELECT sum(sessions) FROM unended WHERE version = ? AND period > ? / {PERIOD}"
+_HEARD = (
+    f"FROM sessions WHERE {_UNENDED} AND last_received > :quiet "
+    f"AND last_received < :quiet + 2 * {PERIOD} "
+    f"AND last_received / {PERIOD} = :quiet / {PERIOD}"
+)
+_CONNECTED = (
+    "FROM json_each(:connected) AS known CROSS JOIN sessions ON session_id = known.value "
+    f"WHERE {_UNENDED} AND last_received <= :quiet"
+)
+
+
+def _running(connection: sqlite3.Connection, standing: dict[str, object]) -> int:
+    """Return the number of sessions that are running."""
+    counts = [
+        connection.execute(_PERIODS, (ALL, standing["quiet"])),
+        connection.execute(f"SELECT count(*) {_HEARD}", standing),
+        connection.execute(f"SELECT count(*) {_CONNECTED}", standing),
+    ]
+    return sum(count.fetchone()[0] or 0 for count in counts)
 
 
 def _most(
@@ -519,22 +530,30 @@ def versions(
 
     See :func:`sessions`.
     """
-    rows = connection.execute(
-        f"SELECT version, {_OUTCOME} AS outcome, count(*), max(first_received) FROM sessions "
-        "GROUP BY version, outcome ORDER BY max(first_received) DESC",
-        _standing(connected, now),
-    )
-    found: dict[str | None, VersionHealth] = {}
-    for version, outcome, count, _ in rows:
-        health = found.setdefault(version, VersionHealth(version, 0))
-        health.sessions += count
-        setattr(health, outcome, count)
-    chosen = list(islice(found.values(), limit))
-    for health in chosen:
-        ends = sum(getattr(health, outcome) for outcome in _KNOWN_ENDS)
-        if ends:
-            health.crash_free = (health.well + health.switched_off) / ends
-    return chosen
+    standing = _standing(connected, now)
+    found: list[VersionHealth] = []
+    with snapshot(connection):
+        # They are few at a time, of whatever number of versions.
+        running: Counter[str | None] = Counter()
+        for some in (_HEARD, _CONNECTED):
+            query = f"SELECT version, count(*) {some} GROUP BY version"
+            running.update(dict(connection.execute(query, standing).fetchall()))
+        rows = connection.execute(
+            f"SELECT name, unended, {', '.join(ENDS)} FROM versions WHERE name <> {ALL} "
+            "ORDER BY newest DESC, name DESC LIMIT ?",
+            (limit,),
+        )
+        for name, unended, *ends in rows.fetchall():
+            health = VersionHealth(None if name == NO_VERSION else name, unended + sum(ends))
+            periods = connection.execute(_PERIODS, (name, standing["quiet"])).fetchone()[0]
+            health.running = running[health.version] + (periods or 0)
+            health.no_word = unended - health.running
+            for outcome, count in zip(ENDS, ends, strict=True):
+                setattr(health, outcome, count)
+            if any(ends):
+                health.crash_free = (health.well + health.switched_off) / sum(ends)
+            found.append(health)
+    return found
 
 
 def crashes(

@@ -14,7 +14,7 @@ import msgspec
 
 from ..._report import Report, State, encode_report
 from ..._shared import LARGEST_INTEGER
-from ..models import Cause, Outcome
+from ..models import MAX_PLAUSIBLE_MISSING, Cause, Outcome
 from .losses import Losses, claimed_losses, count_losses
 from .seqranges import gaps
 
@@ -124,7 +124,7 @@ def save_report(
 def _add_to_lost(connection: sqlite3.Connection, session: int, lost: dict[str, int]) -> None:
     """Replace what a session adds to the totals by cause."""
     (text,) = connection.execute("SELECT lost FROM sessions WHERE key = ?", (session,)).fetchone()
-    before = decode_lost(text)
+    before, lost = _plausible(decode_lost(text)), _plausible(lost)
     for cause in before.keys() | lost.keys():
         change = lost.get(cause, 0) - before.get(cause, 0)
         if change and cause != Cause.UNEXPLAINED:
@@ -140,8 +140,9 @@ def _save_sampled(connection: sqlite3.Connection, session: int, sampled: dict[in
     rows = connection.execute("SELECT type, events FROM sampled WHERE session = ?", (session,))
     before = dict(rows.fetchall())
     for type_key in before.keys() | sampled.keys():
-        count = sampled.get(type_key, 0)
-        if change := count - before.get(type_key, 0):
+        count, count_before = sampled.get(type_key, 0), before.get(type_key, 0)
+        if count != count_before:
+            change = _plausible_sampled(count) - _plausible_sampled(count_before)
             row = connection.execute(
                 "SELECT sampled FROM types WHERE key = ?", (type_key,)
             ).fetchone()
@@ -164,6 +165,15 @@ def remove_report(connection: sqlite3.Connection, session: int) -> list[int]:
     connection.execute("DELETE FROM reports WHERE session = ?", (session,))
     types = connection.execute("DELETE FROM sampled WHERE session = ? RETURNING type", (session,))
     return [key for (key,) in types.fetchall()]
+
+
+def _plausible(lost: dict[str, int]) -> dict[str, int]:
+    """Return what the totals count of a session's losses: nothing, if a number must be wrong."""
+    return lost if sum(lost.values()) <= MAX_PLAUSIBLE_MISSING else {}
+
+
+def _plausible_sampled(count: int) -> int:
+    return count if count <= MAX_PLAUSIBLE_MISSING else 0
 
 
 def _bounded(total: int) -> int:

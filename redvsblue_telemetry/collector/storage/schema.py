@@ -9,7 +9,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-__all__ = ["APPLICATION_ID", "AS_CURRENT", "SCHEMA_VERSION", "upgrade"]
+from . import figures
+
+__all__ = ["APPLICATION_ID", "AS_CURRENT", "SCHEMA_VERSION", "count_anew", "upgrade"]
 
 APPLICATION_ID = 0x52764274  # "RvBt"
 SCHEMA_VERSION = 4
@@ -150,6 +152,7 @@ CREATE TABLE text_index (
     expired INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 """
+_VERSION_4 += figures.TABLES  # after all changes of the table of sessions
 
 
 def upgrade(version: int) -> list[str]:
@@ -163,6 +166,11 @@ def upgrade(version: int) -> list[str]:
         f"PRAGMA user_version = {SCHEMA_VERSION}",
     )
     return [*_statements(script), *identity]
+
+
+def count_anew() -> list[str]:
+    """Return the statements that count all sessions anew, for the sums over them."""
+    return list(_statements(figures.REFILL))
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -200,13 +208,13 @@ CREATE TEMP TABLE lost (cause, events);
 CREATE TEMP TABLE sampled (session, type, events);
 CREATE TEMP TABLE contexts (key INTEGER PRIMARY KEY, text);
 CREATE TEMP TABLE context_fields (name, value, context);
-""",
+{figures.AS_VIEWS}""",
     2: f"""{_NO_TEXT_INDEX}{_NO_FAULTS}
 CREATE TEMP VIEW sessions AS SELECT *, 0 AS faults, 0 AS deleted FROM main.sessions;
 CREATE TEMP VIEW events AS SELECT *, NULL AS fault FROM main.events;
-""",
+{figures.AS_VIEWS}""",
     3: f"""{_NO_TEXT_INDEX}
 CREATE TEMP VIEW sessions AS SELECT *, 0 AS deleted FROM main.sessions;
-""",
+{figures.AS_VIEWS}""",
 }
 """Statements that make a file of an older version, which is only read, look like a current one."""

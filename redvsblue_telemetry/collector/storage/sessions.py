@@ -32,6 +32,11 @@ class SessionState(msgspec.Struct):
     """The last number that the session has, once it has ended; 0 before."""
     new_report: Report | None = None
     """A report that has not been saved yet."""
+    saved_version: str | None = None
+    """The version that the table has."""
+
+    def __post_init__(self) -> None:
+        self.saved_version = self.version
 
     @property
     def missing(self) -> int:
@@ -123,11 +128,14 @@ class Sessions:
     def save(self, now: int) -> list[SessionState]:
         """Write the changes since the last call; return the sessions that have a new report."""
         rows = []
+        versions = []
         for session in self._touched.values():
             session.numbers.save()
+            if session.version != session.saved_version:
+                versions.append((session.version, session.key))
+                session.saved_version = session.version
             rows.append(
                 (
-                    session.version,
                     session.events,
                     session.repeats,
                     session.missing,
@@ -139,10 +147,12 @@ class Sessions:
                 )
             )
         self._connection.executemany(
-            "UPDATE sessions SET version = ?, events = ?, repeats = ?, missing = ?, highest = ?, "
+            "UPDATE sessions SET events = ?, repeats = ?, missing = ?, highest = ?, "
             "first_timestamp = ?, last_timestamp = ?, last_received = ? WHERE key = ?",
             rows,
         )
+        # On its own: SQLite would change the index of the versions for every session.
+        self._connection.executemany("UPDATE sessions SET version = ? WHERE key = ?", versions)
         reported = [session for session in self._touched.values() if session.new_report]
         self._touched.clear()
         if len(self._known) > _MAX_IN_MEMORY:

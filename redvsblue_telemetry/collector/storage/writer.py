@@ -28,7 +28,7 @@ from .database import Database, DatabaseError
 from .deletion import delete_empty_session, delete_events
 from .faults import Faults, Finding
 from .reports import End, save_report
-from .schema import SCHEMA_VERSION
+from .schema import SCHEMA_VERSION, count_anew
 from .sessions import Sessions
 from .textindex import drop_index
 from .upkeep import epoch_milliseconds
@@ -223,8 +223,19 @@ class Writer:
         """
         with self._transaction():
             drop_index(self._connection)
+            # A trigger would run for each row, and SQLite could not empty a table as a whole.
+            execute = self._connection.execute
+            triggers = execute(
+                "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
+            ).fetchall()
+            for name, _ in triggers:
+                execute(f"DROP TRIGGER {name}")
             for table in _TABLES:
-                self._connection.execute(f"DELETE FROM {table}")
+                execute(f"DELETE FROM {table}")
+            for statement in count_anew():
+                execute(statement)
+            for _, statement in triggers:
+                execute(statement)
             self._forget()
 
     def maintain(self, step: Callable[[sqlite3.Connection], bool]) -> bool:

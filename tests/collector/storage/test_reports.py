@@ -341,8 +341,31 @@ def test_claims_may_be_more_than_the_database_can_sum(
         fields = {"sessionId": session, "lastSeq": most, "buffered": 3, "sampled": {"x": most}}
         writer.store([report(1, "ended", gaps=gaps, **fields)])
     totals = queries.totals(connection)
-    assert (totals.missing, totals.waiting) == (3 * most, 9)
-    assert (totals.lost, totals.sampled) == ({"overflow": most}, {"x": most})
+    assert totals.missing == totals.implausible_missing == 3 * most
+    assert totals.implausible_sessions == 3
+    assert (totals.waiting, totals.lost, totals.sampled) == (0, {}, {})
+
+
+def test_claims_that_are_not_plausible_do_not_change_what_others_add(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    def sums() -> tuple[object, ...]:
+        found = queries.totals(connection)
+        return found.missing - found.implausible_missing, found.waiting, found.lost, found.sampled
+
+    plain = {"gaps": [[1, 4, "overflow"]], "lastSeq": 9, "buffered": 2, "sampled": {"x": 7}}
+    writer.store([report(1, "ended", sessionId="plain", **plain)])
+    expected = (9, 2, {"overflow": 4}, {"x": 7})
+    assert sums() == expected
+    most = LARGEST_INTEGER
+    wrong = {"gaps": [[1, most, "overflow"]], "lastSeq": most, "sampled": {"x": most}}
+    for number in (1, 2):
+        for session in "ab":
+            writer.store([report(number, "ended", sessionId=session, **wrong)])
+            assert sums() == expected
+    for session in "ab":
+        writer.store([report(3, "ended", sessionId=session, **plain)])
+    assert sums() == (27, 6, {"overflow": 12}, {"x": 21})
 
 
 def test_types_of_one_report_are_few(writer: Writer, connection: sqlite3.Connection) -> None:
@@ -365,7 +388,11 @@ def test_nothing_of_reports_remains_after_all_was_deleted(
     ).fetchall()
     assert len(tables) >= 10
     for (table,) in tables:
-        assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+        rows = connection.execute(f"SELECT * FROM {table}").fetchall()
+        if table in ("totals", "versions"):  # the sums over all sessions
+            assert [row[1:] for row in rows] == [(0,) * len(rows[0][1:])], table
+        else:
+            assert rows == [], table
     writer.store([events(2, context=context), report(2)])
     session = the_session(connection)
     assert (session.missing, session.outcome) == (1, Outcome.RUNNING)
