@@ -222,7 +222,10 @@ def compare(report: Report, lives: Iterable[Life], database: Path) -> None:
                     f"the version {version}, and the session of {owners[session]}"
                 )
         for (id_,) in connection.execute(
-            "SELECT id FROM events GROUP BY id HAVING count(*) > 1 LIMIT ?", (_MAX_EXAMPLES,)
+            # The collector stores only ids that don't follow from the session's run and the number.
+            "SELECT iif(id = '', run || '-' || seq, id) AS whole FROM events "
+            "JOIN sessions ON sessions.key = session GROUP BY whole HAVING count(*) > 1 LIMIT ?",
+            (_MAX_EXAMPLES,),
         ):
             report.changed += 1
             report.blame(f"two events have the id {id_}")

@@ -137,12 +137,13 @@ ROOMS = {
         summaries       |
         cutoff          |
         figures         |
+        ids             |
         snapshot        |
         upkeep          |
         textindex       | snapshot  upkeep
         plan            | textindex
-        queries         | cutoff  figures  losses  plan  reports  snapshot  summaries
-        sessions        | seqranges
+        queries         | cutoff  ids  figures  losses  plan  reports  snapshot  summaries
+        sessions        | ids  seqranges
         numbers         |
         contexts        |
         faults          |
@@ -150,7 +151,7 @@ ROOMS = {
         database        | schema
         space           | database  upkeep
         deletion        | reports  textindex
-        writer | contexts  database  deletion  faults  reports  schema  sessions  textindex  upkeep
+        writer | contexts database deletion faults ids reports schema sessions textindex upkeep
         retention       | database  deletion  space  upkeep
         forgetting      | deletion  upkeep
         thread          | database  upkeep  writer

@@ -37,6 +37,7 @@ from ..models import (
 )
 from .cutoff import NEVER, Cutoff
 from .figures import ALL, ENDS, HALF, NO_VERSION, PERIOD, end_of
+from .ids import restored_id
 from .losses import Losses, describe_losses
 from .plan import Plan, plan
 from .reports import End, decode_lost, ended_as, missing_runs
@@ -60,11 +61,12 @@ __all__ = [
     "versions",
 ]
 
-_COLUMNS = (  # in the order of StoredEvent's fields
+_COLUMNS = (  # in the order of StoredEvent's fields, and the session's run
     "events.arrival, events.received, sessions.session_id, events.seq, types.name, "
-    "events.timestamp, events.id, events.data, events.version, contexts.text, faults.text"
+    "events.timestamp, events.id, events.data, events.version, contexts.text, faults.text, "
+    "sessions.run"
 )
-_DATA, _CONTEXT = 7, 9  # the indexes of these
+_SEQ, _ID, _DATA, _CONTEXT = 3, 6, 7, 9  # the indexes of these
 # SQLite does not reorder a CROSS JOIN: it starts from the events, which then need no sorting.
 _TABLES = (
     "events CROSS JOIN sessions ON sessions.key = events.session "
@@ -242,7 +244,8 @@ def newest_arrival(connection: sqlite3.Connection) -> int:
 
 
 def _event(row: tuple[Any, ...]) -> StoredEvent:
-    columns = list(row)
+    *columns, run = row
+    columns[_ID] = restored_id(row[_ID], run, row[_SEQ])
     columns[_DATA] = msgspec.Raw(row[_DATA])
     columns[_CONTEXT] = msgspec.UNSET if row[_CONTEXT] is None else msgspec.Raw(row[_CONTEXT])
     return StoredEvent(*columns)

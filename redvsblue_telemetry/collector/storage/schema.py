@@ -137,11 +137,13 @@ CREATE INDEX events_with_fault ON events (arrival, fault) WHERE fault IS NOT NUL
 # runs stay those that were received, so a repeat of a deleted event is still one, and no gap opens.
 # A session may have a million runs, too many for one step: `leftovers` are sessions that are
 # deleted but for their runs.
+# `run` is the part of its events' ids that is not stored with each of them (see `ids`).
 # `text_index` says what the index of texts holds: of each partition, the blocks from its start, the
 # events in them, and how many of those were deleted since. The words are in tables that are made
 # when they are needed, where SQLite has the module for them.
 _VERSION_4 = """
 ALTER TABLE sessions ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN run TEXT;
 CREATE TABLE leftovers (
     session INTEGER PRIMARY KEY
 ) STRICT;
@@ -199,7 +201,7 @@ INSERT INTO crashes SELECT session, count(*) FROM main.events
 CREATE TEMP VIEW sessions AS SELECT *, NULL AS started_at, NULL AS report_number, NULL AS state,
     NULL AS reason, NULL AS at, NULL AS reported, NULL AS last_seq, '{{}}' AS lost, 0 AS waiting,
     coalesce((SELECT events FROM crashes WHERE session = main.sessions.key), 0) AS crashes,
-    0 AS faults, 0 AS deleted
+    0 AS faults, 0 AS deleted, NULL AS run
     FROM main.sessions;
 CREATE TEMP VIEW types AS SELECT *, 0 AS sampled FROM main.types;
 CREATE TEMP VIEW events AS SELECT *, NULL AS context, NULL AS fault FROM main.events;
@@ -210,11 +212,11 @@ CREATE TEMP TABLE contexts (key INTEGER PRIMARY KEY, text);
 CREATE TEMP TABLE context_fields (name, value, context);
 {figures.AS_VIEWS}""",
     2: f"""{_NO_TEXT_INDEX}{_NO_FAULTS}
-CREATE TEMP VIEW sessions AS SELECT *, 0 AS faults, 0 AS deleted FROM main.sessions;
+CREATE TEMP VIEW sessions AS SELECT *, 0 AS faults, 0 AS deleted, NULL AS run FROM main.sessions;
 CREATE TEMP VIEW events AS SELECT *, NULL AS fault FROM main.events;
 {figures.AS_VIEWS}""",
     3: f"""{_NO_TEXT_INDEX}
-CREATE TEMP VIEW sessions AS SELECT *, 0 AS deleted FROM main.sessions;
+CREATE TEMP VIEW sessions AS SELECT *, 0 AS deleted, NULL AS run FROM main.sessions;
 {figures.AS_VIEWS}""",
 }
 """Statements that make a file of an older version, which is only read, look like a current one."""

@@ -8,6 +8,7 @@ import msgspec
 
 from ..._report import Report, State
 from ..messages import Event
+from .ids import run_of
 from .seqranges import SeqRanges
 
 __all__ = ["SessionState", "Sessions"]
@@ -30,6 +31,8 @@ class SessionState(msgspec.Struct):
     """The number of the newest report; -1 if there is none."""
     end: int = 0
     """The last number that the session has, once it has ended; 0 before."""
+    run: str | None = None
+    """The part of its events' ids that is not stored with each; see :mod:`.ids`."""
     new_report: Report | None = None
     """A report that has not been saved yet."""
     saved_version: str | None = None
@@ -52,6 +55,7 @@ class SessionState(msgspec.Struct):
         timestamp = event.timestamp
         if self.events == 1:  # the times until now were those of a report
             self.first_timestamp = self.last_timestamp = timestamp
+            self.run = run_of(event)
         elif timestamp > self.last_timestamp:
             self.last_timestamp = timestamp
         elif timestamp < self.first_timestamp:
@@ -103,7 +107,7 @@ class Sessions:
         row = self._connection.execute(
             "SELECT key, version, first_timestamp, last_timestamp, events, repeats, "
             "coalesce(started_at, 0), coalesce(report_number, -1), "
-            "CASE state WHEN ? THEN last_seq ELSE 0 END FROM sessions WHERE session_id = ?",
+            "CASE state WHEN ? THEN last_seq ELSE 0 END, run FROM sessions WHERE session_id = ?",
             (State.ENDED, session_id),
         ).fetchone()
         if row is None:
@@ -142,13 +146,14 @@ class Sessions:
                     session.numbers.highest,
                     session.first_timestamp,
                     session.last_timestamp,
+                    session.run,
                     now,
                     session.key,
                 )
             )
         self._connection.executemany(
             "UPDATE sessions SET events = ?, repeats = ?, missing = ?, highest = ?, "
-            "first_timestamp = ?, last_timestamp = ?, last_received = ? WHERE key = ?",
+            "first_timestamp = ?, last_timestamp = ?, run = ?, last_received = ? WHERE key = ?",
             rows,
         )
         # On its own: SQLite would change the index of the versions for every session.

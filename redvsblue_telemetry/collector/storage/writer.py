@@ -27,6 +27,7 @@ from .contexts import Contexts
 from .database import Database, DatabaseError
 from .deletion import delete_empty_session, delete_events
 from .faults import Faults, Finding
+from .ids import short_id
 from .reports import End, save_report
 from .schema import SCHEMA_VERSION, count_anew
 from .sessions import Sessions
@@ -361,7 +362,7 @@ class Writer:
                     type_key,
                     event.timestamp,
                     now,
-                    event.id,
+                    short_id(event, session.run),
                     event.version,
                     None if event.context is msgspec.UNSET else context_key(event.context),
                     fault_key,

@@ -56,7 +56,7 @@ def path(tmp_path: Path) -> Path:
 
 
 EVENTS = (
-    "SELECT session_id, seq, name, timestamp, id, events.version, data FROM events "
+    "SELECT session_id, seq, name, timestamp, id, run, events.version, data FROM events "
     "JOIN sessions ON sessions.key = session JOIN types ON types.key = type ORDER BY arrival"
 )
 SEQS = "SELECT seq FROM events ORDER BY arrival"
@@ -77,10 +77,10 @@ def test_events_are_stored_as_they_came_in_their_order(path: Path) -> None:
         assert stored.by_type == {"hit": 2, "x": 1}
         assert writer.store([message(event(3))]).first_arrival == 4
     assert rows(path, EVENTS) == [
-        ("s", 1, "hit", 1001, "s-1", "1.4", bytes(data).decode()),
-        ("s", 2, "hit", 1002, "s-2", None, "{}"),
-        ("t", 1, "x", 1001, "t-1", None, "{}"),
-        ("s", 3, "hit", 1003, "s-3", None, "{}"),
+        ("s", 1, "hit", 1001, "", "s", "1.4", bytes(data).decode()),
+        ("s", 2, "hit", 1002, "", "s", None, "{}"),
+        ("t", 1, "x", 1001, "", "t", None, "{}"),
+        ("s", 3, "hit", 1003, "", "s", None, "{}"),
     ]
     assert rows(path, "SELECT DISTINCT typeof(data) FROM events") == [("text",)]
     assert rows(path, "SELECT name, events FROM types ORDER BY name") == [("hit", 3), ("x", 1)]
