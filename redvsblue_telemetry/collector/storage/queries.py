@@ -536,7 +536,7 @@ def versions(
     standing = _standing(connected, now)
     found: list[VersionHealth] = []
     with snapshot(connection):
-        # They are few at a time, of whatever number of versions.
+        # Few at a time, however many versions there are.
         running: Counter[str | None] = Counter()
         for some in (_HEARD, _CONNECTED):
             query = f"SELECT version, count(*) {some} GROUP BY version"
