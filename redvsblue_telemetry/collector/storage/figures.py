@@ -1,7 +1,7 @@
 """The tables that hold sums over all sessions, which triggers keep right.
 
-To add up half a million sessions takes a tenth of a second, and each page asks every two seconds. So
-each change of a session changes the sums, too, in the same transaction, by any code. How a
+To add up half a million sessions takes a tenth of a second, and each page asks every two seconds.
+So each change of a session changes the sums, too, in the same transaction, by any code. How a
 session that has not ended stands depends on the time; those that were heard of in the last minutes
 are counted in periods.
 """
