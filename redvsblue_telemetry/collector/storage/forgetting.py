@@ -59,13 +59,13 @@ class Forgetting(Upkeep):
         if self._newest is None:
             self._newest = _highest(connection, "events")
             self._newest_rejected = _highest(connection, "rejected")
-        began = monotonic()
+        self._pace.begin()
         has_more = (
             self._delete_session(connection)
             if self._session is not None
             else self._delete_context(connection)
         )
-        self._pace.learn(monotonic() - began)
+        self._pace.end()
         if not has_more and self.found_anything:
             has_more = self._blank_rejected(connection)
         self.forgotten.at = self._clock()

@@ -57,7 +57,8 @@ class Retention(Upkeep):
         self._max_bytes = max_bytes
         self._reserve = max(_RESERVE, (max_bytes or 0) // _RESERVE_PART)
         self._clock = clock
-        self._pace = Pace()
+        # Beyond the limit, acks wait longer: what is stored must not outrun what is deleted.
+        self._usual_pace, self._urgent_pace = Pace(), Pace(10 * STEP_SECONDS, 20_000)
         by_type = [
             functools.partial(self._delete_of_type, name) for name in sorted(self._keep.by_type)
         ]
@@ -220,6 +221,10 @@ class Retention(Upkeep):
 
     # Their parts.
 
+    @property
+    def _pace(self) -> Pace:
+        return self._urgent_pace if self.is_urgent else self._usual_pace
+
     def _cutoff(self, age: float) -> int:
         return self._clock() - int(age * 1000)
 
@@ -270,11 +275,12 @@ class Retention(Upkeep):
     def _delete(
         self, connection: sqlite3.Connection, condition: str, values: tuple[object, ...]
     ) -> None:
-        began = monotonic()
+        pace = self._pace
+        pace.begin()
         deleted = delete_events(connection, condition, values)
         # The cursor may have passed those that had events until now.
         self._emptied |= dict.fromkeys(deleted.emptied)
-        self._pace.learn(monotonic() - began)
+        pace.end()
 
 
 def _older(rows: list[tuple[int, int]], cutoff: int) -> list[int]:

@@ -18,6 +18,7 @@ __all__ = ["STEP_SECONDS", "Keep", "Pace", "Upkeep", "UpkeepSchedule", "epoch_mi
 
 STEP_SECONDS = 0.004
 """About how long a step may take; acks wait for it."""
+_WALL_PART = 50  # of the time on the wall is that of a step, at least
 _SHARE = 0.1  # of the time, while messages always wait
 _URGENT_SHARE = 0.6  # of it, for work without which a limit would not hold
 _IDLE_SECONDS = 1.0  # until work is looked for again
@@ -37,17 +38,37 @@ class Keep(msgspec.Struct, frozen=True):
 
 
 class Pace:
-    """How many rows fit into a step, learned from the steps before."""
+    """How many rows fit into a step, learned from the steps before.
 
-    def __init__(self, most: int = 2000) -> None:
+    By the processor time of the thread. The time on the wall is mostly that of waiting for the GIL,
+    some milliseconds for each statement while the event loop is busy, however few rows it has:
+    by it, a step under load shrank to a row. Only if it is far longer do the disk's reads count.
+
+    Args:
+        seconds: how long a step may take.
+        most: the most rows.
+    """
+
+    def __init__(self, seconds: float = STEP_SECONDS, most: int = 2000) -> None:
+        self._seconds = seconds
         self._most = most
-        self.rows = 32
+        self._began = (0.0, 0.0)
+        self.rows = 250
+
+    def begin(self) -> None:
+        """Note the beginning of a step."""
+        self._began = time.thread_time(), monotonic()
+
+    def end(self) -> None:
+        """Learn from a step of this many rows."""
+        processor, wall = self._began
+        self.learn(max(time.thread_time() - processor, (monotonic() - wall) / _WALL_PART))
 
     def learn(self, seconds: float) -> None:
         """Adjust it after a step of this many rows that took this time."""
-        if seconds > STEP_SECONDS:
-            self.rows = max(1, int(self.rows * max(0.1, 0.7 * STEP_SECONDS / seconds)))
-        elif seconds < STEP_SECONDS / 2:
+        if seconds > self._seconds:
+            self.rows = max(1, int(self.rows * max(0.1, 0.7 * self._seconds / seconds)))
+        elif seconds < self._seconds / 2:
             self.rows = min(self._most, self.rows * 2)
 
 
@@ -111,11 +132,13 @@ class UpkeepSchedule:
         Args:
             run: runs a step in a transaction, and returns its result.
         """
-        if not self._busy:
-            self._busy = list(self._work)
-            self._looked_at = self._clock()
         began = self._clock()
-        work = self._busy.pop(0)
+        if not self._busy or began - self._looked_at >= _IDLE_SECONDS:
+            # Also while some work goes on: under load, there may always be some.
+            self._busy = [work for work in self._work if work not in self._busy] + self._busy
+            self._looked_at = began
+        work = next((work for work in self._busy if work.is_urgent), self._busy[0])
+        self._busy.remove(work)
         try:
             is_over = not run(work.step)
         except BaseException:

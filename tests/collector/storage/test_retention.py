@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
+import random
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +19,16 @@ import pytest
 
 from redvsblue_telemetry._report import Report, State, encode_report
 from redvsblue_telemetry.collector.messages import read_message
-from redvsblue_telemetry.collector.storage import deletion, queries, retention
+from redvsblue_telemetry.collector.storage import deletion, queries, retention, upkeep
 from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
 from redvsblue_telemetry.collector.storage.retention import Retention
+from redvsblue_telemetry.collector.storage.textindex import TextIndex
+from redvsblue_telemetry.collector.storage.thread import WriterThread
 from redvsblue_telemetry.collector.storage.upkeep import Keep, Upkeep
 from redvsblue_telemetry.collector.storage.writer import Stored, Writer
 from tests.collector.clients import event
 from tests.collector.storage.consistency import contradictions
+from tests.collector.storage.test_thread import until
 
 DAY = 86_400.0
 START = 1_790_000_000_000
@@ -365,3 +373,110 @@ def test_step_deletes_what_fits_into_its_time(collected: Collected) -> None:
     steps = collected.tend(collected.keeping(age=DAY))
     assert steps >= 3
     assert collected.count("events") == 0
+
+
+# Kills.
+
+
+def test_after_kills_it_goes_on_and_nothing_is_inconsistent(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.sqlite3"
+    chance = random.Random(17)
+    for _ in range(6):
+        command = [sys.executable, "-m", "tests.collector.storage.deleting_process", path]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            for _ in range(chance.randrange(30, 120)):
+                assert process.stdout.readline()
+            time.sleep(chance.random() * 0.02)
+            process.kill()
+        assert contradictions(path) == {}
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            (deleted,) = connection.execute("SELECT sum(deleted) FROM sessions").fetchone()
+            assert deleted > 0
+    made = Collected(path)
+    made.now = time.time_ns() // 1_000_000 + 10_000
+    with contextlib.closing(made.writer):
+        made.tend(made.keeping(age=1, by_type={"crash": 1}))
+        tables = ("events", "sessions", "runs", "contexts", "faults", "types", "leftovers")
+        assert {table: made.count(table) for table in tables} == dict.fromkeys(tables, 0)
+
+
+# A week.
+
+
+def test_a_week_stays_within_both_limits_without_a_missed_ack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_RESERVE", 8_000_000)
+    monkeypatch.setattr(upkeep, "_IDLE_SECONDS", 0.005)
+    hour, limit = 3_600_000, 20_000_000
+    now = START
+    path = tmp_path / "telemetry.sqlite3"
+    largest = 0
+
+    def clock() -> int:
+        return now
+
+    def oldest(name: str) -> int:
+        rows = reader.execute(
+            "SELECT received FROM events JOIN types ON types.key = type WHERE name = ? "
+            "ORDER BY arrival LIMIT 1",
+            (name,),
+        ).fetchall()
+        return int(rows[0][0]) if rows else now
+
+    def is_kept() -> bool:
+        return oldest("bullet") >= now - 6 * hour and oldest("hit") >= now - 48 * hour
+
+    def size() -> int:
+        return path.stat().st_size + database.log_bytes()
+
+    async def run() -> None:
+        nonlocal now, largest
+        keep = Keep(2 * DAY, {"bullet": 0.25 * DAY})
+        storage = WriterThread(
+            database,
+            lambda _: None,
+            lambda: None,
+            upkeep=[Retention(database, keep, limit, clock), TextIndex()],
+            clock=clock,
+        )
+        receipt = Acks()
+        sent = 0
+        for passed in range(7 * 24):
+            now = START + passed * hour
+            # The third day is as busy as the others together.
+            for seq in range(10 if passed // 24 != 2 else 40):
+                kinds = ("bullet", "hit", "bullet", "crash")
+                batch = [
+                    event(seq * 20 + n + 1, f"game-{passed}", type=kinds[n % 4], data=LARGE)
+                    for n in range(20)
+                ]
+                storage.submit(read_message(json.dumps(batch)), 1, receipt)
+                sent += 1
+            await until(lambda: receipt.acked == sent)  # noqa: B023
+            await until(is_kept)
+            largest = max(largest, size())
+        await storage.close()
+        assert (receipt.acked, receipt.failures) == (sent, 0)
+
+    database = Database(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        asyncio.run(run())
+        sessions = reader.execute("SELECT count(*) FROM sessions").fetchone()[0]
+    assert 10_000_000 < largest <= limit
+    assert 45 <= sessions <= 52  # those of two days
+    assert contradictions(path) == {}
+
+
+class Acks:
+    """A sender that counts its acks."""
+
+    is_broken = False
+    acked = failures = 0
+
+    def stored(self, messages: int) -> None:
+        self.acked += messages
+
+    def failed(self) -> None:
+        self.failures += 1
