@@ -28,7 +28,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 class Game:
-    """A game that emits without a pause until it is told to stop."""
+    """A game that emits without a pause until it is stopped."""
 
     def __init__(self, url: str, pause: float = 0.001) -> None:
         settings = TelemetrySettings(
