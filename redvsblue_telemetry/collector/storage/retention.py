@@ -58,7 +58,7 @@ class Retention(Upkeep):
         self._reserve = max(_RESERVE, (max_bytes or 0) // _RESERVE_PART)
         self._clock = clock
         # Beyond the limit, acks wait longer: what is stored must not outrun what is deleted.
-        self._usual_pace, self._urgent_pace = Pace(), Pace(10 * STEP_SECONDS, 20_000)
+        self._usual_pace, self._urgent_pace = Pace(), Pace(10 * STEP_SECONDS, 4000)
         by_type = [
             functools.partial(self._delete_of_type, name) for name in sorted(self._keep.by_type)
         ]

@@ -407,9 +407,9 @@ def test_after_kills_it_goes_on_and_nothing_is_inconsistent(tmp_path: Path) -> N
 def test_a_week_stays_within_both_limits_without_a_missed_ack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "_RESERVE", 8_000_000)
+    monkeypatch.setattr(retention, "_RESERVE", 12_000_000)
     monkeypatch.setattr(upkeep, "_IDLE_SECONDS", 0.005)
-    hour, limit = 3_600_000, 20_000_000
+    hour, limit = 3_600_000, 24_000_000
     now = START
     path = tmp_path / "telemetry.sqlite3"
     largest = 0
