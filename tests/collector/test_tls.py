@@ -274,20 +274,19 @@ def test_half_a_tls_handshake_is_ended(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(listening, "_REQUEST_TIMEOUT", 0.4)
     with contextlib.ExitStack() as stack:
-        crowd = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", secure.port), PATIENCE))
-            for _ in range(30)
-        ]
-        for sock in crowd:
+        client = stack.enter_context(client_of(secure.url, files))
+        monkeypatch.setattr(listening, "_REQUEST_TIMEOUT", 0.4)
+        crowd = []
+        for _ in range(30):
+            sock = socket.create_connection(("127.0.0.1", secure.port), PATIENCE)
+            crowd.append(stack.enter_context(sock))
             sock.sendall(sent)
-        with client_of(secure.url, files) as client:
-            for sock in crowd:
-                with contextlib.suppress(ConnectionError):
-                    assert sock.recv(1) == b""
-            client.send(array(1))
-            assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
+        for sock in crowd:
+            with contextlib.suppress(ConnectionError):
+                assert sock.recv(1) == b""
+        client.send(array(1))
+        assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert 1 <= len(warnings) <= 2
     assert all(record.getMessage().endswith("; from 127.0.0.1") for record in warnings)

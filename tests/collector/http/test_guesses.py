@@ -44,7 +44,7 @@ def refused(collector: RunningCollector, line: str = RIGHT) -> dict[str, float]:
     return {name: float(count) for name, count in re.findall(pattern, text, re.MULTILINE)}
 
 
-def test_wrong_tokens_are_answered_ever_later_and_the_right_one_at_once(asked: Asked) -> None:
+def test_wrong_tokens_are_answered_ever_later(asked: Asked) -> None:
     with collector_running(token="sesame") as collector:
         times = []
         for _ in range(8):
@@ -54,28 +54,25 @@ def test_wrong_tokens_are_answered_ever_later_and_the_right_one_at_once(asked: A
         assert times[5] > 0.25
         assert times[6] > 0.5
         assert times[7] > 1.0
-        status, took = seconds(asked, collector, RIGHT)
-        assert status in (200, 101)
-        assert took < 1.0
-        status, took = seconds(asked, collector)  # a browser's first request
-        assert status == 401
-        assert took < 1.0
 
 
 def test_too_many_at_once_are_refused_and_the_right_one_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guesses, "_MAX_DELAY", PATIENCE)
-    monkeypatch.setattr(guesses, "_FIRST_DELAY", PATIENCE)
+    monkeypatch.setattr(guesses, "_MAX_DELAY", 3600)
+    monkeypatch.setattr(guesses, "_FIRST_DELAY", 3600)
     with contextlib.ExitStack() as stack:
         collector = stack.enter_context(collector_running(token="sesame"))
         statuses: list[int] = []
+        held = []
         for count in range(5 + 16):
             client = socket.create_connection(("127.0.0.1", collector.port), PATIENCE)
             stack.enter_context(client)
             client.sendall(request(collector, WRONG))
             if count < 5:
                 statuses.append(answer_to(client).status)
+            else:
+                held.append(client)
         assert statuses == [401] * 5
 
         def is_refused() -> bool:
@@ -93,9 +90,9 @@ def test_too_many_at_once_are_refused_and_the_right_one_is_not(
         assert shake(collector, WRONG).status == 429
         assert ask(collector, RIGHT).status == 200
         assert shake(collector, RIGHT).status == 101
-        started = time.monotonic()
-        collector.stop()  # answers those that wait
-        assert time.monotonic() - started < PATIENCE - 5
+        assert ask(collector).status == 401, "a browser's first request is not a guess"
+        collector.stop()
+        assert {answer_to(client).status for client in held} == {401}
 
 
 def test_client_that_leaves_while_its_answer_is_held_back_does_no_harm(

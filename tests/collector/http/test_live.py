@@ -238,22 +238,19 @@ def test_filter_of_one_session_shows_as_many_of_it_as_there_is_room_for() -> Non
     assert len(update.events) == live._MAX_EVENTS_PER_UPDATE
 
 
-def test_each_of_ten_thousand_sessions_is_as_likely_to_be_shown_and_they_cost_little() -> None:
+def test_each_of_ten_thousand_sessions_is_as_likely_to_be_shown() -> None:
     watched = Live(lambda: 0)
     groups = [
         group_of(500 * n + 1, [f"s{(500 * n + k) % 10_000}" for k in range(500)])
         for n in range(100)
     ]  # a second of fifty thousand events
-    started = time.thread_time()
     for group in groups:
         watched.record(group)
-    spent = time.thread_time() - started
 
     kept = [event.arrival for event in watched._newest]
     assert live._MAX_EVENTS // 2 < len(kept) <= live._MAX_EVENTS
     assert kept == sorted(kept)
     assert len(Counter(event.session_id for event in watched._newest)) == len(kept)
-    assert spent < 1.0  # it takes a sixth of that; the event loop has other work
 
 
 def test_large_events_leave_room_for_small_ones_of_others() -> None:

@@ -13,7 +13,7 @@ from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.collector.storage.upkeep import Keep
 from tests.support.browser import Look, event_text, expect, look, rows, send_events
 from tests.support.chromium import needs_chromium
-from tests.support.collector import RunningCollector, collector_running
+from tests.support.collector import PATIENCE, RunningCollector, collector_running
 
 __all__ = ["look"]  # a fixture
 
@@ -191,6 +191,7 @@ def test_deleting_is_offered_only_to_those_who_may(
         )
         with Telemetry(settings) as telemetry:
             telemetry.emit("hit")
+            assert telemetry.flush(PATIENCE)
         open_session(page, "s")
         expect(page.get_by_role("button", name="Delete…")).to_be_visible(visible=is_offered)
         page.close()

@@ -8,7 +8,6 @@ import json
 import socket
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,8 @@ class Endless:
 
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> Endless:
-    """Searches for a text, which don't end."""
+    """Searches for a text, which don't end, however long a test takes."""
+    monkeypatch.setattr(readers, "_MAX_SECONDS", 3600)
     endless, real = Endless(), queries.search
 
     def search(connection: sqlite3.Connection, wanted: EventFilter, **how: Any) -> EventPage:
@@ -86,7 +86,7 @@ def test_search_ends_when_its_client_goes(
             client.shutdown(socket.SHUT_WR)
         else:
             client.close()
-        assert wait_until(lambda: endless.ended == 1, timeout=5)
+        assert wait_until(lambda: endless.ended == 1)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,11 @@ def test_every_other_reader_ends_when_its_client_goes(
     collector: RunningCollector, monkeypatch: pytest.MonkeyPatch, path: str, name: str
 ) -> None:
     endless = Endless()
+    monkeypatch.setattr(readers, "_MAX_SECONDS", 3600)
     monkeypatch.setattr(queries, name, endless)
     with asking(collector, path):
         assert wait_until(lambda: endless.began == 1)
-    assert wait_until(lambda: endless.ended == 1, timeout=5)
+    assert wait_until(lambda: endless.ended == 1)
 
 
 def test_figures_do_not_wait_for_searches(collector: RunningCollector, endless: Endless) -> None:
@@ -175,9 +176,7 @@ def test_collector_ends_in_the_middle_of_searches(endless: Endless) -> None:
         for _ in range(3):
             clients.enter_context(asking(collector, "/api/events?text=x"))
         assert wait_until(lambda: endless.began == 2)
-        began = time.monotonic()
         collector.stop()
-        assert time.monotonic() - began < 8
         assert wait_until(lambda: endless.ended == endless.began)
 
 

@@ -165,7 +165,8 @@ def fault_of(type_: str, _: object) -> str | None:
     return "no good" if type_ == "miss" else None
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.timeout(300)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(steps, max_size=25))
 def test_figures_are_right_after_any_history(history: list[tuple[str, Any]]) -> None:
     clock = Clock()
