@@ -144,7 +144,7 @@ def test_watchdog_of_another_process_is_not_ours(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def inheriting(action: signal.Handlers) -> Iterator[None]:
-    """Processes that are started here do this at SIGHUP, whatever started the tests."""
+    """Have processes do this at SIGHUP; they would inherit it from ``nohup``."""
     before = signal.signal(signal.SIGHUP, action)
     try:
         yield

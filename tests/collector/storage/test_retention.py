@@ -311,6 +311,7 @@ def test_oldest_go_beyond_the_limit_of_the_size(collected: Collected) -> None:
 def test_rejected_messages_and_lone_sessions_go_beyond_the_limit_too(collected: Collected) -> None:
     limit = 6_500_000
     keep = collected.keeping(max_bytes=limit)
+    collected.writer._connection.execute("PRAGMA synchronous = OFF")  # or it waits 4000 times
     for number in range(2000):
         collected.writer.store([read_message("x" * 1000)])
         collected.report(f"lone-{number}", 0, sampled={"x" * 200: 1})
