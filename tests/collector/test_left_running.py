@@ -25,6 +25,7 @@ from tests.support.ports import own_port
 from tests.support.wait import wait_until
 
 DOCS = Path(__file__).parents[2] / "docs"
+pytestmark = pytest.mark.timeout(300)  # the longest takes 40 s, if the machine has little to do
 
 
 class Game:
@@ -51,19 +52,19 @@ class Game:
         """End it; every event has to be acknowledged."""
         self._is_over.set()
         self._thread.join()
-        self.telemetry.stop(20)
+        self.telemetry.flush(120)
+        self.telemetry.stop(1)
         stats = self.telemetry.stats()
         assert (stats.delivered, stats.dropped, stats.buffered) == (self.made, 0, 0)
 
 
 @contextlib.contextmanager
 def playing(url: str, games: int, pause: float = 0.001) -> Iterator[list[Game]]:
-    started = [Game(url, pause) for _ in range(games)]
-    try:
-        yield started
-    finally:
+    with contextlib.ExitStack() as stack:
+        started = [Game(url, pause) for _ in range(games)]
         for game in started:
-            game.finish()
+            stack.callback(game.finish)
+        yield started
 
 
 def command_of_docs(start: str, db: Path, copy: Path) -> list[str]:
@@ -126,15 +127,16 @@ def test_file_of_an_older_release_is_shrunk_once(tmp_path: Path) -> None:
 
 def test_session_that_still_sends_stays_exact_while_its_events_are_deleted(tmp_path: Path) -> None:
     db = tmp_path / "telemetry.sqlite3"
-    with collector_running(db=db, keep=Keep(0.5)) as collector:
+    # Without a general time, the session stays, however long the game has to wait for its turn.
+    keep = Keep(by_type={"shot": 0.5, "hit": 0.5})
+    with collector_running(db=db, keep=keep) as collector:
         with playing(collector.url, 1, 0.01) as (game,):
             assert wait_until(lambda: deleted(collector) > 300)
             (session,) = collector.sessions
             assert (session.missing, session.repeats, session.connected) == (0, 0, True)
         (session,) = collector.sessions
         assert (session.events, session.missing) == (game.made, 0)
-        assert session.deleted > 300
-        assert wait_until(lambda: collector.stats().sessions == 0)
+        assert wait_until(lambda: deleted(collector) == game.made)
     assert contradictions(db) == {}
 
 
@@ -142,9 +144,16 @@ def deleted(collector: RunningCollector) -> int:
     return sum(session.deleted for session in collector.sessions)
 
 
+def size_of(folder: Path) -> int:
+    total = 0
+    for each in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # SQLite has deleted a journal
+            total += each.stat().st_size
+    return total
+
+
 @needs_posix
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_collector_under_load_stays_within_its_limits(tmp_path: Path) -> None:
     db, limit = tmp_path / "telemetry.sqlite3", 100_000_000
     port = own_port()
@@ -156,7 +165,7 @@ def test_collector_under_load_stays_within_its_limits(tmp_path: Path) -> None:
             end = time.monotonic() + 25
             while time.monotonic() < end:
                 assert collector.process.poll() is None
-                sizes.append(sum(each.stat().st_size for each in tmp_path.iterdir()))
+                sizes.append(size_of(tmp_path))
                 time.sleep(0.1)
             proof = run_command("prove", "--db", db)
         with contextlib.closing(sqlite3.connect(db)) as connection:

@@ -24,10 +24,10 @@ EVENTS = 100  # in a group
 
 
 def main() -> None:
-    """Store, delete what is older than a tenth of a second, and print, until the end."""
+    """Store, delete what is older than a moment, and print, until the end."""
     database = Database(Path(sys.argv[1]))
     writer = Writer(database, lambda name, data: "a fault" if name == "bad" else None)
-    keep = Retention(database, Keep(0.1, {"crash": 0.3}))
+    keep = Retention(database, Keep(0.02, {"crash": 0.06}))
     types = itertools.cycle(["hit", "bad", "crash", "hit", "move"])
     run = f"{time.time_ns()}"
     for number in itertools.count():

@@ -172,7 +172,6 @@ def test_figures_are_right_after_any_history(history: list[tuple[str, Any]]) -> 
     clock = Clock()
     database = Database(None)
     storing = Writer(database, fault_of, clock)
-    storing._connection.execute("PRAGMA synchronous = OFF")  # or it waits thousands of times
     try:
         with database.reading() as connection:
             for what, value in history:

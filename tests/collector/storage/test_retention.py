@@ -33,6 +33,7 @@ from tests.collector.storage.test_thread import until
 DAY = 86_400.0
 START = 1_790_000_000_000
 LARGE = {"x": "x" * 1000}
+pytestmark = pytest.mark.timeout(300)  # some take 10 s, if the machine has nothing else to do
 
 
 class Collected:
@@ -43,6 +44,8 @@ class Collected:
         self.now = START
         self.database = Database(path)
         self.writer = Writer(self.database, clock=self.clock, **check)
+        self.writer._synchronous = "OFF"  # or it waits for the disk, thousands of times
+        self.writer._connection.execute("PRAGMA synchronous = OFF")
 
     def clock(self) -> int:
         return self.now
@@ -311,7 +314,6 @@ def test_oldest_go_beyond_the_limit_of_the_size(collected: Collected) -> None:
 def test_rejected_messages_and_lone_sessions_go_beyond_the_limit_too(collected: Collected) -> None:
     limit = 6_500_000
     keep = collected.keeping(max_bytes=limit)
-    collected.writer._connection.execute("PRAGMA synchronous = OFF")  # or it waits 4000 times
     for number in range(2000):
         collected.writer.store([read_message("x" * 1000)])
         collected.report(f"lone-{number}", 0, sampled={"x" * 200: 1})
@@ -392,8 +394,9 @@ def test_after_kills_it_goes_on_and_nothing_is_inconsistent(tmp_path: Path) -> N
             process.kill()
         assert contradictions(path) == {}
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            (deleted,) = connection.execute("SELECT sum(deleted) FROM sessions").fetchone()
-            assert deleted > 0
+            ((last,),) = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
+            ((left,),) = connection.execute("SELECT count(*) FROM events")
+            assert left < last
     made = Collected(path)
     made.now = time.time_ns() // 1_000_000 + 10_000
     with contextlib.closing(made.writer):
