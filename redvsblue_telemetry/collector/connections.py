@@ -54,6 +54,25 @@ class Config(uvicorn.Config):
         """Set whenever a WebSocket has been disconnected."""
 
 
+class _ClosedOnce:
+    """A transport that can be closed twice, as uvicorn does.
+
+    The one of asyncio for TLS (Python 3.11 and later) forgets its connection then: most of its
+    methods raise AttributeError, and it can't be aborted if the client doesn't confirm the close.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.write = transport.write
+
+    def close(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class HttpProtocol(H11Protocol):
     """uvicorn's HTTP connection, which waits for each request in the lobby."""
 
@@ -61,7 +80,7 @@ class HttpProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _ClosedOnce(transport)))
         self.logger = _own_errors
         self.has_sent = False
         self.config.lobby.enter(self)

@@ -133,8 +133,8 @@ class Acceptor:
         listener: a listening socket, which is closed with the acceptor.
         protocol: makes the protocol of a new connection.
         connections: those that are open, without those in a TLS handshake; read often.
-        max_connections: at once. Beyond it, one that waits gives way; if none waits, a new one is
-            refused.
+        max_connections: at once. Beyond it, one that is closing or waits gives way; if there is
+            none, a new one is refused.
         lobby: for those that wait.
         context: returns the TLS context of the next connection; None serves without TLS.
     """
@@ -181,7 +181,7 @@ class Acceptor:
                     await asyncio.sleep(_ACCEPT_PAUSE)
                     continue
                 client = (str(address[0]), int(address[1]))
-                if self._is_full() and not self._lobby.end_one():
+                if self._is_full() and not (self._end_closing() or self._lobby.end_one()):
                     message = "too many connections (%d); refused one"
                     self._lobby.limited_log.warn("full", client, message, self._max_connections)
                     sock.close()
@@ -213,6 +213,22 @@ class Acceptor:
 
     def _is_full(self) -> bool:
         return len(self._connections) + len(self._arriving) >= self._max_connections
+
+    def _end_closing(self) -> bool:
+        """Abort a connection that its client keeps half closed; return False if there is none.
+
+        TLS waits half a minute for a client to confirm the close, and anybody can have a connection
+        closed: by a wrong token, or by asking for it.
+        """
+        closing = (each.transport for each in self._connections if each.transport.is_closing())
+        transport = next(closing, None)
+        if transport is None:
+            return False
+        peer = transport.get_extra_info("peername")
+        message = "too many connections (%d); ended one that its client does not close"
+        self._lobby.limited_log.warn("closing", peer and peer[:2], message, self._max_connections)
+        transport.abort()
+        return True
 
     async def _admit(self, sock: socket.socket, client: tuple[str, int]) -> bool:
         """Open a connection, over TLS if that is served; return whether its protocol has it now."""

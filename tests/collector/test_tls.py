@@ -20,10 +20,11 @@ import trustme
 from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
-from redvsblue_telemetry.collector import listening
+from redvsblue_telemetry.collector import listening, server
+from redvsblue_telemetry.collector.http import guesses
 from redvsblue_telemetry.collector.server import Options, OptionsError, telemetry_url
 from redvsblue_telemetry.collector.tls import Certificate
-from tests.collector.clients import ACKS, array
+from tests.collector.clients import ACKS, HANDSHAKE, array
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.command import Running, needs_posix, running_command
 from tests.support.wait import wait_until
@@ -290,6 +291,63 @@ def test_half_a_tls_handshake_is_ended(
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert 1 <= len(warnings) <= 2
     assert all(record.getMessage().endswith("; from 127.0.0.1") for record in warnings)
+
+
+CLOSED = pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        HANDSHAKE.replace(b"/telemetry", b"/nowhere"),
+        HANDSHAKE.replace(b"Host", b"Authorization: Bearer wrong\r\nHost"),
+    ],
+    ids=["asked to close", "invalid", "no endpoint", "wrong token"],
+)
+"""Requests after which the collector closes the connection."""
+
+
+def lingering(
+    stack: contextlib.ExitStack, collector: RunningCollector, files: Files, request_: bytes
+) -> socket.socket:
+    """Have a connection closed, and not confirm it; return the socket beneath TLS."""
+    plain = socket.create_connection(("127.0.0.1", collector.port), PATIENCE)
+    beneath = stack.enter_context(plain.dup())
+    sock = stack.enter_context(files.context().wrap_socket(plain, server_hostname="localhost"))
+    sock.sendall(request_)
+    assert sock.recv(9) == b"HTTP/1.1 "  # and not the rest, with the close
+    return beneath
+
+
+@CLOSED
+def test_clients_that_do_not_confirm_the_close_keep_nobody_out(
+    request_: bytes, files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(guesses, "_FREE_GUESSES", 100)
+    monkeypatch.setattr(server, "_OTHER_CONNECTIONS", 9)
+    with contextlib.ExitStack() as stack:
+        collector = stack.enter_context(
+            collector_running(max_connections=1, token="sesame", **files.options)
+        )
+        for _ in range(15):
+            lingering(stack, collector, files, request_)
+        assert serial(collector.port, files)
+    assert [line for line in caplog.messages if line.startswith("too many connections")] == [
+        "too many connections (10); ended one that its client does not close; from 127.0.0.1"
+    ]
+
+
+@CLOSED
+def test_client_that_does_not_confirm_the_close_is_ended(
+    request_: bytes, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_STALL_TIMEOUT", 0.4)
+    with contextlib.ExitStack() as stack:
+        collector = stack.enter_context(collector_running(token="sesame", **files.options))
+        for _ in range(2):  # the first must not stop what ends them
+            beneath = lingering(stack, collector, files, request_)
+            with contextlib.suppress(ConnectionError):
+                while beneath.recv(65536):
+                    pass
 
 
 def test_client_that_does_not_trust_it_is_logged_once(
