@@ -52,7 +52,9 @@ def _runner() -> Callable[[Coroutine[Any, Any, _Result]], _Result]:
 def stopped_by_signals(
     stop: asyncio.Event, on_stop: Callable[[], None], on_hangup: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """Set an event on Ctrl-C, SIGTERM or SIGHUP. A second signal ends the process at once.
+    """Set an event on Ctrl-C, SIGTERM or SIGHUP. A second one ends the process at once.
+
+    A second SIGHUP is ignored: where a terminal is closed, both the shell and the kernel send one.
 
     Args:
         stop: the event, on the running loop.
@@ -71,7 +73,7 @@ def stopped_by_signals(
             loop.call_soon_threadsafe(on_hangup)
             return
         for each in previous:
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, signal.SIG_IGN if each == hangup else signal.SIG_DFL)
         loop.call_soon_threadsafe(on_stop)
         loop.call_soon_threadsafe(stop.set)
 

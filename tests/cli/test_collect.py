@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,22 +108,46 @@ def test_signal_ends_it_with_everything_stored_and_clients_closed(
     assert collector.errors == ""
 
 
+@contextlib.contextmanager
+def stubborn_client(collector: Running) -> Iterator[None]:
+    """One that keeps the collector waiting, as it doesn't answer when it is to close."""
+    found = re.search(r"ws://([\d.]+):(\d+)", url_of(collector))
+    assert found
+    with socket.create_connection((found[1], int(found[2])), timeout=PATIENCE) as stubborn:
+        stubborn.sendall(
+            b"GET /telemetry HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert b"101" in stubborn.recv(4096)
+        yield
+
+
 @needs_posix
 def test_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
-    with running_command("collect", "--port", 0, "--db", tmp_path / "t.sqlite3") as collector:
-        found = re.search(r"ws://([\d.]+):(\d+)", url_of(collector))
-        assert found
-        # A client that doesn't answer when it is to close keeps the collector waiting.
-        with socket.create_connection((found[1], int(found[2])), timeout=PATIENCE) as stubborn:
-            stubborn.sendall(
-                b"GET /telemetry HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-                b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-                b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-            )
-            assert b"101" in stubborn.recv(4096)
-            collector.process.send_signal(signal.SIGINT)
-            collector.wait_for("stopping; press Ctrl-C again")
-            assert collector.end(signal.SIGINT) == -signal.SIGINT
+    with (
+        running_command("collect", "--port", 0, "--db", tmp_path / "t.sqlite3") as collector,
+        stubborn_client(collector),
+    ):
+        collector.process.send_signal(signal.SIGINT)
+        collector.wait_for("stopping; press Ctrl-C again")
+        assert collector.end(signal.SIGINT) == -signal.SIGINT
+
+
+@needs_posix
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM])
+def test_hangup_after_another_signal_does_not_hasten_the_end(
+    first: signal.Signals, tmp_path: Path
+) -> None:
+    """A terminal that is closed sends two, and a stop may come with the hook of a certificate."""
+    with (
+        running_command("collect", "--port", 0, "--db", tmp_path / "t.sqlite3") as collector,
+        stubborn_client(collector),
+    ):
+        collector.process.send_signal(first)
+        collector.wait_for("stopping; press Ctrl-C again")
+        assert collector.end(signal.SIGHUP) == 0
+    assert "stopped; everything received is stored" in collector.output
 
 
 @needs_posix
