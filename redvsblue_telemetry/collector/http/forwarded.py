@@ -55,6 +55,8 @@ def _address(text: str) -> str | None:
     if found is None:
         return None
     try:
-        return str(ipaddress.ip_address(found["bracketed"] or found["v4"] or found["bare"]))
+        address = ipaddress.ip_address(found["bracketed"] or found["v4"] or found["bare"])
     except ValueError:
         return None
+    # The zone of an IPv6 address means nothing here, and may be any text.
+    return str(address).partition("%")[0]

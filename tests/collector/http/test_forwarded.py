@@ -24,7 +24,7 @@ __all__ = ["asked"]  # a fixture
 
 @pytest.fixture(scope="module")
 def trusting() -> Iterator[RunningCollector]:
-    with collector_running(trust_proxy=True, hosts=(ALLOWED,)) as running:
+    with collector_running(trust_proxy=True, insecure=True, hosts=(ALLOWED,)) as running:
         yield running
 
 
@@ -55,6 +55,8 @@ def test_request_without_the_headers_stays_as_it_is() -> None:
         (["X-Forwarded-For: 2001:DB8::7"], "2001:db8::7"),
         (["X-Forwarded-For: [2001:db8::7]:4711"], "2001:db8::7"),
         (["X-Forwarded-For: [2001:db8::7]"], "2001:db8::7"),
+        (["X-Forwarded-For: fe80::7%\x1b[31m\x9b, all is well"], "127.0.0.1"),
+        (["X-Forwarded-For: fe80::7%\x1b[31m\x9b all is well"], "fe80::7"),
         *(
             ([f"X-Forwarded-For: {value}"], "127.0.0.1")
             for value in ("unknown", "", ",", "192.0.2.7,", "\x1b[31m", "192.0.2.7 x", "999.0.0.1")
