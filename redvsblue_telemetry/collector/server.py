@@ -163,9 +163,16 @@ class Options(msgspec.Struct, kw_only=True):
         Raises:
             OptionsError: they could.
         """
-        if not (is_loopback(host) or self.token or self.insecure):
+        if self.token or self.insecure:
+            return
+        if not is_loopback(host):
             raise OptionsError(
                 f"other machines can reach {host}; pass --token, "
+                "or --insecure to let anyone read and write"
+            )
+        if self.trust_proxy:
+            raise OptionsError(
+                "with --trust-proxy, others reach the collector through the proxy; pass --token, "
                 "or --insecure to let anyone read and write"
             )
 

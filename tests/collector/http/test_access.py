@@ -696,6 +696,13 @@ def test_name_does_not_prove_that_others_cannot_reach_it() -> None:
         options.check_reach("192.0.2.7")
 
 
+def test_proxy_at_the_same_machine_does_not_make_it_private() -> None:
+    with pytest.raises(OptionsError, match="through the proxy; pass --token, or --insecure"):
+        Options(trust_proxy=True).check()
+    Options(trust_proxy=True, token=WORD).check()
+    Options(trust_proxy=True, insecure=True).check()
+
+
 def test_options_do_not_show_the_token() -> None:
     assert WORD not in repr(Options(token=WORD))
 
