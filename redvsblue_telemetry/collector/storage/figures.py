@@ -26,7 +26,7 @@ def end_of(row: str = "") -> str:
     """Return SQL for the outcome of a session that has ended; NULL if it hasn't.
 
     Args:
-        row: what the names of the columns start with.
+        row: the beginning of the names of the columns.
     """
     # IN would make a table of the three for each row, at ten times the cost.
     others = " ".join(f"WHEN '{end}' THEN '{end}'" for end in ENDS if end != Outcome.WELL)

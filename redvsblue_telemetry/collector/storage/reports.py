@@ -122,7 +122,7 @@ def save_report(
 
 
 def _add_to_lost(connection: sqlite3.Connection, session: int, lost: dict[str, int]) -> None:
-    """Replace what a session adds to the totals by cause."""
+    """Replace the part of a session in the totals by cause."""
     (text,) = connection.execute("SELECT lost FROM sessions WHERE key = ?", (session,)).fetchone()
     before, lost = _plausible(decode_lost(text)), _plausible(lost)
     for cause in before.keys() | lost.keys():
