@@ -6,6 +6,7 @@ writer has in memory of a row goes with the row: see ``forget_deleted`` in :mod:
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,9 +24,11 @@ __all__ = [
     "delete_events",
     "delete_leftovers",
     "delete_unused_context",
+    "first_events",
 ]
 
 _RUNS_PER_STEP = 500
+_BYTES_PER_STEP = 256 * 1024  # of data, all of which is overwritten in the file
 
 
 class Deleted(NamedTuple):
@@ -34,6 +37,36 @@ class Deleted(NamedTuple):
     events: int
     emptied: list[int]
     """The keys of their sessions that have no event left."""
+
+
+def first_events(
+    connection: sqlite3.Connection, condition: str, values: Sequence[object], most: int
+) -> list[tuple[int, int]]:
+    """Return the arrival and the time of the first events of a condition.
+
+    They are fewer if they are large: an event may be a thousand times as large as the one before,
+    from which nobody can learn how long it takes to delete.
+
+    Args:
+        connection: reads them.
+        condition: selects the events, in SQL.
+        values: those of its parameters.
+        most: the maximum number.
+    """
+    events: list[tuple[int, int]] = []
+    size = 0
+    rows = connection.execute(
+        "SELECT arrival, received, length(CAST(data AS BLOB)) FROM events "
+        f"WHERE {condition} ORDER BY arrival LIMIT ?",
+        (*values, most),
+    )
+    with contextlib.closing(rows):
+        for arrival, received, length in rows:
+            events.append((arrival, received))
+            size += length
+            if size >= _BYTES_PER_STEP:
+                break
+    return events
 
 
 def delete_events(

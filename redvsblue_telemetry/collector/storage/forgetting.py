@@ -12,7 +12,13 @@ from collections.abc import Callable
 
 from ..._shared import LARGEST_INTEGER, monotonic
 from ..models import Forgotten
-from .deletion import Deleted, delete_empty_session, delete_events, delete_unused_context
+from .deletion import (
+    Deleted,
+    delete_empty_session,
+    delete_events,
+    delete_unused_context,
+    first_events,
+)
 from .upkeep import STEP_SECONDS, Pace, Upkeep, epoch_milliseconds
 
 __all__ = ["Forgetting"]
@@ -77,8 +83,10 @@ class Forgetting(Upkeep):
         ).fetchone()
         if row is None or self._ids:
             return False
-        if self._delete(connection, "session = ?", row, LARGEST_INTEGER):
-            return True
+        began = monotonic()
+        while self._delete(connection, "session = ?", row, LARGEST_INTEGER):
+            if monotonic() - began > STEP_SECONDS / 2:
+                return True
         assert self._session is not None
         self._delete_if_empty(connection, row[0])
         self._ids.append(self._session)
@@ -90,11 +98,10 @@ class Forgetting(Upkeep):
         assert self._newest is not None
         began = monotonic()
         while (row := self._next_context(connection)) is not None:
-            has_more = self._delete(connection, "context = ?", row, self._newest)
-            if not has_more:
+            if not self._delete(connection, "context = ?", row, self._newest):
                 delete_unused_context(connection, row[0])
                 self._context = row[0]
-            if has_more or monotonic() - began > STEP_SECONDS / 2:
+            if monotonic() - began > STEP_SECONDS / 2:
                 return True
         while self._emptied:
             self._delete_if_empty(connection, self._emptied.popitem()[0])
@@ -113,17 +120,15 @@ class Forgetting(Upkeep):
     def _delete(
         self, connection: sqlite3.Connection, condition: str, values: tuple[int], newest: int
     ) -> bool:
-        """Delete the first events of a condition; return whether there may be more."""
-        rows = connection.execute(
-            f"SELECT arrival FROM events WHERE {condition} AND arrival <= ? "
-            "ORDER BY arrival LIMIT ?",
-            (*values, newest, self._pace.rows),
-        ).fetchall()
+        """Delete the first events of a condition; return whether there were any."""
+        rows = first_events(
+            connection, f"{condition} AND arrival <= ?", (*values, newest), self._pace.rows
+        )
         if rows:
             between = f"{condition} AND arrival BETWEEN ? AND ?"
             whole = (*values, rows[0][0], rows[-1][0])
             self._note(delete_events(connection, between, whole, must_be_gone=True))
-        return len(rows) == self._pace.rows
+        return bool(rows)
 
     def _note(self, deleted: Deleted) -> None:
         self.forgotten.events += deleted.events

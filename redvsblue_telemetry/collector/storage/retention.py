@@ -12,12 +12,13 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 
 import msgspec
 
 from ..._shared import monotonic
 from .database import Database
-from .deletion import delete_empty_session, delete_events, delete_leftovers
+from .deletion import delete_empty_session, delete_events, delete_leftovers, first_events
 from .space import Usage
 from .upkeep import STEP_SECONDS, Keep, Pace, Upkeep, epoch_milliseconds
 
@@ -78,7 +79,7 @@ class Retention(Upkeep):
 
     def rolled_back(self) -> None:
         """Look again for everything."""
-        self._examined: int | None = None  # the arrival up to which the general age was applied
+        self._examined = 0  # the arrival up to which the general age was applied
         self._emptied: dict[int, None] = {}  # sessions; the cursor finds them after a restart
         self._session_cursor = (-1, 0)  # the time of its last word, and its key
         self._floor = 0  # everything from before this time was deleted for its size
@@ -113,10 +114,8 @@ class Retention(Upkeep):
         cutoff = self._cutoff(self._keep.age)
         if not self._keep.by_type:
             return self._delete_older(connection, "TRUE", (), cutoff)
-        if self._examined is None:
-            self._examined = self._first_to_examine(connection) - 1
         rows = self._first_rows(connection, "arrival > ?", (self._examined,))
-        expired = self._expired(connection, rows, cutoff)
+        expired, has_more = self._expired(connection, rows, cutoff)
         if expired:
             condition = (
                 "arrival BETWEEN ? AND ? AND type NOT IN (SELECT key FROM types "
@@ -124,20 +123,7 @@ class Retention(Upkeep):
             )
             self._delete(connection, condition, (expired[0], expired[-1], self._exceptions))
             self._examined = expired[-1]
-        return len(expired) == len(rows) > 0
-
-    def _first_to_examine(self, connection: sqlite3.Connection) -> int:
-        """Return the first arrival that the general age is for: there may be many before it.
-
-        By the index of types, so at most as many steps as there are types.
-        """
-        (first,) = connection.execute(
-            "SELECT coalesce(min((SELECT min(arrival) FROM events WHERE type = types.key)), "
-            "(SELECT max(arrival) FROM events), 1) FROM types "
-            "WHERE name NOT IN (SELECT value FROM json_each(?))",
-            (self._exceptions,),
-        ).fetchone()
-        return int(first)
+        return has_more
 
     def _delete_rejected(self, connection: sqlite3.Connection) -> bool:
         if self._keep.age is None:
@@ -236,10 +222,7 @@ class Retention(Upkeep):
     def _first_rows(
         self, connection: sqlite3.Connection, condition: str, values: tuple[object, ...]
     ) -> list[tuple[int, int]]:
-        return connection.execute(
-            f"SELECT arrival, received FROM events WHERE {condition} ORDER BY arrival LIMIT ?",
-            (*values, self._pace.rows),
-        ).fetchall()
+        return first_events(connection, condition, values, self._pace.rows)
 
     def _delete_older(
         self,
@@ -249,28 +232,34 @@ class Retention(Upkeep):
         cutoff: int,
     ) -> bool:
         rows = self._first_rows(connection, condition, values)
-        if expired := self._expired(connection, rows, cutoff):
+        expired, has_more = self._expired(connection, rows, cutoff)
+        if expired:
             between = f"{condition} AND arrival BETWEEN ? AND ?"
             self._delete(connection, between, (*values, expired[0], expired[-1]))
-        return len(expired) == len(rows) > 0
+        return has_more
 
     def _expired(
         self, connection: sqlite3.Connection, rows: list[tuple[int, int]], cutoff: int
-    ) -> list[int]:
-        """Return the arrivals that are older than a time, or are followed by one that is.
+    ) -> tuple[list[int], bool]:
+        """Return the first arrivals, as long as they are older, and whether there may be more.
 
-        After a day with a wrong clock, nothing would be deleted until that day has come.
+        Events of the future are deleted if a later one is older: after a day with a wrong clock,
+        nothing would be deleted until that day has come. But none is deleted before its time
+        because a later one seems to be older: a machine without a battery begins in 1970.
         """
-        expired = _older(rows, cutoff)
-        if not expired and rows and rows[0][1] > self._clock():
+        expired = [arrival for arrival, _ in takewhile(lambda row: row[1] < cutoff, rows)]
+        now = self._clock()
+        if not expired and rows and rows[0][1] > now:
             query = "SELECT received FROM events WHERE arrival >= ? ORDER BY arrival LIMIT 1"
             first = rows[0][0]
             newest = _when(connection, "SELECT max(arrival) FROM events") or first
             for place in range(first, newest, max(1, (newest - first) // _PROBES)):
                 later = _when(connection, query, place)
                 if later is not None and later < cutoff:
-                    return [arrival for arrival, _ in rows]
-        return expired
+                    return [
+                        arrival for arrival, _ in takewhile(lambda row: row[1] > now, rows)
+                    ], True
+        return expired, len(expired) == len(rows) > 0
 
     def _delete(
         self, connection: sqlite3.Connection, condition: str, values: tuple[object, ...]

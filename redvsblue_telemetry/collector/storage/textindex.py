@@ -47,7 +47,7 @@ _MAX_WORDS = 20_000  # of a block; every search examines one with more
 _EVERY_SEARCH = "any" * 9  # the word of such a block; data has none that is as long
 _FEW_EXPIRED = 10_000  # events of a partition, for which it isn't worth making it anew
 _STEP_SECONDS = STEP_SECONDS * 3 / 4  # the rest is for SQLite's part
-_LOOKS = 16  # events between two looks at the clock
+_CHARACTERS = 4096  # of data between two looks at the clock
 
 _Terms = list[tuple[str, bool]]
 
@@ -297,14 +297,18 @@ def _read(connection: sqlite3.Connection, block: _Block, is_over: Callable[[], b
         "SELECT arrival, lower(data) FROM events WHERE arrival BETWEEN ? AND ? ORDER BY arrival",
         (block.next_arrival, (block.number + 1) * BLOCK_EVENTS - 1),
     )
+    unchecked = 0
     with contextlib.closing(rows):
         for arrival, data in rows:
             block.next_arrival = arrival + 1
             block.events += 1
             if len(block.words) <= _MAX_WORDS:
                 block.words |= words_of(data)
-            if block.events % _LOOKS == 0 and is_over():
-                return False
+            unchecked += len(data)
+            if unchecked >= _CHARACTERS:
+                if is_over():
+                    return False
+                unchecked = 0
     if len(block.words) > _MAX_WORDS:
         block.words = {_EVERY_SEARCH}
     return True

@@ -326,6 +326,19 @@ def test_windows_are_as_large_as_their_time_allows(
     database.close()
 
 
+def test_search_without_time_examines_few_events(tmp_path: Path) -> None:
+    # They may be as large as messages may be, and SQLite isn't interrupted within one.
+    database = Database(tmp_path / "telemetry.sqlite3")
+    writer = Writer(database)
+    writer.store([read_message(json.dumps([stored(seq) for seq in range(1, 1001)]))])
+    writer.close()
+    with database.reading() as connection:
+        page = queries.search(connection, EventFilter(text="*nowhere"), cutoff=Cutoff(0.0))
+    assert (page.events, page.partial) == ([], True)
+    assert 1 <= page.next <= 100
+    database.close()
+
+
 def test_request_on_a_kept_connection_is_read_after_an_answered_one(
     collector: RunningCollector,
 ) -> None:

@@ -19,8 +19,15 @@ import pytest
 
 from redvsblue_telemetry._report import Report, State, encode_report
 from redvsblue_telemetry.collector.messages import read_message
-from redvsblue_telemetry.collector.storage import deletion, queries, retention, upkeep
+from redvsblue_telemetry.collector.storage import (
+    deletion,
+    forgetting,
+    queries,
+    retention,
+    upkeep,
+)
 from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
+from redvsblue_telemetry.collector.storage.forgetting import Forgetting
 from redvsblue_telemetry.collector.storage.retention import Retention
 from redvsblue_telemetry.collector.storage.textindex import TextIndex
 from redvsblue_telemetry.collector.storage.thread import WriterThread
@@ -268,6 +275,22 @@ def test_events_of_a_day_with_a_wrong_clock_keep_no_others(collected: Collected)
     assert collected.numbers() == [102]
 
 
+def test_events_are_kept_although_a_later_one_seems_to_be_older(collected: Collected) -> None:
+    # A machine without a battery begins in 1970, until it has asked for the time.
+    collected.store(event(1), event(2, type="crash"))
+    collected.pass_days(-10_000)
+    collected.store(event(3))
+    collected.pass_days(10_000.5)
+    collected.store(event(4))
+    for rules in ({}, {"crash": DAY, "hit": DAY}):
+        keep = collected.keeping(age=DAY, by_type=rules)
+        collected.tend(keep)
+        assert {1, 2, 4} <= set(collected.numbers())
+    collected.pass_days(0.6)
+    collected.tend(keep)
+    assert collected.numbers() == [4]
+
+
 def test_step_that_was_undone_is_done_again(collected: Collected) -> None:
     collected.store(event(1), event(2, type="crash"), event(3))
     collected.pass_days(2)
@@ -314,11 +337,13 @@ def test_oldest_go_beyond_the_limit_of_the_size(collected: Collected) -> None:
 def test_rejected_messages_and_lone_sessions_go_beyond_the_limit_too(collected: Collected) -> None:
     limit = 6_500_000
     keep = collected.keeping(max_bytes=limit)
-    for number in range(2000):
-        collected.writer.store([read_message("x" * 1000)])
-        collected.report(f"lone-{number}", 0, sampled={"x" * 200: 1})
-        collected.pass_days(0.01)
-        if number % 50 == 0:
+    common: dict[str, Any] = {"number": 1, "state": State.ENDED, "sampled": {"x" * 200: 1}}
+    for number in range(200):
+        reports = [Report(session_id=f"lone-{number}-{n}", **common) for n in range(10)]
+        messages = [read_message("x" * 1000)] * len(reports)
+        collected.writer.store(messages + [read_message(encode_report(each)) for each in reports])
+        collected.pass_days(0.1)
+        if number % 5 == 0:
             collected.tend(keep)
     collected.tend(keep)
     assert collected.path.stat().st_size <= limit
@@ -368,6 +393,32 @@ def test_log_does_not_grow_without_bound(collected: Collected) -> None:
         collected.tend(collected.keeping())
         sizes.append(collected.database.log_bytes())
     assert max(sizes) < 24 * 1024 * 1024
+
+
+@pytest.mark.parametrize("how", ["age", "type", "size", "session", "context"])
+def test_step_deletes_few_events_if_they_are_large(
+    collected: Collected, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, context = {"x": "x" * 300_000}, {"player": "p-17"}
+    collected.store(*[event(seq, data=data, context=context) for seq in range(1, 9)])
+    work: Upkeep = {
+        "age": collected.keeping(age=DAY),
+        "type": collected.keeping(by_type={"hit": DAY}),
+        "size": collected.keeping(max_bytes=1),
+        "session": Forgetting("s"),
+        "context": Forgetting(field=("player", "p-17")),
+    }[how]
+    collected.pass_days(2)
+    looks = itertools.count()
+    for module in (retention, forgetting):  # where each look at the clock is a second later
+        monkeypatch.setattr(module, "monotonic", lambda: float(next(looks)))
+    for _ in range(10):  # a step for each kind of work, at most
+        if collected.count("events") == 8:
+            collected.writer.maintain(work.step)
+    assert collected.count("events") == 7
+    monkeypatch.undo()
+    collected.tend(work)
+    assert collected.count("events") == 0
 
 
 def test_step_deletes_what_fits_into_its_time(collected: Collected) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import random
@@ -105,6 +106,13 @@ def numbered(*numbers: int) -> list[str]:
     return [f'{{"word":"w{n}"}}' for n in numbers]
 
 
+def test_step_ends_between_two_large_events(writer: Writer) -> None:
+    store(writer, 1, *[f'{{"text":"{"x" * 10_000}"}}' for _ in range(2 * BLOCK)])
+    looks = itertools.count()
+    steps = make_index(writer, TextIndex(lambda: float(next(looks))))
+    assert steps >= 2 * BLOCK - 1  # the first block begins with the number 1
+
+
 def test_search_examines_only_blocks_with_the_word(
     writer: Writer, connection: sqlite3.Connection
 ) -> None:
@@ -186,7 +194,7 @@ def test_words_beyond_the_limit_are_found(
 def test_step_is_short_and_goes_on_where_the_last_one_ended(
     writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(textindex, "_LOOKS", 1)
+    monkeypatch.setattr(textindex, "_CHARACTERS", 1)
     store(writer, 1, *numbered(*range(1, 12)))
     now = 0.0
 
@@ -249,7 +257,7 @@ def test_nothing_of_forgotten_events_stays_in_the_index(
 def test_events_forgotten_while_their_block_is_read_leave_nothing(
     writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(textindex, "_LOOKS", 1)
+    monkeypatch.setattr(textindex, "_CHARACTERS", 1)
     store(writer, 1, *numbered(*range(1, 13)))
     ticks = iter(range(1000))
     index = TextIndex(lambda: float(next(ticks)))
