@@ -52,6 +52,8 @@ class Config(uvicorn.Config):
         self.lobby = Lobby(self.limited_log)
         self.disconnected = asyncio.Event()
         """Set whenever a WebSocket has been disconnected."""
+        self.is_closing = False
+        """Whether the server does not serve connections any more that open from now on."""
 
 
 class _ClosedOnce:
@@ -84,6 +86,8 @@ class HttpProtocol(H11Protocol):
         self.logger = _own_errors
         self.has_sent = False
         self.config.lobby.enter(self)
+        if self.config.is_closing:  # nobody would close it later
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Wait on, for the rest of a request; or for the whole, from its first byte on."""
@@ -227,6 +231,11 @@ class Server(uvicorn.Server):
         self.servers = [cast("asyncio.Server", acceptor)]  # all that uvicorn does is to close it
         self.started = True
         self.ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port and all connections."""
+        self.config.is_closing = True
+        await super().shutdown(sockets)
 
     async def wait_for_goodbyes(self) -> None:
         """Wait until each client that was sent a close has disconnected, or its time is up.

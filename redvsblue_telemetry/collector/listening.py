@@ -113,17 +113,25 @@ def _address(visitor: Waiting) -> str:
 
 
 class _Arrival:
-    """A connection whose TLS handshake is not complete."""
+    """A connection that was accepted, and is not open yet: TLS begins with a handshake."""
 
     has_sent = False
+    is_handed_over = False
+    """Whether the event loop has its socket, and closes it."""
 
-    def __init__(self, client: tuple[str, int] | None) -> None:
-        self.client = client
-        self._task = asyncio.current_task()
+    def __init__(self, sock: socket.socket, client: tuple[str, int]) -> None:
+        self.sock = sock
+        self.client: tuple[str, int] | None = client
+        self.task: asyncio.Task[None] | None = None
 
     def end(self) -> None:
-        assert self._task is not None
-        self._task.cancel()
+        assert self.task is not None
+        self.task.cancel()
+
+    def settle(self) -> None:
+        """Close the socket if nobody else does, perhaps because the task never began."""
+        if not self.is_handed_over:
+            self.sock.close()
 
 
 class Acceptor:
@@ -155,18 +163,26 @@ class Acceptor:
         self._lobby = lobby
         self._context = context
         self._stalled: dict[Connection, tuple[int, float]] = {}
-        self._arriving: set[asyncio.Task[bool]] = set()
+        self._arriving: set[_Arrival] = set()
         listener.setblocking(False)
         self._tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._watch())]
 
     def close(self) -> None:
-        """Stop accepting, and drop the connections whose TLS handshake is not complete."""
-        for task in (*self._tasks, *self._arriving):
+        """Stop accepting, and drop the connections whose TLS handshake is not complete.
+
+        Others open a moment later. Their protocol has to close them then: uvloop would lose track
+        of a connection whose opening is canceled.
+        """
+        for task in self._tasks:
             task.cancel()
+        if self._context is not None:
+            for arrival in self._arriving:
+                arrival.end()
 
     async def wait_closed(self) -> None:
         """Wait until it has stopped."""
-        await asyncio.gather(*self._tasks, *self._arriving, return_exceptions=True)
+        arrivals = [arrival.task for arrival in self._arriving if arrival.task is not None]
+        await asyncio.gather(*self._tasks, *arrivals, return_exceptions=True)
 
     async def _accept(self) -> None:
         with self._listener:
@@ -186,9 +202,10 @@ class Acceptor:
                     self._lobby.limited_log.warn("full", client, message, self._max_connections)
                     sock.close()
                 else:
-                    task = asyncio.create_task(self._admit(sock, client))
-                    self._arriving.add(task)
-                    task.add_done_callback(functools.partial(self._settle, sock))
+                    arrival = _Arrival(sock, client)
+                    arrival.task = asyncio.create_task(self._admit(arrival))
+                    self._arriving.add(arrival)
+                    arrival.task.add_done_callback(functools.partial(self._settle, arrival))
                 await asyncio.sleep(0)  # others want to be served while connections keep coming
 
     async def _next(self) -> tuple[socket.socket, Any]:
@@ -205,11 +222,11 @@ class Acceptor:
             # Not for all loops: a cancellation can lose the connection that was just accepted.
             return await asyncio.get_running_loop().sock_accept(self._listener)
 
-    def _settle(self, sock: socket.socket, task: asyncio.Task[bool]) -> None:
-        """Close the socket of a connection that was not opened, perhaps before its task began."""
-        self._arriving.discard(task)
-        if task.cancelled() or task.exception() is not None or not task.result():
-            sock.close()
+    def _settle(self, arrival: _Arrival, task: asyncio.Task[None]) -> None:
+        self._arriving.discard(arrival)
+        arrival.settle()
+        if not task.cancelled():
+            task.exception()  # the client has gone; asyncio would log one that nobody looks at
 
     def _is_full(self) -> bool:
         return len(self._connections) + len(self._arriving) >= self._max_connections
@@ -230,34 +247,33 @@ class Acceptor:
         transport.abort()
         return True
 
-    async def _admit(self, sock: socket.socket, client: tuple[str, int]) -> bool:
-        """Open a connection, over TLS if that is served; return whether its protocol has it now."""
-        loop = asyncio.get_running_loop()
+    async def _admit(self, arrival: _Arrival) -> None:
+        """Open a connection, over TLS if that is served."""
         if self._context is None:
-            await loop.connect_accepted_socket(self._protocol, sock)
-            return True
-        visitor = _Arrival(client)
-        self._lobby.enter(visitor)
+            await self._open(arrival)
+            return
+        client = arrival.client
+        self._lobby.enter(arrival)
         try:
-            first = await _first_byte(sock)
-            visitor.has_sent = bool(first)
+            first = await _first_byte(arrival.sock)
+            arrival.has_sent = bool(first)
             if first == _TLS_HANDSHAKE:
-                await loop.connect_accepted_socket(
-                    self._protocol,
-                    sock,
-                    ssl=self._context(),
-                    ssl_handshake_timeout=_REQUEST_TIMEOUT,
+                await self._open(
+                    arrival, ssl=self._context(), ssl_handshake_timeout=_REQUEST_TIMEOUT
                 )
-                return True
-            if first:
+            elif first:
                 self._lobby.limited_log.warn("tls", client, "a request without TLS")
-                await _answer_without_tls(sock)
+                await _answer_without_tls(arrival.sock)
         except OSError as error:  # also each ssl.SSLError
             reason = getattr(error, "reason", None) or error.strerror or error
             self._lobby.limited_log.warn("tls", client, "TLS handshake failed: %s", reason)
         finally:
-            self._lobby.leave(visitor)
-        return False
+            self._lobby.leave(arrival)
+
+    async def _open(self, arrival: _Arrival, **tls: Any) -> None:
+        arrival.is_handed_over = True
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(self._protocol, arrival.sock, **tls)
 
     async def _watch(self) -> None:
         while True:

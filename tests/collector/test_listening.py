@@ -9,8 +9,9 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -94,6 +95,31 @@ def ask(sock: socket.socket, request: bytes = GET) -> bytes:
                 length = int(line.partition(b":")[2])
         answer.read(length)
     return status
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_connections_that_open_while_it_stops_are_closed(
+    run: Callable[[Coroutine[None, None, None]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    arrived: list[socket.socket] = []
+
+    async def play() -> None:
+        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(serve(Options(port=0, db=None), stop, ready.set_result))
+        address = ("127.0.0.1", urlsplit(await ready).port)
+        stop.set()
+        with contextlib.suppress(ConnectionError):  # until the port is closed
+            while not serving.done():
+                arrived.append(socket.create_connection(address, PATIENCE))
+                await asyncio.sleep(0)
+        await asyncio.wait_for(serving, PATIENCE)
+
+    for _ in range(5):
+        run(play())
+        assert wait_until(lambda: all(map(has_ended, arrived)), PATIENCE)
+        while arrived:
+            arrived.pop().close()
+    assert warnings(caplog) == []
 
 
 @pytest.mark.usefixtures("quick")
