@@ -251,7 +251,7 @@ class AlertCondition(Duration):
         found = _CONDITION.fullmatch(value.strip())
         if found is None or found[1] not in ALERTS:
             self.fail(
-                f"{value!r} must start with one of {', '.join(ALERTS)}, and a limit, such as "
+                f"{value!r} must start with one of {', '.join(ALERTS)}, then a limit, such as "
                 "crash-free<99%, silence>15m or disk=off.",
                 param,
                 ctx,

@@ -129,7 +129,10 @@ _DEFAULTS = Options()
     help="The address of the page for people, which alerts name.  [default: that of this machine]",
 )
 @click.option(
-    "--allow-reset", is_flag=True, help="Allow DELETE /api/events, which deletes everything."
+    "--allow-reset",
+    is_flag=True,
+    help="Allow DELETE /api/events, which deletes everything; and where there is no token, let "
+    "anyone delete sessions.",
 )
 @click.option(
     "--max-connections",

@@ -52,7 +52,7 @@ def url_fault(url: str) -> str | None:
     except ValueError:
         return "it is not a valid URL"
     if parts.scheme not in ("http", "https") or not host:
-        return "it must start with https:// or http://, and a host"
+        return "it must start with https:// or http:// and name a host"
     if port == 0:
         return "its port is 0"
     if parts.username is not None or parts.password is not None:

@@ -26,7 +26,7 @@ from redvsblue_telemetry.collector.server import Options, OptionsError, telemetr
 from redvsblue_telemetry.collector.tls import Certificate
 from tests.collector.clients import ACKS, HANDSHAKE, array
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
-from tests.support.command import Running, needs_posix, running_command
+from tests.support.command import Running, invoke_command, needs_posix, running_command
 from tests.support.wait import wait_until
 
 PASSWORD = b"sesame"
@@ -265,6 +265,12 @@ def test_request_without_tls_gets_an_answer(
         assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert answer.endswith(b"This port serves TLS: use https:// or wss://.\n")
     assert caplog.messages == ["a request without TLS; from 127.0.0.1"]
+
+
+def test_check_without_tls_asks_for_it(secure: RunningCollector) -> None:
+    done = invoke_command("check", secure.url.replace("wss:", "ws:"))
+    assert done.exit_code == 1
+    assert "Then the URL must begin with wss://" in done.output
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["silence", "a part"])

@@ -56,6 +56,7 @@ _NO_UPGRADE = (
     "a proxy in front of the server may not forward the headers Connection and Upgrade (nginx: "
     "proxy_http_version 1.1 and proxy_set_header)"
 )
+_NEEDS_TLS = "does the port serve TLS? Then the URL must begin with wss://."
 _PATH = "is the path of the URL right? The collector's is /telemetry"
 _BY_STATUS = {
     200: f"a web server answers, but not with a WebSocket: {_PATH}",
@@ -121,6 +122,8 @@ def about(lost: ConnectionLost, *, host: str, is_secure: bool, health_url: str) 
     if lost.kind is LostKind.REFUSED:
         status = lost.status or 0
         status = 200 if 200 <= status < 300 else status
+        if status == 400 and not is_secure:
+            return f"{_NEEDS_TLS} Or {_NO_UPGRADE}"
         return _BY_STATUS.get(status, "ask the server's operator what this status means")
     if lost.kind is LostKind.CLOSED:
         return _about_close(lost.close_code or 0, health_url)

@@ -24,7 +24,7 @@ export class Deletion {
     this.isDone = false;
     setText(this.title, "Delete this session?");
     const stored = counted(events - deleted, "stored event");
-    const question = `This deletes session ${sessionId} and its ${stored} for good, and what was rejected of it.`;
+    const question = `This deletes session ${sessionId} and its ${stored} for good, and the text of its rejected messages.`;
     setText(this.question, question);
     this.show("", { text: "Cancel" });
     this.confirm.hidden = false;
