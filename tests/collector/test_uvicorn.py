@@ -46,7 +46,7 @@ USED_OF_WEBSOCKET = {
     "transport",
 }
 USED_OF_SERVER = {"config", "server_state", "servers", "started"}
-SERVER = {"capture_signals", "startup"}
+SERVER = {"capture_signals", "shutdown", "startup"}
 
 USED_OF_CONN = {
     "HttpProtocol": {"their_state"},
