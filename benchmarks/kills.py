@@ -224,7 +224,8 @@ def compare(report: Report, lives: Iterable[Life], database: Path) -> None:
         for (id_,) in connection.execute(
             # The collector stores only ids that don't follow from the session's run and the number.
             "SELECT iif(id = '', run || '-' || seq, id) AS whole FROM events "
-            "JOIN sessions ON sessions.key = session GROUP BY whole HAVING count(*) > 1 LIMIT ?",
+            "LEFT JOIN sessions ON sessions.key = session GROUP BY whole HAVING count(*) > 1 "
+            "LIMIT ?",
             (_MAX_EXAMPLES,),
         ):
             report.changed += 1

@@ -20,6 +20,7 @@ COMMANDS = [
     "journal",
     "tail",
     "export",
+    "forget",
     "schema",
     "prove",
     "report",

@@ -150,9 +150,16 @@ def assert_works(look: Look, collector: RunningCollector, url: str, token: str |
 
 
 @needs_chromium
-@pytest.mark.parametrize("token", [None, "sesame"])
-@pytest.mark.parametrize("setup", SETUPS)
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize(
+    ("name", "setup", "token"),
+    [
+        (name, setup, token)
+        for name in WRONG
+        for number, setup in enumerate(SETUPS)
+        # One of the proxies has all; a browser takes its time.
+        for token in ([None, "sesame"] if name == "nginx" else [[None, "sesame"][number % 2]])
+    ],
+)
 def test_page_works_behind_a_proxy_that_is_set_up_like_this(
     name: str, setup: str, token: str | None, folder: Path, look: Look
 ) -> None:

@@ -127,10 +127,12 @@ class Database:
             if (version := self._checked_version(connection)) == SCHEMA_VERSION:
                 return
             if not version:
-                # Before the first table, or never: then only VACUUM can make a file smaller.
+                # Both at once, and before the tables, so that an unfinished file is not taken for
+                # another program's. A file with pages can later be made smaller by VACUUM only.
+                connection.execute("BEGIN")
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-                # Before the tables, so that an unfinished file is not taken for another program's.
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute("COMMIT")
                 connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             version = self._checked_version(connection)  # another collector may have been faster

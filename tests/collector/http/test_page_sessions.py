@@ -415,7 +415,7 @@ def test_hostile_reports_and_crashes_do_nothing(collector: RunningCollector, loo
         frames = event_text(
             frames_data(1e300, seconds=1e300), sessionId=name, seq=10, type="frames", version=name
         )
-        report = {"last_seq": 12, "sampled": {name: 2**63 - 1}, "dropped": {name: 2**62}}
+        report = {"last_seq": 12, "sampled": {name: 10**11}, "dropped": {name: 2**62}}
         send(
             collector,
             f"[{event_text(sessionId=name, type=name)},{crash},{frames}]",
