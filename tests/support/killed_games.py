@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -69,8 +70,9 @@ die()
 
 
 def files(journal: Path) -> list[Path]:
-    """All that is in a journal, the directories included."""
-    return sorted(journal.rglob("*")) if journal.exists() else []
+    """All that is in a journal, the directories included; it may be deleted meanwhile."""
+    walk = os.walk(journal)
+    return sorted(Path(folder, name) for folder, *names in walk for name in itertools.chain(*names))
 
 
 def is_balanced(stats: TelemetryStats) -> bool:
