@@ -227,10 +227,15 @@ class Server(uvicorn.Server):
             self._max_connections,
             self.config.lobby,
             self._context,
+            self._fail,
         )
         self.servers = [cast("asyncio.Server", acceptor)]  # all that uvicorn does is to close it
         self.started = True
         self.ready.set()
+
+    def _fail(self) -> None:
+        """End, so that a service manager starts a new one: this one accepts nobody any more."""
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port and all connections."""

@@ -31,6 +31,7 @@ _STALL_TIMEOUT = 30.0  # seconds in which a client must read something of what i
 _MAX_WAITING = 500  # connections
 _QUIET_CROWD = 10  # so few that have sent nothing are not worth a line: browsers open them ahead
 _ACCEPT_PAUSE = 0.5  # seconds after an error, such as no file descriptor left
+_INTERNAL_ERROR = "internal error in the collector"
 _TLS_HANDSHAKE = b"\x16"  # the first byte of a TLS record that begins a connection
 _SPEAKS_TLS = b"This port serves TLS: use https:// or wss://.\n"
 _PLAIN_ANSWER = (
@@ -145,6 +146,7 @@ class Acceptor:
             none, a new one is refused.
         lobby: for those that wait.
         context: returns the TLS context of the next connection; None serves without TLS.
+        on_failure: called when it can't go on, because of an internal error.
     """
 
     def __init__(
@@ -155,6 +157,7 @@ class Acceptor:
         max_connections: int,
         lobby: Lobby,
         context: Callable[[], ssl.SSLContext] | None,
+        on_failure: Callable[[], None],
     ) -> None:
         self._listener = listener
         self._protocol = protocol
@@ -165,7 +168,10 @@ class Acceptor:
         self._stalled: dict[Connection, tuple[int, float]] = {}
         self._arriving: set[_Arrival] = set()
         listener.setblocking(False)
+        self._on_failure = on_failure
         self._tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._watch())]
+        for task in self._tasks:
+            task.add_done_callback(self._note_failure)
 
     def close(self) -> None:
         """Stop accepting, and drop the connections whose TLS handshake is not complete.
@@ -196,17 +202,24 @@ class Acceptor:
                     self._lobby.limited_log.warn("accept", None, message, reason)
                     await asyncio.sleep(_ACCEPT_PAUSE)
                     continue
-                client = (str(address[0]), int(address[1]))
-                if self._is_full() and not (self._end_closing() or self._lobby.end_one()):
-                    message = "too many connections (%d); refused one"
-                    self._lobby.limited_log.warn("full", client, message, self._max_connections)
+                try:
+                    self._receive(sock, (str(address[0]), int(address[1])))
+                except BaseException:
                     sock.close()
-                else:
-                    arrival = _Arrival(sock, client)
-                    arrival.task = asyncio.create_task(self._admit(arrival))
-                    self._arriving.add(arrival)
-                    arrival.task.add_done_callback(functools.partial(self._settle, arrival))
+                    raise
                 await asyncio.sleep(0)  # others want to be served while connections keep coming
+
+    def _receive(self, sock: socket.socket, client: tuple[str, int]) -> None:
+        """Have a connection opened, or refuse it if there are too many."""
+        if self._is_full() and not (self._end_closing() or self._lobby.end_one()):
+            message = "too many connections (%d); refused one"
+            self._lobby.limited_log.warn("full", client, message, self._max_connections)
+            sock.close()
+            return
+        arrival = _Arrival(sock, client)
+        arrival.task = asyncio.create_task(self._admit(arrival))
+        self._arriving.add(arrival)
+        arrival.task.add_done_callback(functools.partial(self._settle, arrival))
 
     async def _next(self) -> tuple[socket.socket, Any]:
         try:
@@ -225,8 +238,14 @@ class Acceptor:
     def _settle(self, arrival: _Arrival, task: asyncio.Task[None]) -> None:
         self._arriving.discard(arrival)
         arrival.settle()
-        if not task.cancelled():
-            task.exception()  # the client has gone; asyncio would log one that nobody looks at
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, OSError):  # of a client that has gone
+            logger.error(_INTERNAL_ERROR, exc_info=error)
+
+    def _note_failure(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error(_INTERNAL_ERROR, exc_info=error)
+            self._on_failure()
 
     def _is_full(self) -> bool:
         return len(self._connections) + len(self._arriving) >= self._max_connections

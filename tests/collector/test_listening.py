@@ -340,3 +340,24 @@ def test_any_event_loop_serves(
         made.run_until_complete(made.shutdown_default_executor())
     finally:
         made.close()
+
+
+def test_collector_that_can_accept_nobody_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: listening.Acceptor) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(listening.Acceptor, "_is_full", broken)
+
+    async def play() -> None:
+        ready = asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(
+            serve(Options(port=0, db=None), asyncio.Event(), ready.set_result)
+        )
+        port = urlsplit(await ready).port
+        with socket.create_connection(("127.0.0.1", port), PATIENCE):
+            await asyncio.wait_for(serving, PATIENCE)
+
+    asyncio.run(play())
+    assert warnings(caplog) == ["internal error in the collector"]

@@ -45,7 +45,7 @@ USED_OF_WEBSOCKET = {
     "read_paused",
     "transport",
 }
-USED_OF_SERVER = {"config", "server_state", "servers", "started"}
+USED_OF_SERVER = {"config", "server_state", "servers", "should_exit", "started"}
 SERVER = {"capture_signals", "shutdown", "startup"}
 
 USED_OF_CONN = {
