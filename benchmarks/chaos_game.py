@@ -24,7 +24,7 @@ from redvsblue_telemetry import ConnectionState, Telemetry, start_telemetry
 
 __all__ = ["DELIVERED", "LEDGER", "Resources"]
 
-DELIVERED = 0  # index in the notes: the game has delivered at least that many of its own events
+DELIVERED = 0  # index of a note: at least this many of the events of the game are delivered
 SETTINGS: dict[str, Any] = {
     "enabled": True,
     "drain_interval": 0.05,

@@ -229,7 +229,7 @@ class KeepRule(Duration):
         """Parse ``90d`` or ``bullet_fired=3d``."""
         if not isinstance(value, str):
             return value
-        # A type may have a "=" of its own; a time has none.
+        # A type may contain "="; a time can't.
         type_, separator, time = value.rpartition("=")
         return (type_ if separator else None), super().convert(time, param, ctx)
 

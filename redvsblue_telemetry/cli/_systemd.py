@@ -1,7 +1,7 @@
 """Messages to the service manager, as systemd's sd_notify(3) describes them.
 
 Each is a datagram to the socket that the environment names. Nothing here ever fails the collector:
-where there is no service manager, or it doesn't listen, the messages are dropped.
+without a service manager, or if it doesn't listen, the messages are dropped.
 """
 
 from __future__ import annotations

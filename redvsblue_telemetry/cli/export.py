@@ -53,7 +53,7 @@ def export(
     spreadsheet would take for a formula starts with an apostrophe. A file gets its name when it is
     complete, and only its owner may read it.
 
-    Exits with 1 if the options choose events and there is none of them; then no file is written.
+    Exits with 1, and writes no file, if no event matches the options.
     """
     if not output:
         raise click.BadParameter("the file name is empty", param_hint="'--output'")

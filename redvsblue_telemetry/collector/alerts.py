@@ -68,7 +68,7 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
     at: int
     """When this was decided."""
     value: float | None = None
-    """A share from 0 to 1, or seconds, to compare with the limit; absent if there is none."""
+    """A share from 0 to 1, or seconds. Absent where nothing is measured, as for ``disk``."""
     limit: float | None = None
     counts: dict[str, int] = {}
     """The counts that a share is computed from, over the last hour."""

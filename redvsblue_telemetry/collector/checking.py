@@ -18,12 +18,13 @@ from urllib.parse import quote
 import msgspec
 
 from .._schema import EventSchemas, SchemaError, read_schemas
+from .._shared import CHECK_TYPE
 from .faults import NOT_EXPLAINED, explain
 
 __all__ = ["Checker", "read_checker"]
 
 # Of the SDK and of `redvsblue-telemetry check`; no game declares them.
-_OWN_TYPES = ("crash", "frames", "hang", "telemetry_check")
+_OWN_TYPES = ("crash", "frames", "hang", CHECK_TYPE)
 _MAX_BYTES_EXPLAINED = 65_536  # of data; four times as much as the SDK sends by default
 # The search for where an event does not fit takes a hundred times as long as storing it, at worst.
 # So that no client can keep the storage thread from the events of the others, searches get this

@@ -172,7 +172,7 @@ class Access:
         return _Refusal("wrong_token", 401, f"wrong token{needed}", challenge)
 
     def shows_token(self, scope: Scope) -> bool:
-        """Return whether a request shows the token that its path needs. False if there is none."""
+        """Return whether a request shows the token of its path. False if no token is set."""
         is_read = self._read_token is not None and not _is_for_games(scope)
         expected = self._read_token if is_read else self._token
         return _matches(_credentials(Headers(scope=scope)), expected)
