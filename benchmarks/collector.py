@@ -3,6 +3,7 @@
     python -m benchmarks.collector [--rounds 3] [--json benchmarks/results/collector.json]
     python -m benchmarks.collector --compression [--rounds 9]
         [--json benchmarks/results/collector-compression.json]
+    python -m benchmarks.collector --against COMMIT [--rounds 5]
 
 1. *Throughput.* Ten SDK clients, two in each of five processes, emit events of 150 bytes as fast as
    they are taken (default settings except for the capacity; a client pauses while half its store
@@ -16,6 +17,9 @@
 With ``--compression``: the first measurement for clients that send text, ``deflate`` and ``zstd``,
 in another order in each round. They emit the events of the demo's battle, whose values vary as a
 game's do. The clients share the machine with the collector, so what they pay is part of the rate.
+
+With ``--against``: the first measurement for this collector and for that of an earlier commit, with
+the clients of this one, in turn.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import contextlib
 import http.client
 import itertools
 import json
+import subprocess
 import sys
 import tempfile
 import threading
@@ -36,6 +41,7 @@ from typing import Any
 from benchmarks.encodings import ENCODINGS, TEXT, available, battle_events, offer_only
 from benchmarks.harness import (
     EVENT_TYPE,
+    ROOT,
     Result,
     Server,
     answer,
@@ -58,6 +64,8 @@ from benchmarks.harness import (
 
 MODULE = "benchmarks.collector"
 COMPRESSION = "collector-compression"
+AGAINST = "collector-against"
+_EARLIER = "earlier"
 _PROCESSES, _CLIENTS = 5, 2  # of each process
 _SIZE = 150
 _CAPACITY = 20_000
@@ -182,16 +190,17 @@ KINDS = {"load": load, "acks": acks, "sqlite": sqlite}
 
 
 @contextlib.contextmanager
-def _server(name: str) -> Iterator[Server]:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Server("benchmarks.collector_server", name, Path(folder) / "telemetry.sqlite3") as server,
-    ):
-        yield server
+def _server(name: str, tree: Path = ROOT) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "telemetry.sqlite3"
+        with Server("benchmarks.collector_server", name, file, tree=tree) as server:
+            yield server
 
 
-def _throughput(name: str, events: int, *, viewed: bool = False, **more: Any) -> Result:
-    with _server(name) as server, contextlib.ExitStack() as stack:
+def _throughput(
+    name: str, events: int, *, viewed: bool = False, tree: Path = ROOT, **more: Any
+) -> Result:
+    with _server(name, tree) as server, contextlib.ExitStack() as stack:
         if viewed:
             stack.enter_context(_viewer(server.port))
         task = {
@@ -310,6 +319,26 @@ def _round(events: int, idle: int, seconds: float) -> list[Result]:
     return results
 
 
+@contextlib.contextmanager
+def _tree(commit: str) -> Iterator[Path]:
+    """Check a commit out into a temporary directory."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(
+            ["git", "archive", "--format=tar", commit], cwd=ROOT, check=True, capture_output=True
+        )
+        subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+        yield Path(folder)
+
+
+def _against(events: int, tree: Path, turn: int) -> list[Result]:
+    """Measure the rate of this collector and that of another tree, in an order that changes."""
+    pair = [("collector", ROOT), (_EARLIER, tree)]
+    return [
+        {"name": name} | _throughput("collector", events, tree=each)
+        for name, each in (pair if turn % 2 else pair[::-1])
+    ]
+
+
 def _compared(events: int, turn: int) -> list[Result]:
     """Measure the rate by encoding, in an order that depends on the turn."""
     encodings = available()
@@ -373,6 +402,14 @@ def tables(report: Result) -> dict[str, str]:
     """Return the tables, by their names in the docs."""
     if report["benchmark"] == COMPRESSION:
         return {COMPRESSION: _compression_table(report)}
+    if report["benchmark"] == AGAINST:
+        names = {"collector": "this collector", _EARLIER: "that of the earlier commit"}
+        rows = [
+            [title, spread(summary(_figures(report, name, "events_per_second")))]
+            for name, title in names.items()
+        ]
+        rows.append(["this one's, relative to it", spread(rate_against(report, _EARLIER))])
+        return {AGAINST: table(["", "events a second"], rows)}
     rates = [
         [
             title,
@@ -394,11 +431,16 @@ def main() -> int:
     """Measure, and print the tables."""
     commands = parser(__doc__, rounds=3)
     commands.add_argument("--compression", action="store_true", help="compare the encodings")
+    commands.add_argument("--against", metavar="COMMIT", help="compare with an earlier commit")
     options = commands.parse_args()
     if options.child:
         return answer(options.child, KINDS)
     events, idle, seconds = (1024, 50, 1.0) if options.quick else (60_000, _IDLE, 10.0)
-    if options.compression:
+    if options.against:
+        turns = itertools.count()
+        with _tree(options.against) as tree:
+            report = run_rounds(options, AGAINST, lambda: _against(events, tree, next(turns)))
+    elif options.compression:
         turns = itertools.count()
         report = run_rounds(options, COMPRESSION, lambda: _compared(events, next(turns)))
     else:

@@ -184,9 +184,11 @@ class Server:
     Args:
         module: its name, such as ``benchmarks.sink``.
         arguments: for its command line.
+        tree: the directory from which the module and the package come; by default, this one.
     """
 
-    def __init__(self, module: str, *arguments: object) -> None:
+    def __init__(self, module: str, *arguments: object, tree: Path = ROOT) -> None:
+        self._tree = tree
         self._command = [sys.executable, "-m", module, *map(str, arguments)]
         self.hello: Result = {}
         """The line of JSON that it printed at its start."""
@@ -194,7 +196,7 @@ class Server:
     def __enter__(self) -> Server:
         self._process = subprocess.Popen(
             self._command,
-            cwd=ROOT,
+            cwd=self._tree,
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
