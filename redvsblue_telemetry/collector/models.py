@@ -43,6 +43,7 @@ __all__ = [
     "Stats",
     "Storage",
     "StoredEvent",
+    "TimeRange",
     "Totals",
     "VersionHealth",
     "VersionPage",
@@ -440,6 +441,15 @@ class LiveUpdate(msgspec.Struct, rename="camel"):
     """How many messages, or parts of them, were rejected since the collector started."""
     connections: int
     """How many clients are connected now."""
+
+
+class TimeRange(msgspec.Struct, frozen=True):
+    """A span of time, in milliseconds since the epoch by the collector's clock."""
+
+    start: int | None = None
+    """The first millisecond of it; None is the beginning of time."""
+    end: int | None = None
+    """The first millisecond after it; None is the end of time."""
 
 
 class EventFilter(msgspec.Struct):

@@ -14,7 +14,7 @@ from . import figures
 __all__ = ["APPLICATION_ID", "AS_CURRENT", "SCHEMA_VERSION", "count_anew", "upgrade"]
 
 APPLICATION_ID = 0x52764274  # "RvBt"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _VERSION_1 = """
 CREATE TABLE sessions (
@@ -156,13 +156,16 @@ CREATE TABLE text_index (
 """
 _VERSION_4 += figures.TABLES  # after all changes of the table of sessions
 
+_VERSION_5 = """
+"""
+
 
 def upgrade(version: int) -> list[str]:
     """Return the statements that make a file of one version current; an empty file has version 0.
 
     They belong into one transaction.
     """
-    script = "".join((_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)[version:])
+    script = "".join((_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)[version:])
     identity = (
         f"PRAGMA application_id = {APPLICATION_ID}",
         f"PRAGMA user_version = {SCHEMA_VERSION}",
@@ -218,5 +221,6 @@ CREATE TEMP VIEW events AS SELECT *, NULL AS fault FROM main.events;
     3: f"""{_NO_TEXT_INDEX}
 CREATE TEMP VIEW sessions AS SELECT *, 0 AS deleted, NULL AS run FROM main.sessions;
 {figures.AS_VIEWS}""",
+    4: "",
 }
 """Statements that make a file of an older version, which is only read, look like a current one."""
