@@ -164,7 +164,9 @@ ROOMS = {
         metrics         | access
         live            |
         readers         |
-        api             | live  metrics  readers
+        parameters      |
+        responses       | parameters  readers
+        api             | live  metrics  parameters  readers  responses
     """,
     "testing": """
         _instances      |

@@ -15,6 +15,7 @@ from .http.access import Access, AccessControl
 from .http.api import Api
 from .http.live import Live
 from .http.metrics import Metrics
+from .http.responses import ERROR_HANDLERS
 from .ingest import Ingest, Limits, require_upgrade
 from .storage.database import Database
 from .storage.retention import Retention
@@ -95,7 +96,7 @@ class Collector:
             *api.routes,
             *static.routes,
         ]
-        starlette = Starlette(routes=routes, exception_handlers=api.error_handlers)
+        starlette = Starlette(routes=routes, exception_handlers=ERROR_HANDLERS)
         # A redirect's target would be built from the Host and path that the client sent.
         starlette.router.redirect_slashes = False
         self._access = AccessControl(starlette, access, self.metrics.record_refusal)

@@ -10,12 +10,10 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncGenerator
-from typing import Any, TypedDict, TypeVar
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -24,12 +22,8 @@ from starlette.types import Receive, Scope, Send
 from ..._shared import escape
 from ..ingest import Ingest
 from ..models import (
-    MAX_CONTEXT_VALUE_LENGTH,
-    MAX_PAGE_SIZE,
-    CrashGroup,
     CrashPage,
     EventFilter,
-    FaultGroup,
     FaultPage,
     FramePage,
     LiveUpdate,
@@ -37,7 +31,6 @@ from ..models import (
     SessionPage,
     Stats,
     Storage,
-    StoredEvent,
     Totals,
     VersionPage,
 )
@@ -48,30 +41,25 @@ from ..storage.space import Space
 from ..storage.thread import WriterThread
 from .live import Live
 from .metrics import Metrics
-from .readers import BusyError, ClientGoneError, Lane
+from .parameters import (
+    FILTERS,
+    MAX_ECHO,
+    PAGING,
+    BadRequestError,
+    check_names,
+    context_of,
+    event_filter,
+    limit_of,
+    number,
+    paging_of,
+    wants_data_as_text,
+)
+from .readers import BusyError, Lane
+from .responses import as_error, as_json, with_data_as_text, with_newest_as_text
 
 __all__ = ["Api"]
 
-_DEFAULT_PAGE_SIZE = 100
-_MAX_SEARCH_LENGTH = 1000  # characters
-_MAX_ECHO = 100  # characters of the request that an error repeats
 _SEARCH_SECONDS = 2.0  # after which a search responds with what it has found
-_FILTERS = ("type", "session", "text", "context", "fault")
-_PAGING = ("after", "before", "limit", "order")
-_Group = TypeVar("_Group", CrashGroup, FaultGroup)
-
-
-class _Paging(TypedDict):
-    """Which page of events or rejected messages a request asks for."""
-
-    after: int
-    before: int | None
-    limit: int
-    newest_first: bool
-
-
-class _BadRequestError(Exception):
-    """The request is invalid; the message says why."""
 
 
 class _Anything(Convertor[str]):
@@ -154,15 +142,6 @@ class Api:
             Route("/healthz", self._healthz),
             Route("/metrics", self._exposition),
         ]
-        self.error_handlers = {
-            _BadRequestError: _bad_request,
-            BusyError: _busy,
-            ClientGoneError: _unheard,
-            DatabaseError: _unavailable,
-            sqlite3.Error: _unreadable,
-            HTTPException: _refused,
-            Exception: _failed,
-        }
 
     def close(self) -> None:
         """End what still reads the database."""
@@ -178,22 +157,22 @@ class Api:
         """
         if request.method == "DELETE":
             return await self._delete_events(request)
-        _check_names(request, *_FILTERS, *_PAGING, "data")
-        wanted, as_text = _filter(request), _wants_data_as_text(request)
-        paging = _paging(request, default_order="asc")
+        check_names(request, *FILTERS, *PAGING, "data")
+        wanted, as_text = event_filter(request), wants_data_as_text(request)
+        paging = paging_of(request, default_order="asc")
         page = await self._searches.read(
             request,
             lambda connection, cutoff: queries.search(connection, wanted, **paging, cutoff=cutoff),
         )
         if as_text:
-            page.events = _with_data_as_text(page.events)
-        return _json(page)
+            page.events = with_data_as_text(page.events)
+        return as_json(page)
 
     async def _delete_events(self, request: Request) -> Response:
         """Delete everything that is stored. No parameters; responds with 204 and no body."""
         if not self._allow_reset:
-            return _error(403, "deleting is disabled; start the collector with --allow-reset")
-        _check_names(request)  # a filter would not be honored: it must not delete everything
+            return as_error(403, "deleting is disabled; start the collector with --allow-reset")
+        check_names(request)  # a filter would not be honored: it must not delete everything
         await self._storage.clear()
         self._live.forget()
         return Response(status_code=204)
@@ -206,13 +185,13 @@ class Api:
         event. Response: the receipt, as :class:`Forgotten`; 404 if there is no such event.
         """
         if request.method == "DELETE":
-            _check_names(request, "context")
-            fields = _context(request.query_params.getlist("context"))
+            check_names(request, "context")
+            fields = context_of(request.query_params.getlist("context"))
             if len(fields) != 1:
-                raise _BadRequestError("give one context, such as context=player=p-17")
+                raise BadRequestError("give one context, such as context=player=p-17")
             return await self._forget(request, EventFilter(context=fields))
-        _check_names(request, "limit", "offset")
-        limit, offset = _limit(request), _number(request, "offset") or 0
+        check_names(request, "limit", "offset")
+        limit, offset = limit_of(request), number(request, "offset") or 0
         connected = self._ingest.connected_sessions
         found = await self._figures.read(
             request,
@@ -220,14 +199,14 @@ class Api:
                 connection, limit=limit, offset=offset, connected=connected
             ),
         )
-        return _json(SessionPage(found))
+        return as_json(SessionPage(found))
 
     async def _session(self, request: Request) -> Response:
         """Return one :class:`SessionDetail`; 404 if there is no session with this id.
 
         For DELETE, delete it, and respond with the receipt, as :class:`Forgotten`.
         """
-        _check_names(request)
+        check_names(request)
         session_id = request.path_params["session_id"]
         if request.method == "DELETE":
             return await self._forget(request, EventFilter(session=session_id))
@@ -239,8 +218,8 @@ class Api:
             ),
         )
         if found is None:
-            return _error(404, f"session not found: {escape(session_id[:_MAX_ECHO])}")
-        response = _json(found)
+            return as_error(404, f"session not found: {escape(session_id[:MAX_ECHO])}")
+        response = as_json(found)
         methods = "GET, HEAD, DELETE" if self._may_forget(request) else "GET, HEAD"
         response.headers["Allow"] = methods  # so that the page offers no button in vain
         return response
@@ -254,73 +233,73 @@ class Api:
         It goes on if the client leaves meanwhile.
         """
         if not self._may_forget(request):
-            return _error(
+            return as_error(
                 403, "deleting is disabled; start the collector with --token or --allow-reset"
             )
         work = Forgetting(wanted.session, next(iter(wanted.context.items()), None))
         await asyncio.shield(self._storage.run(work))
         if not work.found_anything:
-            return _error(404, "nothing found to delete")
+            return as_error(404, "nothing found to delete")
         self._live.forget(wanted)
-        return _json(work.forgotten)
+        return as_json(work.forgotten)
 
     async def _versions(self, request: Request) -> Response:
         """Return the outcomes of the sessions by version, as a :class:`VersionPage`.
 
         Parameter: ``limit``.
         """
-        _check_names(request, "limit")
-        limit, connected = _limit(request), self._ingest.connected_sessions
+        check_names(request, "limit")
+        limit, connected = limit_of(request), self._ingest.connected_sessions
         found = await self._figures.read(
             request,
             lambda connection, _: queries.versions(connection, limit=limit, connected=connected),
         )
-        return _json(VersionPage(found))
+        return as_json(VersionPage(found))
 
     async def _crashes(self, request: Request) -> Response:
         """Return the crashes in groups, as a :class:`CrashPage`.
 
         Parameters: ``version``, ``limit`` and ``data``.
         """
-        _check_names(request, "version", "limit", "data")
-        version, limit = request.query_params.get("version") or None, _limit(request)
-        as_text = _wants_data_as_text(request)
+        check_names(request, "version", "limit", "data")
+        version, limit = request.query_params.get("version") or None, limit_of(request)
+        as_text = wants_data_as_text(request)
         found = await self._summaries.read(
             request,
             lambda connection, cutoff: queries.crashes(
                 connection, version=version, limit=limit, cutoff=cutoff
             ),
         )
-        return _json(CrashPage(_with_newest_as_text(found) if as_text else found))
+        return as_json(CrashPage(with_newest_as_text(found) if as_text else found))
 
     async def _faults(self, request: Request) -> Response:
         """Return the events with a fault in groups, as a :class:`FaultPage`.
 
         Parameters: ``version``, ``limit`` and ``data``.
         """
-        _check_names(request, "version", "limit", "data")
-        version, limit = request.query_params.get("version") or None, _limit(request)
-        as_text = _wants_data_as_text(request)
+        check_names(request, "version", "limit", "data")
+        version, limit = request.query_params.get("version") or None, limit_of(request)
+        as_text = wants_data_as_text(request)
         found = await self._summaries.read(
             request,
             lambda connection, _: queries.faults(connection, version=version, limit=limit),
         )
-        return _json(FaultPage(_with_newest_as_text(found) if as_text else found))
+        return as_json(FaultPage(with_newest_as_text(found) if as_text else found))
 
     async def _frames(self, request: Request) -> Response:
         """Return the frame times by version, as a :class:`FramePage`.
 
         Parameters: ``version`` and ``limit``.
         """
-        _check_names(request, "version", "limit")
-        version, limit = request.query_params.get("version") or None, _limit(request)
+        check_names(request, "version", "limit")
+        version, limit = request.query_params.get("version") or None, limit_of(request)
         found = await self._summaries.read(
             request,
             lambda connection, cutoff: queries.frames(
                 connection, version=version, limit=limit, cutoff=cutoff
             ),
         )
-        return _json(FramePage(found))
+        return as_json(FramePage(found))
 
     async def _rejected(self, request: Request) -> Response:
         """Return one page of rejected messages, newest first unless ``order=asc``.
@@ -328,17 +307,17 @@ class Api:
         Parameters: ``after``, ``before``, ``limit`` and ``order``. Response: a
         :class:`RejectedPage`.
         """
-        _check_names(request, *_PAGING)
-        paging = _paging(request, default_order="desc")
+        check_names(request, *PAGING)
+        paging = paging_of(request, default_order="desc")
         found = await self._figures.read(
             request, lambda connection, _: queries.rejected(connection, **paging)
         )
         start = paging["before"] or 0 if paging["newest_first"] else paging["after"]
-        return _json(RejectedPage(found, found[-1].arrival if found else start))
+        return as_json(RejectedPage(found, found[-1].arrival if found else start))
 
     async def _stats(self, request: Request) -> Response:
         """Return the counts over everything, as :class:`Stats`."""
-        _check_names(request)
+        check_names(request)
         connected = self._ingest.connected_sessions
         totals, storage = await self._figures.read(
             request,
@@ -348,7 +327,7 @@ class Api:
             ),
         )
         error = self._storage.last_error
-        return _json(
+        return as_json(
             Stats(
                 **msgspec.structs.asdict(totals),
                 storage=storage,
@@ -362,12 +341,12 @@ class Api:
 
         Parameters: ``type``, ``session``, ``text``, ``context``, ``fault`` and ``data``.
         """
-        _check_names(request, *_FILTERS, "data")
-        wanted, as_text = _filter(request), _wants_data_as_text(request)
+        check_names(request, *FILTERS, "data")
+        wanted, as_text = event_filter(request), wants_data_as_text(request)
         if request.method == "HEAD":  # its body would never end
             return Response(media_type="text/event-stream")
         if self._live.is_full:
-            return _error(503, "too many live viewers; close another page")
+            return as_error(503, "too many live viewers; close another page")
         return _LiveResponse(self._live, wanted, as_text=as_text)
 
     async def _healthz(self, _: Request) -> Response:
@@ -402,180 +381,8 @@ async def _as_server_sent_events(
     async with contextlib.aclosing(updates):
         async for update in updates:
             if as_text:
-                update.events = _with_data_as_text(update.events)
+                update.events = with_data_as_text(update.events)
             # Data is the client's own JSON text, which may have line breaks between tokens, but
             # never inside a string. In a server-sent event, a line break ends the field.
             text = encode(update).replace(b"\n", b" ").replace(b"\r", b" ")
             yield b"data: " + text + b"\n\n"
-
-
-# Requests.
-
-
-def _check_names(request: Request, *known: str) -> None:
-    """Refuse unknown parameters: a misspelled one would silently have no effect."""
-    given = [name for name, _ in request.query_params.multi_items()]
-    for name in given:
-        if name not in known:
-            allowed = f"use {', '.join(known)}" if known else "this path takes none"
-            raise _BadRequestError(f"unknown parameter {name[:_MAX_ECHO]!r}; {allowed}")
-        if given.count(name) > 1 and name != "context":
-            raise _BadRequestError(f"{name} is given more than once")
-
-
-def _filter(request: Request) -> EventFilter:
-    asked = request.query_params
-    return EventFilter(
-        type=asked.get("type") or None,
-        session=asked.get("session") or None,
-        text=_searched(request, "text"),
-        context=_context(asked.getlist("context")),
-        fault=_searched(request, "fault"),
-    )
-
-
-def _searched(request: Request, name: str) -> str | None:
-    text = request.query_params.get(name) or None
-    if text is not None and len(text) > _MAX_SEARCH_LENGTH:
-        raise _BadRequestError(
-            f"{name} has {len(text)} characters; the maximum is {_MAX_SEARCH_LENGTH}"
-        )
-    return text
-
-
-def _context(given: list[str]) -> dict[str, str]:
-    """Return the wanted fields of the context, each given as ``name=value``."""
-    fields: dict[str, str] = {}
-    for each in given:
-        name, separator, value = each.partition("=")
-        if not (name and separator):
-            raise _BadRequestError(f"context is {each[:_MAX_ECHO]!r}; it must be name=value")
-        if len(value) > MAX_CONTEXT_VALUE_LENGTH:
-            raise _BadRequestError(
-                f"context has a value of {len(value)} characters; the maximum is "
-                f"{MAX_CONTEXT_VALUE_LENGTH}"
-            )
-        if fields.setdefault(name, value) != value:
-            raise _BadRequestError(f"context has two values for {name[:_MAX_ECHO]!r}")
-    return fields
-
-
-def _paging(request: Request, default_order: str) -> _Paging:
-    order = request.query_params.get("order", default_order)
-    if order not in ("asc", "desc"):
-        raise _BadRequestError(f"order is {order[:_MAX_ECHO]!r}; it must be asc or desc")
-    return {
-        "after": _number(request, "after") or 0,
-        "before": _number(request, "before"),
-        "limit": _limit(request),
-        "newest_first": order == "desc",
-    }
-
-
-def _wants_data_as_text(request: Request) -> bool:
-    form = request.query_params.get("data", "json")
-    if form not in ("json", "text"):
-        raise _BadRequestError(f"data is {form[:_MAX_ECHO]!r}; it must be json or text")
-    return form == "text"
-
-
-def _number(request: Request, name: str) -> int | None:
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 19):  # SQLite's integers have 63 bits
-        raise _BadRequestError(f"{name} must be a whole number, not {text[:_MAX_ECHO]!r}")
-    return int(text)
-
-
-def _limit(request: Request) -> int:
-    limit = _number(request, "limit")
-    if limit is None:
-        return _DEFAULT_PAGE_SIZE
-    if not 1 <= limit <= MAX_PAGE_SIZE:
-        raise _BadRequestError(f"limit is {limit}; it must be 1 to {MAX_PAGE_SIZE}")
-    return limit
-
-
-# Responses.
-
-
-def _with_data_as_text(events: list[StoredEvent]) -> list[StoredEvent]:
-    """Return copies of the events whose data and context are strings that contain the JSON.
-
-    ``JSON.parse`` in a browser would round the large numbers in it, and drop repeated keys.
-    """
-    return [
-        msgspec.structs.replace(
-            event,
-            data=_as_text(event.data),
-            context=event.context if event.context is msgspec.UNSET else _as_text(event.context),
-        )
-        for event in events
-    ]
-
-
-def _with_newest_as_text(groups: list[_Group]) -> list[_Group]:
-    newest = _with_data_as_text([group.newest for group in groups])
-    return [
-        msgspec.structs.replace(group, newest=event)
-        for group, event in zip(groups, newest, strict=True)
-    ]
-
-
-def _as_text(json: msgspec.Raw) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(bytes(json).decode(errors="replace")))
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-def _error(status: int, message: str) -> Response:
-    return _json({"error": message}, status)
-
-
-async def _bad_request(_: Request, error: Exception) -> Response:
-    return _error(400, str(error))
-
-
-async def _busy(_: Request, error: Exception) -> Response:
-    response = _error(503, str(error))
-    response.headers["Retry-After"] = "1"
-    return response
-
-
-async def _unheard(_: Request, __: Exception) -> Response:
-    """Return a response that goes nowhere; 499 is what nginx logs then."""
-    return Response(status_code=499)
-
-
-async def _unavailable(_: Request, error: Exception) -> Response:
-    return _error(503, str(error))
-
-
-async def _unreadable(_: Request, error: Exception) -> Response:
-    return _error(503, f"cannot read the database: {error}")
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    """Respond to an unknown path, or a method that it doesn't have."""
-    assert isinstance(error, HTTPException)
-    path = request.scope["path"]
-    shown = escape(path[:_MAX_ECHO])
-    message = error.detail
-    if error.status_code == 404:
-        message = f"not found: {shown}"
-    elif error.status_code == 405:
-        message = f"method {request.method} not allowed for {shown}"
-    if path.startswith("/api/"):
-        response = _error(error.status_code, message)
-    else:
-        response = PlainTextResponse(f"{message}\n", error.status_code)
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def _failed(_: Request, __: Exception) -> Response:
-    """Respond to an internal error, which uvicorn logs with its traceback."""
-    return _error(500, "internal error; see the collector's log")
