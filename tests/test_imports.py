@@ -142,6 +142,8 @@ ROOMS = {
         upkeep          |
         textindex       | snapshot  upkeep
         plan            | textindex
+        fields          |
+        columns         | cutoff  fields  snapshot
         queries         | cutoff  ids  figures  losses  plan  reports  snapshot  summaries
         sessions        | ids  seqranges
         numbers         |
@@ -228,6 +230,7 @@ PURE = [
     "collector.faults",
     "collector.messages",
     "collector.models",
+    "collector.storage.fields",
     "collector.storage.losses",
     "collector.storage.schema",
     "collector.storage.seqranges",
