@@ -3,31 +3,50 @@
     python -m benchmarks.collector_answers [--sessions 50000 500000] [--events 20]
         [--json benchmarks/results/collector-answers.json]
 
-For each number of sessions, a database with so many events of each is made, and a real collector
-opens it. Times are of requests over one kept connection, one after the other, in milliseconds:
+For each number of sessions, a database with so many events of each is made, with its index of
+texts, and a real collector opens it. Times are of requests over one kept connection, one after the
+other, in milliseconds:
 
 1. `/api/stats` and `/api/versions`, while nothing else happens;
 2. `/api/stats` while eight clients search for a text that no event has;
-3. `/api/stats` from the moment when these clients have gone.
+3. `/api/stats` from the moment when these clients have gone;
+4. the same three while a client in another process sends 5,000 events a second.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import http.client
 import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.harness import Result, Server, machine, number, parser, quantile, table, write_json
+from websockets.sync.client import connect
+
+from benchmarks.harness import (
+    ROOT,
+    Result,
+    Server,
+    environment,
+    machine,
+    number,
+    parser,
+    quantile,
+    table,
+    write_json,
+)
 from redvsblue_telemetry.collector.messages import Message, read_message
 from redvsblue_telemetry.collector.storage.database import Database
+from redvsblue_telemetry.collector.storage.textindex import TextIndex
 from redvsblue_telemetry.collector.storage.writer import Writer
 
 _SEARCHES = 8
@@ -35,6 +54,9 @@ _REQUESTS = 200
 _VERSIONS = 40
 _PER_GROUP = 500  # sessions
 _DAY = 86_400_000
+_RATE = 5000  # events a second that a client sends meanwhile
+_BATCH = 50  # events of a message
+_MOST_MESSAGES = 60_000  # ten minutes
 
 
 def fill(path: Path, sessions: int, events: int) -> None:
@@ -47,6 +69,9 @@ def fill(path: Path, sessions: int, events: int) -> None:
         clock[0] = now - 30 * _DAY * (sessions - first) // sessions
         group = range(first, min(sessions, first + _PER_GROUP))
         writer.store([message for each in group for message in _session(each, events, clock[0])])
+    index = TextIndex()
+    while writer.maintain(index.step):
+        pass
     writer.close()
     database.close()
 
@@ -100,6 +125,40 @@ def searching(port: int) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def sending(url: str) -> Iterator[None]:
+    """Have a client send events inside the block."""
+    command = [sys.executable, "-m", "benchmarks.collector_answers", "--send", url]
+    with subprocess.Popen(command, cwd=ROOT, env=environment()) as client:
+        time.sleep(1.0)
+        try:
+            yield
+            if client.poll() is not None:
+                raise RuntimeError("the client ended early")
+        finally:
+            client.terminate()
+
+
+def send(url: str) -> None:
+    """Send 5,000 events a second for at most ten minutes."""
+    with connect(url, additional_headers={"Telemetry-Ack": "cumulative"}) as client:
+        threading.Thread(target=lambda: list(client), daemon=True).start()
+        due = time.perf_counter()
+        for number in range(_MOST_MESSAGES):
+            seq = number * _BATCH
+            events = [
+                {
+                    "id": f"{seq + each}", "type": f"type-{each % 12}", "sessionId": "sending",
+                    "timestamp": time.time_ns() // 1_000_000, "seq": seq + each + 1,
+                    "version": "1.0", "data": {"shipId": f"red-{seq}", "damage": each},
+                }
+                for each in range(_BATCH)
+            ]  # fmt: skip
+            client.send(json.dumps(events))
+            due += _BATCH / _RATE
+            time.sleep(max(0.0, due - time.perf_counter()))
+
+
 def measure(sessions: int, events: int, requests: int) -> Iterator[Result]:
     """Yield the times of each kind of request."""
     with tempfile.TemporaryDirectory() as folder:
@@ -111,13 +170,10 @@ def measure(sessions: int, events: int, requests: int) -> Iterator[Result]:
             try:
                 port = server.port
                 ask(port, "/api/stats", 10)
-                times = {
-                    "/api/stats": ask(port, "/api/stats", requests),
-                    "/api/versions": ask(port, "/api/versions", requests),
-                }
-                with searching(port):
-                    times["/api/stats, eight searches"] = ask(port, "/api/stats", requests)
-                times["/api/stats, abandoned searches"] = ask(port, "/api/stats", requests)
+                times = dict(_times(port, requests))
+                with sending(server.url):
+                    for name, took in _times(port, requests):
+                        times[f"{name}, 5,000 events/s"] = took
             finally:
                 os.kill(server.pid, signal.SIGTERM)
                 server.wait()
@@ -128,12 +184,24 @@ def measure(sessions: int, events: int, requests: int) -> Iterator[Result]:
         }  # fmt: skip
 
 
+def _times(port: int, requests: int) -> Iterator[tuple[str, list[float]]]:
+    yield "/api/stats", ask(port, "/api/stats", requests)
+    yield "/api/versions", ask(port, "/api/versions", requests)
+    with searching(port):
+        yield "/api/stats, eight searches", ask(port, "/api/stats", requests)
+    yield "/api/stats, abandoned searches", ask(port, "/api/stats", requests)
+
+
 def main() -> int:
     """Run the benchmark."""
     options = parser(__doc__, rounds=1)
     options.add_argument("--sessions", type=int, nargs="+", default=[50_000, 500_000])
     options.add_argument("--events", type=int, default=20, help="of each; default: %(default)s")
+    options.add_argument("--send", metavar="URL", help=argparse.SUPPRESS)
     given = options.parse_args()
+    if given.send:
+        send(given.send)
+        return 0
     sizes = [500, 1000] if given.quick else given.sessions
     found = [
         each

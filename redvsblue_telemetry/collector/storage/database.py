@@ -14,6 +14,7 @@ import shlex
 import sqlite3
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ logger = logging.getLogger("redvsblue_telemetry.collector")
 
 _PRIVATE = 0o600
 _OTHERS_READ = stat.S_IRGRP | stat.S_IROTH
+_MAX_IDLE_READERS = 8
 _HINTS = {
     "attempt to write a readonly database": "; may this user write to the file and its directory?",
     "database disk image is malformed": "; the file is damaged: move it away, or restore a backup",
@@ -63,6 +65,9 @@ class Database:
         self.is_temporary = self._folder is not None
         """Whether :meth:`close` deletes it."""
         self._busy_timeout = busy_timeout
+        self._readers: list[sqlite3.Connection] = []  # that nobody uses now
+        self._readers_lock = threading.Lock()
+        self._is_closed = False
         try:
             _make_private(self.path)
             with contextlib.closing(self.connect()) as connection:
@@ -169,13 +174,43 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Provide a connection that can't write."""
-        with contextlib.closing(self.connect()) as connection:
-            connection.execute("PRAGMA query_only = 1")
+        """Provide a connection that can't write. Any thread may ask for one.
+
+        It is kept for the next reader: a new one has to read and parse the whole schema, which
+        takes twenty times as long as the query of the totals.
+        """
+        connection = self._reader()
+        try:
             yield connection
+            connection.set_progress_handler(None, 0)
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except BaseException:
+            connection.close()
+            raise
+        with self._readers_lock:
+            is_kept = not self._is_closed and len(self._readers) < _MAX_IDLE_READERS
+            if is_kept:
+                self._readers.append(connection)
+        if not is_kept:
+            connection.close()
+
+    def _reader(self) -> sqlite3.Connection:
+        with self._readers_lock:
+            # If the file was replaced, a kept connection would go on reading the old one.
+            if self._readers and self._current_file_id() == self._file_id:
+                return self._readers.pop()
+        connection = self.connect()
+        connection.execute("PRAGMA query_only = 1")
+        return connection
 
     def close(self) -> None:
         """Delete the file if it is a temporary one. All connections must be closed."""
+        with self._readers_lock:
+            self._is_closed = True
+            readers, self._readers = self._readers, []
+        for connection in readers:
+            connection.close()
         if self._folder is not None:
             self._folder.cleanup()
 

@@ -504,3 +504,52 @@ def test_readers_and_the_writer_dont_wait_for_each_other(path: Path) -> None:
             writer.store([message(event(3000))])
             with pytest.raises(sqlite3.OperationalError):
                 reader.execute("DELETE FROM events")
+
+
+def test_a_reader_is_kept_for_the_next_one_as_if_it_were_new(path: Path) -> None:
+    with writing(path) as writer:
+        database = writer._database
+        with database.reading() as first:
+            first.execute("BEGIN")
+            assert first.execute(SEQS).fetchall() == []
+            first.set_progress_handler(lambda: True, 1)
+        writer.store([message(event(1))])
+        with database.reading() as second, database.reading() as third:
+            assert second is first
+            assert third is not first
+            for reader in (second, third):
+                assert reader.execute(SEQS).fetchall() == [(1,)]
+                with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                    reader.execute("DELETE FROM events")
+        assert writer.empty_log()  # no kept reader is in the way
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        first.execute(SEQS)
+    assert sorted(file.name for file in path.parent.iterdir()) == [path.name]
+
+
+def test_a_reader_that_failed_is_not_kept(path: Path) -> None:
+    with writing(path) as writer:
+        with pytest.raises(ZeroDivisionError), writer._database.reading() as first:
+            raise ZeroDivisionError
+        with writer._database.reading() as second:
+            assert second is not first
+
+
+@needs_posix
+def test_a_kept_reader_does_not_read_a_file_that_was_replaced(path: Path) -> None:
+    with writing(path) as writer:
+        with writer._database.reading() as first:
+            pass
+        path.rename(path.with_name("moved"))
+        with writing(path), writer._database.reading() as second:
+            assert second is not first
+
+
+def test_a_reader_that_outlives_the_database_is_closed_at_its_end(path: Path) -> None:
+    with writing(path) as writer:
+        reading = writer._database.reading()
+        reader = reading.__enter__()
+    assert reader.execute(SEQS).fetchall() == []
+    reading.__exit__(None, None, None)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        reader.execute(SEQS)
