@@ -118,11 +118,12 @@ ROOMS = {
         faults          |
         checking        | faults
         storage         | messages  models  textsearch
+        answers         | models  storage
         alerts          | models  storage
         webhook         |
         alerting        | alerts  storage  webhook
         ingest          | messages  storage
-        http            | loglimit  messages  models  storage  ingest
+        http            | answers  loglimit  messages  models  storage  ingest
         app             | alerting  alerts  http  ingest  storage
         tls             |
         listening       | loglimit
@@ -158,6 +159,15 @@ ROOMS = {
         forgetting      | deletion  upkeep
         thread          | database  upkeep  writer
     """,
+    "collector.answers": """
+        questions       |
+        dialect         |
+        backend         | dialect  questions
+        rows            | backend  dialect
+        vectors         | backend  dialect
+        sql             | backend  questions
+        asking          | backend  questions  rows  sql  vectors
+    """,
     "collector.http": """
         forwarded       |
         guesses         |
@@ -168,7 +178,8 @@ ROOMS = {
         readers         |
         parameters      |
         responses       | parameters  readers
-        api             | live  metrics  parameters  readers  responses
+        answers         | parameters  readers  responses
+        api             | answers  live  metrics  parameters  readers  responses
     """,
     "testing": """
         _instances      |

@@ -39,6 +39,7 @@ from ..storage.database import Database, DatabaseError
 from ..storage.forgetting import Forgetting
 from ..storage.space import Space
 from ..storage.thread import WriterThread
+from .answers import Answers
 from .live import Live
 from .metrics import Metrics
 from .parameters import (
@@ -122,6 +123,7 @@ class Api:
         self._figures = Lane(database, "figures", 2)
         self._summaries = Lane(database, "summaries", 2, _SEARCH_SECONDS)
         self._searches = Lane(database, "searches", 2, _SEARCH_SECONDS)
+        self._answers = Answers(database, ingest)
         self._storage = storage
         self._ingest = ingest
         self._live = live
@@ -139,13 +141,14 @@ class Api:
             Route("/api/rejected", self._rejected),
             Route("/api/stats", self._stats),
             Route("/api/live", self._stream),
+            *self._answers.routes,
             Route("/healthz", self._healthz),
             Route("/metrics", self._exposition),
         ]
 
     def close(self) -> None:
         """End what still reads the database."""
-        for lane in (self._figures, self._summaries, self._searches):
+        for lane in (self._figures, self._summaries, self._searches, self._answers):
             lane.close()
 
     async def _events(self, request: Request) -> Response:

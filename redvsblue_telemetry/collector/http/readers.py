@@ -42,12 +42,20 @@ class Lane:
         name: of its threads.
         threads: how many requests are read for at once; ingest needs the processor, too.
         deadline: seconds after which a search returns what it has found.
+        too_slow: the error of a query that took too long.
     """
 
     def __init__(
-        self, database: Database, name: str, threads: int, deadline: float = math.inf
+        self,
+        database: Database,
+        name: str,
+        threads: int,
+        deadline: float = math.inf,
+        *,
+        too_slow: str = "the answer takes too long",
     ) -> None:
         self._database = database
+        self._too_slow = too_slow
         self._threads = ThreadPoolExecutor(threads, f"collector-{name}")
         self._deadline = deadline
         self._cutoffs: set[Cutoff] = set()
@@ -96,7 +104,7 @@ class Lane:
                 raise ClientGoneError
             return reading.result()
         except CutoffError as error:
-            reason = "closing" if self._is_closed else "the answer takes too long"
+            reason = "closing" if self._is_closed else self._too_slow
             raise BusyError(reason) from error
         finally:
             cutoff.is_abandoned = True

@@ -32,6 +32,7 @@ from ..models import (
     Session,
     SessionDetail,
     StoredEvent,
+    TimeRange,
     Totals,
     VersionHealth,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "rejected",
     "search",
     "session",
+    "session_rows",
     "sessions",
     "stream_events",
     "stream_sessions",
@@ -325,6 +327,26 @@ def stream_sessions(
     while rows := connection.execute(query, values).fetchall():
         yield from (_session(connection, row, connected, Session) for row in rows)
         values["key"] = rows[-1][0]
+
+
+def session_rows(
+    connection: sqlite3.Connection,
+    span: TimeRange,
+    *,
+    connected: Set[str] = frozenset(),
+    now: int | None = None,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield a row for each session that was last heard of in a range; see :func:`sessions`.
+
+    Its key, its id, its version, how many events were received, the times of the first and of the
+    last by the player's clock, when something last arrived, its crashes, and its outcome.
+    """
+    yield from connection.execute(
+        "SELECT key, session_id, version, events, first_timestamp, last_timestamp, last_received, "
+        f"crashes, {_OUTCOME} FROM sessions WHERE last_received >= ifnull(:start, last_received) "
+        "AND last_received < ifnull(:end, last_received + 1)",
+        {"start": span.start, "end": span.end, **_standing(connected, now)},
+    )
 
 
 def session(

@@ -1,0 +1,236 @@
+"""The questions, and their answers as the API and the command line give them. Pure.
+
+Names in JSON are in camelCase. Times are in milliseconds since the epoch, by the collector's clock
+unless a field says otherwise. A percentile is the nearest rank: a value that an event has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from ..models import TimeRange
+
+__all__ = [
+    "Bin",
+    "Compare",
+    "ComparePage",
+    "ComparedField",
+    "ComparedFrames",
+    "ComparedVersion",
+    "Condition",
+    "Field",
+    "FieldAnswer",
+    "FieldGroup",
+    "Filters",
+    "Point",
+    "Question",
+    "QuestionError",
+    "Value",
+    "Values",
+    "ValuesAnswer",
+    "as_number",
+    "field_name",
+]
+
+_OF_THE_EVENT = ("version", "type", "session", "outcome")
+_PREFIXES = ("data.", "context.")
+_is_number = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch
+
+
+class QuestionError(ValueError):
+    """The question has no answer; the message says why, and what can be asked."""
+
+
+def field_name(name: str) -> str:
+    """Return the whole name of a field: ``damage`` is short for ``data.damage``."""
+    if name in _OF_THE_EVENT or name.startswith(_PREFIXES):
+        return name
+    return f"data.{name}"
+
+
+def as_number(text: str) -> float | None:
+    """Return the number that a text spells as JSON does, as a double; None if it doesn't."""
+    if not _is_number(text):
+        return None
+    number = float(text)
+    return None if number in (float("inf"), float("-inf")) else number
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """A field and its value, as text; a number fits the text that spells it, such as ``12``."""
+
+    field: str
+    value: str
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """Which events a question is about: those that were received in a range, and fit all."""
+
+    span: TimeRange = TimeRange()
+    conditions: tuple[Condition, ...] = ()
+
+
+class Question(msgspec.Struct, kw_only=True):
+    """What all questions have in common."""
+
+    filters: Filters = Filters()
+
+
+class Field(Question):
+    """How a number in the events of a type is distributed, and how that changes over time."""
+
+    type: str
+    field: str
+    by: str | None = None
+    """A field: the answer is also given for each of its most frequent values."""
+    limit: int = 8
+    """The most groups."""
+    offset: int = 0
+    """The zone of the viewer, whose days the steps begin with: minutes east of UTC."""
+
+
+class Bin(msgspec.Struct):
+    """A bar of a histogram: numbers from ``low`` to below ``high``; in the last bin, to ``high``.
+
+    All are equally wide, but the first and the last one, which extend to the extremes.
+    """
+
+    low: float
+    high: float
+    count: int
+
+
+class Point(msgspec.Struct):
+    """A step of time, from ``at``. Steps without an event are left out."""
+
+    at: int
+    count: int
+    p50: float
+    p95: float
+    p99: float
+
+
+class FieldGroup(msgspec.Struct, rename="camel"):
+    """The events with one value of the field that was asked for as ``by``."""
+
+    value: str | float | None
+    """None is the group of the events without that field."""
+    count: int
+    mean: float
+    min: float
+    max: float
+    p50: float
+    p95: float
+    p99: float
+    over_time: list[tuple[int, int, float, float]] = []
+    """For each step: when it begins, the count, the median and the 95th percentile."""
+
+
+class FieldAnswer(msgspec.Struct, rename="camel"):
+    """The answer to :class:`Field`."""
+
+    count: int
+    """How many events have a number there."""
+    mean: float | None
+    min: float | None
+    max: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    absent: int
+    """How many events of the type have no number there."""
+    histogram: list[Bin] = []
+    """At most 40 bins."""
+    step: int = 0
+    over_time: list[Point] = []
+    by: str | None = None
+    groups: list[FieldGroup] = []
+    """The most frequent ones."""
+    others: int = 0
+    """How many events with a number are in no group of these."""
+
+
+class Values(Question):
+    """Which values a field of the events of a type has, and how often."""
+
+    type: str
+    field: str
+    limit: int = 50
+
+
+class Value(msgspec.Struct):
+    """A value, the number of events with it, and their share of all with a value."""
+
+    value: str | float
+    count: int
+    share: float
+    sessions: int
+
+
+class ValuesAnswer(msgspec.Struct):
+    """The answer to :class:`Values`, the most frequent values first."""
+
+    count: int
+    """How many events have a value there."""
+    absent: int
+    """How many events of the type have none there."""
+    distinct: int
+    """How many values there are."""
+    values: list[Value] = []
+
+
+class Compare(Question):
+    """Versions of the game's build, side by side."""
+
+    versions: Sequence[str]
+    type: str | None = None
+    field: str | None = None
+    """With ``type``: a number in its events."""
+
+
+class ComparedFrames(msgspec.Struct, rename="camel"):
+    """Frame times in milliseconds: medians of the intervals' percentiles, weighted by frames."""
+
+    p50: float
+    p95: float
+    p99: float
+    hitches_per_minute: float
+
+
+class ComparedField(msgspec.Struct):
+    """The field of one version."""
+
+    count: int
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class ComparedVersion(msgspec.Struct, rename="camel"):
+    """One version: the sessions that were last heard of in the range."""
+
+    version: str
+    sessions: int
+    ended: int
+    """How many of them have a known end."""
+    crashed: int
+    killed: int
+    crash_free: float | None
+    """The share of those that ended well or were switched off; None if no end is known."""
+    events: int
+    """How many events those sessions sent."""
+    events_per_session: float | None
+    median_seconds: float | None
+    """From the first event to the last, by the player's clock; None if there is no session."""
+    frames: ComparedFrames | None = None
+    field: ComparedField | None = None
+
+
+class ComparePage(msgspec.Struct):
+    """The answer to :class:`Compare`, in the order of the question."""
+
+    versions: list[ComparedVersion]

@@ -1,0 +1,115 @@
+"""The answers, defined once: SQL that both engines run over the relations of a back end.
+
+Free of any engine: what they spell differently is in a :class:`.dialect.Dialect`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from .backend import NUMBER, TEXT, Backend
+from .questions import (
+    Filters,
+    QuestionError,
+    Value,
+    Values,
+    ValuesAnswer,
+    as_number,
+    field_name,
+)
+
+__all__ = ["add_facts", "check_type", "shown", "values"]
+
+_MAX_SUGGESTIONS = 5
+_MAX_ECHO = 100  # characters of the question that an error repeats
+
+
+def add_facts(
+    backend: Backend,
+    table: str,
+    types: Sequence[str],
+    base: Sequence[str],
+    fields: Sequence[str],
+    filters: Filters,
+) -> None:
+    """Make a view of the events that a question is about; see :meth:`.Backend.add_events`."""
+    conditions = filters.conditions
+    wanted = [field_name(condition.field) for condition in conditions]
+    everything = [*map(field_name, fields), *wanted]
+    if not conditions:
+        backend.add_events(table, types, base, everything, filters.span)
+        return
+    backend.add_events(f"all_{table}", types, base, everything, filters.span)
+    # A view can't have parameters.
+    backend.add(
+        f"{table}_wanted",
+        {"place": "BIGINT", "text": TEXT, "number": NUMBER},
+        [
+            (place, condition.value, as_number(condition.value))
+            for place, condition in enumerate(conditions, len(fields))
+        ],
+    )
+    fits = " AND ".join(
+        f"(text{place} = (SELECT text FROM {table}_wanted WHERE place = {place}) "
+        f"OR number{place} = (SELECT number FROM {table}_wanted WHERE place = {place}))"
+        for place in range(len(fields), len(everything))
+    )
+    backend.run(f"CREATE TEMP VIEW {table} AS SELECT * FROM all_{table} WHERE {fits}")
+
+
+def check_type(backend: Backend, name: str) -> None:
+    """Raise QuestionError if there is no event of a type."""
+    known = backend.type_names()
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, _MAX_SUGGESTIONS, 0.5) or known[:_MAX_SUGGESTIONS]
+    hint = f"did you mean {_listed(near)}?" if near else "there are no events yet"
+    raise QuestionError(f"no event has the type {name[:_MAX_ECHO]!r}; {hint}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def shown(text: str | None, number: float | None) -> str | float | None:
+    """Return a value as answers show it: its text, or a number, which is whole if it can be."""
+    if text is not None or number is None:
+        return text
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def values(backend: Backend, question: Values) -> ValuesAnswer:
+    """Return the most frequent values of a field."""
+    check_type(backend, question.type)
+    add_facts(backend, "facts", [question.type], ["session"], [question.field], question.filters)
+    # What has a text is that text: a field of the context has a number besides if it spells one.
+    rows = backend.run(
+        "SELECT text, number, count(*) AS events, count(DISTINCT session) AS sessions, "
+        "count(*) OVER () AS distinct_values, sum(count(*)) OVER () AS all_events "
+        "FROM (SELECT session, text0 AS text, CASE WHEN text0 IS NULL THEN number0 END AS number "
+        "FROM facts) AS named WHERE text IS NOT NULL OR number IS NOT NULL GROUP BY text, number "
+        "ORDER BY events DESC, text NULLS LAST, number NULLS LAST LIMIT ?",
+        question.limit,
+    )
+    ((total,),) = backend.run("SELECT count(*) FROM facts")
+    if not rows:
+        return ValuesAnswer(0, total, 0)
+    count, distinct = int(rows[0][5]), rows[0][4]
+    return ValuesAnswer(
+        count,
+        total - count,
+        distinct,
+        [
+            Value(_present(text, number), events, events / count, sessions)
+            for text, number, events, sessions, *_ in rows
+        ],
+    )
+
+
+def _present(text: Any, number: Any) -> str | float:
+    value = shown(text, number)
+    assert value is not None
+    return value

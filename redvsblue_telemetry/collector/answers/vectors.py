@@ -1,0 +1,194 @@
+"""The back end over the columns, with DuckDB. It needs the extra ``answers``.
+
+The columns of the question are handed to DuckDB where they are in memory; it copies none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from ..models import TimeRange
+from ..storage import columns
+from ..storage.cutoff import Cutoff, CutoffError
+from .backend import INTEGER, NUMBER, TEXT, Backend
+from .dialect import PERCENTILES
+
+__all__ = ["Vectors", "can_answer"]
+
+_DATA = "data."
+_SECONDS_BETWEEN_LOOKS = 0.05
+_SETTINGS = {
+    # It sees the tables that it is given, and nothing else: no file, no network, no extension.
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "temp_directory": "",
+    "memory_limit": "512MB",
+    "threads": 2,
+    "lock_configuration": "true",
+}
+
+
+def can_answer() -> bool:
+    """Return whether the packages of the extra are installed."""
+    return find_spec("duckdb") is not None and columns.can_read()
+
+
+@functools.lru_cache(maxsize=1)
+def _instance() -> Any:
+    """Return the one instance, without data: to start one takes longer than most answers.
+
+    Each question has a cursor of it, with temporary tables that no other cursor sees. Together they
+    keep to the limit of memory.
+    """
+    return import_module("duckdb").connect(":memory:", config=_SETTINGS)
+
+
+_starting = threading.Lock()
+
+
+class _DuckDb:
+    """See :class:`.dialect.Dialect`."""
+
+    def quotient(self, dividend: str, divisor: str) -> str:
+        return f"(({dividend}) // ({divisor}))"
+
+    def whole(self, number: str) -> str:
+        return f"CAST(trunc({number}) AS BIGINT)"
+
+    def percentiles(self, relation: str, keys: Sequence[str], value: str) -> str:
+        named = "".join(f"{key}, " for key in keys)
+        # quantile_disc() is the nearest rank: it takes the decimal as it is written.
+        ranks = ", ".join(f"{percentile / 100}" for percentile in PERCENTILES)
+        at_ranks = ", ".join(
+            f"ranks[{place}] AS p{percentile}"
+            for place, percentile in enumerate(PERCENTILES, start=1)
+        )
+        summed = (
+            f"SELECT {named}count(*) AS count, sum({value} * {2.0**-64!r}) AS sum, "
+            f"min({value}) AS min, max({value}) AS max, "
+            f"quantile_disc({value}, [{ranks}]) AS ranks "
+            f"FROM {relation} WHERE {value} IS NOT NULL"
+            + (f" GROUP BY {', '.join(keys)}" if keys else " HAVING count(*) > 0")
+        )
+        return f"SELECT {named}count, sum, min, max, {at_ranks} FROM ({summed}) AS summed"
+
+
+class Vectors(Backend):
+    """See :class:`.backend.Backend`."""
+
+    dialect = _DuckDb()
+    advice = "the answer takes too long; narrow the range"
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        cutoff: Cutoff,
+        connected: AbstractSet[str] = frozenset(),
+        now: int | None = None,
+    ) -> None:
+        super().__init__(connection, cutoff, connected, now)
+        self._duckdb: Any = import_module("duckdb")
+        self._arrow: Any = import_module("pyarrow")
+        with _starting:
+            self._own = _instance().cursor()
+
+    def close(self) -> None:
+        """Free the private database."""
+        self._own.close()
+
+    def run(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """See :meth:`.Backend.run`."""
+        self.cutoff.check()
+        with self._interrupted():
+            try:
+                found: list[tuple[Any, ...]] = self._own.execute(query, values).fetchall()
+            except self._duckdb.InterruptException as error:
+                raise CutoffError from error
+        return found
+
+    @contextlib.contextmanager
+    def _interrupted(self) -> Iterator[None]:
+        """Interrupt the statement inside the block when the cutoff says so."""
+        is_over = threading.Event()
+
+        def look() -> None:
+            while not is_over.wait(_SECONDS_BETWEEN_LOOKS):
+                if self.cutoff.must_end:
+                    self._own.interrupt()  # again, if it was between two statements
+
+        looking = threading.Thread(target=look, name="collector-cutoff", daemon=True)
+        looking.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            looking.join()
+
+    def add(self, table: str, columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> None:
+        """See :meth:`.Backend.add`."""
+        arrow = self._arrow
+        kinds = {INTEGER: arrow.int64(), NUMBER: arrow.float64(), TEXT: arrow.string()}
+        values = [*zip(*rows, strict=True)] or [()] * len(columns)
+        arrays = [
+            arrow.array(column, kinds[kind])
+            for column, kind in zip(values, columns.values(), strict=True)
+        ]
+        self._own.register(table, arrow.table(dict(zip(columns, arrays, strict=True))))
+
+    def add_events(
+        self,
+        table: str,
+        types: Sequence[str],
+        base: Sequence[str],
+        fields: Sequence[str],
+        span: TimeRange,
+    ) -> None:
+        """See :meth:`.Backend.add_events`."""
+        names = [*dict.fromkeys([*base, *(name for field in fields for name in _columns(field))])]
+        named = {name: f"c{index}" for index, name in enumerate(names)}
+        self.add(f"{table}_types", {"place": INTEGER, "name": TEXT}, [*enumerate(types)])
+        selected = [f"{named[name]} AS {name}" for name in base]
+        joined = ""
+        for index, field in enumerate(fields):
+            number, text = "CAST(NULL AS DOUBLE)", "CAST(NULL AS VARCHAR)"
+            if field.startswith(_DATA):
+                number, text = (named[name] for name in _columns(field))
+            elif field == "version":
+                text = named["version"]
+            elif field == "type":
+                text = f"(SELECT name FROM {table}_types WHERE place = type)"
+            else:
+                texts = f"{table}_texts{index}"
+                kinds = {"key": INTEGER, "text": TEXT, "number": NUMBER}
+                self.add(texts, kinds, self.texts_of(field))
+                (key,) = _columns(field)
+                joined += f" LEFT JOIN {texts} ON {texts}.key = {named[key]}"
+                number, text = f"{texts}.number", f"{texts}.text"
+            selected += [f"{number} AS number{index}", f"{text} AS text{index}"]
+        parts = []
+        for place, name in enumerate(types):
+            read = columns.read(self.connection, name, names, span, cutoff=self.cutoff)
+            source = f"{table}_{place}"
+            # Under short names: those of fields may have any characters.
+            self._own.register(source, read.rename_columns([*named.values()]))
+            of_type = f"(SELECT {place} AS type, * FROM {source}) AS {source}_typed"
+            parts.append(f"SELECT type, {', '.join(selected)} FROM {of_type}{joined}")
+        self.run(f"CREATE TEMP VIEW {table} AS {' UNION ALL '.join(parts)}")
+
+
+def _columns(field: str) -> tuple[str, ...]:
+    """Return the names of the columns that a field needs."""
+    if field.startswith(_DATA):
+        return field + columns.NUMBER, field + columns.TEXT
+    if field.startswith("context."):
+        return ("context",)
+    return {"version": ("version",), "type": ()}.get(field, ("session",))

@@ -1,0 +1,133 @@
+"""The part of the API that answers questions about what happened.
+
+Each path takes the filters ``from``, ``to``, ``version``, ``context`` and ``where`` besides its own
+parameters, unless its docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..answers.asking import ask, best_backend
+from ..answers.questions import Condition, Filters, Question, QuestionError, Values
+from ..ingest import Ingest
+from ..storage.database import Database
+from .parameters import (
+    MAX_ECHO,
+    RANGE,
+    BadRequestError,
+    check_names,
+    context_of,
+    number,
+    time_range,
+)
+from .readers import Lane
+from .responses import as_json
+
+__all__ = ["Answers"]
+
+_FILTERS = (*RANGE, "version", "context", "where")
+_MAX_GROUPS = 200
+_MAX_VALUE_LENGTH = 1000  # characters that a filter compares with
+_MAX_CONDITIONS = 20
+
+
+class Answers:
+    """The routes. They run on the event loop's thread, and read the database on others.
+
+    Args:
+        database: the database to read.
+        ingest: knows the connected clients.
+    """
+
+    def __init__(self, database: Database, ingest: Ingest) -> None:
+        self._backend = best_backend()
+        self._lane = Lane(database, "answers", 2, too_slow=self._backend.advice)
+        self._ingest = ingest
+        self.routes = [
+            Route("/api/answers/values", self._values),
+        ]
+
+    def close(self) -> None:
+        """End what still reads the database."""
+        self._lane.close()
+
+    async def _values(self, request: Request) -> Response:
+        """Return how often each value of a field occurs, as a :class:`ValuesAnswer`.
+
+        Parameters: ``type``, ``field`` and ``limit``.
+        """
+        _check_names(request, "type", "field", "limit")
+        question = Values(
+            type=_needed(request, "type"),
+            field=_needed(request, "field"),
+            limit=_limit(request, 50),
+            filters=_filters(request),
+        )
+        return await self._answered(request, question)
+
+    async def _answered(self, request: Request, question: Question) -> Response:
+        backend, connected = self._backend, self._ingest.connected_sessions
+        try:
+            answer: Any = await self._lane.read(
+                request,
+                lambda connection, cutoff: ask(
+                    connection, question, backend=backend, cutoff=cutoff, connected=connected
+                ),
+            )
+        except QuestionError as error:
+            raise BadRequestError(str(error)) from error
+        return as_json(answer)
+
+
+def _check_names(request: Request, *known: str, repeatable: tuple[str, ...] = ()) -> None:
+    check_names(request, *known, *_FILTERS, repeatable=("context", "where", *repeatable))
+
+
+def _needed(request: Request, name: str) -> str:
+    value = request.query_params.get(name)
+    if not value:
+        raise BadRequestError(f"{name} is missing; give one, such as {name}={_EXAMPLES[name]}")
+    return value
+
+
+_EXAMPLES = {"type": "ship_hit", "field": "damage"}
+
+
+def _limit(request: Request, default: int) -> int:
+    limit = number(request, "limit")
+    if limit is None:
+        return default
+    if not 1 <= limit <= _MAX_GROUPS:
+        raise BadRequestError(f"limit is {limit}; it must be 1 to {_MAX_GROUPS}")
+    return limit
+
+
+def _filters(request: Request) -> Filters:
+    """Return the filters that all questions take."""
+    asked = request.query_params
+    conditions = []
+    if version := asked.get("version"):
+        conditions.append(Condition("version", version))
+    fields = context_of(asked.getlist("context"))
+    conditions += [Condition(f"context.{name}", value) for name, value in fields.items()]
+    for each in asked.getlist("where"):
+        field, separator, value = each.partition("=")
+        if not (field and separator):
+            raise BadRequestError(
+                f"where is {each[:MAX_ECHO]!r}; it must be field=value, such as data.weapon=laser"
+            )
+        if len(value) > _MAX_VALUE_LENGTH:
+            raise BadRequestError(
+                f"where has a value of {len(value)} characters; the maximum is {_MAX_VALUE_LENGTH}"
+            )
+        conditions.append(Condition(field, value))
+    if len(conditions) > _MAX_CONDITIONS:
+        raise BadRequestError(
+            f"{len(conditions)} filters are too many; the maximum is {_MAX_CONDITIONS}"
+        )
+    return Filters(time_range(request), tuple(conditions))
