@@ -115,6 +115,7 @@ ROOMS = {
         messages        |
         textsearch      |
         models          | textsearch
+        ranges          | models
         faults          |
         checking        | faults
         storage         | messages  models  textsearch
@@ -123,7 +124,7 @@ ROOMS = {
         webhook         |
         alerting        | alerts  storage  webhook
         ingest          | messages  storage
-        http            | answers  loglimit  messages  models  storage  ingest
+        http            | answers  loglimit  messages  models  ranges  storage  ingest
         app             | alerting  alerts  http  ingest  storage
         tls             |
         listening       | loglimit
@@ -146,6 +147,7 @@ ROOMS = {
         fields          |
         columns         | cutoff  fields  snapshot
         queries         | cutoff  ids  figures  losses  plan  reports  snapshot  summaries
+        history         |
         sessions        | ids  seqranges
         numbers         |
         contexts        |
@@ -242,6 +244,7 @@ PURE = [
     "collector.messages",
     "collector.models",
     "collector.storage.fields",
+    "collector.ranges",
     "collector.storage.losses",
     "collector.storage.schema",
     "collector.storage.seqranges",

@@ -452,6 +452,34 @@ class TimeRange(msgspec.Struct, frozen=True):
     """The first millisecond after it; None is the end of time."""
 
 
+class ResolvedRange(msgspec.Struct, rename="camel"):
+    """A range that was given in words."""
+
+    start: int | None = msgspec.field(name="from")
+    """The first millisecond of it; None is the beginning of time."""
+    end: int | None = msgspec.field(name="to")
+    """The first millisecond after it; None if it reaches the present, and goes on with it."""
+    is_open: bool
+    """Whether it reaches the present."""
+    words: str
+    """In their usual spelling."""
+
+
+class History(msgspec.Struct, rename="camel"):
+    """How many events were received in each step of a range."""
+
+    start: int = msgspec.field(name="from")
+    """When the first step begins."""
+    end: int = msgspec.field(name="to")
+    """When the last step ends."""
+    step: int
+    """The length of a step, in milliseconds."""
+    types: dict[str, list[int]]
+    """The number of events of each type in each step, for the most frequent types, the most
+    frequent first. The others are counted together, as the type ``""``, the last."""
+    total: int
+
+
 class EventFilter(msgspec.Struct):
     """Which events to return: those that match every field that is set."""
 

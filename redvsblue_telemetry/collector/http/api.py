@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..._shared import escape
+from .. import ranges
 from ..ingest import Ingest
 from ..models import (
     CrashPage,
@@ -28,6 +29,7 @@ from ..models import (
     FramePage,
     LiveUpdate,
     RejectedPage,
+    ResolvedRange,
     SessionPage,
     Stats,
     Storage,
@@ -37,8 +39,10 @@ from ..models import (
 from ..storage import queries
 from ..storage.database import Database, DatabaseError
 from ..storage.forgetting import Forgetting
+from ..storage.history import history
 from ..storage.space import Space
 from ..storage.thread import WriterThread
+from ..storage.upkeep import epoch_milliseconds
 from .answers import Answers
 from .live import Live
 from .metrics import Metrics
@@ -46,6 +50,7 @@ from .parameters import (
     FILTERS,
     MAX_ECHO,
     PAGING,
+    RANGE,
     BadRequestError,
     check_names,
     context_of,
@@ -53,7 +58,9 @@ from .parameters import (
     limit_of,
     number,
     paging_of,
+    time_range,
     wants_data_as_text,
+    zone_of,
 )
 from .readers import BusyError, Lane
 from .responses import as_error, as_json, with_data_as_text, with_newest_as_text
@@ -140,6 +147,8 @@ class Api:
             Route("/api/frames", self._frames),
             Route("/api/rejected", self._rejected),
             Route("/api/stats", self._stats),
+            Route("/api/history", self._history),
+            Route("/api/range", self._range),
             Route("/api/live", self._stream),
             *self._answers.routes,
             Route("/healthz", self._healthz),
@@ -338,6 +347,36 @@ class Api:
                 last_error=None if error is None else str(error),
             )
         )
+
+    async def _history(self, request: Request) -> Response:
+        """Return how many events were received in each step of a range, as :class:`History`.
+
+        Parameters: ``from``, ``to``, ``offset``, ``type`` and ``version``.
+        """
+        check_names(request, *RANGE, "offset", "type", "version")
+        span, offset = time_range(request), zone_of(request)
+        wanted, version = (request.query_params.get(name) or None for name in ("type", "version"))
+        found = await self._figures.read(
+            request,
+            lambda connection, _: history(
+                connection, span, offset=offset, type=wanted, version=version
+            ),
+        )
+        return as_json(found)
+
+    async def _range(self, request: Request) -> Response:
+        """Return the range that words name, as :class:`ResolvedRange`.
+
+        Parameters: ``range``, the words, and ``offset``.
+        """
+        check_names(request, "range", "offset")
+        text, now = request.query_params.get("range", ""), epoch_milliseconds()
+        try:
+            found = ranges.resolve(text, now, zone_of(request))
+        except ranges.RangeError as error:
+            raise BadRequestError(str(error)) from error
+        start, end = found.range.start, found.range.end
+        return as_json(ResolvedRange(start, end, end is None, found.words))
 
     async def _stream(self, request: Request) -> Response:
         """Stream a :class:`LiveUpdate` twice a second, as server-sent events.
