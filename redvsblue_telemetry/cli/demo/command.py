@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,13 @@ from ...collector.client import CollectorClient, CollectorError
 from ...collector.models import EventFilter, Outcome
 from ...collector.server import Options, telemetry_url
 from ...settings import is_killed
-from .._arguments import FiniteFloatRange, browser_option, port_option, temporary_db_option
+from .._arguments import (
+    Duration,
+    FiniteFloatRange,
+    browser_option,
+    port_option,
+    temporary_db_option,
+)
 from .._runner import (
     can_open_browser,
     collecting,
@@ -31,12 +38,14 @@ from .._runner import (
 )
 from .._terminal import CommandError, pipe_safe_stdout
 from .game import Progress, Tally
+from .past import NotEmptyError, fill
 
 __all__ = ["StoredCounts", "demo", "differences", "differences_of_killed", "progress_line"]
 
 _DIFFERS, _INTERRUPTED = 1, 130
 _FIRST_SHARE = 0.4  # of the time, until the game is killed
 _KILL_PATIENCE = 60.0  # seconds that the game would play on if it weren't killed
+_LONGEST_PAST = 366 * 86_400.0  # seconds
 _FRAMES = "frames"  # the type of the library's own summaries
 
 
@@ -55,6 +64,12 @@ class StoredCounts(msgspec.Struct):
     """How the session ended; see :class:`Outcome`."""
 
 
+def _check_past(_: click.Context, __: click.Parameter, given: float | None) -> float | None:
+    if given is not None and given > _LONGEST_PAST:
+        raise click.BadParameter(f"at most {_LONGEST_PAST / 86_400:.0f}d")
+    return given
+
+
 @click.command()
 @click.option(
     "--seconds",
@@ -65,6 +80,21 @@ class StoredCounts(msgspec.Struct):
 )
 @port_option
 @temporary_db_option
+@click.option(
+    "--past",
+    metavar="TIME",
+    type=Duration(),
+    callback=_check_past,
+    help="First fill the database with made sessions of many players over this time, such as 7d. "
+    "The database must be new.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=7,
+    show_default=True,
+    help="Choose another battle and another past.",
+)
 @browser_option
 @click.option("--stay", is_flag=True, help="Keep the page open after the battle, until Ctrl-C.")
 @click.pass_context
@@ -73,6 +103,8 @@ def demo(
     seconds: float,
     port: int,
     db: Path | None,
+    past: float | None,
+    seed: int,
     no_browser: bool,
     stay: bool,
 ) -> None:
@@ -90,17 +122,33 @@ def demo(
         )
     console = Console(file=pipe_safe_stdout(), highlight=False, soft_wrap=True)
     opens = not no_browser and can_open_browser(sys.stdout)
-    options = Options(port=port, db=db)
-    context.exit(run(_Demo(options, console, seconds, opens=opens, stays=stay).run()))
+    with _Folder() as folder:
+        if past is not None and db is None:
+            db = folder.database
+        options = Options(port=port, db=db)
+        playing = _Demo(options, console, folder, seconds, past, seed, opens=opens, stays=stay)
+        context.exit(run(playing.run()))
 
 
 class _Demo:
     def __init__(
-        self, options: Options, console: Console, seconds: float, *, opens: bool, stays: bool
+        self,
+        options: Options,
+        console: Console,
+        folder: _Folder,
+        seconds: float,
+        past: float | None,
+        seed: int,
+        *,
+        opens: bool,
+        stays: bool,
     ) -> None:
         self._options = options
         self._console = console
+        self._folder = folder
         self._seconds = seconds
+        self._past = past
+        self._seed = seed
         self._opens = opens
         self._stays = stays
 
@@ -108,6 +156,11 @@ class _Demo:
         """Serve, play and compare; return the exit code."""
         stop = asyncio.Event()
         with stopped_by_signals(stop, lambda: None):
+            if self._past is not None:
+                await self._fill(self._past, stop)
+                if stop.is_set():
+                    self._console.print("\ninterrupted; the past is not complete")
+                    return _INTERRUPTED
             async with collecting(self._options, stop) as url:
                 playing = asyncio.create_task(self._play_and_compare(url))
                 stopping = asyncio.create_task(stop.wait())
@@ -128,16 +181,38 @@ class _Demo:
                 stopping.cancel()
                 return code
 
+    async def _fill(self, past: float, stop: asyncio.Event) -> None:
+        """Fill the database with a past of this many seconds."""
+        path = self._options.db
+        assert path is not None
+        now = time.time()
+        offset = time.localtime(now).tm_gmtoff // 60
+        self._console.print(f"making the battles of the last {past / 86_400:g} days")
+        try:
+            made = await asyncio.to_thread(
+                fill,
+                path,
+                int(past * 1000),
+                int(now * 1000),
+                seed=self._seed,
+                offset=offset,
+                is_stopped=stop.is_set,
+            )
+        except NotEmptyError:
+            raise CommandError(
+                f"{path} has sessions already; for a past, name a new file with --db"
+            ) from None
+        self._console.print(f"made {made.sessions:,} sessions with {made.events:,} events\n")
+
     async def _play_and_compare(self, url: str) -> int:
         self._console.print(Text.assemble("live page: ", (url, "bold underline")))
         if self._opens:
             await asyncio.to_thread(webbrowser.open, url)
         self._console.print(f"playing a battle of {self._seconds:g} s\n")
-        with _Folder() as folder:
-            killed = await self._play(url, folder, "first", is_killed=True)
-            killed.counted = folder.count("first")
-            self._console.print("\nkilled the game on purpose; it starts again\n")
-            game = await self._play(url, folder, "second")
+        killed = await self._play(url, "first", is_killed=True)
+        killed.counted = self._folder.count("first")
+        self._console.print("\nkilled the game on purpose; it starts again\n")
+        game = await self._play(url, "second")
         try:
             stored = await asyncio.to_thread(
                 lambda: [count(url, each.session) for each in (killed, game)]
@@ -154,14 +229,13 @@ class _Demo:
         self._console.print(Text(f"every event arrived once: {total} events", "bold green"))
         return 0
 
-    async def _play(
-        self, url: str, folder: _Folder, name: str, *, is_killed: bool = False
-    ) -> Progress:
+    async def _play(self, url: str, name: str, *, is_killed: bool = False) -> Progress:
         """Run a game to its end, or kill it after its share of the time; return its progress."""
         progress = Progress()
         share = self._seconds * (_FIRST_SHARE if is_killed else 1 - _FIRST_SHARE)
         seconds = share + _KILL_PATIENCE if is_killed else share
-        async with _game(telemetry_url(url), seconds, folder, name) as process:
+        playing = _game(telemetry_url(url), seconds, self._folder, name, self._seed)
+        async with playing as process:
             assert process.stdout is not None
             with self._shown() as show:
                 async for line in process.stdout:
@@ -216,13 +290,17 @@ class _Demo:
 
 
 class _Folder:
-    """A temporary folder with the games' journal and tallies; a context manager."""
+    """A temporary folder with the games' journal and tallies, and perhaps the database.
+
+    A context manager.
+    """
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(
             prefix="redvsblue-demo-", ignore_cleanup_errors=True
         )
         self.journal = Path(self._folder.name, "journal")
+        self.database = Path(self._folder.name, "telemetry.sqlite3")
 
     def tally(self, name: str) -> Path:
         """Return the file in which a game counts."""
@@ -245,12 +323,12 @@ class _Folder:
 
 @contextlib.asynccontextmanager
 async def _game(
-    url: str, seconds: float, folder: _Folder, name: str
+    url: str, seconds: float, folder: _Folder, name: str, seed: int
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a game, and yield its process. When the block is left, the game has ended."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "redvsblue_telemetry.cli.demo.game"),
-        *(url, str(seconds), str(folder.journal), str(folder.tally(name))),
+        *(url, str(seconds), str(folder.journal), str(folder.tally(name)), str(seed)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env=_environment(),

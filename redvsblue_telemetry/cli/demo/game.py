@@ -1,6 +1,6 @@
 """The game of ``demo``: the battle, at sixty frames a second, in a separate process.
 
-    python -m redvsblue_telemetry.cli.demo.game WS_URL SECONDS JOURNAL TALLY
+    python -m redvsblue_telemetry.cli.demo.game WS_URL SECONDS JOURNAL TALLY SEED
 
 So it shares neither an interpreter nor a GIL with the collector. After its first frame and each
 second it prints its progress as a line of JSON, and at the end its final ledger. It counts its
@@ -22,7 +22,6 @@ from typing import Any
 
 import msgspec
 
-from ... import __version__
 from ..._process import start_telemetry
 from ...client import Telemetry
 from .battle import BattleEngine
@@ -30,8 +29,8 @@ from .battle import BattleEngine
 __all__ = ["Progress", "Tally"]
 
 _FPS = 60
-_SEED = 7
-_PLAYER = "p-17"
+_PLAYER = "p-17"  # one of the demo's past
+_VERSION = "1.4.2"  # the newest there
 _TAKE_OVER_TIMEOUT = 15.0  # seconds
 _STOP_TIMEOUT = 15.0
 _WORD = 8  # bytes
@@ -99,8 +98,8 @@ class _Game:
         self._started = time.perf_counter()
         self._frames: list[float] = []
 
-    def play(self, seconds: float) -> None:
-        engine = BattleEngine(seed=_SEED)
+    def play(self, seconds: float, seed: int) -> None:
+        engine = BattleEngine(seed=seed)
         engine.on("telemetry", self._note_round)
         due = self._started
         with self.telemetry.attach(engine):
@@ -158,19 +157,19 @@ def _await_take_over(journal: Path) -> None:
             time.sleep(0.01)
 
 
-def _main(url: str, seconds: float, journal: Path, tally: Path) -> None:
+def _main(url: str, seconds: float, journal: Path, tally: Path, seed: int) -> None:
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     telemetry = start_telemetry(
         enabled=True,
         url=url,
-        version=f"demo {__version__}",
+        version=_VERSION,
         drain_interval=0.2,
         frame_interval=1.0,
         journal=journal,
     )
     telemetry.context(player=_PLAYER)
     game = _Game(telemetry, Tally(tally))
-    game.play(seconds)
+    game.play(seconds, seed)
     _await_take_over(journal)
     telemetry.stop(timeout=_STOP_TIMEOUT)
     game.progress.is_over = True
@@ -178,4 +177,4 @@ def _main(url: str, seconds: float, journal: Path, tally: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], float(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
+    _main(sys.argv[1], float(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
