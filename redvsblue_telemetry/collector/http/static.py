@@ -33,8 +33,10 @@ def _route(path: str, name: str) -> Route:
 
 
 def _names() -> list[str]:
-    names = sorted(entry.name for entry in _FOLDER.iterdir())
-    return [name for name in names if name.endswith((".css", ".js"))]
+    """Return the paths of the scripts and styles: ``app.js``, ``views/overview.js``."""
+    entries = [("", _FOLDER), ("views/", _FOLDER / "views")]
+    names = [prefix + entry.name for prefix, folder in entries for entry in folder.iterdir()]
+    return sorted(name for name in names if name.endswith((".css", ".js")))
 
 
 routes = [_route("/", "index.html"), *(_route(f"/static/{name}", name) for name in _names())]

@@ -1,21 +1,19 @@
 // The chart of events per second, stacked by type. It is redrawn after a change, at most once a frame.
 
 import { LEFT, RIGHT, TOP, BOTTOM, blank, drawScale, onLook, placeTip } from "./canvas.js";
+import { COLORS, OTHERS } from "./colors.js";
 import { clock, counted, make, number, setText } from "./text.js";
 
 const HISTORY = 300; // seconds
 const SPANS = [60, 120, 180, 240, 300]; // seconds; the chart shows the shortest that covers all events
-const COLORS = 8; // types with separate colors; the others share one
 const MAX_TYPES = 40; // per second; a hostile client can make up any number of types
-const OTHERS = ""; // the collector, too, counts the types beyond its limit under this name
 const MIN_PITCH = 2.5, MIN_LABEL_PITCH = 55; // pixels
 
 export class Chart {
-  constructor({ canvas, tip, legend, note, status, onType, onColors }) {
-    Object.assign(this, { canvas, tip, legend, note, status, onType, onColors });
+  constructor({ canvas, tip, legend, colors, note, status }) {
+    Object.assign(this, { canvas, tip, legend, colors, note, status });
     this.seconds = new Map(); // from a second to a Map of counts by type
     this.now = 0;
-    this.slots = new Array(COLORS).fill(null); // the type of each color
     this.pointed = null;
     this.isDrawing = false;
     onLook(canvas, () => this.draw());
@@ -33,7 +31,7 @@ export class Chart {
     for (const second of this.seconds.keys()) {
       if (second < now - HISTORY || second > now) this.seconds.delete(second);
     }
-    this.assignColors();
+    this.rank();
     this.draw();
   }
 
@@ -42,14 +40,8 @@ export class Chart {
     return total(this.seconds.get(this.now - 1));
   }
 
-  /** Return the CSS class of a type's color. */
-  colorOf(type) {
-    const slot = this.slots.indexOf(type);
-    return `c${slot < 0 ? COLORS : slot}`;
-  }
-
-  /** Assign colors to the most frequent types; a type that has one keeps it. */
-  assignColors() {
+  /** Rank the types by their counts, and give the most frequent ones their colors. */
+  rank() {
     const sums = new Map();
     for (const counts of this.seconds.values()) {
       for (const [type, count] of counts) sums.set(type, (sums.get(type) ?? 0) + count);
@@ -57,51 +49,15 @@ export class Chart {
     const rest = sums.get(OTHERS) ?? 0;
     sums.delete(OTHERS);
     const ranked = [...sums].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
-    const top = ranked.slice(0, COLORS).map(([type]) => type);
-    const before = this.slots.join("\n");
-    this.slots = this.slots.map((type) => (top.includes(type) ? type : null));
-    for (const type of top) {
-      if (!this.slots.includes(type)) this.slots[this.slots.indexOf(null)] = type;
-    }
-    this.showLegend(ranked, rest);
-    if (this.slots.join("\n") !== before) this.onColors();
-  }
-
-  showLegend(ranked, rest) {
-    const entries = ranked.slice(0, COLORS);
-    const others = ranked.slice(COLORS);
-    const count = others.reduce((sum, [, more]) => sum + more, rest);
-    while (this.legend.children.length > entries.length + (count ? 1 : 0)) this.legend.lastChild.remove();
-    entries.forEach(([type, sum], at) => this.entry(at, type, sum, this.colorOf(type)));
-    if (count) this.entry(entries.length, null, count, `c${COLORS}`);
-  }
-
-  entry(at, type, sum, color) {
-    let button = this.legend.children[at]?.firstChild;
-    if (!button) {
-      const item = make("li");
-      button = make("button");
-      button.type = "button";
-      button.append(make("span"), make("span", "name"), make("span", "sum"));
-      button.addEventListener("click", () => this.onType(button.type_));
-      item.append(button);
-      this.legend.append(item);
-    }
-    button.type_ = type;
-    button.disabled = type === null;
-    const [dot, name, count] = button.children;
-    dot.className = `dot ${color}`;
-    setText(name, type ?? "other types");
-    setText(count, number(sum));
-    if (type !== null) button.title = "Show only these events";
+    this.colors.assign(ranked.map(([type]) => type));
+    this.legend.show(ranked, rest);
   }
 
   /** Return the counts of one second by color; the shared color is last. */
   stack(second) {
     const stack = new Array(COLORS + 1).fill(0);
     for (const [type, count] of this.seconds.get(second) ?? []) {
-      const slot = type === OTHERS ? -1 : this.slots.indexOf(type);
-      stack[slot < 0 ? COLORS : slot] += count;
+      stack[this.colors.slotOf(type)] += count;
     }
     return stack;
   }
@@ -140,8 +96,8 @@ export class Chart {
     const next = (this.pointed ?? this.now) + steps;
     this.point(Math.max(this.now - span, Math.min(this.now - 1, next)));
     const counts = this.stack(this.pointed);
-    const types = this.slots.filter((type, slot) => type !== null && counts[slot]);
-    const parts = types.map((type) => `${type} ${number(counts[this.slots.indexOf(type)])}`);
+    const types = this.colors.slots.filter((type, slot) => type !== null && counts[slot]);
+    const parts = types.map((type) => `${type} ${number(counts[this.colors.slots.indexOf(type)])}`);
     const sum = counts.reduce((a, b) => a + b, 0);
     setText(this.status, `${clock(this.pointed * 1000)}: ${[counted(sum, "event"), ...parts].join(", ")}`);
   }
@@ -202,7 +158,7 @@ export class Chart {
     stack.forEach((count, slot) => {
       if (!count) return;
       const item = make("li");
-      item.append(make("span", `dot c${slot}`), make("span", "name", this.slots[slot] ?? "other types"));
+      item.append(make("span", `dot c${slot}`), make("span", "name", this.colors.slots[slot] ?? "other types"));
       item.append(make("span", "sum", number(count)));
       list.append(item);
     });

@@ -85,7 +85,7 @@ def test_scripts_and_styles_have_their_media_types(collector: RunningCollector) 
 def test_scripts_never_turn_text_into_html() -> None:
     folder = REPOSITORY / "redvsblue_telemetry" / "collector" / "static"
     sinks = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|srcdoc"
-    scripts = list(folder.glob("*.js"))
+    scripts = list(folder.rglob("*.js"))
     assert scripts
     for script in scripts:
         assert not re.search(sinks, script.read_text("utf-8")), script.name
