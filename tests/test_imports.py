@@ -118,8 +118,9 @@ ROOMS = {
         ranges          | models
         faults          |
         checking        | faults
-        storage         | messages  models  textsearch
-        answers         | models  storage
+        steps           |
+        storage         | messages  models  steps  textsearch
+        answers         | models  steps  storage
         alerts          | models  storage
         webhook         |
         alerting        | alerts  storage  webhook
@@ -168,7 +169,11 @@ ROOMS = {
         rows            | backend  dialect
         vectors         | backend  dialect
         sql             | backend  questions
-        asking          | backend  questions  rows  sql  vectors
+        bins            |
+        field           | backend  bins  dialect  questions  sql
+        fields          | backend  questions  sql
+        compare         | backend  field  questions  sql
+        asking          | backend  compare  field  fields  questions  rows  sql  vectors
     """,
     "collector.http": """
         forwarded       |

@@ -13,16 +13,22 @@ from typing import Any
 
 from ..storage.cutoff import NEVER, Cutoff
 from ..storage.snapshot import snapshot
-from . import sql
 from .backend import Backend
-from .questions import Question, Values
+from .compare import compare
+from .field import field
+from .fields import fields
+from .questions import Compare, Field, Fields, Question, Values
 from .rows import Rows
+from .sql import values
 from .vectors import Vectors, can_answer
 
 __all__ = ["ask", "best_backend"]
 
 _ANSWERS: dict[type[Question], Callable[[Backend, Any], Any]] = {
-    Values: sql.values,
+    Compare: compare,
+    Field: field,
+    Fields: fields,
+    Values: values,
 }
 """The function that answers each kind of question."""
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["PERCENTILES", "Dialect", "rank_of"]
+__all__ = ["PERCENTILES", "Dialect", "rank_of", "scaled"]
 
 PERCENTILES = (50, 95, 99)
+_HALF_SCALE = f"{2**32}e0"
+
+
+def scaled(number: str) -> str:
+    """Return SQL for a double times 2**-64: the sum of any of them is finite, and as exact."""
+    return f"{number} / {_HALF_SCALE} / {_HALF_SCALE}"
 
 
 def rank_of(percentile: int, count: str) -> str:
-    """Return SQL for the nearest rank of a percentile, from 1, times 100.
+    """Return SQL for the nearest rank of a percentile, from 1, in SQLite's whole numbers.
 
     It is rounded up without fractions: 0.95 has no exact double.
     """
-    return f"({count} * {percentile} + 99)"
+    return f"({count} * {percentile} + 99) / 100"
 
 
 class Dialect(Protocol):
@@ -27,14 +33,25 @@ class Dialect(Protocol):
     def whole(self, number: str) -> str:
         """Return SQL for the whole part of a double that isn't negative, as an integer."""
 
-    def percentiles(self, relation: str, keys: Sequence[str], value: str) -> str:
+    def same(self, one: str, other: str) -> str:
+        """Return SQL for whether two values are equal, or both are NULL."""
+
+    def percentiles(
+        self,
+        relation: str,
+        keys: Sequence[str],
+        value: str,
+        percentiles: Sequence[int] = PERCENTILES,
+    ) -> str:
         """Return a query of the count, the sum, the extremes and the percentiles of a column.
 
-        Its columns are the keys, then ``count``, ``sum``, ``min``, ``max``, ``p50``, ``p95`` and
-        ``p99``; one row for each group of keys. The sum is times 2**-64, so that it can't overflow.
+        Its columns are the keys, then ``count``, ``sum``, ``min``, ``max``, and ``p50``, ``p95``
+        and so on; one row for each group of keys, and without keys none if there is no value. The
+        sum is of numbers as :func:`scaled` returns them.
 
         Args:
             relation: the name of a table or view.
             keys: names of columns.
             value: the name of a column of doubles. NULL is left out.
+            percentiles: which ones, as whole numbers.
         """

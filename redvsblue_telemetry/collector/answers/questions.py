@@ -24,7 +24,10 @@ __all__ = [
     "Field",
     "FieldAnswer",
     "FieldGroup",
+    "FieldPage",
+    "Fields",
     "Filters",
+    "KnownField",
     "Point",
     "Question",
     "QuestionError",
@@ -77,6 +80,35 @@ class Question(msgspec.Struct, kw_only=True):
     """What all questions have in common."""
 
     filters: Filters = Filters()
+
+
+class Fields(Question):
+    """Which fields there are."""
+
+    type: str | None = None
+    """Those of its events; None for the fields of all contexts."""
+
+
+class KnownField(msgspec.Struct):
+    """A field."""
+
+    name: str
+    """Such as ``data.damage`` or ``context.player``."""
+    kind: str
+    """``number``, ``text``, or ``both``."""
+    share: float
+    """Of the events that have it, from 0 to 1; of contexts, among the newest thousand events."""
+    examples: Sequence[str | float]
+    """A few values."""
+
+
+class FieldPage(msgspec.Struct):
+    """The answer to :class:`Fields`: those of the data, the most frequent first, then of contexts.
+
+    ``version``, ``type``, ``session`` and ``outcome`` are fields of all events, and not in it.
+    """
+
+    fields: list[KnownField]
 
 
 class Field(Question):

@@ -15,7 +15,7 @@ from ..models import TimeRange
 from ..storage.cutoff import Cutoff, CutoffError
 from ..storage.fields import flatten
 from .backend import INTEGER, NUMBER, TEXT, Backend
-from .dialect import PERCENTILES, rank_of
+from .dialect import PERCENTILES, rank_of, scaled
 
 __all__ = ["Rows"]
 
@@ -40,21 +40,30 @@ class _Sqlite:
     def whole(self, number: str) -> str:
         return f"CAST({number} AS INTEGER)"
 
-    def percentiles(self, relation: str, keys: Sequence[str], value: str) -> str:
+    def same(self, one: str, other: str) -> str:
+        return f"{one} IS {other}"
+
+    def percentiles(
+        self,
+        relation: str,
+        keys: Sequence[str],
+        value: str,
+        percentiles: Sequence[int] = PERCENTILES,
+    ) -> str:
         partition = f"PARTITION BY {', '.join(keys)}" if keys else ""
         ranked = (
             f"SELECT {''.join(f'{key}, ' for key in keys)}{value} AS number, "
-            f"row_number() OVER ({partition} ORDER BY {value}) AS place, "
-            f"count(*) OVER ({partition}) AS events FROM {relation} WHERE {value} IS NOT NULL"
+            f"row_number() OVER ({partition} ORDER BY {value}) AS ordinal, "
+            f"count(*) OVER ({partition}) AS total FROM {relation} WHERE {value} IS NOT NULL"
         )
         at_ranks = ", ".join(
-            f"min(CASE WHEN place = {rank_of(percentile, 'events')} / 100 THEN number END) "
+            f"min(CASE WHEN ordinal = {rank_of(percentile, 'total')} THEN number END) "
             f"AS p{percentile}"
-            for percentile in PERCENTILES
+            for percentile in percentiles
         )
         return (
             f"SELECT {''.join(f'{key}, ' for key in keys)}count(*) AS count, "
-            f"sum(number * {2.0**-64!r}) AS sum, min(number) AS min, max(number) AS max, "
+            f"sum({scaled('number')}) AS sum, min(number) AS min, max(number) AS max, "
             f"{at_ranks} FROM ({ranked}) AS ranked"
             + (f" GROUP BY {', '.join(keys)}" if keys else " HAVING count(*) > 0")
         )

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+from ..storage import columns, queries
 from .backend import NUMBER, TEXT, Backend
 from .questions import (
     Filters,
@@ -20,9 +21,10 @@ from .questions import (
     field_name,
 )
 
-__all__ = ["add_facts", "check_type", "shown", "values"]
+__all__ = ["add_facts", "check_fields", "check_type", "listed", "plain", "shown", "values"]
 
 _MAX_SUGGESTIONS = 5
+_MAX_FIELDS = 20  # that an error lists
 _MAX_ECHO = 100  # characters of the question that an error repeats
 
 
@@ -65,13 +67,36 @@ def check_type(backend: Backend, name: str) -> None:
     if name in known:
         return
     near = difflib.get_close_matches(name, known, _MAX_SUGGESTIONS, 0.5) or known[:_MAX_SUGGESTIONS]
-    hint = f"did you mean {_listed(near)}?" if near else "there are no events yet"
+    hint = f"did you mean {listed(near)}?" if near else "there are no events yet"
     raise QuestionError(f"no event has the type {name[:_MAX_ECHO]!r}; {hint}")
 
 
-def _listed(names: Sequence[str]) -> str:
+def check_fields(backend: Backend, type_name: str, fields: Sequence[str], filters: Filters) -> None:
+    """Raise QuestionError if no event of a type has one of the fields, or of the filters.
+
+    To be called when nothing was found: the fields of events are known from a sample of them, so a
+    field may be there and not be known.
+    """
+    names = [*fields, *(condition.field for condition in filters.conditions)]
+    known: list[str] = []
+    for name in map(field_name, names):
+        if name.startswith("data."):
+            known = [each.name for each in columns.fields(backend.connection, type_name)]
+        elif name.startswith("context."):
+            known = [f"context.{each}" for each in queries.context_names(backend.connection)]
+        else:
+            continue
+        if name not in known:
+            hint = f"there are {listed(known[:_MAX_FIELDS], 'and')}" if known else "they have none"
+            raise QuestionError(
+                f"no field {name[:_MAX_ECHO]!r} found in the events of {type_name}; {hint}"
+            )
+
+
+def listed(names: Sequence[str], link: str = "or") -> str:
+    """Return names as a list in a sentence."""
     *others, last = names
-    return f"{', '.join(others)} or {last}" if others else last
+    return f"{', '.join(others)} {link} {last}" if others else last
 
 
 def shown(text: str | None, number: float | None) -> str | float | None:
@@ -79,6 +104,11 @@ def shown(text: str | None, number: float | None) -> str | float | None:
     if text is not None or number is None:
         return text
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def plain(number: float) -> float:
+    """Return a number with the zero that has no sign: the engines may find either."""
+    return number + 0.0
 
 
 def values(backend: Backend, question: Values) -> ValuesAnswer:
@@ -96,6 +126,7 @@ def values(backend: Backend, question: Values) -> ValuesAnswer:
     )
     ((total,),) = backend.run("SELECT count(*) FROM facts")
     if not rows:
+        check_fields(backend, question.type, [question.field], question.filters)
         return ValuesAnswer(0, total, 0)
     count, distinct = int(rows[0][5]), rows[0][4]
     return ValuesAnswer(

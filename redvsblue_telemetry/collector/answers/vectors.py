@@ -19,7 +19,7 @@ from ..models import TimeRange
 from ..storage import columns
 from ..storage.cutoff import Cutoff, CutoffError
 from .backend import INTEGER, NUMBER, TEXT, Backend
-from .dialect import PERCENTILES
+from .dialect import PERCENTILES, scaled
 
 __all__ = ["Vectors", "can_answer"]
 
@@ -64,16 +64,25 @@ class _DuckDb:
     def whole(self, number: str) -> str:
         return f"CAST(trunc({number}) AS BIGINT)"
 
-    def percentiles(self, relation: str, keys: Sequence[str], value: str) -> str:
+    def same(self, one: str, other: str) -> str:
+        return f"{one} IS NOT DISTINCT FROM {other}"
+
+    def percentiles(
+        self,
+        relation: str,
+        keys: Sequence[str],
+        value: str,
+        percentiles: Sequence[int] = PERCENTILES,
+    ) -> str:
         named = "".join(f"{key}, " for key in keys)
         # quantile_disc() is the nearest rank: it takes the decimal as it is written.
-        ranks = ", ".join(f"{percentile / 100}" for percentile in PERCENTILES)
+        ranks = ", ".join(f"{percentile / 100}" for percentile in percentiles)
         at_ranks = ", ".join(
             f"ranks[{place}] AS p{percentile}"
-            for place, percentile in enumerate(PERCENTILES, start=1)
+            for place, percentile in enumerate(percentiles, start=1)
         )
         summed = (
-            f"SELECT {named}count(*) AS count, sum({value} * {2.0**-64!r}) AS sum, "
+            f"SELECT {named}count(*) AS count, sum({scaled(value)}) AS sum, "
             f"min({value}) AS min, max({value}) AS max, "
             f"quantile_disc({value}, [{ranks}]) AS ranks "
             f"FROM {relation} WHERE {value} IS NOT NULL"

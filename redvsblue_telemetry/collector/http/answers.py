@@ -13,7 +13,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..answers.asking import ask, best_backend
-from ..answers.questions import Condition, Filters, Question, QuestionError, Values
+from ..answers.questions import (
+    Compare,
+    Condition,
+    Field,
+    Fields,
+    Filters,
+    Question,
+    QuestionError,
+    Values,
+)
 from ..ingest import Ingest
 from ..storage.database import Database
 from .parameters import (
@@ -24,6 +33,7 @@ from .parameters import (
     context_of,
     number,
     time_range,
+    zone_of,
 )
 from .readers import Lane
 from .responses import as_json
@@ -31,7 +41,9 @@ from .responses import as_json
 __all__ = ["Answers"]
 
 _FILTERS = (*RANGE, "version", "context", "where")
-_MAX_GROUPS = 200
+_MAX_GROUPS = 50
+_MAX_VALUES = 200
+_MAX_VERSIONS = 20
 _MAX_VALUE_LENGTH = 1000  # characters that a filter compares with
 _MAX_CONDITIONS = 20
 
@@ -49,12 +61,39 @@ class Answers:
         self._lane = Lane(database, "answers", 2, too_slow=self._backend.advice)
         self._ingest = ingest
         self.routes = [
+            Route("/api/fields", self._fields),
+            Route("/api/answers/field", self._field),
             Route("/api/answers/values", self._values),
+            Route("/api/answers/compare", self._compare),
         ]
 
     def close(self) -> None:
         """End what still reads the database."""
         self._lane.close()
+
+    async def _fields(self, request: Request) -> Response:
+        """Return the fields that events have, as a :class:`FieldPage`.
+
+        Parameter: ``type``; without it, the fields of contexts. No filters.
+        """
+        check_names(request, "type")
+        return await self._answered(request, Fields(type=request.query_params.get("type") or None))
+
+    async def _field(self, request: Request) -> Response:
+        """Return how a number is distributed, also over time, as a :class:`FieldAnswer`.
+
+        Parameters: ``type``, ``field``, ``by``, ``limit`` and ``offset``.
+        """
+        _check_names(request, "type", "field", "by", "limit", "offset")
+        question = Field(
+            type=_needed(request, "type"),
+            field=_needed(request, "field"),
+            by=request.query_params.get("by") or None,
+            limit=_limit(request, 8, _MAX_GROUPS),
+            offset=zone_of(request),
+            filters=_filters(request),
+        )
+        return await self._answered(request, question)
 
     async def _values(self, request: Request) -> Response:
         """Return how often each value of a field occurs, as a :class:`ValuesAnswer`.
@@ -65,8 +104,30 @@ class Answers:
         question = Values(
             type=_needed(request, "type"),
             field=_needed(request, "field"),
-            limit=_limit(request, 50),
+            limit=_limit(request, 50, _MAX_VALUES),
             filters=_filters(request),
+        )
+        return await self._answered(request, question)
+
+    async def _compare(self, request: Request) -> Response:
+        """Return versions side by side, as a :class:`ComparePage`.
+
+        Parameters: ``version``, several times, and ``type`` with ``field``. Of the filters, it
+        takes only ``from`` and ``to``.
+        """
+        check_names(request, "version", "type", "field", *RANGE, repeatable=("version",))
+        versions = [*dict.fromkeys(filter(None, request.query_params.getlist("version")))]
+        if not 1 <= len(versions) <= _MAX_VERSIONS:
+            raise BadRequestError(
+                f"{len(versions)} versions given; give 1 to {_MAX_VERSIONS}, "
+                "such as version=1.4.1&version=1.4.2"
+            )
+        wants_field = any(request.query_params.get(name) for name in ("type", "field"))
+        question = Compare(
+            versions=versions,
+            type=_needed(request, "type") if wants_field else None,
+            field=_needed(request, "field") if wants_field else None,
+            filters=Filters(time_range(request)),
         )
         return await self._answered(request, question)
 
@@ -98,12 +159,12 @@ def _needed(request: Request, name: str) -> str:
 _EXAMPLES = {"type": "ship_hit", "field": "damage"}
 
 
-def _limit(request: Request, default: int) -> int:
+def _limit(request: Request, default: int, most: int) -> int:
     limit = number(request, "limit")
     if limit is None:
         return default
-    if not 1 <= limit <= _MAX_GROUPS:
-        raise BadRequestError(f"limit is {limit}; it must be 1 to {_MAX_GROUPS}")
+    if not 1 <= limit <= most:
+        raise BadRequestError(f"limit is {limit}; it must be 1 to {most}")
     return limit
 
 

@@ -7,20 +7,11 @@ import time
 from collections.abc import Iterable
 
 from ..models import History, TimeRange
+from ..steps import steps
 
 __all__ = ["history"]
 
-_MINUTE = 60_000  # milliseconds
-_HOUR = 60 * _MINUTE
-_DAY = 24 * _HOUR
-_STEPS = (
-    *(minutes * _MINUTE for minutes in (1, 5, 15)),
-    *(hours * _HOUR for hours in (1, 3, 12)),
-    *(days * _DAY for days in (1, 7, 30)),
-)
-_MAX_STEPS = 200
 _MAX_TYPES = 8
-_MONDAY = 4 * _DAY  # the first one since the epoch
 
 
 def history(
@@ -56,10 +47,7 @@ def history(
     end = span.end
     if end is None:
         end = newest + 1 if span.start is None else max(now, start) + 1
-    step = next((each for each in _STEPS if _count(start, end, each, offset) <= _MAX_STEPS), 0)
-    while not step:
-        step = _DAY * 30 * -(-(end - start) // (_DAY * 30 * (_MAX_STEPS - 2)))
-    first, last = _aligned(start, step, offset), _aligned(end - 1, step, offset) + step
+    first, last, step = steps(start, end, offset)
     rows = connection.execute(
         "SELECT name, (received - :first) / :step, count(*) FROM events JOIN types "
         "ON types.key = events.type WHERE received >= :first AND received < :last "
@@ -68,16 +56,6 @@ def history(
         {"first": first, "last": last, "step": step, "type": type, "version": version},
     )
     return _history(rows, first, last, step)
-
-
-def _aligned(when: int, step: int, offset: int) -> int:
-    """Return when the step begins that a time is in."""
-    shift = offset * _MINUTE - (_MONDAY if step == 7 * _DAY else 0)
-    return (when + shift) // step * step - shift
-
-
-def _count(start: int, end: int, step: int, offset: int) -> int:
-    return (_aligned(end - 1, step, offset) - _aligned(start, step, offset)) // step + 1
 
 
 def _history(rows: Iterable[tuple[str, int, int]], first: int, last: int, step: int) -> History:

@@ -46,6 +46,7 @@ from .snapshot import snapshot
 from .summaries import CrashGroups, FrameSummaries
 
 __all__ = [
+    "context_names",
     "crashes",
     "events",
     "faults",
@@ -98,6 +99,7 @@ _MAX_CAUSES = 100  # the most frequent ones
 _MAX_CRASHES = 10_000  # that are grouped, the newest ones
 _MAX_ENDS = 100_000  # that are counted for alerts, the newest ones
 _MAX_VERSIONS = 100  # of one group of faults
+_MAX_CONTEXT_NAMES = 100
 _MAX_INTERVALS = 10_000  # of frames that are summed up
 _EVERY_EVENT = Plan([], [])
 _Kind = TypeVar("_Kind", bound=Session)
@@ -347,6 +349,18 @@ def session_rows(
         "AND last_received < ifnull(:end, last_received + 1)",
         {"start": span.start, "end": span.end, **_standing(connected, now)},
     )
+
+
+def context_names(connection: sqlite3.Connection) -> list[str]:
+    """Return the names of the fields that contexts have; at most a hundred."""
+    # From each name the index leads to the next one, past all values and contexts.
+    rows = connection.execute(
+        "WITH RECURSIVE names(name) AS (SELECT min(name) FROM context_fields UNION ALL SELECT "
+        "(SELECT min(name) FROM context_fields WHERE name > names.name) FROM names "
+        "WHERE name IS NOT NULL LIMIT ?) SELECT name FROM names WHERE name IS NOT NULL",
+        (_MAX_CONTEXT_NAMES + 1,),
+    )
+    return [name for (name,) in rows][:_MAX_CONTEXT_NAMES]
 
 
 def session(

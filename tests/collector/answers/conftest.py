@@ -59,6 +59,29 @@ class Asked:
                     (received,),
                 )
 
+    def store_all(self, type: str, data: list[dict[str, Any]]) -> None:
+        """Store many events at once."""
+        before = self._seqs.get("s", 0)
+        self._seqs["s"] = before + len(data)
+        events = [
+            {"sessionId": "s", "seq": seq, "type": type, "timestamp": 1000, "data": each}
+            for seq, each in enumerate(data, start=before + 1)
+        ]
+        self.writer.store([read_message(json.dumps([e | {"id": str(e["seq"])} for e in events]))])
+
+    def end(self, session: str, reason: str) -> None:
+        """Store the report that a session has ended."""
+        report = {
+            "sessionId": session,
+            "number": 1,
+            "state": "ended",
+            "reason": reason,
+            "startedAt": 1000,
+            "at": 2000,
+            "lastSeq": self._seqs[session],
+        }
+        self.writer.store([read_message(json.dumps({"report": report}))])
+
     def ask(self, question: Question, **options: Any) -> Any:
         """Return the answer as the API gives it."""
         with self.database.reading() as connection:

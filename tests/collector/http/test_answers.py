@@ -12,7 +12,7 @@ from tests.support.collector import Answer, RunningCollector
 
 @pytest.fixture
 def played(collector: RunningCollector) -> RunningCollector:
-    """A collector with the events of two sessions."""
+    """A collector with the events of two sessions that ended well."""
     for version in ("1.4.1", "1.4.2"):
         with game(collector, version=version) as telemetry:
             telemetry.context(player=f"p-{version}")
@@ -44,6 +44,55 @@ def test_values(played: RunningCollector) -> None:
         "distinct": 1,
         "values": [{"value": "laser", "count": 7, "share": 1.0, "sessions": 1}],
     }
+
+
+def test_field(played: RunningCollector) -> None:
+    parameters = (
+        ("type", "ship_hit"),
+        ("field", "data.damage"),
+        ("by", "version"),
+        ("offset", "-90"),
+    )
+    answer = asked(played, "answers/field", *parameters)
+    assert answer.status == 200
+    found = answer.json()
+    assert (found["count"], found["p50"], found["p95"], found["absent"]) == (20, 5, 10, 0)
+    assert [(group["value"], group["count"]) for group in found["groups"]] == [
+        ("1.4.1", 10),
+        ("1.4.2", 10),
+    ]
+    assert sum(step["count"] for step in found["overTime"]) == 20
+
+
+def test_fields(played: RunningCollector) -> None:
+    found = asked(played, "fields", ("type", "ship_hit")).json()["fields"]
+    assert {each["name"]: each["kind"] for each in found} == {
+        "data.damage": "number",
+        "data.weapon": "text",
+        "context.player": "text",
+    }
+
+
+def test_compare(played: RunningCollector) -> None:
+    versions = ("version", "1.4.2"), ("version", "1.4.1")
+    answer = asked(played, "answers/compare", *versions, ("type", "ship_hit"), ("field", "damage"))
+    assert answer.status == 200
+    found = answer.json()["versions"]
+    assert [(each["version"], each["sessions"], each["crashFree"]) for each in found] == [
+        ("1.4.2", 1, 1),
+        ("1.4.1", 1, 1),
+    ]
+    assert found[0]["field"] == {"count": 10, "mean": 5.5, "p50": 5, "p95": 10, "p99": 10}
+
+
+def test_compare_wants_versions_and_a_type_with_its_field(played: RunningCollector) -> None:
+    assert asked(played, "answers/compare").json() == {
+        "error": "0 versions given; give 1 to 20, such as version=1.4.1&version=1.4.2"
+    }
+    answer = asked(played, "answers/compare", ("version", "1.4.1"), ("type", "ship_hit"))
+    assert answer.json() == {"error": "field is missing; give one, such as field=damage"}
+    answer = asked(played, "answers/compare", ("version", "1.4.1"), ("where", "x=1"))
+    assert answer.status == 400
 
 
 @pytest.mark.parametrize(

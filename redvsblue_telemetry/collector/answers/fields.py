@@ -1,0 +1,58 @@
+"""The fields that there are: of the data of a type's events, and of contexts."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from ..models import context_fields
+from ..storage import columns, queries
+from .backend import Backend
+from .questions import FieldPage, Fields, KnownField
+from .sql import check_type
+
+__all__ = ["fields"]
+
+_SAMPLE = 1000  # of the newest events, whose contexts are looked at
+_EXAMPLES = 5
+_MAX_LENGTH = 200  # characters of an example
+
+
+def fields(backend: Backend, question: Fields) -> FieldPage:
+    """Return the fields of a type, the most frequent first, and then those of contexts."""
+    found: list[KnownField] = []
+    if question.type is not None:
+        check_type(backend, question.type)
+        found = [
+            KnownField(each.name, each.kind, each.share, each.examples)
+            for each in columns.fields(backend.connection, question.type)
+        ]
+    return FieldPage(found + _of_contexts(backend, question.type))
+
+
+def _of_contexts(backend: Backend, type_name: str | None) -> list[KnownField]:
+    """Return the fields of contexts; their shares are those of the newest events."""
+    wanted = "" if type_name is None else "WHERE type = (SELECT key FROM types WHERE name = ?)"
+    sample = backend.connection.execute(
+        f"SELECT text, count(*) FROM (SELECT context FROM events {wanted} ORDER BY arrival DESC "
+        f"LIMIT {_SAMPLE}) AS sample LEFT JOIN contexts ON contexts.key = context GROUP BY context",
+        () if type_name is None else (type_name,),
+    ).fetchall()
+    counts: Counter[str] = Counter()
+    examples: dict[str, dict[str, None]] = {}
+    for text, count in sample:
+        context = msgspec.UNSET if text is None else msgspec.Raw(text.encode())
+        for name, value in context_fields(context).items():
+            counts[name] += count
+            examples.setdefault(name, {})[value[:_MAX_LENGTH]] = None
+    total = sum(count for _, count in sample) or 1
+    names = dict.fromkeys(name for name, _ in counts.most_common())
+    if type_name is None:
+        names |= dict.fromkeys(queries.context_names(backend.connection))
+    return [
+        KnownField(
+            f"context.{name}", "text", counts[name] / total, [*examples.get(name, {})][:_EXAMPLES]
+        )
+        for name in names
+    ]
