@@ -173,7 +173,8 @@ ROOMS = {
         field           | backend  bins  dialect  questions  sql
         fields          | backend  questions  sql
         compare         | backend  field  questions  sql
-        asking          | backend  compare  field  fields  questions  rows  sql  vectors
+        funnel          | backend  questions  sql
+        asking          | backend  compare  field  fields  funnel  questions  rows  sql  vectors
     """,
     "collector.http": """
         forwarded       |

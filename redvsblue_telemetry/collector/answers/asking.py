@@ -17,7 +17,8 @@ from .backend import Backend
 from .compare import compare
 from .field import field
 from .fields import fields
-from .questions import Compare, Field, Fields, Question, Values
+from .funnel import funnel
+from .questions import Compare, Field, Fields, Funnel, Question, Values
 from .rows import Rows
 from .sql import values
 from .vectors import Vectors, can_answer
@@ -28,6 +29,7 @@ _ANSWERS: dict[type[Question], Callable[[Backend, Any], Any]] = {
     Compare: compare,
     Field: field,
     Fields: fields,
+    Funnel: funnel,
     Values: values,
 }
 """The function that answers each kind of question."""

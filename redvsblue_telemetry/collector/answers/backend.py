@@ -87,7 +87,8 @@ class Backend(ABC):
         Args:
             table: its name.
             types: the names of the types; a type that there isn't has no events.
-            base: any of ``session`` (a key), ``seq``, ``timestamp`` and ``received``.
+            base: any of ``session`` (a key), ``seq``, ``timestamp``, ``received`` and ``context``
+                (a key, or NULL).
             fields: whole names, see :func:`.questions.field_name`.
             span: the range.
         """

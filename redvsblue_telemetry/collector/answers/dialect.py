@@ -55,3 +55,13 @@ class Dialect(Protocol):
             value: the name of a column of doubles. NULL is left out.
             percentiles: which ones, as whole numbers.
         """
+
+    def earliest(self, relation: str, key: str, order: Sequence[str], others: Sequence[str]) -> str:
+        """Return a query of the first row of each key; its columns are all that are named here.
+
+        Args:
+            relation: a query in parentheses.
+            key: the name of a column.
+            order: the names of the columns that order the rows. No two rows of a key are equal.
+            others: the names of further columns.
+        """

@@ -14,6 +14,7 @@ import msgspec
 from ..models import TimeRange
 
 __all__ = [
+    "MAX_ECHO",
     "Bin",
     "Compare",
     "ComparePage",
@@ -27,19 +28,31 @@ __all__ = [
     "FieldPage",
     "Fields",
     "Filters",
+    "Funnel",
+    "FunnelAnswer",
+    "FunnelStep",
     "KnownField",
+    "Leavers",
     "Point",
     "Question",
     "QuestionError",
+    "ReachedStep",
+    "TypeCount",
     "Value",
     "Values",
     "ValuesAnswer",
     "as_number",
     "field_name",
+    "funnel_step",
 ]
+
+MAX_ECHO = 100
+"""Characters of the question that an error repeats."""
 
 _OF_THE_EVENT = ("version", "type", "session", "outcome")
 _PREFIXES = ("data.", "context.")
+_is_step = re.compile(r"(.+?)((?:\[[^\[\]=]+=[^\[\]]*\])*)", re.DOTALL).fullmatch
+_conditions_in = re.compile(r"\[([^\[\]=]+)=([^\[\]]*)\]").findall
 _is_number = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch
 
 
@@ -266,3 +279,76 @@ class ComparePage(msgspec.Struct):
     """The answer to :class:`Compare`, in the order of the question."""
 
     versions: list[ComparedVersion]
+
+
+class FunnelStep(msgspec.Struct, frozen=True):
+    """A step of a funnel: an event of a type that fits all conditions."""
+
+    type: str
+    conditions: tuple[Condition, ...] = ()
+
+
+def funnel_step(text: str) -> FunnelStep:
+    """Return the step that a text names: ``round_end``, or ``round_end[data.result=won]``."""
+    match = _is_step(text)
+    if match is None:
+        return FunnelStep(text)
+    name, conditions = match.groups()
+    return FunnelStep(name, tuple(Condition(*each) for each in _conditions_in(conditions)))
+
+
+class Funnel(Question):
+    """How many come from each step to the next."""
+
+    steps: Sequence[FunnelStep]
+    """Two to eight."""
+    per: str = "session"
+    """Whose steps they are: ``session``, or a field of the context such as ``context.player``. Then
+    the events of one value are in the order of the player's clock, whatever session they are of."""
+
+
+class TypeCount(msgspec.Struct):
+    """A type of events, and a count."""
+
+    type: str
+    count: int
+
+
+class Leavers(msgspec.Struct, rename="camel"):
+    """Those who reached a step and not the next one.
+
+    Each counts with one session: itself, or the one in which the step was reached.
+    """
+
+    count: int = 0
+    outcomes: dict[str, int] = {}
+    """How their sessions ended, the most frequent outcome first."""
+    last_types: list[TypeCount] = []
+    """The last event that their sessions sent, by type; the five most frequent types."""
+    sessions: list[str] = []
+    """The ids of five of the sessions, the most recently active first."""
+
+
+class ReachedStep(msgspec.Struct, rename="camel"):
+    """A step of the answer to :class:`Funnel`."""
+
+    type: str
+    where: dict[str, str]
+    """The conditions of the step: the fields with their values."""
+    count: int
+    """How many reached it: after the step before, and not at the same event."""
+    share: float | None
+    """Of those who reached the first step; None if nobody did."""
+    of_previous: float | None
+    """The share of those who reached the step before; None for the first step."""
+    median_seconds: float | None
+    """From the step before to this one, by the player's clock; None for the first step."""
+    left: Leavers | None
+    """None for the last step."""
+
+
+class FunnelAnswer(msgspec.Struct):
+    """The answer to :class:`Funnel`."""
+
+    per: str
+    steps: list[ReachedStep]

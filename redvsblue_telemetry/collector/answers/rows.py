@@ -19,8 +19,8 @@ from .dialect import PERCENTILES, rank_of, scaled
 
 __all__ = ["Rows"]
 
-_BASE = ("session", "seq", "timestamp", "received")
-_VERSION, _CONTEXT, _DATA = len(_BASE), len(_BASE) + 1, len(_BASE) + 2  # indexes in a row
+_BASE = ("session", "seq", "timestamp", "received", "context")
+_VERSION, _DATA = len(_BASE), len(_BASE) + 1  # indexes in a row
 _ROWS_AT_ONCE = 1000  # between two looks at the cutoff
 _STEPS_BETWEEN_LOOKS = 50_000
 _CACHE_KIBIBYTES = 65_536
@@ -66,6 +66,13 @@ class _Sqlite:
             f"sum({scaled('number')}) AS sum, min(number) AS min, max(number) AS max, "
             f"{at_ranks} FROM ({ranked}) AS ranked"
             + (f" GROUP BY {', '.join(keys)}" if keys else " HAVING count(*) > 0")
+        )
+
+    def earliest(self, relation: str, key: str, order: Sequence[str], others: Sequence[str]) -> str:
+        return (
+            f"SELECT {', '.join([key, *order, *others])} FROM (SELECT *, row_number() OVER "
+            f"(PARTITION BY {key} ORDER BY {', '.join(order)}) AS place FROM {relation} AS given) "
+            "AS ranked WHERE place = 1"
         )
 
 
@@ -161,7 +168,7 @@ class Rows(Backend):
                 conditions.append(condition)
                 values.append(bound)
         rows = self.connection.execute(
-            f"SELECT {', '.join(_BASE)}, version, context, {data} FROM events "
+            f"SELECT {', '.join(_BASE)}, version, {data} FROM events "
             f"WHERE {' AND '.join(conditions)} ORDER BY arrival",
             values,
         )
@@ -181,7 +188,7 @@ class Rows(Backend):
         if field == "type":
             return lambda *_: (None, type_name)
         texts = {key: (number, text) for key, text, number in self.texts_of(field)}
-        place = _CONTEXT if field.startswith("context.") else _BASE.index("session")
+        place = _BASE.index("context" if field.startswith("context.") else "session")
         return lambda row, _: texts.get(row[place], _ABSENT)
 
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..storage import columns, queries
-from .backend import NUMBER, TEXT, Backend
+from .backend import INTEGER, NUMBER, TEXT, Backend
 from .questions import (
+    MAX_ECHO,
     Filters,
     QuestionError,
     Value,
@@ -21,11 +22,19 @@ from .questions import (
     field_name,
 )
 
-__all__ = ["add_facts", "check_fields", "check_type", "listed", "plain", "shown", "values"]
+__all__ = [
+    "add_facts",
+    "add_owners",
+    "check_fields",
+    "check_type",
+    "listed",
+    "plain",
+    "shown",
+    "values",
+]
 
 _MAX_SUGGESTIONS = 5
 _MAX_FIELDS = 20  # that an error lists
-_MAX_ECHO = 100  # characters of the question that an error repeats
 
 
 def add_facts(
@@ -61,6 +70,27 @@ def add_facts(
     backend.run(f"CREATE TEMP VIEW {table} AS SELECT * FROM all_{table} WHERE {fits}")
 
 
+def add_owners(backend: Backend, table: str, field: str) -> None:
+    """Make a table of the contexts with a field, whose values are numbered.
+
+    Its columns are ``context``, a key, and ``owner``, the number of its value: all events of a
+    player have the same.
+
+    Raises:
+        QuestionError: no context has it.
+    """
+    numbers: dict[str, int] = {}
+    contexts = [
+        (context, numbers.setdefault(value, len(numbers)))
+        for context, value, _ in backend.texts_of(field)
+    ]
+    if not contexts:
+        known = [f"context.{name}" for name in queries.context_names(backend.connection)]
+        hint = f"there are {listed(known, 'and')}" if known else "no event has a context"
+        raise QuestionError(f"no event has the field {field[:MAX_ECHO]!r}; {hint}")
+    backend.add(table, {"context": INTEGER, "owner": INTEGER}, contexts)
+
+
 def check_type(backend: Backend, name: str) -> None:
     """Raise QuestionError if there is no event of a type."""
     known = backend.type_names()
@@ -68,7 +98,7 @@ def check_type(backend: Backend, name: str) -> None:
         return
     near = difflib.get_close_matches(name, known, _MAX_SUGGESTIONS, 0.5) or known[:_MAX_SUGGESTIONS]
     hint = f"did you mean {listed(near)}?" if near else "there are no events yet"
-    raise QuestionError(f"no event has the type {name[:_MAX_ECHO]!r}; {hint}")
+    raise QuestionError(f"no event has the type {name[:MAX_ECHO]!r}; {hint}")
 
 
 def check_fields(backend: Backend, type_name: str, fields: Sequence[str], filters: Filters) -> None:
@@ -89,7 +119,7 @@ def check_fields(backend: Backend, type_name: str, fields: Sequence[str], filter
         if name not in known:
             hint = f"there are {listed(known[:_MAX_FIELDS], 'and')}" if known else "they have none"
             raise QuestionError(
-                f"no field {name[:_MAX_ECHO]!r} found in the events of {type_name}; {hint}"
+                f"no field {name[:MAX_ECHO]!r} found in the events of {type_name}; {hint}"
             )
 
 

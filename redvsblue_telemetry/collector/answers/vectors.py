@@ -90,6 +90,19 @@ class _DuckDb:
         )
         return f"SELECT {named}count, sum, min, max, {at_ranks} FROM ({summed}) AS summed"
 
+    def earliest(self, relation: str, key: str, order: Sequence[str], others: Sequence[str]) -> str:
+        # The smallest of all would be found by sorting them if it were asked for by row_number().
+        if len(order) == 1:
+            first = [f"arg_min({name}, {order[0]}) AS {name}" for name in others]
+            smallest = ", ".join([f"min({order[0]}) AS {order[0]}", *first])
+            return f"SELECT {key}, {smallest} FROM {relation} AS given GROUP BY {key}"
+        packed = ", ".join(f"'{name}': {name}" for name in [*order, *others])
+        named = ", ".join(f"first.{name} AS {name}" for name in [*order, *others])
+        return (
+            f"SELECT {key}, {named} FROM (SELECT {key}, min({{{packed}}}) AS first "
+            f"FROM {relation} AS given GROUP BY {key}) AS grouped"
+        )
+
 
 class Vectors(Backend):
     """See :class:`.backend.Backend`."""

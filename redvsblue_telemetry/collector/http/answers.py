@@ -19,9 +19,11 @@ from ..answers.questions import (
     Field,
     Fields,
     Filters,
+    Funnel,
     Question,
     QuestionError,
     Values,
+    funnel_step,
 )
 from ..ingest import Ingest
 from ..storage.database import Database
@@ -65,6 +67,7 @@ class Answers:
             Route("/api/answers/field", self._field),
             Route("/api/answers/values", self._values),
             Route("/api/answers/compare", self._compare),
+            Route("/api/answers/funnel", self._funnel),
         ]
 
     def close(self) -> None:
@@ -128,6 +131,19 @@ class Answers:
             type=_needed(request, "type") if wants_field else None,
             field=_needed(request, "field") if wants_field else None,
             filters=Filters(time_range(request)),
+        )
+        return await self._answered(request, question)
+
+    async def _funnel(self, request: Request) -> Response:
+        """Return how many come from each step to the next, as a :class:`FunnelAnswer`.
+
+        Parameters: ``step``, two to eight times in order, and ``per``.
+        """
+        _check_names(request, "step", "per", repeatable=("step",))
+        question = Funnel(
+            steps=[funnel_step(text) for text in request.query_params.getlist("step")],
+            per=request.query_params.get("per") or "session",
+            filters=_filters(request),
         )
         return await self._answered(request, question)
 

@@ -14,7 +14,7 @@ import contextlib
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -51,6 +51,7 @@ __all__ = [
     "events",
     "faults",
     "frames",
+    "last_types",
     "newest_arrival",
     "newest_ends",
     "rejected",
@@ -349,6 +350,21 @@ def session_rows(
         "AND last_received < ifnull(:end, last_received + 1)",
         {"start": span.start, "end": span.end, **_standing(connected, now)},
     )
+
+
+def last_types(
+    connection: sqlite3.Connection, sessions: Sequence[int], cutoff: Cutoff = NEVER
+) -> Iterator[tuple[int, str]]:
+    """Yield the keys of sessions, each with the type of the event of it that arrived last."""
+    for start in range(0, len(sessions), _ROWS_PER_CHUNK):
+        cutoff.check()
+        chunk = msgspec.json.encode(sessions[start : start + _ROWS_PER_CHUNK]).decode()
+        yield from connection.execute(
+            "SELECT events.session, types.name FROM json_each(?) AS known CROSS JOIN events "
+            "ON arrival = (SELECT max(arrival) FROM events WHERE session = known.value) "
+            "CROSS JOIN types ON types.key = events.type",
+            (chunk,),
+        )
 
 
 def context_names(connection: sqlite3.Connection) -> list[str]:
