@@ -123,3 +123,28 @@ def test_an_error_says_what_to_do(
 ) -> None:
     answer = asked(played, "answers/values", *parameters)
     assert (answer.status, answer.json()) == (400, {"error": error})
+
+
+def test_funnel(collector: RunningCollector) -> None:
+    for session, result in enumerate(("won", "lost", None)):
+        with game(collector) as telemetry:
+            telemetry.context(player=f"p-{session % 2}")
+            telemetry.emit("round_start")
+            if result is not None:
+                telemetry.emit("round_end", result=result)
+
+    steps = (("step", "round_start"), ("step", "round_end[data.result=won]"))
+    answer = asked(collector, "answers/funnel", *steps)
+    assert answer.status == 200
+    first, second = answer.json()["steps"]
+    assert (first["count"], second["count"], second["ofPrevious"]) == (3, 1, 1 / 3)
+    assert first["left"]["outcomes"] == {"well": 2}
+    last_types = [{"type": "round_end", "count": 1}, {"type": "round_start", "count": 1}]
+    assert first["left"]["lastTypes"] == last_types
+    details = [collector.get(f"/api/sessions/{each}") for each in first["left"]["sessions"]]
+    assert [answer.json()["outcome"] for answer in details] == ["well", "well"]
+
+    by_player = asked(collector, "answers/funnel", *steps, ("per", "context.player")).json()
+    assert [step["count"] for step in by_player["steps"]] == [2, 1]
+    for parameters in (steps[:1], (*steps, ("per", "player")), (*steps, ("context", "player"))):
+        assert asked(collector, "answers/funnel", *parameters).status == 400
