@@ -102,7 +102,7 @@ class Building(Upkeep):
         return True
 
     def _has_imported(self) -> bool:
-        """Import pyarrow when it is needed, on a thread of its own: acks would wait for it."""
+        """Import pyarrow when it is needed, on another thread: acks would wait for it."""
         if self._importing is None:
             self._importing = threading.Thread(target=self._import, name="collector-import")
             self._importing.start()
