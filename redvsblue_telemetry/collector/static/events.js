@@ -20,6 +20,7 @@ export class EventList {
     this.shares = []; // [shown, matching] counts of the latest updates
     this.newCount = 0; // events that arrived while the list is held
     this.isPaused = false;
+    this.isLive = true; // whether new events arrive
     this.isBack = false; // while a viewer looks at older events
     this.hasFirst = false; // whether the last row is the first event that there is
     this.isPointed = false;
@@ -28,6 +29,7 @@ export class EventList {
     this.isUnsorted = false;
     this.day = new Date().toDateString();
     this.isSearching = false;
+    this.failure = ""; // why the last search has found nothing
     this.isSlow = false; // a search that takes its time
     pause.addEventListener("click", () => this.setPaused(!this.isPaused));
     older.addEventListener("click", () => onOlder(this.list.lastChild.arrival));
@@ -82,7 +84,8 @@ export class EventList {
   setSearching(isSearching) {
     this.isSearching = isSearching;
     this.list.ariaBusy = String(isSearching);
-    setText(this.empty, isSearching ? SEARCHING : NOTHING);
+    if (isSearching) this.failure = "";
+    setText(this.empty, isSearching ? SEARCHING : this.failure || NOTHING);
     this.describe();
   }
 
@@ -119,6 +122,18 @@ export class EventList {
     this.showEnd();
   }
 
+  /** Show whether new events are to come. */
+  setLive(isLive) {
+    this.isLive = isLive;
+    if (!isLive && this.isPaused) this.setPaused(false);
+    this.showEnd();
+  }
+
+  /** Show why no events can be shown. */
+  fail(reason) {
+    this.failure = `Can't be shown: ${reason.replace(/^\d+: /, "")}`;
+  }
+
   /** Show whether the last row is the first event that there is. */
   setFirst(hasFirst) {
     this.hasFirst = hasFirst;
@@ -130,7 +145,7 @@ export class EventList {
     this.older.hidden = isEmpty || this.hasFirst;
     this.end.hidden = isEmpty || !this.hasFirst || !this.isBack;
     this.newest.hidden = !this.isBack;
-    this.pause.hidden = this.isBack;
+    this.pause.hidden = this.isBack || !this.isLive;
   }
 
   /** Add the events of an update, oldest first; `matching` counts the ones left out of it, too. */

@@ -60,7 +60,7 @@ export class Past {
     const rest = sums.find(([type]) => type === OTHERS)?.[1] ?? 0;
     this.colors.assign(ranked.map(([type]) => type));
     this.legend.show(ranked, rest);
-    setText(this.note, `${counted(history.total, "event")}, a bar is ${lengthOf(step)}`);
+    setText(this.note, `${counted(history.total, "event")}, ${lengthOf(step)} each bar`);
     this.draw();
   }
 

@@ -76,7 +76,7 @@ export function inWords({ from, to, isOpen, isLive }) {
   if (isLive) return "";
   if (from === null && (to === null || isOpen)) return "everything that is stored";
   const [first, last] = [from, isOpen ? null : to].map((time) => time !== null && new Date(time));
-  if (!last) return `${dayOf(first)}, ${hour(first)} – now`;
+  if (!last) return `${dayOf(first)}, ${clock(from).slice(0, 5)} – now`;
   if (!first) return `until ${dayOf(last)}, ${hour(last)}`;
   // A range ends before its end: midnight is the end of a day, not the beginning of the next one.
   const end = new Date(last - 1);

@@ -13,7 +13,7 @@ import { longer, named, offset, span } from "../range.js";
 import { storageInWords, storageWarning } from "../storage.js";
 import { Stream } from "../stream.js";
 import { CRASHES, FAULTS, GroupList, RejectedList, SampledTable, SessionTable, VersionTable } from "../tables.js";
-import { make, number, setText } from "../text.js";
+import { make, number, setText, shortened } from "../text.js";
 import { showTiles } from "../tiles.js";
 
 // Milliseconds.
@@ -48,6 +48,7 @@ class Overview {
     this.refreshedAt = 0;
     this.summarizedAt = -Infinity;
     this.shown = {}; // the counts for which crashes, faults and rejected parts are shown
+    this.answered = new Set(); // the parts that show an answer for the range
     this.searching = 0; // a timer, while stored events are searched for
     this.loading = new AbortController();
     this.makeParts();
@@ -98,7 +99,11 @@ class Overview {
       empty: $("sessions-empty"),
       onOpen: (id) => opened.session(id),
     });
-    this.versions = new VersionTable({ body: $("versions"), empty: $("versions-empty") });
+    this.versions = new VersionTable({
+      body: $("versions"),
+      empty: $("versions-empty"),
+      hrefOf: (version) => this.tools.href({ view: "versions", version }),
+    });
     this.sampled = new SampledTable({ panel: $("sampled-panel"), body: $("sampled") });
     this.crashes = new GroupList(CRASHES, {
       list: $("crashes"),
@@ -157,6 +162,7 @@ class Overview {
     this.range = state.range;
     this.wanted = filterOf(state);
     this.filter.show(this.wanted);
+    this.showFieldsLink(this.wanted.type);
     const { words, isOpen, isLive, query } = this.range;
     const range = JSON.stringify(words && isOpen ? words : query);
     const key = range + JSON.stringify(this.wanted);
@@ -167,12 +173,21 @@ class Overview {
     this.refresh();
   }
 
+  /** Offer the fields of the type that the events are filtered by. */
+  showFieldsLink(type) {
+    $("fields-hint").hidden = !type;
+    $("fields-link").href = this.tools.href({ view: "field", type });
+    setText($("fields-link"), `The numbers in ${shortened(type, 40)} over time`);
+  }
+
   /** Show another range. Its figures are on their way; those of the range before are faded until then. */
   enter(isLive) {
     $("overview").dataset.loading = String(this.shownRange !== undefined);
     $("chart-box").hidden = !isLive;
     $("past-box").hidden = isLive;
-    setText($("chart-title"), isLive ? "Events per second" : "Events");
+    setText($("chart-title"), isLive ? "Events per second" : "Events over time");
+    setText($("events-title"), isLive ? "Newest events" : "Events, newest first");
+    this.list.setLive(this.range.isOpen);
     for (const tile of document.querySelectorAll(".tiles .now")) tile.hidden = !this.range.isOpen;
     $("zoom-out").hidden = isLive || this.range.from === null;
     setText($("chart-note"), "");
@@ -180,6 +195,7 @@ class Overview {
     if (isLive) this.chart.rank();
     this.summarizedAt = -Infinity;
     this.shown = {};
+    this.answered.clear();
   }
 
   /** Show a part of the range. */
@@ -272,8 +288,9 @@ class Overview {
         show(events);
       }
       this.list.setFirst(found < EVENTS);
-    } catch {
+    } catch (error) {
       // The header shows whether there is a connection, and the stream brings new events once there is one.
+      if (error.response) this.list.fail(error.message);
     }
     if (!signal.aborted) this.setSearching(false);
   }
@@ -295,10 +312,16 @@ class Overview {
     this.isStale = false;
     this.refreshedAt = performance.now();
     const isDue = !this.range.isLive || performance.now() - this.summarizedAt >= SUMMARY_INTERVAL;
-    const parts = [this.showFigures(turn)];
-    if (!this.range.isLive) parts.push(this.showPast(turn));
-    if (isDue) parts.push(this.showVersions(turn), this.showFrames(turn), this.showCrashes(turn));
-    if (isDue) this.summarizedAt = performance.now();
+    const figures = this.ask(turn, "/api/stats");
+    const parts = [this.part("figures", this.showFigures(turn, figures), turn)];
+    parts.push(this.part("sessions-panel", this.showSessions(turn, figures), turn));
+    if (!this.range.isLive) parts.push(this.part("flow", this.showPast(turn), turn));
+    if (isDue) {
+      parts.push(this.part("versions-panel", this.showVersions(turn), turn));
+      parts.push(this.part("frames-panel", this.showFrames(turn), turn));
+      parts.push(this.part("crashes-panel", this.showCrashes(turn), turn));
+      this.summarizedAt = performance.now();
+    }
     const results = await Promise.allSettled(parts);
     if (turn !== this.turn) return;
     const hasFailed = results.some(({ status }) => status === "rejected");
@@ -311,6 +334,20 @@ class Overview {
     else if (this.range.isOpen) this.refreshing = setTimeout(() => this.tools.refresh(), RANGE_INTERVAL);
   }
 
+  /** Show in a part of the page why there is no answer for it, unless it shows an earlier one for this range. */
+  async part(id, work, turn) {
+    try {
+      await work;
+      if (turn !== this.turn) return;
+      this.answered.add(id);
+      showFailure($(id), "");
+    } catch (error) {
+      const isAnswer = error.response || error.name === "TimeoutError";
+      if (turn === this.turn && isAnswer && !this.answered.has(id)) showFailure($(id), error.message);
+      throw error;
+    }
+  }
+
   /** Request a part of the page for its range; null if another range is shown when the answer comes. */
   async ask(turn, path, parameters = {}) {
     const wanted = { ...this.range.query, ...parameters };
@@ -319,12 +356,10 @@ class Overview {
     return turn === this.turn ? answer : null;
   }
 
-  async showFigures(turn) {
-    const requests = [this.ask(turn, "/api/stats"), this.ask(turn, "/api/sessions", { limit: MAX_SESSIONS })];
-    const [stats, page] = await Promise.all(requests);
-    if (!stats || !page) return;
+  async showFigures(turn, figures) {
+    const stats = await figures;
+    if (!stats) return;
     this.showStats(stats);
-    this.sessions.show(page.sessions, stats.sessions, stats.outcomes);
     const crashes = stats.types.crash ?? 0;
     const due = [];
     if (stats.rejected !== this.shown.rejected) due.push(this.showRejected(turn, stats.rejected));
@@ -332,6 +367,11 @@ class Overview {
     if (stats.faults !== this.shown.faults) due.push(this.showFaults(turn, stats.faults));
     this.shown.crashes = crashes;
     await Promise.all(due);
+  }
+
+  async showSessions(turn, figures) {
+    const [page, stats] = await Promise.all([this.ask(turn, "/api/sessions", { limit: MAX_SESSIONS }), figures]);
+    if (page && stats) this.sessions.show(page.sessions, stats.sessions, stats.outcomes);
   }
 
   async showPast(turn) {
@@ -385,6 +425,17 @@ class Overview {
     showStorage(stats.storage);
     showOptions($("types"), Object.keys(stats.types).slice(0, 100));
   }
+}
+
+/** Show why a part of the page can't be shown; an empty reason ends that. */
+function showFailure(part, reason) {
+  part.dataset.failed = String(Boolean(reason));
+  let line = part.querySelector(":scope > .failure");
+  if (!line && !reason) return;
+  line ??= part.appendChild(make("p", "failure"));
+  line.hidden = !reason;
+  if (reason) part.hidden = false;
+  setText(line, `Can't be shown: ${reason.replace(/^\d+: /, "")}`);
 }
 
 function showStorage(storage) {
