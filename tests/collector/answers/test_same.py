@@ -32,6 +32,8 @@ from redvsblue_telemetry.collector.storage.writer import Writer
 
 from .conftest import BACKENDS
 
+pytestmark = pytest.mark.timeout(300)  # twenty seconds, if the machine has nothing else to do
+
 TYPES = ("hit", "frames", "é")
 NAMES = ("a", "b", "a.b", "", 'q"', "c#number", "é", "seconds")
 NUMBERS = (
