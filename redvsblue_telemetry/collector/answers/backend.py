@@ -50,12 +50,18 @@ class Backend(ABC):
         self.connected = connected
         self.now = now
 
+    @staticmethod
+    @abstractmethod
+    def prepare() -> None:
+        """Do what would make the first question slow, once in a process."""
+
     @abstractmethod
     def run(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query; its parameters are question marks.
 
         Raises:
             CutoffError: it had to end.
+            QuestionError: it needs too much memory.
         """
 
     @abstractmethod

@@ -100,6 +100,10 @@ class Rows(Backend):
         self._own.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
         self._own.set_progress_handler(lambda: cutoff.must_end, _STEPS_BETWEEN_LOOKS)
 
+    @staticmethod
+    def prepare() -> None:
+        """Do nothing: SQLite is there."""
+
     def close(self) -> None:
         """Free the private database."""
         self._own.close()

@@ -20,6 +20,7 @@ from ..storage import columns
 from ..storage.cutoff import Cutoff, CutoffError
 from .backend import INTEGER, NUMBER, TEXT, Backend
 from .dialect import PERCENTILES, scaled
+from .questions import QuestionError
 
 __all__ = ["Vectors", "can_answer"]
 
@@ -123,6 +124,13 @@ class Vectors(Backend):
         with _starting:
             self._own = _instance().cursor()
 
+    @staticmethod
+    def prepare() -> None:
+        """Import the packages, and start the engine: the first question should not wait for it."""
+        with _starting:
+            _instance()
+        import_module("pyarrow")
+
     def close(self) -> None:
         """Free the private database."""
         self._own.close()
@@ -135,6 +143,10 @@ class Vectors(Backend):
                 found: list[tuple[Any, ...]] = self._own.execute(query, values).fetchall()
             except self._duckdb.InterruptException as error:
                 raise CutoffError from error
+            except self._duckdb.OutOfMemoryException as error:
+                raise QuestionError(
+                    "the answer needs too much memory; narrow the range, or ask for another field"
+                ) from error
         return found
 
     @contextlib.contextmanager

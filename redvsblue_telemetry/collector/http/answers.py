@@ -61,6 +61,7 @@ class Answers:
     def __init__(self, database: Database, ingest: Ingest) -> None:
         self._backend = best_backend()
         self._lane = Lane(database, "answers", 2, too_slow=self._backend.advice)
+        self._lane.prepare(self._backend.prepare)
         self._ingest = ingest
         self.routes = [
             Route("/api/fields", self._fields),

@@ -61,6 +61,10 @@ class Lane:
         self._cutoffs: set[Cutoff] = set()
         self._is_closed = False
 
+    def prepare(self, work: Callable[[], object]) -> None:
+        """Do something on one of the threads before they are needed."""
+        self._threads.submit(work)
+
     async def read(
         self, request: Request, query: Callable[[sqlite3.Connection, Cutoff], _Found]
     ) -> _Found:
