@@ -170,7 +170,7 @@ ROOMS = {
         dialect         |
         backend         | dialect  questions
         rows            | backend  dialect
-        vectors         | backend  dialect
+        vectors         | backend  dialect  questions
         sql             | backend  questions
         bins            |
         field           | backend  bins  dialect  questions  sql

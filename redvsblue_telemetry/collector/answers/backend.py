@@ -1,4 +1,4 @@
-"""What the answers need of an engine: tables of events and sessions, and SQL over them.
+"""The interface of an engine: tables of events and sessions, and SQL over them.
 
 An engine has a private database for one question. A table of events is made there for the question
 alone, with the columns that it needs, and so is a table of sessions.
@@ -53,7 +53,7 @@ class Backend(ABC):
     @staticmethod
     @abstractmethod
     def prepare() -> None:
-        """Do what would make the first question slow, once in a process."""
+        """Make the first question as quick as the others, once in a process."""
 
     @abstractmethod
     def run(self, query: str, *values: object) -> list[tuple[Any, ...]]:
@@ -101,7 +101,7 @@ class Backend(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free the private database."""
 
     def type_names(self) -> list[str]:
         """Return the types of which there are events, the most frequent first."""

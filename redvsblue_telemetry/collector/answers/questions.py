@@ -304,7 +304,7 @@ class Funnel(Question):
     """Two to eight."""
     per: str = "session"
     """Whose steps they are: ``session``, or a field of the context such as ``context.player``. Then
-    the events of one value are in the order of the player's clock, whatever session they are of."""
+    the events of one value are in the order of the player's clock, in any session."""
 
 
 class TypeCount(msgspec.Struct):

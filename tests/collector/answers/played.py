@@ -1,4 +1,4 @@
-"""Made events in a database of their own, for tests that compare the answers with a reference."""
+"""Made events in their own database, for tests that compare the answers with a reference."""
 
 from __future__ import annotations
 
