@@ -119,7 +119,7 @@ ROOMS = {
         faults          |
         checking        | faults
         steps           |
-        storage         | loglimit  messages  models  steps  textsearch
+        storage         | messages  models  steps  textsearch
         answers         | models  steps  storage
         alerts          | models  storage
         webhook         |
@@ -145,13 +145,12 @@ ROOMS = {
         upkeep          |
         textindex       | snapshot  upkeep
         plan            | textindex
-        blocks          |
-        encoding        |
         fields          |
-        columns         | blocks  cutoff  encoding  fields  snapshot
-        building        | blocks  encoding  fields  upkeep
+        columns         | cutoff  fields  snapshot
         queries         | cutoff  ids  figures  losses  plan  reports  snapshot  summaries
         history         |
+        batches         | ids  plan  queries  snapshot
+        scans           | batches  plan
         sessions        | ids  seqranges
         numbers         |
         contexts        |
@@ -159,7 +158,7 @@ ROOMS = {
         schema          | figures
         database        | schema
         space           | database  upkeep
-        deletion        | blocks  reports  textindex
+        deletion        | reports  textindex
         writer | contexts database deletion faults ids reports schema sessions textindex upkeep
         retention       | database  deletion  space  upkeep
         forgetting      | deletion  upkeep
@@ -207,13 +206,14 @@ ROOMS = {
         _outcomes       |
         _output         | _terminal
         _runner         | _terminal
-        _formats        | _terminal
+        _parquet        |
+        _formats        | _parquet  _terminal
         _sdk_log        |
         _systemd        |
         collect         | _arguments  _terminal  _runner  _systemd
         tail            | _arguments  _terminal
         forget          | _arguments  _terminal
-        export          | _arguments  _terminal  _database  _output  _formats
+        export          | _arguments  _terminal  _database  _output  _formats  _parquet
         prove           | _arguments  _terminal  _database
         report          | _arguments  _terminal  _database  _outcomes  _output
         schema          | _terminal  _output

@@ -6,22 +6,15 @@ import contextlib
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
-from ..collector.models import StoredEvent
 from ._terminal import CommandError, exit_on_broken_pipe, stdout_errors
 
-__all__ = ["Counted", "counting", "is_on_terminal", "output_to"]
-
-_PROGRESS_STEP = 500  # events from one update of the progress bar to the next
-
-Counted = Callable[[Iterable[StoredEvent], int], Iterator[StoredEvent]]
-"""``counted(events, last)`` yields the same events and shows the progress toward the last one,
-whose number of arrival is given."""
+__all__ = ["is_on_terminal", "output_to", "progress_bar"]
 
 
 def is_on_terminal(name: str) -> bool:
@@ -76,25 +69,20 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def counting(label: str, output: str) -> Counted:
-    """Return a function that passes events on and shows its progress on standard error.
+@contextlib.contextmanager
+def progress_bar(label: str, output: str, last: int) -> Iterator[Callable[[int], None]]:
+    """Show progress on standard error while a block runs, which calls what it is given.
 
     Nothing is shown if standard error is not a terminal, or if the output goes to a terminal too.
 
     Args:
         label: the text beside the progress bar.
         output: the name of the output; see :func:`output_to`.
+        last: the number at which all is done; the block calls with the number that it is at.
     """
-
-    def counted(events: Iterable[StoredEvent], last: int) -> Iterator[StoredEvent]:
-        if is_on_terminal(output) or not sys.stderr.isatty():
-            yield from events
-            return
-        with click.progressbar(length=last, label=label, show_pos=True, file=sys.stderr) as bar:
-            for number, event in enumerate(events):
-                if number % _PROGRESS_STEP == 0:
-                    bar.update(event.arrival - bar.pos)
-                yield event
-            bar.update(last - bar.pos)
-
-    return counted
+    if is_on_terminal(output) or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with click.progressbar(length=last, label=label, show_pos=True, file=sys.stderr) as bar:
+        yield lambda number: bar.update(number - bar.pos)
+        bar.update(last - bar.pos)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sqlite3
 import sys
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
 import click
 
 from ..collector.models import EventFilter
+from ..collector.storage.batches import EventBatch, ahead, stream_batches
 from ..collector.storage.database import DatabaseError
-from ..collector.storage.queries import newest_arrival, stream_events
+from ..collector.storage.queries import newest_arrival
 from ._arguments import db_option, filter_options
 from ._database import open_database
-from ._formats import FORMATS, MissingPackageError
-from ._output import counting, is_on_terminal, output_to
+from ._formats import FORMATS
+from ._output import is_on_terminal, output_to, progress_bar
+from ._parquet import MissingPackageError
 from ._terminal import CommandError, NothingFound
 
 __all__ = ["export"]
@@ -65,13 +69,25 @@ def export(
         # The database is closed first: an error then still keeps the file from getting its name.
         with output_to(output, db) as stream, open_database(db) as connection:
             last = newest_arrival(connection)
-            events = counting("exporting", output)(stream_events(connection, wanted), last)
-            first = next(events, None)
-            FORMATS[format_](events if first is None else chain([first], events), stream)
+            with (
+                contextlib.closing(ahead(stream_batches(connection, wanted))) as batches,
+                progress_bar("exporting", output, last) as advance,
+            ):
+                first = next(batches, None)
+                FORMATS[format_](_counted(first, batches, advance), stream)
             if first is None and wanted != EventFilter():
                 raise NothingFound(f"{db} has no event {_lack(connection, wanted)}")
     except (DatabaseError, MissingPackageError) as error:
         raise CommandError(str(error)) from error
+
+
+def _counted(
+    first: EventBatch | None, others: Iterator[EventBatch], advance: Callable[[int], None]
+) -> Iterator[EventBatch]:
+    """Yield all batches, and show the progress."""
+    for batch in chain([] if first is None else [first], others):
+        yield batch
+        advance(batch.arrival[-1])
 
 
 def _lack(connection: sqlite3.Connection, wanted: EventFilter) -> str:
@@ -89,6 +105,6 @@ def _lack(connection: sqlite3.Connection, wanted: EventFilter) -> str:
         (f"with the fault {wanted.fault}", EventFilter(fault=wanted.fault)),
     ]
     for text, filter_ in alone:
-        if filter_ != EventFilter() and next(stream_events(connection, filter_), None) is None:
+        if filter_ != EventFilter() and next(stream_batches(connection, filter_), None) is None:
             return text
     return "that all of the options fit"

@@ -26,8 +26,11 @@ from hypothesis import strategies as st
 from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.cli._database import open_database
 from redvsblue_telemetry.cli._formats import FORMATS
+from redvsblue_telemetry.cli._terminal import one_line
 from redvsblue_telemetry.collector.messages import read_message
-from redvsblue_telemetry.collector.models import StoredEvent
+from redvsblue_telemetry.collector.models import EventFilter
+from redvsblue_telemetry.collector.storage import queries
+from redvsblue_telemetry.collector.storage.batches import EventBatch
 from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.collector import RunningCollector, collector_running
@@ -266,15 +269,16 @@ def test_csv_that_is_read_back_and_undone_equals_the_events(texts: list[str]) ->
 
 def csv_rows(texts: list[str]) -> list[dict[str, str]]:
     """Return the rows that a reader of CSV gets for events with these types."""
-    events = [
-        StoredEvent(
-            arrival=1, received=1, session_id="s", seq=1, type=text, timestamp=1, id="i",
-            version=None, data=msgspec.Raw(json.dumps({text: text}, ensure_ascii=False).encode()),
-        )
-        for text in texts
-    ]  # fmt: skip
+    data = [json.dumps({text: text}, ensure_ascii=False).encode() for text in texts]
+    ones = [1] * len(texts)
+    batch = EventBatch(
+        arrival=ones, received=ones, session=ones, seq=ones, type=list(range(len(texts))),
+        timestamp=ones, id=["i"] * len(texts), version=[None] * len(texts), data=b"".join(data),
+        lengths=list(map(len, data)), context=[None] * len(texts), fault=[None] * len(texts),
+        sessions={1: ("s", None)}, types=dict(enumerate(texts)), contexts={}, faults={},
+    )  # fmt: skip
     stream = io.BytesIO()
-    FORMATS["csv"](events, stream)
+    FORMATS["csv"]([batch], stream)
     return list(csv.DictReader(io.StringIO(stream.getvalue().decode(), newline="")))
 
 
@@ -284,6 +288,41 @@ def original(cell: str) -> str:
         cell = cell[1:]
     units = re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), cell)
     return units.encode("utf-16", "surrogatepass").decode("utf-16")
+
+
+def test_json_lines_are_the_encoded_events(db: Path, tmp_path: Path) -> None:
+    """Line by line, in a batch with letters to escape and in one without."""
+    plain = tmp_path / "plain.sqlite3"
+    spread = json.dumps(
+        [whole({"seq": 1, "type": "a", "data": {"a": [1]}, "context": {}})], indent=1
+    )
+    fill(plain, spread, json.dumps([whole({"seq": 2, "type": "b", "data": {}})]))
+    for path in (db, plain):
+        with open_database(path) as connection:
+            events = queries.events(connection, EventFilter())
+        expected = [one_line(msgspec.json.encode(event).decode()) for event in events]
+        assert exported(path).splitlines() == expected
+
+
+def test_groups_of_rows_end_with_twenty_thousand_rows_or_eight_mebibytes(
+    tmp_path: Path,
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "t.sqlite3"
+    small = [whole({"seq": seq, "type": "a", "data": {}}) for seq in range(1, 20_011)]
+    padding = "\u00e4" * 500_000  # two bytes each, but one character
+    large = [
+        whole({"seq": seq, "type": "b", "data": {"x": padding}, "context": {"x": padding}})
+        for seq in range(20_011, 20_030)
+    ]
+    fill(path, json.dumps(small), *(json.dumps([each], ensure_ascii=False) for each in large))
+
+    file = tmp_path / "events.parquet"
+    exported(path, "--format", "parquet", "-o", file)
+    found = parquet.ParquetFile(file).metadata
+    rows = [found.row_group(index).num_rows for index in range(found.num_row_groups)]
+    # 10 small ones and 9 large ones have 9.0 million characters, and 8 have 8.0.
+    assert rows == [20_000, 19, 9, 1]
 
 
 def test_json_lines_are_printable_and_exact_json(db: Path, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from redvsblue_telemetry._journal.run import RunDirectory
 from redvsblue_telemetry._report import Report, encode_report
 from redvsblue_telemetry.cli._database import open_database
 from redvsblue_telemetry.collector.models import EventFilter
-from redvsblue_telemetry.collector.storage.queries import stream_events
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.collector import REFUSING_PORT, collector_running
 from tests.support.command import command, environment, invoke_command, needs_posix, run_command
 from tests.support.journal import RUN, SESSION, STARTED_AT, Segment, records, write_run
+from tests.support.stored import stream_events
 
 
 @pytest.fixture

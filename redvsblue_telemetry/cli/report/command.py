@@ -8,9 +8,10 @@ import click
 
 from ..._shared import escape
 from ...collector.storage.database import DatabaseError
+from ...collector.storage.queries import newest_arrival
 from .._arguments import TEXT, db_option
 from .._database import open_database
-from .._output import counting, output_to
+from .._output import output_to, progress_bar
 from .._terminal import CommandError, NothingFound, exit_on_broken_pipe, stdout_errors
 from .data import Report, gather
 from .format import amount_of
@@ -60,8 +61,11 @@ def report(db: Path, session: str | None, output: str, *, all_sessions: bool) ->
 
 def _gathered(db: Path, session: str | None, output: str) -> Report:
     try:
-        with open_database(db) as connection:
-            found = gather(connection, session, counting("reading", output))
+        with (
+            open_database(db) as connection,
+            progress_bar("reading", output, newest_arrival(connection)) as advance,
+        ):
+            found = gather(connection, session, advance)
     except DatabaseError as error:
         raise CommandError(str(error)) from error
     if found is None:

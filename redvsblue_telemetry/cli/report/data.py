@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -16,15 +18,27 @@ from ...collector.models import (
     EventFilter,
     FaultGroup,
     FrameSummary,
+    History,
     RejectedMessage,
     Session,
     SessionDetail,
-    StoredEvent,
+    TimeRange,
     VersionHealth,
 )
-from ...collector.storage import queries
+from ...collector.storage import queries, scans
+from ...collector.storage.batches import ahead
+from ...collector.storage.history import history
 from .format import is_date
-from .stats import COLORED_TYPES, Distribution, EventStats, FrameTimeSummary, TimelineBins
+from .stats import (
+    COLORED_TYPES,
+    FRAME_TIME_PARTS,
+    Distribution,
+    FrameTimes,
+    FrameTimeSummary,
+    Timeline,
+    TimelineBins,
+    frame_times,
+)
 
 __all__ = ["Report", "gather"]
 
@@ -32,6 +46,8 @@ _MAX_SESSIONS = 100
 _MAX_REJECTED = 50
 _MAX_VERSIONS = 20
 _MAX_GROUPS = 50  # of crashes, and of faults
+_ROWS = 1000  # of sessions that are read at a time
+_LONG = 9_000_000  # milliseconds: a timeline has at most 150 bins, here of a minute
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -69,7 +85,10 @@ class Report(msgspec.Struct, frozen=True):
     last: int | None
     timeline: TimelineBins
     displaced: int
-    """The number of events that the timeline shows at the time when they were received."""
+    """The number of events that the timeline shows at the time when they were received, because
+    theirs is not plausible."""
+    by_received: bool
+    """Whether the timeline shows all events at the time when they were received."""
     versions: list[VersionHealth]
     """The newest versions, if the report is about all sessions."""
     crashes: list[CrashGroup]
@@ -88,14 +107,14 @@ class Report(msgspec.Struct, frozen=True):
 def gather(
     connection: sqlite3.Connection,
     session_id: str | None,
-    counted: Callable[[Iterable[StoredEvent], int], Iterator[StoredEvent]],
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Report | None:
     """Read the data of a report.
 
     Args:
         connection: the database.
         session_id: the session to report on; None for all.
-        counted: passes the events on and shows the progress toward the last one's number.
+        advance: is called with the arrival number up to which the events have been examined.
 
     Returns:
         The report; None if there is no such session.
@@ -107,14 +126,10 @@ def gather(
         return None
     chosen = session or totals
     types = dict(sorted(chosen.types.items(), key=lambda item: (-item[1], item[0])))
-    tally = _Tally(math.inf if session else MAX_PLAUSIBLE_MISSING)
-    for each in [session] if session else queries.stream_sessions(connection):
-        tally.add(each)
+    tally = _tally_of(session) if session else _tally_of_all(connection)
     newest = [] if session else queries.sessions(connection, limit=_MAX_SESSIONS)
-    stats = EventStats(list(types)[:COLORED_TYPES])
-    events = queries.stream_events(connection, EventFilter(session=session_id))
-    for event in counted(events, queries.newest_arrival(connection)):
-        stats.add(event)
+    wanted = EventFilter(session=session_id)
+    activity = _activity(connection, wanted, list(types)[:COLORED_TYPES])
     return Report(
         made=time.time_ns() // 1_000_000,
         session=session,
@@ -132,19 +147,103 @@ def gather(
         repeats=chosen.repeats,
         types=types,
         sampled=chosen.sampled,
-        first=stats.first,
-        last=stats.last,
-        timeline=stats.timeline.bins(),
-        displaced=stats.displaced,
+        first=activity.first,
+        last=activity.last,
+        timeline=activity.timeline,
+        displaced=activity.displaced,
+        by_received=activity.by_received,
         versions=[] if session else queries.versions(connection, limit=_MAX_VERSIONS),
         crashes=queries.crashes(connection, session=session_id, limit=_MAX_GROUPS),
         fault_count=chosen.faults,
         faults=queries.faults(connection, session=session_id, limit=_MAX_GROUPS),
         frames=queries.frames(connection, session=session_id, limit=_MAX_VERSIONS),
-        frame_times=stats.frames.summary(),
+        frame_times=_frame_times(connection, wanted, advance),
         rejected_count=totals.rejected,
         rejected=queries.rejected(connection, limit=_MAX_REJECTED),
     )
+
+
+# About the events.
+
+
+class _Activity(msgspec.Struct):
+    """See :class:`Report`."""
+
+    first: int | None = None
+    last: int | None = None
+    timeline: TimelineBins = TimelineBins(1, [])
+    displaced: int = 0
+    by_received: bool = False
+
+
+def _activity(
+    connection: sqlite3.Connection, wanted: EventFilter, types: Sequence[str]
+) -> _Activity:
+    """Return when the events happened.
+
+    A short time is shown by the second, and by the player's clock. In a longer one, nobody would
+    see that, and the events have been counted already, by the collector's clock.
+    """
+    timeline = Timeline(types)
+    first, last = queries.received(connection)
+    if wanted == EventFilter() and last - first > _LONG:
+        past = history(connection, TimeRange())
+        return _Activity(first, last, _bins(past, types), by_received=True)
+    found = _Activity()
+    for each in scans.activity(connection, wanted):
+        timeline.add(each.first, each.type, each.events)
+        found.first = each.first if found.first is None else min(found.first, each.first)
+        found.last = each.last if found.last is None else max(found.last, each.last)
+        found.displaced += each.displaced
+    found.timeline = timeline.bins()
+    return found
+
+
+def _bins(past: History, types: Sequence[str]) -> TimelineBins:
+    """Return the timeline of a history, with the same types."""
+    named = [past.types.get(name) for name in types]
+    others = [counts for name, counts in past.types.items() if name not in types]
+    columns = []
+    for index, start in enumerate(range(past.start, past.end, past.step)):
+        counts = [0 if each is None else each[index] for each in named]
+        columns.append((start // 1000, [*counts, sum(each[index] for each in others)]))
+    return TimelineBins(past.step // 1000, columns)
+
+
+def _frame_times(
+    connection: sqlite3.Connection, wanted: EventFilter, advance: Callable[[int], None]
+) -> FrameTimeSummary | None:
+    frames = FrameTimes()
+    found = scans.data_with(connection, wanted, FRAME_TIME_PARTS)
+    with contextlib.closing(ahead(found)) as pages:
+        for last, data in pages:
+            frames.add(frame_times(data))
+            advance(last)
+    return frames.summary()
+
+
+# About the sessions.
+
+
+def _tally_of(session: SessionDetail) -> _Tally:
+    tally = _Tally(math.inf)
+    tally.add_durations([(session.first_timestamp, session.last_timestamp)])
+    tally.outcomes[session.outcome] += 1
+    tally.deleted = session.deleted
+    tally.add_losses(session)
+    return tally
+
+
+def _tally_of_all(connection: sqlite3.Connection) -> _Tally:
+    tally = _Tally(MAX_PLAUSIBLE_MISSING)
+    rows = queries.session_rows(connection, TimeRange())
+    while some := list(islice(rows, _ROWS)):
+        tally.add_durations([(row[4], row[5]) for row in some])
+        tally.outcomes.update(row[8] for row in some)
+    tally.deleted = queries.deleted(connection)
+    for session in queries.stream_sessions(connection, only_incomplete=True):
+        tally.add_losses(session)
+    return tally
 
 
 class _Tally:
@@ -163,15 +262,14 @@ class _Tally:
         self.deleted = self.missing = self.waiting = 0
         self.implausible_sessions = self.implausible_missing = 0
 
-    def add(self, session: Session) -> None:
-        """Count a session."""
-        first, last = session.first_timestamp, session.last_timestamp
-        if is_date(first) and is_date(last):
-            self._durations.add(max(1, last - first))
-        else:
-            self._has_implausible_times = True
-        self.outcomes[session.outcome] += 1
-        self.deleted += session.deleted
+    def add_durations(self, times: Sequence[tuple[int, int]]) -> None:
+        """Count sessions by their first and last time."""
+        plausible = [last - first for first, last in times if is_date(first) and is_date(last)]
+        self._durations.add([max(1, each) for each in plausible])
+        self._has_implausible_times |= len(plausible) < len(times)
+
+    def add_losses(self, session: Session) -> None:
+        """Count what a session misses."""
         if session.missing > self._max_missing:
             self.implausible_sessions += 1
             self.implausible_missing += session.missing

@@ -135,7 +135,9 @@ def _timeline(report: Report) -> str:
             f"received: {amount(report.displaced)}."
         )
     chart = charts.timeline(report.timeline, names)
-    return section("Timeline", f"Events per {span(report.timeline.width)}.", chart + remark)
+    clock = ", by the time when they were received" if report.by_received else ""
+    about = f"Events per {span(report.timeline.width)}{clock}."
+    return section("Timeline", about, chart + remark)
 
 
 def _types(report: Report) -> str:

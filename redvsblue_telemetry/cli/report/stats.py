@@ -1,28 +1,27 @@
-"""Statistics over a stream of events, in memory that doesn't grow with their number."""
+"""Statistics over many events, in memory that doesn't grow with their number."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain, count
 from typing import Any
 
 import msgspec
 
-from ...collector.models import StoredEvent
-
 __all__ = [
     "COLORED_TYPES",
     "FRAME_TIME_EDGES",
+    "FRAME_TIME_PARTS",
     "Distribution",
-    "EventStats",
     "FrameTimeSummary",
     "FrameTimes",
     "Timeline",
     "TimelineBins",
-    "frame_time",
+    "frame_times",
 ]
 
 COLORED_TYPES = 8
@@ -33,7 +32,6 @@ FRAME_TIME_EDGES = (4.0, 8.0, 12.0, 16.7, 20.0, 25.0, 33.4, 50.0, 66.7, 100.0, 2
 _MAX_EXACT_VALUES = 4096  # different values that a distribution keeps
 _LOG_BUCKET_RATIO = math.log(1.002)  # from one bucket of a distribution to the next
 _MAX_FRAME_TIME = 60_000.0  # milliseconds; a longer one is a pause, or a mistake
-_MAX_CLOCK_ERROR = 86_400_000  # milliseconds
 _MAX_BINS = 150  # of a timeline
 # Seconds; each is a multiple of the one before, so that bins can be joined. Then times four.
 _BIN_WIDTHS = (1, 5, 15, 60, 300, 900, 3600, 14_400, 43_200, 86_400, 604_800)
@@ -51,11 +49,11 @@ class Distribution:
         self.count = 0
         self.largest = 0.0
 
-    def add(self, value: float) -> None:
-        """Count a number."""
-        self._counts[value if self._is_exact else _bucket(value)] += 1
-        self.count += 1
-        self.largest = max(self.largest, value)
+    def add(self, values: Sequence[float]) -> None:
+        """Count numbers."""
+        self._counts.update(values if self._is_exact else map(_bucket, values))
+        self.count += len(values)
+        self.largest = max(self.largest, *values, 0.0)
         if self._is_exact and len(self._counts) > _MAX_EXACT_VALUES:
             self._round()
 
@@ -90,19 +88,36 @@ class _Fields(msgspec.Struct):
 
 
 _read_fields = msgspec.json.Decoder(_Fields).decode
+_read_many = msgspec.json.Decoder(list[_Fields]).decode
+FRAME_TIME_PARTS = ("frame", "fps", "\\u00")
+"""The JSON of every event with a frame time contains one of these: a letter may be escaped."""
 
 
-def frame_time(data: msgspec.Raw) -> float | None:
-    """Return the frame time in an event's data, in milliseconds, or None.
+def frame_times(data: Sequence[str]) -> list[float]:
+    """Return the frame times in the data of some events, in milliseconds.
 
-    It is the first of these fields that is a number: ``frame_time_ms``, ``frameTimeMs``,
-    ``frame_ms``, ``frameMs`` (milliseconds), ``fps`` (frames per second). ``dt`` is ignored: some
-    games give it in seconds, others in milliseconds.
+    The frame time of an event is the first of these fields that is a number: ``frame_time_ms``,
+    ``frameTimeMs``, ``frame_ms``, ``frameMs`` (milliseconds), ``fps`` (frames per second). ``dt``
+    is ignored: some games give it in seconds, others in milliseconds.
     """
     try:
-        fields = _read_fields(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        found = [_frame_time(fields) for fields in _read_many(f"[{','.join(data)}]")]
+    except _UNREADABLE:
+        found = [_frame_time_of(each) for each in data]
+    return [value for value in found if value is not None]
+
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def _frame_time_of(data: str) -> float | None:
+    try:
+        return _frame_time(_read_fields(data))
+    except _UNREADABLE:
         return None
+
+
+def _frame_time(fields: _Fields) -> float | None:
     for value in (fields.frame_time_ms, fields.frameTimeMs, fields.frame_ms, fields.frameMs):
         if _is_positive(value):
             return _plausible(value)
@@ -141,10 +156,11 @@ class FrameTimes(Distribution):
         super().__init__()
         self.bins = [0] * (len(FRAME_TIME_EDGES) + 1)
 
-    def add(self, value: float) -> None:
-        """Count a frame."""
-        super().add(value)
-        self.bins[bisect_left(FRAME_TIME_EDGES, value)] += 1
+    def add(self, values: Sequence[float]) -> None:
+        """Count frames."""
+        super().add(values)
+        places = Counter(map(partial(bisect_left, FRAME_TIME_EDGES), values))
+        self.bins = [frames + places[place] for place, frames in enumerate(self.bins)]
 
     def summary(self) -> FrameTimeSummary | None:
         """Return the statistics, or None if there are no frames."""
@@ -188,8 +204,8 @@ class Timeline:
         self._width = next(self._widths)  # seconds
         self._first = self._last = 0
 
-    def add(self, milliseconds: int, type_: str) -> None:
-        """Count an event of a type at a time since the epoch."""
+    def add(self, milliseconds: int, type_: str, events: int = 1) -> None:
+        """Count events of a type at a time since the epoch."""
         number = milliseconds // (self._width * 1000)
         counts = self._bins.get(number)
         if counts is None:
@@ -197,7 +213,7 @@ class Timeline:
                 self._first = self._last = number
             self._first, self._last = min(self._first, number), max(self._last, number)
             counts = self._bins[number] = [0] * (self._others + 1)
-        counts[self._series.get(type_, self._others)] += 1
+        counts[self._series.get(type_, self._others)] += events
         while self._last - self._first >= _MAX_BINS:
             self._widen()
 
@@ -217,32 +233,3 @@ class Timeline:
         empty = [0] * (self._others + 1)
         columns = [(number * self._width, self._bins.get(number, empty)) for number in numbers]
         return TimelineBins(self._width, columns)
-
-
-class EventStats:
-    """Everything that a report shows about its events.
-
-    Args:
-        types: the types that the timeline shows separately.
-    """
-
-    def __init__(self, types: Iterable[str]) -> None:
-        self.first: int | None = None
-        self.last: int | None = None
-        self.timeline = Timeline(types)
-        self.frames = FrameTimes()
-        self.displaced = 0
-
-    def add(self, event: StoredEvent) -> None:
-        """Count an event."""
-        when = event.timestamp
-        # A player's clock may be years off, which would squeeze all other events into one bin.
-        if abs(when - event.received) > _MAX_CLOCK_ERROR:
-            when = event.received
-            self.displaced += 1
-        self.timeline.add(when, event.type)
-        self.first = when if self.first is None else min(self.first, when)
-        self.last = when if self.last is None else max(self.last, when)
-        milliseconds = frame_time(event.data)
-        if milliseconds is not None:
-            self.frames.add(milliseconds)

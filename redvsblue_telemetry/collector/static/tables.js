@@ -57,11 +57,9 @@ function fillSession(row, session) {
 }
 
 export class VersionTable {
-  /** `hrefOf` returns the address of a view that compares a version with others. */
-  constructor({ body, empty, hrefOf }) {
+  constructor({ body, empty }) {
     this.empty = empty;
-    const add = ({ version }) => versionRow(version, version && hrefOf(version));
-    this.rows = new Rows(body, { keyOf: (health) => health.version, add, fill: fillVersion });
+    this.rows = new Rows(body, { keyOf: (health) => health.version, add: versionRow, fill: fillVersion });
   }
 
   /** Show how the sessions of each version stand and ended; the newest version is first. */
@@ -71,21 +69,11 @@ export class VersionTable {
   }
 }
 
-function versionRow(version, href) {
+function versionRow({ version }) {
   const row = make("tr");
   const head = make("th");
   head.scope = "row";
-  const name = make("bdi", "", version ? shortened(version, 40) : "no version");
-  if (href) {
-    const link = make("a", "link");
-    link.href = href;
-    link.title = "Compare this version with another";
-    link.append(name);
-    head.append(link);
-  } else {
-    head.append(name);
-  }
-  head.append(make("span", "sub"));
+  head.append(make("bdi", "", version ? shortened(version, 40) : "no version"), make("span", "sub"));
   row.append(head, make("td"), make("td"), make("td"), make("td"));
   return row;
 }

@@ -335,7 +335,13 @@ def open_readonly(path: Path, *, busy_timeout: float = 5.0) -> Iterator[sqlite3.
 
 def _connect(path: Path, mode: str, busy_timeout: float = 0.0) -> sqlite3.Connection:
     source = f"{path.absolute().as_uri()}?{mode}"
-    connection = sqlite3.connect(source, uri=True, isolation_level=None, timeout=busy_timeout)
+    connection = sqlite3.connect(
+        source,
+        uri=True,
+        isolation_level=None,
+        timeout=busy_timeout,
+        check_same_thread=False,  # some readers read ahead, in a thread
+    )
     _add_functions(connection)
     return connection
 

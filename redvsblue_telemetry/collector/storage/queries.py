@@ -48,18 +48,19 @@ from .summaries import CrashGroups, FrameSummaries
 __all__ = [
     "context_names",
     "crashes",
+    "deleted",
     "events",
     "faults",
     "frames",
     "last_types",
     "newest_arrival",
     "newest_ends",
+    "received",
     "rejected",
     "search",
     "session",
     "session_rows",
     "sessions",
-    "stream_events",
     "stream_sessions",
     "totals",
     "versions",
@@ -86,6 +87,10 @@ _SESSION_COLUMNS = (
     "key, session_id, version, events, repeats, missing, highest, first_timestamp, "
     "last_timestamp, first_received, last_received, reason, started_at, last_seq, reported, "
     f"crashes, faults, deleted, at, lost, waiting, {_OUTCOME}"
+)
+_IN_SPAN = (
+    "last_received >= ifnull(:start, last_received) "
+    "AND last_received < ifnull(:end, last_received + 1)"
 )
 _QUIET_MILLISECONDS = 300_000  # without a connection, after which there is no word of a session
 _ROWS_PER_CHUNK = 1000  # that are read ahead of a stream
@@ -230,18 +235,6 @@ def _windows(
             )
 
 
-def stream_events(connection: sqlite3.Connection, wanted: EventFilter) -> Iterator[StoredEvent]:
-    """Yield all events stored by now, one by one, with few in memory at a time."""
-    before = newest_arrival(connection) + 1
-    chosen = plan(connection, wanted)
-    after = 0
-    while chunk := _page(
-        connection, chosen, after, before, _ROWS_PER_CHUNK, newest_first=False
-    ).events:
-        yield from chunk
-        after = chunk[-1].arrival
-
-
 def newest_arrival(connection: sqlite3.Connection) -> int:
     """Return the arrival number of the newest event; 0 if there are no events."""
     row = connection.execute("SELECT max(arrival) FROM events").fetchone()
@@ -321,12 +314,26 @@ def _session(
 def stream_sessions(
     connection: sqlite3.Connection,
     *,
+    span: TimeRange = TimeRange(),  # noqa: B008 - it is frozen
+    only_incomplete: bool = False,
     connected: Set[str] = frozenset(),
     now: int | None = None,
 ) -> Iterator[Session]:
-    """Yield all sessions, oldest first, with few in memory at a time; see :func:`sessions`."""
-    query = f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE key > :key ORDER BY key LIMIT :limit"
+    """Yield sessions, oldest first, with few in memory at a time; see :func:`sessions`.
+
+    Args:
+        connection: a connection to the database.
+        span: only those that were last heard of in this range.
+        only_incomplete: only those that miss events.
+        connected: the ids of the sessions whose clients are connected.
+        now: in milliseconds since the epoch; by default the time.
+    """
+    query = (
+        f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE key > :key AND {_IN_SPAN}"
+        f"{' AND missing > 0' if only_incomplete else ''} ORDER BY key LIMIT :limit"
+    )
     values: dict[str, object] = {"key": 0, "limit": _ROWS_PER_CHUNK, **_standing(connected, now)}
+    values |= {"start": span.start, "end": span.end}
     while rows := connection.execute(query, values).fetchall():
         yield from (_session(connection, row, connected, Session) for row in rows)
         values["key"] = rows[-1][0]
@@ -346,8 +353,7 @@ def session_rows(
     """
     yield from connection.execute(
         "SELECT key, session_id, version, events, first_timestamp, last_timestamp, last_received, "
-        f"crashes, {_OUTCOME} FROM sessions WHERE last_received >= ifnull(:start, last_received) "
-        "AND last_received < ifnull(:end, last_received + 1)",
+        f"crashes, {_OUTCOME} FROM sessions WHERE {_IN_SPAN}",
         {"start": span.start, "end": span.end, **_standing(connected, now)},
     )
 
@@ -365,6 +371,20 @@ def last_types(
             "CROSS JOIN types ON types.key = events.type",
             (chunk,),
         )
+
+
+def received(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return when a session was first and last heard of; 0 and 0 if there is none."""
+    first, last = connection.execute(
+        "SELECT min(first_received), max(last_received) FROM sessions"
+    ).fetchone()
+    return first or 0, last or 0
+
+
+def deleted(connection: sqlite3.Connection) -> int:
+    """Return how many events were deleted of the sessions that there are."""
+    row = connection.execute("SELECT ifnull(sum(deleted), 0) FROM sessions").fetchone()
+    return int(row[0])
 
 
 def context_names(connection: sqlite3.Connection) -> list[str]:

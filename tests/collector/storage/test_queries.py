@@ -16,6 +16,7 @@ from redvsblue_telemetry.collector.models import EventFilter, StoredEvent
 from redvsblue_telemetry.collector.storage import contexts, plan, queries
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.writer import Writer
+from tests.support.stored import stream_events
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -161,19 +162,7 @@ def test_answer_with_large_data_is_cut_short_and_can_be_gone_on_from(
         pages.append(numbers(found))
         after = found[-1].arrival
     assert pages == [[1, 2, 3, 4], [5], [6, 7, 8, 9], [10]]
-    assert numbers(list(queries.stream_events(connection, EventFilter()))) == list(range(1, 11))
-
-
-def test_stream_ends_although_events_keep_coming(
-    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(queries, "_ROWS_PER_CHUNK", 2)
-    store(writer, *(event(n) for n in range(1, 6)))
-    seen = []
-    for found in queries.stream_events(connection, EventFilter()):
-        seen.append(found.arrival)
-        store(writer, event(100 + found.arrival))
-    assert seen == [1, 2, 3, 4, 5]
+    assert numbers(list(stream_events(connection, EventFilter()))) == list(range(1, 11))
 
 
 # Text, as somebody would type it.
@@ -446,7 +435,7 @@ def test_context_of_many_events_is_stored_once(
     assert connection.execute("SELECT count(*) FROM contexts").fetchone() == (1,)
     wanted = EventFilter(context={"ü": "😀", "n": str(10**30)})
     assert len(queries.events(connection, wanted, limit=1000)) == 201
-    assert len(list(queries.stream_events(connection, wanted))) == 201
+    assert len(list(stream_events(connection, wanted))) == 201
 
 
 def test_value_that_is_too_long_to_be_searched_for_is_kept(
@@ -530,7 +519,7 @@ def test_search_by_context_finds_the_same_for_few_and_many_events(
 
     def asked(**fields: str) -> list[int]:
         found = queries.events(connection, EventFilter(context=fields))
-        assert list(queries.stream_events(connection, EventFilter(context=fields))) == found
+        assert list(stream_events(connection, EventFilter(context=fields))) == found
         return numbers(found)
 
     assert asked(a="1") == [n for n in range(1, 61) if n % 3 and n % 2]

@@ -20,6 +20,7 @@ from redvsblue_telemetry.collector.storage import queries
 from redvsblue_telemetry.collector.storage.database import Database, open_readonly
 from redvsblue_telemetry.collector.storage.schema import SCHEMA_VERSION, upgrade
 from redvsblue_telemetry.collector.storage.writer import Writer
+from tests.support.stored import stream_events
 
 FOLDER = Path(__file__).parent
 NOW = 1_795_531_418_300 + 1
@@ -53,7 +54,7 @@ def everything(connection: sqlite3.Connection) -> dict[str, Any]:
     ids = [session.session_id for session in queries.stream_sessions(connection, now=NOW)]
     return {
         "events": msgspec.json.encode(queries.events(connection, EventFilter())),
-        "hits": msgspec.json.encode(list(queries.stream_events(connection, EventFilter("hit")))),
+        "hits": msgspec.json.encode(list(stream_events(connection, EventFilter("hit")))),
         "context": queries.events(connection, EventFilter(context={"player": "p-17"})),
         "sessions": queries.sessions(connection, now=NOW),
         "details": [queries.session(connection, each, now=NOW) for each in ids],

@@ -23,6 +23,7 @@ from redvsblue_telemetry.collector.storage.database import Database, open_readon
 from redvsblue_telemetry.collector.storage.textindex import TextIndex
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.collector.test_textsearch import DATA, TEXTS
+from tests.support.stored import stream_events
 
 BLOCK, BLOCKS = 4, 3  # events of a block, blocks of a partition
 PARTITION = BLOCK * BLOCKS
@@ -377,5 +378,5 @@ def test_export_reads_the_index_of_a_file_at_rest(tmp_path: Path) -> None:
             make_index(writer)
     with open_readonly(path) as connection:
         assert examined(connection, "w17") == [(16, 19), (28, 29)]
-        found = list(queries.stream_events(connection, EventFilter(text="w17")))
+        found = list(stream_events(connection, EventFilter(text="w17")))
     assert arrivals(found) == [17]
