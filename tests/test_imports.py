@@ -176,7 +176,8 @@ ROOMS = {
         fields          | backend  questions  sql
         compare         | backend  field  questions  sql
         funnel          | backend  questions  sql
-        asking          | backend  compare  field  fields  funnel  questions  rows  sql  vectors
+        retention       | backend  questions  sql
+        asking | backend compare field fields funnel questions retention rows  sql  vectors
     """,
     "collector.http": """
         forwarded       |

@@ -18,7 +18,8 @@ from .compare import compare
 from .field import field
 from .fields import fields
 from .funnel import funnel
-from .questions import Compare, Field, Fields, Funnel, Question, Values
+from .questions import Compare, Field, Fields, Funnel, Question, Retention, Values
+from .retention import retention
 from .rows import Rows
 from .sql import values
 from .vectors import Vectors, can_answer
@@ -30,6 +31,7 @@ _ANSWERS: dict[type[Question], Callable[[Backend, Any], Any]] = {
     Field: field,
     Fields: fields,
     Funnel: funnel,
+    Retention: retention,
     Values: values,
 }
 """The function that answers each kind of question."""

@@ -16,6 +16,7 @@ from ..models import TimeRange
 __all__ = [
     "MAX_ECHO",
     "Bin",
+    "Cohort",
     "Compare",
     "ComparePage",
     "ComparedField",
@@ -37,6 +38,9 @@ __all__ = [
     "Question",
     "QuestionError",
     "ReachedStep",
+    "Retained",
+    "Retention",
+    "RetentionAnswer",
     "TypeCount",
     "Value",
     "Values",
@@ -352,3 +356,48 @@ class FunnelAnswer(msgspec.Struct):
 
     per: str
     steps: list[ReachedStep]
+
+
+class Retention(Question):
+    """How many players come back, by the day on which they were first seen.
+
+    A range chooses the players who were first seen in it. Whether they were seen before, and
+    whether they came back, is looked up in all events that fit the other filters.
+    """
+
+    field: str
+    """What tells the players apart: a field of the context, such as ``context.player``."""
+    days: Sequence[int] = (1, 7, 30)
+    """How many days after the first one."""
+    offset: int = 0
+    """The zone of the viewer, whose days they are: minutes east of UTC."""
+
+
+class Cohort(msgspec.Struct):
+    """The players who were first seen on one day."""
+
+    day: int
+    """When the day begins."""
+    players: int
+    returned: dict[str, int | None]
+    """How many of them were seen on the day that comes so many days later; None if that day is not
+    over."""
+
+
+class Retained(msgspec.Struct):
+    """All players who could have come back so many days later, because that day is over."""
+
+    players: int
+    returned: int
+    share: float | None
+    """None if there is no such player."""
+
+
+class RetentionAnswer(msgspec.Struct):
+    """The answer to :class:`Retention`."""
+
+    field: str
+    cohorts: list[Cohort]
+    """In order; the newest 200 days with new players."""
+    overall: dict[str, Retained]
+    """Over all cohorts, also those that are not listed, by the number of days."""

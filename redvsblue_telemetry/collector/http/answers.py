@@ -22,6 +22,7 @@ from ..answers.questions import (
     Funnel,
     Question,
     QuestionError,
+    Retention,
     Values,
     funnel_step,
 )
@@ -69,6 +70,7 @@ class Answers:
             Route("/api/answers/values", self._values),
             Route("/api/answers/compare", self._compare),
             Route("/api/answers/funnel", self._funnel),
+            Route("/api/answers/retention", self._retention),
         ]
 
     def close(self) -> None:
@@ -148,6 +150,20 @@ class Answers:
         )
         return await self._answered(request, question)
 
+    async def _retention(self, request: Request) -> Response:
+        """Return how many players come back, as a :class:`RetentionAnswer`.
+
+        Parameters: ``field``, ``days`` and ``offset``.
+        """
+        _check_names(request, "field", "days", "offset")
+        question = Retention(
+            field=request.query_params.get("field", ""),
+            days=_days(request),
+            offset=zone_of(request),
+            filters=_filters(request),
+        )
+        return await self._answered(request, question)
+
     async def _answered(self, request: Request, question: Question) -> Response:
         backend, connected = self._backend, self._ingest.connected_sessions
         try:
@@ -174,6 +190,17 @@ def _needed(request: Request, name: str) -> str:
 
 
 _EXAMPLES = {"type": "ship_hit", "field": "damage"}
+
+
+def _days(request: Request) -> list[int]:
+    """Return the numbers of days, which are given with commas between them."""
+    text = request.query_params.get("days") or "1,7,30"
+    given = [each.strip() for each in text.split(",")]
+    if not all(each.isascii() and each.isdigit() and len(each) < 5 for each in given):
+        raise BadRequestError(
+            f"days is {text[:MAX_ECHO]!r}; it must be whole numbers, such as days=1,7,30"
+        )
+    return [int(each) for each in given]
 
 
 def _limit(request: Request, default: int, most: int) -> int:

@@ -148,3 +148,18 @@ def test_funnel(collector: RunningCollector) -> None:
     assert [step["count"] for step in by_player["steps"]] == [2, 1]
     for parameters in (steps[:1], (*steps, ("per", "player")), (*steps, ("context", "player"))):
         assert asked(collector, "answers/funnel", *parameters).status == 400
+
+
+def test_retention(played: RunningCollector) -> None:
+    parameters = (("field", "context.player"), ("days", "1, 2"), ("offset", "120"))
+    answer = asked(played, "answers/retention", *parameters)
+    assert answer.status == 200
+    (cohort,) = answer.json()["cohorts"]
+    assert (cohort["players"], cohort["returned"]) == (2, {"1": None, "2": None})
+    assert (cohort["day"] + 120 * 60_000) % 86_400_000 == 0
+    default = asked(played, "answers/retention", parameters[0]).json()
+    assert list(default["overall"]) == ["1", "7", "30"]
+    for wrong in (("days", "1,x"), ("days", "0"), ("offset", "x"), ("field", "player")):
+        assert (
+            asked(played, "answers/retention", *dict([parameters[0], wrong]).items()).status == 400
+        )
