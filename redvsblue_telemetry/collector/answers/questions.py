@@ -366,7 +366,7 @@ class Retention(Question):
     """
 
     field: str
-    """What tells the players apart: a field of the context, such as ``context.player``."""
+    """By which the players are known: a field of the context, such as ``context.player``."""
     days: Sequence[int] = (1, 7, 30)
     """How many days after the first one."""
     offset: int = 0

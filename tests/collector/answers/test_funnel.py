@@ -161,7 +161,7 @@ FILTERS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(plays(), STEPS, FILTERS)
 def test_both_engines_answer_as_the_reference(
     events: list[Played], steps: list[FunnelStep], filters: Filters
