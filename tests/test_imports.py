@@ -119,7 +119,7 @@ ROOMS = {
         faults          |
         checking        | faults
         steps           |
-        storage         | messages  models  steps  textsearch
+        storage         | loglimit  messages  models  steps  textsearch
         answers         | models  steps  storage
         alerts          | models  storage
         webhook         |
@@ -145,8 +145,11 @@ ROOMS = {
         upkeep          |
         textindex       | snapshot  upkeep
         plan            | textindex
+        blocks          |
+        encoding        |
         fields          |
-        columns         | cutoff  fields  snapshot
+        columns         | blocks  cutoff  encoding  fields  snapshot
+        building        | blocks  encoding  fields  upkeep
         queries         | cutoff  ids  figures  losses  plan  reports  snapshot  summaries
         history         |
         batches         | ids  plan  queries  snapshot
@@ -158,7 +161,7 @@ ROOMS = {
         schema          | figures
         database        | schema
         space           | database  upkeep
-        deletion        | reports  textindex
+        deletion        | blocks  reports  textindex
         writer | contexts database deletion faults ids reports schema sessions textindex upkeep
         retention       | database  deletion  space  upkeep
         forgetting      | deletion  upkeep

@@ -17,6 +17,7 @@ from .http.live import Live
 from .http.metrics import Metrics
 from .http.responses import ERROR_HANDLERS
 from .ingest import Ingest, Limits, require_upgrade
+from .storage.building import Building
 from .storage.database import Database
 from .storage.retention import Retention
 from .storage.space import Space
@@ -71,7 +72,7 @@ class Collector:
             self._on_stored,
             self.metrics.record_failure,
             check,
-            upkeep=[Retention(database, keep, max_bytes), TextIndex(), space],
+            upkeep=[Retention(database, keep, max_bytes), TextIndex(), Building(), space],
         )
         self.alerting = Alerting(
             alerts,

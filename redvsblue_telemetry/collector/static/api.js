@@ -41,9 +41,11 @@ function reasonOf(text) {
   }
 }
 
-/** Yield the newest matching events, newest first, as a search finds them, until there are as many as wanted. */
-export async function* search(filter, limit, signal) {
-  let before;
+/**
+ * Yield the newest matching events, newest first, as a search finds them, until there are as many as wanted; of those
+ * `before` an arrival, if there is one.
+ */
+export async function* search(filter, limit, signal, before) {
   for (let isPartial = true; isPartial && limit > 0; ) {
     let page;
     try {

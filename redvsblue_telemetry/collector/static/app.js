@@ -147,6 +147,7 @@ const tools = {
   request: (path, parameters) => requestFor(path, parameters, asked.signal),
   go: (changes, options) => router.go(changes, options),
   href: (changes) => router.href(changes),
+  router,
   refresh: show, // reads the range again, whose words may mean another time by now
   showState,
   colors,

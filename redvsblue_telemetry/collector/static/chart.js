@@ -1,8 +1,9 @@
 // The chart of events per second, stacked by type. It is redrawn after a change, at most once a frame.
 
-import { LEFT, RIGHT, TOP, BOTTOM, blank, drawScale, onLook, placeTip } from "./canvas.js";
+import { barPen, described, fillTip } from "./bars.js";
+import { LEFT, RIGHT, blank, drawScale, onLook, placeTip } from "./canvas.js";
 import { COLORS, OTHERS } from "./colors.js";
-import { clock, counted, make, number, setText } from "./text.js";
+import { clock, number, setText } from "./text.js";
 
 const HISTORY = 300; // seconds
 const SPANS = [60, 120, 180, 240, 300]; // seconds; the chart shows the shortest that covers all events
@@ -23,14 +24,15 @@ export class Chart {
     canvas.addEventListener("keydown", (event) => this.step(event));
   }
 
-  /** Add the counts of some seconds, and note the current second. */
-  add(now, seconds) {
+  /** Add the counts of some seconds, and note the current second; rank the types if they are shown. */
+  add(now, seconds, isShown) {
     for (const [second, counts] of seconds) this.seconds.set(second, limited(counts));
     if (now === this.now && !seconds.length) return;
     this.now = now;
     for (const second of this.seconds.keys()) {
       if (second < now - HISTORY || second > now) this.seconds.delete(second);
     }
+    if (!isShown) return;
     this.rank();
     this.draw();
   }
@@ -95,11 +97,7 @@ export class Chart {
     const { span } = this.measure();
     const next = (this.pointed ?? this.now) + steps;
     this.point(Math.max(this.now - span, Math.min(this.now - 1, next)));
-    const counts = this.stack(this.pointed);
-    const types = this.colors.slots.filter((type, slot) => type !== null && counts[slot]);
-    const parts = types.map((type) => `${type} ${number(counts[this.colors.slots.indexOf(type)])}`);
-    const sum = counts.reduce((a, b) => a + b, 0);
-    setText(this.status, `${clock(this.pointed * 1000)}: ${[counted(sum, "event"), ...parts].join(", ")}`);
+    setText(this.status, described(clock(this.pointed * 1000), this.stack(this.pointed), this.colors));
   }
 
   point(second) {
@@ -116,7 +114,7 @@ export class Chart {
     const first = this.now - span;
     let peak = 0;
     for (let second = first; second < this.now; second++) peak = Math.max(peak, total(this.seconds.get(second)));
-    const y = drawScale(area, peak), floor = height - BOTTOM;
+    const y = drawScale(area, peak);
 
     pen.fillStyle = color("--quiet");
     const interval = span <= 120 ? 15 : 60;
@@ -127,22 +125,9 @@ export class Chart {
       pen.fillText(label, width - RIGHT - ago * pitch, height - 5);
     }
 
-    const colors = Array.from({ length: COLORS + 1 }, (_, slot) => color(`--c${slot}`));
-    const bar = pitch > 4 ? pitch - 1 : pitch - 0.5;
+    const drawBar = barPen(area, pitch, y);
     for (let second = first; second < this.now; second++) {
-      const x = LEFT + (second - first) * pitch;
-      if (second === this.pointed) {
-        pen.fillStyle = color("--rule");
-        pen.fillRect(x - 1, TOP, pitch + 1, floor - TOP);
-      }
-      if (!this.seconds.has(second)) continue;
-      let base = 0;
-      this.stack(second).forEach((count, slot) => {
-        if (!count) return;
-        pen.fillStyle = colors[slot];
-        pen.fillRect(x, y(base + count), bar, y(base) - y(base + count));
-        base += count;
-      });
+      drawBar(second - first, this.stack(second), second === this.pointed);
     }
     setText(this.note, peak ? `peak ${number(peak)}, last ${span / 60} min` : "");
     this.showTip(first, span, pitch, width);
@@ -153,17 +138,7 @@ export class Chart {
     const { tip, pointed } = this;
     tip.hidden = pointed === null || pointed < first || pointed >= first + span;
     if (tip.hidden) return;
-    const stack = this.stack(pointed);
-    const list = make("ul");
-    stack.forEach((count, slot) => {
-      if (!count) return;
-      const item = make("li");
-      item.append(make("span", `dot c${slot}`), make("span", "name", this.colors.slots[slot] ?? "other types"));
-      item.append(make("span", "sum", number(count)));
-      list.append(item);
-    });
-    const sum = stack.reduce((a, b) => a + b, 0);
-    tip.replaceChildren(make("strong", "", `${clock(pointed * 1000)}  ·  ${counted(sum, "event")}`), list);
+    fillTip(tip, clock(pointed * 1000), this.stack(pointed), this.colors);
     const x = LEFT + (pointed - first + 0.5) * pitch;
     placeTip(tip, x, width);
   }

@@ -1,10 +1,11 @@
-// The list of the newest events. The number of its rows is bounded.
+// The list of the newest events. A viewer can go back from them to the first one, page by page; meanwhile no new ones
+// are added. The number of its rows is bounded.
 
 import { fields } from "./json.js";
 import { moveWithArrows } from "./rows.js";
 import { counted, make, number, setCut, setText, shortened, showTime, visible } from "./text.js";
 
-const MAX_ROWS = 200;
+const MAX_ROWS = 200, MAX_OLDER_ROWS = 1000; // the larger one while a viewer goes back
 const SHARE_UPDATES = 10; // updates that the shown share is computed over: five seconds
 const MAX_FIELDS = 10, MAX_VALUE_LENGTH = 80, MAX_TYPE_LENGTH = 60; // in one row
 const MAX_FAULT_LENGTH = 60;
@@ -12,20 +13,30 @@ const NOTHING = "No matching events.", SEARCHING = "Searching…";
 const MAX_DATA_LENGTH = 2000; // characters kept for a row; opening the event fetches all of its data
 
 export class EventList {
-  constructor({ list, note, empty, pause, colorOf, onOpen }) {
-    Object.assign(this, { list, note, empty, pause, colorOf, onOpen });
+  /** `onOlder` loads the events before an arrival, and `onNewest` the newest ones. */
+  constructor({ list, note, empty, pause, older, newest, end, colorOf, onOpen, onOlder, onNewest }) {
+    Object.assign(this, { list, note, empty, pause, older, newest, end, colorOf, onOpen });
     this.pending = []; // events to draw, oldest first
     this.shares = []; // [shown, matching] counts of the latest updates
     this.newCount = 0; // events that arrived while the list is held
     this.isPaused = false;
+    this.isLive = true; // whether new events arrive
+    this.isBack = false; // while a viewer looks at older events
+    this.hasFirst = false; // whether the last row is the first event that there is
     this.isPointed = false;
     this.isFocused = false;
     this.isDrawing = false;
     this.isUnsorted = false;
     this.day = new Date().toDateString();
     this.isSearching = false;
+    this.failure = ""; // why the last search has found nothing
     this.isSlow = false; // a search that takes its time
     pause.addEventListener("click", () => this.setPaused(!this.isPaused));
+    older.addEventListener("click", () => onOlder(this.list.lastChild.arrival));
+    newest.addEventListener("click", () => {
+      onNewest();
+      this.pause.focus(); // the button is gone
+    });
     // Rows must not move away while the pointer or the keyboard is about to open one.
     list.addEventListener("pointerenter", (event) => {
       this.isPointed = event.pointerType === "mouse";
@@ -41,7 +52,7 @@ export class EventList {
 
   get isHeld() {
     const isEmpty = !this.list.children.length; // an empty list has no rows that could move
-    return !isEmpty && (this.isPaused || this.isPointed || this.isFocused);
+    return !isEmpty && (this.isPaused || this.isBack || this.isPointed || this.isFocused);
   }
 
   release(reason) {
@@ -62,8 +73,10 @@ export class EventList {
     this.pending = [];
     this.shares = [];
     this.newCount = 0;
+    this.isBack = this.hasFirst = false;
     this.list.replaceChildren();
     this.empty.hidden = false;
+    this.showEnd();
     this.describe();
   }
 
@@ -71,7 +84,8 @@ export class EventList {
   setSearching(isSearching) {
     this.isSearching = isSearching;
     this.list.ariaBusy = String(isSearching);
-    setText(this.empty, isSearching ? SEARCHING : NOTHING);
+    if (isSearching) this.failure = "";
+    setText(this.empty, isSearching ? SEARCHING : this.failure || NOTHING);
     this.describe();
   }
 
@@ -91,6 +105,49 @@ export class EventList {
     this.draw();
   }
 
+  /** Add events before those in the list, newest first. */
+  append(events) {
+    this.isBack = true;
+    const rows = events.map((event) => rowOf(event, this.colorOf(event.type)));
+    this.list.append(...rows);
+    while (this.list.children.length > MAX_OLDER_ROWS) this.list.firstChild.remove();
+    if (rows.length && document.activeElement === this.older) {
+      const [button] = rows[0].children;
+      for (const other of this.list.querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
+      button.tabIndex = 0;
+      button.focus();
+    }
+    this.setTabStop();
+    this.describe();
+    this.showEnd();
+  }
+
+  /** Show whether new events are to come. */
+  setLive(isLive) {
+    this.isLive = isLive;
+    if (!isLive && this.isPaused) this.setPaused(false);
+    this.showEnd();
+  }
+
+  /** Show why no events can be shown. */
+  fail(reason) {
+    this.failure = `Can't be shown: ${reason.replace(/^\d+: /, "")}`;
+  }
+
+  /** Show whether the last row is the first event that there is. */
+  setFirst(hasFirst) {
+    this.hasFirst = hasFirst;
+    this.showEnd();
+  }
+
+  showEnd() {
+    const isEmpty = !this.list.children.length && !this.pending.length;
+    this.older.hidden = isEmpty || this.hasFirst;
+    this.end.hidden = isEmpty || !this.hasFirst || !this.isBack;
+    this.newest.hidden = !this.isBack;
+    this.pause.hidden = this.isBack || !this.isLive;
+  }
+
   /** Add the events of an update, oldest first; `matching` counts the ones left out of it, too. */
   add(events, matching) {
     this.shares = [...this.shares, [events.length, Math.max(matching, events.length)]].slice(-SHARE_UPDATES);
@@ -104,7 +161,7 @@ export class EventList {
     const [shown, matching] = this.shares.reduce(([a, b], [c, d]) => [a + c, b + d], [0, 0]);
     let text = this.isSlow && this.list.children.length ? "showing what was found so far, searching on…" : "";
     if (this.isHeld) {
-      text = this.isPaused ? "paused" : "paused while you use the list";
+      text = this.isBack ? "older events" : this.isPaused ? "paused" : "paused while you use the list";
       if (this.newCount) text += `: ${counted(this.newCount, "new event")}`;
     } else if (matching > shown) {
       text = `showing ${number(shown)} of ${number(matching)} in the last 5 s`;
@@ -129,10 +186,18 @@ export class EventList {
     if (this.isUnsorted) this.list.append(...[...this.list.children].sort((a, b) => b.arrival - a.arrival));
     this.isUnsorted = false;
     this.dateAgain();
-    while (this.list.children.length > MAX_ROWS) this.list.lastChild.remove();
+    while (this.list.children.length > MAX_ROWS) {
+      this.list.lastChild.remove();
+      this.hasFirst = false;
+    }
     this.empty.hidden = this.list.children.length > 0;
     this.describe();
-    // Only one row is a tab stop; the arrow keys move between rows.
+    this.setTabStop();
+    this.showEnd();
+  }
+
+  /** Make one row a tab stop; the arrow keys move between rows. */
+  setTabStop() {
     if (!this.list.querySelector('[tabindex="0"]')) this.list.querySelector("button")?.setAttribute("tabindex", "0");
   }
 

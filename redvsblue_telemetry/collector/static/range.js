@@ -17,6 +17,7 @@ const SUGGESTIONS = [
   "today", "yesterday", "this week", "last week", "this month", "last month",
   "last 15 minutes", "last 12 hours", "last 2 weeks", "last 3 months", "last year",
 ];
+const MIN_LENGTH = 60_000; // milliseconds
 const EVERYTHING = "all"; // in words; it needs no request
 const LIVE = new Set(["", "live"]);
 
@@ -28,14 +29,22 @@ export function offset() {
   return -new Date().getTimezoneOffset();
 }
 
-/** Return the changes of the address that choose a range of two times. */
-export function span(from, to) {
-  return { range: "", from: String(Math.round(from)), to: String(Math.round(to)) };
+/** Return the changes of the address that choose a range of two times; without the second, it has no end. */
+export function span(from, to = null) {
+  return { range: "", from: String(Math.round(from)), to: to === null ? "" : String(Math.round(to)) };
 }
 
 /** Return the changes of the address that choose a range by words. */
 export function named(words) {
   return { range: LIVE.has(words) ? "" : words, from: "", to: "" };
+}
+
+/** Return the changes of the address that choose a range three times as long, with this one in its middle. */
+export function longer({ from, to, isOpen }) {
+  if (from === null) return named(EVERYTHING);
+  const now = Date.now(), length = Math.max(MIN_LENGTH, (isOpen ? now : to ?? now) - from);
+  const end = (isOpen ? now : to ?? now) + length;
+  return from - length < 0 ? named(EVERYTHING) : span(from - length, end < now ? end : null);
 }
 
 /** Return the range that an address has; an error says what is wrong with it. */
@@ -67,7 +76,7 @@ export function inWords({ from, to, isOpen, isLive }) {
   if (isLive) return "";
   if (from === null && (to === null || isOpen)) return "everything that is stored";
   const [first, last] = [from, isOpen ? null : to].map((time) => time !== null && new Date(time));
-  if (!last) return `${dayOf(first)}, ${hour(first)} – now`;
+  if (!last) return `${dayOf(first)}, ${clock(from).slice(0, 5)} – now`;
   if (!first) return `until ${dayOf(last)}, ${hour(last)}`;
   // A range ends before its end: midnight is the end of a day, not the beginning of the next one.
   const end = new Date(last - 1);

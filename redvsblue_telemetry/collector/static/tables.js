@@ -57,9 +57,11 @@ function fillSession(row, session) {
 }
 
 export class VersionTable {
-  constructor({ body, empty }) {
+  /** `hrefOf` returns the address of a view that compares a version with others. */
+  constructor({ body, empty, hrefOf }) {
     this.empty = empty;
-    this.rows = new Rows(body, { keyOf: (health) => health.version, add: versionRow, fill: fillVersion });
+    const add = ({ version }) => versionRow(version, version && hrefOf(version));
+    this.rows = new Rows(body, { keyOf: (health) => health.version, add, fill: fillVersion });
   }
 
   /** Show how the sessions of each version stand and ended; the newest version is first. */
@@ -69,11 +71,21 @@ export class VersionTable {
   }
 }
 
-function versionRow({ version }) {
+function versionRow(version, href) {
   const row = make("tr");
   const head = make("th");
   head.scope = "row";
-  head.append(make("bdi", "", version ? shortened(version, 40) : "no version"), make("span", "sub"));
+  const name = make("bdi", "", version ? shortened(version, 40) : "no version");
+  if (href) {
+    const link = make("a", "link");
+    link.href = href;
+    link.title = "Compare this version with another";
+    link.append(name);
+    head.append(link);
+  } else {
+    head.append(name);
+  }
+  head.append(make("span", "sub"));
   row.append(head, make("td"), make("td"), make("td"), make("td"));
   return row;
 }

@@ -1,45 +1,44 @@
 """Reads events of one type as columns, in the order in which they arrived.
 
 A question such as "the p95 of damage" needs two fields of a million events, and nothing else. Most
-events are in blocks, with a column for each field (:mod:`.blocks`); the rows that no block covers
-are read one by one. Both in one snapshot, so no event is missing or there twice.
+events are in blocks, with a column for each field (:mod:`.blocks`); the others are read from their
+rows. Both in one snapshot, so no event is missing or there twice.
 
 Needs pyarrow, except for :func:`fields`.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import msgspec
 
+from ..._shared import LARGEST_INTEGER
+from ..loglimit import LogLimit
 from ..models import TimeRange
+from .blocks import Block, blocks_of
 from .cutoff import NEVER, Cutoff
-from .fields import flatten
+from .encoding import DamagedColumnError, decode, has_arrow
+from .fields import DATA, FIXED, NUMBER, TEXT, flatten
 from .snapshot import snapshot
 
 __all__ = ["FIXED", "NUMBER", "TEXT", "Field", "can_read", "fields", "read"]
 
-FIXED = ("session", "seq", "timestamp", "received", "context", "version")
-"""The names of the columns that every type has. ``session`` and ``context`` are keys of the tables
-of these names. All are int64, except for ``version``, which is a text."""
-NUMBER, TEXT = "#number", "#text"
-"""The ends of the names of a field's columns: ``data.damage#number`` has the values that are
-numbers, and ``data.damage#text`` the others."""
-
-_DATA = "data."
 _ROWS = 8192  # of a piece
 _SAMPLE = 1000  # of the newest events, whose fields are looked at
 _EXAMPLES = 5  # different values of a field
 
+logger = logging.getLogger("redvsblue_telemetry.collector")
+_warnings = LogLimit(logger)
+
 
 def can_read() -> bool:
     """Return whether pyarrow is installed."""
-    return find_spec("pyarrow") is not None
+    return has_arrow()
 
 
 def read(
@@ -68,7 +67,8 @@ def read(
     schema = arrow.schema([(name, _type_of(arrow, name)) for name in names])
     with snapshot(connection):
         row = connection.execute("SELECT key FROM types WHERE name = ?", (event_type,)).fetchone()
-        pieces = [] if row is None else [*_rows(connection, row[0], schema, span, cutoff)]
+        reader = None if row is None else _Reader(connection, row[0], schema, span, cutoff)
+        pieces = [] if reader is None else [*reader.pieces()]
     return arrow.Table.from_batches(pieces, schema)
 
 
@@ -78,33 +78,125 @@ def _type_of(arrow: Any, name: str) -> Any:
     return arrow.string() if name == "version" or name.endswith(TEXT) else arrow.int64()
 
 
-def _rows(
-    connection: sqlite3.Connection, type_key: int, schema: Any, span: TimeRange, cutoff: Cutoff
-) -> Iterator[Any]:
-    """Yield record batches of the events in rows."""
-    arrow: Any = import_module("pyarrow")
-    fixed = [name for name in schema.names if name in FIXED]
-    data = [name for name in schema.names if name not in FIXED]
-    rows = connection.execute(
-        f"SELECT {', '.join([*fixed, 'data' if data else 'NULL'])} FROM events WHERE type = ? "
-        "AND received >= ifnull(?, received) AND received < ifnull(?, received + 1) "
-        "ORDER BY arrival",
-        (type_key, span.start, span.end),
-    )
-    while piece := rows.fetchmany(_ROWS):
-        cutoff.check()
-        *values, texts = zip(*piece, strict=True)
-        columns = dict(zip(fixed, values, strict=True))
-        if data:
-            flat = [flatten(text) for text in texts]
-            columns |= {name: _column(flat, name) for name in data}
-        yield arrow.record_batch(
-            [arrow.array(columns[field.name], field.type) for field in schema], schema=schema
+class _Reader:
+    """Reads the events of one table."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        type_key: int,
+        schema: Any,
+        span: TimeRange,
+        cutoff: Cutoff,
+    ) -> None:
+        self._connection = connection
+        self._type_key = type_key
+        self._schema = schema
+        self._span = span
+        self._cutoff = cutoff
+        self._arrow: Any = import_module("pyarrow")
+        self._compute: Any = import_module("pyarrow.compute")
+
+    def pieces(self) -> Iterator[Any]:
+        """Yield all events as record batches."""
+        next_arrival = 0
+        for block in blocks_of(self._connection, self._type_key):
+            self._cutoff.check()
+            if next_arrival < block.first:
+                yield from self._rows(next_arrival, block.first - 1)
+            next_arrival = block.last + 1
+            if self._overlaps(block):
+                yield from self._block(block)
+        yield from self._rows(next_arrival, LARGEST_INTEGER)
+
+    def _overlaps(self, block: Block) -> bool:
+        start, end = self._span.start, self._span.end
+        is_later = start is None or block.newest >= start
+        return is_later and (end is None or block.oldest < end)
+
+    def _is_inside(self, block: Block) -> bool:
+        start, end = self._span.start, self._span.end
+        is_later = start is None or block.oldest >= start
+        return is_later and (end is None or block.newest < end)
+
+    def _block(self, block: Block) -> Iterator[Any]:
+        """Yield the events of a block; from their rows if it lacks a column, or is damaged."""
+        names = [*self._schema.names]
+        if not self._is_inside(block) and "received" not in names:
+            names.append("received")
+        try:
+            columns = self._columns(block, names)
+        except DamagedColumnError as error:
+            _warnings.warn(
+                "damaged",
+                None,
+                "the columns of the events %d to %d are damaged, so their rows are read: %s",
+                block.first,
+                block.last,
+                error,
+            )
+            columns = None
+        if columns is None:
+            yield from self._rows(block.first, block.last)
+            return
+        own = [columns[name] for name in self._schema.names]
+        batch = self._arrow.record_batch(own, schema=self._schema)
+        yield batch if self._is_inside(block) else batch.filter(self._mask(columns["received"]))
+
+    def _columns(self, block: Block, names: Sequence[str]) -> dict[str, Any] | None:
+        """Return the columns of a block; None if it may have left one of them out."""
+        columns = {
+            name: decode(data, _type_of(self._arrow, name))
+            for name, data in self._connection.execute(
+                "SELECT name, data FROM columns WHERE block = ? "
+                f"AND name IN ({', '.join('?' * len(names))})",
+                (block.key, *names),
+            ).fetchall()
+        }
+        for name in names:
+            if name not in columns and name not in FIXED:
+                if not block.is_whole:
+                    return None
+                columns[name] = self._arrow.nulls(block.events, _type_of(self._arrow, name))
+            if name not in columns or len(columns[name]) != block.events:
+                raise DamagedColumnError(f"{name} has too few values")
+        return columns
+
+    def _mask(self, received: Any) -> Any:
+        """Return which events are in the span."""
+        start, end = self._span.start, self._span.end
+        compute = self._compute
+        is_later = compute.greater_equal(received, -LARGEST_INTEGER if start is None else start)
+        is_earlier = compute.less(received, LARGEST_INTEGER if end is None else end)
+        return compute.and_(is_later, is_earlier)
+
+    def _rows(self, first: int, last: int) -> Iterator[Any]:
+        """Yield the events of a range of arrivals from their rows."""
+        names = self._schema.names
+        fixed = [name for name in names if name in FIXED]
+        data = [name for name in names if name not in FIXED]
+        rows = self._connection.execute(
+            f"SELECT {', '.join([*fixed, 'data' if data else 'NULL'])} FROM events "
+            "WHERE type = ? AND arrival BETWEEN ? AND ? "
+            "AND received >= ifnull(?, received) AND received < ifnull(?, received + 1) "
+            "ORDER BY arrival",
+            (self._type_key, first, last, self._span.start, self._span.end),
         )
+        while piece := rows.fetchmany(_ROWS):
+            self._cutoff.check()
+            *values, texts = zip(*piece, strict=True)
+            columns = dict(zip(fixed, values, strict=True))
+            if data:
+                flat = [flatten(text) for text in texts]
+                columns |= {name: _column(flat, name) for name in data}
+            yield self._arrow.record_batch(
+                [self._arrow.array(columns[each.name], each.type) for each in self._schema],
+                schema=self._schema,
+            )
 
 
 def _column(flat: list[dict[str, float | str]], name: str) -> Any:
-    field, _, _ = name.removeprefix(_DATA).rpartition("#")
+    field, _, _ = name.removeprefix(DATA).rpartition("#")
     kind = float if name.endswith(NUMBER) else str
     values = [each.get(field) for each in flat]
     return [value if type(value) is kind else None for value in values]
@@ -126,28 +218,47 @@ class Field(msgspec.Struct):
 def fields(connection: sqlite3.Connection, event_type: str) -> list[Field]:
     """Return the fields of a type, the most frequent first. Doesn't need pyarrow.
 
+    Their shares are those of the newest thousand events. A field that only older events have is
+    there if it is in a block; its share is then that of all events in blocks, without examples.
+
     Args:
         connection: a connection to the database.
         event_type: the type.
     """
-    rows = connection.execute(
-        "SELECT data FROM events WHERE type = (SELECT key FROM types WHERE name = ?) "
-        "ORDER BY arrival DESC LIMIT ?",
-        (event_type, _SAMPLE),
-    ).fetchall()
+    with snapshot(connection):
+        row = connection.execute("SELECT key FROM types WHERE name = ?", (event_type,)).fetchone()
+        if row is None:
+            return []
+        rows = connection.execute(
+            "SELECT data FROM events WHERE type = ? ORDER BY arrival DESC LIMIT ?", (*row, _SAMPLE)
+        ).fetchall()
+        present = connection.execute(
+            "SELECT name, sum(present) FROM columns WHERE block IN "
+            "(SELECT key FROM blocks WHERE type = ?) AND name LIKE ? GROUP BY name",
+            (*row, f"{DATA}%"),
+        ).fetchall()
+        (covered,) = connection.execute(
+            "SELECT sum(events) FROM blocks WHERE type = ?", row
+        ).fetchone()
     found: dict[str, list[float | str]] = {}
     for (data,) in rows:
         for name, value in flatten(data).items():
-            found.setdefault(name, []).append(value)
-    by_share = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+            found.setdefault(DATA + name, []).append(value)
+    kinds = {name: {type(value) for value in values} for name, values in found.items()}
+    shares = {name: len(values) / len(rows) for name, values in found.items()}
+    for column, count in present:
+        name, _, end = column.rpartition("#")
+        if name not in found:
+            shares[name] = shares.get(name, 0.0) + count / covered
+        kinds.setdefault(name, set()).add(float if end == NUMBER[1:] else str)
     return [
         Field(
-            _DATA + name,
-            _kind({type(value) for value in values}),
-            len(values) / len(rows),
-            [*dict.fromkeys(values)][:_EXAMPLES],
+            name,
+            _kind(kinds[name]),
+            shares[name],
+            [*dict.fromkeys(found.get(name, ()))][:_EXAMPLES],
         )
-        for name, values in by_share
+        for name in sorted(shares, key=lambda name: (-shares[name], name))
     ]
 
 

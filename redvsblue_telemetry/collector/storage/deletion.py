@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..models import context_fields
+from .blocks import drop_blocks
 from .reports import remove_report
 from .textindex import forget_events, note_expired
 
@@ -94,8 +95,11 @@ def delete_events(
     ).fetchall()
     if not groups:
         return Deleted(0, [])
-    rows = connection.execute(f"DELETE FROM events WHERE {condition} RETURNING arrival", values)
-    arrivals = [arrival for (arrival,) in rows.fetchall()]
+    deleted = connection.execute(
+        f"DELETE FROM events WHERE {condition} RETURNING arrival, type", values
+    ).fetchall()
+    drop_blocks(connection, deleted)
+    arrivals = [arrival for arrival, _ in deleted]
     (forget_events if must_be_gone else note_expired)(connection, arrivals)
     row = connection.execute("SELECT key FROM types WHERE name = 'crash'").fetchone()
     crash = row and row[0]

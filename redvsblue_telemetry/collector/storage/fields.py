@@ -1,4 +1,4 @@
-"""The fields of an event's data, flat: what a question can name.
+"""The fields of an event's data, flat, and the names of the columns that hold them.
 
 Pure: the text of one event in, its fields out. The columns of the fast copy hold these values, and
 so does what is read from the rows, so both give the same answer.
@@ -10,7 +10,16 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["MAX_DEPTH", "MAX_TEXT_LENGTH", "flatten"]
+__all__ = ["DATA", "FIXED", "MAX_DEPTH", "MAX_TEXT_LENGTH", "NUMBER", "TEXT", "flatten"]
+
+FIXED = ("session", "seq", "timestamp", "received", "context", "version")
+"""The names of the columns that every type has. ``session`` and ``context`` are keys of the tables
+of these names. All are int64, except for ``version``, which is a text."""
+DATA = "data."
+"""The beginning of the names of all other columns."""
+NUMBER, TEXT = "#number", "#text"
+"""The ends of the names of a field's columns: ``data.damage#number`` has the values that are
+numbers, and ``data.damage#text`` the others."""
 
 MAX_DEPTH = 3
 """The most names that a field has: ``at.place.x`` is the last level."""

@@ -156,7 +156,27 @@ CREATE TABLE text_index (
 """
 _VERSION_4 += figures.TABLES  # after all changes of the table of sessions
 
+# The fast copy of the events: see `blocks`. `present` counts the values that are not null. It is in
+# the index, so that the fields of a type are listed without a look at the columns.
 _VERSION_5 = """
+CREATE TABLE blocks (
+    key INTEGER PRIMARY KEY,
+    type INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    oldest INTEGER NOT NULL,
+    newest INTEGER NOT NULL,
+    is_whole INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX blocks_by_type ON blocks (type, first, last, events);
+CREATE TABLE columns (
+    block INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    present INTEGER NOT NULL,
+    data BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX columns_by_block ON columns (block, name, present);
 """
 
 
@@ -188,6 +208,10 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
+_NO_BLOCKS = """
+CREATE TEMP TABLE blocks (key, type, first, last, events, oldest, newest, is_whole);
+CREATE TEMP TABLE columns (block, name, present, data);
+"""
 _NO_TEXT_INDEX = """
 CREATE TEMP TABLE text_index (partition INTEGER PRIMARY KEY, blocks, events, expired);
 """
@@ -197,7 +221,7 @@ CREATE TEMP TABLE faults (key INTEGER PRIMARY KEY, type, text);
 CREATE TEMP TABLE session_faults (fault, session, events, first, last, newest);
 """
 AS_CURRENT = {
-    1: f"""{_NO_TEXT_INDEX}{_NO_FAULTS}
+    1: f"""{_NO_BLOCKS}{_NO_TEXT_INDEX}{_NO_FAULTS}
 CREATE TEMP TABLE crashes (session INTEGER PRIMARY KEY, events);
 INSERT INTO crashes SELECT session, count(*) FROM main.events
     WHERE type = (SELECT key FROM main.types WHERE name = 'crash') GROUP BY session;
@@ -214,13 +238,13 @@ CREATE TEMP TABLE sampled (session, type, events);
 CREATE TEMP TABLE contexts (key INTEGER PRIMARY KEY, text);
 CREATE TEMP TABLE context_fields (name, value, context);
 {figures.AS_VIEWS}""",
-    2: f"""{_NO_TEXT_INDEX}{_NO_FAULTS}
+    2: f"""{_NO_BLOCKS}{_NO_TEXT_INDEX}{_NO_FAULTS}
 CREATE TEMP VIEW sessions AS SELECT *, 0 AS faults, 0 AS deleted, NULL AS run FROM main.sessions;
 CREATE TEMP VIEW events AS SELECT *, NULL AS fault FROM main.events;
 {figures.AS_VIEWS}""",
-    3: f"""{_NO_TEXT_INDEX}
+    3: f"""{_NO_BLOCKS}{_NO_TEXT_INDEX}
 CREATE TEMP VIEW sessions AS SELECT *, 0 AS deleted, NULL AS run FROM main.sessions;
 {figures.AS_VIEWS}""",
-    4: "",
+    4: _NO_BLOCKS,
 }
 """Statements that make a file of an older version, which is only read, look like a current one."""

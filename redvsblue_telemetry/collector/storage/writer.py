@@ -52,7 +52,7 @@ _MAX_TYPES_IN_MEMORY = 10_000
 _CRASH = "crash"  # the type of the events that are crashes
 _TABLES = (
     "events", "runs", "sessions", "types", "rejected", "reports", "lost", "sampled", "contexts",
-    "context_fields", "faults", "session_faults", "leftovers",
+    "context_fields", "faults", "session_faults", "leftovers", "blocks", "columns",
 )  # fmt: skip
 _USUAL_LOG_BYTES = 16 * 1024 * 1024  # of the write-ahead log, when it is used again
 _MOST_LOG_BYTES = 32 * 1024 * 1024  # before readers have to wait, so that it can be used again

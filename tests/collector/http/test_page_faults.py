@@ -206,4 +206,6 @@ def test_hostile_faults_do_nothing(collector: RunningCollector, look: Look) -> N
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("window.hacked === undefined && ({}).hacked === undefined")
-    assert page.locator("main :is(script, img, a, iframe)").count() == 0
+    assert page.locator("main :is(script, img, iframe)").count() == 0
+    links = page.locator("main a").evaluate_all("links => links.map((link) => link.href)")
+    assert [link for link in links if link and not link.startswith(collector.http_url)] == []

@@ -60,6 +60,18 @@ _CONTRADICTIONS = {
         "UNION SELECT session FROM reports WHERE session NOT IN (SELECT key FROM sessions) "
         "UNION SELECT session FROM sampled WHERE session NOT IN (SELECT key FROM sessions)"
     ),
+    "events of a block": (
+        "SELECT key, first, last, events, (SELECT count(*) FROM events WHERE type = blocks.type "
+        "AND arrival BETWEEN first AND last) AS found FROM blocks WHERE events <> found"
+    ),
+    "blocks that cover the same": (
+        "SELECT key, last, next FROM (SELECT key, last, "
+        "lead(first) OVER (PARTITION BY type ORDER BY first) AS next FROM blocks) "
+        "WHERE last >= next"
+    ),
+    "columns of no block": (
+        "SELECT block, name FROM columns WHERE block NOT IN (SELECT key FROM blocks)"
+    ),
     "leftovers of a session": (
         "SELECT session FROM leftovers WHERE session IN (SELECT key FROM sessions)"
     ),

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from time import monotonic
 from typing import Any
 
 import pytest
 
+from redvsblue_telemetry.collector.loglimit import LogLimit
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.models import TimeRange
-from redvsblue_telemetry.collector.storage import columns
+from redvsblue_telemetry.collector.storage import blocks, building, columns
+from redvsblue_telemetry.collector.storage.building import Building
+from redvsblue_telemetry.collector.storage.cutoff import Cutoff, CutoffError
 from redvsblue_telemetry.collector.storage.database import Database
+from redvsblue_telemetry.collector.storage.deletion import delete_events
+from redvsblue_telemetry.collector.storage.encoding import encode
+from redvsblue_telemetry.collector.storage.fields import flatten
 from redvsblue_telemetry.collector.storage.writer import Writer
+from tests.collector.storage.consistency import contradictions
 
 needs_pyarrow = pytest.mark.skipif(not columns.can_read(), reason="pyarrow is not installed")
+BLOCK = 8  # events
 EVERYTHING = [*columns.FIXED, "data.n#number", "data.n#text", "data.at.x#number"]
 
 
@@ -147,3 +159,376 @@ def test_fields_are_found_in_the_newest_events(
         columns.Field("data.at.x", "text", 0.25, ["true"]),
     ]
     assert columns.fields(connection, "nothing") == []
+
+
+# With blocks.
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks so small that a few events fill several of them."""
+    monkeypatch.setattr(blocks, "BLOCK_EVENTS", BLOCK)
+    monkeypatch.setattr(building, "BLOCK_EVENTS", BLOCK)
+    monkeypatch.setattr(building, "_ROWS", 3)
+
+
+def build(writer: Writer, work: Building | None = None) -> int:
+    """Do all that there is to do; return the number of steps."""
+    work = work or new_building()
+    for steps in range(10_000):
+        if not writer.maintain(work.step):
+            return steps
+    raise AssertionError("it doesn't end")
+
+
+def new_building(clock: Callable[[], float] = monotonic) -> Building:
+    """One that has imported pyarrow."""
+    work = Building(clock)
+    work._has_imported()
+    assert work._importing is not None
+    work._importing.join()
+    return work
+
+
+def covered(connection: sqlite3.Connection, type: str = "tick") -> list[tuple[int, int, int]]:
+    """The first and last arrival of each block, and how many events it has."""
+    return connection.execute(
+        "SELECT first, last, blocks.events FROM blocks JOIN types ON types.key = type "
+        "WHERE name = ? ORDER BY first",
+        (type,),
+    ).fetchall()
+
+
+def expected(
+    connection: sqlite3.Connection, type: str, names: list[str], span: TimeRange
+) -> dict[str, list[Any]]:
+    """The columns, from each row."""
+    rows = connection.execute(
+        f"SELECT {', '.join(columns.FIXED)}, data FROM events "
+        "WHERE type = (SELECT key FROM types WHERE name = ?) ORDER BY arrival",
+        (type,),
+    ).fetchall()
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for *fixed, data in rows:
+        row: dict[str, Any] = dict(zip(columns.FIXED, fixed, strict=True))
+        if not (span.start or 0) <= row["received"] < (span.end or 10**15):
+            continue
+        for name, value in flatten(data).items():
+            row[f"data.{name}#{'number' if isinstance(value, float) else 'text'}"] = value
+        for name in names:
+            found[name].append(row.get(name))
+    return found
+
+
+def check(
+    connection: sqlite3.Connection,
+    type: str = "tick",
+    names: list[str] = EVERYTHING,
+    span: TimeRange = TimeRange(),  # noqa: B008 - it is frozen
+) -> None:
+    """Check the columns against the rows."""
+    table = columns.read(connection, type, names, span)
+    assert table.to_pydict() == expected(connection, type, names, span)
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_blocks_lie_side_by_side_and_the_rest_is_in_rows(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    for seq in range(1, 60, 2):
+        store(writer, seq, {"n": seq}, type="tick")
+        store(writer, seq + 1, {"n": "text"}, type="other")
+    assert build(writer) > 0
+    # 30 events of each type: the newest first, and less than a block is left at the oldest end.
+    assert covered(connection) == [(13, 28, 8), (29, 44, 8), (45, 59, 8)]
+    assert covered(connection, "other") == [(14, 29, 8), (30, 45, 8), (46, 60, 8)]
+    check(connection)
+    check(connection, "other")
+
+    store(writer, 61, *({"n": seq} for seq in range(61, 68)))
+    assert build(writer) == 0
+    store(writer, 68, {"n": 68})
+    build(writer)
+    assert covered(connection)[-2:] == [(45, 59, 8), (60, 68, 8)]
+    check(connection)
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_blocks_are_what_is_read(writer: Writer, connection: sqlite3.Connection) -> None:
+    store(writer, 1, *({"n": seq} for seq in range(2 * BLOCK)))
+    build(writer)
+    writer.maintain(
+        lambda connection: bool(connection.execute("UPDATE events SET data = '{\"n\":-1}'"))
+    )
+    read = columns.read(connection, "tick", ["data.n#number"])["data.n#number"].to_pylist()
+    assert read == [float(n) for n in range(2 * BLOCK)]
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_table_is_the_same_with_any_part_in_blocks(
+    writer: Writer, connection: sqlite3.Connection, clock: Clock, database: Database
+) -> None:
+    dice = random.Random(11)
+    work = new_building(lambda: 0.0 if dice.random() < 0.5 else 10.0**9)
+    values = [1, -2.5, 0, 2**60, "x", "longer text", True, None, [1], {"x": 7}]
+    seqs = dict.fromkeys("abc", 1)
+    kept = 0
+    for _ in range(80):
+        session = dice.choice("abc")
+        datas = [
+            {name: dice.choice(values) for name in ("n", "m", "at") if dice.random() < 0.8}
+            for _ in range(dice.randrange(1, 9))
+        ]
+        kind = dice.choice(["tick", "tick", "tock"])
+        player, version = dice.choice(["p", "q", None]), dice.choice(["1", "2", None])
+        first = seqs[session]
+        store(writer, first, *datas, type=kind, session=session, player=player, version=version)
+        seqs[session] += len(datas)
+        clock.now += dice.choice([1, 50, -3])
+        for _ in range(dice.randrange(12)):
+            writer.maintain(work.step)
+        if dice.random() < 0.1:
+            oldest = connection.execute("SELECT min(arrival) FROM events").fetchone()[0]
+            delete(writer, "arrival < ?", oldest + dice.randrange(12))
+        if dice.random() < 0.05:
+            place = dice.randrange(oldest_of(connection), newest_of(connection) + 1)
+            delete(writer, "arrival BETWEEN ? AND ?", place, place + dice.randrange(20))
+        span = TimeRange(*sorted((900 + dice.randrange(3000), 900 + dice.randrange(3000))))
+        for kind in ("tick", "tock"):
+            check(connection, kind, [*EVERYTHING, "data.m#text"])
+            check(connection, kind, dice.sample(EVERYTHING, 3), span)
+        kept = max(kept, len(covered(connection)))
+    assert kept > 3
+    build(writer, work)
+    check(connection)
+    assert contradictions(database.path) == {}
+
+
+def delete(writer: Writer, condition: str, *values: int, must_be_gone: bool = True) -> None:
+    writer.maintain(
+        lambda connection: bool(
+            delete_events(connection, condition, values, must_be_gone=must_be_gone)
+        )
+    )
+
+
+def oldest_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT min(arrival) FROM events").fetchone()[0])
+
+
+def newest_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT max(arrival) FROM events").fetchone()[0])
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_block_of_a_deleted_event_goes_and_comes_back_without_it(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    store(writer, 1, *({"n": seq} for seq in range(1, 4 * BLOCK + 1)))
+    build(writer)
+    delete(writer, "arrival IN (?, ?)", 10, 12)
+    assert covered(connection) == [(1, 8, 8), (17, 24, 8), (25, 32, 8)]
+    check(connection)
+    build(writer)
+    assert covered(connection) == [(1, 8, 8), (9, 16, 6), (17, 24, 8), (25, 32, 8)]
+    check(connection)
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_hole_without_events_is_closed(writer: Writer, connection: sqlite3.Connection) -> None:
+    store(writer, 1, *({"n": seq} for seq in range(1, 4 * BLOCK + 1)))
+    build(writer)
+    delete(writer, "arrival BETWEEN ? AND ?", 9, 24)
+    build(writer)
+    assert covered(connection) == [(1, 24, 8), (25, 32, 8)]
+    check(connection)
+    assert build(writer) == 0
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_block_that_expires_is_not_built_again_and_again(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    store(writer, 1, *({"n": seq} for seq in range(1, 3 * BLOCK + 1)))
+    build(writer)
+    for arrival in range(1, BLOCK + 3):
+        delete(writer, "arrival = ?", arrival, must_be_gone=False)
+        assert build(writer) == 0
+        assert covered(connection)[-1] == (17, 24, 8)
+        check(connection)
+    assert covered(connection) == [(17, 24, 8)]
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_event_that_is_deleted_while_its_block_is_built_is_in_no_block(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    store(writer, 1, *({"n": seq} for seq in range(1, BLOCK + 2)))
+    steps = build(writer)
+    for step in range(steps):
+        delete(writer, "TRUE")
+        store(writer, 1 + 100 * (step + 1), *({"n": seq} for seq in range(BLOCK + 1)))
+        work = new_building(ticking())
+        for _ in range(step):
+            writer.maintain(work.step)
+        delete(writer, "arrival = ?", newest_of(connection) - 2)
+        build(writer, work)
+        (block,) = covered(connection)
+        assert block[2] in (BLOCK - 1, BLOCK)  # the last if it was begun anew
+        check(connection)
+
+
+def ticking() -> Callable[[], float]:
+    """A clock by which a step does as little as it can."""
+    ticks = itertools.count()
+    return lambda: 10.0 * next(ticks)
+
+
+def drop_all(writer: Writer) -> None:
+    """Drop all blocks, and nothing else."""
+
+    def drop(connection: sqlite3.Connection) -> bool:
+        for table in ("blocks", "columns"):
+            connection.execute(f"DELETE FROM {table}")
+        return False
+
+    writer.maintain(drop)
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_step_that_was_undone_is_done_again(
+    writer: Writer, connection: sqlite3.Connection, database: Database
+) -> None:
+    store(writer, 1, *({"n": seq} for seq in range(1, BLOCK + 1)))
+    steps = build(writer, new_building(ticking()))
+    for failing in range(steps):
+        drop_all(writer)
+        work = new_building(ticking())
+
+        def fail(connection: sqlite3.Connection, work: Building = work) -> bool:
+            work.step(connection)
+            raise ValueError("undo it")
+
+        for _ in range(failing):
+            writer.maintain(work.step)
+        with pytest.raises(ValueError, match="undo it"):
+            writer.maintain(fail)
+        work.rolled_back()
+        assert covered(connection) == []
+        build(writer, work)
+        assert covered(connection) == [(1, BLOCK, BLOCK)]
+        check(connection)
+    assert contradictions(database.path) == {}
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_clear_empties_the_blocks(
+    writer: Writer, connection: sqlite3.Connection, database: Database
+) -> None:
+    store(writer, 1, *({"n": seq} for seq in range(1, 2 * BLOCK + 1)))
+    build(writer)
+    half_built = new_building(ticking())
+    store(writer, 100, *({"n": seq} for seq in range(BLOCK)))
+    for _ in range(3):
+        writer.maintain(half_built.step)
+    writer.clear()
+    assert columns.read(connection, "tick", ["seq"]).num_rows == 0
+    store(writer, 1, *({"n": -seq} for seq in range(1, 2 * BLOCK + 1)))
+    build(writer, half_built)
+    assert len(covered(connection)) == 2
+    check(connection)
+    assert contradictions(database.path) == {}
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_field_that_got_no_column_is_read_from_the_rows(
+    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "_MAX_FIELDS", 2)
+    datas: list[dict[str, Any]] = [{"a": n, "b": str(n)} for n in range(BLOCK)]
+    datas[3]["rare"] = 5
+    store(writer, 1, *datas)
+    build(writer)
+    names = {name for (name,) in connection.execute("SELECT name FROM columns")}
+    assert names == {*columns.FIXED, "data.a#number", "data.b#text"}
+    check(connection, names=["data.rare#number", "seq"])
+    check(connection, names=["data.a#number", "data.a#text", "data.rare#text"])
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_large_events_make_smaller_blocks(
+    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "_MAX_SIZE", 40)
+    store(writer, 1, *({"n": seq, "text": "x" * 20} for seq in range(2 * BLOCK)))
+    build(writer)
+    assert [events for _, _, events in covered(connection)] == [3, 3, 2, 3]
+    # The newest five are too few for a block.
+    check(connection)
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE columns SET data = x'00' WHERE name = 'data.n#number'",
+        "UPDATE columns SET data = zeroblob(length(data)) WHERE name = 'received'",
+        "DELETE FROM columns WHERE name = 'received'",
+        "UPDATE columns SET data = :short WHERE name = 'received'",
+    ],
+)
+def test_damaged_block_is_read_from_the_rows(
+    writer: Writer,
+    connection: sqlite3.Connection,
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(columns, "_warnings", LogLimit(columns.logger))
+    store(writer, 1, *({"n": seq} for seq in range(2 * BLOCK)))
+    build(writer)
+    short = encode(import_module("pyarrow").array([1000]))
+    writer.maintain(lambda connection: bool(connection.execute(damage, {"short": short})))
+    for _ in range(3):
+        check(connection)
+    assert len(caplog.messages) == 1
+    assert "damaged, so their rows are read" in caplog.text
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_fields_of_old_events_are_found_in_the_blocks(
+    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "_SAMPLE", 4)
+    store(writer, 1, {"old": 1}, *({"n": seq} for seq in range(BLOCK - 1)))
+    store(writer, 100, *({"n": 0, "new": "x"} for seq in range(4)))
+    build(writer)
+    assert columns.fields(connection, "tick") == [
+        columns.Field("data.n", "number", 1.0, [0.0]),
+        columns.Field("data.new", "text", 1.0, ["x"]),
+    ]
+    store(writer, 200, *({"n": 0, "new": "x"} for seq in range(BLOCK)))
+    build(writer)
+    assert columns.fields(connection, "tick")[2:] == []
+
+
+@needs_pyarrow
+def test_reader_ends_at_its_cutoff(writer: Writer, connection: sqlite3.Connection) -> None:
+    store(writer, 1, {"n": 1})
+    cutoff = Cutoff()
+    cutoff.is_abandoned = True
+    with pytest.raises(CutoffError):
+        columns.read(connection, "tick", ["seq"], cutoff=cutoff)

@@ -8,18 +8,21 @@ import { EventList } from "../events.js";
 import { Filter, filterOf, isFilter } from "../filter.js";
 import { FrameTimes } from "../frames.js";
 import { Legend } from "../legend.js";
+import { Past } from "../past.js";
+import { longer, named, offset, span } from "../range.js";
 import { storageInWords, storageWarning } from "../storage.js";
 import { Stream } from "../stream.js";
 import { CRASHES, FAULTS, GroupList, RejectedList, SampledTable, SessionTable, VersionTable } from "../tables.js";
-import { make, number, setText } from "../text.js";
+import { make, number, setText, shortened } from "../text.js";
 import { showTiles } from "../tiles.js";
 
 // Milliseconds.
 const REFRESH_INTERVAL = 2_000, MIN_REFRESH_INTERVAL = 900; // the shorter one after a change
 const SUMMARY_INTERVAL = 10_000; // of versions and frame times, which are costlier to ask for, and of old crashes
+const RANGE_INTERVAL = 10_000; // of a range that ends now
 const SEARCH_DELAY = 400; // until a search counts as slow
 
-const INITIAL_EVENTS = 100, MAX_SESSIONS = 100, MAX_REJECTED = 50, MAX_GROUPS = 50, MAX_VERSIONS = 30;
+const EVENTS = 100, MAX_SESSIONS = 100, MAX_REJECTED = 50, MAX_GROUPS = 50, MAX_VERSIONS = 30;
 
 const $ = (id) => document.getElementById(id);
 
@@ -45,6 +48,7 @@ class Overview {
     this.refreshedAt = 0;
     this.summarizedAt = -Infinity;
     this.shown = {}; // the counts for which crashes, faults and rejected parts are shown
+    this.answered = new Set(); // the parts that show an answer for the range
     this.searching = 0; // a timer, while stored events are searched for
     this.loading = new AbortController();
     this.makeParts();
@@ -66,21 +70,28 @@ class Overview {
       onChange: (filter, isTyped) => this.tools.go(filter, { isReplaced: isTyped }),
     });
     const legend = new Legend({ list: $("legend"), colors, onType: (type) => this.filter.set({ type }) });
-    this.chart = new Chart({
-      canvas: $("chart"),
-      tip: $("chart-tip"),
-      legend,
-      colors,
-      note: $("chart-note"),
-      status: $("chart-status"),
+    const shown = { legend, colors, note: $("chart-note"), status: $("chart-status") };
+    this.chart = new Chart({ canvas: $("chart"), tip: $("chart-tip"), ...shown });
+    this.past = new Past({
+      canvas: $("past"),
+      tip: $("past-tip"),
+      ...shown,
+      onSelect: (from, to) => this.select(from, to),
+      onZoomOut: () => this.zoomOut(),
     });
+    $("zoom-out").addEventListener("click", () => this.zoomOut());
     this.list = new EventList({
       list: $("events"),
       note: $("events-note"),
       empty: $("events-empty"),
       pause: $("pause"),
+      older: $("older"),
+      newest: $("newest"),
+      end: $("events-end"),
       colorOf: (type) => colors.of(type),
       onOpen: (event) => opened.event(event),
+      onOlder: (arrival) => this.loadOlder(arrival),
+      onNewest: () => this.loadEvents(),
     });
     this.sessions = new SessionTable({
       body: $("sessions"),
@@ -88,7 +99,11 @@ class Overview {
       empty: $("sessions-empty"),
       onOpen: (id) => opened.session(id),
     });
-    this.versions = new VersionTable({ body: $("versions"), empty: $("versions-empty") });
+    this.versions = new VersionTable({
+      body: $("versions"),
+      empty: $("versions-empty"),
+      hrefOf: (version) => this.tools.href({ view: "versions", version }),
+    });
     this.sampled = new SampledTable({ panel: $("sampled-panel"), body: $("sampled") });
     this.crashes = new GroupList(CRASHES, {
       list: $("crashes"),
@@ -147,11 +162,53 @@ class Overview {
     this.range = state.range;
     this.wanted = filterOf(state);
     this.filter.show(this.wanted);
-    const { words, isOpen, query } = this.range;
-    const key = JSON.stringify([words && isOpen ? words : query, this.wanted]);
+    this.showFieldsLink(this.wanted.type);
+    const { words, isOpen, isLive, query } = this.range;
+    const range = JSON.stringify(words && isOpen ? words : query);
+    const key = range + JSON.stringify(this.wanted);
+    if (range !== this.shownRange) this.enter(isLive);
     if (key !== this.key) this.listen();
+    this.shownRange = range;
     this.key = key;
     this.refresh();
+  }
+
+  /** Offer the fields of the type that the events are filtered by. */
+  showFieldsLink(type) {
+    $("fields-hint").hidden = !type;
+    $("fields-link").href = this.tools.href({ view: "field", type });
+    setText($("fields-link"), `The numbers in ${shortened(type, 40)} over time`);
+  }
+
+  /** Show another range. Its figures are on their way; those of the range before are faded until then. */
+  enter(isLive) {
+    $("overview").dataset.loading = String(this.shownRange !== undefined);
+    $("chart-box").hidden = !isLive;
+    $("past-box").hidden = isLive;
+    setText($("chart-title"), isLive ? "Events per second" : "Events over time");
+    setText($("events-title"), isLive ? "Newest events" : "Events, newest first");
+    this.list.setLive(this.range.isOpen);
+    for (const tile of document.querySelectorAll(".tiles .now")) tile.hidden = !this.range.isOpen;
+    $("zoom-out").hidden = isLive || this.range.from === null;
+    setText($("chart-note"), "");
+    this.past.clear();
+    if (isLive) this.chart.rank();
+    this.summarizedAt = -Infinity;
+    this.shown = {};
+    this.answered.clear();
+  }
+
+  /** Show a part of the range. */
+  select(from, to) {
+    const { parameters } = this.tools.router.current;
+    const wider = Object.fromEntries(["range", "from", "to"].map((name) => [name, parameters.get(name) ?? ""]));
+    this.tools.go(span(from, to), { note: { wider } });
+  }
+
+  /** Go back to the range that this one is a part of; or to a longer one. */
+  zoomOut() {
+    if (this.range.isLive) return;
+    this.tools.go(history.state?.wider ?? longer(this.range));
   }
 
   close() {
@@ -193,7 +250,7 @@ class Overview {
     const isRestarted = isFirst && update.total < this.total;
     this.total = update.total;
     if (isRestarted) this.loadEvents();
-    this.chart.add(update.now, update.seconds);
+    this.chart.add(update.now, update.seconds, this.range.isLive);
     this.noteCounts(`${update.total} ${update.repeats} ${update.rejected} ${update.connections}`);
     setText($("tile-rate"), number(this.chart.rate));
     setText($("tile-connections"), number(update.connections));
@@ -209,18 +266,31 @@ class Overview {
   }
 
   /** Show the newest stored events. */
-  async loadEvents() {
+  loadEvents() {
+    this.list.clear();
+    return this.load((events) => this.list.fill(events.reverse()));
+  }
+
+  /** Show more events, from before the last one that is shown. */
+  loadOlder(arrival) {
+    return this.load((events) => this.list.append(events), arrival);
+  }
+
+  async load(show, before) {
     this.loading.abort(); // so that the collector ends that search
     const { signal } = (this.loading = new AbortController());
-    this.list.clear();
     this.setSearching(true);
+    let found = 0;
     try {
-      for await (const events of search({ ...this.wanted, ...this.range.query }, INITIAL_EVENTS, signal)) {
+      for await (const events of search({ ...this.wanted, ...this.range.query }, EVENTS, signal, before)) {
         if (signal.aborted) return;
-        this.list.fill(events.reverse());
+        found += events.length;
+        show(events);
       }
-    } catch {
+      this.list.setFirst(found < EVENTS);
+    } catch (error) {
       // The header shows whether there is a connection, and the stream brings new events once there is one.
+      if (error.response) this.list.fail(error.message);
     }
     if (!signal.aborted) this.setSearching(false);
   }
@@ -231,61 +301,114 @@ class Overview {
   noteCounts(counts) {
     this.isStale ||= counts !== this.counts;
     this.counts = counts;
+    if (!this.range.isLive) return;
     if (this.isStale && !this.isRefreshing && performance.now() - this.refreshedAt >= MIN_REFRESH_INTERVAL) this.refresh();
   }
 
   async refresh() {
     clearTimeout(this.refreshing);
+    const turn = (this.turn = {});
     this.isRefreshing = true;
     this.isStale = false;
     this.refreshedAt = performance.now();
-    const { query } = this.range;
-    try {
-      const requests = [request("/api/stats", query), request("/api/sessions", { ...query, limit: MAX_SESSIONS })];
-      const [stats, page] = await Promise.all(requests);
-      this.showStats(stats);
-      this.sessions.show(page.sessions, stats.sessions, stats.outcomes);
-      const crashes = stats.types.crash ?? 0;
-      const isDue = performance.now() - this.summarizedAt >= SUMMARY_INTERVAL;
-      const due = [];
-      if (stats.rejected !== this.shown.rejected) due.push(this.showRejected(stats.rejected));
-      if (isDue) due.push(this.summarize());
-      if (isDue || crashes !== this.shown.crashes) due.push(this.showCrashes(crashes));
-      if (stats.faults !== (this.shown.faults ?? 0)) due.push(this.showFaults(stats.faults));
-      await Promise.all(due);
-    } catch {
-      // See loadEvents().
+    const isDue = !this.range.isLive || performance.now() - this.summarizedAt >= SUMMARY_INTERVAL;
+    const figures = this.ask(turn, "/api/stats");
+    const parts = [this.part("figures", this.showFigures(turn, figures), turn)];
+    parts.push(this.part("sessions-panel", this.showSessions(turn, figures), turn));
+    if (!this.range.isLive) parts.push(this.part("flow", this.showPast(turn), turn));
+    if (isDue) {
+      parts.push(this.part("versions-panel", this.showVersions(turn), turn));
+      parts.push(this.part("frames-panel", this.showFrames(turn), turn));
+      parts.push(this.part("crashes-panel", this.showCrashes(turn), turn));
+      this.summarizedAt = performance.now();
     }
+    const results = await Promise.allSettled(parts);
+    if (turn !== this.turn) return;
+    const hasFailed = results.some(({ status }) => status === "rejected");
     this.isRefreshing = false;
+    $("overview").dataset.loading = "false";
     clearTimeout(this.refreshing);
-    if (!document.hidden && this.isOpen) this.refreshing = setTimeout(() => this.refresh(), REFRESH_INTERVAL);
+    if (document.hidden || !this.isOpen) return;
+    if (hasFailed) this.summarizedAt = -Infinity;
+    if (this.range.isLive || hasFailed) this.refreshing = setTimeout(() => this.refresh(), REFRESH_INTERVAL);
+    else if (this.range.isOpen) this.refreshing = setTimeout(() => this.tools.refresh(), RANGE_INTERVAL);
   }
 
-  async showRejected(count) {
-    this.rejected.show((await request("/api/rejected", { ...this.range.query, limit: MAX_REJECTED })).rejected, count);
+  /** Show in a part of the page why there is no answer for it, unless it shows an earlier one for this range. */
+  async part(id, work, turn) {
+    try {
+      await work;
+      if (turn !== this.turn) return;
+      this.answered.add(id);
+      showFailure($(id), "");
+    } catch (error) {
+      const isAnswer = error.response || error.name === "TimeoutError";
+      if (turn === this.turn && isAnswer && !this.answered.has(id)) showFailure($(id), error.message);
+      throw error;
+    }
+  }
+
+  /** Request a part of the page for its range; null if another range is shown when the answer comes. */
+  async ask(turn, path, parameters = {}) {
+    const wanted = { ...this.range.query, ...parameters };
+    // The header shows how the stream does, if there is one.
+    const answer = await (this.range.isOpen ? request(path, wanted) : this.tools.request(path, wanted));
+    return turn === this.turn ? answer : null;
+  }
+
+  async showFigures(turn, figures) {
+    const stats = await figures;
+    if (!stats) return;
+    this.showStats(stats);
+    const crashes = stats.types.crash ?? 0;
+    const due = [];
+    if (stats.rejected !== this.shown.rejected) due.push(this.showRejected(turn, stats.rejected));
+    if (this.range.isLive && crashes !== (this.shown.crashes ?? crashes)) due.push(this.showCrashes(turn));
+    if (stats.faults !== this.shown.faults) due.push(this.showFaults(turn, stats.faults));
+    this.shown.crashes = crashes;
+    await Promise.all(due);
+  }
+
+  async showSessions(turn, figures) {
+    const [page, stats] = await Promise.all([this.ask(turn, "/api/sessions", { limit: MAX_SESSIONS }), figures]);
+    if (page && stats) this.sessions.show(page.sessions, stats.sessions, stats.outcomes);
+  }
+
+  async showPast(turn) {
+    const history = await this.ask(turn, "/api/history", { offset: offset() });
+    if (history) this.past.show(history);
+  }
+
+  async showRejected(turn, count) {
+    const page = count ? await this.ask(turn, "/api/rejected", { limit: MAX_REJECTED }) : { rejected: [] };
+    if (!page) return;
+    this.rejected.show(page.rejected, count);
     this.shown.rejected = count;
   }
 
-  async showCrashes(count) {
-    const wanted = { ...this.range.query, limit: MAX_GROUPS, data: "text" };
-    const groups = (await request("/api/crashes", wanted)).crashes;
-    this.crashes.show(groups);
-    $("crashes-empty").hidden = groups.length > 0;
-    this.shown.crashes = count;
+  async showCrashes(turn) {
+    const page = await this.ask(turn, "/api/crashes", { limit: MAX_GROUPS, data: "text" });
+    if (!page) return;
+    this.crashes.show(page.crashes);
+    $("crashes-empty").hidden = page.crashes.length > 0;
   }
 
-  async showFaults(count) {
-    this.faults.show((await request("/api/faults", { ...this.range.query, limit: MAX_GROUPS, data: "text" })).faults);
+  async showFaults(turn, count) {
+    const page = count ? await this.ask(turn, "/api/faults", { limit: MAX_GROUPS, data: "text" }) : { faults: [] };
+    if (!page) return;
+    this.faults.show(page.faults);
     $("faults-panel").hidden = !count;
     this.shown.faults = count;
   }
 
-  async summarize() {
-    const wanted = { ...this.range.query, limit: MAX_VERSIONS };
-    const [byVersion, times] = await Promise.all([request("/api/versions", wanted), request("/api/frames", wanted)]);
-    this.versions.show(byVersion.versions);
-    this.frameTimes.show(times.frames);
-    this.summarizedAt = performance.now();
+  async showVersions(turn) {
+    const page = await this.ask(turn, "/api/versions", { limit: MAX_VERSIONS });
+    if (page) this.versions.show(page.versions);
+  }
+
+  async showFrames(turn) {
+    const page = await this.ask(turn, "/api/frames", { limit: MAX_VERSIONS });
+    if (page) this.frameTimes.show(page.frames);
   }
 
   showStats(stats) {
@@ -293,13 +416,26 @@ class Overview {
     $("faults-filter").hidden = !stats.faults && !this.wanted.fault;
     this.sampled.show(stats.sampled, stats.types);
     const isEmpty = stats.events + stats.rejected + stats.sessions === 0;
-    $("empty").hidden = !isEmpty;
+    $("empty").hidden = !isEmpty || !this.range.isLive;
+    $("nothing").hidden = !isEmpty || this.range.isLive;
+    $("nothing-all").href = this.tools.href(named("all"));
     $("flow").hidden = $("columns").hidden = isEmpty;
     $("trouble").hidden = !stats.lastError;
     setText($("trouble"), stats.lastError ? `Events can't be stored, so they are not acknowledged: ${stats.lastError}` : "");
     showStorage(stats.storage);
     showOptions($("types"), Object.keys(stats.types).slice(0, 100));
   }
+}
+
+/** Show why a part of the page can't be shown; an empty reason ends that. */
+function showFailure(part, reason) {
+  part.dataset.failed = String(Boolean(reason));
+  let line = part.querySelector(":scope > .failure");
+  if (!line && !reason) return;
+  line ??= part.appendChild(make("p", "failure"));
+  line.hidden = !reason;
+  if (reason) part.hidden = false;
+  setText(line, `Can't be shown: ${reason.replace(/^\d+: /, "")}`);
 }
 
 function showStorage(storage) {
