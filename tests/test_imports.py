@@ -111,6 +111,7 @@ ROOMS = {
         worker | session adoption limits settlement window report states requests backoff keepalive packing poller log
     """,  # noqa: E501
     "collector": """
+        cells           |
         loglimit        |
         messages        |
         textsearch      |
@@ -125,7 +126,7 @@ ROOMS = {
         webhook         |
         alerting        | alerts  storage  webhook
         ingest          | messages  storage
-        http            | answers  loglimit  messages  models  ranges  storage  ingest
+        http            | answers  cells  loglimit  messages  models  ranges  storage  ingest
         app             | alerting  alerts  http  ingest  storage
         tls             |
         listening       | loglimit
@@ -134,6 +135,7 @@ ROOMS = {
         client          | models
     """,
     "collector.storage": """
+        sandbox         |
         seqranges       |
         losses          |
         reports         | losses  seqranges
@@ -143,6 +145,7 @@ ROOMS = {
         ids             |
         snapshot        |
         upkeep          |
+        views           | figures  upkeep
         textindex       | snapshot  upkeep
         plan            | textindex
         blocks          |
@@ -193,7 +196,8 @@ ROOMS = {
         parameters      |
         responses       | parameters  readers
         answers         | parameters  readers  responses
-        api             | answers  live  metrics  parameters  readers  responses
+        query           | parameters  readers  responses
+        api             | answers  live  metrics  parameters  query  readers  responses
     """,
     "testing": """
         _instances      |
@@ -219,6 +223,7 @@ ROOMS = {
         forget          | _arguments  _terminal
         export          | _arguments  _terminal  _database  _output  _formats  _parquet
         prove           | _arguments  _terminal  _database
+        query           | _arguments  _terminal  _database  _output
         report          | _arguments  _terminal  _database  _outcomes  _output
         schema          | _terminal  _output
         check           | _arguments  _terminal  _sdk_log

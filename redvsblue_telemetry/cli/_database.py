@@ -16,8 +16,12 @@ _NAME_IT = "name the database that `collect` writes with --db"
 
 
 @contextlib.contextmanager
-def open_database(path: Path) -> Iterator[sqlite3.Connection]:
+def open_database(path: Path, schema: str = "main") -> Iterator[sqlite3.Connection]:
     """Open an existing database for reading.
+
+    Args:
+        path: the file.
+        schema: the name of the schema of its tables.
 
     Raises:
         DatabaseError: the file doesn't exist or can't be read.
@@ -34,5 +38,5 @@ def open_database(path: Path) -> Iterator[sqlite3.Connection]:
         )
     if not status.st_size:
         raise DatabaseError(f"{path} is empty: no collector has stored anything in it")
-    with open_readonly(path) as connection:
+    with open_readonly(path, schema=schema) as connection:
         yield connection

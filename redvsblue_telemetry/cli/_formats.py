@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from .._shared import escape
+from ..collector.cells import cell
 from ..collector.storage.batches import EventBatch
 from ._parquet import COLUMNS, write_parquet
 from ._terminal import one_line
@@ -19,13 +19,6 @@ __all__ = ["FORMATS"]
 
 _JSON_COLUMNS = ("data", "context")
 _NUMBERS = ("arrival", "received", "seq", "timestamp")
-# OWASP's list for "CSV injection", also behind blanks, which some spreadsheets skip, and with the
-# signs that Unicode calls equal to those of ASCII. Line breaks and tabs are escaped before.
-_FORMULA = re.compile(r"'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212]")
-_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?", re.ASCII)
-_LIKE_ESCAPE = re.compile(r"\\(?=u[0-9a-fA-F]{4})")
-# A text that is neither a formula nor has letters to escape.
-_PLAIN = re.compile(r"[A-Za-z0-9_.][\w.:/-]*", re.ASCII)
 _UNPLAIN = re.compile(r"[\x7f\r\t]")
 
 
@@ -73,7 +66,7 @@ def _cells(batch: EventBatch) -> Iterator[Sequence[object]]:
         if name in _NUMBERS:
             yield column
         else:
-            made = _Made(one_line if name in _JSON_COLUMNS else _cell)
+            made = _Made(one_line if name in _JSON_COLUMNS else cell)
             yield [None if field is None else made[field] for field in column]
 
 
@@ -87,19 +80,6 @@ class _Made(dict[str, str]):
     def __missing__(self, text: str) -> str:
         made = self[text] = self._make(text)
         return made
-
-
-def _cell(text: str) -> str:
-    r"""Return a text with an apostrophe before a formula, and unprintable letters as ``\u001b``.
-
-    It can be undone: a text that looked like an escape, or like a formula with its apostrophe, gets
-    one as well.
-    """
-    if _PLAIN.fullmatch(text):  # most texts are
-        return text
-    shown = escape(_LIKE_ESCAPE.sub(r"\\u005c", text))
-    is_formula = _FORMULA.match(shown) and not _NUMBER.fullmatch(shown)
-    return f"'{shown}" if is_formula else shown
 
 
 FORMATS: dict[str, Callable[[Iterable[EventBatch], BinaryIO], None]] = {

@@ -23,6 +23,7 @@ _COMMANDS = {
     "journal": (".journal", "Show, deliver or erase the events that a killed game left behind."),
     "tail": (".tail", "Print events as they arrive."),
     "export": (".export", "Write stored events as JSON lines, CSV or Parquet."),
+    "query": (".query", "Run SQL over the stored events."),
     "forget": (".forget", "Delete a session, or the data of a person, from a collector."),
     "schema": (".schema.command", "Write or check the schema of a game's typed events."),
     "prove": (".prove.command", "Check that no stored session lost an event without a reason."),

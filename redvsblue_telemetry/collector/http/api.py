@@ -62,6 +62,7 @@ from .parameters import (
     wants_data_as_text,
     zone_of,
 )
+from .query import Queries
 from .readers import BusyError, Lane
 from .responses import as_error, as_json, with_data_as_text, with_newest_as_text
 
@@ -131,6 +132,7 @@ class Api:
         self._summaries = Lane(database, "summaries", 2, _SEARCH_SECONDS)
         self._searches = Lane(database, "searches", 2, _SEARCH_SECONDS)
         self._answers = Answers(database, ingest)
+        self._queries = Queries(database, ingest)
         self._storage = storage
         self._ingest = ingest
         self._live = live
@@ -151,13 +153,14 @@ class Api:
             Route("/api/range", self._range),
             Route("/api/live", self._stream),
             *self._answers.routes,
+            *self._queries.routes,
             Route("/healthz", self._healthz),
             Route("/metrics", self._exposition),
         ]
 
     def close(self) -> None:
         """End what still reads the database."""
-        for lane in (self._figures, self._summaries, self._searches, self._answers):
+        for lane in (self._figures, self._summaries, self._searches, self._answers, self._queries):
             lane.close()
 
     async def _events(self, request: Request) -> Response:

@@ -42,6 +42,7 @@ class Lane:
         name: of its threads.
         threads: how many requests are read for at once; ingest needs the processor, too.
         deadline: seconds after which a search returns what it has found.
+        seconds: how long a query may take.
         too_slow: the error of a query that took too long.
     """
 
@@ -52,9 +53,11 @@ class Lane:
         threads: int,
         deadline: float = math.inf,
         *,
+        seconds: float = _MAX_SECONDS,
         too_slow: str = "the answer takes too long",
     ) -> None:
         self._database = database
+        self._seconds = seconds
         self._too_slow = too_slow
         self._threads = ThreadPoolExecutor(threads, f"collector-{name}")
         self._deadline = deadline
@@ -81,7 +84,7 @@ class Lane:
         """
         if self._is_closed:
             raise BusyError("closing")
-        cutoff = Cutoff(self._deadline, _MAX_SECONDS)
+        cutoff = Cutoff(self._deadline, self._seconds)
         began = cutoff.clock()
 
         def read() -> _Found:

@@ -97,6 +97,11 @@ class Database:
         _add_functions(connection)
         return connection
 
+    @property
+    def readonly_uri(self) -> str:
+        """The URI by which SQLite opens it without the means to write."""
+        return f"{self.path.absolute().as_uri()}?mode=ro"
+
     def explain(self, error: sqlite3.Error) -> DatabaseError:
         """Return the error with the path of the file."""
         return DatabaseError(f"{_explained(self.path, error)}{_HINTS.get(str(error), '')}")
@@ -287,9 +292,9 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
         raise DatabaseError(f"cannot create a temporary directory: {error}") from error
 
 
-def _identity(connection: sqlite3.Connection) -> tuple[int, int]:
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+def _identity(connection: sqlite3.Connection, schema: str = "main") -> tuple[int, int]:
+    (application_id,) = connection.execute(f"PRAGMA {schema}.application_id").fetchone()
+    (version,) = connection.execute(f"PRAGMA {schema}.user_version").fetchone()
     return application_id, version
 
 
@@ -301,7 +306,9 @@ def _not_ours(path: Path) -> DatabaseError:
 
 
 @contextlib.contextmanager
-def open_readonly(path: Path, *, busy_timeout: float = 5.0) -> Iterator[sqlite3.Connection]:
+def open_readonly(
+    path: Path, *, busy_timeout: float = 5.0, schema: str = "main"
+) -> Iterator[sqlite3.Connection]:
     """Open an existing database without changing anything in its directory.
 
     A collector may write to it meanwhile. If none does, there is no ``-wal`` file, and SQLite would
@@ -311,6 +318,8 @@ def open_readonly(path: Path, *, busy_timeout: float = 5.0) -> Iterator[sqlite3.
     Args:
         path: the file.
         busy_timeout: seconds to wait while another program has it locked.
+        schema: the name of the schema of its tables. With another one than ``main``, the file is
+            attached to an empty database.
 
     Raises:
         DatabaseError: it can't be read, is not a telemetry database, or did change.
@@ -324,8 +333,8 @@ def open_readonly(path: Path, *, busy_timeout: float = 5.0) -> Iterator[sqlite3.
         raise _explained(path, error) from error
     try:
         mode = "mode=ro" if unchanged is None else "immutable=1"
-        with contextlib.closing(_connect(path, mode, busy_timeout)) as connection:
-            _open_tables(path, connection)
+        with contextlib.closing(_connect(path, mode, busy_timeout, schema)) as connection:
+            _open_tables(path, connection, schema)
             yield connection
     except sqlite3.Error as error:
         _check_at_rest(path, unchanged)
@@ -333,15 +342,20 @@ def open_readonly(path: Path, *, busy_timeout: float = 5.0) -> Iterator[sqlite3.
     _check_at_rest(path, unchanged)
 
 
-def _connect(path: Path, mode: str, busy_timeout: float = 0.0) -> sqlite3.Connection:
+def _connect(
+    path: Path, mode: str, busy_timeout: float = 0.0, schema: str = "main"
+) -> sqlite3.Connection:
     source = f"{path.absolute().as_uri()}?{mode}"
+    is_attached = schema != "main"
     connection = sqlite3.connect(
-        source,
+        ":memory:" if is_attached else source,
         uri=True,
         isolation_level=None,
         timeout=busy_timeout,
-        check_same_thread=False,  # some readers read ahead, in a thread
+        check_same_thread=False,  # some readers read ahead in a thread, or are interrupted
     )
+    if is_attached:
+        connection.execute(f"ATTACH ? AS {schema}", [source])
     _add_functions(connection)
     return connection
 
@@ -363,15 +377,15 @@ def _refuse_strangers(path: Path) -> None:
         raise _not_ours(path)
 
 
-def _open_tables(path: Path, connection: sqlite3.Connection) -> None:
+def _open_tables(path: Path, connection: sqlite3.Connection, schema: str) -> None:
     """Check that the tables are ours; make those of an older version look like current ones."""
-    application_id, version = _identity(connection)
+    application_id, version = _identity(connection, schema)
     if application_id != APPLICATION_ID:
         raise _not_ours(path)
     if not version:
         raise DatabaseError(f"{path} is empty: no collector has stored anything in it")
     if version in AS_CURRENT:
-        connection.executescript(AS_CURRENT[version])
+        connection.executescript(AS_CURRENT[version].replace("main.", f"{schema}."))
     elif version != SCHEMA_VERSION:
         raise DatabaseError(
             f"{path} has schema version {version}, but this release supports only versions up to "

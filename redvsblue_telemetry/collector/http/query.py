@@ -1,0 +1,177 @@
+"""The part of the API that runs SQL, each query in a process of its own.
+
+A process can be limited by the system and killed at any instruction, which a thread can't;
+:mod:`..storage.sandbox` says what a query could do otherwise.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+import sys
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..cells import cell
+from ..ingest import Ingest
+from ..models import MAX_PAGE_SIZE
+from ..storage import sandbox
+from ..storage.cutoff import Cutoff
+from ..storage.database import Database, DatabaseError
+from ..storage.sandbox import MAX_SQL
+from ..storage.views import views
+from .parameters import MAX_ECHO, BadRequestError, check_names, number
+from .readers import BusyError, Lane
+from .responses import as_json
+
+__all__ = ["Queries"]
+
+_SECONDS = 10.0
+_STARTING_SECONDS = 5.0  # until the process runs, on a busy machine
+_MEMORY = 512 * 1024 * 1024  # bytes
+_TEMPORARY_BYTES = 256 * 1024 * 1024  # in one file
+_MAX_BYTES = 8 * 1024 * 1024  # of a response
+_LOOK_SECONDS = 0.05  # between two looks whether the client is there
+
+
+class QueryResult(msgspec.Struct):
+    """The result of a query."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    """Bytes are texts such as ``x'00ff'``, infinities ``Infinity`` and ``-Infinity``."""
+    partial: bool
+    """Whether there are more rows."""
+
+
+class _Answer(msgspec.Struct):
+    """What the process writes: a result, or why there is none."""
+
+    columns: list[str] = []
+    rows: list[list[Any]] = []
+    partial: bool = False
+    error: str | None = None
+    slow: str | None = None
+    unreadable: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class Queries:
+    """The route. It runs on the event loop's thread, and waits for processes on another.
+
+    Args:
+        database: the database to read.
+        ingest: knows the connected clients.
+    """
+
+    def __init__(self, database: Database, ingest: Ingest) -> None:
+        self._database = database
+        self._ingest = ingest
+        self._lane = Lane(
+            database,
+            "queries",
+            1,
+            seconds=_SECONDS + _STARTING_SECONDS,
+            too_slow=f"the query took longer than {_SECONDS:g} s; narrow it, by a type for example",
+        )
+        self.routes = [Route("/api/query", self._query)]
+
+    def close(self) -> None:
+        """End the query that runs."""
+        self._lane.close()
+
+    async def _query(self, request: Request) -> Response:
+        """Return the result of a query over the documented views, as a :class:`QueryResult`.
+
+        Parameters: ``sql``, ``limit`` and ``format``, which is ``json`` or ``csv``.
+        """
+        check_names(request, "sql", "limit", "format")
+        sql = request.query_params.get("sql", "")
+        form = request.query_params.get("format", "json")
+        if form not in ("json", "csv"):
+            raise BadRequestError(f"format is {form[:MAX_ECHO]!r}; it must be json or csv")
+        if len(sql) > MAX_SQL:
+            raise BadRequestError(f"sql has {len(sql):,} characters; the maximum is {MAX_SQL:,}")
+        limit = number(request, "limit")
+        if limit is None:
+            limit = MAX_PAGE_SIZE
+        if not 1 <= limit <= MAX_PAGE_SIZE:
+            raise BadRequestError(f"limit is {limit}; it must be 1 to {MAX_PAGE_SIZE}")
+        asked = msgspec.json.encode(
+            {
+                "uri": self._database.readonly_uri,
+                "views": views(connected=self._ingest.connected_sessions),
+                "sql": sql,
+                "limit": limit,
+                "bytes": _MAX_BYTES,
+                "seconds": _SECONDS,
+                "memory": _MEMORY,
+                "file_bytes": _TEMPORARY_BYTES,
+            }
+        )
+        result = await self._lane.read(request, lambda _, cutoff: _run(asked, cutoff))
+        return _as_csv(result) if form == "csv" else as_json(result)
+
+
+def _run(asked: bytes, cutoff: Cutoff) -> QueryResult:
+    """Run a query in a process, and return its result.
+
+    Raises:
+        BadRequestError: the query is wrong.
+        BusyError: it takes too long, or needs too much memory.
+        CutoffError: nobody waits for it any more.
+        DatabaseError: the database can't be read.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", sandbox.__file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with process:
+        try:
+            output = _communicate(process, asked, cutoff)
+        finally:
+            process.kill()
+    try:
+        answer = _decode(output)
+    except msgspec.DecodeError:
+        # The system ended it: SQLite can run out of memory in places where it can't say so.
+        raise BusyError("the query took too long, or needs too much memory") from None
+    if answer.error is not None:
+        raise BadRequestError(answer.error)
+    if answer.slow is not None:
+        raise BusyError(answer.slow)
+    if answer.unreadable is not None:
+        raise DatabaseError(f"cannot read the database: {answer.unreadable}")
+    return QueryResult(answer.columns, answer.rows, answer.partial)
+
+
+def _communicate(process: subprocess.Popen[bytes], asked: bytes, cutoff: Cutoff) -> bytes:
+    given: bytes | None = asked
+    while True:
+        try:
+            output, _ = process.communicate(given, timeout=_LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            given = None  # it is on its way
+            cutoff.check()
+        else:
+            return output
+
+
+def _as_csv(result: QueryResult) -> Response:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")  # RFC 4180
+    for row in (result.columns, *result.rows):
+        writer.writerow([cell(each) if isinstance(each, str) else each for each in row])
+    headers = {"Content-Disposition": 'attachment; filename="query.csv"'}
+    if result.partial:
+        headers["Telemetry-Partial"] = "true"
+    return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)

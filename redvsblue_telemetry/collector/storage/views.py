@@ -1,0 +1,100 @@
+"""The views that people may query with SQL: documented, and kept by later versions.
+
+The tables behind them change with the versions of the schema. A column that a view has stays, with
+its meaning; a new version may add columns at the end. So nobody should write ``SELECT *`` in a
+program, and the docs say so.
+
+``{schema}.`` stands before the names of tables; see :mod:`.sandbox`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import msgspec
+
+from ..._report import State
+from ..models import Outcome
+from .figures import end_of
+from .upkeep import epoch_milliseconds
+
+__all__ = ["views"]
+
+_QUIET_MILLISECONDS = 300_000  # without a connection, after which there is no word of a session
+
+# LEFT JOINs, since SQLite leaves out one whose columns nobody asks for, and makes one whose columns
+# are compared with a value an ordinary join, which may start at the other table and use its index.
+_EVENTS = """SELECT
+    e.arrival AS arrival,
+    e.received AS received,
+    s.session_id AS session,
+    e.seq AS seq,
+    t.name AS type,
+    e.timestamp AS timestamp,
+    CASE
+        WHEN s.run IS NULL THEN e.id
+        WHEN e.id = '' THEN s.run || '-' || e.seq
+        WHEN substr(CAST(e.id AS BLOB), 1, 1) = x'00'
+            THEN CAST(substr(CAST(e.id AS BLOB), 2) AS TEXT)
+        ELSE e.id
+    END AS id,
+    e.version AS version,
+    e.data AS data,
+    c.text AS context,
+    f.text AS fault
+FROM {schema}.events AS e
+LEFT JOIN {schema}.types AS t ON t.key = e.type
+LEFT JOIN {schema}.sessions AS s ON s.key = e.session
+LEFT JOIN {schema}.contexts AS c ON c.key = e.context
+LEFT JOIN {schema}.faults AS f ON f.key = e.fault"""
+
+_SESSIONS = """SELECT
+    s.session_id AS session,
+    s.version AS version,
+    OUTCOME AS outcome,
+    s.reason AS reason,
+    s.events AS events,
+    s.missing AS missing,
+    s.repeats AS repeats,
+    s.deleted AS deleted,
+    s.crashes AS crashes,
+    s.faults AS faults,
+    coalesce(nullif(s.started_at, 0), s.first_timestamp) AS started,
+    CASE WHEN s.state = 'ENDED' THEN coalesce(nullif(s.at, 0), s.reported) END AS ended,
+    s.first_received AS first_received,
+    s.last_received AS last_received,
+    s.first_timestamp AS first_timestamp,
+    s.last_timestamp AS last_timestamp,
+    s.highest AS highest,
+    s.last_seq AS last_seq,
+    s.lost AS lost,
+    s.waiting AS waiting
+FROM {schema}.sessions AS s""".replace("ENDED", State.ENDED)
+
+_REJECTED = """SELECT
+    arrival AS arrival,
+    received AS received,
+    reason AS reason,
+    CAST(text AS TEXT) AS text
+FROM {schema}.rejected"""
+
+
+def views(*, connected: Set[str] = frozenset(), now: int | None = None) -> dict[str, str]:
+    """Return the SQL of each view, by name.
+
+    Args:
+        connected: the ids of the sessions whose clients are connected.
+        now: in milliseconds since the epoch; by default the time.
+    """
+    now = epoch_milliseconds() if now is None else now
+    ids = msgspec.json.encode(sorted(connected)).decode().replace("'", "''")
+    outcome = (
+        f"coalesce({end_of('s.')}, CASE WHEN s.last_received > {now - _QUIET_MILLISECONDS} "
+        f"OR s.session_id IN (SELECT value FROM json_each('{ids}')) "
+        f"THEN '{Outcome.RUNNING}' ELSE '{Outcome.NO_WORD}' END)"
+    )
+    return {
+        "events": _EVENTS,
+        "sessions": _SESSIONS.replace("OUTCOME", outcome),
+        "rejected": _REJECTED,
+    }
