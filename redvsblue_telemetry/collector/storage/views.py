@@ -22,8 +22,9 @@ __all__ = ["views"]
 
 _QUIET_MILLISECONDS = 300_000  # without a connection, after which there is no word of a session
 
-# LEFT JOINs, since SQLite leaves out one whose columns nobody asks for, and makes one whose columns
-# are compared with a value an ordinary join, which may start at the other table and use its index.
+# SQLite makes a LEFT JOIN whose column is compared with a value an ordinary one, which may start at
+# that table and use the index of the events. In aggregates it doesn't leave out a join that nobody
+# needs; it does leave out a subquery.
 _EVENTS = """SELECT
     e.arrival AS arrival,
     e.received AS received,
@@ -40,13 +41,11 @@ _EVENTS = """SELECT
     END AS id,
     e.version AS version,
     e.data AS data,
-    c.text AS context,
-    f.text AS fault
+    (SELECT text FROM {schema}.contexts WHERE key = e.context) AS context,
+    (SELECT text FROM {schema}.faults WHERE key = e.fault) AS fault
 FROM {schema}.events AS e
 LEFT JOIN {schema}.types AS t ON t.key = e.type
-LEFT JOIN {schema}.sessions AS s ON s.key = e.session
-LEFT JOIN {schema}.contexts AS c ON c.key = e.context
-LEFT JOIN {schema}.faults AS f ON f.key = e.fault"""
+LEFT JOIN {schema}.sessions AS s ON s.key = e.session"""
 
 _SESSIONS = """SELECT
     s.session_id AS session,
@@ -70,6 +69,16 @@ _SESSIONS = """SELECT
     s.lost AS lost,
     s.waiting AS waiting
 FROM {schema}.sessions AS s""".replace("ENDED", State.ENDED)
+
+_COUNTS = """SELECT
+    e.received / 60000 * 60000 AS period,
+    'minute' AS level,
+    t.name AS type,
+    e.version AS version,
+    count(*) AS events
+FROM {schema}.events AS e
+LEFT JOIN {schema}.types AS t ON t.key = e.type
+GROUP BY 1, 3, 4"""
 
 _REJECTED = """SELECT
     arrival AS arrival,
@@ -96,5 +105,6 @@ def views(*, connected: Set[str] = frozenset(), now: int | None = None) -> dict[
     return {
         "events": _EVENTS,
         "sessions": _SESSIONS.replace("OUTCOME", outcome),
+        "counts": _COUNTS,
         "rejected": _REJECTED,
     }

@@ -19,7 +19,7 @@ from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.models import EventFilter, StoredEvent
 from redvsblue_telemetry.collector.storage import sandbox
 from redvsblue_telemetry.collector.storage.database import Database, open_readonly
-from redvsblue_telemetry.collector.storage.queries import sessions, stream_events
+from redvsblue_telemetry.collector.storage.queries import events, sessions
 from redvsblue_telemetry.collector.storage.sandbox import (
     MAX_SQL,
     Query,
@@ -138,7 +138,7 @@ def test_events_are_those_that_the_api_returns(path: Path) -> None:
         }
 
     with open_readonly(path) as connection:
-        expected = [plain(each) for each in stream_events(connection, EventFilter())]
+        expected = [plain(each) for each in events(connection, EventFilter())]
 
     assert len(expected) == len(EVENTS)
     assert [each["id"] for each in expected] == [each["id"] for each in EVENTS]
