@@ -20,6 +20,7 @@ COMMANDS = [
     "journal",
     "tail",
     "export",
+    "query",
     "forget",
     "schema",
     "prove",
