@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
 import random
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -20,15 +24,23 @@ from redvsblue_telemetry.collector.models import TimeRange
 from redvsblue_telemetry.collector.storage import blocks, building, columns
 from redvsblue_telemetry.collector.storage.building import Building
 from redvsblue_telemetry.collector.storage.cutoff import Cutoff, CutoffError
-from redvsblue_telemetry.collector.storage.database import Database
+from redvsblue_telemetry.collector.storage.database import Database, open_readonly
 from redvsblue_telemetry.collector.storage.deletion import delete_events
 from redvsblue_telemetry.collector.storage.encoding import encode
 from redvsblue_telemetry.collector.storage.fields import flatten
+from redvsblue_telemetry.collector.storage.forgetting import Forgetting
+from redvsblue_telemetry.collector.storage.thread import WriterThread
 from redvsblue_telemetry.collector.storage.writer import Writer
+from tests.collector.clients import array, client_of, event, next_ack
 from tests.collector.storage.consistency import contradictions
+from tests.collector.storage.test_schema import FOLDER, written_with
+from tests.collector.storage.test_thread import until
+from tests.support.collector import PATIENCE, collector_running
+from tests.support.wait import wait_until
 
 needs_pyarrow = pytest.mark.skipif(not columns.can_read(), reason="pyarrow is not installed")
 BLOCK = 8  # events
+VERSIONS = sorted(int(path.stem.rpartition("_")[2]) for path in FOLDER.glob("version_*.sql"))
 EVERYTHING = [*columns.FIXED, "data.n#number", "data.n#text", "data.at.x#number"]
 
 
@@ -532,3 +544,143 @@ def test_reader_ends_at_its_cutoff(writer: Writer, connection: sqlite3.Connectio
     cutoff.is_abandoned = True
     with pytest.raises(CutoffError):
         columns.read(connection, "tick", ["seq"], cutoff=cutoff)
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_old_file_is_read_from_its_rows_and_gets_blocks(
+    tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_EVENTS", 2)
+    monkeypatch.setattr(building, "BLOCK_EVENTS", 2)
+    path = written_with(version, tmp_path)
+    names = ["seq", "received", "version", "data.ship#text", "data.damage#number"]
+    with open_readonly(path) as connection:
+        before = columns.read(connection, "hit", names)
+        found = columns.fields(connection, "hit")
+    assert before["seq"].to_pylist() == [1, 2, 2]
+    assert [field.name for field in found]
+
+    with contextlib.closing(Writer(Database(path))) as writer:
+        build(writer)
+    with open_readonly(path) as connection:
+        assert covered(connection, "hit")
+        assert columns.read(connection, "hit", names).equals(before)
+        assert columns.fields(connection, "hit") == found
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_no_byte_of_a_forgotten_player_is_left_in_a_block(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.sqlite3"
+    with contextlib.closing(Database(path)) as database:
+        with contextlib.closing(Writer(database)) as writer:
+            for seq in range(1, 20 * BLOCK, 4):
+                player, text = ("p-17", "Ada Lovelace") if seq % 3 == 0 else ("p-2", "other")
+                datas = [{"name": text, "n": seq} for _ in range(4)]
+                store(writer, seq, *datas, player=player)
+            build(writer)
+            with database.reading() as connection:
+                before = covered(connection)
+                keys = "(SELECT context FROM context_fields WHERE value = 'p-17')"
+                gone = connection.execute(
+                    "SELECT data FROM columns JOIN blocks ON block = key WHERE name = 'seq' AND "
+                    f"EXISTS (SELECT 1 FROM events WHERE context IN {keys} "
+                    "AND arrival BETWEEN first AND last)"
+                ).fetchall()
+            assert len(gone) > 5
+            writer.empty_log()
+        assert all(data[-16:] in whole(path) for (data,) in gone)
+
+        async def run() -> None:
+            work = Forgetting(field=("player", "p-17"))
+            with contextlib.closing(Database(path)) as database:
+                upkeep = [new_building()]
+                storage = WriterThread(database, lambda _: None, lambda: None, upkeep=upkeep)
+                await storage.run(work)
+                assert work.forgotten.events > 20
+                assert [data for (data,) in gone if data[-16:] in whole(path)] == []
+                assert b"Lovelace" not in whole(path)
+                await until(lambda: is_built(path))
+                await storage.close()
+
+        asyncio.run(run())
+        with database.reading() as connection:
+            check(connection)
+            assert 5 < len(covered(connection)) <= len(before)
+    assert b"Lovelace" not in whole(path)
+    assert [data for (data,) in gone if data[-16:] in whole(path)] == []
+    assert contradictions(path) == {}
+
+
+def whole(path: Path) -> bytes:
+    """All bytes of the database's files."""
+    return b"".join(each.read_bytes() for each in sorted(path.parent.glob(f"{path.name}*")))
+
+
+def is_built(path: Path) -> bool:
+    """Whether there is nothing left to build."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return blocks.next_span(connection) is None
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_collector_builds_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.sqlite3"
+    with collector_running(db=path) as collector, client_of(collector) as client:
+        client.send(array(*range(1, 3 * BLOCK + 1)))
+        assert next_ack(client) == 1
+
+        def has_blocks() -> bool:
+            with open_readonly(path) as connection:
+                return len(covered(connection, "hit")) == 3
+
+        assert wait_until(has_blocks)
+    with open_readonly(path) as connection:
+        check(connection, "hit")
+
+
+def test_without_pyarrow_nothing_is_built_and_the_fields_are_found(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['pyarrow'] = None\n"
+        "from pathlib import Path\n"
+        "from redvsblue_telemetry.collector.messages import read_message\n"
+        "from redvsblue_telemetry.collector.storage import blocks, building, columns\n"
+        "from redvsblue_telemetry.collector.storage.database import Database\n"
+        "from redvsblue_telemetry.collector.storage.writer import Writer\n"
+        "blocks.BLOCK_EVENTS = 2\n"
+        "database = Database(Path(sys.argv[1]))\n"
+        "writer = Writer(database)\n"
+        "writer.store([read_message(sys.argv[2])])\n"
+        "assert not columns.can_read()\n"
+        "assert writer.maintain(building.Building().step) is False\n"
+        "(field,) = columns.fields(database.connect(), 'hit')\n"
+        "print(field.name, field.kind, field.share, field.examples)\n"
+    )
+    message = json.dumps([event(seq, data={"n": seq}) for seq in range(1, 5)])
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "db"), message],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (result.stdout, result.stderr) == ("data.n number 1.0 [4.0, 3.0, 2.0, 1.0]\n", "")
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_pyarrow_that_is_broken_is_logged_once(
+    writer: Writer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("numpy is too old")
+
+    monkeypatch.setattr(building, "import_module", fail)
+    store(writer, 1, *({"n": seq} for seq in range(BLOCK)))
+    work = new_building()
+    assert [writer.maintain(work.step) for _ in range(3)] == [False] * 3
+    assert len(caplog.messages) == 1
+    assert "pyarrow can't be used, so some answers take longer" in caplog.text
