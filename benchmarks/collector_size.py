@@ -5,11 +5,13 @@
 
 A temporary database is filled by the collector's own writer with the events of the demo's battle,
 as the SDK sends them: with ids, a version and a context. Fifty sessions play at a time. Then the
-index of texts is made by the collector's own upkeep, in its short steps.
+index of texts and the blocks of columns are made by the collector's own upkeep, in its short steps.
 
-- *Size*: bytes of the file an event, without the index of texts and with it.
-- *Cost*: the time of the writer for an event, and that of the steps that index it, of which acks
-  may have to wait for one at a time.
+- *Size*: bytes of the file an event, without the index of texts, with it, and with the blocks.
+- *Cost*: the time of the writer for an event, and that of the steps that index it and put it into a
+  block, of which acks may have to wait for one at a time.
+- *Columns*: how long it takes to read a field of all events of the most frequent type, with the
+  blocks and without them.
 - *Searches*: the first page, newest first, of a word that only a few events have (more than a page
   of them would end the search early, so it searches to the end), of a word that is nowhere, and of
   a session and a type. Beside each, the search as it was without the index of texts and without a
@@ -26,6 +28,7 @@ import random
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -37,10 +40,12 @@ from benchmarks.encodings import battle_events
 from benchmarks.harness import Result, machine, number, quantile, table
 from redvsblue_telemetry.collector.messages import Message, read_message
 from redvsblue_telemetry.collector.models import EventFilter
-from redvsblue_telemetry.collector.storage import queries
+from redvsblue_telemetry.collector.storage import columns, queries
+from redvsblue_telemetry.collector.storage.building import Building
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.plan import Plan
 from redvsblue_telemetry.collector.storage.textindex import TextIndex
+from redvsblue_telemetry.collector.storage.upkeep import Upkeep
 from redvsblue_telemetry.collector.storage.writer import Writer
 
 _DIFFERENT_EVENTS = 50_000  # of the battle, over and over
@@ -48,6 +53,7 @@ _AT_A_TIME = 50  # sessions that play
 _BATCH = 50  # events of a message
 _GROUP = 20  # messages that are stored together
 _RARE_WORD, _RARE_EVENTS = "zebrafish", 10
+_TYPE, _FIELD = "bullet_fired", "data.x"
 _SEARCHES = 5  # of each kind as it is, and one as it was
 
 
@@ -99,16 +105,37 @@ def fill(writer: Writer, events: int, sessions: int) -> float:
     return took
 
 
-def make_index(writer: Writer) -> list[float]:
-    """Index all events; return the seconds of each step."""
-    index = TextIndex()
+def tend(writer: Writer, work: Upkeep) -> list[float]:
+    """Do all that there is to do; return the seconds of each step, in ascending order."""
     steps: list[float] = []
     is_busy = True
     while is_busy:
         began = time.perf_counter()
-        is_busy = writer.maintain(index.step)
+        is_busy = writer.maintain(work.step)
         steps.append(time.perf_counter() - began)
-    return steps
+    return sorted(steps)
+
+
+def build(writer: Writer) -> list[float]:
+    """Build all blocks; return the seconds of each step, in ascending order."""
+    work = Building()
+    writer.maintain(work.step)  # imports pyarrow, on another thread
+    for thread in threading.enumerate():
+        if thread.name == "collector-import":
+            thread.join()
+    return tend(writer, work)
+
+
+def reading(database: Database) -> Result:
+    """Return how long it takes to read a field of a type."""
+    with database.reading() as connection:
+        names = ["received", f"{_FIELD}{columns.NUMBER}"]
+        events = columns.read(connection, _TYPE, names).num_rows
+        took = times(lambda: columns.read(connection, _TYPE, names), _SEARCHES)
+        connection.execute("PRAGMA query_only = 0")
+        connection.execute("CREATE TEMP TABLE blocks AS SELECT * FROM main.blocks LIMIT 0")
+        (rows,) = times(lambda: columns.read(connection, _TYPE, names), 1)
+    return {"events": events, "median_ms": quantile(took, 0.5), "rows_ms": rows}
 
 
 def size(connection: sqlite3.Connection) -> int:
@@ -185,35 +212,52 @@ def measure(events: int, sessions: int, folder: Path) -> Result:
             stored = fill(writer, events, sessions)
             with database.reading() as connection:
                 without = size(connection)
-            steps = sorted(make_index(writer))
+            steps = tend(writer, TextIndex())
+            with database.reading() as connection:
+                indexed = size(connection)
+            block_steps = build(writer)
             with database.reading() as connection:
                 whole = size(connection)
         return {
             "events": events,
             "sessions": sessions,
             "bytes_without_index": without / events,
-            "bytes": whole / events,
+            "bytes": indexed / events,
+            "bytes_with_blocks": whole / events,
             "write_us": 1e6 * stored / events,
             "index_us": 1e6 * sum(steps) / events,
             "step_median_ms": 1e3 * quantile(steps, 0.5),
             "step_p99_ms": 1e3 * quantile(steps, 0.99),
             "step_worst_ms": 1e3 * steps[-1],
+            "block_us": 1e6 * sum(block_steps) / events,
+            "block_step_median_ms": 1e3 * quantile(block_steps, 0.5),
+            "block_step_p99_ms": 1e3 * quantile(block_steps, 0.99),
+            "block_step_worst_ms": 1e3 * block_steps[-1],
+            "reading": reading(database),
             "searches": list(searches(database)),
         }
 
 
 def tables(result: Result) -> str:
     """Return the tables."""
+    read = result["reading"]
     figures = table(
         [f"{result['events']:,} events of {result['sessions']:,} sessions", "figure"],
         [
             ["bytes an event", number(result["bytes_without_index"])],
             ["with the index of texts", number(result["bytes"])],
+            ["with the blocks of columns, too", number(result["bytes_with_blocks"])],
             ["to store an event, µs", number(result["write_us"])],
             ["to index it, µs", number(result["index_us"])],
             ["a step of the index, ms (median)", number(result["step_median_ms"])],
             ["a step of the index, ms (99 %)", number(result["step_p99_ms"])],
             ["a step of the index, ms (longest)", number(result["step_worst_ms"])],
+            ["to put it into a block, µs", number(result["block_us"])],
+            ["a step of the blocks, ms (median)", number(result["block_step_median_ms"])],
+            ["a step of the blocks, ms (99 %)", number(result["block_step_p99_ms"])],
+            ["a step of the blocks, ms (longest)", number(result["block_step_worst_ms"])],
+            [f"to read {_FIELD} of {read['events']:,} {_TYPE}, ms", number(read["median_ms"])],
+            ["to read it without blocks, ms", number(read["rows_ms"])],
         ],
     )
     found = table(
