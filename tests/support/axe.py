@@ -1,4 +1,4 @@
-"""Checks of a page by axe-core: what people with a screen reader or poor sight would stumble over."""
+"""Checks a page with axe-core: for people who use a screen reader, or see badly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A past of known sessions: a database that the collector's own writer fills, by a clock that is set."""
+"""A past of known sessions, which the collector's own writer writes by a clock that is set."""
 
 from __future__ import annotations
 

@@ -95,12 +95,12 @@ class Pen {
     return x;
   }
 
-  /** Draw the labels of a scale of time; return the x of a time. */
-  time(from, to) {
+  /** Draw the labels of a scale of time, at least `least` milliseconds apart; return the x of a time. */
+  time(from, to, least = SECOND) {
     const room = this.right - this.left;
     const x = (time) => (to > from ? this.left + ((time - from) / (to - from)) * room : this.left + room / 2);
     const most = Math.max(1, Math.floor(room / LABEL_WIDTH));
-    const step = TIMES.find((size) => (to - from) / size <= most) ?? TIMES.at(-1) * Math.ceil((to - from) / TIMES.at(-1) / most);
+    const step = TIMES.find((size) => size >= least && (to - from) / size <= most) ?? TIMES.at(-1) * Math.ceil((to - from) / TIMES.at(-1) / most);
     for (let time = firstTick(from, step); time <= to; time = nextTick(time, step)) {
       const at = x(time);
       this.add("line", { x1: at, x2: at, y1: this.bottom, y2: this.bottom + 4, class: "grid" });
@@ -238,7 +238,7 @@ function firstTick(from, step) {
   const day = new Date(from);
   day.setHours(0, 0, 0, 0);
   let time = day.getTime();
-  while (time < from) time = nextTick(time, step);
+  while (time < from) time = nextTick(time, Math.min(step, DAY)); // a longer step may begin on any day
   return time;
 }
 

@@ -10,7 +10,6 @@ import { linkTo, plain } from "./words.js";
 const SLOW = 250; // milliseconds until the page says that an answer is awaited
 const FRESH = 20_000; // milliseconds for which the lists of types, versions and fields are not asked for again
 const MAX_TYPES = 300, MAX_VERSIONS = 100;
-const SAMPLE = 200; // events in which the fields of the context are looked for
 const TYPES_LOOKED_AT = 4; // for a default, the most frequent ones
 
 let made = 0; // titles, for ids
@@ -82,8 +81,9 @@ export class Question {
     this.trouble.hidden = !error;
     if (!error) return;
     this.clear();
-    const again = button("Try again", () => this.again());
-    this.trouble.replaceChildren(make("p", "", reasonOf(error)), again);
+    this.trouble.replaceChildren(make("p", "", reasonOf(error)));
+    const isLasting = error.response?.status < 500; // the question has to change
+    if (!isLasting) this.trouble.append(button("Try again", () => this.again()));
   }
 
   /** Ask once more, also for the lists of the form. */
@@ -157,30 +157,29 @@ export class Question {
     });
   }
 
-  /** Return the fields of the events of a type. */
+  /** Return the fields of the events of a type, and those of contexts; none if there is no such type. */
   fields(type) {
-    return this.remember(`fields ${type}`, async () => (await this.tools.request("/api/fields", { type })).fields);
-  }
-
-  /** Return the names of the fields in the context of the newest events, the most frequent first. */
-  contextFields(state) {
-    return this.remember(`context ${JSON.stringify(state.range.query)}`, async () => {
-      const query = { ...state.range.query, order: "desc", limit: SAMPLE };
-      const { events } = await this.tools.request("/api/events", query);
-      const counts = new Map();
-      for (const { context = {} } of events) {
-        for (const name of Object.keys(context)) counts.set(name, (counts.get(name) ?? 0) + 1);
+    return this.remember(`fields ${type}`, async () => {
+      try {
+        return (await this.tools.request("/api/fields", { type })).fields;
+      } catch (error) {
+        if (error.response?.status === 400) return []; // the answer to the question says so
+        throw error;
       }
-      return [...counts].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).map(([name]) => `context.${name}`);
     });
   }
 
-  /** Return the most frequent type that has a field which fits, with that field; null if none has. */
-  async firstFitting(types, fits) {
+  /** Return the names of the fields that contexts have, the most frequent first. */
+  contextFields() {
+    return this.remember("contexts", async () => (await this.tools.request("/api/fields")).fields.map(({ name }) => name));
+  }
+
+  /** Return the most frequent type that has fields which fit, with the first of them in `order`; null if none has. */
+  async firstFitting(types, fits, order = () => 0) {
     const looked = types.slice(0, TYPES_LOOKED_AT).map(([type]) => type);
     const lists = await Promise.all(looked.map((type) => this.fields(type)));
     for (const [at, type] of looked.entries()) {
-      const field = lists[at].find(fits);
+      const [field] = lists[at].filter(fits).sort(order);
       if (field) return { type, field };
     }
     return null;
@@ -220,5 +219,5 @@ function reasonOf(error) {
   if (error.name === "TimeoutError") return "The collector has not answered for 15 seconds. A shorter range may help.";
   if (!error.response) return "The collector can't be reached.";
   const reason = error.message.replace(/^\d+: /, "");
-  return reason.charAt(0).toUpperCase() + reason.slice(1);
+  return `${reason.charAt(0).toUpperCase()}${reason.slice(1)}${/[.?!]$/.test(reason) ? "" : "."}`;
 }

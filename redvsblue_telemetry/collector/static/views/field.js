@@ -242,10 +242,11 @@ function drawHistogram(pen, { histogram, count, ...figures }) {
     const at = x(figures[name]);
     if (at < pen.left || at > pen.right) continue;
     pen.add("line", { x1: at, x2: at, y1: pen.top - MARKS, y2: pen.bottom, class: "rule" });
-    const isRight = at > pen.right - 70;
-    const text = `${name} ${brief(figures[name])}`;
-    if (at - end > 4) pen.label(text, at + (isRight ? -4 : 4), pen.top - MARKS + 8, { anchor: isRight ? "end" : "start", className: "mark" });
-    end = at + text.length * 6.5;
+    const text = `${name} ${brief(figures[name])}`, length = text.length * 6.5;
+    const isRight = at + length > pen.right;
+    if (end > (isRight ? at - length : at)) continue; // the names would be on one another
+    pen.label(text, at + (isRight ? -4 : 4), pen.top - MARKS + 8, { anchor: isRight ? "end" : "start", className: "mark" });
+    end = isRight ? at : at + length;
   }
   return stops;
 }

@@ -6,7 +6,7 @@ import { makeOutcome, outcomeOf } from "../outcome.js";
 import { bar } from "../plot.js";
 import { Question, inRange, typeOptions, versionOptions } from "../question.js";
 import { counted, duration, make, number, setText, share, shortened } from "../text.js";
-import { linkTo, named, plain, strong } from "../words.js";
+import { linkTo, listed, named, plain, strong } from "../words.js";
 
 const MIN_STEPS = 2, MAX_STEPS = 8;
 const PROPOSED = ["round_start", "round_end"];
@@ -48,20 +48,20 @@ export function open(root, state, tools) {
     const item = make("li");
     const put = (step) => change(steps().map((each, index) => (index === at ? step : each)));
     const type = new Choice(`Step ${at + 1}`, (value) => put(joined(value, condition.value)));
-    const only = make("label", "", "where");
+    const only = make("label", "", "Where");
     const condition = make("input");
     Object.assign(condition, { type: "search", autocomplete: "off", spellcheck: false, placeholder: "winner=red" });
     only.append(condition);
     condition.addEventListener("change", () => put(joined(type.control.value, condition.value.trim())));
-    const remove = button("Remove", () => change(steps().filter((_, index) => index !== at)));
-    remove.ariaLabel = `Remove step ${at + 1}`;
+    const remove = button("×", () => change(steps().filter((_, index) => index !== at)), { title: `Remove step ${at + 1}` });
+    remove.ariaLabel = remove.title;
     item.append(type.element, only, remove);
     list.append(item);
     return { item, type, condition, remove };
   }
 
   async function find(state) {
-    const lists = [question.types(state), question.versions(state), question.contextFields(state)];
+    const lists = [question.types(state), question.versions(state), question.contextFields()];
     if (steps().length < MIN_STEPS) {
       const [types] = await Promise.all(lists);
       const proposed = propose(types.map(([type]) => type));
@@ -85,7 +85,7 @@ export function open(root, state, tools) {
   }
 
   function show(state, answer, parameters) {
-    const names = steps(), reached = answer.steps;
+    const names = steps().map(nameOf), reached = answer.steps;
     const nouns = whoIs(state.get("per"));
     if (!reached[0].count) {
       question.sayNothing(`No ${nouns[0]}${inRange(state)} has a ${names[0]} event${state.all("where").length || state.get("version") ? " that fits the conditions" : ""}.`);
@@ -97,17 +97,17 @@ export function open(root, state, tools) {
     const chart = make("ol", "funnel");
     chart.ariaLabel = "Steps of the funnel";
     reached.forEach((step, at) => {
-      chart.append(stepItem(step, names[at]));
+      chart.append(stepItem(step, names[at], parts(steps()[at]).type));
       if (step.left && at < reached.length - 1) chart.append(leftItem(step, names[at], names[at + 1], reached[at + 1], nouns));
     });
     section.append(chart, folded("These figures as a table", () => table(names, reached, nouns)));
     question.show(section);
   }
 
-  function stepItem(step, name) {
+  function stepItem(step, name, type) {
     const item = make("li", "step");
     const head = make("p", "step-name");
-    head.append(linkTo(tools.href({ view: "field", type: parts(name).type }), shortened(name, 60), "Numbers of these events"));
+    head.append(linkTo(tools.href({ view: "field", type }), shortened(name, 60), "Numbers of these events"));
     const figures = make("p", "step-figures");
     figures.append(strong(number(step.count)), make("span", "quiet", ` ${share(step.share ?? 0)}`));
     item.append(head, figures, bar(step.share ?? 0));
@@ -165,13 +165,12 @@ function sentence(state, names, reached, [one, many]) {
   const worst = reached.slice(0, -1).reduce((most, step) => ((step.left?.count ?? 0) > (most?.left?.count ?? 0) ? step : most), null);
   if (!worst) return parts;
   const at = reached.indexOf(worst);
-  parts.push(reached.length > 2 ? " Most left after " : " The others left after ", named(names[at]));
-  parts.push(reached.length > 2 ? `: ${number(worst.left.count)}.` : ".");
-  const crashed = worst.left.outcomes.crashed ?? 0, killed = worst.left.outcomes.killed ?? 0;
-  if (crashed + killed) {
-    const words = [crashed && `${number(crashed)} crashed`, killed && `${number(killed)} ${killed === 1 ? "was" : "were"} killed`].filter(Boolean);
-    parts.push(` Of those ${number(worst.left.count)}, `, strong(words.join(" and ")), ".");
-  }
+  if (reached.length > 2) parts.push(" Most left after ", named(names[at]), `: ${number(worst.left.count)}`);
+  else parts.push(` The other ${number(worst.left.count)} left after `, named(names[at]));
+  const { crashed = 0, killed = 0 } = worst.left.outcomes;
+  const words = [crashed && `${number(crashed)} of them crashed`, killed && `${number(killed)} ${crashed ? "" : "of them "}${killed === 1 ? "was" : "were"} killed`];
+  if (crashed + killed) parts.push("; ", strong(listed(words.filter(Boolean))));
+  parts.push(".");
   return parts;
 }
 
@@ -224,6 +223,12 @@ function whoIs(per) {
 function parts(step) {
   const [, type, condition] = /^(.*?)(?:\[(.*)\])?$/s.exec(step);
   return { type, condition: condition ?? "" };
+}
+
+/** Return a step in words. */
+function nameOf(step) {
+  const { type, condition } = parts(step);
+  return condition ? `${type} where ${condition}` : type;
 }
 
 function joined(type, condition) {

@@ -25,7 +25,7 @@ export function open(root, state, tools) {
   const chart = new Plot("Players who came back");
 
   async function find(state) {
-    const lists = [question.contextFields(state), question.versions(state)];
+    const lists = [question.contextFields(), question.versions(state)];
     if (!state.get("field")) {
       const [contexts] = await Promise.all(lists);
       const chosen = contexts.find((name) => /player|user|account/i.test(name)) ?? contexts[0];
@@ -93,7 +93,7 @@ function sentence(state, overall, days, players, name) {
     parts.push(before ? (last ? " and " : ", ") : "", strong(share(overall[day].share)), at ? "" : ` of new ${name}s came back`, day === 1 ? " the next day" : ` after ${counted(day, "day")}`);
   });
   parts.push(`. There were ${counted(players, `new ${name}`)}${inRange(state)}.`);
-  if (open.length) parts.push(` It is too early to know about day ${listed(open.map(String))}.`);
+  if (open.length) parts.push(` It is too early to know about ${open.length === 1 ? "day" : "days"} ${listed(open.map(String))}.`);
   return parts;
 }
 
@@ -109,7 +109,7 @@ function factsOf(overall, days) {
 function draw(pen, lines, cohorts) {
   const most = Math.max(0.01, ...lines.flatMap(({ points }) => points.map(({ part }) => part)));
   const y = pen.up(0, most, (value) => `${number(value * 100)}%`);
-  const x = pen.time(cohorts[0].day, cohorts.at(-1).day);
+  const x = pen.time(cohorts[0].day, cohorts.at(-1).day, DAY);
   lines.forEach(({ points }, at) => pen.line(points.map((point) => ({ at: point.at, x: x(point.at), y: y(point.part) })), at, DAY));
   return cohorts.map(({ day, players }) => ({
     x: x(day),

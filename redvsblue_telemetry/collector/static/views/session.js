@@ -101,7 +101,7 @@ export function open(root, state, tools) {
       mark.arrival === null || mark.arrival === undefined ? shortened(mark.text ?? "", 300) : eventButton(mark),
     ]);
     section.append(make("h3", "", "What stands out"));
-    section.append(grid("Crashes, faults, gaps and the end", [{ title: "After" }, { title: "At" }, { title: "What", className: "text" }, { title: "Text", className: "text" }], rows));
+    section.append(grid("Crashes, faults, gaps and the end", [{ title: "After" }, { title: "At", className: "extra" }, { title: "What", className: "kind" }, { title: "Text", className: "text" }], rows));
     return section;
   }
 
@@ -229,6 +229,6 @@ function contexts(answer) {
     if (entries.length > MAX_FIELDS) text.push(`${entries.length - MAX_FIELDS} more`);
     return [elapsed(answer, at), when(at), text.join(", ")];
   });
-  section.append(make("h3", "", "Context"), grid("Context", [{ title: "After" }, { title: "At" }, { title: "Fields", className: "text" }], rows));
+  section.append(make("h3", "", "Context"), grid("Context", [{ title: "After" }, { title: "At", className: "extra" }, { title: "Fields", className: "text" }], rows));
   return section;
 }

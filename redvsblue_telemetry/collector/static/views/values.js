@@ -10,6 +10,10 @@ const LIMIT = 50;
 
 const isName = ({ kind, name }) => kind !== "number" && name.startsWith("data.");
 
+/** Compare two fields: one with few values says more at first sight. */
+const fewest = (one, other) => values(one) - values(other);
+const values = ({ examples }) => (examples.length > 1 ? examples.length : Infinity);
+
 export function open(root, state, tools) {
   const question = new Question(root, tools, {
     title: "Values",
@@ -20,24 +24,24 @@ export function open(root, state, tools) {
   const version = question.choice("version", "Version");
   const where = question.where();
 
-  async function fill(state, types, versions, contexts) {
+  async function fill(state, types, versions) {
     const asked = state.get("type"), fields = await question.fields(asked);
     type.offer(typeOptions(types), asked);
-    field.offer(offered(fields, contexts), whole(state.get("field")));
+    field.offer(offered(fields), whole(state.get("field")));
     version.offer(versionOptions(versions), state.get("version"));
     where.show(state.all("where"));
   }
 
   async function choose(state, types) {
     const asked = state.get("type"), looked = asked ? [[asked]] : types;
-    const found = (await question.firstFitting(looked, isName)) ?? (await question.firstFitting(looked, () => true));
+    const found = (await question.firstFitting(looked, isName, fewest)) ?? (await question.firstFitting(looked, () => true));
     if (found) tools.go({ type: found.type, field: plain(found.field.name) }, { isReplaced: true });
     else if (types.length) tools.go({ type: asked || types[0][0], field: "version" }, { isReplaced: true });
     return types.length > 0;
   }
 
   async function find(state) {
-    const lists = [question.types(state), question.versions(state), question.contextFields(state)];
+    const lists = [question.types(state), question.versions(state)];
     if (!state.get("type") || !state.get("field")) {
       const [types] = await Promise.all(lists);
       if (!(await choose(state, types))) question.sayNothing(`There are no events${inRange(state)}.`);
@@ -48,7 +52,7 @@ export function open(root, state, tools) {
       type: state.get("type"), field: state.get("field"), version: state.get("version"), where: state.all("where"), limit: LIMIT,
     };
     const asking = tools.request("/api/answers/values", parameters);
-    const filling = Promise.all(lists).then(([types, versions, contexts]) => fill(state, types, versions, contexts));
+    const filling = Promise.all(lists).then(([types, versions]) => fill(state, types, versions));
     const [answer] = await Promise.all([asking, filling]);
     show(state, answer, parameters);
   }
@@ -118,9 +122,8 @@ function part(share_) {
   return element;
 }
 
-function offered(fields, contexts) {
-  const context = contexts.map((name) => ({ value: name, text: plain(name), group: "Context" }));
-  const event = ["version", "outcome", "session"].map((name) => ({ value: name, text: name, group: "Event" }));
-  const known = new Set([...contexts, "version", "outcome", "session"]);
-  return [...fieldOptions(fields.filter(({ name }) => !known.has(name))), ...context, ...event];
+function offered(fields) {
+  const ofTheEvent = ["version", "outcome", "session"];
+  const event = ofTheEvent.map((name) => ({ value: name, text: name, group: "Event" }));
+  return [...fieldOptions(fields.filter(({ name }) => !ofTheEvent.includes(name))), ...event];
 }
