@@ -183,6 +183,7 @@ ROOMS = {
         compare         | backend  field  questions  sql
         funnel          | backend  questions  sql
         retention       | backend  questions  sql
+        timeline        | questions
         asking | backend compare field fields funnel questions retention rows  sql  vectors
     """,
     "collector.http": """

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..models import TimeRange
+from ..models import SessionDetail, TimeRange
 
 __all__ = [
     "MAX_ECHO",
@@ -23,6 +23,7 @@ __all__ = [
     "ComparedFrames",
     "ComparedVersion",
     "Condition",
+    "ContextChange",
     "Field",
     "FieldAnswer",
     "FieldGroup",
@@ -33,7 +34,9 @@ __all__ = [
     "FunnelAnswer",
     "FunnelStep",
     "KnownField",
+    "Lane",
     "Leavers",
+    "Mark",
     "Point",
     "Question",
     "QuestionError",
@@ -41,6 +44,7 @@ __all__ = [
     "Retained",
     "Retention",
     "RetentionAnswer",
+    "Timeline",
     "TypeCount",
     "Value",
     "Values",
@@ -401,3 +405,53 @@ class RetentionAnswer(msgspec.Struct):
     """In order; the newest 200 days with new players."""
     overall: dict[str, Retained]
     """Over all cohorts, also those that are not listed, by the number of days."""
+
+
+class Lane(msgspec.Struct):
+    """The events of one type in a session."""
+
+    type: str
+    """The name; empty for all types beyond the forty most frequent ones."""
+    count: int
+    counts: list[int]
+    """For each step."""
+
+
+class ContextChange(msgspec.Struct):
+    """The context that the events had from then on."""
+
+    at: int
+    fields: dict[str, str]
+    """Empty if they had none from then on."""
+
+
+class Mark(msgspec.Struct):
+    """A moment of a session that stands out."""
+
+    at: int
+    kind: str
+    """``crash``, ``fault`` (an event that does not fit the schema), ``gap`` (missing events) or
+    ``end``."""
+    text: str
+    arrival: int | None = None
+    """The number of the event, of a crash or a fault."""
+
+
+class Timeline(msgspec.Struct):
+    """One session by the player's clock, or where that is implausible, by the collector's."""
+
+    session: SessionDetail
+    start: int = msgspec.field(name="from")
+    """When the first step begins."""
+    end: int = msgspec.field(name="to")
+    """When the last step ends."""
+    step: int
+    """Milliseconds."""
+    lanes: list[Lane]
+    """The most frequent type first."""
+    contexts: list[ContextChange]
+    """At most the first hundred, in order of arrival."""
+    marks: list[Mark]
+    """In order of time; at most 200: of crashes the newest, of others the first ones."""
+    partial: bool = False
+    """Whether the session has so many events that only the first of them were looked at."""

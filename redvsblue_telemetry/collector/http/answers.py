@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..._shared import escape
 from ..answers.asking import ask, best_backend
 from ..answers.questions import (
     Compare,
@@ -26,6 +27,7 @@ from ..answers.questions import (
     Values,
     funnel_step,
 )
+from ..answers.timeline import timeline
 from ..ingest import Ingest
 from ..storage.database import Database
 from .parameters import (
@@ -39,7 +41,7 @@ from .parameters import (
     zone_of,
 )
 from .readers import Lane
-from .responses import as_json
+from .responses import as_error, as_json
 
 __all__ = ["Answers"]
 
@@ -49,6 +51,7 @@ _MAX_VALUES = 200
 _MAX_VERSIONS = 20
 _MAX_VALUE_LENGTH = 1000  # characters that a filter compares with
 _MAX_CONDITIONS = 20
+_TIMELINE_SECONDS = 2.0  # after which a timeline covers what has been read
 
 
 class Answers:
@@ -62,6 +65,8 @@ class Answers:
     def __init__(self, database: Database, ingest: Ingest) -> None:
         self._backend = best_backend()
         self._lane = Lane(database, "answers", 2, too_slow=self._backend.advice)
+        # One session's events are few, or as many as can be looked at in that time.
+        self._timelines = Lane(database, "timelines", 1, _TIMELINE_SECONDS)
         self._lane.prepare(self._backend.prepare)
         self._ingest = ingest
         self.routes = [
@@ -71,11 +76,13 @@ class Answers:
             Route("/api/answers/compare", self._compare),
             Route("/api/answers/funnel", self._funnel),
             Route("/api/answers/retention", self._retention),
+            Route("/api/answers/timeline", self._timeline),
         ]
 
     def close(self) -> None:
         """End what still reads the database."""
         self._lane.close()
+        self._timelines.close()
 
     async def _fields(self, request: Request) -> Response:
         """Return the fields that events have, as a :class:`FieldPage`.
@@ -164,6 +171,23 @@ class Answers:
         )
         return await self._answered(request, question)
 
+    async def _timeline(self, request: Request) -> Response:
+        """Return one session by time, as a :class:`Timeline`; 404 if there is no such session.
+
+        Parameter: ``session``. It takes no filters.
+        """
+        check_names(request, "session")
+        session_id, connected = _needed(request, "session"), self._ingest.connected_sessions
+        found = await self._timelines.read(
+            request,
+            lambda connection, cutoff: timeline(
+                connection, session_id, connected=connected, cutoff=cutoff
+            ),
+        )
+        if found is None:
+            return as_error(404, f"session not found: {escape(session_id[:MAX_ECHO])}")
+        return as_json(found)
+
     async def _answered(self, request: Request, question: Question) -> Response:
         backend, connected = self._backend, self._ingest.connected_sessions
         try:
@@ -189,7 +213,7 @@ def _needed(request: Request, name: str) -> str:
     return value
 
 
-_EXAMPLES = {"type": "ship_hit", "field": "damage"}
+_EXAMPLES = {"session": "ID", "type": "ship_hit", "field": "damage"}
 
 
 def _days(request: Request) -> list[int]:

@@ -46,6 +46,7 @@ from .snapshot import snapshot
 from .summaries import CrashGroups, FrameSummaries
 
 __all__ = [
+    "arrivals_of",
     "context_names",
     "crashes",
     "deleted",
@@ -55,15 +56,18 @@ __all__ = [
     "last_types",
     "newest_arrival",
     "newest_ends",
+    "plan_of_session",
     "received",
     "rejected",
     "search",
     "session",
     "session_rows",
+    "session_without_types",
     "sessions",
     "stream_sessions",
     "totals",
     "versions",
+    "windows",
 ]
 
 _COLUMNS = (  # in the order of StoredEvent's fields, and the session's run
@@ -184,7 +188,7 @@ def _page(
     )
     found: list[StoredEvent] = []
     size = 0
-    for first, last in _windows(
+    for first, last in windows(
         connection, after, before, newest_first=newest_first, chosen=chosen, cutoff=cutoff
     ):
         rows = connection.execute(query, (*chosen.values, first, last, limit - len(found)))
@@ -202,7 +206,7 @@ def _page(
     return EventPage(found, found[-1].arrival if found else start)
 
 
-def _windows(
+def windows(
     connection: sqlite3.Connection,
     after: int,
     before: int | None,
@@ -412,28 +416,59 @@ def session(
     See :func:`sessions` and :func:`search`.
     """
     with snapshot(connection):
-        row = connection.execute(
-            f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE session_id = :id",
-            {"id": session_id, **_standing(connected, now)},
-        ).fetchone()
-        if row is None:
-            return None
-        key = row[0]
-        found = _session(connection, row, connected, SessionDetail)
-        found.report = _report(connection, key)
-        with contextlib.closing(missing_runs(connection, key, None)) as runs:
-            found.gaps = list(islice(runs, _MAX_GAPS))
-        with contextlib.closing(missing_runs(connection, key, found.report)) as runs:
-            losses = describe_losses(runs, found.report, found.lost)
-            found.losses = list(islice(losses, _MAX_GAPS))
+        known = session_without_types(connection, session_id, connected=connected, now=now)
         newest = newest_arrival(connection)
+    if known is None:
+        return None
+    key, found = known
     found.types, found.partial = _types_of(connection, key, newest, cutoff)
     return found
+
+
+def session_without_types(
+    connection: sqlite3.Connection,
+    session_id: str,
+    *,
+    connected: Set[str] = frozenset(),
+    now: int | None = None,
+) -> tuple[int, SessionDetail] | None:
+    """Return the key of one session, and all of it that is known without a look at its events."""
+    row = connection.execute(
+        f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE session_id = :id",
+        {"id": session_id, **_standing(connected, now)},
+    ).fetchone()
+    if row is None:
+        return None
+    key = row[0]
+    found = _session(connection, row, connected, SessionDetail)
+    found.report = _report(connection, key)
+    with contextlib.closing(missing_runs(connection, key, None)) as runs:
+        found.gaps = list(islice(runs, _MAX_GAPS))
+    with contextlib.closing(missing_runs(connection, key, found.report)) as runs:
+        losses = describe_losses(runs, found.report, found.lost)
+        found.losses = list(islice(losses, _MAX_GAPS))
+    return key, found
 
 
 def _report(connection: sqlite3.Connection, session: int) -> Report | None:
     row = connection.execute("SELECT text FROM reports WHERE session = ?", (session,)).fetchone()
     return None if row is None else decode_report(row[0])
+
+
+def arrivals_of(connection: sqlite3.Connection, session: int) -> tuple[int, int]:
+    """Return the first and the last arrival number of a session's events; 1 and 0 without any."""
+    # In two subqueries, each of which SQLite answers from an end of the index.
+    first, last = connection.execute(
+        "SELECT (SELECT min(arrival) FROM events WHERE session = :session), "
+        "(SELECT max(arrival) FROM events WHERE session = :session)",
+        {"session": session},
+    ).fetchone()
+    return (1, 0) if first is None else (first, last)
+
+
+def plan_of_session(session: int) -> Plan:
+    """Return how to walk through the events of a session, by its key."""
+    return Plan([], [], "session = ?", (session,))
 
 
 def _types_of(
@@ -443,20 +478,17 @@ def _types_of(
 
     And whether the time was over before all of them were counted.
     """
-    # In two subqueries, each of which SQLite answers from an end of the index.
-    first, last = connection.execute(
-        "SELECT (SELECT min(arrival) FROM events WHERE session = :session), "
-        "(SELECT max(arrival) FROM events WHERE session = :session)",
-        {"session": session},
-    ).fetchone()
-    if first is None:
-        return {}, False
+    first, last = arrivals_of(connection, session)
     before = min(last, newest) + 1
     counts: dict[int, int] = {}
     is_partial = False
-    chosen = Plan([], [], "session = ?", (session,))
-    for start, end in _windows(
-        connection, first - 1, before, newest_first=False, chosen=chosen, cutoff=cutoff
+    for start, end in windows(
+        connection,
+        first - 1,
+        before,
+        newest_first=False,
+        chosen=plan_of_session(session),
+        cutoff=cutoff,
     ):
         rows = connection.execute(
             "SELECT type, count(*) FROM events WHERE session = ? AND arrival BETWEEN ? AND ? "
@@ -773,7 +805,7 @@ def frames(
         f"SELECT received, timestamp, version, data FROM events WHERE {' AND '.join(conditions)}"
     )
     summaries = FrameSummaries(stride)
-    for first, last in _windows(
+    for first, last in windows(
         connection, 0, None, newest_first=False, chosen=chosen, cutoff=cutoff
     ):
         for row in connection.execute(query, (*chosen.values, first, last, stride)).fetchall():

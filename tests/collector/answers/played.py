@@ -16,7 +16,7 @@ from redvsblue_telemetry.collector.answers.rows import Rows
 from redvsblue_telemetry.collector.answers.vectors import Vectors
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.storage.database import Database
-from redvsblue_telemetry.collector.storage.writer import Writer
+from redvsblue_telemetry.collector.storage.writer import Check, Writer
 
 BACKENDS: list[type[Backend]] = [Rows, Vectors]
 
@@ -51,13 +51,15 @@ class Played(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def database_of(events: Sequence[Played], reports: Sequence[str] = ()) -> Iterator[Database]:
+def database_of(
+    events: Sequence[Played], reports: Sequence[str] = (), check: Check | None = None
+) -> Iterator[Database]:
     """Yield a database in which the events have arrived, each at its time, and then the reports."""
     with contextlib.ExitStack() as opened:
         database = Database(None)
         opened.callback(database.close)
         now = 0
-        writer = Writer(database, clock=lambda: now)
+        writer = Writer(database, check, clock=lambda: now)
         opened.callback(writer.close)
         for event in events:
             now = event.received

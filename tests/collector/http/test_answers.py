@@ -163,3 +163,27 @@ def test_retention(played: RunningCollector) -> None:
         assert (
             asked(played, "answers/retention", *dict([parameters[0], wrong]).items()).status == 400
         )
+
+
+def test_timeline(collector: RunningCollector) -> None:
+    with game(collector) as telemetry:
+        telemetry.context(player="p-1")
+        telemetry.emit("round_start")
+        telemetry.emit("round_end")
+        session_id = telemetry.session_id
+    answer = asked(collector, "answers/timeline", ("session", session_id))
+    assert answer.status == 200
+    found = answer.json()
+    assert {lane["type"]: sum(lane["counts"]) for lane in found["lanes"]} == {
+        "round_start": 1,
+        "round_end": 1,
+    }
+    assert [change["fields"] for change in found["contexts"]] == [{"player": "p-1"}]
+    assert [(mark["kind"], mark["text"]) for mark in found["marks"]] == [("end", "stopped")]
+    assert found["session"] == collector.get(f"/api/sessions/{session_id}").json()
+
+    unknown = asked(collector, "answers/timeline", ("session", "x\n"))
+    assert (unknown.status, unknown.json()) == (404, {"error": "session not found: x\\n"})
+    missing = asked(collector, "answers/timeline")
+    assert missing.json() == {"error": "session is missing; give one, such as session=ID"}
+    assert asked(collector, "answers/timeline", ("session", "x"), ("from", "1")).status == 400
