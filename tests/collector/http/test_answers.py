@@ -183,7 +183,7 @@ def test_timeline(collector: RunningCollector) -> None:
     assert found["session"] == collector.get(f"/api/sessions/{session_id}").json()
 
     unknown = asked(collector, "answers/timeline", ("session", "x\n"))
-    assert (unknown.status, unknown.json()) == (404, {"error": "session not found: x\\n"})
+    assert (unknown.status, unknown.json()) == (404, {"error": "session not found: x\\u000a"})
     missing = asked(collector, "answers/timeline")
     assert missing.json() == {"error": "session is missing; give one, such as session=ID"}
     assert asked(collector, "answers/timeline", ("session", "x"), ("from", "1")).status == 400
