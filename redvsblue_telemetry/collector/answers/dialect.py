@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["PERCENTILES", "Dialect", "rank_of", "scaled"]
+__all__ = ["PERCENTILES", "Dialect", "scaled"]
 
 PERCENTILES = (50, 95, 99)
 _HALF_SCALE = f"{2**32}e0"
@@ -14,14 +14,6 @@ _HALF_SCALE = f"{2**32}e0"
 def scaled(number: str) -> str:
     """Return SQL for a double times 2**-64: the sum of any of them is finite, and as exact."""
     return f"{number} / {_HALF_SCALE} / {_HALF_SCALE}"
-
-
-def rank_of(percentile: int, count: str) -> str:
-    """Return SQL for the nearest rank of a percentile, from 1, in SQLite's whole numbers.
-
-    It is rounded up without fractions: 0.95 has no exact double.
-    """
-    return f"({count} * {percentile} + 99) / 100"
 
 
 class Dialect(Protocol):

@@ -7,6 +7,7 @@ as there is room in its cache, and otherwise in a file without a name. Each even
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -15,7 +16,7 @@ from ..models import TimeRange
 from ..storage.cutoff import Cutoff, CutoffError
 from ..storage.fields import flatten
 from .backend import INTEGER, NUMBER, TEXT, Backend
-from .dialect import PERCENTILES, rank_of, scaled
+from .dialect import PERCENTILES, scaled
 
 __all__ = ["Rows"]
 
@@ -50,23 +51,19 @@ class _Sqlite:
         value: str,
         percentiles: Sequence[int] = PERCENTILES,
     ) -> str:
-        partition = f"PARTITION BY {', '.join(keys)}" if keys else ""
-        ranked = (
-            f"SELECT {''.join(f'{key}, ' for key in keys)}{value} AS number, "
-            f"row_number() OVER ({partition} ORDER BY {value}) AS ordinal, "
-            f"count(*) OVER ({partition}) AS total FROM {relation} WHERE {value} IS NOT NULL"
-        )
+        named = "".join(f"{key}, " for key in keys)
+        ranks = ", ".join(map(str, percentiles))
         at_ranks = ", ".join(
-            f"min(CASE WHEN ordinal = {rank_of(percentile, 'total')} THEN number END) "
-            f"AS p{percentile}"
-            for percentile in percentiles
+            f"rank_at(ranks, {place}) AS p{percentile}"
+            for place, percentile in enumerate(percentiles)
         )
-        return (
-            f"SELECT {''.join(f'{key}, ' for key in keys)}count(*) AS count, "
-            f"sum({scaled('number')}) AS sum, min(number) AS min, max(number) AS max, "
-            f"{at_ranks} FROM ({ranked}) AS ranked"
+        summed = (
+            f"SELECT {named}count(*) AS count, sum({scaled(value)}) AS sum, min({value}) AS min, "
+            f"max({value}) AS max, nearest_ranks({value}, {ranks}) AS ranks FROM {relation} "
+            f"WHERE {value} IS NOT NULL"
             + (f" GROUP BY {', '.join(keys)}" if keys else " HAVING count(*) > 0")
         )
+        return f"SELECT {named}count, sum, min, max, {at_ranks} FROM ({summed}) AS summed"
 
     def earliest(self, relation: str, key: str, order: Sequence[str], others: Sequence[str]) -> str:
         return (
@@ -74,6 +71,34 @@ class _Sqlite:
             f"(PARTITION BY {key} ORDER BY {', '.join(order)}) AS place FROM {relation} AS given) "
             "AS ranked WHERE place = 1"
         )
+
+
+class _NearestRanks:
+    """An aggregate of SQL: some percentiles of numbers, as packed doubles.
+
+    A window of SQL that numbers the rows takes ten times as long.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = array("d")
+        self._percentiles: tuple[int, ...] = ()
+
+    def step(self, number: float, *percentiles: int) -> None:
+        """Add a number."""
+        self._numbers.append(number)
+        self._percentiles = percentiles
+
+    def finalize(self) -> bytes:
+        """Return the percentiles."""
+        in_order = sorted(self._numbers)
+        # Rounded up without fractions: 0.95 has no exact double.
+        ranks = [-(-len(in_order) * percentile // 100) for percentile in self._percentiles]
+        return array("d", [in_order[rank - 1] for rank in ranks if in_order]).tobytes()
+
+
+def _rank_at(ranks: bytes, place: int) -> float | None:
+    numbers = array("d", ranks)
+    return numbers[place] if numbers else None
 
 
 class Rows(Backend):
@@ -98,6 +123,9 @@ class Rows(Backend):
         self._own.execute("PRAGMA journal_mode = OFF")
         self._own.execute("PRAGMA synchronous = OFF")
         self._own.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
+        nearest_ranks: Any = _NearestRanks  # its type's stub knows only whole numbers as results
+        self._own.create_aggregate("nearest_ranks", -1, nearest_ranks)
+        self._own.create_function("rank_at", 2, _rank_at, deterministic=True)
         self._own.set_progress_handler(lambda: cutoff.must_end, _STEPS_BETWEEN_LOOKS)
 
     @staticmethod
