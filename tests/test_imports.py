@@ -147,14 +147,15 @@ ROOMS = {
         upkeep          |
         views           | figures  upkeep
         textindex       | snapshot  upkeep
+        counting        | upkeep
+        history         | counting  snapshot
         plan            | textindex
         blocks          |
         encoding        |
         fields          |
         columns         | blocks  cutoff  encoding  fields  snapshot
         building        | blocks  encoding  fields  upkeep
-        queries         | cutoff  ids  figures  losses  plan  reports  snapshot  summaries
-        history         |
+        queries         | cutoff  history  ids  figures  losses  plan  reports  snapshot  summaries
         batches         | ids  plan  queries  snapshot
         scans           | batches  plan
         sessions        | ids  seqranges
@@ -164,12 +165,12 @@ ROOMS = {
         schema          | figures
         database        | schema
         space           | database  upkeep
-        deletion        | blocks  reports  textindex
-        writer | contexts database deletion faults ids reports schema sessions textindex upkeep
+        deletion        | blocks  counting  reports  textindex
+        writer | contexts counting database deletion faults ids reports schema sessions textindex upkeep
         retention       | database  deletion  space  upkeep
-        forgetting      | deletion  upkeep
+        forgetting      | counting  deletion  upkeep
         thread          | database  upkeep  writer
-    """,
+    """,  # noqa: E501
     "collector.answers": """
         questions       |
         dialect         |

@@ -18,6 +18,7 @@ from .http.metrics import Metrics
 from .http.responses import ERROR_HANDLERS
 from .ingest import Ingest, Limits, require_upgrade
 from .storage.building import Building
+from .storage.counting import Backfill, RollUp
 from .storage.database import Database
 from .storage.retention import Retention
 from .storage.space import Space
@@ -72,7 +73,14 @@ class Collector:
             self._on_stored,
             self.metrics.record_failure,
             check,
-            upkeep=[Retention(database, keep, max_bytes), TextIndex(), Building(), space],
+            upkeep=[
+                Retention(database, keep, max_bytes),
+                Backfill(),
+                RollUp(),
+                TextIndex(),
+                Building(),
+                space,
+            ],
         )
         self.alerting = Alerting(
             alerts,

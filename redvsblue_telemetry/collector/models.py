@@ -17,6 +17,7 @@ from .._report import Report
 from .textsearch import TextSearch
 
 __all__ = [
+    "ALL_TIME",
     "ANY_FAULT",
     "MAX_CONTEXT_VALUE_LENGTH",
     "MAX_PAGE_SIZE",
@@ -32,11 +33,13 @@ __all__ = [
     "Forgotten",
     "FramePage",
     "FrameSummary",
+    "History",
     "LiveUpdate",
     "Loss",
     "Outcome",
     "RejectedMessage",
     "RejectedPage",
+    "ResolvedRange",
     "Session",
     "SessionDetail",
     "SessionPage",
@@ -450,6 +453,10 @@ class TimeRange(msgspec.Struct, frozen=True):
     """The first millisecond of it; None is the beginning of time."""
     end: int | None = None
     """The first millisecond after it; None is the end of time."""
+
+
+ALL_TIME = TimeRange()
+"""The range of everything."""
 
 
 class ResolvedRange(msgspec.Struct, rename="camel"):

@@ -28,15 +28,17 @@ class Steps(NamedTuple):
     length: int
 
 
-def steps(start: int, end: int, offset: int) -> Steps:
+def steps(start: int, end: int, offset: int, least: int = 0) -> Steps:
     """Return at most 200 steps that cover the time from ``start`` to before ``end``.
 
     Args:
         start: in milliseconds since the epoch.
         end: later than that.
         offset: the zone of the calendar, in minutes east of UTC.
+        least: the least length of a step, at most a day.
     """
-    length = next((each for each in _LENGTHS if _count(start, end, each, offset) <= _MAX_STEPS), 0)
+    fitting = (each for each in _LENGTHS if _count(start, end, each, offset) <= _MAX_STEPS)
+    length = next((each for each in fitting if each >= least), 0)
     if not length:
         length = _DAY * 30 * -(-(end - start) // (_DAY * 30 * (_MAX_STEPS - 2)))
     return Steps(

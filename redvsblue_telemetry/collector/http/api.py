@@ -167,17 +167,19 @@ class Api:
         """Return one page of events in order of arrival; or, for DELETE, delete all of them.
 
         Parameters: ``type``, ``session``, ``text``, ``context``, ``fault``, ``after``, ``before``,
-        ``limit``, ``order`` and ``data``. Response: an :class:`EventPage`. After the last event, it
-        is empty and not ``partial``.
+        ``limit``, ``order``, ``from``, ``to`` and ``data``. Response: an :class:`EventPage`. After
+        the last event, it is empty and not ``partial``.
         """
         if request.method == "DELETE":
             return await self._delete_events(request)
-        check_names(request, *FILTERS, *PAGING, "data")
+        check_names(request, *FILTERS, *PAGING, *RANGE, "data")
         wanted, as_text = event_filter(request), wants_data_as_text(request)
-        paging = paging_of(request, default_order="asc")
+        paging, span = paging_of(request, default_order="asc"), time_range(request)
         page = await self._searches.read(
             request,
-            lambda connection, cutoff: queries.search(connection, wanted, **paging, cutoff=cutoff),
+            lambda connection, cutoff: queries.search(
+                connection, wanted, **paging, span=span, cutoff=cutoff
+            ),
         )
         if as_text:
             page.events = with_data_as_text(page.events)
@@ -195,9 +197,10 @@ class Api:
     async def _sessions(self, request: Request) -> Response:
         """Return one page of sessions, the most recently active first; or delete a person's data.
 
-        Parameters: ``limit`` and ``offset``. Response: a :class:`SessionPage`. For DELETE: one
-        ``context``, whose events are deleted, with the sessions that are then left without an
-        event. Response: the receipt, as :class:`Forgotten`; 404 if there is no such event.
+        Parameters: ``limit``, ``offset``, ``from`` and ``to``. Response: a :class:`SessionPage`.
+        For DELETE: one ``context``, whose events are deleted, with the sessions that are then left
+        without an event. Response: the receipt, as :class:`Forgotten`; 404 if there is no such
+        event.
         """
         if request.method == "DELETE":
             check_names(request, "context")
@@ -205,13 +208,14 @@ class Api:
             if len(fields) != 1:
                 raise BadRequestError("give one context, such as context=player=p-17")
             return await self._forget(request, EventFilter(context=fields))
-        check_names(request, "limit", "offset")
+        check_names(request, "limit", "offset", *RANGE)
         limit, offset = limit_of(request), number(request, "offset") or 0
+        span = time_range(request)
         connected = self._ingest.connected_sessions
         found = await self._figures.read(
             request,
             lambda connection, _: queries.sessions(
-                connection, limit=limit, offset=offset, connected=connected
+                connection, limit=limit, offset=offset, connected=connected, span=span
             ),
         )
         return as_json(SessionPage(found))
@@ -261,28 +265,31 @@ class Api:
     async def _versions(self, request: Request) -> Response:
         """Return the outcomes of the sessions by version, as a :class:`VersionPage`.
 
-        Parameter: ``limit``.
+        Parameters: ``limit``, ``from`` and ``to``.
         """
-        check_names(request, "limit")
+        check_names(request, "limit", *RANGE)
         limit, connected = limit_of(request), self._ingest.connected_sessions
+        span = time_range(request)
         found = await self._figures.read(
             request,
-            lambda connection, _: queries.versions(connection, limit=limit, connected=connected),
+            lambda connection, _: queries.versions(
+                connection, limit=limit, connected=connected, span=span
+            ),
         )
         return as_json(VersionPage(found))
 
     async def _crashes(self, request: Request) -> Response:
         """Return the crashes in groups, as a :class:`CrashPage`.
 
-        Parameters: ``version``, ``limit`` and ``data``.
+        Parameters: ``version``, ``limit``, ``from``, ``to`` and ``data``.
         """
-        check_names(request, "version", "limit", "data")
+        check_names(request, "version", "limit", *RANGE, "data")
         version, limit = request.query_params.get("version") or None, limit_of(request)
-        as_text = wants_data_as_text(request)
+        as_text, span = wants_data_as_text(request), time_range(request)
         found = await self._summaries.read(
             request,
             lambda connection, cutoff: queries.crashes(
-                connection, version=version, limit=limit, cutoff=cutoff
+                connection, version=version, limit=limit, span=span, cutoff=cutoff
             ),
         )
         return as_json(CrashPage(with_newest_as_text(found) if as_text else found))
@@ -290,28 +297,31 @@ class Api:
     async def _faults(self, request: Request) -> Response:
         """Return the events with a fault in groups, as a :class:`FaultPage`.
 
-        Parameters: ``version``, ``limit`` and ``data``.
+        Parameters: ``version``, ``limit``, ``from``, ``to`` and ``data``.
         """
-        check_names(request, "version", "limit", "data")
+        check_names(request, "version", "limit", *RANGE, "data")
         version, limit = request.query_params.get("version") or None, limit_of(request)
-        as_text = wants_data_as_text(request)
+        as_text, span = wants_data_as_text(request), time_range(request)
         found = await self._summaries.read(
             request,
-            lambda connection, _: queries.faults(connection, version=version, limit=limit),
+            lambda connection, cutoff: queries.faults(
+                connection, version=version, limit=limit, span=span, cutoff=cutoff
+            ),
         )
         return as_json(FaultPage(with_newest_as_text(found) if as_text else found))
 
     async def _frames(self, request: Request) -> Response:
         """Return the frame times by version, as a :class:`FramePage`.
 
-        Parameters: ``version`` and ``limit``.
+        Parameters: ``version``, ``limit``, ``from`` and ``to``.
         """
-        check_names(request, "version", "limit")
+        check_names(request, "version", "limit", *RANGE)
         version, limit = request.query_params.get("version") or None, limit_of(request)
+        span = time_range(request)
         found = await self._summaries.read(
             request,
             lambda connection, cutoff: queries.frames(
-                connection, version=version, limit=limit, cutoff=cutoff
+                connection, version=version, limit=limit, span=span, cutoff=cutoff
             ),
         )
         return as_json(FramePage(found))
@@ -319,25 +329,28 @@ class Api:
     async def _rejected(self, request: Request) -> Response:
         """Return one page of rejected messages, newest first unless ``order=asc``.
 
-        Parameters: ``after``, ``before``, ``limit`` and ``order``. Response: a
+        Parameters: ``after``, ``before``, ``limit``, ``order``, ``from`` and ``to``. Response: a
         :class:`RejectedPage`.
         """
-        check_names(request, *PAGING)
-        paging = paging_of(request, default_order="desc")
+        check_names(request, *PAGING, *RANGE)
+        paging, span = paging_of(request, default_order="desc"), time_range(request)
         found = await self._figures.read(
-            request, lambda connection, _: queries.rejected(connection, **paging)
+            request, lambda connection, _: queries.rejected(connection, **paging, span=span)
         )
         start = paging["before"] or 0 if paging["newest_first"] else paging["after"]
         return as_json(RejectedPage(found, found[-1].arrival if found else start))
 
     async def _stats(self, request: Request) -> Response:
-        """Return the counts over everything, as :class:`Stats`."""
-        check_names(request)
-        connected = self._ingest.connected_sessions
+        """Return the counts over everything, or over a range, as :class:`Stats`.
+
+        Parameters: ``from`` and ``to``.
+        """
+        check_names(request, *RANGE)
+        connected, span = self._ingest.connected_sessions, time_range(request)
         totals, storage = await self._figures.read(
             request,
             lambda connection, _: (
-                queries.totals(connection, connected=connected),
+                queries.totals(connection, connected=connected, span=span),
                 self._space.measure(connection),
             ),
         )

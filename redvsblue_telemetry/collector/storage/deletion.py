@@ -16,6 +16,7 @@ import msgspec
 
 from ..models import context_fields
 from .blocks import drop_blocks
+from .counting import uncount
 from .reports import remove_report
 from .textindex import forget_events, note_expired
 
@@ -76,6 +77,7 @@ def delete_events(
     values: Sequence[object],
     *,
     must_be_gone: bool = False,
+    stay_counted: bool = False,
 ) -> Deleted:
     """Delete the events of a condition.
 
@@ -87,6 +89,7 @@ def delete_events(
         condition: selects the events, in SQL.
         values: those of its parameters.
         must_be_gone: whether no word of them may stay in the index of texts.
+        stay_counted: whether the counts of the past keep them.
     """
     groups = connection.execute(
         "SELECT session, type, fault, context, count(*) FROM events "
@@ -95,6 +98,8 @@ def delete_events(
     ).fetchall()
     if not groups:
         return Deleted(0, [])
+    if not stay_counted:
+        uncount(connection, condition, values)
     deleted = connection.execute(
         f"DELETE FROM events WHERE {condition} RETURNING arrival, type", values
     ).fetchall()

@@ -11,7 +11,18 @@ from __future__ import annotations
 from ..._report import State
 from ..models import MAX_PLAUSIBLE_MISSING, Cause, Outcome
 
-__all__ = ["ALL", "AS_VIEWS", "ENDS", "HALF", "NO_VERSION", "PERIOD", "REFILL", "TABLES", "end_of"]
+__all__ = [
+    "ALL",
+    "AS_VIEWS",
+    "ENDS",
+    "HALF",
+    "NO_VERSION",
+    "PERIOD",
+    "REFILL",
+    "SUMS",
+    "TABLES",
+    "end_of",
+]
 
 HALF = 2**32
 """Numbers that a client may choose are summed in two halves: the sum of a few of them would
@@ -68,7 +79,9 @@ def _summed(columns: dict[str, str]) -> str:
     return ", ".join(f"ifnull(sum({value}), 0) AS {name}" for name, value in columns.items())
 
 
-_TOTALS = f"SELECT 1 AS key, {_summed(_sums())} FROM sessions"
+SUMS = _summed(_sums())
+"""SQL for the columns of the totals, as sums over sessions."""
+_TOTALS = f"SELECT 1 AS key, {SUMS} FROM sessions"
 _VERSIONS = f"""SELECT {_VERSION} AS name, max(first_received) AS newest, {_summed(_counts())}
     FROM sessions GROUP BY version
     UNION ALL SELECT {ALL}, 0, {_summed(_counts())} FROM sessions"""

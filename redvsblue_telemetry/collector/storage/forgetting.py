@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ..._shared import LARGEST_INTEGER, monotonic
 from ..models import Forgotten
+from .counting import delete_unused_series
 from .deletion import (
     Deleted,
     delete_empty_session,
@@ -74,6 +75,8 @@ class Forgetting(Upkeep):
         self._pace.end()
         if not has_more and self.found_anything:
             has_more = self._blank_rejected(connection)
+        if not has_more and self.forgotten.events:
+            delete_unused_series(connection)
         self.forgotten.at = self._clock()
         return has_more
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ..models import ANY_FAULT, NO_FAULT, EventFilter
+from ..models import ALL_TIME, ANY_FAULT, NO_FAULT, EventFilter, TimeRange
 from ..textsearch import TextSearch
 from . import textindex
 
@@ -48,6 +48,8 @@ class Plan(msgspec.Struct):
     """The text for which the index of texts is asked first."""
     is_empty: bool = False
     """Whether no event can match."""
+    span: TimeRange = ALL_TIME
+    """When the events were received; a part of the conditions."""
 
     def spans(
         self, connection: sqlite3.Connection, first: int, last: int, *, newest_first: bool
@@ -99,8 +101,8 @@ class _Index(msgspec.Struct):
     """How many these are, at most."""
 
 
-def plan(connection: sqlite3.Connection, wanted: EventFilter) -> Plan:
-    """Return how to search for events."""
+def plan(connection: sqlite3.Connection, wanted: EventFilter, span: TimeRange = ALL_TIME) -> Plan:
+    """Return how to search for events of a range of time."""
     indexes: list[_Index] = []
     for column, table, name, value in (
         ("session", "sessions", "session_id", wanted.session),
@@ -129,6 +131,9 @@ def plan(connection: sqlite3.Connection, wanted: EventFilter) -> Plan:
         indexes.append(_Index(has_fault, (), _count(connection, f"events WHERE {has_fault}")))
         if wanted.fault != ANY_FAULT:
             others.append((_HAS_FAULT, (wanted.fault.encode(errors="replace").decode(),)))
+    for comparison, limit in ((">=", span.start), ("<", span.end)):
+        if limit is not None:
+            others.append((f"events.received {comparison} ?", (limit,)))
     search = None
     if wanted.text is not None:
         search = TextSearch(wanted.text)
@@ -152,6 +157,7 @@ def plan(connection: sqlite3.Connection, wanted: EventFilter) -> Plan:
         walked.values if walked else (),
         walked.events if walked and walked.events < _FEW_EVENTS else None,
         search if asks_text_index else None,
+        span=span,
     )
 
 

@@ -22,6 +22,10 @@ import msgspec
 
 from ..._report import Report, State, decode_report
 from ..models import (
+    ALL_TIME,
+    ANY_FAULT,
+    MAX_PLAUSIBLE_MISSING,
+    Cause,
     CrashGroup,
     EventFilter,
     EventPage,
@@ -37,7 +41,8 @@ from ..models import (
     VersionHealth,
 )
 from .cutoff import NEVER, Cutoff
-from .figures import ALL, ENDS, HALF, NO_VERSION, PERIOD, end_of
+from .figures import ALL, ENDS, HALF, NO_VERSION, PERIOD, SUMS, end_of
+from .history import arrivals, bounds, condition, events_by_type
 from .ids import restored_id
 from .losses import Losses, describe_losses
 from .plan import Plan, plan
@@ -112,6 +117,7 @@ _MAX_VERSIONS = 100  # of one group of faults
 _MAX_CONTEXT_NAMES = 100
 _MAX_INTERVALS = 10_000  # of frames that are summed up
 _EVERY_EVENT = Plan([], [])
+_LAST_HEARD = "last_received"  # the time by which a session is in a range
 _Kind = TypeVar("_Kind", bound=Session)
 
 
@@ -123,6 +129,7 @@ def events(
     before: int | None = None,
     limit: int = 100,
     newest_first: bool = False,
+    span: TimeRange = ALL_TIME,
     cutoff: Cutoff = NEVER,
 ) -> list[StoredEvent]:
     """Return the events of one page; see :func:`search`."""
@@ -133,6 +140,7 @@ def events(
         before=before,
         limit=limit,
         newest_first=newest_first,
+        span=span,
         cutoff=cutoff,
     ).events
 
@@ -145,6 +153,7 @@ def search(
     before: int | None = None,
     limit: int = 100,
     newest_first: bool = False,
+    span: TimeRange = ALL_TIME,
     cutoff: Cutoff = NEVER,
 ) -> EventPage:
     """Return one page of events in order of arrival.
@@ -158,11 +167,12 @@ def search(
         before: only events that arrived earlier than this one.
         limit: the maximum number; a page of large events has fewer.
         newest_first: return the newest events first.
+        span: only events that were received in this range.
         cutoff: when the search ends. It examines at least one window, so it gets on each time.
     """
     return _page(
         connection,
-        plan(connection, wanted),
+        plan(connection, wanted, span),
         after,
         before,
         limit,
@@ -216,11 +226,8 @@ def windows(
     cutoff: Cutoff = NEVER,
 ) -> Iterator[tuple[int, int]]:
     """Yield the first and last arrival number of each window to search."""
-    lowest = connection.execute("SELECT min(arrival) FROM events").fetchone()[0]
-    if lowest is None:
-        return
-    first = max(after + 1, lowest)
-    last = newest_arrival(connection)
+    first, last = arrivals(connection, chosen.span)
+    first = max(after + 1, first)
     if before is not None:
         last = min(last, before - 1)
     size = _FIRST_EVENTS_PER_QUERY
@@ -260,6 +267,7 @@ def sessions(
     offset: int = 0,
     connected: Set[str] = frozenset(),
     now: int | None = None,
+    span: TimeRange = ALL_TIME,
 ) -> list[Session]:
     """Return one page of sessions, the most recently active first.
 
@@ -269,11 +277,13 @@ def sessions(
         offset: how many sessions to leave out.
         connected: the ids of the sessions whose clients are connected.
         now: in milliseconds since the epoch; by default the time.
+        span: only sessions that were last heard of in this range. So each is in one day, and the
+            days of a week add up.
     """
     rows = connection.execute(
-        f"SELECT {_SESSION_COLUMNS} FROM sessions ORDER BY last_received DESC, key DESC "
-        "LIMIT :limit OFFSET :offset",
-        {"limit": limit, "offset": offset, **_standing(connected, now)},
+        f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE {condition(span, _LAST_HEARD)} "
+        "ORDER BY last_received DESC, key DESC LIMIT :limit OFFSET :offset",
+        {"limit": limit, "offset": offset, **_standing(connected, now), **bounds(span)},
     ).fetchall()
     return [_session(connection, row, connected, Session) for row in rows]
 
@@ -516,6 +526,7 @@ def rejected(
     before: int | None = None,
     limit: int = 100,
     newest_first: bool = True,
+    span: TimeRange = ALL_TIME,
 ) -> list[RejectedMessage]:
     """Return one page of rejected messages, which have arrival numbers of their own.
 
@@ -525,15 +536,25 @@ def rejected(
         before: only messages that arrived earlier than this one.
         limit: the maximum number.
         newest_first: return the newest messages first.
+        span: only messages that were received in this range.
     """
-    condition, values = "arrival > ?", [after]
+    if span != ALL_TIME:
+        # By the index of their times, which is not that of the order.
+        first, last = connection.execute(
+            f"SELECT min(arrival), max(arrival) FROM rejected WHERE {condition(span)}",
+            bounds(span),
+        ).fetchone()
+        if first is None:
+            return []
+        after = max(after, first - 1)
+        before = last + 1 if before is None else min(before, last + 1)
+    where = f"arrival > :after AND {condition(span, '+received')}"
     if before is not None:
-        condition += " AND arrival < ?"
-        values.append(before)
+        where += " AND arrival < :before"
     rows = connection.execute(
-        f"SELECT arrival, received, reason, text FROM rejected WHERE {condition} "
-        f"ORDER BY arrival {'DESC' if newest_first else 'ASC'} LIMIT ?",
-        (*values, limit),
+        f"SELECT arrival, received, reason, text FROM rejected WHERE {where} "
+        f"ORDER BY arrival {'DESC' if newest_first else 'ASC'} LIMIT :limit",
+        {"after": after, "before": before, "limit": limit, **bounds(span)},
     )
     return [
         RejectedMessage(arrival, received, reason, text.decode(errors="replace"))
@@ -546,9 +567,18 @@ def totals(
     *,
     connected: Set[str] = frozenset(),
     now: int | None = None,
+    span: TimeRange = ALL_TIME,
 ) -> Totals:
-    """Return the counts over the whole database; see :func:`sessions`."""
+    """Return the counts over the whole database, or over a range; see :func:`sessions`.
+
+    In a range, the events are those that were received in it, also those that have been deleted
+    since; see :func:`.history.events_by_type`. All else is of the sessions that were last heard of
+    in it.
+    """
     standing = _standing(connected, now)
+    if span != ALL_TIME:
+        with snapshot(connection):
+            return _totals_of(connection, span, standing)
     with snapshot(connection):
         sums = connection.execute(
             "SELECT events, repeats, faults, missing_parts, missing_rest, waiting_parts, "
@@ -566,28 +596,85 @@ def totals(
         types = _most(connection, "name", "events", "types", _MAX_TYPES)
         sampled = _most(connection, "name", "sampled", "types", _MAX_TYPES)
         lost = _most(connection, "cause", "events", "lost", _MAX_CAUSES)
+    unended, *ends = outcomes
+    return _with_sums(
+        Totals(
+            events=0,
+            sessions=sum(outcomes),
+            repeats=0,
+            missing=0,
+            rejected=rejected_count,
+            types=types,
+            outcomes={
+                Outcome.RUNNING: running,
+                **dict(zip(ENDS, ends, strict=True)),
+                Outcome.NO_WORD: unended - running,
+            },
+            sampled=sampled,
+            lost=lost,
+        ),
+        sums,
+    )
+
+
+def _with_sums(totals: Totals, sums: Sequence[int]) -> Totals:
+    """Return totals with the sums over sessions, which have some numbers in two halves."""
     events, repeats, faults, missing_parts, missing_rest, *others = sums
     waiting_parts, waiting_rest, implausible, implausible_parts, implausible_rest = others
-    unended, *ends = outcomes
-    return Totals(
-        events=events,
-        sessions=sum(outcomes),
-        repeats=repeats,
-        missing=missing_parts * HALF + missing_rest,
+    totals.events, totals.repeats, totals.faults = events, repeats, faults
+    totals.missing = missing_parts * HALF + missing_rest
+    totals.waiting = waiting_parts * HALF + waiting_rest
+    totals.implausible_sessions = implausible
+    totals.implausible_missing = implausible_parts * HALF + implausible_rest
+    return totals
+
+
+def _totals_of(
+    connection: sqlite3.Connection, span: TimeRange, standing: dict[str, object]
+) -> Totals:
+    types = events_by_type(connection, span)
+    asked = {**standing, **bounds(span)}
+    of_span = f"FROM sessions WHERE {condition(span, _LAST_HEARD)}"
+    by_outcome = connection.execute(
+        f"SELECT {_OUTCOME} AS outcome, count(*), {SUMS} {of_span} GROUP BY 1", asked
+    ).fetchall()
+    (rejected_count,) = connection.execute(
+        f"SELECT count(*) FROM rejected WHERE {condition(span)}", bounds(span)
+    ).fetchone()
+    lost: Counter[str] = Counter()
+    for text, count in connection.execute(
+        f"SELECT lost, count(*) {of_span} AND lost <> '{{}}' GROUP BY lost", bounds(span)
+    ):
+        causes = decode_lost(text)
+        if sum(causes.values()) <= MAX_PLAUSIBLE_MISSING:
+            lost.update({cause: events * count for cause, events in causes.items()})
+    del lost[Cause.UNEXPLAINED]
+    sampled = connection.execute(
+        "SELECT name, sum(sampled.events) AS number FROM ("
+        f"SELECT key {of_span}) AS some CROSS JOIN sampled ON sampled.session = some.key "
+        "CROSS JOIN types ON types.key = sampled.type "
+        f"WHERE sampled.events BETWEEN 1 AND {MAX_PLAUSIBLE_MISSING} "
+        "GROUP BY name ORDER BY number DESC, name LIMIT :limit",
+        {**bounds(span), "limit": _MAX_TYPES},
+    ).fetchall()
+    outcomes: dict[str, int] = dict.fromkeys((Outcome.RUNNING, *ENDS, Outcome.NO_WORD), 0)
+    outcomes |= {outcome: count for outcome, count, *_ in by_outcome}
+    sums = [sum(column) for column in zip(*(row[2:] for row in by_outcome), strict=True)]
+    found = Totals(
+        events=0,
+        sessions=sum(outcomes.values()),
+        repeats=0,
+        missing=0,
         rejected=rejected_count,
-        types=types,
-        outcomes={
-            Outcome.RUNNING: running,
-            **dict(zip(ENDS, ends, strict=True)),
-            Outcome.NO_WORD: unended - running,
-        },
-        sampled=sampled,
-        lost=lost,
-        waiting=waiting_parts * HALF + waiting_rest,
-        faults=faults,
-        implausible_sessions=implausible,
-        implausible_missing=implausible_parts * HALF + implausible_rest,
+        types=dict(islice(types.items(), _MAX_TYPES)),
+        outcomes=outcomes,
+        sampled=dict(sampled),
+        lost=dict(lost.most_common(_MAX_CAUSES)),
     )
+    if sums:
+        found = _with_sums(found, sums)
+    found.events = sum(types.values())
+    return found
 
 
 # The sessions that have not ended and are running: those that were heard of since a time, in whole
@@ -632,12 +719,15 @@ def versions(
     limit: int = 100,
     connected: Set[str] = frozenset(),
     now: int | None = None,
+    span: TimeRange = ALL_TIME,
 ) -> list[VersionHealth]:
     """Return the versions of the game's build, the one with the newest session first.
 
     See :func:`sessions`.
     """
     standing = _standing(connected, now)
+    if span != ALL_TIME:
+        return _versions_of(connection, span, standing)[:limit]
     found: list[VersionHealth] = []
     with snapshot(connection):
         # Few at a time, however many versions there are.
@@ -657,10 +747,34 @@ def versions(
             health.no_word = unended - health.running
             for outcome, count in zip(ENDS, ends, strict=True):
                 setattr(health, outcome, count)
-            if any(ends):
-                health.crash_free = (health.well + health.switched_off) / sum(ends)
-            found.append(health)
+            found.append(_with_share(health))
     return found
+
+
+def _with_share(health: VersionHealth) -> VersionHealth:
+    """Return a version with the share of its sessions that ended without a crash."""
+    if ended := sum(getattr(health, end) for end in ENDS):
+        health.crash_free = (health.well + health.switched_off) / ended
+    return health
+
+
+def _versions_of(
+    connection: sqlite3.Connection, span: TimeRange, standing: dict[str, object]
+) -> list[VersionHealth]:
+    rows = connection.execute(
+        f"SELECT version, {_OUTCOME} AS outcome, count(*), max(first_received) FROM sessions "
+        f"WHERE {condition(span, _LAST_HEARD)} GROUP BY 1, 2",
+        {**standing, **bounds(span)},
+    )
+    found: dict[str | None, VersionHealth] = {}
+    newest: dict[str | None, tuple[int, str]] = {}
+    for version, outcome, count, begun in rows:
+        health = found.setdefault(version, VersionHealth(version, 0))
+        health.sessions += count
+        setattr(health, outcome, count)
+        newest[version] = max(newest.get(version, (0, "")), (begun, version or ""))
+    newest_first = sorted(newest, key=newest.__getitem__, reverse=True)
+    return [_with_share(found[version]) for version in newest_first]
 
 
 def crashes(
@@ -669,6 +783,7 @@ def crashes(
     version: str | None = None,
     session: str | None = None,
     limit: int = 100,
+    span: TimeRange = ALL_TIME,
     cutoff: Cutoff = NEVER,
 ) -> list[CrashGroup]:
     """Return the crashes in groups of one exception in one place, the newest first.
@@ -680,6 +795,7 @@ def crashes(
         version: only crashes of this version of the game's build.
         session: only crashes of the session with this id.
         limit: the maximum number of groups; there are fewer if their events are large.
+        span: only crashes that were received in this range.
         cutoff: when the search ends.
     """
     groups = CrashGroups(limit, _MAX_PAGE_BYTES)
@@ -692,6 +808,7 @@ def crashes(
             before=before,
             limit=_ROWS_PER_CHUNK,
             newest_first=True,
+            span=span,
             cutoff=cutoff,
         )
         if not page:
@@ -703,12 +820,28 @@ def crashes(
     return groups.found()
 
 
+class _Faults(msgspec.Struct):
+    """The events with one fault."""
+
+    fault: int
+    events: int
+    sessions: int
+    versions: list[str]
+    """The newest event's first."""
+    first: int
+    last: int
+    newest: int
+    """The arrival of the newest one."""
+
+
 def faults(
     connection: sqlite3.Connection,
     *,
     version: str | None = None,
     session: str | None = None,
     limit: int = 100,
+    span: TimeRange = ALL_TIME,
+    cutoff: Cutoff = NEVER,
 ) -> list[FaultGroup]:
     """Return the events with a fault, in groups of one type with one fault, the newest first.
 
@@ -717,7 +850,41 @@ def faults(
         version: only sessions of this version of the game's build.
         session: only the session with this id.
         limit: the maximum number of groups; there are fewer if their newest events are large.
+        span: only events that were received in this range.
+        cutoff: when the search of a range ends.
     """
+    found: list[FaultGroup] = []
+    size = 0
+    with snapshot(connection):
+        groups = (
+            _all_faults(connection, version, session, limit)
+            if span == ALL_TIME
+            else _faults_of(connection, version, session, span, cutoff)[:limit]
+        )
+        for group in groups:
+            (newest,) = events(connection, EventFilter(), after=group.newest - 1, limit=1)
+            found.append(
+                FaultGroup(
+                    newest.type,
+                    newest.fault or "",
+                    group.events,
+                    group.sessions,
+                    group.versions[:_MAX_VERSIONS],
+                    group.first,
+                    group.last,
+                    newest,
+                )
+            )
+            size += memoryview(newest.data).nbytes
+            if size >= _MAX_PAGE_BYTES:
+                break
+    return found
+
+
+def _all_faults(
+    connection: sqlite3.Connection, version: str | None, session: str | None, limit: int
+) -> Iterator[_Faults]:
+    """Yield the faults, the newest first; by the counts of each session."""
     conditions, values = ["TRUE"], []
     for column, value in (("version", version), ("session_id", session)):
         if value is not None:
@@ -728,48 +895,63 @@ def faults(
         f"WHERE {' AND '.join(conditions)}"
     )
     newest_first = "ORDER BY max(session_faults.newest) DESC LIMIT ?"
-    found: list[FaultGroup] = []
-    size = 0
-    with snapshot(connection):
-        groups = connection.execute(
-            "SELECT fault, sum(session_faults.events), count(*), min(session_faults.first), "
-            f"max(session_faults.last), max(session_faults.newest) FROM {chosen} "
-            f"GROUP BY fault {newest_first}",
-            (*values, limit),
-        ).fetchall()
-        for fault, count, sessions, first, *newest_known in groups:
-            last, arrival = newest_known
-            if not _exists(connection, arrival):
-                # It was deleted with the data of a person; those of --keep go oldest first.
-                last_left = connection.execute(
-                    "SELECT arrival, received FROM events CROSS JOIN sessions "
-                    "ON sessions.key = events.session "
-                    f"WHERE {' AND '.join(conditions)} AND fault = ? ORDER BY arrival DESC LIMIT 1",
-                    (*values, fault),
-                )
-                arrival, last = last_left.fetchone()
-            (newest,) = events(connection, EventFilter(), after=arrival - 1, limit=1)
-            versions = connection.execute(
-                f"SELECT sessions.version FROM {chosen} AND fault = ? "
-                f"AND sessions.version IS NOT NULL GROUP BY sessions.version {newest_first}",
-                (*values, fault, _MAX_VERSIONS),
+    groups = connection.execute(
+        "SELECT fault, sum(session_faults.events), count(*), min(session_faults.first), "
+        f"max(session_faults.last), max(session_faults.newest) FROM {chosen} "
+        f"GROUP BY fault {newest_first}",
+        (*values, limit),
+    ).fetchall()
+    for fault, count, sessions, first, last, newest in groups:
+        arrival, when = newest, last
+        if not _exists(connection, arrival):
+            # It was deleted with the data of a person; those of --keep go oldest first.
+            last_left = connection.execute(
+                "SELECT arrival, received FROM events CROSS JOIN sessions "
+                "ON sessions.key = events.session "
+                f"WHERE {' AND '.join(conditions)} AND fault = ? ORDER BY arrival DESC LIMIT 1",
+                (*values, fault),
             )
-            found.append(
-                FaultGroup(
-                    newest.type,
-                    newest.fault or "",
-                    count,
-                    sessions,
-                    [row[0] for row in versions],
-                    first,
-                    last,
-                    newest,
-                )
-            )
-            size += memoryview(newest.data).nbytes
-            if size >= _MAX_PAGE_BYTES:
-                break
-    return found
+            arrival, when = last_left.fetchone()
+        versions = connection.execute(
+            f"SELECT sessions.version FROM {chosen} AND fault = ? "
+            f"AND sessions.version IS NOT NULL GROUP BY sessions.version {newest_first}",
+            (*values, fault, _MAX_VERSIONS),
+        )
+        names = [row[0] for row in versions]
+        yield _Faults(fault, count, sessions, names, first, when, arrival)
+
+
+def _faults_of(
+    connection: sqlite3.Connection,
+    version: str | None,
+    session: str | None,
+    span: TimeRange,
+    cutoff: Cutoff,
+) -> list[_Faults]:
+    """Return the faults of a range, the newest first; by its events."""
+    chosen = plan(connection, EventFilter(session=session, fault=ANY_FAULT), span)
+    conditions = [*chosen.conditions, "events.arrival BETWEEN ? AND ?"]
+    query = (
+        "SELECT events.fault, sessions.key, sessions.version, count(*), min(received), "
+        "max(received), max(arrival) FROM events CROSS JOIN sessions "
+        f"ON sessions.key = events.session WHERE {' AND '.join(conditions)} "
+        "AND (? IS NULL OR sessions.version = ?) GROUP BY 1, 2 ORDER BY max(arrival) DESC"
+    )
+    groups: dict[int, _Faults] = {}
+    sessions: dict[int, set[int]] = {}
+    for window in _windows(connection, 0, None, newest_first=True, chosen=chosen, cutoff=cutoff):
+        asked = (*chosen.values, *window, version, version)
+        for fault, key, name, count, first, last, newest in connection.execute(query, asked):
+            group = groups.setdefault(fault, _Faults(fault, 0, 0, [], first, last, newest))
+            group.events += count
+            group.first, group.last = min(group.first, first), max(group.last, last)
+            sessions.setdefault(fault, set()).add(key)
+            group.sessions = len(sessions[fault])
+            if name is not None and name not in group.versions:
+                group.versions.append(name)
+        if cutoff.is_due:
+            break
+    return list(groups.values())
 
 
 def _exists(connection: sqlite3.Connection, arrival: int) -> bool:
@@ -783,6 +965,7 @@ def frames(
     version: str | None = None,
     session: str | None = None,
     limit: int = 100,
+    span: TimeRange = ALL_TIME,
     cutoff: Cutoff = NEVER,
 ) -> list[FrameSummary]:
     """Return the frame times of each version of the game's build, the newest first.
@@ -795,11 +978,15 @@ def frames(
         version: only this version.
         session: only the session with this id, of which all intervals are examined.
         limit: the maximum number of versions.
+        span: only intervals that were received in this range.
         cutoff: when the search ends.
     """
     row = connection.execute("SELECT events FROM types WHERE name = 'frames'").fetchone()
-    stride = -(-row[0] // _MAX_INTERVALS) if row and session is None else 1
-    chosen = plan(connection, EventFilter(type="frames", session=session))
+    intervals = row[0] if row and session is None else 0
+    if intervals > _MAX_INTERVALS and span != ALL_TIME:
+        intervals = events_by_type(connection, span).get("frames", 0)
+    stride = max(1, -(-intervals // _MAX_INTERVALS))
+    chosen = plan(connection, EventFilter(type="frames", session=session), span)
     conditions = [*chosen.conditions, "arrival BETWEEN ? AND ?", "arrival % ? = 0"]
     query = (
         f"SELECT received, timestamp, version, data FROM events WHERE {' AND '.join(conditions)}"

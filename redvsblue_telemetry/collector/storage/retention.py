@@ -266,7 +266,7 @@ class Retention(Upkeep):
     ) -> None:
         pace = self._pace
         pace.begin()
-        deleted = delete_events(connection, condition, values)
+        deleted = delete_events(connection, condition, values, stay_counted=True)
         # The cursor may have passed those that had events until now.
         self._emptied |= dict.fromkeys(deleted.emptied)
         pace.end()

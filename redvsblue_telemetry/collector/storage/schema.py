@@ -178,6 +178,39 @@ CREATE TABLE columns (
 ) STRICT;
 CREATE UNIQUE INDEX columns_by_block ON columns (block, name, present);
 """
+# The past, see `counting`. Periods are in minutes since the epoch, and `minutes` is how long they
+# are. A series has no key of a type: those are deleted with the last event, and used again.
+# `arrivals` says from which arrival on events were received in a period, up to the next run.
+# The events from `counted.first` on are in the counts; those before are counted after an upgrade,
+# which has to be quick.
+_VERSION_5 += """
+CREATE TABLE series (
+    key INTEGER PRIMARY KEY,
+    type TEXT NOT NULL,
+    version TEXT,
+    UNIQUE (type, version)
+) STRICT;
+CREATE TABLE counts (
+    minutes INTEGER NOT NULL,
+    period INTEGER NOT NULL,
+    series INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    PRIMARY KEY (minutes, period, series)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE arrivals (
+    first INTEGER PRIMARY KEY,
+    minutes INTEGER NOT NULL,
+    period INTEGER NOT NULL
+) STRICT;
+CREATE INDEX arrivals_by_period ON arrivals (minutes, period);
+CREATE TABLE counted (
+    key INTEGER PRIMARY KEY,
+    first INTEGER NOT NULL
+) STRICT;
+INSERT INTO counted VALUES
+    (1, 1 + coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0));
+CREATE INDEX rejected_by_received ON rejected (received);
+"""
 
 
 def upgrade(version: int) -> list[str]:
@@ -212,6 +245,14 @@ _NO_BLOCKS = """
 CREATE TEMP TABLE blocks (key, type, first, last, events, oldest, newest, is_whole);
 CREATE TEMP TABLE columns (block, name, present, data);
 """
+# None of their events are counted, so readers count them.
+_NO_COUNTS = """
+CREATE TEMP TABLE series (key INTEGER PRIMARY KEY, type, version);
+CREATE TEMP TABLE counts (minutes, period, series, events);
+CREATE TEMP TABLE arrivals (first INTEGER PRIMARY KEY, minutes, period);
+CREATE TEMP VIEW counted AS SELECT 1 AS key, coalesce(max(arrival), 0) + 1 AS first
+    FROM main.events;
+"""
 _NO_TEXT_INDEX = """
 CREATE TEMP TABLE text_index (partition INTEGER PRIMARY KEY, blocks, events, expired);
 """
@@ -221,7 +262,7 @@ CREATE TEMP TABLE faults (key INTEGER PRIMARY KEY, type, text);
 CREATE TEMP TABLE session_faults (fault, session, events, first, last, newest);
 """
 AS_CURRENT = {
-    1: f"""{_NO_BLOCKS}{_NO_TEXT_INDEX}{_NO_FAULTS}
+    1: f"""{_NO_BLOCKS}{_NO_COUNTS}{_NO_TEXT_INDEX}{_NO_FAULTS}
 CREATE TEMP TABLE crashes (session INTEGER PRIMARY KEY, events);
 INSERT INTO crashes SELECT session, count(*) FROM main.events
     WHERE type = (SELECT key FROM main.types WHERE name = 'crash') GROUP BY session;
@@ -238,13 +279,13 @@ CREATE TEMP TABLE sampled (session, type, events);
 CREATE TEMP TABLE contexts (key INTEGER PRIMARY KEY, text);
 CREATE TEMP TABLE context_fields (name, value, context);
 {figures.AS_VIEWS}""",
-    2: f"""{_NO_BLOCKS}{_NO_TEXT_INDEX}{_NO_FAULTS}
+    2: f"""{_NO_BLOCKS}{_NO_COUNTS}{_NO_TEXT_INDEX}{_NO_FAULTS}
 CREATE TEMP VIEW sessions AS SELECT *, 0 AS faults, 0 AS deleted, NULL AS run FROM main.sessions;
 CREATE TEMP VIEW events AS SELECT *, NULL AS fault FROM main.events;
 {figures.AS_VIEWS}""",
-    3: f"""{_NO_BLOCKS}{_NO_TEXT_INDEX}
+    3: f"""{_NO_BLOCKS}{_NO_COUNTS}{_NO_TEXT_INDEX}
 CREATE TEMP VIEW sessions AS SELECT *, 0 AS deleted, NULL AS run FROM main.sessions;
 {figures.AS_VIEWS}""",
-    4: _NO_BLOCKS,
+    4: f"{_NO_BLOCKS}{_NO_COUNTS}",
 }
 """Statements that make a file of an older version, which is only read, look like a current one."""

@@ -24,6 +24,7 @@ from ..._report import Report
 from ..._shared import LARGEST_INTEGER, monotonic
 from ..messages import Event, Message, Rejected
 from .contexts import Contexts
+from .counting import Counts
 from .database import Database, DatabaseError
 from .deletion import delete_empty_session, delete_events
 from .faults import Faults, Finding
@@ -52,7 +53,8 @@ _MAX_TYPES_IN_MEMORY = 10_000
 _CRASH = "crash"  # the type of the events that are crashes
 _TABLES = (
     "events", "runs", "sessions", "types", "rejected", "reports", "lost", "sampled", "contexts",
-    "context_fields", "faults", "session_faults", "leftovers", "blocks", "columns",
+    "context_fields", "faults", "session_faults", "leftovers", "blocks", "columns", "series",
+    "counts", "arrivals",
 )  # fmt: skip
 _USUAL_LOG_BYTES = 16 * 1024 * 1024  # of the write-ahead log, when it is used again
 _MOST_LOG_BYTES = 32 * 1024 * 1024  # before readers have to wait, so that it can be used again
@@ -114,6 +116,7 @@ class Writer:
         self._sessions = Sessions(self._connection)
         self._contexts = Contexts(self._connection)
         self._faults = Faults(self._connection)
+        self._counts = Counts(self._connection)
         self._type_keys: dict[str, int] = {}
         self._seen_version: int | None = None
         self._tried_at = monotonic()  # to empty the log
@@ -326,6 +329,7 @@ class Writer:
             "sessions": ("old.session_id", self._sessions.drop),
             "contexts": ("old.text", self._contexts.drop),
             "faults": ("old.type, old.text", self._faults.drop),
+            "series": ("old.type, old.version", self._counts.drop),
             "types": ("old.name", lambda name: self._type_keys.pop(name, None)),
         }
         for table, (columns, drop) in forgetting.items():
@@ -340,6 +344,7 @@ class Writer:
         self._sessions.forget()
         self._contexts.forget()
         self._faults.forget()
+        self._counts.forget()
         self._type_keys.clear()
 
     def _store(self, messages: Sequence[Message], now: int) -> Stored:
@@ -347,7 +352,10 @@ class Writer:
             self._type_keys.clear()
         new: list[Event] = []
         values: list[Any] = []
-        counts: dict[str, int] = {}
+        # By version and type. Mostly many events of one version come one after the other.
+        by_version: dict[str | None, dict[str, int]] = {}
+        version: str | None = None
+        counts_of_version = by_version.setdefault(version, {})
         repeats = 0
         session_id, session = "", None
         context_key = self._contexts.key
@@ -362,8 +370,11 @@ class Writer:
                 if not session.add(event):
                     repeats += 1
                     continue
+                if event.version != version:
+                    version = event.version
+                    counts_of_version = by_version.setdefault(version, {})
                 name = event.type
-                counts[name] = counts.get(name, 0) + 1
+                counts_of_version[name] = counts_of_version.get(name, 0) + 1
                 type_key = self._type_keys.get(name) or self._type_key(name)
                 if check is not None:
                     fault, fault_key = check(name, event.data), None
@@ -378,7 +389,7 @@ class Writer:
                     event.timestamp,
                     now,
                     short_id(event, session.run),
-                    event.version,
+                    version,
                     None if event.context is msgspec.UNSET else context_key(event.context),
                     fault_key,
                     event.data,
@@ -387,6 +398,11 @@ class Writer:
             for report in message.reports:
                 self._sessions.of(report, now).take(report)
         first_arrival = self._insert(values)
+        if new:
+            self._counts.add(by_version, first_arrival, now)
+        counts: Counter[str] = Counter()
+        for each in by_version.values():
+            counts.update(each)
         ends = self._save_sessions(now)
         if _CRASH in counts:
             self._count_crashes(new)

@@ -72,6 +72,23 @@ _CONTRADICTIONS = {
     "columns of no block": (
         "SELECT block, name FROM columns WHERE block NOT IN (SELECT key FROM blocks)"
     ),
+    "fewer counts of a type and version than events": (
+        "SELECT name, version, counted, found FROM (SELECT name, version, count(*) AS found, "
+        "(SELECT coalesce(sum(counts.events), 0) FROM series JOIN counts "
+        "ON counts.series = series.key WHERE series.type = types.name "
+        "AND series.version IS events.version) AS counted FROM events "
+        "JOIN types ON types.key = events.type WHERE arrival >= (SELECT first FROM counted) "
+        "GROUP BY 1, 2) WHERE counted < found"
+    ),
+    "counts of nothing": (
+        "SELECT * FROM counts WHERE series NOT IN (SELECT key FROM series) OR events <= 0"
+    ),
+    "events in another minute than their run": (
+        "SELECT arrival, received, minutes, period FROM (SELECT arrival, received, "
+        "(SELECT max(first) FROM arrivals WHERE first <= arrival) AS run FROM events "
+        "WHERE arrival >= (SELECT first FROM counted)) LEFT JOIN arrivals ON first = run "
+        "WHERE run IS NULL OR received / 60000 / minutes * minutes <> period"
+    ),
     "leftovers of a session": (
         "SELECT session FROM leftovers WHERE session IN (SELECT key FROM sessions)"
     ),

@@ -15,9 +15,10 @@ import msgspec
 import pytest
 
 from redvsblue_telemetry.collector.messages import read_message
-from redvsblue_telemetry.collector.models import EventFilter, Outcome
+from redvsblue_telemetry.collector.models import EventFilter, Outcome, TimeRange
 from redvsblue_telemetry.collector.storage import queries
 from redvsblue_telemetry.collector.storage.database import Database, open_readonly
+from redvsblue_telemetry.collector.storage.history import history
 from redvsblue_telemetry.collector.storage.schema import SCHEMA_VERSION, upgrade
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.stored import stream_events
@@ -34,7 +35,7 @@ def written_with(version: int, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 4])
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return written_with(request.param, tmp_path)
 
@@ -67,12 +68,27 @@ def everything(connection: sqlite3.Connection) -> dict[str, Any]:
         "fitting": msgspec.json.encode(queries.events(connection, EventFilter(fault="none"))),
         "frames": queries.frames(connection),
         "texts": queries.events(connection, EventFilter(text="red")),
+        "history": history(connection, TimeRange(), now=NOW),
+        **{
+            f"range {span}": [
+                queries.events(connection, EventFilter(), span=span),
+                queries.sessions(connection, now=NOW, span=span),
+                queries.totals(connection, now=NOW, span=span),
+                queries.versions(connection, now=NOW, span=span),
+                queries.crashes(connection, span=span),
+                queries.faults(connection, span=span),
+                queries.frames(connection, span=span),
+                queries.rejected(connection, span=span),
+                history(connection, span, now=NOW),
+            ]
+            for span in (TimeRange(NOW - 1), TimeRange(None, NOW - 1), TimeRange(0, NOW))
+        },
     }
 
 
 def test_old_file_is_read_as_a_current_one_and_stays_as_it_is(old: Path) -> None:
     before, version = old.read_bytes(), version_of(old)
-    faulty = [2, 5] if version == 3 else []
+    faulty = [2, 5] if version >= 3 else []
 
     with open_readonly(old) as connection:
         seen = everything(connection)
@@ -104,7 +120,7 @@ def test_file_without_reports_is_read_as_a_current_one(oldest: Path) -> None:
     assert (blue.session_id, blue.missing, blue.crashes) == ("blue", 0, 0)
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_file_with_reports_and_contexts_is_read_as_a_current_one(
     tmp_path: Path, version: int
 ) -> None:
@@ -118,8 +134,9 @@ def test_file_with_reports_and_contexts_is_read_as_a_current_one(
     assert seen["totals"].sampled == {"hit": 6}
 
 
-def test_file_with_faults_is_read_as_a_current_one(tmp_path: Path) -> None:
-    with open_readonly(written_with(3, tmp_path)) as connection:
+@pytest.mark.parametrize("version", [3, 4])
+def test_file_with_faults_is_read_as_a_current_one(tmp_path: Path, version: int) -> None:
+    with open_readonly(written_with(version, tmp_path)) as connection:
         seen = everything(connection)
     (group,) = seen["faults"]
     assert (group.type, group.count, group.sessions) == ("hit", 2, 2)
@@ -156,7 +173,7 @@ def test_sessions_of_an_old_file_are_read_without_all_crashes_for_each(oldest: P
 
 
 def test_upgraded_file_takes_what_a_new_one_takes(old: Path) -> None:
-    faults = 1 if version_of(old) == 3 else 0
+    faults = 1 if version_of(old) >= 3 else 0
     database = Database(old)
     writer = Writer(database, lambda type, _: "wrong" if type == "hit" else None)
     with contextlib.closing(database), contextlib.closing(writer):
@@ -201,9 +218,9 @@ def test_upgraded_file_has_the_tables_of_a_new_one(old: Path, tmp_path: Path) ->
 def test_upgrade_is_whole_or_has_not_happened(old: Path) -> None:
     version = version_of(old)
     with contextlib.closing(sqlite3.connect(old)) as connection:
-        connection.execute("CREATE TABLE text_index (mine)")  # the upgrade fails in its middle
+        connection.execute("CREATE TABLE counted (mine)")  # the upgrade fails in its middle
     before = old.read_bytes()
-    with pytest.raises(Exception, match="text_index already exists"):
+    with pytest.raises(Exception, match="counted already exists"):
         Database(old)
     assert version_of(old) == version
     with contextlib.closing(sqlite3.connect(old)) as connection:
@@ -245,7 +262,8 @@ def test_upgrade_that_is_killed_leaves_the_file_as_it_was(old: Path, done: int) 
         assert everything(connection) == seen
 
 
-def test_upgrade_reads_no_event(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [3, 4])
+def test_upgrade_reads_no_event(tmp_path: Path, version: int) -> None:
     """It has to be quick, however many there are."""
     read = []
 
@@ -254,9 +272,9 @@ def test_upgrade_reads_no_event(tmp_path: Path) -> None:
             read.append(column)
         return sqlite3.SQLITE_OK
 
-    with contextlib.closing(sqlite3.connect(written_with(3, tmp_path))) as connection:
+    with contextlib.closing(sqlite3.connect(written_with(version, tmp_path))) as connection:
         connection.set_authorizer(look)
-        for statement in upgrade(3):
+        for statement in upgrade(version):
             connection.execute(statement)
     assert read == []
 
