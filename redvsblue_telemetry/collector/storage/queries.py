@@ -939,7 +939,7 @@ def _faults_of(
     )
     groups: dict[int, _Faults] = {}
     sessions: dict[int, set[int]] = {}
-    for window in _windows(connection, 0, None, newest_first=True, chosen=chosen, cutoff=cutoff):
+    for window in windows(connection, 0, None, newest_first=True, chosen=chosen, cutoff=cutoff):
         asked = (*chosen.values, *window, version, version)
         for fault, key, name, count, first, last, newest in connection.execute(query, asked):
             group = groups.setdefault(fault, _Faults(fault, 0, 0, [], first, last, newest))
