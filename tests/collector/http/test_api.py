@@ -650,6 +650,8 @@ def test_commands_of_the_page_answer_as_it_says() -> None:
         for command, answer in commands:
             local = command.replace("http://localhost:3000/", collector.http_url)
             assert local != command
+            if "/api/answers/" in command:
+                sender.send(event(1, "ship_hit", "p", context={"player": "p-17"}))
             if "DELETE" in command and "player=p-17" in command:
                 sender.send(event(1, session="p", context={"player": "p-17"}))
             printed = first_update(local) if "/api/live" in command else output(local)
