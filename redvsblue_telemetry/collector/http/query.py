@@ -1,4 +1,4 @@
-"""The part of the API that runs SQL, each query in a process of its own.
+"""The part of the API that runs SQL, each query in a separate process.
 
 A process can be limited by the system and killed at any instruction, which a thread can't;
 :mod:`..storage.sandbox` says what a query could do otherwise.

@@ -1,6 +1,6 @@
 """Runs SQL of a person: reads the views that are offered, and nothing else, within limits.
 
-Whoever may read the page may send any SQL, so each of these must hold alone:
+Everybody who may read the page may send any SQL, so each of these must hold alone:
 
 - The database is attached read-only, and the connection may not write either (``query_only``).
 - The tables are in a schema whose name is made anew for each query. Only the views know it, so only
@@ -12,7 +12,7 @@ Whoever may read the page may send any SQL, so each of these must hold alone:
 What remains is how long a query takes and how much memory it needs. SQLite compiles ``WITH a AS
 (...), b AS (SELECT ... FROM a, a), ...`` in exponential time and memory, and calls nobody
 meanwhile; one ``replace`` of long texts can take minutes. So a collector runs this file as a
-process of its own, which the system limits and the collector kills (see ``http/query.py``).
+separate process, which the system limits and the collector kills (see ``http/query.py``).
 
 Needs the standard library alone, and is run without the package: that takes a quarter of the time.
 """
@@ -75,7 +75,7 @@ def new_schema() -> str:
 
 
 class Query:
-    """Runs one query, over a connection of its own that it changes for good.
+    """Runs one query, over a separate connection, which it changes for good.
 
     Args:
         connection: a connection to an empty database in memory. The telemetry database is attached
