@@ -422,7 +422,7 @@ class Overview {
     $("flow").hidden = $("columns").hidden = isEmpty;
     $("trouble").hidden = !stats.lastError;
     setText($("trouble"), stats.lastError ? `Events can't be stored, so they are not acknowledged: ${stats.lastError}` : "");
-    showStorage(stats.storage);
+    showStorage(stats.storage, this.range.isLive);
     showOptions($("types"), Object.keys(stats.types).slice(0, 100));
   }
 }
@@ -438,8 +438,8 @@ function showFailure(part, reason) {
   setText(line, `Can't be shown: ${reason.replace(/^\d+: /, "")}`);
 }
 
-function showStorage(storage) {
-  $("storage").hidden = !storage;
+function showStorage(storage, isLive) {
+  $("storage").hidden = !storage || !isLive;
   $("storage-low").hidden = !storage?.isLow;
   if (!storage) return;
   setText($("storage"), storageInWords(storage));
