@@ -56,15 +56,25 @@ class Watch:
 
 @pytest.fixture
 def look(browser: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Look]:
-    """Open a page and watch it; fail at the end of the test if it misbehaved."""
+    """Open a page and watch it; fail at the end of the test if it misbehaved.
+
+    ``prepare`` gets the page before it goes to its address.
+    """
     monkeypatch.setattr(live, "_UPDATE_INTERVAL", 0.1)  # seconds between two updates; 0.5 is slow
     watches = []
 
-    def look(url: str, *, faults_allowed: str = "", **options: Any) -> Any:
+    def look(
+        url: str,
+        *,
+        faults_allowed: str = "",
+        prepare: Callable[[Any], object] = lambda _: None,
+        **options: Any,
+    ) -> Any:
         context = browser.new_context(**options)
         context.set_default_timeout(TIMEOUT)
         page = context.new_page()
         watches.append((Watch(page, urlsplit(url).netloc.rpartition("@")[2]), faults_allowed))
+        prepare(page)
         page.goto(url)
         return page
 

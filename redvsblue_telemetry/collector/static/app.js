@@ -113,7 +113,9 @@ async function show() {
   try {
     module = await loading;
   } catch {
-    if (!signal.aborted) $("not-loaded").hidden = false;
+    if (signal.aborted) return;
+    leave();
+    $("not-loaded").hidden = false;
     return;
   }
   if (signal.aborted) return;

@@ -144,8 +144,8 @@ export class Past {
   }
 
   step(by, isExtending) {
-    const start = this.selection?.[1] ?? this.pointed;
-    const next = start === null ? this.size - 1 : Math.max(0, Math.min(this.size - 1, start + by));
+    const start = this.selection?.[1] ?? this.pointed ?? this.size;
+    const next = Math.max(0, Math.min(this.size - 1, start + by));
     if (isExtending) this.select([this.selection?.[0] ?? this.pointed ?? next, next]);
     else {
       this.selection = null;

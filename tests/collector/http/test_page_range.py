@@ -16,7 +16,7 @@ import pytest
 
 from redvsblue_telemetry._report import Reason
 from tests.support.axe import findings
-from tests.support.browser import Look, event_text, expect, look, rows, send, send_events
+from tests.support.browser import Look, event_text, expect, look, rows, send_events
 from tests.support.chromium import needs_chromium
 from tests.support.collector import RunningCollector, collector_running
 from tests.support.past import Past, written
@@ -87,6 +87,31 @@ def drag(page: Any, first: float, last: float) -> None:
     page.mouse.up()
 
 
+EXAMPLE = """
+import { make, setText } from "../text.js";
+
+export function open(root, state, tools) {
+  const line = make("p", "example"), button = make("button", "", "Ask");
+  root.append(line, button);
+  button.addEventListener("click", () => tools.go({ step: ["a", "b"] }));
+  async function update(state) {
+    const stats = await tools.request("/api/stats", state.range.query);
+    setText(line, `${stats.sessions} sessions, ${state.all("step").join(" then ") || "no step"}`);
+  }
+  update(state);
+  return { update, close: () => { document.body.dataset.closed = "yes"; } };
+}
+"""
+
+
+def add_example(page: Any) -> None:
+    """Let a small view stand in for the funnel."""
+    page.route(
+        "**/static/views/funnel.js",
+        lambda route: route.fulfill(body=EXAMPLE, content_type="text/javascript"),
+    )
+
+
 # Everything follows the range.
 
 
@@ -96,14 +121,16 @@ def test_newcomer_finds_how_many_sessions_of_a_version_crashed_yesterday(
     page = look(played.http_url)
     expect(version_row(page, "1.4.2")).to_be_visible()
 
-    page.get_by_role("button", name="Yesterday").click()
+    page.get_by_role("button", name="Yesterday", exact=True).click()
 
     cells = version_row(page, "1.4.2").locator("td")
     expect(cells).to_have_text(["5", "2", "1", "40%"])
     expect(version_row(page, "1.4.1").locator("td")).to_have_text(["1", "0", "0", "100%"])
     day = time.strftime("%b %-d", time.gmtime(YESTERDAY / 1000))
     expect(page.locator("#range-note")).to_contain_text(day)
-    expect(page.get_by_role("button", name="Yesterday")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("button", name="Yesterday", exact=True)).to_have_attribute(
+        "aria-pressed", "true"
+    )
     assert asked(page) == {"range": ["yesterday"]}
 
 
@@ -156,9 +183,8 @@ def test_filter_applies_within_the_range(played: RunningCollector, look: Look) -
 def test_range_that_reaches_the_present_goes_on_with_it(
     played: RunningCollector, look: Look
 ) -> None:
-    page = look("about:blank")
-    page.clock.install()
-    page.goto(f"{played.http_url}?range=last+3+days")
+    url = f"{played.http_url}?range=last+3+days"
+    page = look(url, prepare=lambda page: page.clock.install())
     expect(page.locator("#tile-events")).to_have_text("26")
     expect(page.locator("#connection")).to_have_text("live")
 
@@ -183,25 +209,30 @@ def test_range_without_anything_says_so(played: RunningCollector, look: Look) ->
     assert asked(page) == {"range": ["all"]}
 
 
-@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
-def test_days_are_those_of_the_viewer(tmp_path: Path, look: Look, zone: str) -> None:
-    hours = {"America/New_York": 4.5, "Asia/Tokyo": -8.5}[zone]  # of the day's beginning, in UTC
+@pytest.mark.parametrize(
+    ("zone", "hour", "session"),
+    [("America/Phoenix", 6.5, "night-1"), ("Asia/Tokyo", 15.5, "night-3")],
+)
+def test_days_are_those_of_the_viewer(
+    tmp_path: Path, look: Look, zone: str, hour: float, session: str
+) -> None:
     path = tmp_path / "telemetry.sqlite3"
     with written(path, YESTERDAY) as past:
-        for days in (-2, -1, 0):  # in the middle of each day there, and 30 minutes after midnight
-            past.now = TODAY + days * DAY + int(hours * HOUR)
+        for days in (-3, -2, -1):  # half an hour before midnight there, or after it
+            past.now = TODAY + days * DAY + int(hour * HOUR)
             past.play(f"night{days}", ("night", {}))
     with collector_running(db=path) as running:
-        page = look("about:blank", timezone_id=zone)
-        page.clock.set_fixed_time(TODAY / 1000 + 12 * 3600)
-        page.goto(running.http_url)
+        page = look(running.http_url, timezone_id=zone)
         expect(page.locator("#tile-sessions")).to_have_text("3")
-        page.get_by_label("Range in words").fill(
-            time.strftime("%Y-%m-%d", time.gmtime((YESTERDAY + (DAY if hours < 0 else 0)) / 1000))
-        )
+        date = time.strftime("%Y-%m-%d", time.gmtime((TODAY - 2 * DAY) / 1000))
+        page.get_by_label("Range in words").fill(date)
         page.keyboard.press("Enter")
         expect(page.locator("#tile-sessions")).to_have_text("1")
-        expect(page.locator("#sessions tr")).to_contain_text("night-1" if hours > 0 else "night0")
+        expect(page.locator("#sessions tr")).to_contain_text(session)
+        page.locator("#past").focus()
+        page.keyboard.press("Home")
+        status = page.locator("#chart-status")
+        expect(status).to_contain_text("00:00 – 00:15")
 
 
 # The chart of the past.
@@ -312,15 +343,15 @@ def test_past_of_a_year_is_drawn_with_few_bars(tmp_path: Path, look: Look) -> No
 def test_back_and_forward_restore_range_filter_and_view(
     played: RunningCollector, look: Look
 ) -> None:
-    page = look(played.http_url)
+    page = look(played.http_url, prepare=add_example)
     expect(page.locator("#tile-events")).to_have_text("26")
-    page.get_by_role("button", name="Yesterday").click()
+    page.get_by_role("button", name="Yesterday", exact=True).click()
     expect(page.locator("#tile-events")).to_have_text("19")
     page.locator("#legend").get_by_role("button", name="frames").click()
     expect(rows(page)).to_have_count(5)
-    page.get_by_role("link", name="SQL").click()
+    page.get_by_role("link", name="Funnel").click()
     expect(page.locator("#overview")).to_be_hidden()
-    assert asked(page) == {"view": ["query"], "range": ["yesterday"]}
+    assert asked(page) == {"view": ["funnel"], "range": ["yesterday"]}
 
     page.go_back()
     expect(rows(page)).to_have_count(5)
@@ -378,30 +409,8 @@ def test_unknown_view_in_the_address_opens_the_overview(
     expect(page.locator("#overview")).to_be_visible()
 
 
-EXAMPLE = """
-import { make, setText } from "../text.js";
-
-export function open(root, state, tools) {
-  const line = make("p", "example"), button = make("button", "", "Ask");
-  root.append(line, button);
-  button.addEventListener("click", () => tools.go({ step: ["a", "b"] }));
-  async function update(state) {
-    const stats = await tools.request("/api/stats", state.range.query);
-    setText(line, `${stats.sessions} sessions, ${state.all("step").join(" then ") || "no step"}`);
-  }
-  update(state);
-  return { update, close: () => { document.body.dataset.closed = "yes"; } };
-}
-"""
-
-
 def test_view_gets_the_range_and_its_parameters(played: RunningCollector, look: Look) -> None:
-    page = look("about:blank")
-    page.route(
-        "**/static/views/funnel.js",
-        lambda route: route.fulfill(body=EXAMPLE, content_type="text/javascript"),
-    )
-    page.goto(f"{played.http_url}?range=yesterday&type=crash")
+    page = look(f"{played.http_url}?range=yesterday&type=crash", prepare=add_example)
     expect(rows(page)).to_have_count(2)
     page.get_by_role("link", name="Funnel").click()
 
@@ -481,10 +490,13 @@ def test_few_events_have_no_older_ones(collector: RunningCollector, look: Look) 
 
 
 def test_part_that_cannot_be_shown_says_why(played: RunningCollector, look: Look) -> None:
-    page = look("about:blank", faults_allowed="status of 503")
     busy = '{"error": "the collector is busy"}'
-    page.route("**/api/versions?**", lambda route: route.fulfill(status=503, body=busy))
-    page.goto(f"{played.http_url}?range=yesterday")
+
+    def refuse(page: Any) -> None:
+        page.route("**/api/versions?**", lambda route: route.fulfill(status=503, body=busy))
+
+    url = f"{played.http_url}?range=yesterday"
+    page = look(url, prepare=refuse, faults_allowed="status of 503")
 
     panel = page.locator("#versions-panel")
     expect(panel).to_contain_text("Can't be shown: the collector is busy")
@@ -498,12 +510,16 @@ def test_part_that_cannot_be_shown_says_why(played: RunningCollector, look: Look
 def test_late_answer_for_the_range_before_is_not_shown(
     played: RunningCollector, look: Look
 ) -> None:
-    page = look("about:blank")
     held: list[Any] = []
-    page.route(re.compile(r"/api/(stats|versions|history)(\?offset=0)?$"), held.append)
-    page.goto(f"{played.http_url}?range=all")
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    of_everything = re.compile(r"/api/(stats|versions\?limit=30|history\?offset=0)$")
+    url = f"{played.http_url}?range=all"
+    page = look(url, prepare=lambda page: page.route(of_everything, hold))
     assert wait_until(lambda: page.wait_for_timeout(10) or len(held) == 3, 20)
-    page.get_by_role("button", name="Yesterday").click()
+    page.get_by_role("button", name="Yesterday", exact=True).click()
     expect(page.locator("#tile-events")).to_have_text("19")
 
     for route in held:
@@ -517,9 +533,12 @@ def test_late_answer_for_the_range_before_is_not_shown(
 
 
 def test_page_waits_for_a_collector_that_is_away(played: RunningCollector, look: Look) -> None:
-    page = look("about:blank", faults_allowed="ERR_FAILED")
-    page.route("**/api/range?**", lambda route: route.abort())
-    page.goto(f"{played.http_url}?range=yesterday")
+
+    def refuse(page: Any) -> None:
+        page.route("**/api/range?**", lambda route: route.abort())
+
+    url = f"{played.http_url}?range=yesterday"
+    page = look(url, prepare=refuse, faults_allowed="ERR_FAILED")
     expect(page.locator("#connection")).to_have_text("reconnecting")
     page.unroute_all()
     expect(page.locator("#tile-events")).to_have_text("19")
@@ -567,10 +586,10 @@ def test_page_works_behind_a_prefix(played: RunningCollector, look: Look) -> Non
     try:
         page = look(f"http://127.0.0.1:{server.server_port}/t/")
         expect(page.locator("#tile-events")).to_have_text("26")
-        page.get_by_role("button", name="Yesterday").click()
+        page.get_by_role("button", name="Yesterday", exact=True).click()
         expect(page.locator("#tile-events")).to_have_text("19")
         assert urlsplit(page.url).path == "/t/"
-        page.get_by_role("link", name="SQL").click()
+        page.get_by_role("link", name="Funnel").click()
         expect(page.locator("#overview")).to_be_hidden()
         assert urlsplit(page.url).path == "/t/"
         page.get_by_role("link", name="Overview").click()
@@ -583,11 +602,13 @@ def test_page_works_behind_a_prefix(played: RunningCollector, look: Look) -> Non
 
 
 def test_modules_are_fetched_at_once(played: RunningCollector, look: Look) -> None:
-    """The page names all modules of the overview, so that none waits for the one that imports it."""
-    page = look("about:blank")
+    """The page names all modules of the overview; none waits for the one that imports it."""
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(urlsplit(request.url).path))
-    page.goto(f"{played.http_url}?range=yesterday")
+
+    def listen(page: Any) -> None:
+        page.on("request", lambda request: asked.append(urlsplit(request.url).path))
+
+    page = look(f"{played.http_url}?range=yesterday", prepare=listen)
     expect(page.locator("#tile-events")).to_have_text("19")
     loaded = {path for path in asked if path.endswith(".js")}
     named = {
