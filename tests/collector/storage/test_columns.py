@@ -288,7 +288,7 @@ def test_table_is_the_same_with_any_part_in_blocks(
     values = [1, -2.5, 0, 2**60, "x", "longer text", True, None, [1], {"x": 7}]
     seqs = dict.fromkeys("abc", 1)
     kept = 0
-    for _ in range(80):
+    for _ in range(40):
         session = dice.choice("abc")
         datas = [
             {name: dice.choice(values) for name in ("n", "m", "at") if dice.random() < 0.8}
@@ -313,7 +313,7 @@ def test_table_is_the_same_with_any_part_in_blocks(
             check(connection, kind, [*EVERYTHING, "data.m#text"])
             check(connection, kind, dice.sample(EVERYTHING, 3), span)
         kept = max(kept, len(covered(connection)))
-    assert kept > 3
+    assert kept > 2
     build(writer, work)
     check(connection)
     assert contradictions(database.path) == {}
