@@ -265,7 +265,7 @@ _PAGE_TIMEOUT = 60.0  # seconds
 
 
 def ask(port: int, path: str, parameters: list[tuple[str, str]], times: int) -> Result:
-    """Return how long a question took, in seconds, each time over a connection of its own."""
+    """Return how long a question took, in seconds, each time over a new connection."""
     took = []
     target = f"{path}?{urlencode(parameters)}"
     for _ in range(times):

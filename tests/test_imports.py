@@ -156,7 +156,7 @@ ROOMS = {
         columns         | blocks  cutoff  encoding  fields  snapshot
         building        | blocks  encoding  fields  upkeep
         queries         | cutoff  history  ids  figures  losses  plan  reports  snapshot  summaries
-        batches         | ids  plan  queries  snapshot
+        batches         | history  ids  plan  snapshot
         scans           | batches  plan
         sessions        | ids  seqranges
         numbers         |

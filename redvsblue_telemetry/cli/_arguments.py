@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from click.types import StringParamType
 from ..collector.alerts import ALERTS
 from ..collector.client import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
 from ..collector.models import EventFilter
+from ..collector.ranges import EXAMPLES, NamedRange, RangeError, resolve
 
 __all__ = [
     "TEXT",
@@ -29,6 +31,7 @@ __all__ = [
     "db_option",
     "filter_options",
     "port_option",
+    "range_option",
     "schema_option",
     "temporary_db_option",
     "token_option",
@@ -95,6 +98,27 @@ def context_option(help_text: str) -> Callable[[Callable[..., None]], Callable[.
         multiple=True,
         callback=_read_context,
         help=help_text,
+    )
+
+
+def _read_range(_: click.Context, __: click.Parameter, text: str | None) -> NamedRange | None:
+    if text is None:
+        return None
+    try:
+        return resolve(text, time.time_ns() // 1_000_000, None)
+    except RangeError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def range_option(help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option for a range of time, in words; its days are those of this machine."""
+    return click.option(
+        "--range",
+        "range_",
+        metavar="TEXT",
+        type=TEXT,
+        callback=_read_range,
+        help=f"{help_text} For example: {EXAMPLES}.",
     )
 
 

@@ -540,7 +540,7 @@ def test_labels_of_charts_are_whole_at_any_size(font: str, tmp_path: Path, brows
     ]
     drawn += [charts.histogram([peak] * (len(FRAME_TIME_EDGES) + 1)) for peak in peaks]
     drawn += [
-        charts.frame_lines([(NOW, 1.0, 2.0, high), (NOW + length, 1.0, 2.0, high)])
+        charts.percentile_lines("Frames", [(NOW, 1.0, 2.0, high), (NOW + length, 1.0, 2.0, high)])
         for high in (0.5, 33.0, 5e12, 1e300)
         for length in (1, 60_000, 86_400_000, 400 * 86_400_000)
     ]

@@ -10,7 +10,15 @@ from .._terminal import printable
 from .format import amount, clock_time, moment, span
 from .stats import COLORED_TYPES, FRAME_TIME_EDGES, TimelineBins
 
-__all__ = ["FRAME_LINES_KEY", "frame_lines", "gap_strip", "histogram", "series_class", "timeline"]
+__all__ = [
+    "LINES_KEY",
+    "bars",
+    "gap_strip",
+    "histogram",
+    "percentile_lines",
+    "series_class",
+    "timeline",
+]
 
 _WIDTH, _HEIGHT = 960, 260
 _RIGHT, _TOP, _BOTTOM = 8, 14, 26  # around the plot; at its left are the labels of the scale
@@ -72,14 +80,39 @@ def histogram(bins: Sequence[int]) -> str:
     return _svg("Number of frames by frame time in milliseconds", _HEIGHT, parts)
 
 
-def frame_lines(points: Sequence[tuple[int, float, float, float]]) -> str:
-    """Return the chart of frame times over time: the percentiles 50, 95 and 99.
+def bars(label: str, columns: Sequence[tuple[str, str, int]]) -> str:
+    """Return a chart of counts.
 
     Args:
-        points: times in milliseconds since the epoch, in ascending order, each with its
-            percentiles in milliseconds.
+        label: what it shows.
+        columns: of each bar, the label below it, its tooltip and its count.
     """
-    scale = _Scale(max(p99 for *_, p99 in points))
+    scale = _Scale(max(count for *_, count in columns))
+    step = scale.plot_width / len(columns)
+    parts = [*scale.lines()]
+    widest = max(len(below) for below, *_ in columns) * _CHARACTER_WIDTH + _LABEL_GAP
+    every = math.ceil(widest / step)
+    for index, (below, title, count) in enumerate(columns):
+        x = scale.left + index * step
+        if index % every == 0 and x + widest <= _WIDTH:
+            parts.append(
+                f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 8}">{html.escape(below)}</text>'
+            )
+        y, height = scale.extent(0, count)
+        parts.append(_rect("c0", x + step * 0.06, y, step * 0.88, height, title))
+    return _svg(label, _HEIGHT, parts)
+
+
+def percentile_lines(label: str, points: Sequence[tuple[int, float, float, float]]) -> str:
+    """Return the chart of a number over time: the percentiles 50, 95 and 99.
+
+    Args:
+        label: what it shows.
+        points: times in milliseconds since the epoch, in ascending order, each with its
+            percentiles.
+    """
+    values = [value for _, *others in points for value in others]
+    scale = _Scale(max(values), min(values), is_count=False)
     begin, length = points[0][0], max(1, points[-1][0] - points[0][0])
     parts = [*scale.lines()]
     shares = [index / _MAX_TIME_LABELS for index in range(_MAX_TIME_LABELS)]
@@ -100,7 +133,7 @@ def frame_lines(points: Sequence[tuple[int, float, float, float]]) -> str:
         title = f"<title>{name}</title>"
         parts.append(f'<polyline class="line {name}" points="{line}">{title}</polyline>')
         parts += [f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in corners]
-    return _svg("Frame times in milliseconds over time", _HEIGHT, parts)
+    return _svg(label, _HEIGHT, parts)
 
 
 def _time_labels(places: Iterable[tuple[float, int]], width: int) -> Iterator[str]:
@@ -123,8 +156,8 @@ def _key(name: str) -> str:
     return f'<svg viewBox="0 0 30 8" aria-hidden="true">{line}</svg>{name}'
 
 
-FRAME_LINES_KEY = f'<p class="key">{"".join(map(_key, _PERCENTILES))}</p>'
-"""Explains the lines of :func:`frame_lines`."""
+LINES_KEY = f'<p class="key">{"".join(map(_key, _PERCENTILES))}</p>'
+"""Explains the lines of :func:`percentile_lines`."""
 
 
 def gap_strip(gaps: Sequence[tuple[int, int, bool]], highest: int) -> str:
@@ -146,38 +179,52 @@ def gap_strip(gaps: Sequence[tuple[int, int, bool]], highest: int) -> str:
 
 
 class _Scale:
-    """The vertical axis, from 0 to a round number at or above the highest count."""
+    """The vertical axis, from 0 or a round number below the lowest to one at or above the highest.
 
-    def __init__(self, highest: float) -> None:
-        min_step = max(1.0, highest / 4)
-        size: int = 10 ** math.floor(math.log10(min_step))
+    Args:
+        highest: the highest value.
+        lowest: the lowest one.
+        is_count: whether the values are whole.
+    """
+
+    def __init__(self, highest: float, lowest: float = 0.0, *, is_count: bool = True) -> None:
+        min_step = (max(highest, 0.0) - min(lowest, 0.0)) / 4
+        min_step = max(1.0, min_step) if is_count else min_step or 1.0
+        size: float = 10 ** math.floor(math.log10(min_step))
         self._step = next(n * size for n in (1, 2, 5, 10) if n * size >= min_step)
-        self._top = self._step * max(1, math.ceil(highest / self._step))
-        longest = _CHARACTER_WIDTH * len(_scale_label(self._top))
+        self._first = math.floor(min(lowest, 0.0) / self._step)
+        """The number of steps from 0 to the bottom."""
+        self._last = max(1 if self._first == 0 else 0, math.ceil(highest / self._step))
+        labels = (_scale_label(number * self._step) for number in (self._first, self._last))
+        longest = _CHARACTER_WIDTH * max(map(len, labels))
         self.left = max(_MIN_LEFT, longest + _LABEL_GAP)
         """The x of the plot: as far right as the labels of the scale need."""
         self.plot_width = _WIDTH - self.left - _RIGHT
 
-    def _y(self, count: float) -> float:
-        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * count / self._top
+    def _y(self, value: float) -> float:
+        share = (value / self._step - self._first) / (self._last - self._first)
+        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * share
 
     def extent(self, lower: float, upper: float) -> tuple[float, float]:
-        """Return the top and the height of a bar from one count to another."""
+        """Return the top and the height of a bar from one value to another."""
         return self._y(upper), self._y(lower) - self._y(upper)
 
     def lines(self) -> Iterator[str]:
-        for count in range(0, self._top + 1, self._step):
-            y = self._y(count)
+        for number in range(self._first, self._last + 1):
+            value = number * self._step
+            y = self._y(value)
             right = _WIDTH - _RIGHT
             yield (
                 f'<line class="grid" x1="{self.left:.1f}" x2="{right}" y1="{y:.2f}" y2="{y:.2f}"/>'
                 f'<text class="tick end" x="{self.left - _LABEL_GAP:.1f}" y="{y + 4:.1f}">'
-                f"{_scale_label(count)}</text>"
+                f"{_scale_label(value)}</text>"
             )
 
 
-def _scale_label(count: int) -> str:
-    return amount(count) if count < 1e15 else f"{count:.0e}".replace("+", "")
+def _scale_label(value: float) -> str:
+    if isinstance(value, int):
+        return amount(value) if value < 1e15 else f"{value:.0e}".replace("+", "")
+    return f"{value:g}"
 
 
 def _rect(kind: str, x: float, y: float, width: float, height: float, title: str) -> str:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
 from ..._shared import escape
+from ...collector.answers.questions import QuestionError
+from ...collector.ranges import NamedRange
 from ...collector.storage.database import DatabaseError
 from ...collector.storage.queries import newest_arrival
-from .._arguments import TEXT, db_option
+from .._arguments import TEXT, db_option, range_option
 from .._database import open_database
 from .._output import output_to, progress_bar
 from .._terminal import CommandError, NothingFound, exit_on_broken_pipe, stdout_errors
 from .data import Report, gather
 from .format import amount_of
 from .html import page
+from .questions import Wanted, question_options
 
 __all__ = ["report"]
 
@@ -24,20 +29,34 @@ __all__ = ["report"]
 @db_option
 @click.option("--session", metavar="ID", type=TEXT, help="Only report on this session.")
 @click.option("--all", "all_sessions", is_flag=True, help="Report on all sessions (the default).")
+@range_option("Only report on this range of time.")
+@question_options
+@click.option("--json", "as_json", is_flag=True, help="Write the data as JSON, not as a page.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, allow_dash=True),
-    default="report.html",
-    show_default=True,
-    help="Write to this file; - is standard output.",
+    help="Write to this file; - is standard output.  [default: report.html or report.json]",
 )
-def report(db: Path, session: str | None, output: str, *, all_sessions: bool) -> None:
+def report(
+    db: Path,
+    session: str | None,
+    range_: NamedRange | None,
+    output: str | None,
+    *,
+    all_sessions: bool,
+    as_json: bool,
+    per: str | None,
+    **questions: Any,
+) -> None:
     """Write an HTML page about the stored sessions.
 
     It shows how they ended, why events are missing, crashes, frame times, the events over time and
-    by type, and rejected messages. It is a single file without scripts, and loads nothing from any
-    server.
+    by type, rejected messages, and the answers to the questions that the options ask. It is a
+    single file without scripts, and loads nothing from any server.
+
+    A session belongs to the range in which it was last heard of, an event to the one in which it
+    was received.
 
     Frame times can be in events of any type. The report uses the first of these fields that is a
     number: frame_time_ms, frameTimeMs, frame_ms, frameMs (milliseconds), fps (frames per second).
@@ -47,26 +66,40 @@ def report(db: Path, session: str | None, output: str, *, all_sessions: bool) ->
     """
     if session is not None and all_sessions:
         raise click.UsageError("--session and --all can't be used together")
+    if session is not None and range_ is not None:
+        raise click.UsageError("--session and --range can't be used together")
+    if per is not None and not questions["funnel"]:
+        raise click.UsageError("--per needs a --funnel")
+    if questions["by"] is not None and not questions["field"]:
+        raise click.UsageError("--by needs a --field")
+    if output is None:
+        output = "report.json" if as_json else "report.html"
     if not output:
         raise click.BadParameter("the file name is empty", param_hint="'--output'")
-    found = _gathered(db, session, output)
+    wanted = Wanted(per=per or "session", **questions)
+    found = _gathered(db, session, range_, wanted, output)
     with output_to(output, db) as stream:
-        for part in page(found):
-            stream.write(part.encode())
+        if as_json:
+            stream.write(msgspec.json.encode(found) + b"\n")
+        else:
+            for part in page(found):
+                stream.write(part.encode())
     if output != "-":
         with exit_on_broken_pipe(), stdout_errors():
             sessions = amount_of(found.session_count, "session")
             click.echo(f"{escape(output)}: {amount_of(found.events, 'event')} of {sessions}")
 
 
-def _gathered(db: Path, session: str | None, output: str) -> Report:
+def _gathered(
+    db: Path, session: str | None, range_: NamedRange | None, wanted: Wanted, output: str
+) -> Report:
     try:
         with (
             open_database(db) as connection,
             progress_bar("reading", output, newest_arrival(connection)) as advance,
         ):
-            found = gather(connection, session, advance)
-    except DatabaseError as error:
+            found = gather(connection, session, range_, wanted, advance)
+    except (DatabaseError, QuestionError) as error:
         raise CommandError(str(error)) from error
     if found is None:
         raise NothingFound(

@@ -12,6 +12,8 @@ from itertools import islice
 
 import msgspec
 
+from ...collector.answers.questions import Timeline as SessionTimeline
+from ...collector.answers.timeline import timeline as session_timeline
 from ...collector.models import (
     MAX_PLAUSIBLE_MISSING,
     CrashGroup,
@@ -25,10 +27,12 @@ from ...collector.models import (
     TimeRange,
     VersionHealth,
 )
+from ...collector.ranges import NamedRange
 from ...collector.storage import queries, scans
 from ...collector.storage.batches import ahead
 from ...collector.storage.history import history
 from .format import is_date
+from .questions import Answered, Wanted, answer
 from .stats import (
     COLORED_TYPES,
     FRAME_TIME_PARTS,
@@ -40,7 +44,7 @@ from .stats import (
     frame_times,
 )
 
-__all__ = ["Report", "gather"]
+__all__ = ["Report", "ReportRange", "gather"]
 
 _MAX_SESSIONS = 100
 _MAX_REJECTED = 50
@@ -50,10 +54,20 @@ _ROWS = 1000  # of sessions that are read at a time
 _LONG = 9_000_000  # milliseconds: a timeline has at most 150 bins, here of a minute
 
 
-class Report(msgspec.Struct, frozen=True):
+class ReportRange(msgspec.Struct, frozen=True):
+    """A range of time, in milliseconds since the epoch; None is open."""
+
+    words: str
+    start: int | None = msgspec.field(name="from")
+    end: int | None = msgspec.field(name="to")
+
+
+class Report(msgspec.Struct, frozen=True, rename="camel"):
     """Everything that the page shows. Times are in milliseconds since the epoch."""
 
     made: int
+    range: ReportRange | None
+    """The range that the report is about; None if it is about all."""
     session: SessionDetail | None
     """The session that the report is about; None if it is about all of them."""
     session_count: int
@@ -102,11 +116,17 @@ class Report(msgspec.Struct, frozen=True):
     rejected_count: int
     rejected: list[RejectedMessage]
     """The newest rejected messages of all sessions; it isn't known which session sent them."""
+    moments: SessionTimeline | None
+    """The session by its clock, with the moments that stand out."""
+    answers: list[Answered]
+    """The answers to the questions that were asked."""
 
 
 def gather(
     connection: sqlite3.Connection,
     session_id: str | None,
+    named: NamedRange | None = None,
+    wanted: Wanted | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Report | None:
     """Read the data of a report.
@@ -114,24 +134,33 @@ def gather(
     Args:
         connection: the database.
         session_id: the session to report on; None for all.
+        named: the range to report on; None for all.
+        wanted: the questions to answer.
         advance: is called with the arrival number up to which the events have been examined.
 
     Returns:
         The report; None if there is no such session.
+
+    Raises:
+        QuestionError: a question has no answer.
     """
     connection.execute("BEGIN")  # until the connection is closed: hides what others write
-    totals = queries.totals(connection)
+    span = TimeRange() if named is None else named.range
+    totals = queries.totals(connection, span=span)
     session = queries.session(connection, session_id) if session_id is not None else None
     if session_id is not None and session is None:
         return None
+    # First, for they may be wrong.
+    answers = answer(connection, wanted or Wanted(), span, 0)
     chosen = session or totals
     types = dict(sorted(chosen.types.items(), key=lambda item: (-item[1], item[0])))
-    tally = _tally_of(session) if session else _tally_of_all(connection)
-    newest = [] if session else queries.sessions(connection, limit=_MAX_SESSIONS)
-    wanted = EventFilter(session=session_id)
-    activity = _activity(connection, wanted, list(types)[:COLORED_TYPES])
+    tally = _tally_of(session) if session else _tally_of_all(connection, span)
+    newest = [] if session else queries.sessions(connection, limit=_MAX_SESSIONS, span=span)
+    events = EventFilter(session=session_id)
+    activity = _activity(connection, events, span, list(types)[:COLORED_TYPES])
     return Report(
         made=time.time_ns() // 1_000_000,
+        range=None if named is None else ReportRange(named.words, span.start, span.end),
         session=session,
         session_count=1 if session else totals.sessions,
         sessions=[_with_gaps(connection, each) for each in newest],
@@ -152,14 +181,16 @@ def gather(
         timeline=activity.timeline,
         displaced=activity.displaced,
         by_received=activity.by_received,
-        versions=[] if session else queries.versions(connection, limit=_MAX_VERSIONS),
-        crashes=queries.crashes(connection, session=session_id, limit=_MAX_GROUPS),
+        versions=[] if session else queries.versions(connection, limit=_MAX_VERSIONS, span=span),
+        crashes=queries.crashes(connection, session=session_id, limit=_MAX_GROUPS, span=span),
         fault_count=chosen.faults,
-        faults=queries.faults(connection, session=session_id, limit=_MAX_GROUPS),
-        frames=queries.frames(connection, session=session_id, limit=_MAX_VERSIONS),
-        frame_times=_frame_times(connection, wanted, advance),
+        faults=queries.faults(connection, session=session_id, limit=_MAX_GROUPS, span=span),
+        frames=queries.frames(connection, session=session_id, limit=_MAX_VERSIONS, span=span),
+        frame_times=_frame_times(connection, events, span, advance),
         rejected_count=totals.rejected,
-        rejected=queries.rejected(connection, limit=_MAX_REJECTED),
+        rejected=queries.rejected(connection, limit=_MAX_REJECTED, span=span),
+        moments=None if session is None else session_timeline(connection, session.session_id),
+        answers=answers,
     )
 
 
@@ -177,7 +208,7 @@ class _Activity(msgspec.Struct):
 
 
 def _activity(
-    connection: sqlite3.Connection, wanted: EventFilter, types: Sequence[str]
+    connection: sqlite3.Connection, wanted: EventFilter, span: TimeRange, types: Sequence[str]
 ) -> _Activity:
     """Return when the events happened.
 
@@ -186,11 +217,12 @@ def _activity(
     """
     timeline = Timeline(types)
     first, last = queries.received(connection)
+    first, last = max(first, span.start or 0), min(last, span.end or last)
     if wanted == EventFilter() and last - first > _LONG:
-        past = history(connection, TimeRange())
+        past = history(connection, span)
         return _Activity(first, last, _bins(past, types), by_received=True)
     found = _Activity()
-    for each in scans.activity(connection, wanted):
+    for each in scans.activity(connection, wanted, span):
         timeline.add(each.first, each.type, each.events)
         found.first = each.first if found.first is None else min(found.first, each.first)
         found.last = each.last if found.last is None else max(found.last, each.last)
@@ -211,10 +243,13 @@ def _bins(past: History, types: Sequence[str]) -> TimelineBins:
 
 
 def _frame_times(
-    connection: sqlite3.Connection, wanted: EventFilter, advance: Callable[[int], None]
+    connection: sqlite3.Connection,
+    wanted: EventFilter,
+    span: TimeRange,
+    advance: Callable[[int], None],
 ) -> FrameTimeSummary | None:
     frames = FrameTimes()
-    found = scans.data_with(connection, wanted, FRAME_TIME_PARTS)
+    found = scans.data_with(connection, wanted, FRAME_TIME_PARTS, span)
     with contextlib.closing(ahead(found)) as pages:
         for last, data in pages:
             frames.add(frame_times(data))
@@ -234,14 +269,14 @@ def _tally_of(session: SessionDetail) -> _Tally:
     return tally
 
 
-def _tally_of_all(connection: sqlite3.Connection) -> _Tally:
+def _tally_of_all(connection: sqlite3.Connection, span: TimeRange) -> _Tally:
     tally = _Tally(MAX_PLAUSIBLE_MISSING)
-    rows = queries.session_rows(connection, TimeRange())
+    rows = queries.session_rows(connection, span)
     while some := list(islice(rows, _ROWS)):
         tally.add_durations([(row[4], row[5]) for row in some])
         tally.outcomes.update(row[8] for row in some)
-    tally.deleted = queries.deleted(connection)
-    for session in queries.stream_sessions(connection, only_incomplete=True):
+    tally.deleted = queries.deleted(connection, span)
+    for session in queries.stream_sessions(connection, span=span, only_incomplete=True):
         tally.add_losses(session)
     return tally
 
@@ -269,7 +304,7 @@ class _Tally:
         self._has_implausible_times |= len(plausible) < len(times)
 
     def add_losses(self, session: Session) -> None:
-        """Count what a session misses."""
+        """Count the events that a session misses."""
         if session.missing > self._max_missing:
             self.implausible_sessions += 1
             self.implausible_missing += session.missing

@@ -15,6 +15,7 @@ __all__ = [
     "is_date",
     "milliseconds",
     "moment",
+    "percent",
     "share",
     "span",
 ]
@@ -35,14 +36,19 @@ def amount_of(number: int, noun: str) -> str:
 
 def share(part: int, whole: int) -> str:
     """Format a part in percent; it is 0 % or 100 % only if that is exact."""
-    if not part or not whole:
+    return percent(part / whole if whole else 0.0)
+
+
+def percent(part: float) -> str:
+    """Format a part of 1 in percent; it is 0 % or 100 % only if that is exact."""
+    number = 100 * part
+    if not number:
         return "0\u202f%"
-    percent = 100 * part / whole
-    if percent < 0.01:
+    if number < 0.01:
         return "< 0.01\u202f%"
-    if part < whole and percent > 99.99:
+    if 99.99 < number < 100:
         return "> 99.99\u202f%"
-    return f"{percent:.2f}".rstrip("0").rstrip(".") + "\u202f%"
+    return f"{number:.2f}".rstrip("0").rstrip(".") + "\u202f%"
 
 
 def moment(milliseconds: int) -> str:

@@ -12,7 +12,8 @@ from ... import __version__, collector
 from ...collector.models import FrameSummary, Outcome, RejectedMessage, SessionDetail
 from .._outcomes import harmless
 from . import charts, health
-from .data import Report
+from .answers import answer_section, moments_section
+from .data import Report, ReportRange
 from .format import amount, amount_of, duration, milliseconds, moment, share, span
 from .markup import card, cards, in_html, note, section, table
 from .stats import COLORED_TYPES, FrameTimeSummary
@@ -21,6 +22,7 @@ __all__ = ["page"]
 
 _MAX_TYPES = 50
 _MAX_FRAME_CHARTS = 4  # of the newest versions
+_FRAMES = "Frame times in milliseconds over time"
 _LASTING = (Outcome.RUNNING, Outcome.NO_WORD)
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -37,6 +39,7 @@ def page(report: Report) -> Iterator[str]:
     )
     yield f'<p class="quiet">{_subtitle(report)}</p></header>\n'
     yield _summary(report)
+    yield from map(answer_section, report.answers)
     if report.events:
         yield _timeline(report)
     if report.versions:
@@ -53,6 +56,8 @@ def page(report: Report) -> Iterator[str]:
         yield _frame_times(report.frame_times)
     if report.session:
         yield health.missing_numbers(report.session)
+        if report.moments is not None:
+            yield moments_section(report.moments)
     elif report.session_count:
         yield health.losses(report.lost, report.waiting)
         yield health.sessions(report.sessions, report.session_count, report.outcomes)
@@ -77,9 +82,21 @@ def _subtitle(report: Report) -> str:
         parts = [f'Session <span class="id">{in_html(session.session_id)}</span>']
         if session.version is not None:
             parts.append(f"version {in_html(session.version)}")
-    if report.first is not None and report.last is not None:
+    if report.range is not None:
+        parts = [_range(report.range)]
+    elif report.first is not None and report.last is not None:
         parts.append(f"{moment(report.first)} to {moment(report.last)} UTC")
     return " · ".join(parts)
+
+
+def _range(found: ReportRange) -> str:
+    limits = [
+        f"{word} {moment(limit)}"
+        for word, limit in (("from", found.start), ("to", found.end))
+        if limit is not None
+    ]
+    dates = f", {' '.join(limits)} UTC" if limits else ""
+    return f"Sessions last heard of and events received: {in_html(found.words)}{dates}"
 
 
 def _summary(report: Report) -> str:
@@ -190,7 +207,7 @@ def _frames(frames: Sequence[FrameSummary]) -> str:
     headings |= {"p95": "number", "p99": "number", "Slowest": "number", "Hitches": "number"}
     headings |= {"Share": "number"}
     plots = [
-        f"<h3>{_version(each.version)}</h3>{charts.frame_lines(each.over_time)}"
+        f"<h3>{_version(each.version)}</h3>{charts.percentile_lines(_FRAMES, each.over_time)}"
         for each in frames[:_MAX_FRAME_CHARTS]
         if len(each.over_time) > 1
     ]
@@ -199,7 +216,7 @@ def _frames(frames: Sequence[FrameSummary]) -> str:
         "of the intervals, weighted by their frames. A hitch is a frame that took more than twice "
         "the median of its interval."
     )
-    charted = f"{charts.FRAME_LINES_KEY}{''.join(plots)}" if plots else ""
+    charted = f"{charts.LINES_KEY}{''.join(plots)}" if plots else ""
     return section("Frames by version", about, table(headings, rows) + charted)
 
 

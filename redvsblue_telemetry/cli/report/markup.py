@@ -22,7 +22,8 @@ def cut(text: str) -> str:
 
 def section(heading: str, about: str, body: str) -> str:
     """Return a section with a heading and a note below it."""
-    return f"<section><h2>{heading}</h2>{note(about)}{body}</section>\n"
+    # On a phone, a wide table scrolls in it; without a tab stop, the keyboard could not.
+    return f'<section tabindex="0"><h2>{heading}</h2>{note(about)}{body}</section>\n'
 
 
 def note(text: str) -> str:
@@ -42,7 +43,10 @@ def card(label: str, value: str, kind: str = "") -> str:
 
 def table(headings: Mapping[str, str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
     """Return a table with these headings; the value of each is the CSS class of its column."""
-    head = "".join(f'<th class="{column}">{text}</th>' for text, column in headings.items())
+    head = "".join(
+        f'<th class="{column}">{text}</th>' if text else f'<td class="{column}"></td>'
+        for text, column in headings.items()
+    )
     body = "".join(f"<tr>{''.join(map(_cell, headings.values(), row))}</tr>" for row in rows)
     return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 

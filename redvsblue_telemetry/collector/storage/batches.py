@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..models import EventFilter
+from .history import arrivals
 from .ids import restored_id
 from .plan import Plan, plan
-from .queries import newest_arrival
 from .snapshot import snapshot
 
 __all__ = ["DATA", "EventBatch", "ahead", "cut", "stream_batches", "windows"]
@@ -117,16 +117,13 @@ def windows(
         chosen: the events; a range may also have others.
         condition: ranges without an event that fulfills this, too, are left out.
     """
-    (lowest,) = connection.execute("SELECT min(arrival) FROM events").fetchone()
-    if lowest is None:
-        return
     walk = chosen.walk or "TRUE"
     measure = (
         "SELECT count(*), total(length(data)) FROM events "
         f"WHERE {walk} AND {condition} AND arrival BETWEEN ? AND ?"
     )
-    newest = newest_arrival(connection)
-    for first, last in chosen.spans(connection, lowest, newest, newest_first=False):
+    oldest, newest = arrivals(connection, chosen.span)
+    for first, last in chosen.spans(connection, oldest, newest, newest_first=False):
         low, size = first, _MAX_EVENTS
         while low <= last:
             start, end = chosen.window(connection, low, last, size, newest_first=False)

@@ -97,10 +97,6 @@ _SESSION_COLUMNS = (
     "last_timestamp, first_received, last_received, reason, started_at, last_seq, reported, "
     f"crashes, faults, deleted, at, lost, waiting, {_OUTCOME}"
 )
-_IN_SPAN = (
-    "last_received >= ifnull(:start, last_received) "
-    "AND last_received < ifnull(:end, last_received + 1)"
-)
 _QUIET_MILLISECONDS = 300_000  # without a connection, after which there is no word of a session
 _ROWS_PER_CHUNK = 1000  # that are read ahead of a stream
 _EVENTS_PER_QUERY = 20_000  # that a search examines, at most
@@ -328,7 +324,7 @@ def _session(
 def stream_sessions(
     connection: sqlite3.Connection,
     *,
-    span: TimeRange = TimeRange(),  # noqa: B008 - it is frozen
+    span: TimeRange = ALL_TIME,
     only_incomplete: bool = False,
     connected: Set[str] = frozenset(),
     now: int | None = None,
@@ -343,11 +339,11 @@ def stream_sessions(
         now: in milliseconds since the epoch; by default the time.
     """
     query = (
-        f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE key > :key AND {_IN_SPAN}"
-        f"{' AND missing > 0' if only_incomplete else ''} ORDER BY key LIMIT :limit"
+        f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE {condition(span, _LAST_HEARD)} "
+        f"AND key > :key {'AND missing > 0' if only_incomplete else ''} ORDER BY key LIMIT :limit"
     )
     values: dict[str, object] = {"key": 0, "limit": _ROWS_PER_CHUNK, **_standing(connected, now)}
-    values |= {"start": span.start, "end": span.end}
+    values |= bounds(span)
     while rows := connection.execute(query, values).fetchall():
         yield from (_session(connection, row, connected, Session) for row in rows)
         values["key"] = rows[-1][0]
@@ -367,8 +363,8 @@ def session_rows(
     """
     yield from connection.execute(
         "SELECT key, session_id, version, events, first_timestamp, last_timestamp, last_received, "
-        f"crashes, {_OUTCOME} FROM sessions WHERE {_IN_SPAN}",
-        {"start": span.start, "end": span.end, **_standing(connected, now)},
+        f"crashes, {_OUTCOME} FROM sessions WHERE {condition(span, _LAST_HEARD)}",
+        {**bounds(span), **_standing(connected, now)},
     )
 
 
@@ -395,9 +391,12 @@ def received(connection: sqlite3.Connection) -> tuple[int, int]:
     return first or 0, last or 0
 
 
-def deleted(connection: sqlite3.Connection) -> int:
-    """Return how many events were deleted of the sessions that there are."""
-    row = connection.execute("SELECT ifnull(sum(deleted), 0) FROM sessions").fetchone()
+def deleted(connection: sqlite3.Connection, span: TimeRange) -> int:
+    """Return how many events were deleted of the sessions that were last heard of in a range."""
+    row = connection.execute(
+        f"SELECT ifnull(sum(deleted), 0) FROM sessions WHERE {condition(span, _LAST_HEARD)}",
+        bounds(span),
+    ).fetchone()
     return int(row[0])
 
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..models import EventFilter
+from ..models import ALL_TIME, EventFilter, TimeRange
 from .batches import DATA, cut, windows
 from .plan import plan
 
@@ -31,9 +31,11 @@ class Activity(NamedTuple):
     """How many of them have the time when they were received."""
 
 
-def activity(connection: sqlite3.Connection, wanted: EventFilter) -> Iterator[Activity]:
+def activity(
+    connection: sqlite3.Connection, wanted: EventFilter, span: TimeRange = ALL_TIME
+) -> Iterator[Activity]:
     """Yield when events happened; a second may come more than once."""
-    chosen = plan(connection, wanted)
+    chosen = plan(connection, wanted, span)
     conditions = " AND ".join([*chosen.conditions, "events.arrival BETWEEN ? AND ?"])
     query = (
         "SELECT type, min(at), max(at), count(*), sum(is_displaced) FROM (SELECT events.type, "
@@ -47,13 +49,16 @@ def activity(connection: sqlite3.Connection, wanted: EventFilter) -> Iterator[Ac
 
 
 def data_with(
-    connection: sqlite3.Connection, wanted: EventFilter, parts: Sequence[str]
+    connection: sqlite3.Connection,
+    wanted: EventFilter,
+    parts: Sequence[str],
+    span: TimeRange = ALL_TIME,
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the data of the events whose JSON contains one of these parts, in pages.
 
     Each page with the arrival number up to which the events have been examined.
     """
-    chosen = plan(connection, wanted)
+    chosen = plan(connection, wanted, span)
     either = " OR ".join("instr(data, '{}')".format(part.replace("'", "''")) for part in parts)
     conditions = " AND ".join([*chosen.conditions, f"({either})", "events.arrival BETWEEN ? AND ?"])
     query = f"SELECT {DATA} FROM events WHERE {conditions}"
