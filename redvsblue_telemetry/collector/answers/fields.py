@@ -10,7 +10,7 @@ from ..models import context_fields
 from ..storage import columns, queries
 from .backend import Backend
 from .questions import FieldPage, Fields, KnownField
-from .sql import check_type
+from .sql import as_shown, check_type
 
 __all__ = ["fields"]
 
@@ -25,7 +25,7 @@ def fields(backend: Backend, question: Fields) -> FieldPage:
     if question.type is not None:
         check_type(backend, question.type)
         found = [
-            KnownField(each.name, each.kind, each.share, each.examples)
+            KnownField(each.name, each.kind, each.share, [*map(as_shown, each.examples)])
             for each in columns.fields(backend.connection, question.type)
         ]
     return FieldPage(found + _of_contexts(backend, question.type))

@@ -25,6 +25,7 @@ from .questions import (
 __all__ = [
     "add_facts",
     "add_owners",
+    "as_shown",
     "check_fields",
     "check_type",
     "listed",
@@ -130,10 +131,15 @@ def listed(names: Sequence[str], link: str = "or") -> str:
 
 
 def shown(text: str | None, number: float | None) -> str | float | None:
-    """Return a value as answers show it: its text, or a number, which is whole if it can be."""
-    if text is not None or number is None:
-        return text
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    """Return a value as answers show it: its text, or a number; None if it has neither."""
+    return text if text is not None or number is None else as_shown(number)
+
+
+def as_shown(value: str | float) -> str | float:
+    """Return a value as answers show it: a number is whole if it can be."""
+    if isinstance(value, str) or not value.is_integer() or abs(value) >= 2**53:
+        return value
+    return int(value)
 
 
 def plain(number: float) -> float:

@@ -641,7 +641,7 @@ def test_commands_of_the_page_answer_as_it_says() -> None:
     session = re.findall(r'"sessionId":"(\w+)"', PAGE.read_text("utf-8"))[0]
     with collector_running(allow_reset=True) as collector, sending_to(collector) as sender:
         sender.send(
-            event(1, "ship_hit", session, version="1.4.2", data={"shipId": "red-3"}),
+            event(1, "ship_hit", session, version="1.4.2", data={"damage": 12, "shipId": "red-3"}),
             event(5, "ship_destroyed", session, version="1.4.2", data={"shipId": "red-3"}),
             {"type": "lonely"},
         )
