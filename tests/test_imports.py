@@ -145,9 +145,9 @@ ROOMS = {
         ids             |
         snapshot        |
         upkeep          |
-        views           | figures  upkeep
         textindex       | snapshot  upkeep
         counting        | upkeep
+        views           | counting  figures  upkeep
         history         | counting  snapshot
         plan            | textindex
         blocks          |

@@ -100,9 +100,9 @@ class Query:
     def _define(self) -> None:
         """Make the views, and hide the tables."""
         execute = self._connection.execute
-        # Views that show a file of an older version as a current one may have the same names.
-        shown = execute("SELECT name, sql FROM temp.sqlite_schema WHERE type = 'view'").fetchall()
-        taken = {name for (name,) in execute("SELECT name FROM temp.sqlite_schema")}
+        # What shows a file of an older version as a current one may have the same names.
+        shown = execute("SELECT name, type, sql FROM temp.sqlite_schema").fetchall()
+        taken = {name for name, _, _ in shown}
         tables = {
             name
             for (name,) in execute(
@@ -110,11 +110,13 @@ class Query:
             )
             if not name.startswith("sqlite_")
         }
-        for name, sql in shown:
-            if name in self._views:
+        for name, kind, sql in shown:
+            if name in self._views and kind == "table":
+                execute(f"ALTER TABLE temp.{name} RENAME TO {self._schema}_{name}")
+            elif name in self._views:
                 execute(f"DROP VIEW temp.{name}")
                 execute(sql.replace(name, f"temp.{self._schema}_{name}", 1))
-        current = {name: f"{self._schema}_{name}" for name, _ in shown if name in self._views}
+        current = {name: f"{self._schema}_{name}" for name in taken if name in self._views}
         temporary = taken - current.keys()
         for name, sql in self._views.items():
             execute(f"CREATE TEMP VIEW {name} AS {self._resolved(sql, current, temporary)}")

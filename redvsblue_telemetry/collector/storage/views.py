@@ -15,6 +15,7 @@ import msgspec
 
 from ..._report import State
 from ..models import Outcome
+from .counting import MINUTE
 from .figures import end_of
 from .upkeep import epoch_milliseconds
 
@@ -70,14 +71,21 @@ _SESSIONS = """SELECT
     s.waiting AS waiting
 FROM {schema}.sessions AS s""".replace("ENDED", State.ENDED)
 
-_COUNTS = """SELECT
-    e.received / 60000 * 60000 AS period,
-    'minute' AS level,
-    t.name AS type,
-    e.version AS version,
-    count(*) AS events
-FROM {schema}.events AS e
-LEFT JOIN {schema}.types AS t ON t.key = e.type
+# The events that are not counted yet are counted here: those of an earlier release, for a while.
+_COUNTS = f"""SELECT
+    c.period * {MINUTE} AS period,
+    CASE c.minutes WHEN 1 THEN 'minute' WHEN 15 THEN 'quarter' WHEN 60 THEN 'hour' ELSE 'day' END
+        AS level,
+    s.type AS type,
+    s.version AS version,
+    c.events AS events
+FROM {{schema}}.counts AS c
+LEFT JOIN {{schema}}.series AS s ON s.key = c.series
+UNION ALL
+SELECT e.received / {MINUTE} * {MINUTE}, 'minute', t.name, e.version, count(*)
+FROM {{schema}}.events AS e
+LEFT JOIN {{schema}}.types AS t ON t.key = e.type
+WHERE e.arrival < (SELECT first FROM {{schema}}.counted)
 GROUP BY 1, 3, 4"""
 
 _REJECTED = """SELECT

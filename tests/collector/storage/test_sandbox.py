@@ -369,7 +369,7 @@ def test_columns_have_a_limit(path: Path) -> None:
     assert "too many columns" in refusal(path, f"SELECT {', '.join(['1'] * 201)}")
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_file_of_an_older_version_has_the_same_views(tmp_path: Path, version: int) -> None:
     path = tmp_path / "old.sqlite3"
     script = Path(__file__).with_name(f"version_{version}.sql").read_text("utf-8")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from redvsblue_telemetry.cli.demo.past import fill
-from redvsblue_telemetry.collector.storage.database import open_readonly
+from redvsblue_telemetry.collector.storage.database import Database, open_readonly
 from redvsblue_telemetry.collector.storage.sandbox import Query, new_schema
 from redvsblue_telemetry.collector.storage.views import views
 from tests.support import REPOSITORY
@@ -86,7 +88,7 @@ def test_counts_add_up_to_the_events(past: Path) -> None:
     (((levels, misplaced),)) = asked(
         past, "SELECT group_concat(DISTINCT level), sum(period % 60000 <> 0) FROM counts"
     )[1]
-    assert set(levels.split(",")) <= {"minute", "hour", "day"}
+    assert set(levels.split(",")) <= {"minute", "quarter", "hour", "day"}
     assert misplaced == 0
 
 
@@ -104,3 +106,21 @@ def test_quick_conditions_use_an_index(past: Path) -> None:
         for condition in ("type = 'ship_hit'", f"session = '{session}'", "arrival > 100"):
             found = steps(f"SELECT sum(timestamp) FROM events WHERE {condition}")
             assert any(step.startswith("SEARCH e USING") for step in found), (condition, found)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_counts_of_an_older_file_are_those_of_its_events(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "old.sqlite3"
+    script = Path(__file__).with_name(f"version_{version}.sql").read_text("utf-8")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+
+    counts = "SELECT type, version, sum(events) FROM counts GROUP BY 1, 2 ORDER BY 1, 2"
+    events = "SELECT type, version, count(*) FROM events GROUP BY 1, 2 ORDER BY 1, 2"
+    assert asked(path, counts) == (["type", "version", "sum(events)"], asked(path, events)[1])
+    assert asked(path, counts)[1]
+    before = asked(path, counts)
+
+    Database(path).close()  # brings the file up to date; the events are counted later
+
+    assert asked(path, counts) == before
