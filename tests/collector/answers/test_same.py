@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sqlite3
+import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -26,6 +29,7 @@ from redvsblue_telemetry.collector.answers.questions import (
 )
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.models import TimeRange
+from redvsblue_telemetry.collector.storage import blocks, building
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.fields import flatten
 from redvsblue_telemetry.collector.storage.writer import Writer
@@ -129,9 +133,31 @@ questions: st.SearchStrategy[Question] = st.one_of(
 )
 
 
+def build_blocks(writer: Writer, dropped: int | None) -> None:
+    """Build small blocks of columns, and leave a hole in their place."""
+    work = building.Building()
+    while not work._has_imported():
+        time.sleep(0.001)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (blocks, building):
+            patch.setattr(module, "BLOCK_EVENTS", 3)
+        while writer.maintain(work.step):
+            pass
+
+    def drop(connection: sqlite3.Connection) -> bool:
+        query = "SELECT arrival, type FROM events WHERE seq = ?"
+        blocks.drop_blocks(connection, connection.execute(query, (dropped,)).fetchall())
+        return False
+
+    if dropped is not None:
+        writer.maintain(drop)
+
+
 @contextlib.contextmanager
-def stored(given_events: list[dict[str, Any]]) -> Any:
-    """A database with events."""
+def stored(
+    given_events: list[dict[str, Any]], *, in_blocks: bool = False, dropped: int | None = None
+) -> Iterator[Database]:
+    """A database with events, without their copy in columns or with it."""
     database = Database(None)
     try:
         with contextlib.closing(Writer(database)) as writer:
@@ -152,6 +178,13 @@ def stored(given_events: list[dict[str, Any]]) -> Any:
                     "UPDATE events SET received = ? WHERE seq = ?",
                     [(event["received"], seq) for seq, event in enumerate(given_events, start=1)],
                 )
+            if in_blocks:
+                build_blocks(writer, dropped)
+                counts = Counter(event["type"] for event in given_events)
+                with database.reading() as reading:
+                    (found,) = reading.execute("SELECT count(*) FROM blocks").fetchone()
+                expected = sum(count // 3 for count in counts.values())
+                assert expected - 1 <= found <= expected
             yield database
     finally:
         database.close()
@@ -182,11 +215,19 @@ def close_to(expected: Any) -> Any:
     return [*map(close_to, expected)] if isinstance(expected, (list, tuple)) else expected
 
 
-@given(events, st.lists(questions, min_size=3, max_size=5))
+@given(
+    events,
+    st.lists(questions, min_size=3, max_size=5),
+    st.booleans(),
+    st.one_of(st.none(), st.integers(1, 25)),
+)
 def test_the_engines_agree(
-    given_events: list[dict[str, Any]], given_questions: list[Question]
+    given_events: list[dict[str, Any]],
+    given_questions: list[Question],
+    in_blocks: bool,
+    dropped: int | None,
 ) -> None:
-    with stored(given_events) as database:
+    with stored(given_events, in_blocks=in_blocks, dropped=dropped) as database:
         for question in given_questions:
             rows, vectors = answers(database, question)
             assert vectors == close_to(rows), question
@@ -200,7 +241,7 @@ def test_the_engines_are_right(given_events: list[dict[str, Any]], name: str) ->
     whole = name.removeprefix("data.")
     found = [flatten(event["data"]).get(whole) for event in chosen]
     numbers = sorted(value + 0.0 for value in found if isinstance(value, float))
-    with stored(given_events) as database:
+    with stored(given_events, in_blocks=True) as database:
         for answer in answers(database, Values(type="hit", field=name, limit=200)):
             counts = Counter(value for value in found if value is not None)
             if not counts:
