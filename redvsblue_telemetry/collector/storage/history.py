@@ -211,7 +211,8 @@ def _uncounted(
 ) -> list[tuple[str, int, int]]:
     """Return the types of the events that are not counted yet, by minute, and how many they are."""
     return connection.execute(
-        f"SELECT name, minute, number FROM (SELECT type, received / {MINUTE} AS minute, "
+        # By the arrivals: with the index of types, SQLite would look at all events.
+        f"SELECT name, minute, number FROM (SELECT +type AS type, received / {MINUTE} AS minute, "
         "count(*) AS number FROM events WHERE arrival < (SELECT first FROM counted) "
         f"AND {condition(span)} AND (:version IS NULL OR version = :version) GROUP BY 1, 2"
         ") JOIN types ON types.key = type WHERE :type IS NULL OR name = :type",

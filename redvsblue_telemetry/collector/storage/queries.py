@@ -97,6 +97,8 @@ _SESSION_COLUMNS = (
     "last_timestamp, first_received, last_received, reason, started_at, last_seq, reported, "
     f"crashes, faults, deleted, at, lost, waiting, {_OUTCOME}"
 )
+_OTHER_ENDS = [end for end in ENDS if end != Outcome.WELL]
+_ENDS = ", ".join(f"total(state = '{State.ENDED}' AND reason = '{end}')" for end in _OTHER_ENDS)
 _QUIET_MILLISECONDS = 300_000  # without a connection, after which there is no word of a session
 _ROWS_PER_CHUNK = 1000  # that are read ahead of a stream
 _EVENTS_PER_QUERY = 20_000  # that a search examines, at most
@@ -632,21 +634,31 @@ def _totals_of(
     connection: sqlite3.Connection, span: TimeRange, standing: dict[str, object]
 ) -> Totals:
     types = events_by_type(connection, span)
-    asked = {**standing, **bounds(span)}
     of_span = f"FROM sessions WHERE {condition(span, _LAST_HEARD)}"
-    by_outcome = connection.execute(
-        f"SELECT {_OUTCOME} AS outcome, count(*), {SUMS} {of_span} GROUP BY 1", asked
-    ).fetchall()
+    # Sums, since SQLite would sort all sessions to group them by their outcome.
+    count, ended, losing, *known = connection.execute(
+        f"SELECT count(*), total(state = '{State.ENDED}'), total(lost <> '{{}}'), {_ENDS}, {SUMS} "
+        f"{of_span}",
+        bounds(span),
+    ).fetchone()
+    sums = known[len(_OTHER_ENDS) :]
+    outcomes: dict[str, int] = dict.fromkeys((Outcome.RUNNING, *ENDS, Outcome.NO_WORD), 0)
+    outcomes |= {end: int(known[place]) for place, end in enumerate(_OTHER_ENDS)}
+    outcomes[Outcome.WELL] = int(ended) - sum(outcomes.values())
+    (outcomes[Outcome.RUNNING],) = connection.execute(
+        f"SELECT count(*) {of_span} AND {_UNENDED} AND {_OUTCOME} = '{Outcome.RUNNING}'",
+        {**standing, **bounds(span)},
+    ).fetchone()
+    outcomes[Outcome.NO_WORD] = count - int(ended) - outcomes[Outcome.RUNNING]
     (rejected_count,) = connection.execute(
         f"SELECT count(*) FROM rejected WHERE {condition(span)}", bounds(span)
     ).fetchone()
     lost: Counter[str] = Counter()
-    for text, count in connection.execute(
-        f"SELECT lost, count(*) {of_span} AND lost <> '{{}}' GROUP BY lost", bounds(span)
-    ):
+    some_lost = f"SELECT lost, count(*) {of_span} AND lost <> '{{}}' GROUP BY lost"
+    for text, number in connection.execute(some_lost, bounds(span)) if losing else ():
         causes = decode_lost(text)
         if sum(causes.values()) <= MAX_PLAUSIBLE_MISSING:
-            lost.update({cause: events * count for cause, events in causes.items()})
+            lost.update({cause: events * number for cause, events in causes.items()})
     del lost[Cause.UNEXPLAINED]
     sampled = connection.execute(
         "SELECT name, sum(sampled.events) AS number FROM ("
@@ -656,12 +668,9 @@ def _totals_of(
         "GROUP BY name ORDER BY number DESC, name LIMIT :limit",
         {**bounds(span), "limit": _MAX_TYPES},
     ).fetchall()
-    outcomes: dict[str, int] = dict.fromkeys((Outcome.RUNNING, *ENDS, Outcome.NO_WORD), 0)
-    outcomes |= {outcome: count for outcome, count, *_ in by_outcome}
-    sums = [sum(column) for column in zip(*(row[2:] for row in by_outcome), strict=True)]
     found = Totals(
         events=0,
-        sessions=sum(outcomes.values()),
+        sessions=count,
         repeats=0,
         missing=0,
         rejected=rejected_count,
@@ -670,8 +679,7 @@ def _totals_of(
         sampled=dict(sampled),
         lost=dict(lost.most_common(_MAX_CAUSES)),
     )
-    if sums:
-        found = _with_sums(found, sums)
+    found = _with_sums(found, sums)
     found.events = sum(types.values())
     return found
 
