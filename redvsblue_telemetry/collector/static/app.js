@@ -42,6 +42,7 @@ const opened = new Opened({
   onDelete: (session) => deletion.ask(session),
   onFilter: (changes) => router.go({ view: "overview", ...changes }),
   rowOf: (event) => rowOf(event, colors.of(event.type)),
+  timelineOf: (session) => router.href({ view: "session", session }),
 });
 
 // The state of the connection, in the header.

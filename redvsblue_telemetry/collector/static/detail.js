@@ -14,7 +14,7 @@ export class Detail {
     const part = (name) => dialog.querySelector(`#detail-${name}`);
     Object.assign(this, { dialog, title: part("title"), facts: part("facts"), text: part("text") });
     Object.assign(this, { filter: part("filter"), copy: part("copy"), delete: part("delete") });
-    Object.assign(this, { more: part("more"), moreTitle: part("more-title"), rows: part("rows") });
+    Object.assign(this, { timeline: part("timeline"), more: part("more"), moreTitle: part("more-title"), rows: part("rows") });
     this.copied = "";
     this.onFilter = this.onDelete = null;
     part("close").addEventListener("click", () => dialog.close());
@@ -34,6 +34,7 @@ export class Detail {
       dialog.close();
       this.onFilter();
     });
+    this.timeline.addEventListener("click", () => dialog.close());
     this.delete.addEventListener("click", () => this.onDelete());
     this.copy.hidden = !navigator.clipboard; // browsers have it on secure pages only
     this.copy.addEventListener("click", () => copy(this.copy, this.copied));
@@ -42,16 +43,18 @@ export class Detail {
   /**
    * Show a title, facts, a text that may be JSON, and titled rows of events.
    *
-   * A fact is a name and a value, and maybe what a click on the value does before the dialog closes, and an
+   * `timeline` is the address of a session's timeline. A fact is a name and a value, and maybe what a click on the value does before the dialog closes, and an
    * explanation.
    */
-  show({ title, facts, text, isJson = false, onFilter = null, filterText = ONE_SESSION, onDelete = null, rows = [], rowsTitle = "" }) {
+  show({ title, facts, text, isJson = false, onFilter = null, filterText = ONE_SESSION, timeline = "", onDelete = null, rows = [], rowsTitle = "" }) {
     setText(this.title, title);
     this.facts.replaceChildren(...facts.map((fact) => this.fact(...fact)));
     this.more.hidden = rows.length === 0;
     setText(this.moreTitle, rowsTitle);
     this.rows.replaceChildren(...rows);
     rows[0]?.firstChild.setAttribute("tabindex", "0");
+    this.timeline.hidden = !timeline;
+    this.timeline.href = timeline;
     this.filter.hidden = onFilter === null;
     setText(this.filter, filterText);
     this.onFilter = onFilter;

@@ -11,10 +11,10 @@ const EVENTS_BEFORE = 20; // that are shown with a crash
 export class Opened {
   /**
    * `onFilter` gets the filter that a button in the dialog asks for, `onDelete` the session that another one does;
-   * `rowOf` makes a row of the list of events.
+   * `rowOf` makes a row of the list of events, and `timelineOf` returns the address of a session's timeline.
    */
-  constructor({ detail, onFilter, onDelete, rowOf }) {
-    Object.assign(this, { detail, onFilter, onDelete, rowOf });
+  constructor({ detail, onFilter, onDelete, rowOf, timelineOf }) {
+    Object.assign(this, { detail, onFilter, onDelete, rowOf, timelineOf });
   }
 
   async event({ arrival, type }) {
@@ -28,7 +28,8 @@ export class Opened {
       if (event.fault !== undefined) facts.unshift(["fault", event.fault, () => this.onFilter(onlyLike(event))]);
       for (const [name, value] of fields(event.context ?? "")) facts.push(this.contextFact(name, value));
       const onFilter = () => this.onFilter({ session: event.sessionId });
-      this.detail.show({ title: event.type, facts, text: event.data, isJson: true, onFilter });
+      const timeline = this.timelineOf(event.sessionId);
+      this.detail.show({ title: event.type, facts, text: event.data, isJson: true, onFilter, timeline });
     } catch (error) {
       this.detail.show({ title: type, facts: [["can't show this event", error.message]], text: "" });
     }
@@ -62,7 +63,7 @@ export class Opened {
       if (session.crashes) facts.push(["crashes", number(session.crashes)]);
       if (session.faults) facts.push(["faults", number(session.faults), () => this.onFilter({ session: id, fault: "any" })]);
       facts.push(["last report", session.reported === null ? "none" : moment(session.reported)]);
-      this.detail.show({ title: "Session", facts, text: sessionText(session), onFilter, onDelete });
+      this.detail.show({ title: "Session", facts, text: sessionText(session), onFilter, onDelete, timeline: this.timelineOf(id) });
     } catch (error) {
       const facts = [["session", id], ["can't show this session", error.message]];
       this.detail.show({ title: "Session", facts, text: "", onFilter });
@@ -81,7 +82,8 @@ export class Opened {
     }
     const onFilter = () => this.onFilter({ session: newest.sessionId });
     const title = group.exception || "Crash", rowsTitle = "Events before it, newest first";
-    this.detail.show({ title, facts, ...stackOf(newest.data), onFilter, rows, rowsTitle });
+    const timeline = this.timelineOf(newest.sessionId);
+    this.detail.show({ title, facts, ...stackOf(newest.data), onFilter, timeline, rows, rowsTitle });
   }
 
   fault(group) {

@@ -25,7 +25,7 @@ DAY = 86_400_000  # milliseconds
 TODAY = time.time_ns() // 1_000_000 // DAY * DAY  # midnight of UTC, where these browsers are
 YESTERDAY = TODAY - DAY + 12 * 3_600_000
 
-VIEWS = ["field", "values", "funnel", "retention", "versions"]
+VIEWS = ["field", "values", "funnel", "retention", "versions", "session"]
 BAD_REQUEST = "status of 400"
 
 Open = Callable[..., Any]
@@ -114,6 +114,21 @@ def cells(page: Any, caption: str) -> list[list[str]]:
 
 
 # How a number is distributed.
+
+
+def test_field_view_begins_with_a_number_of_the_most_frequent_type_by_version(visit: Open) -> None:
+    page = visit("view=field&range=yesterday")
+
+    expect(page).to_have_url(re.compile("type=ship_hit&field=damage&by=version"))
+    expect(sentence(page)).to_have_text(
+        "95% of 40 ship_hit events yesterday have a damage of 28 or less (the p95); half have 15 "
+        "or less. The p95 by version: 1.4.1 19, 1.4.2 29."
+    )
+    assert cells(page, "damage of ship_hit by version") == [
+        ["1.4.1", "20", "10", "19", "20", "10.5", "1", "20"],
+        ["1.4.2", "20", "20", "29", "30", "20.5", "11", "30"],
+        ["All", "40", "15", "28", "30", "15.5", "1", "30"],
+    ]
 
 
 def test_field_view_shows_its_form_and_answers_anew_for_each_change_of_it(visit: Open) -> None:
@@ -269,7 +284,80 @@ def test_retention_view_says_how_many_players_came_back(visit: Open) -> None:
     assert [row[1:] for row in table] == [["3", "–", "–"], ["2", "50%", "100%"]]
 
 
+# One session.
+
+
+def test_session_view_shows_how_a_session_went_and_ended(visit: Open) -> None:
+    page = visit("view=session&session=two-0")
+
+    expect(sentence(page)).to_have_text(
+        "The session two-0 of 1.4.2, played by p-9, sent 6 events in 5.0 s and crashed: "
+        "ValueError: no hull."
+    )
+    page.get_by_text("These figures as a table").click()
+    assert [row[:2] for row in cells(page, "Events by type")] == [
+        ["ship_hit", "4"],
+        ["crash", "1"],
+        ["round_start", "1"],
+    ]
+    marks = page.get_by_role("table", name="Crashes, faults, gaps and the end")
+    expect(marks.locator("tbody tr").first).to_contain_text("crash")
+    marks.get_by_role("button", name="no hull").click()
+    expect(page.locator("#detail-title")).to_have_text("crash")
+
+
+def test_session_is_chosen_from_those_of_the_range_or_by_its_id(visit: Open) -> None:
+    page = visit("view=session")
+    expect(sentence(page)).to_contain_text("The session two-4 of 1.4.2")
+
+    page.get_by_role("combobox", name="Session").select_option("one-0")
+    expect(sentence(page)).to_contain_text("The session one-0 of 1.4.1")
+    page.get_by_label("Another session's id").fill("old-1")
+    page.get_by_label("Another session's id").press("Enter")
+    expect(sentence(page)).to_contain_text("The session old-1 of 1.4.1")
+
+
+def test_those_who_leave_a_funnel_lead_to_their_timelines(visit: Open) -> None:
+    page = visit("view=funnel")
+
+    page.locator(".funnel .left").get_by_role("link", name="two-1").click()
+
+    expect(page).to_have_url(re.compile("view=session&session=two-1"))
+    expect(sentence(page)).to_contain_text("The session two-1 of 1.4.2")
+    page.go_back()
+    expect(sentence(page)).to_contain_text("Of 9 sessions")
+
+
+def test_dialog_of_a_session_leads_to_its_timeline(played: RunningCollector, look: Look) -> None:
+    page = look(played.http_url, timezone_id="UTC")
+    page.locator("#sessions").get_by_role("button", name="one-0").click()
+
+    page.get_by_role("link", name="Timeline").click()
+
+    expect(sentence(page)).to_contain_text("The session one-0 of 1.4.1")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
 # Versions.
+
+
+def test_versions_view_says_how_many_sessions_of_each_crashed(visit: Open) -> None:
+    page = visit("view=versions&range=yesterday")
+
+    expect(page).to_have_url(re.compile("version=1.4.2&version=1.4.1"))
+    expect(sentence(page)).to_have_text(
+        "1.4.2: 2 of 5 sessions crashed yesterday, 1 was killed; 40% crash-free. "
+        "1.4.1: 1 of 4 sessions crashed; 75% crash-free."
+    )
+    table = {row[0]: row[1:] for row in cells(page, "Versions side by side yesterday")}
+    assert table["Sessions"] == ["5", "4", "+25%"]
+    assert table["Crashed"] == ["2 (40%)", "1 (25%)", "+15 points, worse"]
+    assert table["Crash-free"] == ["40%", "75%", "−35 points, worse"]
+    assert "Frame p99" not in table
+    page.get_by_label("1.4.1").uncheck()
+    expect(sentence(page)).to_have_text(
+        "1.4.2: 2 of 5 sessions crashed yesterday, 1 was killed; 40% crash-free."
+    )
 
 
 def test_versions_are_compared_by_a_field_too(visit: Open) -> None:

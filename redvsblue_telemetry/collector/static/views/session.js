@@ -9,7 +9,7 @@ import { between, clock, counted, duration, make, moment, number, shortened, whe
 import { linkTo, named, quantity, strong } from "../words.js";
 
 const MAX_OFFERED = 100;
-const LANE = 42, BARS = 20, MARKS = 24, MAX_LANES = 24; // pixels; lanes
+const LANE = 42, BARS = 20, MARKS = 24, SYMBOL = 10, MAX_LANES = 24; // pixels; lanes
 const MAX_FIELDS = 4; // of a context, that are shown in a line
 const MARK_OF = new Map([["crash", "✕"], ["fault", "!"], ["gap", "▿"], ["end", "■"]]);
 const KIND_OF = new Map([["crash", "crash"], ["fault", "fault"], ["gap", "missing events"], ["end", "end"]]);
@@ -58,7 +58,8 @@ export function open(root, state, tools) {
       session.version !== null && session.version !== undefined &&
         linkTo(tools.href({ view: "versions", version: session.version }), `Version ${shortened(session.version, 30)}`),
     );
-    question.show(factsOf(session), timeline(answer), marks(answer), contexts(answer));
+    const part = answer.partial && make("p", "quiet remark", "It has too many events to read all of them at once: the timeline has the first ones.");
+    question.show(factsOf(session), part, timeline(answer), marks(answer), contexts(answer));
   }
 
   function timeline(answer) {
@@ -179,12 +180,16 @@ function draw(pen, answer, lanes) {
     });
     pen.label(`${shortened(lane.type, 28)} ${number(lane.count)}`, pen.left + 2, floor - BARS - 5, { anchor: "start", className: "lane" });
   });
-  const symbols = marks.map((mark) => {
-    const at = Math.max(pen.left + 5, Math.min(pen.right - 5, x(mark.at)));
-    pen.add("line", { x1: at, x2: at, y1: pen.top + 18, y2: pen.bottom, class: `rule ${mark.kind}` });
-    pen.label(MARK_OF.get(mark.kind) ?? "•", at, pen.top + 13, { className: `symbol ${mark.kind}` });
-    return { ...mark, index: indexOf(answer, mark.at) };
-  });
+  const symbols = marks.map((mark) => ({ ...mark, index: indexOf(answer, mark.at) }));
+  const taken = []; // the places of the symbols, the most important of which are drawn first
+  const ranks = [...MARK_OF.keys()];
+  for (const { at: time, kind } of [...symbols].sort((a, b) => ranks.indexOf(a.kind) - ranks.indexOf(b.kind))) {
+    const at = Math.max(pen.left + 5, Math.min(pen.right - 5, x(time)));
+    if (taken.some((place) => Math.abs(place - at) < SYMBOL)) continue;
+    taken.push(at);
+    pen.add("line", { x1: at, x2: at, y1: pen.top + 18, y2: pen.bottom, class: `rule ${kind}` });
+    pen.label(MARK_OF.get(kind) ?? "•", at, pen.top + 13, { className: `symbol ${kind}` });
+  }
   const stops = [];
   const count = Math.max(...lanes.map((lane) => lane.counts.length));
   for (let index = 0; index < count; index++) {

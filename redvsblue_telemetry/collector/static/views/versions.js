@@ -7,6 +7,7 @@ import { counted, duration, make, number, share, shortened } from "../text.js";
 import { linkTo, listed, named, plain, quantity, strong, whole } from "../words.js";
 
 const PROPOSED = 2, MAX_OFFERED = 12;
+const MANY_TIMES = 3; // from which on a difference is not in percent
 
 /** The figures: a title, its value, how it is shown, its rate, whether more or less is better, and what it means. */
 const FIGURES = [
@@ -188,14 +189,27 @@ function difference(figure, one, other) {
   const of = figure.rate ?? figure.of;
   const [now, before] = [of(one), of(other)];
   if (!isKnown(now) || !isKnown(before) || Number.isNaN(now - before)) return "–";
-  const change = now - before;
-  if (!change) return make("span", "quiet", "same");
-  const sign = change > 0 ? "+" : "−";
   const isPart = figure.show === share || figure.rate;
-  const text = isPart ? `${sign}${number(Math.abs(change) * 100)} points` : before ? `${sign}${share(Math.abs(change / before))}` : `${sign}${figure.show(Math.abs(change))}`;
+  const shown = isPart ? share : figure.show;
+  const change = now - before;
+  if (!change || shown(now) === shown(before)) return make("span", "quiet", "same");
+  const text = isPart ? points(change) : relative(now, before, figure);
   const isBetter = figure.isMore ? change > 0 : figure.isLess ? change < 0 : null;
-  const element = make("span", isBetter === null ? "" : isBetter ? "better" : "worse", isBetter === null ? text : `${text}, ${isBetter ? "better" : "worse"}`);
-  return element;
+  if (isBetter === null) return text;
+  const word = isBetter ? "better" : "worse";
+  return make("span", word, `${text}, ${word}`);
+}
+
+function points(change) {
+  const size = Math.max(0.1, Math.round(Math.abs(change) * 1000) / 10);
+  return `${change > 0 ? "+" : "−"}${number(size)} ${size === 1 ? "point" : "points"}`;
+}
+
+/** Return how a figure differs from another, as a part of that; or how many times as large it is. */
+function relative(now, before, { show }) {
+  const sign = now > before ? "+" : "−";
+  if (!before) return `${sign}${show(Math.abs(now - before))}`;
+  return now / before >= MANY_TIMES ? `${quantity(Math.round((now / before) * 10) / 10)} times` : `${sign}${share(Math.abs(now / before - 1))}`;
 }
 
 function isKnown(value) {
