@@ -60,8 +60,8 @@ export class VersionTable {
   /** `hrefOf` returns the address of a view that compares a version with others. */
   constructor({ body, empty, hrefOf }) {
     this.empty = empty;
-    const add = ({ version }) => versionRow(version, version && hrefOf(version));
-    this.rows = new Rows(body, { keyOf: (health) => health.version, add, fill: fillVersion });
+    const fill = (row, health) => fillVersion(row, health, hrefOf);
+    this.rows = new Rows(body, { keyOf: (health) => health.version, add: versionRow, fill });
   }
 
   /** Show how the sessions of each version stand and ended; the newest version is first. */
@@ -71,14 +71,13 @@ export class VersionTable {
   }
 }
 
-function versionRow(version, href) {
+function versionRow({ version }) {
   const row = make("tr");
   const head = make("th");
   head.scope = "row";
   const name = make("bdi", "", version ? shortened(version, 40) : "no version");
-  if (href) {
+  if (version) {
     const link = make("a", "link");
-    link.href = href;
     link.title = "Compare this version with another";
     link.append(name);
     head.append(link);
@@ -90,8 +89,9 @@ function versionRow(version, href) {
   return row;
 }
 
-function fillVersion(row, health) {
+function fillVersion(row, health, hrefOf) {
   const [head, sessions, crashed, killed, free] = row.children;
+  if (health.version) head.firstChild.href = hrefOf(health.version); // it has the range, which may have changed
   const { running, well, switchedOff, noWord } = health;
   setText(head.lastChild, summary({ running, well, switched_off: switchedOff, no_word: noWord }));
   setCut(sessions, number(health.sessions));

@@ -132,6 +132,9 @@ def test_newcomer_finds_how_many_sessions_of_a_version_crashed_yesterday(
         "aria-pressed", "true"
     )
     assert asked(page) == {"range": ["yesterday"]}
+    link = version_row(page, "1.4.2").get_by_role("link").get_attribute("href")
+    query = {"view": ["versions"], "range": ["yesterday"], "version": ["1.4.2"]}
+    assert parse_qs(urlsplit(link).query) == query
 
 
 def test_all_parts_of_the_page_follow_the_range(played: RunningCollector, look: Look) -> None:
