@@ -14,7 +14,16 @@ import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["BLOCK_EVENTS", "Block", "Span", "blocks_of", "drop_blocks", "fill_hole", "next_span"]
+__all__ = [
+    "BLOCK_EVENTS",
+    "Block",
+    "Span",
+    "blocks_of",
+    "drop_blocks",
+    "fill_hole",
+    "is_covered",
+    "next_span",
+]
 
 BLOCK_EVENTS = 8192
 """Events in a block. With more, fewer blocks are read, but more events are not in one."""
@@ -122,6 +131,14 @@ def _nth(
         (type_key, place, BLOCK_EVENTS - 1),
     ).fetchone()
     return None if row is None else int(row[0])
+
+
+def is_covered(connection: sqlite3.Connection, span: Span) -> bool:
+    """Return whether a block covers a part of a range: another collector may have built it."""
+    row = connection.execute(
+        "SELECT 1 FROM blocks WHERE type = ? AND last >= ? AND first <= ? LIMIT 1", span
+    ).fetchone()
+    return row is not None
 
 
 def fill_hole(connection: sqlite3.Connection, span: Span) -> None:

@@ -1,8 +1,8 @@
 """Builds the blocks of the fast copy, behind the writer.
 
 A block takes many times as long as a step may: some steps read its events, some make its columns,
-and the last one stores them, unless one of the events was deleted meanwhile. Until that, a block is
-in memory only, so a kill leaves nothing behind.
+and the last one stores them, unless one of the events was deleted meanwhile, or another collector
+on the same file was faster. Until that, a block is in memory only, so a kill leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from ..._shared import monotonic
-from .blocks import BLOCK_EVENTS, Span, fill_hole, next_span
+from .blocks import BLOCK_EVENTS, Span, fill_hole, is_covered, next_span
 from .encoding import encode, has_arrow
 from .fields import DATA, FIXED, NUMBER, TEXT, flatten
 from .upkeep import STEP_SECONDS, Upkeep
@@ -194,12 +194,12 @@ def _sparse(field: _Field, events: int, kind: str) -> Any:
 
 
 def _store(connection: sqlite3.Connection, block: _Block) -> None:
-    """Store a block, unless one of its events is not there any more."""
+    """Store a block, unless one of its events is not there any more, or in another block."""
     span = block.span
     (events,) = connection.execute(
         "SELECT count(*) FROM events WHERE type = ? AND arrival BETWEEN ? AND ?", span
     ).fetchone()
-    if events != block.events:
+    if events != block.events or is_covered(connection, span):
         return
     if not events:
         fill_hole(connection, span)

@@ -397,6 +397,24 @@ def test_event_that_is_deleted_while_its_block_is_built_is_in_no_block(
         check(connection)
 
 
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("meanwhile", [0, 3])
+def test_two_collectors_on_one_file_build_no_event_into_two_blocks(
+    writer: Writer, connection: sqlite3.Connection, database: Database, meanwhile: int
+) -> None:
+    with contextlib.closing(Writer(database)) as other:
+        store(writer, 1, *({"n": seq} for seq in range(BLOCK)))
+        work, others = new_building(ticking()), new_building(ticking())
+        writer.maintain(work.step)
+        store(writer, 100, *({"n": seq} for seq in range(meanwhile)))
+        other.maintain(others.step)  # its block ends with the newest event, too
+        build(writer, work)
+        build(other, others)
+    assert covered(connection) == [(1, BLOCK, BLOCK)]
+    check(connection)
+
+
 def ticking() -> Callable[[], float]:
     """A clock by which a step does as little as it can."""
     ticks = itertools.count()
