@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import msgspec
@@ -73,7 +74,8 @@ class Building(Upkeep):
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._is_possible = has_arrow()
+        # Only answers by DuckDB read them; pyarrow alone may be there for exports.
+        self._is_possible = has_arrow() and find_spec("duckdb") is not None
         self._importing: threading.Thread | None = None
         self._block: _Block | None = None
 

@@ -660,9 +660,12 @@ def test_collector_builds_blocks(tmp_path: Path) -> None:
         check(connection, "hit")
 
 
-def test_without_pyarrow_nothing_is_built_and_the_fields_are_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["pyarrow", "duckdb"])
+def test_without_a_package_nothing_is_built_and_the_fields_are_found(
+    tmp_path: Path, missing: str
+) -> None:
     script = (
-        "import sys; sys.modules['pyarrow'] = None\n"
+        f"import sys; sys.modules[{missing!r}] = None\n"
         "from pathlib import Path\n"
         "from redvsblue_telemetry.collector.messages import read_message\n"
         "from redvsblue_telemetry.collector.storage import blocks, building, columns\n"
@@ -672,8 +675,9 @@ def test_without_pyarrow_nothing_is_built_and_the_fields_are_found(tmp_path: Pat
         "database = Database(Path(sys.argv[1]))\n"
         "writer = Writer(database)\n"
         "writer.store([read_message(sys.argv[2])])\n"
-        "assert not columns.can_read()\n"
-        "assert writer.maintain(building.Building().step) is False\n"
+        "work = building.Building()\n"
+        "assert writer.maintain(work.step) is False\n"
+        "assert work._importing is None\n"
         "(field,) = columns.fields(database.connect(), 'hit')\n"
         "print(field.name, field.kind, field.share, field.examples)\n"
     )
