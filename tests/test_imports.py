@@ -157,7 +157,7 @@ ROOMS = {
         building        | blocks  encoding  fields  upkeep
         queries         | cutoff  history  ids  figures  losses  plan  reports  snapshot  summaries
         batches         | history  ids  plan  snapshot
-        scans           | batches  plan
+        scans           | batches  fields  history  plan
         sessions        | ids  seqranges
         numbers         |
         contexts        |

@@ -35,6 +35,7 @@ from .format import is_date
 from .questions import Answered, Wanted, answer
 from .stats import (
     COLORED_TYPES,
+    FRAME_TIME_FIELDS,
     FRAME_TIME_PARTS,
     Distribution,
     FrameTimes,
@@ -249,7 +250,7 @@ def _frame_times(
     advance: Callable[[int], None],
 ) -> FrameTimeSummary | None:
     frames = FrameTimes()
-    found = scans.data_with(connection, wanted, FRAME_TIME_PARTS, span)
+    found = scans.data_with(connection, wanted, FRAME_TIME_FIELDS, FRAME_TIME_PARTS, span)
     with contextlib.closing(ahead(found)) as pages:
         for last, data in pages:
             frames.add(frame_times(data))

@@ -21,6 +21,8 @@ __all__ = [
 ]
 
 
+# The years 1 to 9999, in milliseconds since the epoch.
+_FIRST_DATE, _LAST_DATE = -62_135_596_800_000, 253_402_300_799_999
 _MAX_DURATION = 10_000 * 366 * 86_400_000  # milliseconds
 
 
@@ -82,7 +84,7 @@ def is_date(milliseconds: int) -> bool:
 
     A game may claim any 64 bits as a time.
     """
-    return _date(milliseconds) is not None
+    return _FIRST_DATE <= milliseconds <= _LAST_DATE
 
 
 def _date(milliseconds: int) -> datetime.datetime | None:

@@ -15,6 +15,7 @@ import msgspec
 __all__ = [
     "COLORED_TYPES",
     "FRAME_TIME_EDGES",
+    "FRAME_TIME_FIELDS",
     "FRAME_TIME_PARTS",
     "Distribution",
     "FrameTimeSummary",
@@ -89,6 +90,8 @@ class _Fields(msgspec.Struct):
 
 _read_fields = msgspec.json.Decoder(_Fields).decode
 _read_many = msgspec.json.Decoder(list[_Fields]).decode
+FRAME_TIME_FIELDS = _Fields.__struct_fields__
+"""The names of the fields that can be a frame time."""
 FRAME_TIME_PARTS = ("frame", "fps", "\\u00")
 """The JSON of every event with a frame time contains one of these: a letter may be escaped."""
 

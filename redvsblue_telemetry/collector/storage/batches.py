@@ -106,7 +106,10 @@ def stream_batches(connection: sqlite3.Connection, wanted: EventFilter) -> Itera
 
 
 def windows(
-    connection: sqlite3.Connection, chosen: Plan, condition: str = "TRUE"
+    connection: sqlite3.Connection,
+    chosen: Plan,
+    condition: str = "TRUE",
+    bounds: tuple[int, int] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield the first and last arrival number of ranges that together hold the chosen events.
 
@@ -116,13 +119,14 @@ def windows(
         connection: a connection to the database.
         chosen: the events; a range may also have others.
         condition: ranges without an event that fulfills this, too, are left out.
+        bounds: the first and last arrival to examine; None for all.
     """
     walk = chosen.walk or "TRUE"
     measure = (
         "SELECT count(*), total(length(data)) FROM events "
         f"WHERE {walk} AND {condition} AND arrival BETWEEN ? AND ?"
     )
-    oldest, newest = arrivals(connection, chosen.span)
+    oldest, newest = bounds or arrivals(connection, chosen.span)
     for first, last in chosen.spans(connection, oldest, newest, newest_first=False):
         low, size = first, _MAX_EVENTS
         while low <= last:
