@@ -20,6 +20,16 @@ export function address(path, parameters = {}) {
   return url;
 }
 
+/** Return a signal that ends a request when another one does, or when it takes too long. */
+export function limited(signal) {
+  const either = new AbortController(); // AbortSignal.any is missing in the browsers of 2023
+  for (const each of [signal, AbortSignal.timeout(REQUEST_TIMEOUT)]) {
+    if (each.aborted) either.abort(each.reason);
+    each.addEventListener("abort", () => either.abort(each.reason), { once: true });
+  }
+  return either.signal;
+}
+
 export async function request(path, parameters, signal = AbortSignal.timeout(REQUEST_TIMEOUT), method = "GET") {
   return (await answer(path, parameters, signal, method)).body;
 }

@@ -1,6 +1,6 @@
 // The shell around the views: the header with the navigation and the range, the dialogs, and the view that is open.
 
-import { request } from "./api.js";
+import { limited, request } from "./api.js";
 import { Colors } from "./colors.js";
 import { Deletion } from "./deletion.js";
 import { Detail } from "./detail.js";
@@ -63,7 +63,7 @@ async function requestFor(path, parameters, signal) {
   }
   let state = "loaded";
   try {
-    return await request(path, parameters, AbortSignal.any([signal, AbortSignal.timeout(15_000)]));
+    return await request(path, parameters, limited(signal));
   } catch (error) {
     if (error.name !== "AbortError" && !error.response) state = "reconnecting";
     throw error;

@@ -104,7 +104,7 @@ class Pen {
     for (let time = firstTick(from, step); time <= to; time = nextTick(time, step)) {
       const at = x(time);
       this.add("line", { x1: at, x2: at, y1: this.bottom, y2: this.bottom + 4, class: "grid" });
-      const anchor = at > this.right - 18 ? "end" : at < this.left + 6 ? "start" : "middle";
+      const anchor = at > this.right - 18 ? "end" : at < Math.max(this.left + 6, 26) ? "start" : "middle"; // at the edge, half of it would be cut off
       this.label(timeLabel(time, step), at, this.bottom + 18, { anchor });
     }
     return x;

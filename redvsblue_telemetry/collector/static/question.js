@@ -209,9 +209,10 @@ export function inRange({ range }) {
   const { words, from, to } = range;
   if (from === null && to === null) return "";
   if (!words) return ` (${inWords(range)})`;
-  if (/^last \d/.test(words)) return ` in the ${words}`;
-  if (/^(today|yesterday|since |last |this )/.test(words)) return ` ${words}`;
-  return words.includes(" to ") ? ` from ${words}` : ` on ${words}`;
+  if (/^last (\d|minute|hour|day)/.test(words)) return ` in the ${words.replace("last 1 ", "last ")}`;
+  if (/^(today|yesterday|since |until |last |this )/.test(words)) return ` ${words}`;
+  if (words.includes(" to ")) return ` from ${words}`;
+  return /^\d{4}(-\d\d)?$/.test(words) ? ` in ${words}` : ` on ${words}`;
 }
 
 /** Return why there is no answer. */

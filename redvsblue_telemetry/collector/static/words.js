@@ -1,7 +1,8 @@
 // Words and figures of answers. Text from events only ever becomes a text node; see text.js.
 
-import { make, number, visible } from "./text.js";
+import { make, number, shortened, visible } from "./text.js";
 
+const MAX_NAME_LENGTH = 60; // characters, in a sentence
 const OF_THE_EVENT = new Set(["version", "type", "session", "outcome"]);
 const FINE = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });
 const SHORT = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
@@ -19,6 +20,17 @@ export function brief(value) {
   const size = Math.abs(value);
   if (size >= 1e15 || (size > 0 && size < 1e-4)) return value.toExponential(1).replace("+", "");
   return size >= 10_000 ? SHORT.format(value) : size >= 100 ? number(value) : FINE.format(value);
+}
+
+/** Return a noun that comes from the game, for several of them. */
+export function plural(noun) {
+  if (/[^aeiou]y$/i.test(noun)) return `${noun.slice(0, -1)}ies`;
+  return noun + (/(s|x|z|ch|sh)$/i.test(noun) ? "es" : "s");
+}
+
+/** Return the article for a word that comes from the game. */
+export function article(word) {
+  return /^[aeiou]/i.test(word) ? "an" : "a";
 }
 
 /** Return some words as a list: "a", "a and b", "a, b and c". */
@@ -43,7 +55,7 @@ export function strong(text) {
 
 /** Return a new element for a name that comes from the game. */
 export function named(text) {
-  return make("bdi", "name-of", text);
+  return make("bdi", "name-of", shortened(text, MAX_NAME_LENGTH));
 }
 
 /** Return a new link to a view. */

@@ -5,7 +5,7 @@ import { Plot, legend, stepName, stroke } from "../plot.js";
 import { Question, fieldOptions, inRange, typeOptions, versionOptions } from "../question.js";
 import { offset } from "../range.js";
 import { counted, make, number, share, shortened } from "../text.js";
-import { brief, linkTo, named, plain, quantity, strong, whole } from "../words.js";
+import { article, brief, linkTo, named, plain, quantity, strong, whole } from "../words.js";
 
 const FIGURES = [
   { value: "p95", text: "p95" },
@@ -77,7 +77,7 @@ export function open(root, state, tools) {
       question.sayNothing(`No ${asked} event${inRange(state)} has a number in ${name}${state.all("where").length || state.get("version") ? " and fits the conditions" : ""}.`);
       return;
     }
-    const groups = answer.groups ?? [];
+    const groups = answer.groups ?? [], short = shortened(name, 60);
     question.say(...sentence(state, answer, groups, asked, name));
     question.link(
       "/api/answers/field", parameters,
@@ -89,9 +89,9 @@ export function open(root, state, tools) {
     const percentile = state.get("figure") === "p50" ? "p50" : "p95";
     question.show(
       factsOf(answer),
-      over(answer, groups, percentile, name),
-      groups.length > 0 && groupTable(groups, answer, asked, name),
-      histogram(answer, name),
+      over(answer, groups, percentile, short),
+      groups.length > 0 && groupTable(groups, answer, asked, short),
+      histogram(answer, short),
     );
   }
 
@@ -127,7 +127,7 @@ export function open(root, state, tools) {
     const title = groups.length ? `${percentile} of ${name} over time, by ${plain(answer.by)}` : `${name} over time`;
     const lines = groups.length
       ? groups.map((group) => ({
-          name: nameOf(group.value),
+          name: nameOf(group.value, answer.by),
           points: group.overTime.map(([at, count, p50, p95]) => ({ at, count, value: percentile === "p50" ? p50 : p95 })),
         }))
       : PERCENTILES.map((each) => ({ name: each, points: answer.overTime.map((point) => ({ at: point.at, count: point.count, value: point[each] })) }));
@@ -165,14 +165,16 @@ export function open(root, state, tools) {
 
 /** Return the answer in words. */
 function sentence(state, answer, groups, type, name) {
+  const an = article(name);
+  if (answer.count === 1) return ["The only ", named(type), " event", inRange(state), ` with ${an} `, named(name), " has one of ", strong(quantity(answer.p50)), "."];
   const parts = [
     "95% of ", number(answer.count), " ", named(type), " events", inRange(state),
-    " have a ", named(name), " of ", strong(quantity(answer.p95)), " or less (the p95); half have ", strong(quantity(answer.p50)), " or less.",
+    ` have ${an} `, named(name), " of ", strong(quantity(answer.p95)), " or less (the p95); half have ", strong(quantity(answer.p50)), " or less.",
   ];
   if (!groups.length) return parts;
   parts.push(` The p95 by ${plain(answer.by)}: `);
   groups.slice(0, MAX_NAMED_GROUPS).forEach((group, at) => {
-    parts.push(at ? ", " : "", named(nameOf(group.value)), " ", strong(quantity(group.p95)));
+    parts.push(at ? ", " : "", named(nameOf(group.value, answer.by)), " ", strong(quantity(group.p95)));
   });
   parts.push(groups.length > MAX_NAMED_GROUPS ? `, and ${counted(groups.length - MAX_NAMED_GROUPS, "more")}.` : ".");
   return parts;
@@ -255,8 +257,8 @@ function binName({ low, high }) {
   return low === high ? quantity(low) : `${quantity(low)} to ${quantity(high)}`;
 }
 
-function nameOf(value) {
-  return value === null ? "none" : shortened(String(value), 40);
+function nameOf(value, field) {
+  return value === null ? `no ${plain(field)}` : shortened(String(value), 40);
 }
 
 function versionsOf(groups) {

@@ -6,7 +6,7 @@ import { makeOutcome, outcomeOf } from "../outcome.js";
 import { bar } from "../plot.js";
 import { Question, inRange, typeOptions, versionOptions } from "../question.js";
 import { counted, duration, make, number, setText, share, shortened } from "../text.js";
-import { linkTo, listed, named, plain, strong } from "../words.js";
+import { article, linkTo, listed, named, plain, plural, strong } from "../words.js";
 
 const MIN_STEPS = 2, MAX_STEPS = 8;
 const PROPOSED = ["round_start", "round_end"];
@@ -75,7 +75,7 @@ export function open(root, state, tools) {
     const asking = tools.request("/api/answers/funnel", parameters);
     const filling = Promise.all(lists).then(([types, versions, contexts]) => {
       showSteps(state, types);
-      const fields = contexts.map((name) => ({ value: name, text: `all sessions of a ${plain(name)}` }));
+      const fields = contexts.map((name) => ({ value: name, text: `all sessions of ${article(plain(name))} ${plain(name)}` }));
       per.offer([{ value: "", text: "a session" }, ...fields], state.get("per") === "session" ? "" : state.get("per"));
       version.offer(versionOptions(versions), state.get("version"));
       where.show(state.all("where"));
@@ -88,7 +88,7 @@ export function open(root, state, tools) {
     const names = steps().map(nameOf), reached = answer.steps;
     const nouns = whoIs(state.get("per"));
     if (!reached[0].count) {
-      question.sayNothing(`No ${nouns[0]}${inRange(state)} has a ${names[0]} event${state.all("where").length || state.get("version") ? " that fits the conditions" : ""}.`);
+      question.sayNothing(`No ${nouns[0]}${inRange(state)} has ${article(names[0])} ${names[0]} event${state.all("where").length || state.get("version") ? " that fits the conditions" : ""}.`);
       return;
     }
     question.say(...sentence(state, names, reached, nouns));
@@ -166,8 +166,13 @@ function sentence(state, names, reached, [one, many]) {
   if (!worst) return parts;
   const at = reached.indexOf(worst);
   if (reached.length > 2) parts.push(" Most left after ", named(names[at]), `: ${number(worst.left.count)}`);
-  else parts.push(` The other ${number(worst.left.count)} left after `, named(names[at]));
+  else if (!last.count) parts.push(first.count === 1 ? " The only one left after " : " All of them left after ", named(names[at]));
+  else parts.push(` The other ${worst.left.count === 1 ? "one" : number(worst.left.count)} left after `, named(names[at]));
   const { crashed = 0, killed = 0 } = worst.left.outcomes;
+  if (worst.left.count === 1 && crashed + killed) {
+    parts.push("; ", strong(crashed ? "it crashed" : "it was killed"), ".");
+    return parts;
+  }
   const words = [crashed && `${number(crashed)} of them crashed`, killed && `${number(killed)} ${crashed ? "" : "of them "}${killed === 1 ? "was" : "were"} killed`];
   if (crashed + killed) parts.push("; ", strong(listed(words.filter(Boolean))));
   parts.push(".");
@@ -216,7 +221,7 @@ function waited({ medianSeconds }) {
 function whoIs(per) {
   if (!per || per === "session") return ["session", "sessions"];
   const name = plain(per);
-  return [name, `${name}s`];
+  return [name, plural(name)];
 }
 
 /** Return the type and the condition of a step such as "round_end[data.result=won]". */

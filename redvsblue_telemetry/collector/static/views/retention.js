@@ -6,7 +6,7 @@ import { Plot, legend, stepName, stroke } from "../plot.js";
 import { Question, inRange, versionOptions } from "../question.js";
 import { offset } from "../range.js";
 import { counted, make, number, setText, share } from "../text.js";
-import { linkTo, listed, plain, strong } from "../words.js";
+import { article, linkTo, listed, plain, plural, strong } from "../words.js";
 
 const DAYS = "1,7,30";
 const DAY = 86_400_000; // milliseconds
@@ -53,7 +53,7 @@ export function open(root, state, tools) {
     const asked = Object.keys(overall).map(Number).sort((a, b) => a - b);
     const players = cohorts.reduce((sum, cohort) => sum + cohort.players, 0);
     if (!players) {
-      question.sayNothing(`No event${inRange(state)} has a ${name} in its context.`);
+      question.sayNothing(`No event${inRange(state)} has ${article(name)} ${name} in its context.`);
       return;
     }
     question.say(...sentence(state, overall, asked, players, name));
@@ -64,7 +64,7 @@ export function open(root, state, tools) {
 
   function lines(cohorts, asked, name) {
     const section = make("div", "figure");
-    const title = `Share of ${name}s that came back, by their first day`;
+    const title = `Share of ${plural(name)} that came back, by their first day`;
     const shown = asked.map((day) => ({
       name: `after ${counted(day, "day")}`,
       points: cohorts.flatMap(({ day: at, players, returned }) => (returned[day] === null || !players ? [] : [{ at, part: returned[day] / players, count: returned[day], players }])),
@@ -86,13 +86,13 @@ export function open(root, state, tools) {
 function sentence(state, overall, days, players, name) {
   const known = days.filter((day) => overall[day].players);
   const open = days.filter((day) => !overall[day].players);
-  if (!known.length) return [`The first day of ${counted(players, name)}${inRange(state)} was too recent to see who came back.`];
+  if (!known.length) return [`The first day of ${counted(players, name, plural(name))}${inRange(state)} was too recent to see who came back.`];
   const parts = [];
   known.forEach((day, at) => {
     const [before, last] = [at > 0, at === known.length - 1];
-    parts.push(before ? (last ? " and " : ", ") : "", strong(share(overall[day].share)), at ? "" : ` of new ${name}s came back`, day === 1 ? " the next day" : ` after ${counted(day, "day")}`);
+    parts.push(before ? (last ? " and " : ", ") : "", strong(share(overall[day].share)), at ? "" : ` of new ${plural(name)} came back`, day === 1 ? " the next day" : ` after ${counted(day, "day")}`);
   });
-  parts.push(`. There were ${counted(players, `new ${name}`)}${inRange(state)}.`);
+  parts.push(`. There ${players === 1 ? "was" : "were"} ${counted(players, `new ${name}`, `new ${plural(name)}`)}${inRange(state)}.`);
   if (open.length) parts.push(` It is too early to know about ${open.length === 1 ? "day" : "days"} ${listed(open.map(String))}.`);
   return parts;
 }
@@ -123,14 +123,14 @@ function draw(pen, lines, cohorts) {
 
 /** Return the table of cohorts, the newest first; the more came back, the darker a cell. */
 function table(cohorts, days, name) {
-  const columns = [{ title: "First day" }, { title: `New ${name}s` }, ...days.map((day) => ({ title: `Day ${day}`, explained: `Came back ${counted(day, "day")} after their first day` }))];
+  const columns = [{ title: "First day" }, { title: `New ${plural(name)}` }, ...days.map((day) => ({ title: `Day ${day}`, explained: `Came back ${counted(day, "day")} after their first day` }))];
   const rows = [...cohorts].reverse().map(({ day, players, returned }) => [
     stepName(day, DAY),
     number(players),
     ...days.map((each) => cell(returned[each], players)),
   ]);
   const section = make("div", "figure");
-  section.append(make("h3", "", "By first day"), grid(`${name}s that came back, by their first day`, columns, rows));
+  section.append(make("h3", "", "By first day"), grid(`${plural(name)} that came back, by their first day`, columns, rows));
   return section;
 }
 

@@ -2,7 +2,7 @@
 
 import { Box } from "../form.js";
 import { facts, folded, grid } from "../grid.js";
-import { makeOutcome, outcomeOf, showOutcome } from "../outcome.js";
+import { causeOf, makeOutcome, outcomeOf, showOutcome } from "../outcome.js";
 import { Plot } from "../plot.js";
 import { Question, inRange } from "../question.js";
 import { between, clock, counted, duration, make, moment, number, shortened, when } from "../text.js";
@@ -10,6 +10,7 @@ import { linkTo, named, quantity, strong } from "../words.js";
 
 const MAX_OFFERED = 100;
 const LANE = 42, BARS = 20, MARKS = 24, SYMBOL = 10, MAX_LANES = 24; // pixels; lanes
+const OTHERS = "other types"; // together in one lane, which has no type
 const MAX_FIELDS = 4; // of a context, that are shown in a line
 const MARK_OF = new Map([["crash", "✕"], ["fault", "!"], ["gap", "▿"], ["end", "■"]]);
 const KIND_OF = new Map([["crash", "crash"], ["fault", "fault"], ["gap", "missing events"], ["end", "end"]]);
@@ -71,11 +72,11 @@ export function open(root, state, tools) {
       return section;
     }
     chart.show((pen) => draw(pen, answer, shown), {
-      label: `Timeline of the session: ${counted(lanes.length, "type")} of events`,
+      label: `Timeline of the session: events of ${counted(shown.length, "type")}`,
       height: 12 + MARKS + shown.length * LANE + 26,
     });
     section.append(chart.element);
-    if (lanes.length > shown.length) section.append(make("p", "quiet remark", `The ${shown.length} most frequent types; ${counted(lanes.length - shown.length, "type")} more.`));
+    if (lanes.length > shown.length) section.append(make("p", "quiet remark", `The ${shown.length} most frequent types; the table has the others.`));
     section.append(
       folded("These figures as a table", () =>
         grid(
@@ -83,7 +84,7 @@ export function open(root, state, tools) {
           [{ title: "Type" }, { title: "Events" }, { title: "First" }, { title: "Last" }],
           lanes.map(({ type, count, counts }) => {
             const first = counts.findIndex(Boolean), last = counts.findLastIndex(Boolean);
-            return [linkTo(tools.href({ view: "field", type }), shortened(type, 60)), number(count), ...[first, last].map((at) => elapsed(answer, answer.from + at * answer.step))];
+            return [type ? linkTo(tools.href({ view: "field", type }), shortened(type, 60)) : OTHERS, number(count), ...[first, last].map((at) => elapsed(answer, answer.from + at * answer.step))];
           }),
         ),
       ),
@@ -99,7 +100,7 @@ export function open(root, state, tools) {
       elapsed(answer, mark.at),
       when(mark.at, { precise: true }),
       [marked(mark.kind), ` ${KIND_OF.get(mark.kind) ?? mark.kind}`],
-      mark.arrival === null || mark.arrival === undefined ? shortened(mark.text ?? "", 300) : eventButton(mark),
+      mark.arrival === null || mark.arrival === undefined ? shortened(textOf(mark), 300) : eventButton(mark),
     ]);
     section.append(make("h3", "", "What stands out"));
     section.append(grid("Crashes, faults, gaps and the end", [{ title: "After" }, { title: "At", className: "extra" }, { title: "What", className: "kind" }, { title: "Text", className: "text" }], rows));
@@ -110,7 +111,7 @@ export function open(root, state, tools) {
     const made = make("button", "link", shortened(text || kind, 300));
     made.type = "button";
     made.title = "Show the event";
-    made.addEventListener("click", () => tools.opened.event({ arrival, type: kind }));
+    made.addEventListener("click", () => tools.opened.event({ arrival, type: "Event" }));
     return made;
   }
 
@@ -178,7 +179,7 @@ function draw(pen, answer, lanes) {
       const height = Math.max(3, (count / most) * BARS);
       pen.add("rect", { x: Math.min(start, pen.right - width), width, y: floor - height, height, class: `c${Math.min(at, 8)}` });
     });
-    pen.label(`${shortened(lane.type, 28)} ${number(lane.count)}`, pen.left + 2, floor - BARS - 5, { anchor: "start", className: "lane" });
+    pen.label(`${shortened(lane.type || OTHERS, 28)} ${number(lane.count)}`, pen.left + 2, floor - BARS - 5, { anchor: "start", className: "lane" });
   });
   const symbols = marks.map((mark) => ({ ...mark, index: indexOf(answer, mark.at) }));
   const taken = []; // the places of the symbols, the most important of which are drawn first
@@ -201,8 +202,8 @@ function draw(pen, answer, lanes) {
       x: x(Math.min(to, start + step / 2)),
       title: `${elapsed(answer, start)} after the start, ${clock(start)}`,
       rows: [
-        ...noted.map(({ kind, text }) => ({ name: KIND_OF.get(kind) ?? kind, value: shortened(text ?? "", 60), key: () => marked(kind) })),
-        ...here.map(({ lane, at }) => ({ name: lane.type, value: number(lane.counts[index]), key: () => make("span", `dot c${Math.min(at, 8)}`) })),
+        ...noted.map(({ kind, text }) => ({ name: KIND_OF.get(kind) ?? kind, value: shortened(textOf({ kind, text }), 60), key: () => marked(kind) })),
+        ...here.map(({ lane, at }) => ({ name: lane.type || OTHERS, value: number(lane.counts[index]), key: () => make("span", `dot c${Math.min(at, 8)}`) })),
       ],
     });
   }
@@ -212,6 +213,11 @@ function draw(pen, answer, lanes) {
 function indexOf({ from, to, step }, time) {
   const last = Math.max(0, Math.ceil((to - from) / step) - 1);
   return Math.max(0, Math.min(last, Math.floor((time - from) / step)));
+}
+
+/** Return the text of a mark; of an end, it is the outcome or the reason that the game reported. */
+function textOf({ kind, text }) {
+  return kind === "end" ? causeOf(text ?? "") : text ?? "";
 }
 
 function marked(kind) {

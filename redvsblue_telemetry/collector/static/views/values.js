@@ -4,7 +4,7 @@ import { grid } from "../grid.js";
 import { bar } from "../plot.js";
 import { Question, fieldOptions, inRange, typeOptions, versionOptions } from "../question.js";
 import { counted, make, number, share, shortened } from "../text.js";
-import { linkTo, named, plain, strong, whole } from "../words.js";
+import { article, linkTo, named, plain, strong, whole } from "../words.js";
 
 const LIMIT = 50;
 
@@ -61,13 +61,14 @@ export function open(root, state, tools) {
     const asked = state.get("type"), name = plain(state.get("field"));
     if (!answer.count) {
       const fits = state.all("where").length || state.get("version") ? " and fits the conditions" : "";
-      question.sayNothing(`No ${asked} event${inRange(state)} has a ${name}${fits}.`);
+      question.sayNothing(`No ${asked} event${inRange(state)} has ${article(name)} ${name}${fits}.`);
       return;
     }
     const [top] = answer.values;
+    const most = [" is the most frequent ", named(name), ": ", strong(share(top.share)), " of the ", number(answer.count), " ", named(asked), " events"];
+    const only = [" is the ", named(name), " of the only ", named(asked), " event"];
     question.say(
-      strong(shown(top.value)), " is the most frequent ", named(name), ": ", strong(share(top.share)), " of the ",
-      number(answer.count), " ", named(asked), ` events with one${inRange(state)}.`,
+      strong(shortened(shown(top.value), 80)), ...(answer.count === 1 ? only : most), ` with one${inRange(state)}.`,
       answer.distinct === 1 ? " There is no other value" : ` There are ${number(answer.distinct)} different values`,
       answer.absent ? `; ${counted(answer.absent, "event has", "events have")} none.` : ".",
     );
@@ -83,7 +84,7 @@ export function open(root, state, tools) {
       number(value.sessions),
     ]);
     const columns = [
-      { title: name }, { title: "Share", className: "wide" }, { title: "Events" },
+      { title: shortened(name, 60) }, { title: "Share", className: "wide" }, { title: "Events" },
       { title: "Sessions", explained: "Sessions with such an event" },
     ];
     const section = make("div", "figure");

@@ -164,6 +164,10 @@ function sentence(state, versions) {
   for (const version of versions) {
     const { crashed, killed, sessions, ended, crashFree } = version;
     parts.push(parts.length ? " " : "", named(version.version), ": ");
+    if (!sessions) {
+      parts.push(strong("no sessions"), parts.length < 5 ? inRange(state) : "", ".");
+      continue;
+    }
     parts.push(strong(`${number(crashed)} of ${counted(sessions, "session")} crashed`), parts.length < 5 ? inRange(state) : "");
     parts.push(killed ? `, ${number(killed)} ${killed === 1 ? "was" : "were"} killed` : "");
     parts.push(ended ? `; ${share(crashFree)} crash-free.` : "; none of them has ended.");
