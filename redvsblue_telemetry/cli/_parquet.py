@@ -16,6 +16,11 @@ COLUMNS = (
     "context", "fault",
 )  # fmt: skip
 """Of an export, in this order."""
+# Those with few different values in a group of rows. To collect those of the others takes as long
+# as to compress them, and with a dictionary they take up more space.
+_REPEATED = [
+    "received", "sessionId", "seq", "type", "timestamp", "version", "context", "fault",
+]  # fmt: skip
 # A group of rows ends with the row that reaches one of these.
 _GROUP_ROWS = 20_000
 _GROUP_CHARACTERS = 8 * 1024 * 1024  # of data and context
@@ -39,9 +44,10 @@ def write_parquet(batches: Iterable[EventBatch], stream: BinaryIO) -> None:
         raise MissingPackageError(
             'Parquet needs pyarrow: pip install "redvsblue-telemetry[collector,parquet]"'
         ) from error
-    with parquet.ParquetWriter(stream, arrow.schema, compression="zstd") as writer:
+    options = {"compression": "zstd", "use_dictionary": _REPEATED}
+    with parquet.ParquetWriter(stream, arrow.schema, **options) as writer:
         for group in arrow.groups(batches):
-            writer.write_batch(group)
+            writer.write_table(group, row_group_size=group.num_rows)
 
 
 class _Arrow:
@@ -63,7 +69,7 @@ class _Arrow:
         )
 
     def groups(self, batches: Iterable[EventBatch]) -> Iterator[Any]:
-        """Yield the events in record batches of bounded length and size."""
+        """Yield the events in tables of bounded length and size."""
         parts: list[Any] = []
         rows = characters = 0
         for batch in batches:
@@ -78,10 +84,10 @@ class _Arrow:
                 characters += sizes[count - 1].as_py()
                 part = part.slice(count)
                 if rows >= _GROUP_ROWS or characters >= _GROUP_CHARACTERS:
-                    yield self._joined(parts)
+                    yield self._pyarrow.Table.from_batches(parts)
                     parts, rows, characters = [], 0, 0
         if parts:
-            yield self._joined(parts)
+            yield self._pyarrow.Table.from_batches(parts)
 
     def _sizes(self, part: Any) -> Any:
         """Return how many characters the rows up to each have."""
@@ -89,11 +95,6 @@ class _Arrow:
         return self._compute.cumulative_sum(
             self._compute.add(data, self._compute.fill_null(context, 0)).cast(self._number)
         )
-
-    def _joined(self, parts: list[Any]) -> Any:
-        table = self._pyarrow.Table.from_batches(parts).combine_chunks()
-        (whole,) = table.to_batches()
-        return whole
 
     def _record_batch(self, batch: EventBatch) -> Any:
         array = self._pyarrow.array

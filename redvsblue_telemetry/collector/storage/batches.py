@@ -22,20 +22,18 @@ from .snapshot import snapshot
 
 __all__ = ["DATA", "EventBatch", "ahead", "cut", "stream_batches", "windows"]
 
-_MAX_EVENTS = 5000  # of a batch
+_MAX_EVENTS = 10_000  # of a batch
 _MAX_CHARACTERS = 1024 * 1024  # of data in a batch, unless one event alone has more
 _Item = TypeVar("_Item")
 
-_NUMBERS = ("arrival", "received", "session", "seq", "type", "timestamp", "context", "fault")
-# The subquery keeps the order: SQLite doesn't leave it out where an aggregate depends on it.
 DATA = "CAST(group_concat(data, '') AS BLOB), json_group_array(length(CAST(data AS BLOB)))"
 """The texts of some events, one behind the other, and their lengths."""
-_QUERY = (
-    f"SELECT {', '.join(f'json_group_array({name})' for name in _NUMBERS)}, "
-    "json_group_array(id), json_group_array(version), "
-    f"{DATA} "
-    "FROM (SELECT * FROM events WHERE %s ORDER BY arrival)"
-)
+_COLUMNS = ("received", "session", "seq", "type", "timestamp", "version", "context")
+_FACTS = "count(*), min(arrival), max(arrival), max(id), count(fault)"
+# A column costs as much as reading its row. These are only read after the facts have shown that
+# they are needed: most often all arrivals of a batch follow one another, all ids are empty (see
+# `ids`), and no event has a fault.
+_RARELY = ("arrival", "id", "fault")
 _decode_numbers = msgspec.json.Decoder(list[int]).decode
 _decode_keys = msgspec.json.Decoder(list[int | None]).decode
 _decode_ids = msgspec.json.Decoder(list[str]).decode
@@ -138,7 +136,9 @@ def windows(
                 continue
             if events:
                 yield start, end
-            low, size = end + 1, min(_MAX_EVENTS, size * 2)
+            low = end + 1
+            if characters <= _MAX_CHARACTERS // 2:
+                size = min(_MAX_EVENTS, size * 2)
 
 
 class _Names:
@@ -154,7 +154,8 @@ class _Names:
 
     def of(self, keys: Iterable[int | None]) -> dict[int, Any]:
         """Return the column of each row, or its columns as a tuple."""
-        wanted = {key for key in keys if key is not None}
+        wanted = {*keys}
+        wanted.discard(None)
         # Only those of the batch before are kept: there may be millions of contexts.
         found = {key: self._known[key] for key in wanted if key in self._known}
         if len(found) < len(wanted):
@@ -170,9 +171,8 @@ class _Reader:
 
     def __init__(self, connection: sqlite3.Connection, chosen: Plan) -> None:
         self._connection = connection
-        self._values = chosen.values
-        conditions = [*chosen.conditions, "events.arrival BETWEEN ? AND ?"]
-        self._query = _QUERY % " AND ".join(conditions)
+        self._chosen = chosen
+        self._columns = [*_COLUMNS]
         self._sessions = _Names(connection, "sessions", "session_id", "run")
         self._types = _Names(connection, "types", "name")
         self._contexts = _Names(connection, "contexts", "text")
@@ -181,20 +181,38 @@ class _Reader:
     def read(self, first: int, last: int) -> EventBatch:
         """Return the events from one arrival number to another."""
         with snapshot(self._connection):
-            row = self._connection.execute(self._query, (*self._values, first, last)).fetchone()
-            arrival, received, session, seq, type_, timestamp = map(_decode_numbers, row[:6])
-            context, fault = map(_decode_keys, row[6:8])
+            count, low, high, id_, faults, data, lengths, *arrays = self._row(first, last)
+            has_gaps = count > 0 and high - low + 1 > count
+            needed = (has_gaps, bool(id_), faults > 0)
+            missing = [
+                column
+                for column, is_needed in zip(_RARELY, needed, strict=True)
+                if is_needed and column not in self._columns
+            ]
+            if missing:  # the next batch probably needs them, too
+                self._columns += missing
+                return self.read(first, last)
+            column = dict(zip(self._columns, arrays, strict=True))
+            session, seq, type_ = (_decode_numbers(column[name]) for name in _COLUMNS[1:4])
+            context = _decode_keys(column["context"])
+            fault: list[int | None] = [None] * count
+            if faults:
+                fault = _decode_keys(column["fault"])
+            if has_gaps:
+                arrival = _decode_numbers(column["arrival"])
+            else:
+                arrival = [*range(low, high + 1)] if count else []
             return EventBatch(
                 arrival,
-                received,
+                _decode_numbers(column["received"]),
                 session,
                 seq,
                 type_,
-                timestamp,
-                None if row[8] == _empty_texts(len(arrival)) else _decode_ids(row[8]),
-                _decode_versions(row[9]),
-                row[10] or b"",
-                _decode_numbers(row[11]),
+                _decode_numbers(column["timestamp"]),
+                _decode_ids(column["id"]) if id_ else None,
+                _decode_versions(column["version"]),
+                data or b"",
+                _decode_numbers(lengths),
                 context,
                 fault,
                 self._sessions.of(session),
@@ -203,11 +221,22 @@ class _Reader:
                 self._faults.of(fault),
             )
 
-
-def _empty_texts(count: int) -> str:
-    """Return the JSON of that many empty texts."""
-    texts = ",".join(['""'] * count)
-    return f"[{texts}]"
+    def _row(self, first: int, last: int) -> tuple[Any, ...]:
+        """Return the facts, the data, and the columns that are read now."""
+        wanted = " AND ".join([*self._chosen.conditions, "events.arrival BETWEEN ? AND ?"])
+        source = f"events WHERE {wanted}"
+        if self._chosen.walk is not None:
+            # Without a walk, events come in the order of the table. With one, the subquery keeps
+            # it: SQLite doesn't leave it out where an aggregate depends on the order. It copies
+            # each row, which takes a third of the time.
+            names = ", ".join(sorted({*_RARELY, *self._columns, "data"}))
+            source = f"(SELECT {names} FROM {source} ORDER BY arrival)"
+        arrays = ", ".join(f"json_group_array({name})" for name in self._columns)
+        query = f"SELECT {_FACTS}, {DATA}, {arrays} FROM {source}"
+        row: tuple[Any, ...] = self._connection.execute(
+            query, (*self._chosen.values, first, last)
+        ).fetchone()
+        return row
 
 
 def cut(text: bytes | None, lengths: str) -> list[str]:

@@ -106,6 +106,31 @@ def test_batches_of_a_filter_are_in_order(
     assert found == queries.events(connection, wanted)
 
 
+def test_gaps_and_ids_that_come_later_are_in_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batches do without these columns."""
+    monkeypatch.setattr(batches, "_MAX_EVENTS", 4)
+    path = tmp_path / "t.sqlite3"
+    events = [event(seq) for seq in range(1, 41)]
+    for each in events[20:]:
+        each["id"] = f"other-{each['seq']}"
+    with (
+        contextlib.closing(Database(path)) as database,
+        contextlib.closing(Writer(database, lambda *_: None)) as writer,
+    ):
+        writer.store([read_message(json.dumps(events[:25]))])
+    fill(path, events[25:])  # which have faults
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM events WHERE arrival IN (11, 12, 30)")
+    with open_readonly(path) as connection:
+        found = list(stream_events(connection, EventFilter()))
+        assert found == queries.events(connection, EventFilter(), limit=100)
+    assert [each.arrival for each in found] == [n for n in range(1, 41) if n not in (11, 12, 30)]
+    assert [each.id for each in found[17:21]] == ["r-20", "other-21", "other-22", "other-23"]
+    assert [each.fault for each in found[21:25]] == [None, None, "wrong", "wrong"]
+
+
 def test_batches_are_small_where_events_are_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
