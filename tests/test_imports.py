@@ -153,11 +153,12 @@ ROOMS = {
         blocks          |
         encoding        |
         fields          |
-        columns         | blocks  cutoff  encoding  fields  snapshot
+        bycolumn        |
+        columns         | blocks  bycolumn  cutoff  encoding  fields  snapshot
         building        | blocks  encoding  fields  upkeep
-        queries         | cutoff  history  ids  figures  losses  plan  reports  snapshot  summaries
-        batches         | history  ids  plan  snapshot
-        scans           | batches  fields  history  plan
+        queries | bycolumn cutoff history ids figures losses plan reports snapshot summaries
+        batches         | bycolumn  history  ids  plan  snapshot
+        scans           | batches  bycolumn  fields  history  plan
         sessions        | ids  seqranges
         numbers         |
         contexts        |

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -65,13 +65,15 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def add(self, table: str, columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> None:
-        """Make a table of rows.
+    def add(
+        self, table: str, columns: Mapping[str, str], values: Sequence[Sequence[object]]
+    ) -> None:
+        """Make a table.
 
         Args:
             table: its name.
             columns: their names, with their kinds: :data:`INTEGER`, :data:`NUMBER` or :data:`TEXT`.
-            rows: a value for each column.
+            values: those of each column.
         """
 
     @abstractmethod
@@ -99,6 +101,13 @@ class Backend(ABC):
             span: the range.
         """
 
+    def add_visits(self, table: str, types: Sequence[str]) -> None:
+        """Make a table or view of when contexts were there, with ``received`` and ``context``.
+
+        It has at least the first event of each context, and one of each day on which it has any.
+        """
+        self.add_events(table, types, ["received", "context"], [], TimeRange())
+
     @abstractmethod
     def close(self) -> None:
         """Free the private database."""
@@ -113,7 +122,7 @@ class Backend(ABC):
     def add_sessions(self, table: str, span: TimeRange) -> None:
         """Make a table of the sessions that were last heard of in a range.
 
-        Its columns are those of :func:`.queries.session_rows`.
+        Its columns are those of :func:`.queries.session_columns`.
         """
         columns = {
             "session": INTEGER,
@@ -126,27 +135,22 @@ class Backend(ABC):
             "crashes": INTEGER,
             "outcome": TEXT,
         }
-        self.add(table, columns, self._session_rows(span))
+        self.add(table, columns, self._sessions(span))
 
-    def texts_of(self, field: str) -> Iterator[tuple[int, str, float | None]]:
-        """Yield the keys of sessions or contexts, with the text and number of a field of theirs.
+    def texts_of(self, field: str) -> tuple[list[int], list[str], list[float | None]]:
+        """Return the keys of sessions or contexts, and the texts and numbers of a field of theirs.
 
         Args:
             field: ``session``, ``outcome``, or one of the context.
         """
         if field.startswith("context."):
-            rows = self.connection.execute(
-                "SELECT context, value FROM context_fields WHERE name = ?",
-                (field.removeprefix("context."),),
-            )
-            for key, value in rows:
-                yield key, value, as_number(value)
-        elif field == "session":
-            for key, name in self.connection.execute("SELECT key, session_id FROM sessions"):
-                yield key, name, None
-        else:
-            for key, *_, outcome in self._session_rows(TimeRange()):
-                yield key, outcome, None
+            keys, texts = queries.context_values(self.connection, field.removeprefix("context."))
+            numbers = {text: as_number(text) for text in set(texts)}
+            return keys, texts, [numbers[text] for text in texts]
+        keys, ids, *_, outcomes = self._sessions(TimeRange())
+        return keys, ids if field == "session" else outcomes, [None] * len(keys)
 
-    def _session_rows(self, span: TimeRange) -> Iterator[tuple[Any, ...]]:
-        return queries.session_rows(self.connection, span, connected=self.connected, now=self.now)
+    def _sessions(self, span: TimeRange) -> tuple[list[Any], ...]:
+        return queries.session_columns(
+            self.connection, span, connected=self.connected, now=self.now
+        )

@@ -89,7 +89,7 @@ def _groups(backend: Backend, limit: int, first: int, length: int) -> list[Field
     backend.add(
         "top",
         {"place": INTEGER, "top_text": TEXT, "top_number": NUMBER},
-        [(place, text, number) for place, (text, number, *_) in enumerate(found)],
+        [range(len(found)), [text for text, *_ in found], [number for _, number, *_ in found]],
     )
     same = backend.dialect.same
     backend.run(

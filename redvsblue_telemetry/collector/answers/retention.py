@@ -64,9 +64,12 @@ def _add_visits(backend: Backend, question: Retention) -> None:
     """Make a table of the days on which each player was seen, with the first time on that day."""
     add_owners(backend, "owners", question.field)
     # Not only in the range: one who was seen before it is not a new player in it.
-    filters = Filters(TimeRange(), question.filters.conditions)
     types = backend.type_names() or [""]
-    add_facts(backend, "seen", types, ["received", "context"], [], filters)
+    if conditions := question.filters.conditions:
+        filters = Filters(TimeRange(), conditions)
+        add_facts(backend, "seen", types, ["received", "context"], [], filters)
+    else:
+        backend.add_visits("seen", types)
     # A day is added, so that it is the remainder of a positive number in any zone.
     of_day = f"(received + {question.offset * 60_000 + _DAY}) % {_DAY}"
     # By context at first: there are far fewer of them than events, and then players have few rows.

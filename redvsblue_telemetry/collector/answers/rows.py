@@ -146,8 +146,15 @@ class Rows(Backend):
                 raise CutoffError from error
             raise
 
-    def add(self, table: str, columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> None:
+    def add(
+        self, table: str, columns: Mapping[str, str], values: Sequence[Sequence[object]]
+    ) -> None:
         """See :meth:`.Backend.add`."""
+        self._insert(table, columns, zip(*values, strict=True))
+
+    def _insert(
+        self, table: str, columns: Mapping[str, str], rows: Iterable[Sequence[object]]
+    ) -> None:
         named = ", ".join(f"{name} {_KINDS[kind]}" for name, kind in columns.items())
         self.run(f"CREATE TABLE {table} ({named})")
         places = ", ".join("?" * len(columns))
@@ -172,7 +179,7 @@ class Rows(Backend):
         columns = {"type": INTEGER, **dict.fromkeys(base, INTEGER)}
         for index in range(len(fields)):
             columns |= {f"number{index}": NUMBER, f"text{index}": TEXT}
-        self.add(table, columns, self._events(types, base, fields, span))
+        self._insert(table, columns, self._events(types, base, fields, span))
 
     def _events(
         self, types: Sequence[str], base: Sequence[str], fields: Sequence[str], span: TimeRange
@@ -219,7 +226,8 @@ class Rows(Backend):
             return lambda row, _: (None, row[_VERSION])
         if field == "type":
             return lambda *_: (None, type_name)
-        texts = {key: (number, text) for key, text, number in self.texts_of(field)}
+        keys, words, numbers = self.texts_of(field)
+        texts = dict(zip(keys, zip(numbers, words, strict=True), strict=True))
         place = _BASE.index("context" if field.startswith("context.") else "session")
         return lambda row, _: texts.get(row[place], _ABSENT)
 

@@ -55,13 +55,11 @@ def add_facts(
         return
     backend.add_events(f"all_{table}", types, base, everything, filters.span)
     # A view can't have parameters.
+    wanted_values = [condition.value for condition in conditions]
     backend.add(
         f"{table}_wanted",
-        {"place": "BIGINT", "text": TEXT, "number": NUMBER},
-        [
-            (place, condition.value, as_number(condition.value))
-            for place, condition in enumerate(conditions, len(fields))
-        ],
+        {"place": INTEGER, "text": TEXT, "number": NUMBER},
+        [range(len(fields), len(everything)), wanted_values, [*map(as_number, wanted_values)]],
     )
     fits = " AND ".join(
         f"(text{place} = (SELECT text FROM {table}_wanted WHERE place = {place}) "
@@ -80,16 +78,14 @@ def add_owners(backend: Backend, table: str, field: str) -> None:
     Raises:
         QuestionError: no context has it.
     """
-    numbers: dict[str, int] = {}
-    contexts = [
-        (context, numbers.setdefault(value, len(numbers)))
-        for context, value, _ in backend.texts_of(field)
-    ]
+    contexts, values = queries.context_values(backend.connection, field.removeprefix("context."))
     if not contexts:
         known = [f"context.{name}" for name in queries.context_names(backend.connection)]
         hint = f"there are {listed(known, 'and')}" if known else "no event has a context"
         raise QuestionError(f"no event has the field {field[:MAX_ECHO]!r}; {hint}")
-    backend.add(table, {"context": INTEGER, "owner": INTEGER}, contexts)
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    owners = [numbers[value] for value in values]
+    backend.add(table, {"context": INTEGER, "owner": INTEGER}, [contexts, owners])
 
 
 def check_type(backend: Backend, name: str) -> None:

@@ -5,11 +5,10 @@ The columns of the question are handed to DuckDB where they are in memory; it co
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from importlib import import_module
 from importlib.util import find_spec
@@ -123,6 +122,10 @@ class Vectors(Backend):
         self._arrow: Any = import_module("pyarrow")
         with _starting:
             self._own = _instance().cursor()
+        self._is_over = threading.Event()
+        # One for all statements: to start and end a thread may take two turns with the GIL.
+        self._looking = threading.Thread(target=self._look, name="collector-cutoff", daemon=True)
+        self._looking.start()
 
     @staticmethod
     def prepare() -> None:
@@ -133,45 +136,35 @@ class Vectors(Backend):
 
     def close(self) -> None:
         """Free the private database."""
+        self._is_over.set()
+        self._looking.join()
         self._own.close()
+
+    def _look(self) -> None:
+        """Interrupt the statement that runs when the cutoff says so."""
+        while not self._is_over.wait(_SECONDS_BETWEEN_LOOKS):
+            if self.cutoff.must_end:
+                self._own.interrupt()  # again, if it was between two statements
 
     def run(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """See :meth:`.Backend.run`."""
         self.cutoff.check()
-        with self._interrupted():
-            try:
-                found: list[tuple[Any, ...]] = self._own.execute(query, values).fetchall()
-            except self._duckdb.InterruptException as error:
-                raise CutoffError from error
-            except self._duckdb.OutOfMemoryException as error:
-                raise QuestionError(
-                    "the answer needs too much memory; narrow the range, or ask for another field"
-                ) from error
+        try:
+            found: list[tuple[Any, ...]] = self._own.execute(query, values).fetchall()
+        except self._duckdb.InterruptException as error:
+            raise CutoffError from error
+        except self._duckdb.OutOfMemoryException as error:
+            raise QuestionError(
+                "the answer needs too much memory; narrow the range, or ask for another field"
+            ) from error
         return found
 
-    @contextlib.contextmanager
-    def _interrupted(self) -> Iterator[None]:
-        """Interrupt the statement inside the block when the cutoff says so."""
-        is_over = threading.Event()
-
-        def look() -> None:
-            while not is_over.wait(_SECONDS_BETWEEN_LOOKS):
-                if self.cutoff.must_end:
-                    self._own.interrupt()  # again, if it was between two statements
-
-        looking = threading.Thread(target=look, name="collector-cutoff", daemon=True)
-        looking.start()
-        try:
-            yield
-        finally:
-            is_over.set()
-            looking.join()
-
-    def add(self, table: str, columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> None:
+    def add(
+        self, table: str, columns: Mapping[str, str], values: Sequence[Sequence[object]]
+    ) -> None:
         """See :meth:`.Backend.add`."""
         arrow = self._arrow
         kinds = {INTEGER: arrow.int64(), NUMBER: arrow.float64(), TEXT: arrow.string()}
-        values = [*zip(*rows, strict=True)] or [()] * len(columns)
         arrays = [
             arrow.array(column, kinds[kind])
             for column, kind in zip(values, columns.values(), strict=True)
@@ -189,7 +182,7 @@ class Vectors(Backend):
         """See :meth:`.Backend.add_events`."""
         names = [*dict.fromkeys([*base, *(name for field in fields for name in _columns(field))])]
         named = {name: f"c{index}" for index, name in enumerate(names)}
-        self.add(f"{table}_types", {"place": INTEGER, "name": TEXT}, [*enumerate(types)])
+        self.add(f"{table}_types", {"place": INTEGER, "name": TEXT}, [range(len(types)), types])
         selected = [f"{named[name]} AS {name}" for name in base]
         joined = ""
         for index, field in enumerate(fields):
@@ -217,6 +210,11 @@ class Vectors(Backend):
             of_type = f"(SELECT {place} AS type, * FROM {source}) AS {source}_typed"
             parts.append(f"SELECT type, {', '.join(selected)} FROM {of_type}{joined}")
         self.run(f"CREATE TEMP VIEW {table} AS {' UNION ALL '.join(parts)}")
+
+    def add_visits(self, table: str, types: Sequence[str]) -> None:
+        """See :meth:`.Backend.add_visits`."""
+        read = (columns.visits(self.connection, name, cutoff=self.cutoff) for name in types)
+        self._own.register(table, self._arrow.concat_tables(read))
 
 
 def _columns(field: str) -> tuple[str, ...]:

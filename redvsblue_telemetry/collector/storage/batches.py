@@ -9,25 +9,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
 import msgspec
 
 from ..models import EventFilter
+from .bycolumn import DATA, parts
 from .history import arrivals
 from .ids import restored_id
 from .plan import Plan, plan
 from .snapshot import snapshot
 
-__all__ = ["DATA", "EventBatch", "ahead", "cut", "stream_batches", "windows"]
+__all__ = ["EventBatch", "ahead", "stream_batches", "windows"]
 
 _MAX_EVENTS = 10_000  # of a batch
 _MAX_CHARACTERS = 1024 * 1024  # of data in a batch, unless one event alone has more
 _Item = TypeVar("_Item")
 
-DATA = "CAST(group_concat(data, '') AS BLOB), json_group_array(length(CAST(data AS BLOB)))"
-"""The texts of some events, one behind the other, and their lengths."""
 _COLUMNS = ("received", "session", "seq", "type", "timestamp", "version", "context")
 _FACTS = "count(*), min(arrival), max(arrival), max(id), count(fault)"
 # A column costs as much as reading its row. These are only read after the facts have shown that
@@ -78,7 +76,7 @@ class EventBatch(msgspec.Struct):
             self.timestamp,
             self.ids(),
             self.version,
-            _parts(self.data, self.lengths),
+            parts(self.data, self.lengths),
             [None if key is None else self.contexts[key] for key in self.context],
             [None if key is None else self.faults[key] for key in self.fault],
         )
@@ -237,22 +235,6 @@ class _Reader:
             query, (*self._chosen.values, first, last)
         ).fetchone()
         return row
-
-
-def cut(text: bytes | None, lengths: str) -> list[str]:
-    """Return the texts of :data:`DATA`."""
-    if text is None:
-        return []
-    return _parts(text, _decode_numbers(lengths))
-
-
-def _parts(text: bytes, lengths: Sequence[int]) -> list[str]:
-    """Return the parts of a text that have these lengths in bytes, one behind the other."""
-    spans = pairwise(accumulate(lengths, initial=0))
-    if text.isascii():
-        letters = text.decode()
-        return [letters[start:end] for start, end in spans]
-    return [text[start:end].decode() for start, end in spans]
 
 
 def ahead(items: Iterator[_Item]) -> Generator[_Item, None, None]:

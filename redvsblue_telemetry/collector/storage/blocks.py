@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 __all__ = [
     "BLOCK_EVENTS",
+    "VISITS",
     "Block",
     "Span",
     "blocks_of",
@@ -27,6 +28,11 @@ __all__ = [
 
 BLOCK_EVENTS = 8192
 """Events in a block. With more, fewer blocks are read, but more events are not in one."""
+
+VISITS = "visits"
+"""The name of a column with a summary of a block: the visits of each context, which last a day at
+most. First the keys of the contexts, then when the first event of each visit was received, from the
+block's oldest on, and then how much later its last one was."""
 
 
 class Block(NamedTuple):

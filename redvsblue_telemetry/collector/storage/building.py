@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from ..._shared import monotonic
-from .blocks import BLOCK_EVENTS, Span, fill_hole, is_covered, next_span
+from .blocks import BLOCK_EVENTS, VISITS, Span, fill_hole, is_covered, next_span
 from .encoding import encode, has_arrow
 from .fields import DATA, FIXED, NUMBER, TEXT, flatten
 from .upkeep import STEP_SECONDS, Upkeep
@@ -33,6 +33,7 @@ logger = logging.getLogger("redvsblue_telemetry.collector")
 _STEP_SECONDS = STEP_SECONDS * 3 / 4  # the rest is for SQLite's part
 _ROWS = 16  # between two looks at the clock
 _MAX_FIELDS = 64  # of a block that have columns, the most frequent ones
+_DAY = 86_400_000  # milliseconds
 _MAX_SIZE = 4 * 1024 * 1024  # characters of the data of a block: its events are in memory
 
 
@@ -159,12 +160,14 @@ def _encode_one(block: _Block) -> None:
     assert block.to_encode
     name, make = block.to_encode.pop()
     array = make()
-    block.columns.append((name, len(array) - array.null_count, encode(array)))
+    present = len(array) // 3 if name == VISITS else len(array) - array.null_count
+    block.columns.append((name, present, encode(array)))
 
 
 def _plan(block: _Block) -> None:
     """Choose the columns of a block that has been read."""
     received = block.fixed[FIXED.index("received")]
+    contexts = block.fixed[FIXED.index("context")]
     block.oldest, block.newest = min(received, default=0), max(received, default=0)
     counts: Counter[str] = Counter()
     for (name, _), field in block.fields.items():
@@ -175,12 +178,41 @@ def _plan(block: _Block) -> None:
         (name, partial(_array, block.fixed.pop(0), "string" if name == "version" else "int64"))
         for name in FIXED
     ]
+    block.to_encode.append((VISITS, partial(_visits, received, contexts, block.oldest)))
     while block.fields:
         (name, kind), field = block.fields.popitem()
         if name in chosen:
             column = f"{DATA}{name}{NUMBER if kind is float else TEXT}"
             make = partial(_sparse, field, block.events, "float64" if kind is float else "string")
             block.to_encode.append((column, make))
+
+
+def _visits(received: list[int], contexts: list[int | None], oldest: int) -> Any:
+    """Return the column :data:`VISITS`.
+
+    Between the first and the last event of a visit is a day at most, so the others are on the day
+    of one of these, wherever a day begins.
+    """
+    visits: dict[int, list[tuple[int, int]]] = {}
+    for moment, context in zip(received, contexts, strict=True):
+        if context is None:
+            continue
+        known = visits.setdefault(context, [])
+        if known:
+            first, last = min(known[-1][0], moment), max(known[-1][1], moment)
+            if last - first <= _DAY:
+                known[-1] = first, last
+                continue
+        known.append((moment, moment))
+    found = [(key, *visit) for key, known in visits.items() for visit in known]
+    return _array(
+        [
+            *(key for key, _, _ in found),
+            *(first - oldest for _, first, _ in found),
+            *(last - first for _, first, last in found),
+        ],
+        "int64",
+    )
 
 
 def _array(values: list[Any], kind: str) -> Any:

@@ -20,20 +20,24 @@ import msgspec
 from ..._shared import LARGEST_INTEGER
 from ..loglimit import LogLimit
 from ..models import TimeRange
-from .blocks import Block, blocks_of
+from .blocks import VISITS, Block, blocks_of
+from .bycolumn import DATA as TEXTS
+from .bycolumn import cut
 from .cutoff import NEVER, Cutoff
 from .encoding import DamagedColumnError, decode, has_arrow
-from .fields import DATA, FIXED, NUMBER, TEXT, flatten
+from .fields import DATA, FIXED, NUMBER, TEXT, flatten, parts_of
 from .snapshot import snapshot
 
-__all__ = ["FIXED", "NUMBER", "TEXT", "Field", "can_read", "fields", "read"]
+__all__ = ["FIXED", "NUMBER", "TEXT", "Field", "can_read", "fields", "read", "visits"]
 
 _ROWS = 8192  # of a piece
+_ROWS_WITH_DATA = 256  # of a piece: their data is one text
 _SAMPLE = 1000  # of the newest events, whose fields are looked at
 _EXAMPLES = 5  # different values of a field
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 _warnings = LogLimit(logger)
+_decode = msgspec.json.Decoder().decode
 
 
 def can_read() -> bool:
@@ -63,13 +67,43 @@ def read(
     Raises:
         CutoffError: it had to end.
     """
+    return _table(_Reader, connection, event_type, names, span, cutoff)
+
+
+def _table(
+    kind: type[_Reader],
+    connection: sqlite3.Connection,
+    event_type: str,
+    names: Sequence[str],
+    span: TimeRange,
+    cutoff: Cutoff,
+) -> Any:
     arrow: Any = import_module("pyarrow")
     schema = arrow.schema([(name, _type_of(arrow, name)) for name in names])
     with snapshot(connection):
         row = connection.execute("SELECT key FROM types WHERE name = ?", (event_type,)).fetchone()
-        reader = None if row is None else _Reader(connection, row[0], schema, span, cutoff)
+        reader = None if row is None else kind(connection, row[0], schema, span, cutoff)
         pieces = [] if reader is None else [*reader.pieces()]
     return arrow.Table.from_batches(pieces, schema)
+
+
+def visits(connection: sqlite3.Connection, event_type: str, *, cutoff: Cutoff = NEVER) -> Any:
+    """Return when the contexts of a type's events were there, as a ``pyarrow.Table``.
+
+    Its columns are ``context``, the key, and ``received``. It has the first and the last event of
+    each context, and one of each day on which there is any, in all time zones; of the others only
+    some. Events without a context may be left out.
+
+    Args:
+        connection: see :func:`read`.
+        event_type: the type.
+        cutoff: when to give up.
+
+    Raises:
+        CutoffError: it had to end.
+    """
+    names = ["context", "received"]
+    return _table(_VisitReader, connection, event_type, names, TimeRange(), cutoff)
 
 
 def _type_of(arrow: Any, name: str) -> Any:
@@ -175,19 +209,28 @@ class _Reader:
         names = self._schema.names
         fixed = [name for name in names if name in FIXED]
         data = [name for name in names if name not in FIXED]
-        rows = self._connection.execute(
-            f"SELECT {', '.join([*fixed, 'data' if data else 'NULL'])} FROM events "
-            "WHERE type = ? AND arrival BETWEEN ? AND ? "
+        wanted = parts_of([_field_of(name) for name in data])
+        # By column: a row that is fetched costs a turn with the GIL.
+        arrays = [f"json_group_array({name})" for name in fixed]
+        query = (
+            f"SELECT {', '.join(['max(arrival)', *arrays, *([TEXTS] if data else [])])} FROM "
+            "(SELECT * FROM events WHERE type = ? AND arrival BETWEEN ? AND ? "
             "AND received >= ifnull(?, received) AND received < ifnull(?, received + 1) "
-            "ORDER BY arrival",
-            (self._type_key, first, last, self._span.start, self._span.end),
+            "ORDER BY arrival LIMIT ?)"
         )
-        while piece := rows.fetchmany(_ROWS):
+        limit = _ROWS_WITH_DATA if data else _ROWS
+        bounds = self._span.start, self._span.end
+        while True:
             self._cutoff.check()
-            *values, texts = zip(*piece, strict=True)
-            columns = dict(zip(fixed, values, strict=True))
+            row = self._connection.execute(
+                query, (self._type_key, first, last, *bounds, limit)
+            ).fetchone()
+            if row[0] is None:
+                return
+            first = row[0] + 1
+            columns = {name: _decode(text) for name, text in zip(fixed, row[1:], strict=False)}
             if data:
-                flat = [flatten(text) for text in texts]
+                flat = [flatten(text, wanted) for text in cut(*row[-2:])]
                 columns |= {name: _column(flat, name) for name in data}
             yield self._arrow.record_batch(
                 [self._arrow.array(columns[each.name], each.type) for each in self._schema],
@@ -195,11 +238,41 @@ class _Reader:
             )
 
 
+class _VisitReader(_Reader):
+    """Reads the visits of a block instead of its events."""
+
+    def _block(self, block: Block) -> Iterator[Any]:
+        row = self._connection.execute(
+            "SELECT present, data FROM columns WHERE block = ? AND name = ?", (block.key, VISITS)
+        ).fetchone()
+        if row is None:
+            yield from super()._block(block)
+            return
+        count, data = row
+        try:
+            numbers = decode(data, self._arrow.int64())
+            if len(numbers) != 3 * count:
+                raise DamagedColumnError("too few visits")
+        except DamagedColumnError:
+            yield from super()._block(block)
+            return
+        contexts = numbers.slice(0, count)
+        firsts = self._compute.add(numbers.slice(count, count), block.oldest)
+        lasts = self._compute.add(firsts, numbers.slice(2 * count))
+        for received in (firsts, lasts):
+            yield self._arrow.record_batch([contexts, received], schema=self._schema)
+
+
 def _column(flat: list[dict[str, float | str]], name: str) -> Any:
-    field, _, _ = name.removeprefix(DATA).rpartition("#")
+    field = _field_of(name)
     kind = float if name.endswith(NUMBER) else str
     values = [each.get(field) for each in flat]
     return [value if type(value) is kind else None for value in values]
+
+
+def _field_of(name: str) -> str:
+    field, _, _ = name.removeprefix(DATA).rpartition("#")
+    return field
 
 
 class Field(msgspec.Struct):

@@ -6,11 +6,12 @@ so does what is read from the rows, so both give the same answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 import msgspec
 
-__all__ = ["DATA", "FIXED", "MAX_DEPTH", "MAX_TEXT_LENGTH", "NUMBER", "TEXT", "flatten"]
+__all__ = ["DATA", "FIXED", "MAX_DEPTH", "MAX_TEXT_LENGTH", "NUMBER", "TEXT", "flatten", "parts_of"]
 
 FIXED = ("session", "seq", "timestamp", "received", "context", "version")
 """The names of the columns that every type has. ``session`` and ``context`` are keys of the tables
@@ -31,7 +32,7 @@ _decode_parts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _UNREADABLE = (msgspec.MsgspecError, RecursionError)
 
 
-def flatten(data: str) -> dict[str, float | str]:
+def flatten(data: str, wanted: Set[str] | None = None) -> dict[str, float | str]:
     """Return the fields of an event's data by name, without the ``data.`` in front.
 
     A field of an object within the data has both names, with a dot between. A number is a double,
@@ -41,6 +42,7 @@ def flatten(data: str) -> dict[str, float | str]:
 
     Args:
         data: the text of a JSON object; anything else has no fields.
+        wanted: where only some fields are needed, those of :func:`parts_of`. Others may be there.
     """
     flat: dict[str, float | str] = {}
     try:
@@ -48,8 +50,22 @@ def flatten(data: str) -> dict[str, float | str]:
     except _UNREADABLE:
         fields = _readable(data, 0)
     if isinstance(fields, dict):
+        if wanted is not None:
+            fields = {name: value for name, value in fields.items() if name in wanted}
         _add(flat, "", fields, 1)
     return flat
+
+
+def parts_of(names: Iterable[str]) -> set[str]:
+    """Return the names of the members of an event's data that fields may come from.
+
+    A dot may part two names, or be in one: ``at.x`` is in ``at``, or in ``at.x``.
+    """
+    return {name[:end] for name in names for end in (*_dots(name), len(name))}
+
+
+def _dots(name: str) -> Iterator[int]:
+    return (place for place, letter in enumerate(name) if letter == ".")
 
 
 def _add(flat: dict[str, float | str], prefix: str, fields: dict[str, Any], depth: int) -> None:

@@ -40,6 +40,7 @@ from ..models import (
     Totals,
     VersionHealth,
 )
+from .bycolumn import by_column
 from .cutoff import NEVER, Cutoff
 from .figures import ALL, ENDS, HALF, NO_VERSION, PERIOD, SUMS, end_of
 from .history import arrivals, bounds, condition, events_by_type
@@ -53,6 +54,7 @@ from .summaries import CrashGroups, FrameSummaries
 __all__ = [
     "arrivals_of",
     "context_names",
+    "context_values",
     "crashes",
     "deleted",
     "events",
@@ -66,6 +68,7 @@ __all__ = [
     "rejected",
     "search",
     "session",
+    "session_columns",
     "session_rows",
     "session_without_types",
     "sessions",
@@ -97,10 +100,21 @@ _SESSION_COLUMNS = (
     "last_timestamp, first_received, last_received, reason, started_at, last_seq, reported, "
     f"crashes, faults, deleted, at, lost, waiting, {_OUTCOME}"
 )
+_SESSION_ROW = (
+    "key",
+    "session_id",
+    "version",
+    "events",
+    "first_timestamp",
+    "last_timestamp",
+    "last_received",
+    "crashes",
+)
 _OTHER_ENDS = [end for end in ENDS if end != Outcome.WELL]
 _ENDS = ", ".join(f"total(state = '{State.ENDED}' AND reason = '{end}')" for end in _OTHER_ENDS)
 _QUIET_MILLISECONDS = 300_000  # without a connection, after which there is no word of a session
 _ROWS_PER_CHUNK = 1000  # that are read ahead of a stream
+_SESSIONS_PER_CHUNK = 10_000  # whose last types are looked up at once
 _EVENTS_PER_QUERY = 20_000  # that a search examines, at most
 _FIRST_EVENTS_PER_QUERY = 50  # large events take long; the number grows while they don't
 _QUERY_SECONDS = 0.05  # about what the query of one window may take
@@ -363,26 +377,60 @@ def session_rows(
     Its key, its id, its version, how many events were received, the times of the first and of the
     last by the player's clock, when something last arrived, its crashes, and its outcome.
     """
-    yield from connection.execute(
-        "SELECT key, session_id, version, events, first_timestamp, last_timestamp, last_received, "
-        f"crashes, {_OUTCOME} FROM sessions WHERE {condition(span, _LAST_HEARD)}",
-        {**bounds(span), **_standing(connected, now)},
+    values = {**bounds(span), **_standing(connected, now)}
+    yield from connection.execute(_session_rows(span), values)
+
+
+def session_columns(
+    connection: sqlite3.Connection,
+    span: TimeRange,
+    *,
+    connected: Set[str] = frozenset(),
+    now: int | None = None,
+) -> tuple[list[Any], ...]:
+    """Return the columns of :func:`session_rows`."""
+    values = {**bounds(span), **_standing(connected, now)}
+    return by_column(connection, [*_SESSION_ROW, "outcome"], _session_rows(span), values)
+
+
+def _session_rows(span: TimeRange) -> str:
+    return (
+        f"SELECT {', '.join(_SESSION_ROW)}, {_OUTCOME} AS outcome FROM sessions "
+        f"WHERE {condition(span, _LAST_HEARD)}"
     )
+
+
+def context_values(connection: sqlite3.Connection, name: str) -> tuple[list[int], list[str]]:
+    """Return the keys of the contexts that have a field, and its values."""
+    keys, values = by_column(
+        connection,
+        ["context", "value"],
+        "SELECT context, value FROM context_fields WHERE name = ?",
+        (name,),
+    )
+    return keys, values
 
 
 def last_types(
     connection: sqlite3.Connection, sessions: Sequence[int], cutoff: Cutoff = NEVER
-) -> Iterator[tuple[int, str]]:
-    """Yield the keys of sessions, each with the type of the event of it that arrived last."""
-    for start in range(0, len(sessions), _ROWS_PER_CHUNK):
+) -> tuple[list[int], list[str]]:
+    """Return the keys of sessions, and the types of the events of them that arrived last."""
+    keys: list[int] = []
+    names: list[str] = []
+    for start in range(0, len(sessions), _SESSIONS_PER_CHUNK):
         cutoff.check()
-        chunk = msgspec.json.encode(sessions[start : start + _ROWS_PER_CHUNK]).decode()
-        yield from connection.execute(
+        chunk = msgspec.json.encode(sessions[start : start + _SESSIONS_PER_CHUNK]).decode()
+        some = by_column(
+            connection,
+            ["session", "name"],
             "SELECT events.session, types.name FROM json_each(?) AS known CROSS JOIN events "
             "ON arrival = (SELECT max(arrival) FROM events WHERE session = known.value) "
             "CROSS JOIN types ON types.key = events.type",
             (chunk,),
         )
+        keys += some[0]
+        names += some[1]
+    return keys, names
 
 
 def received(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..models import ALL_TIME, EventFilter, TimeRange
-from .batches import DATA, cut, windows
+from .batches import windows
+from .bycolumn import DATA, cut
 from .fields import DATA as DATA_PREFIX
 from .fields import NUMBER
 from .history import arrivals

@@ -69,8 +69,8 @@ def test_a_question_that_took_too_long_is_given_up(asked: Asked) -> None:
 @pytest.mark.parametrize("kind", BACKENDS)
 def test_a_question_sees_no_table_of_another(kind: type[Backend]) -> None:
     with engine(kind) as one, engine(kind) as other:
-        one.add("facts", {"n": INTEGER}, [(1,)])
-        other.add("facts", {"n": INTEGER}, [(2,), (3,)])
+        one.add("facts", {"n": INTEGER}, [[1]])
+        other.add("facts", {"n": INTEGER}, [[2, 3]])
         one.run("CREATE TEMP VIEW seen AS SELECT sum(n) AS total FROM facts")
         other.run("CREATE TEMP VIEW seen AS SELECT sum(n) AS total FROM facts")
         assert (one.run("SELECT total FROM seen"), other.run("SELECT total FROM seen")) == (

@@ -26,7 +26,7 @@ from redvsblue_telemetry.collector.storage.building import Building
 from redvsblue_telemetry.collector.storage.cutoff import Cutoff, CutoffError
 from redvsblue_telemetry.collector.storage.database import Database, open_readonly
 from redvsblue_telemetry.collector.storage.deletion import delete_events
-from redvsblue_telemetry.collector.storage.encoding import encode
+from redvsblue_telemetry.collector.storage.encoding import decode, encode
 from redvsblue_telemetry.collector.storage.fields import flatten
 from redvsblue_telemetry.collector.storage.forgetting import Forgetting
 from redvsblue_telemetry.collector.storage.thread import WriterThread
@@ -40,6 +40,7 @@ from tests.support.wait import wait_until
 
 needs_pyarrow = pytest.mark.skipif(not columns.can_read(), reason="pyarrow is not installed")
 BLOCK = 8  # events
+DAY = 86_400_000  # milliseconds
 VERSIONS = sorted(int(path.stem.rpartition("_")[2]) for path in FOLDER.glob("version_*.sql"))
 EVERYTHING = [*columns.FIXED, "data.n#number", "data.n#text", "data.at.x#number"]
 
@@ -490,7 +491,7 @@ def test_field_that_got_no_column_is_read_from_the_rows(
     store(writer, 1, *datas)
     build(writer)
     names = {name for (name,) in connection.execute("SELECT name FROM columns")}
-    assert names == {*columns.FIXED, "data.a#number", "data.b#text"}
+    assert names == {*columns.FIXED, blocks.VISITS, "data.a#number", "data.b#text"}
     check(connection, names=["data.rare#number", "seq"])
     check(connection, names=["data.a#number", "data.a#text", "data.rare#text"])
 
@@ -535,6 +536,100 @@ def test_damaged_block_is_read_from_the_rows(
         check(connection)
     assert len(caplog.messages) == 1
     assert "damaged, so their rows are read" in caplog.text
+
+
+def seen(events: list[tuple[int | None, int]]) -> dict[str, Any]:
+    """The days of each context in many zones, and its first and last moment."""
+    found: dict[str, Any] = {"days": set()}
+    for context, received in events:
+        if context is None:
+            continue
+        found["days"] |= {
+            (context, hour, (received + hour * 3_600_000) // DAY) for hour in range(24)
+        }
+        first, last = found.get(str(context), (received, received))
+        found[str(context)] = min(first, received), max(last, received)
+    return found
+
+
+def visits_of(connection: sqlite3.Connection) -> list[tuple[int | None, int]]:
+    table = columns.visits(connection, "tick").to_pydict()
+    return list(zip(table["context"], table["received"], strict=True))
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("pause", [3_600_000, 20 * 3_600_000, 2 * DAY])
+def test_visits_have_each_day_of_each_context(
+    writer: Writer, connection: sqlite3.Connection, clock: Clock, pause: int
+) -> None:
+    dice = random.Random(pause)
+    clock.now = 100 * DAY
+    for seq in range(1, 200):
+        store(writer, seq, {}, player=dice.choice(["p", "q", None]))
+        clock.now += dice.choice([0, 1, dice.randrange(pause), pause, DAY, -dice.randrange(pause)])
+    rows = connection.execute("SELECT context, received FROM events").fetchall()
+    assert sorted(visits_of(connection), key=str) == sorted(rows, key=str)
+    build(writer)
+    assert seen(visits_of(connection)) == seen(rows)
+    place = connection.execute("SELECT min(arrival) + 150 FROM events").fetchone()[0]
+    delete(writer, "arrival BETWEEN ? AND ?", place, place + 2)
+    rows = connection.execute("SELECT context, received FROM events").fetchall()
+    assert seen(visits_of(connection)) == seen(rows)
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+def test_a_visit_is_two_events_however_many_there_were(
+    writer: Writer, connection: sqlite3.Connection, clock: Clock
+) -> None:
+    for seq in range(1, BLOCK + 1):
+        clock.now = 1000 * seq
+        store(writer, seq, {}, player="p")
+    build(writer)
+    assert visits_of(connection) == [(1, 1000), (1, 1000 * BLOCK)]
+
+
+@needs_pyarrow
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE columns SET data = x'00' WHERE name = 'visits'",
+        "UPDATE columns SET present = 7 WHERE name = 'visits'",
+        "DELETE FROM columns WHERE name = 'visits'",
+    ],
+)
+def test_visits_that_are_damaged_are_read_from_the_other_columns(
+    writer: Writer, connection: sqlite3.Connection, damage: str
+) -> None:
+    store(writer, 1, *({} for _ in range(2 * BLOCK)), player="p")
+    build(writer)
+    writer.maintain(lambda connection: bool(connection.execute(damage)))
+    assert visits_of(connection) == [(1, 1000)] * 2 * BLOCK
+
+
+@needs_pyarrow
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [7, 7],
+        [-(2**63), 2**63 - 1],
+        [2**40, 2**40 + 2**31],
+        [1, None],
+        [0.5, -0.0, float("inf")],
+        [1.5, None],
+        ["a", "b", "a", "a", None],
+    ],
+)
+def test_column_is_what_was_encoded(values: list[Any]) -> None:
+    arrow = import_module("pyarrow")
+    kind = {float: "float64", str: "string"}.get(type((values or [0])[0]), "int64")
+    array_ = arrow.array([*values[:1], *values], kind).slice(len(values[:1]))
+    decoded = decode(encode(array_), array_.type)
+    decoded.validate(full=True)
+    assert list(map(repr, decoded.to_pylist())) == list(map(repr, values))
 
 
 @needs_pyarrow
