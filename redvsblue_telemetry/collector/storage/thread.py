@@ -18,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 
+from ..loglimit import LogLimit
 from ..messages import Message
 from .database import Database, DatabaseError
 from .upkeep import Upkeep, UpkeepSchedule, epoch_milliseconds
@@ -109,7 +110,7 @@ class WriterThread:
         self._on_stored = on_stored
         self._on_failure = on_failure
         self._upkeep = UpkeepSchedule(upkeep)
-        self._upkeep_error = ""  # the last one, which is not logged again
+        self._warnings = LogLimit(logger)  # a full disk fails some of the upkeep each second
         self._errands: list[_Errand] = []
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Job | _Clear | _Errand | None] = queue.SimpleQueue()
@@ -201,13 +202,10 @@ class WriterThread:
     def _do_upkeep(self) -> None:
         try:
             finished = self._upkeep.step(self._writer.maintain)
-            self._upkeep_error = ""
             if isinstance(finished, _Errand):
                 self._finish_errand(finished)
         except DatabaseError as error:
-            if str(error) != self._upkeep_error:
-                logger.warning("cannot tend the database: %s", error)
-            self._upkeep_error = str(error)
+            self._warnings.warn(str(error), None, "cannot tend the database: %s", error)
             self._end_failed(error)
         except Exception as error:
             logger.exception("internal error in the collector")

@@ -8,7 +8,7 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import pytest
 
 from redvsblue_telemetry.collector.messages import Message, read_message
 from redvsblue_telemetry.collector.storage import thread as module
+from redvsblue_telemetry.collector.storage import upkeep
 from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
 from redvsblue_telemetry.collector.storage.thread import WriterThread
+from redvsblue_telemetry.collector.storage.upkeep import Upkeep
 from redvsblue_telemetry.collector.storage.writer import Stored
 from tests.collector.clients import event, locked
 from tests.support.collector import PATIENCE
@@ -77,11 +79,14 @@ def path(tmp_path: Path) -> Path:
 
 @contextlib.asynccontextmanager
 async def storing(
-    path: Path | None, groups: Groups | None = None, busy_timeout: float = PATIENCE
+    path: Path | None,
+    groups: Groups | None = None,
+    busy_timeout: float = PATIENCE,
+    work: Sequence[Upkeep] = (),
 ) -> AsyncIterator[WriterThread]:
     groups = groups or Groups()
     with contextlib.closing(Database(path, busy_timeout=busy_timeout)) as database:
-        storage = WriterThread(database, groups.stored.append, groups.record_failure)
+        storage = WriterThread(database, groups.stored.append, groups.record_failure, upkeep=work)
         try:
             yield storage
         finally:
@@ -444,3 +449,37 @@ def test_clearing_happens_also_when_nobody_waits_for_it_any_more(path: Path) -> 
 
     asyncio.run(run())
     assert complaints == []
+
+
+class Failing(Upkeep):
+    """Fails as a step does that needs more room than the disk has."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def step(self, connection: sqlite3.Connection) -> bool:
+        self.failures += 1
+        raise sqlite3.OperationalError("database or disk is full")
+
+
+class Succeeding(Upkeep):
+    """Needs no room."""
+
+    def step(self, connection: sqlite3.Connection) -> bool:
+        return False
+
+
+def test_upkeep_that_fails_each_time_is_not_logged_each_time(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_IDLE_SECONDS", 0.001)
+    failing = Failing()
+
+    async def run() -> None:
+        async with storing(path, work=[failing, Succeeding()]):
+            await until(lambda: failing.failures >= 5)
+
+    asyncio.run(run())
+    assert len(caplog.messages) == 1
+    assert "cannot tend the database" in caplog.text
+    assert "database or disk is full" in caplog.text
