@@ -1,8 +1,8 @@
-"""Make the docs' pictures of the live page, with a collector, some battles and a browser.
+"""Make the docs' pictures of the page, with collectors, some battles, a made past and a browser.
 
     python scripts/collector_pictures.py
 
-It needs Playwright and an installed Chromium, and takes about two minutes.
+It needs Playwright and an installed Chromium, and takes about three minutes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from playwright.sync_api import Browser, sync_playwright
 from websockets.sync.client import connect
 
 from redvsblue_telemetry import start_telemetry
+from redvsblue_telemetry.cli.demo import past
 from redvsblue_telemetry.cli.demo.battle import BattleEngine, Ship
 from redvsblue_telemetry.collector.server import Options, serve
 
@@ -83,6 +84,41 @@ GAMES = [
 ]
 
 
+WEEK = 7 * 86_400_000  # milliseconds
+
+Scheme = Literal["light", "dark"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture of a made past: the page from its top to its end, or to the height."""
+
+    name: str
+    address: str
+    scheme: Scheme = "light"
+    width: int = 1100
+    height: int = 0
+    """Zero is the whole page."""
+
+
+FUNNEL = "view=funnel&step=round_start&step=round_end"
+FIELD = "view=field&type=ship_hit&field=damage&by=version&range=last 7 days"
+VIEWS = [
+    View("collector-range", "range=last 7 days", width=1440, height=1400),
+    View("collector-range-dark", "range=yesterday", "dark", 1440, 980),
+    View("collector-range-narrow", "range=last 7 days", "dark", 400, 860),
+    View("question-field", FIELD),
+    View("question-field-narrow", FIELD, "dark", 400, 860),
+    View("question-values", "view=values&type=ship_hit&field=weapon&range=last 7 days"),
+    View("question-funnel", f"{FUNNEL}&range=last 7 days"),
+    View("question-funnel-dark", f"{FUNNEL}&per=context.player&range=last 7 days", "dark"),
+    View("question-retention", "view=retention&field=context.player&days=1,3,7"),
+    View("question-versions", "view=versions&version=1.4.2&version=1.4.1"),
+    View("question-session", "view=session&session={crashed}"),
+    View("question-sql", "view=query"),
+]
+
+
 def main() -> None:
     """Run a collector and the games, and take the pictures; or play one of the games."""
     parser = argparse.ArgumentParser(description="Make the pictures of the collector's live page.")
@@ -98,7 +134,47 @@ def main() -> None:
 
 
 def make_pictures(seconds: float, folder: Path) -> None:
-    """Run a collector and the games, and take the pictures."""
+    """Run the collectors and the games, and take the pictures."""
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as scratch:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium") or "/usr/bin/chromium", args=ARGUMENTS
+        )
+        take_past(browser, Path(scratch, "past.sqlite3"), folder)
+        with collecting(None) as url:
+            ws_url = f"ws{url.removeprefix('http')}telemetry"
+            take(browser, url, folder / "collector-empty.png", "light", 1100, 640)
+            # A part that is not a valid event, as a game with a bug may send it.
+            with connect(ws_url) as websocket:
+                websocket.send(BROKEN)
+            with playing(ws_url, scratch, seconds):
+                take(browser, url, folder / "collector.png", "light", 1440, 1400)
+                take(browser, url, folder / "collector-dark.png", "dark", 1440, 980)
+                take(browser, url, folder / "collector-narrow.png", "dark", 400, 860)
+                crash = folder / "collector-crash.png"
+                take(browser, url, crash, "light", 1440, 980, "#crashes button")
+                take_faults(browser, url, folder / "collector-faults.png")
+        browser.close()
+
+
+def take_past(browser: Browser, database: Path, folder: Path) -> None:
+    """Take the pictures of a made past: of ranges of time, and of answers to questions."""
+    past.fill(database, WEEK, time.time_ns() // 1_000_000)
+    with collecting(database) as url:
+        for view in VIEWS:
+            page = browser.new_page(
+                viewport={"width": view.width, "height": view.height or 640},
+                color_scheme=view.scheme,
+            )
+            crashes = page.request.get(f"{url}api/crashes").json()["crashes"]
+            page.goto(f"{url}?{view.address.format(crashed=crashes[0]['newest']['sessionId'])}")
+            page.wait_for_timeout(2500)
+            page.screenshot(path=folder / f"{view.name}.png", full_page=not view.height)
+            page.close()
+
+
+@contextlib.contextmanager
+def collecting(database: Path | None) -> Iterator[str]:
+    """Run a collector until the end of the block; return its URL."""
     with_url: list[str] = []
     is_ready = threading.Event()
     stop: list[Any] = []
@@ -111,31 +187,13 @@ def make_pictures(seconds: float, folder: Path) -> None:
             with_url.append(url)
             is_ready.set()
 
-        await serve(Options(port=0, db=None, schema=SCHEMA), stopping, note)
+        await serve(Options(port=0, db=database, schema=SCHEMA), stopping, note)
 
     collector = threading.Thread(target=asyncio.run, args=(collect(),), daemon=True)
     collector.start()
     if not is_ready.wait(20):
         raise SystemExit("the collector did not start")
-    url = with_url[0]
-    ws_url = f"ws{url.removeprefix('http')}telemetry"
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as journal:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium") or "/usr/bin/chromium", args=ARGUMENTS
-        )
-        take(browser, url, folder / "collector-empty.png", "light", 1100, 640)
-        # A part that is not a valid event, as a game with a bug may send it.
-        with connect(ws_url) as websocket:
-            websocket.send(BROKEN)
-        with playing(ws_url, journal, seconds):
-            take(browser, url, folder / "collector.png", "light", 1440, 1400)
-            take(browser, url, folder / "collector-dark.png", "dark", 1440, 980)
-            take(browser, url, folder / "collector-narrow.png", "dark", 400, 860)
-            take(
-                browser, url, folder / "collector-crash.png", "light", 1440, 980, "#crashes button"
-            )
-            take_faults(browser, url, folder / "collector-faults.png")
-        browser.close()
+    yield with_url[0]
     stop[0].call_soon_threadsafe(stop[1].set)
     collector.join(20)
 
@@ -208,7 +266,7 @@ def take(
     browser: Browser,
     url: str,
     path: Path,
-    scheme: Literal["light", "dark"],
+    scheme: Scheme,
     width: int,
     height: int,
     opened: str = "",

@@ -40,7 +40,7 @@ export function open(root, state, tools) {
     const asking = tools.request("/api/answers/retention", parameters);
     const filling = Promise.all(lists).then(([contexts, versions]) => {
       field.offer(contexts.map((name) => ({ value: name, text: `each ${plain(name)}` })), state.get("field"));
-      days.show(state.get("days") || DAYS.replaceAll(",", ", "));
+      days.show((state.get("days") || DAYS).replaceAll(",", ", "));
       version.offer(versionOptions(versions), state.get("version"));
       where.show(state.all("where"));
     });
