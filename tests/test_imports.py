@@ -192,7 +192,8 @@ ROOMS = {
         forwarded       |
         guesses         |
         access          | forwarded  guesses
-        static          |
+        joining         |
+        static          | joining
         metrics         | access
         live            |
         readers         |

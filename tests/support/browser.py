@@ -16,6 +16,7 @@ import pytest
 from websockets.sync.client import connect
 
 from redvsblue_telemetry.collector.http import live
+from redvsblue_telemetry.collector.http.static import MODULES
 from tests.support.collector import RunningCollector
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs Playwright").expect
@@ -84,6 +85,16 @@ def look(browser: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Look]:
         context.close()
     for watch, allowed in watches:
         assert [f for f in watch.faults if not (allowed and re.search(allowed, f))] == []
+
+
+def serve_modules(page: Any) -> None:
+    """Let a page import its modules one by one, too; ``app.js`` remains all of them."""
+
+    def serve(route: Any) -> None:
+        name = urlsplit(route.request.url).path.partition("/static/")[2]
+        route.fulfill(body=MODULES[name], content_type="text/javascript")
+
+    page.route(lambda url: "/static/" in url and not url.endswith(("app.js", ".css")), serve)
 
 
 def event_text(data: str = "{}", **fields: Any) -> str:

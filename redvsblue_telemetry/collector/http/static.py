@@ -1,4 +1,4 @@
-"""The live page: static files, served unchanged.
+"""The live page: static files, joined into one script and one style sheet.
 
 There is no build step and no templating, so data from games never becomes part of a page here; the
 page's scripts request it from the API, and insert it as text.
@@ -12,19 +12,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-__all__ = ["routes"]
+from .joining import join
 
-_MEDIA_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-}
+__all__ = ["MODULES", "routes"]
+
+_HTML = "text/html; charset=utf-8"
+_CSS = "text/css; charset=utf-8"
+_JS = "text/javascript; charset=utf-8"
 _FOLDER = resources.files(__package__.rpartition(".")[0]) / "static"
+_STYLES = ("palette.css", "app.css", "views.css")  # a later one overrides those before
+_MAIN = "app.js"
 
 
-def _route(path: str, name: str) -> Route:
-    body = (_FOLDER / name).read_bytes()
-    media_type = _MEDIA_TYPES[name[name.rindex(".") :]]
+def _route(path: str, text: str, media_type: str) -> Route:
+    body = text.encode()
 
     async def serve(_: Request) -> Response:
         return Response(body, media_type=media_type)
@@ -32,12 +33,23 @@ def _route(path: str, name: str) -> Route:
     return Route(path, serve)
 
 
-def _names() -> list[str]:
-    """Return the paths of the scripts and styles: ``app.js``, ``views/overview.js``."""
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text("utf-8")
+
+
+def _modules() -> dict[str, str]:
+    """Return the scripts by their paths: ``app.js``, ``views/overview.js``."""
     entries = [("", _FOLDER), ("views/", _FOLDER / "views")]
     names = [prefix + entry.name for prefix, folder in entries for entry in folder.iterdir()]
-    return sorted(name for name in names if name.endswith((".css", ".js")))
+    return {name: _read(name) for name in sorted(names) if name.endswith(".js")}
 
 
-routes = [_route("/", "index.html"), *(_route(f"/static/{name}", name) for name in _names())]
-"""The page at ``/``, and the styles and scripts that it loads."""
+MODULES = _modules()
+"""The text of each of the page's modules."""
+
+routes = [
+    _route("/", _read("index.html"), _HTML),
+    _route("/static/app.js", join(MODULES, _MAIN), _JS),
+    _route("/static/app.css", "".join(map(_read, _STYLES)), _CSS),
+]
+"""The page at ``/``, and the script and the style sheet that it loads."""

@@ -9,6 +9,16 @@ import { Opened } from "./opened.js";
 import { RangePicker, resolve } from "./range.js";
 import { Router, VIEWS } from "./router.js";
 import { make, setText } from "./text.js";
+import * as field from "./views/field.js";
+import * as funnel from "./views/funnel.js";
+import * as overview from "./views/overview.js";
+import * as query from "./views/query.js";
+import * as retention from "./views/retention.js";
+import * as session from "./views/session.js";
+import * as values from "./views/values.js";
+import * as versions from "./views/versions.js";
+
+const MODULES = { field, funnel, overview, query, retention, session, values, versions };
 
 const RETRY_DELAY = 2_000; // milliseconds until a range is asked for again that could not be
 const SLOW = 200; // milliseconds until the header says that an answer is awaited
@@ -94,9 +104,8 @@ async function show() {
   }
   document.title = wanted === "overview" ? "Telemetry" : `${VIEWS.get(wanted) ?? "Session"} – Telemetry`;
   picker.mark(parameters);
-  const loading = import(`./views/${wanted}.js`);
-  loading.catch(() => {}); // handled below, after the range
-  let range, module;
+  const module = MODULES[wanted];
+  let range;
   try {
     range = await resolve(parameters, signal);
   } catch (error) {
@@ -109,14 +118,6 @@ async function show() {
       showState("reconnecting");
       setTimeout(() => signal.aborted || show(), RETRY_DELAY);
     }
-    return;
-  }
-  try {
-    module = await loading;
-  } catch {
-    if (signal.aborted) return;
-    leave();
-    $("not-loaded").hidden = false;
     return;
   }
   if (signal.aborted) return;

@@ -2,7 +2,10 @@
 
 import { number } from "./text.js";
 
-export const LEFT = 46, RIGHT = 8, TOP = 10, BOTTOM = 22; // pixels around the plot
+export const LEFT = 46; // pixels around the plot
+export const RIGHT = 8;
+export const TOP = 10;
+export const BOTTOM = 22;
 
 /** Call back when a chart needs to be drawn again: its size or its colors have changed. */
 export function onLook(canvas, draw) {

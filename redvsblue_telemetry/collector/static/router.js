@@ -3,8 +3,9 @@
 //
 // How to write a view
 // -------------------
-// Add a line to VIEWS below, and a module `views/NAME.js`. The module is loaded when the view is opened for the first
-// time. It exports one function:
+// Add a line to VIEWS below, and a module `views/NAME.js`, which app.js imports. The collector joins all modules into
+// one script; see http/joining.py for the forms of import and export that it knows. The module exports one
+// function:
 //
 //     export function open(root, state, tools) {
 //       const answer = make("p", "quiet");

@@ -15,6 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from redvsblue_telemetry._report import Reason
+from redvsblue_telemetry.collector.http.joining import join
+from redvsblue_telemetry.collector.http.static import MODULES
 from tests.support.axe import findings
 from tests.support.browser import Look, event_text, expect, look, rows, send_events
 from tests.support.chromium import needs_chromium
@@ -106,9 +108,10 @@ export function open(root, state, tools) {
 
 def add_example(page: Any) -> None:
     """Let a small view stand in for the funnel."""
+    script = join(MODULES | {"views/funnel.js": EXAMPLE}, "app.js")
     page.route(
-        "**/static/views/funnel.js",
-        lambda route: route.fulfill(body=EXAMPLE, content_type="text/javascript"),
+        "**/static/app.js",
+        lambda route: route.fulfill(body=script, content_type="text/javascript"),
     )
 
 
@@ -604,23 +607,23 @@ def test_page_works_behind_a_prefix(played: RunningCollector, look: Look) -> Non
         thread.join(30)
 
 
-def test_modules_are_fetched_at_once(played: RunningCollector, look: Look) -> None:
-    """The page names all modules of the overview; none waits for the one that imports it."""
+@pytest.mark.parametrize("view", [Path(name).stem for name in MODULES if name.startswith("views/")])
+def test_page_is_one_script_and_one_style_sheet(
+    played: RunningCollector, look: Look, view: str
+) -> None:
+    """Nothing that a view needs waits for the request of something else."""
     asked: list[str] = []
 
     def listen(page: Any) -> None:
         page.on("request", lambda request: asked.append(urlsplit(request.url).path))
 
-    page = look(f"{played.http_url}?range=yesterday", prepare=listen)
-    expect(page.locator("#tile-events")).to_have_text("19")
-    loaded = {path for path in asked if path.endswith(".js")}
-    named = {
-        f"/{link}"
-        for link in re.findall(r'(?:href|src)="(static/[^"]+\.js)"', played.get("/").body.decode())
-    }
-    assert loaded == named
-    first_data = next(at for at, path in enumerate(asked) if path.startswith("/api/"))
-    assert {path for path in asked[:first_data] if path.endswith(".js")} == named
+    page = look(f"{played.http_url}?view={view}&range=yesterday", prepare=listen)
+    expect(page.locator("#view h2, #tile-events").first).not_to_be_empty()
+    assert [path for path in asked if not path.startswith("/api/")] == [
+        "/",
+        "/static/app.css",
+        "/static/app.js",
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.browser import Look, event_text, expect, look, rows, send, send_events
+from tests.support.browser import (
+    Look,
+    event_text,
+    expect,
+    look,
+    rows,
+    send,
+    send_events,
+    serve_modules,
+)
 from tests.support.chromium import needs_chromium
 from tests.support.collector import RunningCollector
 
@@ -169,7 +178,7 @@ LABELS = """async (peak) => {
 def test_scale_of_a_chart_has_whole_labels_at_any_size(
     peak: float, top: str, collector: RunningCollector, look: Look
 ) -> None:
-    page = look(collector.http_url)
+    page = look(collector.http_url, prepare=serve_modules)
     drawn = page.evaluate(LABELS, peak)
 
     texts = [text for text, *_ in drawn["labels"]]

@@ -11,7 +11,7 @@ import pytest
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.collector.storage.upkeep import Keep
-from tests.support.browser import Look, event_text, expect, look, rows, send_events
+from tests.support.browser import Look, event_text, expect, look, rows, send_events, serve_modules
 from tests.support.chromium import needs_chromium
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 
@@ -84,7 +84,7 @@ UNKNOWN = {"maxBytes": None, "keep": {}, "bytesPerDay": None, "daysLeft": None}
 def test_room_is_described_in_words(
     storage: dict[str, Any], words: str, collector: RunningCollector, look: Look
 ) -> None:
-    page = look(collector.http_url)
+    page = look(collector.http_url, prepare=serve_modules)
     module = "async (storage) => (await import('./static/storage.js')).storageInWords(storage)"
     assert page.evaluate(module, STORAGE | UNKNOWN | storage) == words
 
