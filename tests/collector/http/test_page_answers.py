@@ -110,6 +110,7 @@ def sentence(page: Any) -> Any:
 def cells(page: Any, caption: str) -> list[list[str]]:
     """Return the texts of a table's cells, row by row."""
     rows = page.get_by_role("table", name=caption).locator("tbody tr")
+    expect(rows.first).to_be_visible()  # one that is folded up is made when it is opened
     return [row.locator("th, td").all_inner_texts() for row in rows.all()]
 
 
