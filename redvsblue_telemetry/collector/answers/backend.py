@@ -18,10 +18,30 @@ from ..storage.cutoff import Cutoff
 from .dialect import Dialect
 from .questions import as_number
 
-__all__ = ["INTEGER", "NUMBER", "TEXT", "Backend"]
+__all__ = ["INTEGER", "NUMBER", "SESSION_COLUMNS", "TEXT", "Backend"]
 
 INTEGER, NUMBER, TEXT = "BIGINT", "DOUBLE", "TEXT"
 """The kinds of columns, as both engines name them."""
+
+SESSION_COLUMNS = {
+    "session": INTEGER,
+    "id": TEXT,
+    "version": TEXT,
+    "events": INTEGER,
+    "started": INTEGER,
+    "ended": INTEGER,
+    "received": INTEGER,
+    "crashes": INTEGER,
+    "outcome": TEXT,
+}
+"""The columns of a table of sessions, and their kinds."""
+_OWN_NAMES = {  # of the columns that have other names in the database
+    "session": "key",
+    "id": "session_id",
+    "started": "first_timestamp",
+    "ended": "last_timestamp",
+    "received": "last_received",
+}
 
 
 class Backend(ABC):
@@ -119,23 +139,16 @@ class Backend(ABC):
         )
         return [name for (name,) in rows]
 
-    def add_sessions(self, table: str, span: TimeRange) -> None:
+    def add_sessions(self, table: str, names: Sequence[str], span: TimeRange) -> None:
         """Make a table of the sessions that were last heard of in a range.
 
-        Its columns are those of :func:`.queries.session_columns`.
+        Args:
+            table: its name.
+            names: its columns, of those that :data:`SESSION_COLUMNS` has.
+            span: the range.
         """
-        columns = {
-            "session": INTEGER,
-            "id": TEXT,
-            "version": TEXT,
-            "events": INTEGER,
-            "started": INTEGER,
-            "ended": INTEGER,
-            "received": INTEGER,
-            "crashes": INTEGER,
-            "outcome": TEXT,
-        }
-        self.add(table, columns, self._sessions(span))
+        kinds = {name: SESSION_COLUMNS[name] for name in names}
+        self.add(table, kinds, self._sessions(names, span))
 
     def texts_of(self, field: str) -> tuple[list[int], list[str], list[float | None]]:
         """Return the keys of sessions or contexts, and the texts and numbers of a field of theirs.
@@ -147,10 +160,12 @@ class Backend(ABC):
             keys, texts = queries.context_values(self.connection, field.removeprefix("context."))
             numbers = {text: as_number(text) for text in set(texts)}
             return keys, texts, [numbers[text] for text in texts]
-        keys, ids, *_, outcomes = self._sessions(TimeRange())
-        return keys, ids if field == "session" else outcomes, [None] * len(keys)
+        name = "id" if field == "session" else "outcome"
+        keys, texts = self._sessions(["session", name], TimeRange())
+        return keys, texts, [None] * len(keys)
 
-    def _sessions(self, span: TimeRange) -> tuple[list[Any], ...]:
+    def _sessions(self, names: Sequence[str], span: TimeRange) -> tuple[list[Any], ...]:
+        own = [_OWN_NAMES.get(name, name) for name in names]
         return queries.session_columns(
-            self.connection, span, connected=self.connected, now=self.now
+            self.connection, own, span, connected=self.connected, now=self.now
         )

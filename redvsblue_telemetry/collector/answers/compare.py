@@ -30,7 +30,8 @@ _MAX_KNOWN = 10  # versions that an error lists
 def compare(backend: Backend, question: Compare) -> ComparePage:
     """Return the versions in the order of the question."""
     _check_versions(backend, question)
-    backend.add_sessions("sessions", question.filters.span)
+    names = ["version", "outcome", "events", "started", "ended"]
+    backend.add_sessions("sessions", names, question.filters.span)
     versions = _sessions(backend, question.versions)
     for version, frames in _frames(backend, question.filters).items():
         if version in versions:

@@ -383,14 +383,15 @@ def session_rows(
 
 def session_columns(
     connection: sqlite3.Connection,
+    names: Sequence[str],
     span: TimeRange,
     *,
     connected: Set[str] = frozenset(),
     now: int | None = None,
 ) -> tuple[list[Any], ...]:
-    """Return the columns of :func:`session_rows`."""
+    """Return some columns of the table that :func:`session_rows` has, or ``outcome``."""
     values = {**bounds(span), **_standing(connected, now)}
-    return by_column(connection, [*_SESSION_ROW, "outcome"], _session_rows(span), values)
+    return by_column(connection, names, _session_rows(span), values)
 
 
 def _session_rows(span: TimeRange) -> str:
