@@ -144,7 +144,8 @@ export class Question {
   types(state) {
     return this.remember(`types ${JSON.stringify(state.range.query)}`, async () => {
       const { types } = await this.tools.request("/api/stats", state.range.query);
-      return Object.entries(types).sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
+      // Counts of a range have no name for types with long ones, which are together under "".
+      return Object.entries(types).filter(([type]) => type).sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
     });
   }
 

@@ -175,3 +175,13 @@ def test_long_names_stay_in_their_boxes(tmp_path: Path, look: Look) -> None:
         for label in page.locator(".check").all():
             assert label.evaluate("label => label.scrollWidth <= label.clientWidth")
             assert label.locator("input").bounding_box()["width"] > 10
+
+
+def test_funnel_of_a_range_begins_with_types_that_have_a_name(tmp_path: Path, look: Look) -> None:
+    events = [(name, {}) for name in ("long" * 60, "long" * 60, "aim", "hit")]
+    with collecting(tmp_path, {"events": events}) as collector:
+        page = look(f"{collector.http_url}?view=funnel&range=last 2 days")
+
+        expect(page.locator(".sentence")).to_have_text(
+            "Of 1 session with aim in the last 2 days, 1 (100%) got to hit."
+        )
