@@ -111,7 +111,9 @@ def resolve(text: str, now: int, offset: int | None = 0) -> NamedRange:
         raise _misread(text)
     try:
         found = _Reader(now, offset).read(words)
-    except (OverflowError, OSError):  # years that the calendar of the machine doesn't have
+    except RangeError:
+        raise
+    except (OverflowError, ValueError, OSError):  # years that this machine's calendar doesn't have
         found = None
     if found is None:
         raise _misread(text)
@@ -164,16 +166,21 @@ class _Reader:
         return NamedRange(words, TimeRange(max(0, start)))
 
     def _range(self, words: str, start: datetime | None, end: datetime | None) -> NamedRange:
-        first = None if start is None else max(0, self._milliseconds(start))
-        last = None if end is None else max(0, self._milliseconds(end))
-        if first is not None and last is not None and first > last:
-            raise RangeError(f"range is {words!r}; it ends before it begins")
-        if last is not None and last >= self._now:
-            last = None
+        first = None if start is None else self._milliseconds(start)
+        last = None if end is None else self._milliseconds(end)
+        if first is not None and last is not None and first >= last:
+            raise RangeError(f"range is {words!r}; it must end after it begins")
+        first = None if first is None else max(0, first)
+        last = None if last is None or last >= self._now else max(0, last)
         return NamedRange(words, TimeRange(first, last))
 
     def _milliseconds(self, here: datetime) -> int:
-        return (here.replace(tzinfo=self._zone).astimezone(timezone.utc) - _EPOCH) // _MILLISECOND
+        if self._zone is None:
+            # Not astimezone(): where the clock is set forward at midnight, it makes the day begin
+            # at 23:00.
+            seconds = int(here.replace(microsecond=0).timestamp())
+            return seconds * 1000 + here.microsecond // 1000
+        return (here.replace(tzinfo=self._zone) - _EPOCH) // _MILLISECOND
 
     def _span(self, words: str) -> _Span | None:
         """Return a named part of the calendar, or None if the words are none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -104,9 +104,13 @@ def test_other_words_are_refused_with_examples(text: str) -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_range_that_ends_before_it_begins_is_refused() -> None:
-    with pytest.raises(RangeError, match="it ends before it begins"):
-        ranges.parse("2026-11-07 to 2026-11-01", NOW)
+@pytest.mark.parametrize(
+    "text",
+    ["2026-11-07 to 2026-11-01", "2026-11-02 to 2026-11-01", "today to yesterday", "now to now"],
+)
+def test_range_that_does_not_end_after_it_begins_is_refused(text: str) -> None:
+    with pytest.raises(RangeError, match="it must end after it begins"):
+        ranges.parse(text, NOW)
 
 
 def test_day_is_that_of_the_zone() -> None:
@@ -118,18 +122,46 @@ def test_day_is_that_of_the_zone() -> None:
 
 
 @pytest.fixture
-def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This machine's zone: with rules of its own, so that no files of zones are needed."""
-    monkeypatch.setitem(os.environ, "TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
-    time.tzset()
-    yield
+def set_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets this machine's zone, by rules of its own, so that no files of zones are needed."""
+
+    def set_to(rules: str) -> None:
+        monkeypatch.setitem(os.environ, "TZ", rules)
+        time.tzset()
+
+    yield set_to
     monkeypatch.undo()
     time.tzset()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no tzset")
-@pytest.mark.usefixtures("berlin")
-def test_day_of_this_machine_has_an_hour_more_when_the_clock_is_set_back() -> None:
+needs_tzset = pytest.mark.skipif(sys.platform == "win32", reason="has no tzset")
+
+
+@needs_tzset
+def test_day_of_this_machine_has_an_hour_more_when_the_clock_is_set_back(
+    set_zone: Callable[[str], None],
+) -> None:
+    set_zone("CET-1CEST,M3.5.0,M10.5.0/3")
     found = ranges.parse("2026-10-25", NOW, None)
     assert found == TimeRange(at("2026-10-25", offset=120), at("2026-10-26", offset=60))
     assert ranges.parse("2026-07-01", NOW, None).start == at("2026-07-01", offset=120)
+
+
+@needs_tzset
+def test_day_of_this_machine_begins_at_one_when_the_clock_is_set_forward_at_midnight(
+    set_zone: Callable[[str], None],
+) -> None:
+    """As in Chile, on the first Sunday of September."""
+    set_zone("<-04>4<-03>,M9.1.6/24,M4.1.6/24")
+    found = ranges.parse("2026-09-06", NOW, None)
+    assert found == TimeRange(
+        at("2026-09-06 01:00", offset=-180), at("2026-09-07 00:00", offset=-180)
+    )
+    assert ranges.parse("2026-09-05", NOW, None).end == found.start
+
+
+@needs_tzset
+def test_year_that_this_machine_does_not_have_is_refused(set_zone: Callable[[str], None]) -> None:
+    set_zone("CET-1")
+    with pytest.raises(RangeError, match="use words such as"):
+        ranges.parse("0001", NOW, None)
