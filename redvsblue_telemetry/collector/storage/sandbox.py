@@ -170,8 +170,8 @@ class Query:
     def _permit_function(self, name: str, source: str | None) -> int:
         if name.lower() in _FUNCTIONS:
             return sqlite3.SQLITE_OK
-        if name == _NO_ENTRY:
-            self._deny_table(source or "")
+        if name == _NO_ENTRY and source:
+            self._deny_table(source)
         else:
             self._denied = self._denied or f"the function {name} is not allowed"
         return sqlite3.SQLITE_DENY
@@ -255,11 +255,15 @@ class Query:
                 ) from error
             if self._denied is not None:
                 raise QueryError(self._denied) from error
-            if "full" in text or "I/O" in text:
+            if text.startswith(("database or disk is full", "disk I/O error")):
                 raise TooSlowError("the query needs too much room for temporary data") from error
-            if "one statement" in text:
+            if text.startswith("You can only execute one statement"):
                 text = "there must be one statement"
-            if "bindings" in text:
+            if text.startswith("no such table"):
+                text += f"; there are {', '.join(self._views)}"
+            if text == "string or blob too big":
+                text = "a text is too long; it may have a megabyte"
+            if text.startswith("Incorrect number of bindings"):
                 text = "a query has no parameters; put texts into 'quotes'"
             raise QueryError(text) from error
         except MemoryError as error:
