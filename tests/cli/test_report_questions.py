@@ -152,7 +152,11 @@ def test_page_answers_in_a_sentence_a_chart_and_a_table(db: Path, tmp_path: Path
     ("options", "part"),
     [
         (["--field", "ship_hit.damage"], "--field ship_hit.damage: "),
-        (["--funnel", "round_start"], "--funnel round_start: "),
+        (["--field", "ship.hit"], "--field ship.hit: no event has the type 'ship'; "),
+        (["--field", "damage"], "--field damage: it must be TYPE.FIELD, such as ship_hit.damage"),
+        (["--values", "ship.hit."], "--values ship.hit.: no event has the type 'ship'; "),
+        (["--values", "round_start."], "--values round_start.: it must be TYPE.FIELD"),
+        (["--funnel", "round_start"], "give types of events in order, such as round_start and"),
         (["--retention", "nobody"], "--retention nobody: "),
         (["--by", "version"], "--by needs a --field"),
         (["--per", "context.player"], "--per needs a --funnel"),

@@ -127,11 +127,11 @@ def answer(
     filters = Filters(span)
     asked: list[tuple[str, str, Question]] = []
     for text in wanted.field:
-        type_, field = _split(connection, text)
+        type_, field = _split(connection, "field", text)
         question = Field(type=type_, field=field, by=wanted.by, offset=offset, filters=filters)
         asked.append(("field", text, question))
     for text in wanted.values:
-        type_, field = _split(connection, text)
+        type_, field = _split(connection, "values", text)
         asked.append(("values", text, Values(type=type_, field=field, filters=filters)))
     for text in wanted.funnel:
         steps = [funnel_step(each.strip()) for each in _BETWEEN_STEPS.split(text)]
@@ -155,12 +155,18 @@ def _answered(connection: sqlite3.Connection, kind: str, text: str, question: Qu
     return Answered(kind, asked, found)
 
 
-def _split(connection: sqlite3.Connection, text: str) -> tuple[str, str]:
-    """Return the type and the field of ``ship_hit.damage``; a type may have dots, too."""
+def _split(connection: sqlite3.Connection, option: str, text: str) -> tuple[str, str]:
+    """Return the type and the field of ``ship_hit.damage``; a type may have dots, too.
+
+    Raises:
+        QuestionError: there is no dot between two names.
+    """
     dots = [index for index, letter in enumerate(text) if letter == "."]
     for dot in reversed(dots):
         known = connection.execute("SELECT 1 FROM types WHERE name = ?", (text[:dot],)).fetchone()
-        if known is not None:
+        if known is not None and text[dot + 1 :]:
             return text[:dot], text[dot + 1 :]
     type_, _, field = text.partition(".")
+    if not (type_ and field):
+        raise QuestionError(f"--{option} {text}: it must be TYPE.FIELD, such as ship_hit.damage")
     return type_, field

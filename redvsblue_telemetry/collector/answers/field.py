@@ -9,7 +9,7 @@ from ..steps import steps
 from .backend import INTEGER, NUMBER, TEXT, Backend
 from .bins import Grid, grid_of
 from .dialect import PERCENTILES
-from .questions import Bin, Field, FieldAnswer, FieldGroup, Point, field_name
+from .questions import Bin, Field, FieldAnswer, FieldGroup, Filters, Point, field_name
 from .sql import add_facts, check_fields, check_type, plain, shown
 
 __all__ = ["field", "mean_of"]
@@ -54,6 +54,8 @@ def field(backend: Backend, question: Field) -> FieldAnswer:
     )
     points = _ordered(backend, "stepped", ["slot"])
     groups = _groups(backend, question.limit, time.first, time.length) if by is not None else []
+    if by is not None and [group.value for group in groups] == [None]:
+        check_fields(backend, question.type, [by], Filters())
     return FieldAnswer(
         count,
         mean_of(scaled, count),

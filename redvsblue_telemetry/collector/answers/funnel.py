@@ -43,7 +43,7 @@ def funnel(backend: Backend, question: Funnel) -> FunnelAnswer:
     if not MIN_STEPS <= len(steps) <= MAX_STEPS:
         raise QuestionError(
             f"a funnel has {MIN_STEPS} to {MAX_STEPS} steps, not {len(steps)}; "
-            "give them in order, such as step=round_start&step=round_end"
+            "give types of events in order, such as round_start and round_end"
         )
     for name in dict.fromkeys(step.type for step in steps):
         check_type(backend, name)

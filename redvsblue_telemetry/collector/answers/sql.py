@@ -93,8 +93,12 @@ def check_type(backend: Backend, name: str) -> None:
     known = backend.type_names()
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, _MAX_SUGGESTIONS, 0.5) or known[:_MAX_SUGGESTIONS]
-    hint = f"did you mean {listed(near)}?" if near else "there are no events yet"
+    if near := difflib.get_close_matches(name, known, _MAX_SUGGESTIONS, 0.5):
+        hint = f"did you mean {listed(near)}?"
+    elif known:
+        hint = f"the most frequent types are {listed(known[:_MAX_SUGGESTIONS], 'and')}"
+    else:
+        hint = "there are no events yet"
     raise QuestionError(f"no event has the type {name[:MAX_ECHO]!r}; {hint}")
 
 

@@ -150,6 +150,7 @@ class Answers:
         Parameters: ``step``, two to eight times in order, and ``per``.
         """
         _check_names(request, "step", "per", repeatable=("step",))
+        _needed(request, "step")
         question = Funnel(
             steps=[funnel_step(text) for text in request.query_params.getlist("step")],
             per=request.query_params.get("per") or "session",
@@ -213,7 +214,12 @@ def _needed(request: Request, name: str) -> str:
     return value
 
 
-_EXAMPLES = {"session": "ID", "type": "ship_hit", "field": "damage"}
+_EXAMPLES = {
+    "field": "damage",
+    "session": "ID",
+    "step": "round_start&step=round_end",
+    "type": "ship_hit",
+}
 
 
 def _days(request: Request) -> list[int]:

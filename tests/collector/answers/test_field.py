@@ -151,5 +151,8 @@ def test_a_field_that_no_event_has_is_an_error_with_those_that_there_are(asked: 
     )
     with pytest.raises(QuestionError, match=r"'context.level' .* there are context.player"):
         asked.ask(Field(type="hit", field="context.level"))
+    with pytest.raises(QuestionError, match=r"'data.wepon' .* there are data.damage and"):
+        asked.ask(Field(type="hit", field="damage", by="wepon"))
+    assert asked.ask(Field(type="hit", field="damage", by="outcome"))["groups"][0]["count"] == 1
     found = asked.ask(Field(type="hit", field="weapon"))
     assert (found["count"], found["mean"], found["absent"]) == (0, None, 1)

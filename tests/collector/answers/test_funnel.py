@@ -250,7 +250,7 @@ def test_a_player_reaches_a_step_in_a_later_session(asked: Asked) -> None:
         (
             "session",
             ["start"],
-            r"a funnel has 2 to 8 steps, not 1; .* step=round_start&step=round_",
+            r"a funnel has 2 to 8 steps, not 1; .* round_start and round_",
         ),
         ("session", ["start"] * 9, "a funnel has 2 to 8 steps, not 9"),
         ("session", ["start", "ends"], "no event has the type 'ends'; did you mean end?"),

@@ -113,3 +113,7 @@ def test_an_unknown_type_is_an_error_with_the_nearest_names(asked: Asked) -> Non
         QuestionError, match=r"no event has the type 'ship_hits'; did you mean ship_hit\?"
     ):
         asked.ask(Values(type="ship_hits", field="weapon"))
+    with pytest.raises(
+        QuestionError, match="'zzz'; the most frequent types are round_end and ship_hit"
+    ):
+        asked.ask(Values(type="zzz", field="weapon"))

@@ -95,6 +95,12 @@ def test_compare_wants_versions_and_a_type_with_its_field(played: RunningCollect
     assert answer.status == 400
 
 
+def test_funnel_wants_steps(played: RunningCollector) -> None:
+    assert asked(played, "answers/funnel").json() == {
+        "error": "step is missing; give one, such as step=round_start&step=round_end"
+    }
+
+
 @pytest.mark.parametrize(
     ("parameters", "error"),
     [
