@@ -128,6 +128,9 @@ _MAX_ENDS = 100_000  # that are counted for alerts, the newest ones
 _MAX_VERSIONS = 100  # of one group of faults
 _MAX_CONTEXT_NAMES = 100
 _MAX_INTERVALS = 10_000  # of frames that are summed up
+# A game may send an interval with every so many other events: then a remainder of the arrival
+# number is the same for all of them. So this is Knuth's multiplicative hash, without an overflow.
+_MIXED = "((arrival % 2147483648 * 2654435761) % 4294967296 >> 8)"
 _EVERY_EVENT = Plan([], [])
 _LAST_HEARD = "last_received"  # the time by which a session is in a range
 _Kind = TypeVar("_Kind", bound=Session)
@@ -1043,7 +1046,7 @@ def frames(
         intervals = events_by_type(connection, span).get("frames", 0)
     stride = max(1, -(-intervals // _MAX_INTERVALS))
     chosen = plan(connection, EventFilter(type="frames", session=session), span)
-    conditions = [*chosen.conditions, "arrival BETWEEN ? AND ?", "arrival % ? = 0"]
+    conditions = [*chosen.conditions, "arrival BETWEEN ? AND ?", f"{_MIXED} % ? = 0"]
     query = (
         f"SELECT received, timestamp, version, data FROM events WHERE {' AND '.join(conditions)}"
     )

@@ -199,13 +199,19 @@ def test_events_that_only_look_like_frames_are_left_out(
     assert summary.frames == 60
 
 
+@pytest.mark.parametrize("others", [0, 3, 11])
 def test_sums_over_too_many_intervals_are_estimates(
-    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, others: int
 ) -> None:
-    monkeypatch.setattr(queries, "_MAX_INTERVALS", 10)
+    monkeypatch.setattr(queries, "_MAX_INTERVALS", 50)
     game = Game(writer)
-    for _ in range(35):
+    for _ in range(200):
         game.draws(60, 16.0)
+        for _ in range(others):  # the intervals come at regular places
+            game.sends("hit", {})
     (summary,) = queries.frames(connection)
-    assert (summary.frames, summary.seconds) == (8 * 4 * 60, 8 * 4 * 10)  # 8 of 35, each for 4
+    examined, rest = divmod(summary.frames, 4 * 60)
+    assert rest == 0
+    assert summary.seconds == examined * 4 * 10
+    assert 30 <= examined <= 70  # each for four
     assert summary.p50 == 16.0
