@@ -308,7 +308,7 @@ def test_windows_are_as_large_as_their_time_allows(
     def sizes(took: Callable[[int], float]) -> list[int]:
         found = []
         expected = 100 if newest_first else 1
-        for first, last in queries._windows(
+        for first, last in queries.windows(
             connection, 0, None, newest_first=newest_first, cutoff=Cutoff(clock=clock)
         ):
             assert (last if newest_first else first) == expected
