@@ -181,8 +181,7 @@ class Database:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Provide a connection that can't write. Any thread may ask for one.
 
-        It is kept for the next reader: a new one has to read and parse the whole schema, which
-        takes twenty times as long as the query of the totals.
+        It is kept for the next reader: a new one has to read and parse the whole schema first.
         """
         connection = self._reader()
         try:
@@ -210,7 +209,10 @@ class Database:
         return connection
 
     def close(self) -> None:
-        """Delete the file if it is a temporary one. All connections must be closed."""
+        """Close the connections that are kept, and delete the file if it is a temporary one.
+
+        A reader that is still busy closes its own. All others must be closed before.
+        """
         with self._readers_lock:
             self._is_closed = True
             readers, self._readers = self._readers, []
