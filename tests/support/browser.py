@@ -84,7 +84,8 @@ def look(browser: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Look]:
     for context in browser.contexts:
         context.close()
     for watch, allowed in watches:
-        assert [f for f in watch.faults if not (allowed and re.search(allowed, f))] == []
+        faults = [f for f in watch.faults if not (allowed and re.search(allowed, f))]
+        assert not faults, faults
 
 
 def serve_modules(page: Any) -> None:

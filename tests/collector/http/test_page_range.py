@@ -97,7 +97,8 @@ export function open(root, state, tools) {
   root.append(line, button);
   button.addEventListener("click", () => tools.go({ step: ["a", "b"] }));
   async function update(state) {
-    const stats = await tools.request("/api/stats", state.range.query);
+    const stats = await tools.request("/api/stats", state.range.query).catch(() => null);
+    if (!stats) return; // another state has overtaken this one
     setText(line, `${stats.sessions} sessions, ${state.all("step").join(" then ") || "no step"}`);
   }
   update(state);
