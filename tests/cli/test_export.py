@@ -458,14 +458,18 @@ def test_disk_that_is_full_leaves_what_was_there(format_: str, many: Path, tmp_p
 def test_export_that_is_ended_leaves_nothing(
     ending: signal.Signals, many: Path, tmp_path: Path
 ) -> None:
-    with subprocess.Popen(
-        command("export", "--db", many, "--format", "csv", "-o", tmp_path / "events"),
-        env=environment(),
-        stderr=subprocess.PIPE,
-    ) as export:
-        assert wait_until(lambda: os.listdir(tmp_path), PATIENCE)
-        export.send_signal(ending)
-        _, errors = export.communicate(timeout=PATIENCE)
+    for _ in range(5):  # on a loaded machine, one may be done before its signal
+        (tmp_path / "events").unlink(missing_ok=True)
+        with subprocess.Popen(
+            command("export", "--db", many, "--format", "csv", "-o", tmp_path / "events"),
+            env=environment(),
+            stderr=subprocess.PIPE,
+        ) as export:
+            assert wait_until(lambda: os.listdir(tmp_path), PATIENCE)
+            export.send_signal(ending)
+            _, errors = export.communicate(timeout=PATIENCE)
+        if export.returncode != 0:
+            break
 
     assert export.returncode not in (0, 2)
     assert b"Traceback" not in errors
