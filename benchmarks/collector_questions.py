@@ -261,6 +261,7 @@ _QUESTIONS: dict[str, tuple[str, list[tuple[str, str]]]] = {
 _VIEW_AIM, _COMMANDS_AIM = (1.0, 0.3), {"report": (10.0, 3.0), "export": (25.0, 10.0)}
 _AIMS = {"field over time, 30 days": (1.5, 0.3), "funnel of four steps": (3.0, 1.0)}
 _QUIET = 0.7  # seconds without a request, after which a page is complete
+_SETTLING = 1.0  # seconds that a browser gets for its new profile, before it is sent to the page
 _PAGE_TIMEOUT = 60.0  # seconds
 # Notes in the page when the frame after the latest answer was drawn, and which requests failed. The
 # overview asks for the same again, a second later, when events have arrived: only the first answer
@@ -310,6 +311,7 @@ def look(browser: Any, port: int, parameters: list[tuple[str, str]], times: int)
             page = profile.new_page()
             page.add_init_script(_WATCH)
             waiting = _first_requests(page)
+            page.wait_for_timeout(_SETTLING * 1000)
             began = time.perf_counter()
             page.goto(f"http://127.0.0.1:{port}/?{urlencode(parameters)}", wait_until="commit")
             while waiting or page.evaluate("performance.now() - drawn") < _QUIET * 1000:
@@ -428,6 +430,12 @@ def measure(path: Path, rate: int, times: int) -> Iterator[Result]:
             yield from commands(copy, folder)
 
 
+def tables(report: Result) -> dict[str, str]:
+    """Return the table of all figures, by its name."""
+    headers = ["", "median", "worst", "must", "goal", ""]
+    return {"questions": table(headers, [_row(result) for result in report["answers"]])}
+
+
 def _row(result: Result) -> list[str]:
     aim = result.get("aim")
     limits = ["-", "-"] if aim is None else [f"≤ {number(limit)} s" for limit in aim]
@@ -437,7 +445,7 @@ def _row(result: Result) -> list[str]:
     verdict = ""
     if aim is not None:
         verdict = "the goal" if took <= aim[1] else "met" if took <= aim[0] else "**not met**"
-    worst = number(result["worst"]) if "worst" in result else ""
+    worst = f"{number(result['worst'])} s" if "worst" in result else ""
     return [result["name"], f"{number(took)} s", worst, *limits, verdict]
 
 
@@ -467,7 +475,7 @@ def main() -> int:
             found.append(result)
             if given.json is not None:
                 write_json(given.json, {"machine": machine(), "rate": given.rate, "answers": found})
-    print(table(["", "median", "worst", "must", "goal", "verdict"], list(map(_row, found))))
+    print(tables({"answers": found})["questions"])
     return 1 if any("failure" in result for result in found) else 0
 
 

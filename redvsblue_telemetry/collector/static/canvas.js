@@ -1,6 +1,6 @@
 // What the two charts have in common: a canvas that fits the screen, a scale, and the box beside the pointer.
 
-import { number } from "./text.js";
+import { formatter, number } from "./text.js";
 
 export const LEFT = 46; // pixels around the plot
 export const RIGHT = 8;
@@ -57,7 +57,7 @@ function ceiling(peak) {
   return { top: step * Math.ceil(Math.max(peak, 4) / step), step };
 }
 
-const SHORT = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
+const SHORT = formatter(Intl.NumberFormat, { notation: "compact", maximumFractionDigits: 1 });
 
 /** Return a number that fits beside the scale: "7,500", "800K", "2.5M". */
 function short(value) {

@@ -5,7 +5,7 @@ import { barPen, described, fillTip, sum } from "./bars.js";
 import { BOTTOM, LEFT, RIGHT, TOP, blank, drawScale, onLook, placeTip } from "./canvas.js";
 import { COLORS, OTHERS } from "./colors.js";
 import { inWords, offset } from "./range.js";
-import { counted, number, setText } from "./text.js";
+import { counted, formatter, number, setText } from "./text.js";
 
 const MINUTE = 60_000, HOUR = 60 * MINUTE, DAY = 24 * HOUR; // milliseconds
 const MONDAY = 4 * DAY; // the first one since 1970; weeks begin on it
@@ -18,9 +18,9 @@ const MIN_LABEL_PITCH = 72; // pixels
 const MIN_DRAG = 4; // pixels; less is a click
 const LENGTHS = [[DAY, "day"], [HOUR, "hour"], [MINUTE, "minute"]];
 
-const TIME = new Intl.DateTimeFormat("en-US", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-const DATE = new Intl.DateTimeFormat("en-US", { month: "short", day: "numeric" });
-const MONTH = new Intl.DateTimeFormat("en-US", { month: "short", year: "numeric" });
+const TIME = formatter(Intl.DateTimeFormat, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const DATE = formatter(Intl.DateTimeFormat, { month: "short", day: "numeric" });
+const MONTH = formatter(Intl.DateTimeFormat, { month: "short", year: "numeric" });
 
 export class Past {
   /** `onSelect` gets the first and the last moment of a part that was chosen. */

@@ -3,7 +3,7 @@
 // A chart is drawn anew when its width changes. It can be read with a pointer and with the arrow keys, stop by stop;
 // the table below it has the same figures.
 
-import { clock, make, setText, visible, when } from "./text.js";
+import { clock, formatter, make, setText, visible, when } from "./text.js";
 import { brief } from "./words.js";
 
 const LEFT = 54, RIGHT = 14, TOP = 12, BOTTOM = 26; // pixels around the plot
@@ -249,8 +249,8 @@ function nextTick(time, step) {
   return next.getTime();
 }
 
-const DAYS = new Intl.DateTimeFormat("en-US", { month: "short", day: "numeric" });
-const MONTHS = new Intl.DateTimeFormat("en-US", { month: "short", year: "numeric" });
+const DAYS = formatter(Intl.DateTimeFormat, { month: "short", day: "numeric" });
+const MONTHS = formatter(Intl.DateTimeFormat, { month: "short", year: "numeric" });
 
 function timeLabel(time, step) {
   const date = new Date(time);

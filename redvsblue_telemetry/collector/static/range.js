@@ -2,7 +2,7 @@
 // a range that was dragged on a chart is in the address as two times, which are the same in every time zone.
 
 import { request } from "./api.js";
-import { clock, make, setText, visible } from "./text.js";
+import { clock, formatter, make, setText, visible } from "./text.js";
 
 const CHOICES = [
   ["Live", "", "The last minutes second by second, and everything that is stored"],
@@ -21,8 +21,8 @@ const MIN_LENGTH = 60_000; // milliseconds
 const EVERYTHING = "all"; // in words; it needs no request
 const LIVE = new Set(["", "live"]);
 
-const DAY = new Intl.DateTimeFormat("en-US", { weekday: "short", month: "short", day: "numeric" });
-const DAY_OF_A_YEAR = new Intl.DateTimeFormat("en-US", { month: "short", day: "numeric", year: "numeric" });
+const DAY = formatter(Intl.DateTimeFormat, { weekday: "short", month: "short", day: "numeric" });
+const DAY_OF_A_YEAR = formatter(Intl.DateTimeFormat, { month: "short", day: "numeric", year: "numeric" });
 
 /** Return the minutes by which this computer's time is ahead of UTC. */
 export function offset() {

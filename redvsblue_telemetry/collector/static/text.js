@@ -32,7 +32,13 @@ export function setText(element, text) {
   if (element.textContent !== shown) element.textContent = shown;
 }
 
-const NUMBERS = new Intl.NumberFormat("en-US", { maximumFractionDigits: 1 });
+/** Return an Intl formatter that is made when it is first used: to make one takes some milliseconds. */
+export function formatter(kind, options) {
+  let made;
+  return { format: (value) => (made ??= new kind("en-US", options)).format(value) };
+}
+
+const NUMBERS = formatter(Intl.NumberFormat, { maximumFractionDigits: 1 });
 
 /** Return a number with commas; one that `parse()` keeps exactly, with all of its digits. */
 export function number(value) {
@@ -64,8 +70,8 @@ export function clock(milliseconds, { precise = false } = {}) {
   return precise ? `${time}.${String(date.getMilliseconds()).padStart(3, "0")}` : time;
 }
 
-const DAYS = new Intl.DateTimeFormat("en-US", { month: "short", day: "numeric" });
-const DAYS_OF_OTHER_YEARS = new Intl.DateTimeFormat("en-US", { dateStyle: "medium" });
+const DAYS = formatter(Intl.DateTimeFormat, { month: "short", day: "numeric" });
+const DAYS_OF_OTHER_YEARS = formatter(Intl.DateTimeFormat, { dateStyle: "medium" });
 
 /**
  * Return the local time of day; of other days with the date, and of other years with the year.

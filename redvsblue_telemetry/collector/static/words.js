@@ -1,11 +1,11 @@
 // Words and figures of answers. Text from events only ever becomes a text node; see text.js.
 
-import { make, number, shortened, visible } from "./text.js";
+import { formatter, make, number, shortened, visible } from "./text.js";
 
 const MAX_NAME_LENGTH = 60; // characters, in a sentence
 const OF_THE_EVENT = new Set(["version", "type", "session", "outcome"]);
-const FINE = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });
-const SHORT = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
+const FINE = formatter(Intl.NumberFormat, { maximumSignificantDigits: 3 });
+const SHORT = formatter(Intl.NumberFormat, { notation: "compact", maximumFractionDigits: 1 });
 
 /** Return a number of any size as a field may have it: "12", "0.0312", "1,234.5", "2.1e+15"; "–" if there is none. */
 export function quantity(value) {

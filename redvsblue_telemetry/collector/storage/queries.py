@@ -128,8 +128,8 @@ _MAX_ENDS = 100_000  # that are counted for alerts, the newest ones
 _MAX_VERSIONS = 100  # of one group of faults
 _MAX_CONTEXT_NAMES = 100
 _MAX_INTERVALS = 10_000  # of frames that are summed up
-# A game may send an interval with every so many other events: then a remainder of the arrival
-# number is the same for all of them. So this is Knuth's multiplicative hash, without an overflow.
+# A game may send an interval after each n events: then a remainder of the arrival number is the
+# same for all of them. So this is Knuth's multiplicative hash, without an overflow.
 _MIXED = "((arrival % 2147483648 * 2654435761) % 4294967296 >> 8)"
 _EVERY_EVENT = Plan([], [])
 _LAST_HEARD = "last_received"  # the time by which a session is in a range
