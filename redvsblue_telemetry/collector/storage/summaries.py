@@ -6,7 +6,10 @@ kept of it is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import attrgetter
 from typing import Annotated
 
 import msgspec
@@ -80,7 +83,7 @@ class CrashGroups:
         return list(self._groups.values())
 
 
-class _Interval(msgspec.Struct, rename="camel"):
+class _Interval(msgspec.Struct, rename="camel", gc=False):
     """The data of a ``frames`` event."""
 
     seconds: _Amount
@@ -148,20 +151,19 @@ class FrameSummaries:
         )
 
 
+_p50_of: Callable[[_Interval], float] = attrgetter("p50_ms")
+_p95_of: Callable[[_Interval], float] = attrgetter("p95_ms")
+_p99_of: Callable[[_Interval], float] = attrgetter("p99_ms")
+_frames_of: Callable[[_Interval], int] = attrgetter("frames")
+
+
 def _percentiles(intervals: Sequence[_Interval]) -> tuple[float, float, float]:
     """Return the medians of the intervals' percentiles, weighted by their frames."""
-    half = sum(interval.frames for interval in intervals) / 2
-    return (
-        _median([(interval.p50_ms, interval.frames) for interval in intervals], half),
-        _median([(interval.p95_ms, interval.frames) for interval in intervals], half),
-        _median([(interval.p99_ms, interval.frames) for interval in intervals], half),
-    )
+    return _median(intervals, _p50_of), _median(intervals, _p95_of), _median(intervals, _p99_of)
 
 
-def _median(weighted: list[tuple[float, int]], half: float) -> float:
-    seen = 0
-    for value, weight in sorted(weighted):
-        seen += weight
-        if seen >= half:
-            return value
-    return 0.0
+def _median(intervals: Sequence[_Interval], value_of: Callable[[_Interval], float]) -> float:
+    # By a key, since numbers are compared several times as fast as pairs of a number and a weight.
+    ordered = sorted(intervals, key=value_of)
+    seen = [*accumulate(map(_frames_of, ordered))]
+    return value_of(ordered[bisect_left(seen, seen[-1] / 2)])

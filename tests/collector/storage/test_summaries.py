@@ -199,6 +199,19 @@ def test_events_that_only_look_like_frames_are_left_out(
     assert summary.frames == 60
 
 
+def test_frames_are_those_of_their_version_whatever_texts_there_are(
+    writer: Writer, connection: sqlite3.Connection
+) -> None:
+    versions = [None, 'a "quoted" one', "näh\\\n", "🚀", "1\x00.2"]
+    for number, version in enumerate(versions):
+        game = Game(writer, f"s{number}", version)
+        game.draws(number + 1, 16.0, stage="Brücke 🚀")
+        game.sends("frames", {"stage": "ä\n"})
+    assert {each.version: each.frames for each in queries.frames(connection)} == {
+        version: number + 1 for number, version in enumerate(versions)
+    }
+
+
 @pytest.mark.parametrize("others", [0, 3, 11])
 def test_sums_over_too_many_intervals_are_estimates(
     writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, others: int
