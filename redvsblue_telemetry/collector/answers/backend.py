@@ -18,10 +18,13 @@ from ..storage.cutoff import Cutoff
 from .dialect import Dialect
 from .questions import as_number
 
-__all__ = ["INTEGER", "NUMBER", "SESSION_COLUMNS", "TEXT", "Backend"]
+__all__ = ["DAY", "INTEGER", "NUMBER", "SESSION_COLUMNS", "TEXT", "Backend"]
 
 INTEGER, NUMBER, TEXT = "BIGINT", "DOUBLE", "TEXT"
 """The kinds of columns, as both engines name them."""
+
+DAY = 86_400_000
+"""Milliseconds."""
 
 SESSION_COLUMNS = {
     "session": INTEGER,
@@ -121,10 +124,15 @@ class Backend(ABC):
             span: the range.
         """
 
-    def add_visits(self, table: str, types: Sequence[str]) -> None:
+    def add_visits(self, table: str, types: Sequence[str], midnight: int) -> None:
         """Make a table or view of when contexts were there, with ``received`` and ``context``.
 
         It has at least the first event of each context, and one of each day on which it has any.
+
+        Args:
+            table: its name.
+            types: see :meth:`add_events`.
+            midnight: a moment at which a day begins, in milliseconds before the epoch.
         """
         self.add_events(table, types, ["received", "context"], [], TimeRange())
 
@@ -139,16 +147,23 @@ class Backend(ABC):
         )
         return [name for (name,) in rows]
 
-    def add_sessions(self, table: str, names: Sequence[str], span: TimeRange) -> None:
+    def add_sessions(
+        self,
+        table: str,
+        names: Sequence[str],
+        span: TimeRange,
+        keys: Sequence[int] | None = None,
+    ) -> None:
         """Make a table of the sessions that were last heard of in a range.
 
         Args:
             table: its name.
             names: its columns, of those that :data:`SESSION_COLUMNS` has.
             span: the range.
+            keys: those of the sessions that are needed; by default all.
         """
         kinds = {name: SESSION_COLUMNS[name] for name in names}
-        self.add(table, kinds, self._sessions(names, span))
+        self.add(table, kinds, self._sessions(names, span, keys))
 
     def texts_of(self, field: str) -> tuple[list[int], list[str], list[float | None]]:
         """Return the keys of sessions or contexts, and the texts and numbers of a field of theirs.
@@ -164,8 +179,10 @@ class Backend(ABC):
         keys, texts = self._sessions(["session", name], TimeRange())
         return keys, texts, [None] * len(keys)
 
-    def _sessions(self, names: Sequence[str], span: TimeRange) -> tuple[list[Any], ...]:
+    def _sessions(
+        self, names: Sequence[str], span: TimeRange, keys: Sequence[int] | None = None
+    ) -> tuple[list[Any], ...]:
         own = [_OWN_NAMES.get(name, name) for name in names]
         return queries.session_columns(
-            self.connection, own, span, connected=self.connected, now=self.now
+            self.connection, own, span, keys=keys, connected=self.connected, now=self.now
         )

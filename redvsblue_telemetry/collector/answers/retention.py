@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..models import TimeRange
 from ..storage.upkeep import epoch_milliseconds
-from .backend import Backend
+from .backend import DAY, Backend
 from .questions import (
     MAX_ECHO,
     Cohort,
@@ -23,7 +23,6 @@ MAX_DAYS = 8
 MAX_LATER = 400
 """The most days after the first one."""
 _MAX_COHORTS = 200
-_DAY = 86_400_000  # milliseconds
 
 
 def retention(backend: Backend, question: Retention) -> RetentionAnswer:
@@ -34,7 +33,7 @@ def retention(backend: Backend, question: Retention) -> RetentionAnswer:
     cohorts: dict[int, Cohort] = {}
     for first, later, players in _counts(backend, question.filters.span, days):
         if later == 0:
-            returned = {str(each): 0 if first + (each + 1) * _DAY <= now else None for each in days}
+            returned = {str(each): 0 if first + (each + 1) * DAY <= now else None for each in days}
             cohorts[first] = Cohort(first, players, returned)
         elif cohorts[first].returned[str(later)] is not None:
             cohorts[first].returned[str(later)] = players
@@ -65,25 +64,23 @@ def _add_visits(backend: Backend, question: Retention) -> None:
     add_owners(backend, "owners", question.field)
     # Not only in the range: one who was seen before it is not a new player in it.
     types = backend.type_names() or [""]
+    # A day is added, so that moments are positive numbers after it in any zone.
+    midnight = question.offset * 60_000 + DAY
     if conditions := question.filters.conditions:
         filters = Filters(TimeRange(), conditions)
         add_facts(backend, "seen", types, ["received", "context"], [], filters)
     else:
-        backend.add_visits("seen", types)
-    # A day is added, so that it is the remainder of a positive number in any zone.
-    of_day = f"(received + {question.offset * 60_000 + _DAY}) % {_DAY}"
-    # By context at first: there are far fewer of them than events, and then players have few rows.
+        backend.add_visits("seen", types, midnight)
     backend.run(
-        f"CREATE TEMP TABLE visits AS SELECT owner, day, min(first) AS first FROM "
-        f"(SELECT context, received - {of_day} AS day, min(received) AS first FROM seen "
-        f"GROUP BY context, received - {of_day}) AS by_context "
-        "JOIN owners ON owners.context = by_context.context GROUP BY owner, day"
+        "CREATE TEMP TABLE visits AS SELECT owner, day, min(received) AS first FROM "
+        f"(SELECT owner, received, received - (received + {midnight}) % {DAY} AS day FROM seen "
+        "JOIN owners ON owners.context = seen.context) AS by_day GROUP BY owner, day"
     )
 
 
 def _counts(backend: Backend, span: TimeRange, days: list[int]) -> list[tuple[int, int, int]]:
     """Return the players of each cohort, by how many days after the first they were seen."""
-    later = backend.dialect.quotient("visits.day - firsts.day", str(_DAY))
+    later = backend.dialect.quotient("visits.day - firsts.day", str(DAY))
     rows = backend.run(
         f"SELECT firsts.day, {later} AS later, count(*) FROM "
         "(SELECT owner, min(day) AS day, min(first) AS first FROM visits GROUP BY owner) AS firsts "

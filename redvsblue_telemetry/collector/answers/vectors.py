@@ -17,7 +17,7 @@ from typing import Any
 from ..models import TimeRange
 from ..storage import columns
 from ..storage.cutoff import Cutoff, CutoffError
-from .backend import INTEGER, NUMBER, TEXT, Backend
+from .backend import DAY, INTEGER, NUMBER, TEXT, Backend
 from .dialect import PERCENTILES, scaled
 from .questions import QuestionError
 
@@ -211,10 +211,17 @@ class Vectors(Backend):
             parts.append(f"SELECT type, {', '.join(selected)} FROM {of_type}{joined}")
         self.run(f"CREATE TEMP VIEW {table} AS {' UNION ALL '.join(parts)}")
 
-    def add_visits(self, table: str, types: Sequence[str]) -> None:
+    def add_visits(self, table: str, types: Sequence[str], midnight: int) -> None:
         """See :meth:`.Backend.add_visits`."""
         read = (columns.visits(self.connection, name, cutoff=self.cutoff) for name in types)
-        self._own.register(table, self._arrow.concat_tables(read))
+        source = f"{table}_visits"
+        self._own.register(source, self._arrow.concat_tables(read))
+        # Few visits last beyond midnight, so there are half as many rows as with both their ends.
+        self.run(
+            f"CREATE TEMP VIEW {table} AS SELECT context, first AS received FROM {source} "
+            f"UNION ALL SELECT context, first + stay FROM {source} "
+            f"WHERE (first + {midnight}) % {DAY} + stay >= {DAY}"
+        )
 
 
 def _columns(field: str) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ _ROWS = 8192  # of a piece
 _ROWS_WITH_DATA = 256  # of a piece: their data is one text
 _SAMPLE = 1000  # of the newest events, whose fields are looked at
 _EXAMPLES = 5  # different values of a field
+_VISIT = ("context", "first", "stay")
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 _warnings = LogLimit(logger)
@@ -67,32 +68,36 @@ def read(
     Raises:
         CutoffError: it had to end.
     """
-    return _table(_Reader, connection, event_type, names, span, cutoff)
+    schema = _schema(names)
+    pieces = _pieces(_Reader, connection, event_type, schema, span, cutoff)
+    return import_module("pyarrow").Table.from_batches(pieces, schema)
 
 
-def _table(
+def _schema(names: Sequence[str]) -> Any:
+    arrow: Any = import_module("pyarrow")
+    return arrow.schema([(name, _type_of(arrow, name)) for name in names])
+
+
+def _pieces(
     kind: type[_Reader],
     connection: sqlite3.Connection,
     event_type: str,
-    names: Sequence[str],
+    schema: Any,
     span: TimeRange,
     cutoff: Cutoff,
-) -> Any:
-    arrow: Any = import_module("pyarrow")
-    schema = arrow.schema([(name, _type_of(arrow, name)) for name in names])
+) -> list[Any]:
     with snapshot(connection):
         row = connection.execute("SELECT key FROM types WHERE name = ?", (event_type,)).fetchone()
-        reader = None if row is None else kind(connection, row[0], schema, span, cutoff)
-        pieces = [] if reader is None else [*reader.pieces()]
-    return arrow.Table.from_batches(pieces, schema)
+        return [] if row is None else [*kind(connection, row[0], schema, span, cutoff).pieces()]
 
 
 def visits(connection: sqlite3.Connection, event_type: str, *, cutoff: Cutoff = NEVER) -> Any:
     """Return when the contexts of a type's events were there, as a ``pyarrow.Table``.
 
-    Its columns are ``context``, the key, and ``received``. It has the first and the last event of
-    each context, and one of each day on which there is any, in all time zones; of the others only
-    some. Events without a context may be left out.
+    Its columns are ``context``, the key; ``first``, when the first event of a visit was received;
+    and ``stay``, how much later its last one was: at most a day, in milliseconds. So the two are
+    on each day on which there is any event of the visit, in all time zones. Events without a
+    context may be left out.
 
     Args:
         connection: see :func:`read`.
@@ -102,8 +107,9 @@ def visits(connection: sqlite3.Connection, event_type: str, *, cutoff: Cutoff = 
     Raises:
         CutoffError: it had to end.
     """
-    names = ["context", "received"]
-    return _table(_VisitReader, connection, event_type, names, TimeRange(), cutoff)
+    events = _schema(["context", "received"])
+    pieces = _pieces(_VisitReader, connection, event_type, events, TimeRange(), cutoff)
+    return import_module("pyarrow").Table.from_batches(pieces, _schema(_VISIT))
 
 
 def _type_of(arrow: Any, name: str) -> Any:
@@ -212,18 +218,18 @@ class _Reader:
         wanted = parts_of([_field_of(name) for name in data])
         # By column: a row that is fetched costs a turn with the GIL.
         arrays = [f"json_group_array({name})" for name in fixed]
+        bounds = {"received >= ?": self._span.start, "received < ?": self._span.end}
+        inside = {each: bound for each, bound in bounds.items() if bound is not None}
+        conditions = " AND ".join(["type = ?", "arrival BETWEEN ? AND ?", *inside])
         query = (
             f"SELECT {', '.join(['max(arrival)', *arrays, *([TEXTS] if data else [])])} FROM "
-            "(SELECT * FROM events WHERE type = ? AND arrival BETWEEN ? AND ? "
-            "AND received >= ifnull(?, received) AND received < ifnull(?, received + 1) "
-            "ORDER BY arrival LIMIT ?)"
+            f"(SELECT * FROM events WHERE {conditions} ORDER BY arrival LIMIT ?)"
         )
         limit = _ROWS_WITH_DATA if data else _ROWS
-        bounds = self._span.start, self._span.end
         while True:
             self._cutoff.check()
             row = self._connection.execute(
-                query, (self._type_key, first, last, *bounds, limit)
+                query, (self._type_key, first, last, *inside.values(), limit)
             ).fetchone()
             if row[0] is None:
                 return
@@ -239,7 +245,16 @@ class _Reader:
 
 
 class _VisitReader(_Reader):
-    """Reads the visits of a block instead of its events."""
+    """Reads the visits of a block instead of its events. Each other event is a visit."""
+
+    def pieces(self) -> Iterator[Any]:
+        """Yield all visits as record batches."""
+        for piece in super().pieces():
+            if piece.schema.names == [*_VISIT]:
+                yield piece
+                continue
+            none = self._arrow.repeat(self._arrow.scalar(0, self._arrow.int64()), len(piece))
+            yield self._arrow.record_batch([*piece.columns, none], [*_VISIT])
 
     def _block(self, block: Block) -> Iterator[Any]:
         row = self._connection.execute(
@@ -256,11 +271,9 @@ class _VisitReader(_Reader):
         except DamagedColumnError:
             yield from super()._block(block)
             return
-        contexts = numbers.slice(0, count)
         firsts = self._compute.add(numbers.slice(count, count), block.oldest)
-        lasts = self._compute.add(firsts, numbers.slice(2 * count))
-        for received in (firsts, lasts):
-            yield self._arrow.record_batch([contexts, received], schema=self._schema)
+        columns = [numbers.slice(0, count), firsts, numbers.slice(2 * count)]
+        yield self._arrow.record_batch(columns, [*_VISIT])
 
 
 def _column(flat: list[dict[str, float | str]], name: str) -> Any:

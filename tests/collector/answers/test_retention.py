@@ -17,6 +17,7 @@ from redvsblue_telemetry.collector.answers.questions import (
     Retention,
 )
 from redvsblue_telemetry.collector.models import TimeRange
+from redvsblue_telemetry.collector.storage import blocks, building
 
 from .conftest import Asked
 from .played import Played, answers, database_of
@@ -113,6 +114,28 @@ def test_both_engines_answer_as_the_reference(
             else:
                 assert found[0] == found[1]
                 assert found[0].startswith("no event has the field 'context.player'; ")
+
+
+@pytest.mark.parametrize(("offset", "returned"), [(0, 1), (60, 1), (120, 0), (-120, 0)])
+def test_a_visit_beyond_midnight_is_on_both_days(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, offset: int, returned: int
+) -> None:
+    for hour in (22, 22.5, 25):  # one visit, in a block of columns
+        received = START + int(hour * HOUR)
+        asked.store("hit", received=received, context={"player": "a"})
+    for module in (blocks, building):
+        monkeypatch.setattr(module, "BLOCK_EVENTS", 3)
+    work = building.Building()
+    work._has_imported()
+    if work._importing is not None:
+        work._importing.join()
+    while asked.writer.maintain(work.step):
+        pass
+    with asked.database.reading() as connection:
+        assert connection.execute("SELECT events FROM blocks").fetchall() == [(3,)]
+    question = Retention(field="context.player", days=(1,), offset=offset)
+    answer = asked.ask(question, now=START + 3 * DAY)
+    assert answer["overall"]["1"] == {"players": 1, "returned": returned, "share": returned}
 
 
 def test_a_day_that_is_not_over_is_unknown(asked: Asked) -> None:

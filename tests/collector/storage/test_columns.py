@@ -553,8 +553,12 @@ def seen(events: list[tuple[int | None, int]]) -> dict[str, Any]:
 
 
 def visits_of(connection: sqlite3.Connection) -> list[tuple[int | None, int]]:
+    """When each visit began, and when it ended, if it had more than one event."""
     table = columns.visits(connection, "tick").to_pydict()
-    return list(zip(table["context"], table["received"], strict=True))
+    found = []
+    for context, first, stay in zip(*map(table.get, ("context", "first", "stay")), strict=True):
+        found += [(context, moment) for moment in dict.fromkeys((first, first + stay))]
+    return found
 
 
 @needs_pyarrow
