@@ -163,7 +163,7 @@ def _left(backend: Backend, steps: int) -> list[Leavers]:
         f"FROM ({leavers}) AS one GROUP BY step, session"
     )
     sessions = [session for (session,) in backend.run("SELECT DISTINCT session FROM leavers")]
-    backend.add_sessions("ends", ["session", "id", "received", "outcome"], TimeRange())
+    backend.add_sessions("ends", ["session", "id", "received", "outcome"], TimeRange(), sessions)
     backend.add(
         "last_events",
         {"session": INTEGER, "name": TEXT},

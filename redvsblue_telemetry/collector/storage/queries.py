@@ -389,12 +389,20 @@ def session_columns(
     names: Sequence[str],
     span: TimeRange,
     *,
+    keys: Sequence[int] | None = None,
     connected: Set[str] = frozenset(),
     now: int | None = None,
 ) -> tuple[list[Any], ...]:
-    """Return some columns of the table that :func:`session_rows` has, or ``outcome``."""
+    """Return some columns of the table that :func:`session_rows` has, or ``outcome``.
+
+    With ``keys``, only the sessions with one of these.
+    """
+    query = _session_rows(span)
     values = {**bounds(span), **_standing(connected, now)}
-    return by_column(connection, names, _session_rows(span), values)
+    if keys is not None:
+        query += " AND key IN (SELECT value FROM json_each(:keys))"
+        values["keys"] = msgspec.json.encode(keys).decode()
+    return by_column(connection, names, query, values)
 
 
 def _session_rows(span: TimeRange) -> str:
