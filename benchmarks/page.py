@@ -20,6 +20,7 @@ import sys
 from benchmarks import (
     backlog,
     collector,
+    collector_questions,
     endings,
     frame_cost,
     frame_pairs,
@@ -50,6 +51,7 @@ PAGES = tuple(
         "docs/performance.md",
         "docs/truth-table.md",
         "docs/collector.md",
+        "docs/questions.md",
         "benchmarks/README.md",
     )
 )
@@ -71,6 +73,7 @@ _BENCHMARKS = {
     "peer-bytes": peer_bytes,
     "collector": collector,
     "collector-compression": collector,
+    "collector-questions": collector_questions,
     "truth-table": truth_table,
     "kills": kills,
     "endings": endings,
