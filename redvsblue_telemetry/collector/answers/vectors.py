@@ -5,10 +5,11 @@ The columns of the question are handed to DuckDB where they are in memory; it co
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from importlib import import_module
 from importlib.util import find_spec
@@ -149,15 +150,26 @@ class Vectors(Backend):
     def run(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """See :meth:`.Backend.run`."""
         self.cutoff.check()
-        try:
+        with self._telling():
             found: list[tuple[Any, ...]] = self._own.execute(query, values).fetchall()
+        return found
+
+    def _register(self, table: str, read: Any) -> None:
+        """Let statements read an Arrow table. DuckDB runs another statement for that."""
+        with self._telling():
+            self._own.register(table, read)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turn the errors of a statement that had to end into ours."""
+        try:
+            yield
         except self._duckdb.InterruptException as error:
             raise CutoffError from error
         except self._duckdb.OutOfMemoryException as error:
             raise QuestionError(
                 "the answer needs too much memory; narrow the range, or ask for another field"
             ) from error
-        return found
 
     def add(
         self, table: str, columns: Mapping[str, str], values: Sequence[Sequence[object]]
@@ -169,7 +181,7 @@ class Vectors(Backend):
             arrow.array(column, kinds[kind])
             for column, kind in zip(values, columns.values(), strict=True)
         ]
-        self._own.register(table, arrow.table(dict(zip(columns, arrays, strict=True))))
+        self._register(table, arrow.table(dict(zip(columns, arrays, strict=True))))
 
     def add_events(
         self,
@@ -206,7 +218,7 @@ class Vectors(Backend):
             read = columns.read(self.connection, name, names, span, cutoff=self.cutoff)
             source = f"{table}_{place}"
             # Under short names: those of fields may have any characters.
-            self._own.register(source, read.rename_columns([*named.values()]))
+            self._register(source, read.rename_columns([*named.values()]))
             of_type = f"(SELECT {place} AS type, * FROM {source}) AS {source}_typed"
             parts.append(f"SELECT type, {', '.join(selected)} FROM {of_type}{joined}")
         self.run(f"CREATE TEMP VIEW {table} AS {' UNION ALL '.join(parts)}")
@@ -215,7 +227,7 @@ class Vectors(Backend):
         """See :meth:`.Backend.add_visits`."""
         read = (columns.visits(self.connection, name, cutoff=self.cutoff) for name in types)
         source = f"{table}_visits"
-        self._own.register(source, self._arrow.concat_tables(read))
+        self._register(source, self._arrow.concat_tables(read))
         # Few visits last beyond midnight, so there are half as many rows as with both their ends.
         self.run(
             f"CREATE TEMP VIEW {table} AS SELECT context, first AS received FROM {source} "
