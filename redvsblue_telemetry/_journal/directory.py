@@ -224,7 +224,7 @@ def _began_at(path: Path) -> int | None:
 def _reports(path: Path) -> Iterator[RunReport]:
     """Yield the report of a run; nothing if it isn't one, or has just gone."""
     segments, saved = _segments(path), _report(path)
-    if not segments and saved is None:
+    if (not segments and saved is None) or RunDirectory.is_condemned(path):
         return
     is_living = False
     with contextlib.suppress(OSError):  # such as on a copy that can't be written

@@ -151,8 +151,9 @@ class Journal:
         """Delete this run and all dead runs."""
         run, self._run = self._run, None
         if run is not None:
-            # First, because of a kill in the midst of this: a report without its events would make
-            # the next start take all of them for damaged.
+            # First, because of a kill in the midst of this: the next start would send events that
+            # the player has said no to, or take those that a report counts for damaged.
+            run.condemn()
             run.delete_report()
         self.store.erase()
         if run is not None:

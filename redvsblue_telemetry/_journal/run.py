@@ -3,6 +3,11 @@
 It contains ``redvsblue.lock``, ``00000001.events`` and so on, and ``redvsblue.report``. Nothing
 else in it is touched, and no symbolic link is followed.
 
+A kill can come between the deletions of two files. A spare segment that is left alone says of its
+run that it had no event, and a first segment has events that the player may have said no to. So
+before the first file goes, ``redvsblue.deleted`` is there, and it is the last to go but for the
+lock. Whoever finds it deletes the rest.
+
 A process that looks for dead runs can meet a run at the moment when it is created, before it has
 locked its directory. Then that process takes it for dead, and empty, and deletes it. A temporary
 name that is changed after the lock was taken was rejected: what a killed process left behind under
@@ -33,7 +38,8 @@ __all__ = ["RunDirectory"]
 _LOCK = "redvsblue.lock"  # names that no other program gives a file
 _REPORT = "redvsblue.report"
 _NEW_REPORT = "redvsblue.report.new"  # being written
-_OWN = frozenset({_LOCK, _REPORT, _NEW_REPORT})
+_DELETED = "redvsblue.deleted"
+_OWN = frozenset({_LOCK, _REPORT, _NEW_REPORT, _DELETED})
 _MAX_REPORT_BYTES = 1 << 20  # a file that has more is not a report
 # A file with such a name may be anything: a link to somewhere else, or a pipe without a writer.
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -100,13 +106,13 @@ class RunDirectory:
     def take_over(cls, path: Path) -> RunDirectory | None:
         """Lock the directory of a dead run; return None if it is alive, or is not a run at all.
 
-        What a process left behind that was killed while it created or deleted a run is removed. But
+        What a process left behind that was killed while it created or deleted a run is deleted. But
         an empty directory may also be the game's own, which it has just made. So one without
         segments and without a report is removed only if there is a lock in it, or if it has the
         name of a session that the game has not named.
 
         Raises:
-            OSError: it can't be read or locked.
+            OSError: it can't be read or locked, or the rest of a deleted run can't be deleted.
         """
         try:
             segments, others = _contents(path)
@@ -116,7 +122,7 @@ class RunDirectory:
             if not segments and not others:
                 path.rmdir()  # if it is being created now, its creator makes another one
                 return None
-            has_content = bool(segments) or _REPORT in others
+            has_content = bool(segments) or not others.isdisjoint({_REPORT, _DELETED})
             lock = FileLock.acquire(path / _LOCK, create=has_content)
         except FileNotFoundError:
             return None
@@ -124,13 +130,20 @@ class RunDirectory:
             return None
         run = cls(path, lock)
         try:
-            if run.segments() or run.report() is not None:
+            is_condemned = cls.is_condemned(path)
+            if not is_condemned and (run.segments() or run.report() is not None):
                 return run
         except OSError:
             lock.release()
             raise
-        run.delete()
+        if (failed := run.delete()) is not None and is_condemned:
+            raise failed
         return None
+
+    @staticmethod
+    def is_condemned(path: Path) -> bool:
+        """Return whether a run is being deleted, or was when a kill came."""
+        return os.path.lexists(path / _DELETED)
 
     @staticmethod
     def is_living(path: Path) -> bool:
@@ -227,6 +240,18 @@ class RunDirectory:
         """Delete the report; return why it can't be."""
         return _unlink(self.path / _NEW_REPORT) or _unlink(self.path / _REPORT)
 
+    def condemn(self) -> None:
+        """Have the run deleted by whoever finds it, if a kill comes before all files are gone.
+
+        Where there is no room for that, a kill leaves what it leaves.
+        """
+        condemned = self.path / _DELETED
+        with contextlib.suppress(OSError):
+            (self.path / _REPORT).rename(condemned)  # needs no room
+            return
+        with contextlib.suppress(OSError), opened(condemned, _NEW):
+            pass
+
     @property
     def is_intact(self) -> bool:
         """Whether the directory still exists and is locked by this process."""
@@ -273,6 +298,7 @@ class RunDirectory:
         failed: OSError | None = None
         self._is_deleted = True
         if self._lock.hold_again():  # else another process may have taken it over
+            self.condemn()
             failed = self.delete_report()
             try:
                 for _, path in self.segments():
@@ -281,6 +307,8 @@ class RunDirectory:
                 pass
             except OSError as error:
                 failed = error
+            if failed is None:
+                failed = _unlink(self.path / _DELETED)
             if sys.platform == "win32":  # it can't delete an open file
                 self._lock.release()
             failed = _unlink(self._lock.path) or failed

@@ -163,7 +163,7 @@ def test_a_no_erases_the_report_too(tmp_path: Path) -> None:
     assert not tmp_path.exists()
 
 
-def test_an_erasure_leaves_no_report_whose_events_are_gone_if_it_is_killed(
+def test_an_erasure_leaves_nothing_to_be_sent_if_it_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = made(tmp_path)
@@ -179,6 +179,7 @@ def test_an_erasure_leaves_no_report_whose_events_are_gone_if_it_is_killed(
 
     monkeypatch.setattr(Path, "unlink", look_and_unlink)
     journal.erase()
-    assert left[0] == [".events", ".lock", ".report"]
-    assert all(".events" in suffixes for suffixes in left if ".report" in suffixes)
+    assert left[0] == [".deleted", ".events", ".lock"]
+    assert all(".deleted" in suffixes for suffixes in left if ".events" in suffixes)
+    assert not any(".report" in suffixes for suffixes in left)
     assert not tmp_path.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.run import RunDirectory, _safe
-from tests.support.journal import RUN, SESSION
+from tests.support.journal import RUN, SESSION, Segment, records, write_run
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="modes and forks of POSIX")
 
@@ -187,6 +188,57 @@ def test_what_a_kill_left_of_a_creation_is_removed(tmp_path: Path) -> None:
     assert list(JournalDirectory(tmp_path).dead_runs()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
     assert len(list((tmp_path / "photos").iterdir())) == 2
+
+
+def is_killed_after(steps: int, path: Path) -> bool:
+    """Whether a child that deletes a run was killed, before it was done: after so many steps."""
+    if (child := os.fork()) == 0:
+        left = steps
+
+        def step(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal left
+            is_step = event in {"open", "os.remove", "os.rename", "os.rmdir"}
+            if is_step and str(arguments[0]).startswith(str(path)):
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            run = RunDirectory.take_over(path)
+            assert run is not None
+            sys.addaudithook(step)
+            run.delete()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in {0, -signal.SIGKILL}
+    return code != 0
+
+
+@needs_posix
+@pytest.mark.parametrize("has_report", [True, False])
+def test_what_a_kill_left_of_a_deletion_is_not_taken_for_a_run(
+    tmp_path: Path, has_report: bool
+) -> None:
+    steps, has_begun, is_killed = 0, 0, True
+    while is_killed:
+        journal = tmp_path / str(steps)
+        first = Segment(number=1, records=records(1, 3), indexed=3, confirmed=3)
+        spares = (Segment(number=number, has_base=False) for number in (2, 3))
+        path = write_run(journal, first, *spares, name=uuid4().hex)
+        if has_report:
+            (path / "redvsblue.report").write_text("{}")
+        names = sorted(path.iterdir())
+        is_killed = is_killed_after(steps, path)
+        steps += 1
+        if not has_begun and sorted(path.iterdir()) == names:
+            continue
+        has_begun += 1
+        assert JournalDirectory(journal).inspect() == []
+        assert list(JournalDirectory(journal).dead_runs()) == []
+        assert not path.exists()
+    assert has_begun > 5  # three segments, what comes before and after them, and the whole
 
 
 def test_a_directory_that_the_game_has_just_made_is_not_removed(tmp_path: Path) -> None:
