@@ -45,6 +45,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background job; the programs that tests start and interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # As under nohup. A handler is not inherited, and the tests themselves still ignore it.
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.hookimpl(optionalhook=True)
