@@ -632,10 +632,15 @@ def test_a_run_of_a_future_format_is_left_alone(journal: Path, collector: Runnin
     sessions = [leave_behind(journal) for _ in range(3)]
     future = journal / sorted(sessions)[1]
     files = sorted(path for path in future.iterdir() if path.suffix == ".events")
+    replaced = 0
     for path in files:
         data = path.read_bytes()
-        assert b" journal 1\n" in data
-        path.write_bytes(data.replace(b" journal 1\n", b" journal 2\n"))
+        if b" journal 1\n" in data:
+            path.write_bytes(data.replace(b" journal 1\n", b" journal 2\n"))
+            replaced += 1
+        else:  # the kill came while the worker made a spare one
+            assert not data.strip(b"\0")
+    assert replaced
     before = {path: path.read_bytes() for path in files}
     script = "wait_for(lambda: telemetry.stats().recovered == 200)"
     for _ in range(2):
