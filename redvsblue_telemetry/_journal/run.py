@@ -6,7 +6,7 @@ else in it is touched, and no symbolic link is followed.
 A kill can come between the deletions of two files. A spare segment that is left alone says of its
 run that it had no event, and a first segment has events that the player may have said no to. So
 before the first file goes, ``redvsblue.deleted`` is there, and it is the last to go but for the
-lock. Whoever finds it deletes the rest.
+lock. A process that finds it deletes the rest.
 
 A process that looks for dead runs can meet a run at the moment when it is created, before it has
 locked its directory. Then that process takes it for dead, and empty, and deletes it. A temporary
@@ -241,7 +241,7 @@ class RunDirectory:
         return _unlink(self.path / _NEW_REPORT) or _unlink(self.path / _REPORT)
 
     def condemn(self) -> None:
-        """Have the run deleted by whoever finds it, if a kill comes before all files are gone.
+        """Have the next start delete the rest, if a kill comes before all files are gone.
 
         Where there is no room for that, a kill leaves what it leaves.
         """

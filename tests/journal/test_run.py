@@ -191,7 +191,7 @@ def test_what_a_kill_left_of_a_creation_is_removed(tmp_path: Path) -> None:
 
 
 def is_killed_after(steps: int, path: Path) -> bool:
-    """Whether a child that deletes a run was killed, before it was done: after so many steps."""
+    """Whether a child that deletes a run was killed after this number of steps."""
     if (child := os.fork()) == 0:
         left = steps
 
