@@ -430,11 +430,14 @@ class DeadRun:
         except OSError:
             return  # without its number, that segment would be lost
         left = [file for file in self._left if file not in settled]
-        if not self._has_noted_in(left):
-            return  # these would be taken for events that the limits have dropped
-        for file in settled:
-            with contextlib.suppress(OSError):
-                file.path.unlink()
+        # Those that are deleted would be taken for events that the limits have dropped. If all are,
+        # a kill may leave the last of them.
+        if not self._has_noted_in(left or self._left[-1:]) and left:
+            return
+        for file in self._left:
+            if file in settled:
+                with contextlib.suppress(OSError):
+                    file.path.unlink()
         self._left = left
 
     def _note(self) -> None:

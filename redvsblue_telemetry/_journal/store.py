@@ -867,6 +867,9 @@ class JournalStore:
         if keep and run is not None:
             try:
                 self._write_entries()
+                # Any of them may be the last one: if a kill comes, also one that is to be deleted.
+                for segment in self._files():
+                    segment.set_confirmed(self._confirmed)
                 self._sync()
             except OSError as error:
                 self.fall_back(error)

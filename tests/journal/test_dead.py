@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.layout import BASE_AT, base_entry
 from redvsblue_telemetry._journal.run import RunDirectory
 from tests.support.journal import STARTED_AT, Segment, numbers_of, records, write_run
+from tests.support.killed_steps import Hook, is_killed_after
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no SIGKILL here")
 
 
 def only_run(journal: Path) -> DeadRun:
@@ -104,6 +108,30 @@ def test_what_is_settled_is_noted_before_its_file_goes(tmp_path: Path) -> None:
     files = RunFiles(RunDirectory.segments_in(path))  # as after a kill at this moment
     assert (files.confirmed, files.first) == (130, 101)
     run.delete()
+
+
+@needs_fork
+def test_what_a_kill_left_of_settled_files_says_that_all_is_settled(tmp_path: Path) -> None:
+    steps, left, is_killed = 0, set(), True
+    while is_killed:
+        journal = tmp_path / str(steps)
+        path = write_run(journal, *three_segments())
+
+        def settle(hook: Hook, journal: Path = journal) -> None:
+            run = only_run(journal)
+            take_all(run)
+            hook()
+            run.confirm(230)
+
+        is_killed = is_killed_after(steps, path, settle)
+        segments = RunDirectory.segments_in(path)
+        if len(segments) not in {0, 4}:
+            left.add(len(segments))
+            files = RunFiles(segments)
+            assert (files.confirmed, files.last_number()) == (230, 230)
+            assert [pair for pairs in files.read() for pair in pairs] == []
+        steps += 1
+    assert left == {1, 2, 3}
 
 
 def test_numbers_that_are_not_sure_are_not_delivered(tmp_path: Path) -> None:

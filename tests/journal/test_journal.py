@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from redvsblue_telemetry._journal.dead import RunFiles
 from redvsblue_telemetry._journal.journal import Journal
 from redvsblue_telemetry._journal.run import RunDirectory
 from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry._report import Report, State, decode_report, encode_report
+from tests.support.killed_steps import Hook, is_killed_after
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no SIGKILL here")
 
 
 def made(path: Path) -> Journal:
@@ -183,3 +188,29 @@ def test_an_erasure_leaves_nothing_to_be_sent_if_it_is_killed(
     assert all(".deleted" in suffixes for suffixes in left if ".events" in suffixes)
     assert not any(".report" in suffixes for suffixes in left)
     assert not tmp_path.exists()
+
+
+@needs_fork
+def test_what_a_kill_left_of_a_good_end_says_that_all_is_settled(tmp_path: Path) -> None:
+    steps, left, is_killed = 0, set(), True
+    while is_killed:
+        directory = tmp_path / str(steps)
+
+        def end(hook: Hook, directory: Path = directory) -> None:
+            journal = made(directory)
+            for number in range(5):
+                push(journal, number)
+            journal.maintain()  # makes spares
+            journal.store.confirm(5)
+            journal.store.drain(5)
+            hook()
+            journal.close(keep=True)
+
+        is_killed = is_killed_after(steps, directory, end)
+        for run in directory.glob("*/"):
+            if segments := RunDirectory.segments_in(run):
+                files = RunFiles(segments)
+                left.add(len(segments))
+                assert (files.confirmed, files.last_number()) == (5, 5), segments
+        steps += 1
+    assert {1, 2} <= left

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.run import RunDirectory, _safe
 from tests.support.journal import RUN, SESSION, Segment, records, write_run
+from tests.support.killed_steps import Hook, is_killed_after
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="modes and forks of POSIX")
 
@@ -190,32 +190,6 @@ def test_what_a_kill_left_of_a_creation_is_removed(tmp_path: Path) -> None:
     assert len(list((tmp_path / "photos").iterdir())) == 2
 
 
-def is_killed_after(steps: int, path: Path) -> bool:
-    """Whether a child that deletes a run was killed after this number of steps."""
-    if (child := os.fork()) == 0:
-        left = steps
-
-        def step(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal left
-            is_step = event in {"open", "os.remove", "os.rename", "os.rmdir"}
-            if is_step and str(arguments[0]).startswith(str(path)):
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            run = RunDirectory.take_over(path)
-            assert run is not None
-            sys.addaudithook(step)
-            run.delete()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in {0, -signal.SIGKILL}
-    return code != 0
-
-
 @needs_posix
 @pytest.mark.parametrize("has_report", [True, False])
 def test_what_a_kill_left_of_a_deletion_is_not_taken_for_a_run(
@@ -230,7 +204,14 @@ def test_what_a_kill_left_of_a_deletion_is_not_taken_for_a_run(
         if has_report:
             (path / "redvsblue.report").write_text("{}")
         names = sorted(path.iterdir())
-        is_killed = is_killed_after(steps, path)
+
+        def delete(hook: Hook, path: Path = path) -> None:
+            run = RunDirectory.take_over(path)
+            assert run is not None
+            hook()
+            run.delete()
+
+        is_killed = is_killed_after(steps, path, delete)
         steps += 1
         if not has_begun and sorted(path.iterdir()) == names:
             continue
