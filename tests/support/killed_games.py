@@ -83,7 +83,15 @@ def is_balanced(stats: TelemetryStats) -> bool:
 
 
 def has_recovered(telemetry: Telemetry, count: int, timeout: float = 20.0) -> bool:
-    """Wait until so many events of earlier runs are settled."""
-    return wait_until(
-        lambda: telemetry.stats().recovered >= count and not telemetry.stats().in_flight, timeout
-    )
+    """Wait until so many events of earlier runs are settled, and these runs are gone.
+
+    A stop would give them a quarter of a second only.
+    """
+    connector = telemetry._connector
+    assert connector is not None
+
+    def is_over() -> bool:
+        stats = telemetry.stats()
+        return stats.recovered >= count and not stats.in_flight and connector.adoption.is_done
+
+    return wait_until(is_over, timeout)
