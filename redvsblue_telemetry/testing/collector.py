@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
@@ -34,7 +34,7 @@ from .._process import get_telemetry, install_telemetry, stop_telemetry
 from .._shared import Unpack, escape, monotonic
 from ..client import Telemetry
 from ..collector.alerts import Conditions
-from ..collector.client import CollectorClient
+from ..collector.client import CollectorClient, ConnectionLostError
 from ..collector.models import (
     MAX_PAGE_SIZE,
     EventFilter,
@@ -56,6 +56,9 @@ __all__ = ["CollectedEvents", "CollectorOptions", "RunningCollector", "sending_f
 _POLL_INTERVAL = 0.01  # seconds
 _THREAD_TIMEOUT = 15.0  # seconds for the thread to start listening, or to end
 _STOP_TIMEOUT = 0.5  # seconds for events that no test has waited for
+_MAX_ATTEMPTS = 5  # to ask something while connections are lost
+
+_Answer = TypeVar("_Answer")
 
 
 class CollectorOptions(TypedDict, total=False):
@@ -167,23 +170,17 @@ class RunningCollector:
     @property
     def sessions(self) -> list[Session]:
         """The sessions of the events, the most recently active first."""
-        found: list[Session] = []
-        with self._client() as client:
-            while page := client.sessions(limit=MAX_PAGE_SIZE, offset=len(found)):
-                found += page
-        return found
+        return self._ask(_all_sessions)
 
     @property
     def rejected(self) -> list[RejectedMessage]:
         """The messages that were not valid events, newest first; the newest thousand."""
-        with self._client() as client:
-            return client.rejected(limit=MAX_PAGE_SIZE)
+        return self._ask(lambda client: client.rejected(limit=MAX_PAGE_SIZE))
 
     @property
     def faults(self) -> list[FaultGroup]:
         """The faults of the events that do not fit the ``schema``, the newest first."""
-        with self._client() as client:
-            return client.faults(limit=MAX_PAGE_SIZE)
+        return self._ask(lambda client: client.faults(limit=MAX_PAGE_SIZE))
 
     @property
     def connections(self) -> int:
@@ -242,13 +239,26 @@ class RunningCollector:
         ) as client:
             yield client
 
-    def _events(self, wanted: EventFilter) -> CollectedEvents:
+    def _ask(self, question: Callable[[CollectorClient], _Answer]) -> _Answer:
+        """Return the answer to a question, which may take several requests.
+
+        If this process was stopped in between, by a debugger for example, or had no turn for a few
+        seconds, the collector has closed the connection. Then the question is asked again. It still
+        is this collector that answers: it has the port.
+        """
+        for _ in range(_MAX_ATTEMPTS - 1):
+            with suppress(ConnectionLostError), self._client() as client:
+                return question(client)
         with self._client() as client:
-            return CollectedEvents(map(_as_emitted, client.iter_events(wanted)))
+            return question(client)
+
+    def _events(self, wanted: EventFilter) -> CollectedEvents:
+        return self._ask(
+            lambda client: CollectedEvents(map(_as_emitted, client.iter_events(wanted)))
+        )
 
     def _stats(self) -> Stats:
-        with self._client() as client:
-            return client.stats()
+        return self._ask(CollectorClient.stats)
 
     def _becomes_true(self, condition: Callable[[], bool], timeout: float) -> bool:
         pause = threading.Event()  # unlike time.sleep, no test replaces it
@@ -271,11 +281,14 @@ class RunningCollector:
         return "\n".join(map(escape, lines))
 
     def _summary(self) -> list[str]:
-        with self._client() as client:
-            stats = client.stats()
-            events = [_as_emitted(event) for event in client.events(limit=PREVIEW_LINES)]
-            rejected = client.rejected(limit=PREVIEW_LINES)
-            sessions = client.sessions(limit=PREVIEW_LINES)
+        return self._ask(self._summary_from)
+
+    @staticmethod
+    def _summary_from(client: CollectorClient) -> list[str]:
+        stats = client.stats()
+        events = [_as_emitted(event) for event in client.events(limit=PREVIEW_LINES)]
+        rejected = client.rejected(limit=PREVIEW_LINES)
+        sessions = client.sessions(limit=PREVIEW_LINES)
         lines = [f"events: {stats.events}", *preview(events, stats.events)]
         if rejected:
             reasons = [f"{part.reason}: {format_event(part.text)}" for part in rejected]
@@ -314,6 +327,13 @@ class _RealTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return monotonic()
+
+
+def _all_sessions(client: CollectorClient) -> list[Session]:
+    found: list[Session] = []
+    while page := client.sessions(limit=MAX_PAGE_SIZE, offset=len(found)):
+        found += page
+    return found
 
 
 def _as_emitted(event: StoredEvent) -> TelemetryEvent:

@@ -6,13 +6,17 @@ import asyncio
 import json
 import math
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from freezegun import freeze_time
 from websockets.sync.client import connect
 
 from redvsblue_telemetry import emit, get_telemetry, start_telemetry, stop_telemetry
+from redvsblue_telemetry.collector.client import CollectorClient
+from redvsblue_telemetry.collector.models import EventPage
 from redvsblue_telemetry.collector.server import Options, OptionsError
 from redvsblue_telemetry.testing import record_events
 from redvsblue_telemetry.testing.collector import (
@@ -20,6 +24,7 @@ from redvsblue_telemetry.testing.collector import (
     RunningCollector,
     sending_for_real,
 )
+from tests.support.fault_proxy import FaultProxy
 
 
 def test_the_keywords_are_the_options() -> None:
@@ -80,6 +85,31 @@ def test_events_of_several_pages_are_all_returned() -> None:
         assert [found.seq for found in collector.events] == list(range(1, 2501))
         assert [found.seq for found in collector.events_of("t0")] == list(range(2, 2501, 2))
         assert "  and 2470 more" in collector.summary()
+
+
+def test_a_connection_that_was_lost_between_two_pages_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after a pause in a debugger: the collector closes connections that are idle."""
+    with RunningCollector() as collector, connect(collector.url) as client:
+        event = {"sessionId": "s", "id": "i", "timestamp": 1, "type": "t", "data": {}}
+        client.send(json.dumps([event | {"seq": n} for n in range(1, 2501)]))
+        collector.wait_for("t", 2500)
+        pages: list[int] = []
+        with FaultProxy(int(collector.http_url.rstrip("/").rpartition(":")[2])) as proxy:
+            paged = CollectorClient._pages
+
+            def lose(client: CollectorClient, *parts: Any, **more: Any) -> Iterator[EventPage]:
+                for page in paged(client, *parts, **more):
+                    yield page
+                    pages.append(len(page.events))
+                    if len(pages) == 2:
+                        proxy.reset()
+
+            monkeypatch.setattr(CollectorClient, "_pages", lose)
+            monkeypatch.setattr(collector, "http_url", f"http://127.0.0.1:{proxy.port}/")
+            assert [found.seq for found in collector.events] == list(range(1, 2501))
+        assert pages == [1000, 1000, 1000, 1000, 500]
 
 
 def test_events_whose_data_is_large_are_all_returned() -> None:
