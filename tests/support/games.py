@@ -19,6 +19,7 @@ import pytest
 from tests.support import REPOSITORY
 from tests.support.collector import REFUSING_PORT, RunningCollector
 from tests.support.command import environment
+from tests.support.left_behind import left_behind
 
 PATIENCE = 100.0  # seconds for a game that takes a few, on a machine that has other things to do
 
@@ -183,7 +184,13 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def leave_behind(journal: Path, count: int = 100, **options: Any) -> str:
-    """Have a game die with undelivered events in its journal, and return its session."""
+    """Leave a run of a game that died with undelivered events, and return its session."""
+    if options:
+        return _die(journal, count, **options)
+    return left_behind(journal, ("left", count), lambda journal: _die(journal, count))
+
+
+def _die(journal: Path, count: int, **options: Any) -> str:
     done = run_game(DYING, nowhere(), journal, count, **options)
     assert done.code == -signal.SIGKILL, str(done)
     assert done.troubles == [], str(done)

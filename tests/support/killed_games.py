@@ -14,6 +14,7 @@ import pytest
 
 from redvsblue_telemetry import Telemetry, TelemetryStats
 from tests.support import REPOSITORY
+from tests.support.left_behind import left_behind
 from tests.support.wait import wait_until
 
 TIMEOUT = 40.0  # seconds, for a machine that has other things to do
@@ -59,7 +60,16 @@ def played(
 
 
 def killed(journal: Path, count: int, *, type: str = "old", **settings: Any) -> str:
-    """Have a game emit some events, numbered from 1, and die; return its session id."""
+    """Leave a run of a game that emitted events, numbered from 1, and died; return its session.
+
+    A game with settings of its own is played each time.
+    """
+    if settings:
+        return _killed(journal, count, type, **settings)
+    return left_behind(journal, (type, count), lambda journal: _killed(journal, count, type))
+
+
+def _killed(journal: Path, count: int, type: str, **settings: Any) -> str:
     script = f"""
 for number in range(1, {count} + 1):
     telemetry.emit({type!r}, n=number)
@@ -82,7 +92,7 @@ def is_balanced(stats: TelemetryStats) -> bool:
     return is_sum and stats.emitted + stats.recovered == places and stats.in_flight >= 0
 
 
-def has_recovered(telemetry: Telemetry, count: int, timeout: float = 20.0) -> bool:
+def has_recovered(telemetry: Telemetry, count: int) -> bool:
     """Wait until so many events of earlier runs are settled, and these runs are gone.
 
     A stop would give them a quarter of a second only.
@@ -94,4 +104,4 @@ def has_recovered(telemetry: Telemetry, count: int, timeout: float = 20.0) -> bo
         stats = telemetry.stats()
         return stats.recovered >= count and not stats.in_flight and connector.adoption.is_done
 
-    return wait_until(is_over, timeout)
+    return wait_until(is_over)
