@@ -250,7 +250,7 @@ def test_what_a_stop_leaves_keeps_its_context(server: RecordingServer, tmp_path:
         telemetry.context(level=3)
         telemetry.emit("hit", n=1)
         telemetry.stop(0)
-        assert wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED, 20)
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED)
     with made(server.url, journal=tmp_path) as telemetry:
         assert has_recovered(telemetry, 1)
     assert contexts(server) == {1: {"level": 3}}

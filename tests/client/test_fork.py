@@ -164,7 +164,7 @@ assert telemetry.stats().reconnects == 0
     ):
         game = play(IMPORT + FORK + script, proxy.url)
         assert said(game, "playing")
-        assert wait_until(lambda: proxy.has_stalled, 20)
+        assert wait_until(lambda: proxy.has_stalled)
         assert game.stdin is not None
         game.stdin.write("go on\n")
         game.stdin.flush()

@@ -278,7 +278,7 @@ def test_a_confirmed_batch_starts_the_waits_anew(acks: bool, bounds: list[float]
             )
             telemetry.emit("x")
             # Without a flush, whose attempt would be one more, and would draw no wait.
-            assert wait_until(lambda: telemetry.stats().delivered == 1, 10)
+            assert wait_until(lambda: telemetry.stats().delivered == 1)
             assert len(bounds) == 5
             assert server.wait_for_connection()  # a pong can be ahead of the server's own books
             server.disconnect()
@@ -303,7 +303,7 @@ def test_games_that_were_cut_off_together_do_not_come_back_in_step() -> None:
         try:
             assert wait_until(lambda: server.connections == games)
             server.disconnect(1012)
-            assert wait_until(lambda: note(games), 10)
+            assert wait_until(lambda: note(games))
         finally:
             for telemetry in running:
                 telemetry.stop(1)

@@ -22,7 +22,7 @@ SOON = 5.0  # seconds: far less than any wait that the toggle must not wait for
 
 
 def is_in(telemetry: Telemetry, state: ConnectionState) -> bool:
-    return wait_until(lambda: telemetry.stats().state is state, timeout=20)
+    return wait_until(lambda: telemetry.stats().state is state)
 
 
 def switched_off(telemetry: Telemetry) -> None:
@@ -42,7 +42,7 @@ def test_what_was_in_flight_is_not_sent_again_and_the_gap_shows() -> None:
         telemetry = made(url=proxy.url, drain_interval=0.01).start()
         for _ in range(500):
             telemetry.emit("before", text="x" * 500)
-        assert wait_until(lambda: proxy.has_stalled, 20)
+        assert wait_until(lambda: proxy.has_stalled)
         assert wait_until(lambda: telemetry.stats().in_flight > 0)
         session = telemetry.session_id
         switched_off(telemetry)
@@ -196,7 +196,7 @@ def test_a_no_is_soon_done_whatever_the_worker_is_at(server: Script, state: Any)
         assert wait_until(lambda: telemetry.stats().dropped == 1)
         # The yes makes an attempt at once, also where the worker would have waited for days.
         telemetry.enabled = True
-        assert wait_until(lambda: len(clients) == 2, timeout=20)
+        assert wait_until(lambda: len(clients) == 2)
         switched_off(telemetry)
         assert is_in(telemetry, ConnectionState.IDLE)
         assert telemetry.stop(20)
@@ -212,7 +212,7 @@ def test_a_no_is_soon_done_while_the_server_takes_nothing() -> None:
         telemetry = made(url=proxy.url, batch_size=1000, max_batch_bytes=2**25).start()
         for _ in range(1000):
             telemetry.emit("x", text="y" * 15_000)
-        assert wait_until(lambda: proxy.has_stalled, 20)
+        assert wait_until(lambda: proxy.has_stalled)
         switched_off(telemetry)
         assert is_in(telemetry, ConnectionState.IDLE)
         assert telemetry.stats().dropped == 1000
@@ -300,7 +300,7 @@ def test_what_was_in_flight_is_kept_while_the_host_has_no_network() -> None:
         telemetry = made(url=proxy.url, drain_interval=0.01).start()
         for _ in range(50):
             telemetry.emit("x", text="x" * 500)
-        assert wait_until(lambda: proxy.has_stalled, 20)
+        assert wait_until(lambda: proxy.has_stalled)
         telemetry.set_online(False)
         assert is_in(telemetry, ConnectionState.OFFLINE)
         telemetry.set_online(True)
@@ -350,7 +350,7 @@ def test_what_has_not_left_this_machine_when_the_player_says_no_never_does() -> 
         for _ in range(3000):
             telemetry.emit("x", text="x" * 1000)
         # In the window is what the operating system has taken, most of which it hasn't sent.
-        assert wait_until(lambda: telemetry.stats().in_flight >= 2000, 20)
+        assert wait_until(lambda: telemetry.stats().in_flight >= 2000)
         switched_off(telemetry)
         assert is_in(telemetry, ConnectionState.IDLE)
         is_over.set()

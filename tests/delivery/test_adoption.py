@@ -69,7 +69,7 @@ def dropped(telemetry: Telemetry) -> dict[str, int]:
 
 
 def is_stopped(telemetry: Telemetry) -> bool:
-    return wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED, 20)
+    return wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED)
 
 
 def bytes_in(journal: Path) -> int:
@@ -107,10 +107,10 @@ die()
         for _ in range(4):
             played(journal, script, url=collector.url, drain_interval=0.01)
         with made(journal, collector.url) as telemetry:
-            assert wait_until(lambda: collector.stats().events == 3000, 20)
+            assert wait_until(lambda: collector.stats().events == 3000)
             assert wait_until(lambda: telemetry.stats().in_flight == 0)
             # The killed adopters have left runs, too.
-            assert wait_until(lambda: len(list(journal.glob("*/"))) == 1, 20)
+            assert wait_until(lambda: len(list(journal.glob("*/"))) == 1)
         assert [event.seq for event in collector.events] == list(range(1, 3001))
         assert {event.session_id for event in collector.events} == {session}
         # The adopters that were killed are sessions, too, if without an event.
@@ -131,7 +131,7 @@ def test_an_adopter_that_is_killed_in_the_middle_leaves_the_rest_to_the_next(
             game(journal, "time.sleep(60)", url=proxy.url), cwd=REPOSITORY, stdin=subprocess.DEVNULL
         )
         with adopter:
-            assert wait_until(lambda: proxy.has_stalled, 20)
+            assert wait_until(lambda: proxy.has_stalled)
             os.kill(adopter.pid, signal.SIGKILL)
         taken = {event["seq"] for event in server.events}
         assert 0 < len(taken) < 2000
@@ -479,7 +479,7 @@ die()
         played(journal, script, session_id=session)
     size = bytes_in(journal)
     telemetry = made(journal, journal_max_bytes=size // 2 + 1_500_000).start()
-    assert wait_until(lambda: telemetry.stats().recovered > 0, 10)
+    assert wait_until(lambda: telemetry.stats().recovered > 0)
     telemetry.stop(0)
     assert is_stopped(telemetry)
     stats = telemetry.stats()
@@ -567,7 +567,7 @@ def reports_of(server: RecordingServer, session: str) -> list[dict[str, Any]]:
 
 
 def is_gone(journal: Path, session: str) -> bool:
-    return wait_until(lambda: not (journal / session).exists(), 20)
+    return wait_until(lambda: not (journal / session).exists())
 
 
 def test_a_killed_run_is_reported_once_its_events_are_delivered(
@@ -692,7 +692,7 @@ def test_a_run_stays_until_its_report_is_confirmed(journal: Path, server: Record
     session = killed(journal, 100)
     with confirming_no_report() as (url, got):
         telemetry = made(journal, url, confirm_timeout=60).start()
-        assert wait_until(lambda: any(report["sessionId"] == session for report in got), 20)
+        assert wait_until(lambda: any(report["sessionId"] == session for report in got))
         assert telemetry.stats().delivered == 100
         assert telemetry.stop(1) is True  # it waits for its own last report in vain
         (first,) = [report for report in got if report["sessionId"] == session]
@@ -720,7 +720,7 @@ def test_while_a_report_can_not_be_saved_the_files_forget_nothing(
     with monkeypatch.context() as patch, confirming_no_report() as (url, got):
         patch.setattr(RunDirectory, "save_report", lambda *_: False)  # the disk is full
         telemetry = made(journal, url, before_send=review, confirm_timeout=60).start()
-        assert wait_until(lambda: any(report["sessionId"] == session for report in got), 20)
+        assert wait_until(lambda: any(report["sessionId"] == session for report in got))
         telemetry.stop(0)
         assert is_stopped(telemetry)
     assert (journal / session / "00000001.events").exists()
@@ -755,8 +755,8 @@ def test_many_runs_are_reported(journal: Path, server: RecordingServer) -> None:
             name=session,
         )
     with made(journal, server.url) as telemetry:
-        assert wait_until(lambda: files(journal / sessions[-1]) == [], 20)
-        assert wait_until(lambda: len(list(journal.glob("*/"))) == 1, 20)
+        assert wait_until(lambda: files(journal / sessions[-1]) == [])
+        assert wait_until(lambda: len(list(journal.glob("*/"))) == 1)
         assert telemetry.stats().delivered == sum(range(25))
         ended = [report for report in server.reports if report["state"] == "ended"]
     assert [report["sessionId"] for report in ended] == sessions
@@ -772,7 +772,7 @@ def test_a_run_whose_report_is_too_old_is_forgotten(journal: Path, server: Recor
         path = write_run(journal, name=session)
         (path / "redvsblue.report").write_bytes(encode_report(report))
     with made(journal, server.url, journal_max_age=60):
-        assert wait_until(lambda: len(list(journal.glob("*/"))) == 1, 20)
+        assert wait_until(lambda: len(list(journal.glob("*/"))) == 1)
     assert reports_of(server, "old") == []
     (report_of_young,) = reports_of(server, "young")
     assert (report_of_young["number"], report_of_young["reason"]) == (3, "exit")
@@ -783,7 +783,7 @@ def test_a_no_erases_a_run_whose_report_is_not_confirmed(journal: Path, is_conne
     session = killed(journal, 10)
     with confirming_no_report() as (url, got):
         telemetry = made(journal, url, confirm_timeout=60).start()
-        assert wait_until(lambda: any(report["sessionId"] == session for report in got), 20)
+        assert wait_until(lambda: any(report["sessionId"] == session for report in got))
         if not is_connected:
             telemetry.stop(0)
             assert is_stopped(telemetry)
@@ -884,8 +884,8 @@ def test_an_adopter_that_is_killed_at_any_operation_leaves_the_next_one_the_trut
         server.url,
         before_send=lambda event: None if event.data.get("n", 0) % 10 == 0 else event,
     ) as telemetry:
-        assert wait_until(lambda: telemetry.stats().state is ConnectionState.CONNECTED, 20)
-        assert wait_until(lambda: len(list(journal.glob("*/"))) == 1, 20)
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.CONNECTED)
+        assert wait_until(lambda: len(list(journal.glob("*/"))) == 1)
     assert files(journal) == []
     arrived = {event["seq"] for event in server.events}
     assert arrived == {number for number in range(1, 111) if number % 10}

@@ -18,7 +18,7 @@ def test_what_is_sent_is_confirmed_while_nearly_all_is_dropped() -> None:
     with RecordingServer() as server:
         settings = TelemetrySettings(enabled=True, url=server.url, before_send=keep_a_few)
         telemetry = Telemetry(settings).start()
-        assert wait_until(lambda: telemetry.stats().state.value == "connected", timeout=20)
+        assert wait_until(lambda: telemetry.stats().state.value == "connected")
         is_over = threading.Event()
 
         def play() -> None:  # faster than the worker can drop: the store is never empty
@@ -28,7 +28,7 @@ def test_what_is_sent_is_confirmed_while_nearly_all_is_dropped() -> None:
         player = threading.Thread(target=play)
         player.start()
         try:
-            assert wait_until(lambda: telemetry.stats().delivered >= 3, timeout=20)
+            assert wait_until(lambda: telemetry.stats().delivered >= 3)
         finally:
             is_over.set()
             player.join()
@@ -48,7 +48,7 @@ def test_a_slow_callback_that_drops_everything_holds_no_worker_beyond_its_stop()
             enabled=True, url=server.url, before_send=dawdle, drain_interval=0.01
         )
         telemetry = Telemetry(settings).start()
-        assert wait_until(lambda: telemetry.stats().state.value == "connected", timeout=20)
+        assert wait_until(lambda: telemetry.stats().state.value == "connected")
         for number in range(4000):
             telemetry.emit("hit", n=number)
         telemetry.stop(0.2)

@@ -22,11 +22,9 @@ from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support import REPOSITORY
 from tests.support.collector import REFUSING_PORT
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE, wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no SIGKILL here")
-
-PATIENCE = 30.0  # seconds
 
 GAME = """
 import gc, multiprocessing, os, signal, sys, threading, time

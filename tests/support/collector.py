@@ -14,8 +14,17 @@ from urllib.parse import urlsplit
 
 from redvsblue_telemetry.collector.models import Stats
 from redvsblue_telemetry.testing import collector as public
+from tests.support.wait import PATIENCE
 
-PATIENCE = 15.0  # seconds; a step takes a fraction of one, unless the machine is loaded
+__all__ = [
+    "PATIENCE",
+    "REFUSING_PORT",
+    "Answer",
+    "RunningCollector",
+    "basic",
+    "bearer",
+    "collector_running",
+]
 
 
 class Answer(NamedTuple):

@@ -16,10 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.support import REPOSITORY
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE, wait_until
 
 ROOT = REPOSITORY
-PATIENCE = 20.0  # seconds for what takes one, unless the machine is loaded
 FULL_DISK = Path("/dev/full")
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
 needs_full_disk = pytest.mark.skipif(not FULL_DISK.exists(), reason=f"needs {FULL_DISK}")
@@ -90,7 +89,7 @@ def run_command(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=100,
         check=False,
     )
 
@@ -104,7 +103,7 @@ def run_command_onto_full_disk(*arguments: object) -> subprocess.CompletedProces
             stdin=subprocess.DEVNULL,
             stdout=full,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=100,
             check=False,
         )
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.ports import own_port
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE, wait_until
 
-PATIENCE = 15.0  # seconds
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 
 ARGUMENTS = {

@@ -24,7 +24,7 @@ def failure(url: str, **settings: Any) -> str:
     """Why the first attempt, or connection, failed."""
     telemetry = start_telemetry(**{**ONE_ATTEMPT, "url": url, **settings})
     telemetry.emit("x")
-    assert wait_until(lambda: telemetry.stats().last_error is not None, 10)
+    assert wait_until(lambda: telemetry.stats().last_error is not None)
     reason = str(telemetry.stats().last_error)
     assert telemetry.stats().delivered == 0
     telemetry.enabled = False  # so that nothing is left for which the stop would try once more

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+PATIENCE = 60.0  # seconds for what takes one, on a machine that has other things to do
 
-def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> bool:
+
+def wait_until(condition: Callable[[], object], timeout: float = PATIENCE) -> bool:
     """Look every few milliseconds; whether the condition came to hold in time."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -320,7 +320,7 @@ def test_chart_shows_the_counts_of_one_second(collector: RunningCollector, look:
         page.keyboard.press("ArrowLeft")
         return text in status.inner_text()
 
-    assert wait_until(lambda: second_before_has("10 events, type-0 5, type-1 5"), 10)
+    assert wait_until(lambda: second_before_has("10 events, type-0 5, type-1 5"))
     expect(page.locator("#chart-tip")).to_contain_text("type-0")
     page.keyboard.press("Escape")
     expect(page.locator("#chart-tip")).to_be_hidden()

@@ -202,7 +202,7 @@ def test_range_that_reaches_the_present_goes_on_with_it(
         page.clock.run_for(1_000)
         return bool(page.locator("#tile-events").inner_text() == text)
 
-    assert wait_until(lambda: shows("27"), 20)
+    assert wait_until(lambda: shows("27"))
     expect(page.locator("#legend")).to_contain_text("new")
 
 
@@ -525,7 +525,7 @@ def test_late_answer_for_the_range_before_is_not_shown(
     of_everything = re.compile(r"/api/(stats|versions\?limit=30|history\?offset=0)$")
     url = f"{played.http_url}?range=all"
     page = look(url, prepare=lambda page: page.route(of_everything, hold))
-    assert wait_until(lambda: page.wait_for_timeout(10) or len(held) == 3, 20)
+    assert wait_until(lambda: page.wait_for_timeout(10) or len(held) == 3)
     page.get_by_role("button", name="Yesterday", exact=True).click()
     expect(page.locator("#tile-events")).to_have_text("19")
 
