@@ -92,7 +92,7 @@ def leaves_nothing(play: Callable[[], object], times: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_starts_and_stops_leave_nothing_behind() -> None:
+def test_hundreds_of_starts_and_stops_leave_nothing_behind() -> None:
     with RecordingServer() as server:
 
         def play() -> None:
@@ -104,10 +104,10 @@ def test_a_thousand_starts_and_stops_leave_nothing_behind() -> None:
             assert telemetry.stop(5)
             assert telemetry.stats().delivered == 1
 
-        leaves_nothing(play, 800)
-        leaves_nothing(play_with_an_event, 200)
+        leaves_nothing(play, 250)
+        leaves_nothing(play_with_an_event, 100)
         assert wait_until(lambda: server.connections == 0)
-        assert len(server.events) == 205
+        assert len(server.events) == 105
 
 
 def test_starts_and_stops_at_a_dead_port_leave_nothing_behind() -> None:
@@ -171,7 +171,7 @@ def test_threads_that_emit_during_a_stop_are_all_accounted_for(timeout: float) -
                 errors.append(error)
 
         def stop() -> None:
-            assert wait_until(lambda: telemetry.stats().delivered > 100, timeout=20)
+            assert wait_until(lambda: telemetry.stats().delivered > 100)
             telemetry.stop(timeout)
             is_over.set()
 
@@ -335,7 +335,7 @@ def test_what_the_host_said_before_the_start_holds() -> None:
 def offline(**settings: Any) -> Telemetry:
     """One that has found that there is no network: the name of its server can't be looked up."""
     telemetry = made(url="ws://name.invalid/", **settings).start()
-    assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE, timeout=20)
+    assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE)
     return telemetry
 
 
@@ -351,19 +351,19 @@ def test_without_a_network_attempts_are_few_and_one_follows_on_set_online_at_onc
         telemetry.emit("kept")
         assert len(attempts) == 1  # an event alone causes none
         assert not telemetry.flush(0.2)
-        assert wait_until(lambda: len(attempts) == 2, timeout=20)
-        assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE, 20)
+        assert wait_until(lambda: len(attempts) == 2)
+        assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE)
         for count in (3, 4, 5):
             telemetry.set_online(True)
             assert wait_until(lambda count=count: len(attempts) == count, timeout=20)
-            assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE, 20)
+            assert wait_until(lambda: telemetry.stats().state is ConnectionState.OFFLINE)
         telemetry.set_online(False)
         assert "can't be resolved" in str(telemetry.stats().last_error)
         stats = telemetry.stats()
         assert (stats.emitted, stats.buffered, stats.in_flight) == (1, 1, 0)
     finally:
         assert not telemetry.stop(0)
-    assert wait_until(lambda: ended_well(telemetry.stats()), timeout=20)
+    assert wait_until(lambda: ended_well(telemetry.stats()))
 
 
 def test_without_a_route_it_is_offline_and_goes_on_trying_until_one_is_there(

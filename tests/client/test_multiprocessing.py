@@ -127,9 +127,17 @@ def simulated(folder: Path, server: RecordingServer, method: str, where: str, ki
     assert all(seqs == list(range(1, len(seqs) + 1)) for seqs in numbers.values())
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("where", ["top", "target"])
-@pytest.mark.parametrize("kind", ["processes", "pool", "terminated", "executor"])
+PLACES, KINDS = ("top", "target"), ("processes", "pool", "terminated", "executor")
+# Each method with each kind, and both places with each of them. What a method makes of a main
+# module that starts telemetry is seen by processes alone.
+CASES = {
+    (method, PLACES[(m + k) % 2], kind)
+    for m, method in enumerate(METHODS)
+    for k, kind in enumerate(KINDS)
+} | {(method, "top", "processes") for method in METHODS}
+
+
+@pytest.mark.parametrize(("method", "where", "kind"), sorted(CASES))
 def test_all_events_of_children_arrive_once_wherever_they_start_telemetry(
     method: str, where: str, kind: str, tmp_path: Path
 ) -> None:
@@ -143,7 +151,7 @@ def test_all_events_of_children_arrive_once_wherever_they_start_telemetry(
 
 
 @pytest.mark.skipif("forkserver" not in METHODS, reason="no forkserver here")
-@pytest.mark.parametrize("kind", ["processes", "pool", "terminated", "executor"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_all_events_arrive_from_children_of_a_forkserver_that_started_telemetry(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,12 +34,11 @@ from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.collector import collector_running
 from tests.support.command import Running, needs_posix, run_command, running_command
 from tests.support.ports import own_port
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE, wait_until
 
 pytestmark = needs_posix
 
-PATIENCE = 30.0  # seconds for what takes one, unless the machine is loaded
-KILLS = 20
+KILLS = 12
 UNABLE = "cannot store events, so none are acknowledged: "
 ABLE_AGAIN = "events are being stored again"
 

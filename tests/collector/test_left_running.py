@@ -157,12 +157,12 @@ def size_of(folder: Path) -> int:
 def test_collector_under_load_stays_within_its_limits(tmp_path: Path) -> None:
     db, limit = tmp_path / "telemetry.sqlite3", 100_000_000
     port = own_port()
-    rules = ("--keep", "8s", "--keep", "hit=3s", "--max-bytes", "100MB")
+    rules = ("--keep", "4s", "--keep", "hit=2s", "--max-bytes", "100MB")
     arguments = ("collect", "--port", port, "--db", db, *rules)
     sizes = []
     with running_command(*arguments) as collector:
         with playing(f"ws://127.0.0.1:{port}/telemetry", 3, 0.006):
-            end = time.monotonic() + 25
+            end = time.monotonic() + 12
             while time.monotonic() < end:
                 assert collector.process.poll() is None
                 sizes.append(size_of(tmp_path))

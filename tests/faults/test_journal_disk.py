@@ -258,7 +258,7 @@ def test_a_disk_that_is_full_every_other_moment_kills_no_game(
     journal = small.path / "journal"
     script = """
 def play(number):
-    seconds = time.monotonic() + 4
+    seconds = time.monotonic() + 2.5
     while time.monotonic() < seconds:
         for _ in range(100):
             telemetry.emit("hammered", player=number, text="x" * 400)
@@ -283,7 +283,7 @@ telemetry.stop(30)
         complaint(done, journal, FULL)
     session, counts = done.printed
     emitted, delivered, dropped = map(int, counts.split())
-    assert emitted > 10_000
+    assert emitted > 5_000
     assert emitted == delivered + dropped
     found = numbers(collector, session)
     assert len(found) == delivered

@@ -71,10 +71,10 @@ wait_for(lambda: not balance().buffered)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
 def test_ten_games_at_once_store_each_event_once(
-    seed: int, journal: Path, collector: RunningCollector
+    journal: Path, collector: RunningCollector
 ) -> None:
+    seed = random.SystemRandom().randrange(1_000_000)
     chance = random.Random(seed)
     sessions = []
     for wave in range(3):
@@ -87,15 +87,15 @@ def test_ten_games_at_once_store_each_event_once(
             for game, ending in games:
                 sessions.append(game.line())
                 done = game.end()
-                assert done.code == ENDINGS[ending], f"{wave}: {done}"
-                assert done.troubles == [], f"{wave}: {done}"
+                assert done.code == ENDINGS[ending], f"seed {seed}, {wave}: {done}"
+                assert done.troubles == [], f"seed {seed}, {wave}: {done}"
     done = run_game(PLAY + CLEAN_UP + FLUSHED, collector.url, journal)
     assert done.code == 0, str(done)
     assert done.troubles == [], str(done)
     assert len(set(sessions)) == 30
     found = all_numbers(collector)
     stored = {session: found[session] for session in sessions}
-    assert stored == dict.fromkeys(sessions, all_of(300))
+    assert stored == dict.fromkeys(sessions, all_of(300)), f"seed {seed}"
     assert contents(journal) == []
 
 

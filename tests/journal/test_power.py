@@ -36,8 +36,8 @@ PROMISE = 1.0  # seconds
 PLAYED = 3.5  # seconds
 EVENTS_A_SECOND = 1000
 PAGE = 4096
-CUTS = 12
-IMAGES = 6  # that each cut may leave
+CUTS = 10
+IMAGES = 4  # that each cut may leave
 MARGIN = 0.05  # seconds for the clocks of the test
 PAUSE = 0.05  # seconds between two syncs of different rounds, at least
 

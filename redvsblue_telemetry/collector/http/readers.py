@@ -42,7 +42,7 @@ class Lane:
         name: of its threads.
         threads: how many requests are read for at once; ingest needs the processor, too.
         deadline: seconds after which a search returns what it has found.
-        seconds: how long a query may take.
+        seconds: how long a query may take; by default, as long as most of them.
         too_slow: the error of a query that took too long.
     """
 
@@ -53,7 +53,7 @@ class Lane:
         threads: int,
         deadline: float = math.inf,
         *,
-        seconds: float = _MAX_SECONDS,
+        seconds: float | None = None,
         too_slow: str = "the answer takes too long",
     ) -> None:
         self._database = database
@@ -84,7 +84,7 @@ class Lane:
         """
         if self._is_closed:
             raise BusyError("closing")
-        cutoff = Cutoff(self._deadline, self._seconds)
+        cutoff = Cutoff(self._deadline, _MAX_SECONDS if self._seconds is None else self._seconds)
         began = cutoff.clock()
 
         def read() -> _Found:
