@@ -6,12 +6,15 @@ To start a game takes half a second, and hundreds of tests begin with what such 
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 
 class _Run(NamedTuple):
@@ -49,7 +52,11 @@ def left_behind(journal: Path, kind: object, make: Callable[[Path], str]) -> str
     if run is None:
         age = 1 + sum(map(len, _made.values()))
         place = _folder() / str(age)
-        session = make(place)
+        with pytest.MonkeyPatch.context() as environment:
+            for variable in tuple(os.environ):  # the game of the run did not know of the test's
+                if variable.startswith("REDVSBLUE_") or variable == "DO_NOT_TRACK":
+                    environment.delenv(variable)
+            session = make(place)
         (path,) = place.iterdir()
         run = _Run(age, path, session)
         runs.append(run)
