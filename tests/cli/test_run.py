@@ -292,7 +292,9 @@ def test_page_is_opened_on_a_terminal_and_stays_if_asked(tmp_path: Path) -> None
     with Terminal("run", *arguments, BROWSER=f"{browser} %s") as terminal:
         terminal.wait_for(b"until Ctrl-C")
         assert b"stored 5 events" in terminal.shown
-        page = (tmp_path / "opened").read_text().strip()
+        opened = tmp_path / "opened"
+        assert wait_until(lambda: opened.exists() and opened.read_text().endswith("\n"))
+        page = opened.read_text().strip()
         assert page.encode() in terminal.shown
         with contextlib.closing(CollectorClient(page)) as client:
             assert client.stats().events == 5

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.test_journal_disk import FLUSHED
 from tests.support.collector import collector_running
 from tests.support.games import (
     GAME,
@@ -87,7 +88,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         script = (
             "wait_for(lambda: telemetry.stats().recovered == telemetry.stats().delivered == 50)"
         )
-        done = run_game(PLAY + script, collector.url, journal)
+        done = run_game(PLAY + script + FLUSHED, collector.url, journal)
         assert done.code == 0, str(done)
         assert numbers(collector, own) == list(range(101, 151))
         assert numbers(collector, session) == []
@@ -222,7 +223,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         game.tell()
         assert game.end().troubles == []
         script = "wait_for(lambda: telemetry.stats().delivered == 5100)"
-        done = run_game(PLAY + script, collector.url, journal)
+        done = run_game(PLAY + script + FLUSHED, collector.url, journal)
         assert done.code == 0, str(done)
         assert numbers(collector, session) == all_of(5100)
         assert numbers(collector, dead) == []
@@ -535,7 +536,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not [path for path in left if not path.startswith(session)], str(done)
     with collector_running() as collector:
         script = "wait_for(lambda: telemetry.stats().delivered == 2)"
-        done = run_game(PLAY + script, collector.url, journal)
+        done = run_game(PLAY + script + FLUSHED, collector.url, journal)
         assert done.code == 0, str(done)
         assert numbers(collector, session) == [1, 2]
     assert contents(journal) == []
@@ -573,7 +574,7 @@ except BaseException as error:
         (session,) = done.printed
         with collector_running() as collector:
             script_of_next = "wait_for(lambda: telemetry.stats().delivered == 200)"
-            done = run_game(PLAY + script_of_next, collector.url, journal)
+            done = run_game(PLAY + script_of_next + FLUSHED, collector.url, journal)
             assert done.code == 0, str(done)
             assert numbers(collector, session) == all_of(200)
         assert contents(journal) == []

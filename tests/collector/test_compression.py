@@ -336,7 +336,7 @@ def test_client_whose_messages_are_cut_off_again_and_again_loses_nothing(
 def test_fuzzing_finds_nothing() -> None:
     command = [sys.executable, "-m", "benchmarks.fuzz", "--messages", "--inputs", "3000"]
     done = subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=50, check=False
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3000 inputs of seed 1" in done.stdout

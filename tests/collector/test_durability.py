@@ -334,7 +334,7 @@ def assert_whole(db: Path, clients: list[Client]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_kills_in_mid_stream_lose_nothing(db: Path, port: int, tmp_path: Path) -> None:
     chance = random.Random(20)
     in_mid_stream = 0

@@ -85,7 +85,7 @@ def test_backup_under_load_is_whole_and_can_be_restored(tmp_path: Path) -> None:
         assert wait_until(lambda: collector.stats().events > 2000)
         acknowledged = [game.telemetry.stats().delivered for game in games]
         start = 'import sqlite3; sqlite3.connect("telemetry.sqlite3").execute'
-        subprocess.run(command_of_docs(start, db, copy), check=True, timeout=60)
+        subprocess.run(command_of_docs(start, db, copy), check=True, timeout=100)
         assert wait_until(lambda: collector.stats().events > sum(acknowledged))
 
     assert contradictions(copy) == {}
@@ -114,7 +114,7 @@ def test_file_of_an_older_release_is_shrunk_once(tmp_path: Path) -> None:
     start = "import sqlite3; c = sqlite3.connect"
     with collector_running(db=db):
         pass
-    subprocess.run(command_of_docs(start, db, db), check=True, timeout=60)
+    subprocess.run(command_of_docs(start, db, db), check=True, timeout=100)
     with contextlib.closing(sqlite3.connect(db)) as connection:
         assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)

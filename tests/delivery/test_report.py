@@ -636,6 +636,12 @@ def saved(journal: Path) -> dict[str, Any]:
     return report
 
 
+def has_taken_over(telemetry: Telemetry) -> bool:
+    """Whether nothing is left of earlier runs."""
+    connector = telemetry._connector
+    return connector is not None and connector.adoption.is_done
+
+
 def test_a_report_is_saved_from_the_start_on_and_gone_after_a_good_end(tmp_path: Path) -> None:
     with RecordingServer() as server:
         telemetry = start_telemetry(**QUICK, url=server.url, journal=tmp_path)
@@ -758,6 +764,7 @@ def test_what_a_stop_leaves_in_the_journal_waits_there(tmp_path: Path) -> None:
     with RecordingServer() as server:
         with Telemetry(TelemetrySettings(**QUICK, url=server.url, journal=tmp_path)) as again:
             assert wait_until(lambda: any(r["state"] == "ended" for r in server.reports))
+            assert wait_until(lambda: has_taken_over(again))
             assert again.stop(5)
         of_old = [r for r in server.reports if r["sessionId"] == telemetry.session_id]
     (closing,) = of_old
@@ -792,6 +799,7 @@ def test_an_end_without_a_server_is_reported_by_the_next_start(tmp_path: Path) -
     with RecordingServer(port=port) as server:
         again = start_telemetry(**QUICK, url=server.url, journal=tmp_path)
         assert wait_until(lambda: telemetry.session_id in {r["sessionId"] for r in server.reports})
+        assert wait_until(lambda: has_taken_over(again))
         assert again.stop(5)
         (report,) = [r for r in server.reports if r["sessionId"] == telemetry.session_id]
     assert (report["state"], report["reason"], report["rejected"]) == ("ended", "stopped", 1)

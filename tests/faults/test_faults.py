@@ -75,7 +75,7 @@ def route() -> Iterator[Route]:
 
 
 @pytest.mark.slow
-def test_a_hundred_resets_lose_nothing_and_repeat_only_what_was_in_flight(
+def test_many_resets_lose_nothing_and_repeat_only_what_was_in_flight(
     route: Route, tmp_path: Path
 ) -> None:
     telemetry = route.open(capacity=200_000)
@@ -83,7 +83,9 @@ def test_a_hundred_resets_lose_nothing_and_repeat_only_what_was_in_flight(
     notes = Notes(tmp_path / "notes")
     emitter = Emitter(telemetry, notes, 0, seed="1", rate=5000)
     emitter.start()
-    for number in range(100):
+    number = 0
+    while telemetry.stats().reconnects < 60:  # a reset may come before there is a connection
+        number += 1
         if number % 2:  # every other time in the midst of a message, if one comes in time
             route.proxy.cut_after(chance.randrange(1, 5000))
         time.sleep(chance.uniform(0.03, 0.15))
@@ -99,7 +101,6 @@ def test_a_hundred_resets_lose_nothing_and_repeat_only_what_was_in_flight(
     assert list(problems(stats, arrivals, emitted)) == []
     assert arrivals.lost(emitted, dropped=0) == 0
     assert (stats.delivered, stats.dropped) == (emitted, 0)
-    assert stats.reconnects >= 50
     assert emitted > 10_000
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -357,31 +359,36 @@ except SettingsError as error:
     assert (done.code, done.printed) == (0, ["refused"]), str(done)
 
 
-@pytest.mark.parametrize(
-    "session",
-    [
-        *("..", ".", "a/b", "../../../evil", "/etc/evil", "CON", "nul.txt", "a:b*c?", "-rf", " "),
-        *("x" * 1000, "日" * 1000, "ünïcode", "tab\t", "quote'\"", "lock", ".hidden"),
-    ],
-    ids=lambda session: ascii(session)[:20],
-)
-def test_a_session_may_have_any_name(
-    session: str, tmp_path: Path, collector: RunningCollector
-) -> None:
+SESSIONS = [
+    *("..", ".", "a/b", "../../../evil", "/etc/evil", "CON", "nul.txt", "a:b*c?", "-rf", " "),
+    *("x" * 1000, "日" * 1000, "ünïcode", "tab\t", "quote'\"", "lock", ".hidden"),
+]
+
+
+def test_a_session_may_have_any_name(tmp_path: Path, collector: RunningCollector) -> None:
     parent = tmp_path / "one" / "two" / "three"
     journal = parent / "journal"
-    options = {"session_id": session}
-    leave_behind(journal, 10, **options)
-    leave_behind(journal, 20, **options)  # the same name again
-    (first, second) = [path for path in journal.iterdir() if path.is_dir()]
-    assert first != second
+    script = """
+for session in json.loads(sys.argv[3]):
+    client = Telemetry(TelemetrySettings(**settings, session_id=session))
+    client.set_online(False)
+    client.start()
+    for number in range(int(sys.argv[4])):
+        client.emit("left", n=number)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    for count in (10, 20):  # the same names again
+        done = run_game(GAME + script, nowhere(), journal, json.dumps(SESSIONS), count)
+        assert (done.code, done.troubles) == (-signal.SIGKILL, []), str(done)
+    assert len([path for path in journal.iterdir() if path.is_dir()]) == 2 * len(SESSIONS)
     assert [path for path in contents(tmp_path) if not path.startswith("one/two/three/")] == [
         "one",
         "one/two",
         "one/two/three",
     ]
-    assert next_start_is_well(journal, collector) == 30
-    assert numbers(collector, session) == all_of(20)  # whose numbers are the same, too
+    assert next_start_is_well(journal, collector) == 30 * len(SESSIONS)
+    for session in SESSIONS:
+        assert numbers(collector, session) == all_of(20)  # whose numbers are the same, too
     assert contents(journal) == []
 
 
@@ -402,7 +409,7 @@ assert not telemetry.stop(0.5) if sys.argv[3] == "stop" else os.kill(os.getpid()
         assert contents(there) == []
         (session,) = done.printed
         script_of_next = "wait_for(lambda: telemetry.stats().delivered == 20_010)"
-        done = run_game(PLAY + script_of_next, collector.url, "kept/journal", cwd=here)
+        done = run_game(PLAY + script_of_next + FLUSHED, collector.url, "kept/journal", cwd=here)
         assert done.code == 0, str(done)
         assert numbers(collector, session) == all_of(20_010)
         assert contents(here / "kept" / "journal") == []
@@ -566,45 +573,40 @@ GARBAGE = [random_bytes, empty, zeros, huge, fifo, endless, dangling, a_folder, 
 
 
 LOCK = "redvsblue.lock"
-PLACES = [
-    "00000001.events",
-    "00000007.events",
-    "99999999.events",
-    LOCK,
-    "beside",
-    "run",
-]
+PLACES = ["00000001.events", "99999999.events", LOCK, "beside"]
 CASES = [
-    *((make, place) for make in GARBAGE for place in ("00000007.events", "run")),
-    *((make, place) for make in (random_bytes, fifo) for place in PLACES if place != "run"),
+    *((make, ("00000007.events", "run")) for make in GARBAGE),
+    *((make, (place,)) for make in (random_bytes, fifo) for place in PLACES),
 ]
 
 
 @pytest.mark.parametrize(
-    ("make", "place"),
-    sorted(set(CASES), key=CASES.index),
-    ids=lambda part: str(getattr(part, "__name__", part)),
+    ("make", "places"), CASES, ids=lambda part: str(getattr(part, "__name__", part))
 )
 def test_garbage_costs_no_event_that_is_whole(
-    make: Callable[[Path], object], place: str, journal: Path, collector: RunningCollector
+    make: Callable[[Path], object],
+    places: tuple[str, ...],
+    journal: Path,
+    collector: RunningCollector,
 ) -> None:
     sessions = [leave_behind(journal) for _ in range(3)]
     hit = journal / sorted(sessions)[1]
     keeps = list(sessions)
-    if place == "beside":
-        make(journal / "beside")
-    elif place == "run":  # a run with nothing else in it
-        (journal / "0-run").mkdir()
-        make(journal / "0-run" / "00000001.events")
-    else:
-        path = hit / place
-        if place == "00000001.events" or (place == LOCK and path.exists()):
-            path.unlink()
-        if place == "00000001.events":
-            keeps.remove(hit.name)
-        elif place == LOCK:
-            keeps.remove(hit.name)  # it may be left alone
-        make(path)
+    for place in places:
+        if place == "beside":
+            make(journal / "beside")
+        elif place == "run":  # a run with nothing else in it
+            (journal / "0-run").mkdir()
+            make(journal / "0-run" / "00000001.events")
+        else:
+            path = hit / place
+            if place == "00000001.events" or (place == LOCK and path.exists()):
+                path.unlink()
+            if place == "00000001.events":
+                keeps.remove(hit.name)
+            elif place == LOCK:
+                keeps.remove(hit.name)  # it may be left alone
+            make(path)
     script = """
 emit(10)
 wait_for(lambda: telemetry.stats().recovered >= int(sys.argv[3]))
@@ -612,7 +614,7 @@ wait_for(lambda: telemetry.stats().recovered >= int(sys.argv[3]))
     at_least = 100 * len(keeps)
     done = run_game(PLAY + script + FLUSHED, collector.url, journal, at_least)
     assert done.code == 0, str(done)
-    assert len(done.troubles) <= 1, str(done)
+    assert len(done.troubles) <= len(places), str(done)
     for line in done.troubles:
         assert line.startswith("WARNING redvsblue_telemetry: "), str(done)
         assert str(journal) in line
@@ -624,7 +626,7 @@ wait_for(lambda: telemetry.stats().recovered >= int(sys.argv[3]))
     assert done.log == [line for line in done.log if "recovered" not in line], str(done)
     done = run_game(PLAY, nowhere(), journal, enabled=False)
     assert done.code == 0, str(done)
-    if place != LOCK:  # who has such a run can't be found out
+    if LOCK not in places:  # who has such a run can't be found out
         left = [path for path in journal.glob("*/*.events") if path.parent.name in sessions]
         assert [path for path in left if path.is_file() and not path.is_symlink()] == [], str(done)
 
@@ -672,13 +674,17 @@ time.time_ns = lambda: real_time_ns() + offset * 10**9
 YEAR = 365 * 86400
 
 
-@pytest.mark.parametrize("writer", [0, 10 * YEAR, -3600, 400 * YEAR])
-@pytest.mark.parametrize("reader", [0, 10 * YEAR, -10 * YEAR, -3600, -56 * YEAR])
+@pytest.mark.parametrize(
+    ("writer", "reader"),
+    [
+        *((0, reader) for reader in (0, -10 * YEAR, -3600, -56 * YEAR)),
+        *((writer, 0) for writer in (10 * YEAR, -3600, 400 * YEAR)),
+        *((10 * YEAR, 10 * YEAR), (400 * YEAR, -56 * YEAR), (-3600, -10 * YEAR)),
+    ],
+)
 def test_clocks_that_are_wrong_lose_nothing_that_is_young(
     writer: int, reader: int, journal: Path, collector: RunningCollector
 ) -> None:
-    if reader - writer > 29 * 86400:
-        pytest.skip("by these clocks, it is old")
     begin = CLOCK.replace("SECONDS", str(writer))
     script = """
 emit(100)
@@ -730,6 +736,7 @@ def test_events_that_are_too_old_expire_and_are_counted(
     script = """
 emit(10)
 wait_for(lambda: balance().delivered == 110)
+wait_for(lambda: telemetry._connector.adoption.is_done)
 stats = balance()
 say(stats.dropped_by["expired"])
 """

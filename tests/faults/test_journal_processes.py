@@ -113,6 +113,7 @@ def test_games_that_start_at_once_take_each_dead_run_once(
 say("started")
 sys.stdin.readline()
 wait_for(lambda: not balance().in_flight)  # the acks of what the collector has
+wait_for(lambda: telemetry._connector.adoption.is_done)  # and of the reports
 stats = balance()
 say(stats.recovered, stats.delivered)
 telemetry.stop(30)
@@ -217,6 +218,7 @@ emit(10)
 wait_for(lambda: telemetry.stats().recovered == 700)
 assert telemetry.flush(30)
 wait_for(lambda: balance().delivered == 710)
+wait_for(lambda: telemetry._connector.adoption.is_done)
 say(first)
 assert telemetry.stop(30)
 assert found() == []

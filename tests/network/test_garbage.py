@@ -145,7 +145,7 @@ def garbage_of(url: str, play: str = "lose_connections", **environment: str) -> 
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         check=False,
     )
     assert game.returncode == 0, game.stderr

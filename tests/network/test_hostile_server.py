@@ -212,7 +212,7 @@ def test_fuzzing_finds_nothing() -> None:
     command = [sys.executable, "-m", "benchmarks.fuzz", "--inputs", "3000", "--seed", "1"]
     root = REPOSITORY
     done = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, timeout=50, check=False
+        command, cwd=root, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3000 inputs of seed 1" in done.stdout

@@ -682,7 +682,7 @@ def test_empty_variable_is_not_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         check=False,
     )
     assert (told.returncode, told.stdout) == (2, "")
