@@ -65,7 +65,7 @@ elif ending == "stop":
 """
 ENDINGS = {"kill": -signal.SIGKILL, "_exit": 0, "impatient": 0, "stop": 0, "end": 0}
 CLEAN_UP = """
-wait_for(lambda: len([path for path in found() if os.sep not in path]) <= 1, 60)
+wait_for(lambda: len([path for path in found() if os.sep not in path]) <= 1, 90)
 wait_for(lambda: not balance().buffered)
 """
 

@@ -37,7 +37,7 @@ def say(*words):
     # In one call: a forked child may say something at the same time.
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, telemetry.stats()
