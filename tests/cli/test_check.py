@@ -601,9 +601,9 @@ def test_pings_without_pongs_fail_the_round_trip() -> None:
         read_to_the_end(client)
 
     with raw_server(script) as port:
-        step, detail, advice = examined(f"ws://127.0.0.1:{port}/", "--timeout", "0.3").fault()
+        step, detail, advice = examined(f"ws://127.0.0.1:{port}/", "--timeout", "2").fault()
     assert step == "round trip"
-    assert "no pong within 0.3 s" in detail
+    assert "no pong within 2 s" in detail
     assert "pings" in advice
 
 
@@ -615,7 +615,7 @@ def test_a_server_that_sends_without_end_is_not_read_without_end() -> None:
 
     with raw_server(script) as port:
         began = time.monotonic()
-        step, _, _ = examined(f"ws://127.0.0.1:{port}/", "--timeout", "0.3").fault()
+        step, _, _ = examined(f"ws://127.0.0.1:{port}/", "--timeout", "1").fault()
         assert time.monotonic() - began < 5
     assert step == "round trip"
 

@@ -200,6 +200,7 @@ except SettingsError:
 def test_a_run_of_a_game_that_is_alive_is_not_touched(way: str, journal: Path) -> None:
     live = """
 emit(100)
+wait_for(lambda: telemetry._connector.adoption.is_done)  # it takes over nothing that comes later
 say(telemetry.session_id)
 sys.stdin.readline()
 emit(5000, each=10000)

@@ -7,6 +7,7 @@ event has no other fields than its class.
 from __future__ import annotations
 
 import enum
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import product
@@ -41,9 +42,12 @@ def schemas_of(classes: Mapping[str, type]) -> EventSchemas:
         try:
             info = inspected.type_info(cls)
             msgspec.json.schema_components([cls], schema_hook=_schema_of_other)
+            found = list(_parts_of(info))
+            for part in found:
+                _check_annotations(part.cls)
         except Exception as error:
             raise SchemaError(f"{event_type} ({type_name(cls)}): {_reason(error)}") from error
-        for part in _parts_of(info):
+        for part in found:
             parts.setdefault(part.cls, part)
     references, definitions = msgspec.json.schema_components(
         list(parts), schema_hook=_schema_of_other
@@ -63,6 +67,20 @@ def schemas_of(classes: Mapping[str, type]) -> EventSchemas:
         for event_type, cls in classes.items()
     }
     return EventSchemas(events, definitions)
+
+
+def _check_annotations(cls: type) -> None:
+    """Check that each field has an annotation: from msgspec 0.23 on, one without may be anything.
+
+    Raises:
+        KeyError: a field has none; as older releases of msgspec raise.
+    """
+    if not attrs.has(cls):
+        return
+    annotated = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
+    for field in attrs.fields(cls):
+        if field.name not in annotated:
+            raise KeyError(field.name)
 
 
 def _reason(error: Exception) -> str:
