@@ -236,6 +236,7 @@ def test_days_are_those_of_the_viewer(
         page.keyboard.press("Enter")
         expect(page.locator("#tile-sessions")).to_have_text("1")
         expect(page.locator("#sessions tr")).to_contain_text(session)
+        expect(page.locator("#chart-note")).to_contain_text(re.compile(r"\b1 event\b"))
         page.locator("#past").focus()
         page.keyboard.press("Home")
         status = page.locator("#chart-status")
