@@ -44,6 +44,7 @@ THE_PACKAGE = """
     collector       | settings  _compression  _report  _schema  _shared
     testing         | events  event_types  settings  client  _process  _recording  collector  _compression  _shared
     collector.testing | testing
+    cluster         |
     cli             | *
     __main__        |
 """  # noqa: E501
@@ -202,6 +203,13 @@ ROOMS = {
         answers         | parameters  readers  responses
         query           | parameters  readers  responses
         api             | answers  live  metrics  parameters  query  readers  responses
+    """,
+    "cluster": """
+        stream          |
+        lake            |
+    """,
+    "cluster.lake": """
+        rows            |
     """,
     "testing": """
         _instances      |
