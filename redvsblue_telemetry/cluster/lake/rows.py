@@ -23,12 +23,14 @@ __all__ = [
 EVENTS: Final = "events"
 REPORTS: Final = "reports"
 """A session's report: ``session``; ``seq``, its number; ``type``, its state; ``timestamp``, its
-``at``; and ``data``, the report as JSON. The newest counts; see :class:`~.._report.Report`."""
+``at``; and ``data``, the text that :func:`~.._report.encode_report` returns. The newest counts; see
+:class:`~.._report.Report`."""
 REJECTED: Final = "rejected"
 """A part of a message that is not an event: ``fault``, the reason, and ``data``, its beginning."""
 RUNS: Final = "runs"
-"""Which numbers of a session are stored: ``session``; ``seq``, its partition of the stream; and
-``data``, ``[[first, last], …]``. The one with the highest ``arrival`` counts."""
+"""Which numbers of a session are stored: ``session``; ``seq``, its partition of the stream;
+``timestamp``, how many of its events came once more, or NULL if nobody has counted; and ``data``,
+``[[first, last], …]`` in ascending order. The one with the highest ``arrival`` counts."""
 KINDS: Final = (EVENTS, REPORTS, REJECTED, RUNS)
 
 PARTITIONED_BY: Final = ("kind", "day")
