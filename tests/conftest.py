@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.chromium import browser, chromium
+from tests.support.stream import stream_servers, three_stream_servers
 
-__all__ = ["browser", "chromium"]  # fixtures
+__all__ = ["browser", "chromium", "stream_servers", "three_stream_servers"]  # fixtures
 
 # They share a wheel that is installed, battles that were played, and a browser.
 TOGETHER = (

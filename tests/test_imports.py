@@ -207,6 +207,12 @@ ROOMS = {
     "cluster": """
         stream          |
         lake            |
+        local           | stream
+    """,
+    "cluster.local": """
+        ports           |
+        children        |
+        servers         | children  ports
     """,
     "cluster.lake": """
         rows            |

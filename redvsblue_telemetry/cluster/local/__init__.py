@@ -1,0 +1,1 @@
+"""All parts of a cluster on this machine, as child processes: to try it, and to test it."""
