@@ -29,8 +29,10 @@ REJECTED: Final = "rejected"
 """A part of a message that is not an event: ``fault``, the reason, and ``data``, its beginning."""
 RUNS: Final = "runs"
 """Which numbers of a session are stored: ``session``; ``seq``, its partition of the stream;
-``timestamp``, how many of its events came once more, or NULL if nobody has counted; and ``data``,
-``[[first, last], …]`` in ascending order. The one with the highest ``arrival`` counts."""
+``timestamp``, how many of its events came once more, or NULL for none; and ``data``,
+``[[first, last], …]`` in ascending order. Each commit writes what it adds, and compaction adds up,
+so all rows of a session count: their ranges have no number in common, and their repeats are a
+sum."""
 KINDS: Final = (EVENTS, REPORTS, REJECTED, RUNS)
 
 PARTITIONED_BY: Final = ("kind", "day")
