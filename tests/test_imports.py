@@ -44,7 +44,7 @@ THE_PACKAGE = """
     collector       | settings  _compression  _report  _schema  _shared
     testing         | events  event_types  settings  client  _process  _recording  collector  _compression  _shared
     collector.testing | testing
-    cluster         |
+    cluster         | collector  _report
     cli             | *
     __main__        |
 """  # noqa: E501
@@ -215,7 +215,12 @@ ROOMS = {
         servers         | children  ports
     """,
     "cluster.lake": """
+        errors          |
         rows            |
+        numbers         |
+        table           | errors  rows
+        collecting      | numbers  rows  table
+        lake            | collecting  errors  numbers  rows  table
     """,
     "testing": """
         _instances      |

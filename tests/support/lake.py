@@ -1,0 +1,74 @@
+"""What the tests of the lake have in common: messages of the stream, and what is in the lake."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset
+from deltalake import DeltaTable
+
+from redvsblue_telemetry.cluster.lake.lake import Claim, Lake
+from redvsblue_telemetry.collector.messages import Message, read_message
+
+STREAM = "0a1b2c3d"
+NOON = 1_795_953_600_000  # 2026-11-29 12:00 UTC, in milliseconds since the epoch
+
+
+def event(session: str, seq: int, type: str = "played", **fields: Any) -> dict[str, Any]:
+    """Return an event as a client sends it."""
+    return {
+        "id": f"{session}-run-{seq}",
+        "type": type,
+        "timestamp": NOON + seq,
+        "sessionId": session,
+        "seq": seq,
+        "data": {"n": seq},
+        **fields,
+    }
+
+
+def message(*events: dict[str, Any]) -> Message:
+    return read_message(json.dumps(events))
+
+
+def numbered(session: str, first: int, last: int) -> Message:
+    """Return a message with the events of a range of numbers."""
+    return message(*(event(session, seq) for seq in range(first, last + 1)))
+
+
+def append(
+    lake: Lake, claim: Claim, partition: int, sequence: int, *messages: Message, at: int = NOON
+) -> None:
+    """Append messages of one partition, the last of which has this sequence."""
+    rows = claim.rows()
+    for place, each in enumerate(messages, 1 - len(messages)):
+        rows.add(partition, sequence + place, at, each)
+    lake.append(claim, rows, {partition: sequence})
+
+
+def stored(path: Path | str, kind: str = "events") -> list[dict[str, Any]]:
+    """Return the rows of a kind, by arrival, as any reader of Delta tables finds them."""
+    dataset = DeltaTable(str(path)).to_pyarrow_dataset()
+    rows = dataset.to_table(filter=pyarrow.dataset.field("kind") == kind)
+    return sorted(rows.to_pylist(), key=lambda row: (row["arrival"], row["session"] or ""))
+
+
+def stored_numbers(path: Path | str) -> dict[str, list[int]]:
+    """Return the numbers of the stored events by session, in ascending order, with repeats."""
+    found: dict[str, list[int]] = {}
+    for row in stored(path):
+        found.setdefault(row["session"], []).append(row["seq"])
+    return {session: sorted(numbers) for session, numbers in found.items()}
+
+
+def stored_runs(path: Path | str) -> dict[str, Counter[int]]:
+    """Return how often each number of a session is in the runs, by session."""
+    found: dict[str, Counter[int]] = {}
+    for row in stored(path, "runs"):
+        numbers = found.setdefault(row["session"], Counter())
+        for first, last in json.loads(row["data"]):
+            numbers.update(range(first, last + 1))
+    return found
