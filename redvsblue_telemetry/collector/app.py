@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from starlette.applications import Starlette
-from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from .alerting import Alerting
 from .alerts import Conditions
 from .http import static
-from .http.access import Access, AccessControl
+from .http.access import Access
 from .http.api import Api
+from .http.application import application
 from .http.live import Live
 from .http.metrics import Metrics
-from .http.responses import ERROR_HANDLERS
-from .ingest import Ingest, Limits, require_upgrade
+from .ingest import Ingest, Limits
 from .storage.building import Building
 from .storage.counting import Backfill, RollUp
 from .storage.database import Database
@@ -28,9 +26,6 @@ from .storage.upkeep import Keep
 from .storage.writer import Check, Stored
 
 __all__ = ["Collector"]
-
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]  # HEAD comes with GET
-
 
 _DEFAULT_CONDITIONS = Conditions()
 
@@ -48,6 +43,8 @@ class Collector:
         max_bytes: the most that the database may take up.
         alerts: the URLs to post alerts to.
         conditions: when to post them.
+        public_url: the address of the page for people, which alerts name; None for that of the
+            machine.
     """
 
     def __init__(
@@ -62,7 +59,9 @@ class Collector:
         max_bytes: int | None = None,
         alerts: Sequence[str] = (),
         conditions: Conditions = _DEFAULT_CONDITIONS,
+        public_url: str | None = None,
     ) -> None:
+        self._public_url = public_url
         self.live = Live(self._connections)
         self.metrics = Metrics(
             self._connections, lambda: self.live.viewers, lambda: self.alerting.firing
@@ -99,16 +98,8 @@ class Collector:
             space,
             allow_reset=allow_reset,
         )
-        routes = [
-            WebSocketRoute("/telemetry", self.ingest.serve),
-            Route("/telemetry", require_upgrade, methods=_METHODS),
-            *api.routes,
-            *static.routes,
-        ]
-        starlette = Starlette(routes=routes, exception_handlers=ERROR_HANDLERS)
-        # A redirect's target would be built from the Host and path that the client sent.
-        starlette.router.redirect_slashes = False
-        self._access = AccessControl(starlette, access, self.metrics.record_refusal)
+        routes = [*self.ingest.routes, *api.routes, *static.routes]
+        self._access = application(routes, access, self.metrics.record_refusal)
         self.app: ASGIApp = self._access
 
     def _connections(self) -> int:
@@ -118,6 +109,10 @@ class Collector:
         self.metrics.record(stored)
         self.live.record(stored)
         self.alerting.record(stored)
+
+    def start(self, url: str) -> None:
+        """Begin to watch for alerts, now that the page has an address."""
+        self.alerting.start(self._public_url or url)
 
     async def close(self) -> None:
         """Store and acknowledge what was received, and close all clients and viewers."""

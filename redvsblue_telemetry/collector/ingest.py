@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Message as ASGIEvent
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -35,10 +36,11 @@ from .._shared import (
     TokenBucket,
 )
 from .messages import Message, read_message, rejected_message
-from .storage.thread import WriterThread
+from .storing import Body, MessageTooLargeError, Place, Storage
 
-__all__ = ["Ingest", "Limits", "require_upgrade"]
+__all__ = ["Ingest", "Limits"]
 
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]  # HEAD comes with GET
 _PARTS_PER_TURN = 1000  # of a client's messages, before others get theirs
 _MAX_UNSTORED_MESSAGES = 64  # per connection; beyond that it is not read
 _MAX_CHECKS = 8  # messages of a connection that are stored and deleted, each with its own sync
@@ -78,7 +80,7 @@ class Limits:
         self.message_bytes = message_bytes
 
 
-async def require_upgrade(_: Request) -> Response:
+async def _require_upgrade(_: Request) -> Response:
     """Answer a request to the endpoint that does not ask for a WebSocket.
 
     It is seldom the wrong URL: most often a proxy dropped the header of a game's handshake.
@@ -98,7 +100,7 @@ class _NoReceipt:
 
     is_broken = False
 
-    def stored(self, messages: int) -> None:
+    def stored(self, messages: int, places: Sequence[Place] = ()) -> None:
         pass
 
     def failed(self) -> None:
@@ -116,7 +118,8 @@ class _Connection:
         on_message: called with the bytes of each message as it came, and of its text.
         wants_acks: whether it was promised acks.
         is_check: whether it was promised that its check is forgotten.
-        unpack: unpacks binary messages; None if they are text, too.
+        encoding: of binary messages; None if they are text, too.
+        unpack: unpacks them; None with no encoding.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class _Connection:
         *,
         wants_acks: bool,
         is_check: bool,
+        encoding: str | None,
         unpack: _Unpack | None,
     ) -> None:
         self._websocket = websocket
@@ -134,6 +138,7 @@ class _Connection:
         self._on_message = on_message
         self._wants_acks = wants_acks
         self._checks_left = _MAX_CHECKS if is_check else 0
+        self._encoding = encoding
         self._unpack = unpack
         self._events_allowed = TokenBucket(limits.rate, limits.rate * _BURST_SECONDS)
         self._received = 0
@@ -145,7 +150,7 @@ class _Connection:
         self._progress = asyncio.Event()  # something was stored, or failed, or it is ending
         self._idle = asyncio.Event()  # set while all that the client has sent so far is read
         self._sessions: dict[str, None] = {}  # ordered; the most recent one is last
-        self.is_broken = False  # see Receipt; written by the storage thread
+        self.is_broken = False  # see Receipt; written by the storage
 
     @property
     def sessions(self) -> Iterable[str]:
@@ -154,7 +159,7 @@ class _Connection:
 
     # Called by the storage; see Receipt.
 
-    def stored(self, messages: int) -> None:
+    def stored(self, messages: int, places: Sequence[Place] = ()) -> None:
         self._stored += messages
         self._progress.set()
 
@@ -164,7 +169,7 @@ class _Connection:
 
     # The conversation with the client.
 
-    async def serve(self, storage: WriterThread, closing: asyncio.Event) -> None:
+    async def serve(self, storage: Storage, closing: asyncio.Event) -> None:
         """Serve the client until it leaves or has to be closed, and close it if so."""
         receiving = asyncio.create_task(self._receive(storage))
         acknowledging = asyncio.create_task(self._acknowledge())
@@ -205,7 +210,7 @@ class _Connection:
             await self._settle(acknowledging)
             await self.close(GOING_AWAY, "the collector is closing")
 
-    async def _receive(self, storage: WriterThread) -> None:
+    async def _receive(self, storage: Storage) -> None:
         """Submit messages until the client leaves or sends one that is refused.
 
         Can be canceled at any await: it never waits while it holds a message.
@@ -221,7 +226,7 @@ class _Connection:
             if event["type"] != "websocket.receive":
                 return
             try:
-                text = self._text(event)
+                text, body = self._text(event)
             except CompressionError as error:
                 self._refuse(event["bytes"], error, storage)
                 return
@@ -229,9 +234,14 @@ class _Connection:
             if not self._events_allowed.take(message.parts):
                 self._refusal = POLICY, f"more than {self._limits.rate:g} events per second"
                 return
+            is_check = self._is_check(message)
+            try:
+                storage.submit(message, len(text), self, is_check=is_check, body=body)
+            except MessageTooLargeError as error:
+                self._refusal = TOO_BIG, str(error)
+                return
             self._received += 1
             self._note_sessions(message)
-            storage.submit(message, len(text), self, is_check=self._is_check(message))
             parts += message.parts
             if parts >= _PARTS_PER_TURN:
                 parts = 0
@@ -244,8 +254,8 @@ class _Connection:
         self._checks_left -= 1
         return True
 
-    def _text(self, event: ASGIEvent) -> bytes:
-        """Return the text of a message.
+    def _text(self, event: ASGIEvent) -> tuple[bytes, Body]:
+        """Return the text of a message, and the message as it came.
 
         Raises:
             CompressionError: it can't be unpacked, or would be too large.
@@ -254,12 +264,12 @@ class _Connection:
         if packed is None or self._unpack is None:
             text: bytes = event["text"].encode() if packed is None else packed
             self._on_message(len(text), len(text))
-        else:
-            text = self._unpack(packed, self._limits.message_bytes)
-            self._on_message(len(packed), len(text))
-        return text
+            return text, Body(text, None)
+        text = self._unpack(packed, self._limits.message_bytes)
+        self._on_message(len(packed), len(text))
+        return text, Body(packed, self._encoding)
 
-    def _refuse(self, body: bytes, error: CompressionError, storage: WriterThread) -> None:
+    def _refuse(self, body: bytes, error: CompressionError, storage: Storage) -> None:
         """Record a message that can't be unpacked, and end the connection.
 
         It is not acknowledged, although text that is not JSON is: the events in it are unknown
@@ -343,7 +353,7 @@ class Ingest:
     """
 
     def __init__(
-        self, storage: WriterThread, limits: Limits, on_message: Callable[[int, int], None]
+        self, storage: Storage, limits: Limits, on_message: Callable[[int, int], None]
     ) -> None:
         self._storage = storage
         self._limits = limits
@@ -352,6 +362,10 @@ class Ingest:
         self._closing = asyncio.Event()
         self._connections: set[_Connection] = set()
         self._last_has_left = asyncio.Event()
+        self.routes: list[BaseRoute] = [
+            WebSocketRoute("/telemetry", self.serve),
+            Route("/telemetry", _require_upgrade, methods=_METHODS),
+        ]
 
     @property
     def connections(self) -> int:
@@ -390,6 +404,7 @@ class Ingest:
             self._on_message,
             wants_acks=wants_acks,
             is_check=is_check,
+            encoding=encoding,
             unpack=None if encoding is None else self._unpackers[encoding],
         )
         if self.connections >= self._limits.connections:

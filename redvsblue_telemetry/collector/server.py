@@ -10,10 +10,13 @@ import socket
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
+from starlette.types import ASGIApp
 
 from .._schema import SchemaError
 from .._shared import is_loopback
@@ -33,7 +36,16 @@ from .storage.upkeep import Keep
 from .tls import Certificate, CertificateError
 from .webhook import url_fault
 
-__all__ = ["IN_MEMORY", "Options", "OptionsError", "serve", "telemetry_url", "test_alerts"]
+__all__ = [
+    "IN_MEMORY",
+    "Options",
+    "OptionsError",
+    "Service",
+    "collector_running",
+    "serve",
+    "telemetry_url",
+    "test_alerts",
+]
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
@@ -134,6 +146,23 @@ class Options(msgspec.Struct, kw_only=True):
                 "a part of it is for the log of the database"
             )
 
+    def access(self) -> Access:
+        """Return the rules for requests."""
+        return Access(
+            self.token,
+            (*self.hosts, self.host),
+            read_token=self.read_token,
+            trust_proxy=self.trust_proxy,
+        )
+
+    def limits(self) -> Limits:
+        """Return the limits on clients."""
+        return Limits(
+            connections=self.max_connections,
+            rate=self.max_rate,
+            message_bytes=self.max_message_bytes,
+        )
+
     def certificate(self) -> Certificate | None:
         """Return the certificate to serve TLS with; None without TLS.
 
@@ -181,11 +210,60 @@ class Options(msgspec.Struct, kw_only=True):
         return f"{type(self).__name__}(host={self.host!r}, port={self.port}, db={self.db!r}, ...)"
 
 
+class Service(Protocol):
+    """What is served on the port: a collector, or what takes its place."""
+
+    @property
+    def app(self) -> ASGIApp:
+        """The application that answers."""
+
+    def start(self, url: str) -> None:
+        """Called once connections are accepted, with the URL of the page."""
+
+    async def close(self) -> None:
+        """Store and acknowledge what was received, and close all connections."""
+
+
+@contextlib.asynccontextmanager
+async def collector_running(options: Options) -> AsyncIterator[Collector]:
+    """A collector with its database.
+
+    Raises:
+        OptionsError: it can't run with these options.
+        DatabaseError: the database can't be used.
+    """
+    check = None if options.schema is None else _read_checker(options.schema).fault
+    database = Database(options.db, busy_timeout=options.busy_timeout)
+    try:
+        collector = Collector(
+            database,
+            access=options.access(),
+            limits=options.limits(),
+            allow_reset=options.allow_reset,
+            check=check,
+            keep=options.keep,
+            max_bytes=options.max_bytes,
+            alerts=options.alerts,
+            conditions=options.alert_when,
+            public_url=options.public_url,
+        )
+        try:
+            if options.alerts:
+                await _resume_alerts(database, collector.alerting)
+            yield collector
+        finally:
+            await collector.alerting.close()
+            await collector.storage.close()
+    finally:
+        database.close()
+
+
 async def serve(
     options: Options,
     stop: asyncio.Event,
     on_ready: Callable[[str], None] = lambda _: None,
     certificate: Certificate | None = None,
+    running: Callable[[Options], AbstractAsyncContextManager[Service]] = collector_running,
 ) -> None:
     """Run a collector until it is stopped.
 
@@ -196,6 +274,7 @@ async def serve(
         stop: set to stop it.
         on_ready: called with the URL of its page once it accepts connections.
         certificate: that of the options, for a caller who wants to reload it.
+        running: sets up what is served.
 
     Raises:
         OptionsError: it can't run with these options, or the port is taken.
@@ -205,8 +284,8 @@ async def serve(
     certificate = certificate or options.certificate()
     listener = _listen(options)
     with contextlib.closing(listener):
-        async with _running(options) as collector:
-            server = _server(options, collector, listener, certificate)
+        async with running(options) as service:
+            server = _server(options, service, listener, certificate)
             serving = asyncio.create_task(server.serve())
             starting = asyncio.create_task(server.ready.wait())
             stopping = asyncio.create_task(stop.wait())
@@ -214,24 +293,24 @@ async def serve(
                 await asyncio.wait([serving, starting], return_when=asyncio.FIRST_COMPLETED)
                 if not serving.done():
                     url = _url(options, listener)
-                    collector.alerting.start(options.public_url or url)
+                    service.start(url)
                     on_ready(url)
                 await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 starting.cancel()
                 stopping.cancel()
-                await _close(collector, server)
+                await _close(service, server)
                 await serving
 
 
 def _server(
     options: Options,
-    collector: Collector,
+    service: Service,
     listener: socket.socket,
     certificate: Certificate | None,
 ) -> Server:
     config = Config(
-        collector.app,
+        service.app,
         ws_max_size=options.max_message_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=20.0,
@@ -247,49 +326,13 @@ def _server(
     return Server(config, listener, options.max_connections + _OTHER_CONNECTIONS, context)
 
 
-async def _close(collector: Collector, server: Server) -> None:
+async def _close(service: Service, server: Server) -> None:
     try:
-        await asyncio.wait_for(collector.close(), _CLOSE_TIMEOUT)
+        await asyncio.wait_for(service.close(), _CLOSE_TIMEOUT)
     except asyncio.TimeoutError:
         logger.warning("clients still connected after %g s; closing them", _CLOSE_TIMEOUT)
     await server.wait_for_goodbyes()
     server.should_exit = True
-
-
-@contextlib.asynccontextmanager
-async def _running(options: Options) -> AsyncIterator[Collector]:
-    check = None if options.schema is None else _read_checker(options.schema).fault
-    database = Database(options.db, busy_timeout=options.busy_timeout)
-    try:
-        collector = Collector(
-            database,
-            access=Access(
-                options.token,
-                (*options.hosts, options.host),
-                read_token=options.read_token,
-                trust_proxy=options.trust_proxy,
-            ),
-            limits=Limits(
-                connections=options.max_connections,
-                rate=options.max_rate,
-                message_bytes=options.max_message_bytes,
-            ),
-            allow_reset=options.allow_reset,
-            check=check,
-            keep=options.keep,
-            max_bytes=options.max_bytes,
-            alerts=options.alerts,
-            conditions=options.alert_when,
-        )
-        try:
-            if options.alerts:
-                await _resume_alerts(database, collector.alerting)
-            yield collector
-        finally:
-            await collector.alerting.close()
-            await collector.storage.close()
-    finally:
-        database.close()
 
 
 async def test_alerts(options: Options) -> list[tuple[str, str | None]]:

@@ -15,7 +15,7 @@ import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -44,6 +44,7 @@ from ..storage.space import Space
 from ..storage.thread import WriterThread
 from ..storage.upkeep import epoch_milliseconds
 from .answers import Answers
+from .application import health_route
 from .live import Live
 from .metrics import Metrics
 from .parameters import (
@@ -154,7 +155,7 @@ class Api:
             Route("/api/live", self._stream),
             *self._answers.routes,
             *self._queries.routes,
-            Route("/healthz", self._healthz),
+            health_route(storage),
             Route("/metrics", self._exposition),
         ]
 
@@ -406,12 +407,6 @@ class Api:
         if self._live.is_full:
             return as_error(503, "too many live viewers; close another page")
         return _LiveResponse(self._live, wanted, as_text=as_text)
-
-    async def _healthz(self, _: Request) -> Response:
-        error = self._storage.last_error
-        if error is None:
-            return PlainTextResponse("ok\n")
-        return PlainTextResponse("events can't be stored\n", 503)
 
     async def _exposition(self, request: Request) -> Response:
         connected = self._ingest.connected_sessions

@@ -35,6 +35,7 @@ class Metrics:
         connections: returns the number of connected clients.
         viewers: returns the number of viewers of the live stream.
         firing: returns for each alert whether it is firing.
+        more: metrics of the kind of storage.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Metrics:
         connections: Callable[[], int],
         viewers: Callable[[], int],
         firing: Callable[[], Mapping[str, bool]] = dict,
+        more: Iterable[Collector] = (),
     ) -> None:
         registry = self._registry = CollectorRegistry()
         self._stored = Counter("telemetry_events_stored", "Events stored.", registry=registry)
@@ -106,16 +108,27 @@ class Metrics:
         Gauge(
             "telemetry_viewers", "Viewers of the live stream now.", registry=registry
         ).set_function(viewers)
+        for each in more:
+            registry.register(each)
         ProcessCollector(registry=registry)  # memory, processor time, open files; on Linux
 
     def record(self, stored: Stored) -> None:
         """Count a group that was just stored."""
-        self._groups.inc()
-        self._stored.inc(len(stored.events))
-        self._repeats.inc(stored.repeats)
-        self._rejected.inc(stored.rejected)
-        self._crashes.inc(stored.by_type.get("crash", 0))
+        self.count(
+            events=len(stored.events),
+            repeats=stored.repeats,
+            rejected=stored.rejected,
+            crashes=stored.by_type.get("crash", 0),
+        )
         self._faulty.inc(len(stored.faults))
+
+    def count(self, *, events: int, repeats: int, rejected: int, crashes: int) -> None:
+        """Count what a group had that was just stored."""
+        self._groups.inc()
+        self._stored.inc(events)
+        self._repeats.inc(repeats)
+        self._rejected.inc(rejected)
+        self._crashes.inc(crashes)
 
     def record_message(self, received: int, text: int) -> None:
         """Count the bytes of a message, as it came and as text."""

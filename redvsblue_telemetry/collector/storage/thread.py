@@ -14,37 +14,22 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import msgspec
 
 from ..loglimit import LogLimit
 from ..messages import Message
+from ..storing import Body, Health, Receipt
 from .database import Database, DatabaseError
 from .upkeep import Upkeep, UpkeepSchedule, epoch_milliseconds
 from .writer import Check, Stored, Writer
 
-__all__ = ["Receipt", "WriterThread"]
+__all__ = ["WriterThread"]
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
 _GROUP_EVENTS = 20_000  # about the most in one transaction
 _MAX_WAITING_BYTES = 16 * 1024 * 1024  # beyond this, connections are not read
-
-
-class Receipt(Protocol):
-    """A sender that learns the outcome of its messages, on the event loop's thread."""
-
-    is_broken: bool
-    """Whether some of its messages could not be stored. After that, none that it has sent is: the
-    client sends all of them again, in order. Written and read by the storage thread; initially
-    False."""
-
-    def stored(self, messages: int) -> None:
-        """Called when that many more of its messages are stored."""
-
-    def failed(self) -> None:
-        """Called when some of its messages could not be stored."""
 
 
 class _Job(msgspec.Struct):
@@ -116,10 +101,14 @@ class WriterThread:
         self._queue: queue.SimpleQueue[_Job | _Clear | _Errand | None] = queue.SimpleQueue()
         self._waiting_bytes = 0
         self._has_room = asyncio.Event()
-        self.last_error: DatabaseError | None = None
-        """Why the last group could not be stored; None if it could."""
+        self._health = Health()
         self._thread = threading.Thread(target=self._run, name="collector-storage", daemon=True)
         self._thread.start()
+
+    @property
+    def last_error(self) -> Exception | None:
+        """Why the last group could not be stored; None if it could."""
+        return self._health.last_error
 
     async def room(self) -> None:
         """Wait while too many bytes wait to be stored."""
@@ -128,7 +117,13 @@ class WriterThread:
             await self._has_room.wait()
 
     def submit(
-        self, message: Message, size: int, receipt: Receipt, *, is_check: bool = False
+        self,
+        message: Message,
+        size: int,
+        receipt: Receipt,
+        *,
+        is_check: bool = False,
+        body: Body | None = None,
     ) -> None:
         """Queue a message to be stored.
 
@@ -138,6 +133,7 @@ class WriterThread:
             receipt: called with the outcome.
             is_check: whether its new sessions are to be deleted once they are stored. Nobody else
                 hears of it.
+            body: not needed: it is not kept.
         """
         self._waiting_bytes += size
         self._queue.put(_Job(message, size, receipt, is_check))
@@ -290,7 +286,8 @@ class WriterThread:
             self._has_room.set()
         receipts = {id(job.receipt): job.receipt for job in accepted}
         if isinstance(outcome, DatabaseError):
-            self._note_failure(outcome)
+            self._health.note_failure(outcome)
+            self._on_failure()
             for receipt in receipts.values():
                 receipt.failed()
         elif outcome is not None:
@@ -300,18 +297,10 @@ class WriterThread:
             if not accepted[0].is_check:
                 self._on_stored(outcome)
 
-    def _note_failure(self, error: DatabaseError) -> None:
-        if str(self.last_error) != str(error):
-            logger.error("cannot store events, so none are acknowledged: %s", error)
-        self.last_error = error
-        self._on_failure()
-
     def _note_success(self, stored: Stored) -> None:
         # A group without any event needed no storage, so it shows nothing about it.
-        has_written = stored.events or stored.repeats or stored.rejected or stored.reports
-        if has_written and self.last_error is not None:
-            logger.warning("events are being stored again")
-            self.last_error = None
+        if stored.events or stored.repeats or stored.rejected or stored.reports:
+            self._health.note_success()
 
 
 def _resolve(done: asyncio.Future[None], error: Exception | None) -> None:
