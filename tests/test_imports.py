@@ -121,13 +121,14 @@ ROOMS = {
         faults          |
         checking        | faults
         steps           |
-        storage         | loglimit  messages  models  steps  textsearch
+        storing         | messages
+        storage         | loglimit  messages  models  steps  storing  textsearch
         answers         | models  steps  storage
         alerts          | models  storage
         webhook         |
         alerting        | alerts  storage  webhook
-        ingest          | messages  storage
-        http            | answers  cells  loglimit  messages  models  ranges  storage  ingest
+        ingest          | messages  storing
+        http | answers  cells  loglimit  messages  models  ranges  storage  storing  ingest
         app             | alerting  alerts  http  ingest  storage
         tls             |
         listening       | loglimit
@@ -200,9 +201,10 @@ ROOMS = {
         readers         |
         parameters      |
         responses       | parameters  readers
+        application     | access  responses
         answers         | parameters  readers  responses
         query           | parameters  readers  responses
-        api             | answers  live  metrics  parameters  query  readers  responses
+        api | answers  application  live  metrics  parameters  query  readers  responses
     """,
     "cluster": """
         stream          |

@@ -8,21 +8,24 @@ the place of a message in the order of arrival of all of them.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ssl
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 from zlib import crc32
 
 import msgspec
-import nats
+from nats.aio.client import DEFAULT_PENDING_SIZE, Client, Srv
+from nats.aio.transport import TcpTransport
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import BadRequestError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from nats.aio.client import Client
     from nats.js import JetStreamContext
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "MESSAGE_ID",
     "RECEIVED",
     "STREAM",
+    "StreamClient",
     "StreamMessage",
     "StreamOptions",
     "StreamState",
@@ -60,6 +64,9 @@ CHECK = "Telemetry-Check"
 """The header of a message that a check has sent: loaders leave it out."""
 
 _DUPLICATE_WINDOW = 120.0  # seconds
+_CLOSE_TIMEOUT = 2.0  # seconds
+_SCHEMES = ("nats", "tls")
+_CREDENTIALS = (b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED")
 _PARTITIONS = "partitions"
 _IDENTITY = "identity"
 _VERSION = "format"
@@ -80,6 +87,28 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """By default 3 where there are as many servers, otherwise 1."""
     max_bytes: int = -1
     """The most that the stream may take on each server; -1 leaves it to the servers' limit."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The host and port of each server, without the password that a URL may have."""
+        return tuple(urlsplit(server).netloc.rpartition("@")[2] for server in self.servers)
+
+    def check(self) -> None:
+        """Check that these options can be used.
+
+        Raises:
+            ValueError: they can't.
+        """
+        if not self.servers:
+            raise ValueError("no server of the stream is named")
+        for server in self.servers:
+            _check_server(server)
+        if self.partitions < 1:
+            raise ValueError(f"partitions is {self.partitions}; it must be at least 1")
+        if self.credentials is not None:
+            _check_credentials(self.credentials)
+        if self.ca is not None:
+            _tls_context(self.ca)
 
 
 class StreamState(msgspec.Struct, frozen=True):
@@ -133,6 +162,66 @@ def read_headers(
     )
 
 
+def _check_server(url: str) -> None:
+    parts = urlsplit(url)
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # without a password
+    if parts.scheme not in _SCHEMES or not parts.hostname:
+        raise ValueError(
+            f"{shown!r} is not the URL of a server of the stream, such as nats://10.0.0.1:4222 or "
+            "tls://stream-1.example:4222"
+        )
+    try:
+        parts.port  # noqa: B018 (it raises)
+    except ValueError as error:
+        raise ValueError(f"{shown!r} has no valid port: {error}") from None
+
+
+def _check_credentials(path: Path) -> None:
+    """Check that a file has credentials: nats-py would look for them forever."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+    if not all(marker in content for marker in _CREDENTIALS):
+        raise ValueError(f"{path} has no credentials, as `nsc generate creds` writes them")
+
+
+def _tls_context(path: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(path))
+    except OSError as error:  # also each ssl.SSLError
+        reason = getattr(error, "reason", None) or error.strerror or error
+        raise ValueError(f"cannot read certificates from {path}: {reason}") from error
+
+
+class StreamClient(Client):
+    """nats-py's client, which also gives up a server that reads nothing.
+
+    nats-py reconnects, or closes, only when the server has read all bytes that were written: never,
+    if its process is stopped or its machine has gone. Nor does it close the socket of an attempt
+    that such a server doesn't answer.
+    """
+
+    async def _process_op_err(self, e: Exception) -> None:
+        if self.is_connected:
+            self._abort()
+        await super()._process_op_err(e)
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        self._abort()
+        await super()._connect_to_server(s)
+
+    async def close(self) -> None:
+        """Close the connection, and wait no longer than two seconds for that."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(super().close(), _CLOSE_TIMEOUT)
+        self._abort()
+
+    def _abort(self) -> None:
+        if isinstance(self._transport, TcpTransport) and self._transport._io_writer is not None:
+            self._transport._io_writer.transport.abort()
+
+
 async def connect(
     options: StreamOptions,
     name: str,
@@ -140,8 +229,11 @@ async def connect(
     on_disconnect: Callable[[], Awaitable[None]] | None = None,
     on_reconnect: Callable[[], Awaitable[None]] | None = None,
     on_error: Callable[[Exception], Awaitable[None]] | None = None,
-) -> Client:
+    buffers: bool = True,
+) -> StreamClient:
     """Return a connection to one of the servers, which reconnects to any of them forever.
+
+    It waits until one can be reached, for as long as that takes.
 
     Args:
         options: the servers.
@@ -149,28 +241,30 @@ async def connect(
         on_disconnect: awaited when it is lost.
         on_reconnect: awaited when it is back.
         on_error: awaited with each error that no call raises.
+        buffers: whether it keeps some of the bytes sent while it is lost. Otherwise sending raises
+            an error then.
 
     Raises:
-        nats.errors.Error: no server could be reached.
-        OSError: no server could be reached, or a file can't be read.
+        ValueError: the options can't be used.
     """
-    tls = None
-    if options.ca is not None:
-        tls = ssl.create_default_context(cafile=str(options.ca))
-    return await nats.connect(
+    options.check()
+    client = StreamClient()
+    await client.connect(
         list(options.servers),
         name=name,
         user_credentials=None if options.credentials is None else str(options.credentials),
-        tls=tls,
+        tls=None if options.ca is None else _tls_context(options.ca),
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnect,
         error_cb=on_error,
         connect_timeout=2,
-        reconnect_time_wait=0.25,
+        reconnect_time_wait=0.25,  # type: ignore[arg-type]  # it is slept
         max_reconnect_attempts=-1,
         ping_interval=2,  # with two of them unanswered, a server is given up
         max_outstanding_pings=2,
+        pending_size=DEFAULT_PENDING_SIZE if buffers else 0,
     )
+    return client
 
 
 async def ensure_stream(jetstream: JetStreamContext, options: StreamOptions) -> StreamState:

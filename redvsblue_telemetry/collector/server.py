@@ -211,7 +211,7 @@ class Options(msgspec.Struct, kw_only=True):
 
 
 class Service(Protocol):
-    """What is served on the port: a collector, or what takes its place."""
+    """The service on the port: a collector, or another one in its place."""
 
     @property
     def app(self) -> ASGIApp:
@@ -221,7 +221,7 @@ class Service(Protocol):
         """Called once connections are accepted, with the URL of the page."""
 
     async def close(self) -> None:
-        """Store and acknowledge what was received, and close all connections."""
+        """Store and acknowledge all received messages, and close all connections."""
 
 
 @contextlib.asynccontextmanager
@@ -274,7 +274,7 @@ async def serve(
         stop: set to stop it.
         on_ready: called with the URL of its page once it accepts connections.
         certificate: that of the options, for a caller who wants to reload it.
-        running: sets up what is served.
+        running: sets up the service.
 
     Raises:
         OptionsError: it can't run with these options, or the port is taken.

@@ -1,4 +1,4 @@
-"""The storage as its callers see it: what it takes, and what it promises.
+"""The storage as its callers see it: the messages it takes, and the promises it makes.
 
 The collector's own writes into a database on this machine. A gateway's publishes to a replicated
 log. The ingest, the health of the process and its metrics are the same for both.

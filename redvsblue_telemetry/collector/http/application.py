@@ -1,4 +1,4 @@
-"""What every server of telemetry answers in the same way: whether it works, and who may ask."""
+"""The answers that every server of telemetry has: whether it works, and who may ask it."""
 
 from __future__ import annotations
 
