@@ -1,4 +1,4 @@
-"""Collects what messages of the stream hold, by column, until it is appended to the lake."""
+"""Collects the contents of messages, by column, until they are appended to the lake."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _BRACE = b"{"
 
 
 class Dedupe(Protocol):
-    """What rows have to know of the claim that they are collected for."""
+    """The part of a claim that its rows need."""
 
     base: int
-    """What the stream's sequence numbers count from."""
+    """The origin of the stream's sequence numbers."""
 
     def offset(self, partition: int) -> int:
         """Return the sequence up to which the partition is in the lake."""
@@ -41,7 +41,7 @@ class Dedupe(Protocol):
 
 
 class Added(msgspec.Struct):
-    """What one message has added to the rows."""
+    """The counts of one message's contents."""
 
     events: int = 0
     """The new events."""
@@ -86,7 +86,7 @@ class _Columns:
 
 
 class _Part:
-    """What one partition has added."""
+    """The rows from one partition."""
 
     def __init__(self) -> None:
         self.columns = {kind: _Columns() for kind in (EVENTS, REPORTS, REJECTED)}
@@ -99,7 +99,7 @@ class _Part:
 
 
 class Rows:
-    """What waits to be appended to the lake. Made for one claim, and used by one thread at a time.
+    """Rows that wait to be appended to the lake. Made for one claim; used by one thread at a time.
 
     Args:
         claim: knows which numbers are stored. The numbers that are added here are added there.
@@ -165,7 +165,7 @@ class Rows:
         return added
 
     def discard(self, partitions: Iterable[int]) -> None:
-        """Drop what came from some partitions. Their numbers have to be read from the lake anew."""
+        """Drop the rows of some partitions. Their numbers have to be read from the lake anew."""
         for partition in partitions:
             self._parts.pop(partition, None)
 

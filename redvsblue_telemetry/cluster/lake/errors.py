@@ -1,4 +1,4 @@
-"""What can go wrong with the lake, for those who have to act on it."""
+"""The errors of the lake that its users have to act on."""
 
 from __future__ import annotations
 

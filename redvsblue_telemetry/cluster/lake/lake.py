@@ -5,7 +5,7 @@ read, so that all three are true or none is. The commit fails if somebody else h
 of its partitions since the claim was read: so a loader that was stopped, and wakes up when another
 has taken its place, can't store anything twice. See :mod:`.table`, on fences.
 
-Nothing here trusts an error: after each one, the table says what was committed.
+Nothing here trusts an error: after each one, the table shows whether there was a commit.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Lake:
         appends, :meth:`append` raises LostPartitionsError in this one.
 
         Args:
-            identity: of the stream. A stream that was made anew has another one; what it brings
-                follows in the order of arrival on all that is there.
+            identity: of the stream. A stream that was made anew has another one; its
+                events follow in the order of arrival on all that are there.
             partitions: their numbers; more can be added later, see :meth:`Claim.add`.
 
         Raises:
@@ -87,14 +87,14 @@ class Lake:
 
         Args:
             claim: the claim that the rows were collected for.
-            rows: what is new. May be empty.
+            rows: the new rows. May be empty.
             offsets: for partitions of the claim, the sequence up to which they have been read. No
                 lower than that of the last message in the rows.
 
         Raises:
             LostPartitionsError: another process has appended to some partitions. They are gone from
-                the claim and from the rows; nothing is stored. Append again what is left, and
-                take the others anew, if they should be this process's.
+                the claim and from the rows; nothing is stored. Append the rest again, and
+                add the others anew, if they should be this process's.
             LakeError: the lake can't be written or read. Nothing is stored, or, if it can't be read
                 either, the next call finds out.
         """
@@ -102,13 +102,13 @@ class Lake:
 
 
 class Claim:
-    """What one process knows of the partitions that it appends to. Used by one thread at a time.
+    """The partitions that one process appends to, and their state. Used by one thread at a time.
 
     Made by :meth:`Lake.claim`.
 
     Attributes:
         identity: of the stream.
-        base: what the stream's sequence numbers count from: ``arrival`` in the lake is
+        base: the origin of the stream's sequence numbers: ``arrival`` in the lake is
             ``(base + sequence) * POSITIONS + position``.
     """
 
@@ -274,7 +274,7 @@ class Claim:
 
 
 def _base(table: Table, identity: str) -> int:
-    """Return what the sequence numbers of a stream count from; set it if the stream is new."""
+    """Return the origin of a stream's sequence numbers; set it if the stream is new."""
     fence = f"{identity}/base"
     for _ in range(_ATTEMPTS):
         base = table.number(fence)

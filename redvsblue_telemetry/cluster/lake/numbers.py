@@ -1,6 +1,6 @@
 """The numbers of the sessions that are stored, in memory: a loader's dedupe.
 
-A claim begins with what the lake has, as one sorted column of texts, and reads the ranges of a
+A claim begins with the ranges in the lake, as one sorted column of texts, and decodes the ranges of a
 session when the first event of it comes. Sessions that have not been used for a while go back to
 texts, which take some 70 bytes each.
 """
@@ -82,7 +82,7 @@ class StoredNumbers(SeqRanges):
 
 
 class Increment:
-    """What a commit adds to a session: the ranges of its new numbers, and a count of repeats."""
+    """The part of a commit that a session has: ranges of new numbers, and a count of repeats."""
 
     __slots__ = ("_ranges", "repeats")
 
@@ -116,7 +116,7 @@ class SessionNumbers:
         self._keep_texts(runs.select(["session", "data"]).cast(_TEXTS))
 
     def of(self, session: str) -> StoredNumbers:
-        """Return the numbers of a session; adding to it changes what it returns next time."""
+        """Return the numbers of a session; the same object each time."""
         found = self._in_use.get(session)
         if found is None:
             if len(self._in_use) >= _MOST_IN_USE:

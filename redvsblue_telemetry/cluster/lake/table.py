@@ -1,7 +1,7 @@
 """The Delta table behind the lake: its files, and commits that can't be taken for another's.
 
-The only module that knows of deltalake. A :class:`Table` is the table at one version, which moves
-on when it is told to. The files are written here and not by deltalake, which takes three times as
+The only module that knows of deltalake. A :class:`Table` is the table at one version, and can
+be moved on to the newest one. The files are written here and not by deltalake, which takes three times as
 long and a third more space.
 
 A commit names *fences*, and fails if another commit with one of the same names has been made since
@@ -313,9 +313,9 @@ def _statistics(rows: pa.Table) -> str:
 
 
 @contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Raise LakeError for what deltalake and pyarrow raise when they can't read or write."""
+def _explained(trouble: str) -> Iterator[None]:
+    """Raise LakeError in place of the errors of deltalake, pyarrow and the system."""
     try:
         yield
     except (OSError, DeltaError, pa.ArrowException) as error:
-        raise LakeError(f"{what}: {error}") from error
+        raise LakeError(f"{trouble}: {error}") from error
