@@ -5,29 +5,63 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.text import Text
 
 from .._shared import escape
 from ..collector.alerts import Conditions
 from ..collector.client import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
-from ..collector.server import IN_MEMORY, Options, serve, telemetry_url, test_alerts
+from ..collector.server import (
+    IN_MEMORY,
+    Options,
+    Service,
+    collector_running,
+    serve,
+    telemetry_url,
+    test_alerts,
+)
 from ..collector.storage.upkeep import Keep
 from ..collector.tls import Certificate
 from ._arguments import AlertCondition, File, FiniteFloatRange, KeepRule, Size, schema_option
 from ._runner import run, stopped_by_signals
+from ._stream import missing_extra, read_stream_options, stream_options
 from ._systemd import ServiceManager
 from ._terminal import CommandError, pipe_safe_stdout
+
+if TYPE_CHECKING:
+    from ..cluster.stream import StreamOptions
 
 __all__ = ["collect", "page_url"]
 
 ALERT_VARIABLE = "REDVSBLUE_COLLECTOR_ALERT"
 _DEFAULTS = Options()
+# What a gateway has not: a database, and a page with its own readers.
+_NOT_WITH_STREAM = {
+    "db": "--db",
+    "keep_rules": "--keep",
+    "max_bytes": "--max-bytes",
+    "alerts": "--alert",
+    "alert_when": "--alert-when",
+    "alert_test": "--alert-test",
+    "schema": "--schema",
+    "allow_reset": "--allow-reset",
+    "read_token": "--read-token",
+}
+_ONLY_WITH_STREAM = {
+    "stream_credentials": "--stream-credentials",
+    "stream_ca": "--stream-ca",
+    "partitions": "--partitions",
+    "stream_max_bytes": "--stream-max-bytes",
+}
+_Running = Callable[[Options], AbstractAsyncContextManager[Service]]
 
 
 @click.command()
@@ -156,6 +190,23 @@ _DEFAULTS = Options()
     help="Maximum size of one message, in bytes, after unpacking if it is compressed.",
 )
 @schema_option
+@stream_options(
+    "Publish events to the stream at these servers of NATS JetStream, instead of storing them in a "
+    "database: this is a gateway then, and any number of them can run.",
+    required=False,
+)
+@click.option(
+    "--partitions",
+    type=click.IntRange(1, 1024),
+    help="Make the stream with this many partitions, if it isn't there yet.  [default: 16]",
+)
+@click.option(
+    "--stream-max-bytes",
+    metavar="SIZE",
+    type=Size(),
+    help="Make the stream, if it isn't there yet, so that it refuses events when each of its "
+    "servers has this much, such as 100GB.  [default: what the servers allow]",
+)
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only.")
 def collect(
     host: str,
@@ -179,6 +230,11 @@ def collect(
     max_rate: float,
     max_message_bytes: int,
     schema: Path | None,
+    stream: tuple[str, ...] | None,
+    stream_credentials: Path | None,
+    stream_ca: Path | None,
+    partitions: int | None,
+    stream_max_bytes: int | None,
     quiet: bool,
 ) -> None:
     """Receive and store events, and show them live in a browser.
@@ -186,6 +242,7 @@ def collect(
     Ctrl-C, SIGTERM and SIGHUP stop it once everything received is stored and acknowledged. A
     second Ctrl-C stops it at once. With --tls-cert, SIGHUP reads the certificate again instead.
     """
+    _check_combination(is_gateway=stream is not None)
     options = Options(
         host=host,
         port=port,
@@ -211,9 +268,43 @@ def collect(
     if alert_test:
         _test_alerts(options)
         return
+    running: _Running = collector_running
+    where = "a temporary file" if options.db is None else str(options.db)
+    if stream is not None:
+        chosen = {"partitions": partitions, "max_bytes": stream_max_bytes}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        stream_chosen = read_stream_options(stream, stream_credentials, stream_ca, **given)
+        running = _gateway(stream_chosen)
+        where = f"the stream at {', '.join(stream_chosen.addresses)}"
     console = Console(file=pipe_safe_stdout(), highlight=False, soft_wrap=True, quiet=quiet)
-    run(_collect(options, console))
+    run(_collect(options, console, running, where))
     _print_at_end(console, "stopped; everything received is stored")
+
+
+def _check_combination(*, is_gateway: bool) -> None:
+    """Refuse options that have no meaning together, if somebody has given them."""
+    context = click.get_current_context()
+    for name, option in (_NOT_WITH_STREAM if is_gateway else _ONLY_WITH_STREAM).items():
+        source = context.get_parameter_source(name)
+        if source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
+            by_variable = source is ParameterSource.ENVIRONMENT
+            shown = (
+                f"{option}, which a variable of the environment sets," if by_variable else option
+            )
+            if is_gateway:
+                raise click.UsageError(
+                    f"{shown} has no meaning with --stream: a gateway keeps no events and has no "
+                    "page for people"
+                )
+            raise click.UsageError(f"{shown} needs --stream")
+
+
+def _gateway(stream: StreamOptions) -> _Running:
+    try:
+        from ..cluster.gateway.app import gateway_running  # noqa: PLC0415 (an extra)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from error
+    return functools.partial(gateway_running, stream)
 
 
 def _keep(rules: tuple[tuple[str | None, float], ...]) -> Keep:
@@ -246,7 +337,7 @@ def _test_alerts(options: Options) -> None:
         click.get_current_context().exit(1)
 
 
-async def _collect(options: Options, console: Console) -> None:
+async def _collect(options: Options, console: Console, running: _Running, where: str) -> None:
     stop = asyncio.Event()
     manager = ServiceManager()
     certificate = options.certificate()
@@ -255,7 +346,7 @@ async def _collect(options: Options, console: Console) -> None:
     def note_start(url: str) -> None:
         nonlocal address
         address = url
-        _introduce(page_url(url), options, console)
+        _introduce(page_url(url), where, options, console)
         manager.ready(f"collecting at {address}")
 
     def note_stop() -> None:
@@ -271,7 +362,7 @@ async def _collect(options: Options, console: Console) -> None:
     on_hangup = None if certificate is None else functools.partial(reload, certificate)
     async with manager.watched():
         with stopped_by_signals(stop, note_stop, on_hangup):
-            await serve(options, stop, note_start, certificate)
+            await serve(options, stop, note_start, certificate, running)
 
 
 def _print_at_end(console: Console, text: str) -> None:
@@ -285,10 +376,10 @@ def page_url(url: str) -> str:
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
-def _introduce(url: str, options: Options, console: Console) -> None:
+def _introduce(url: str, where: str, options: Options, console: Console) -> None:
     """Print the page's URL, and lines of Python that can be copied to send a first event."""
-    where = "a temporary file" if options.db is None else escape(str(options.db))
-    console.print(Text.assemble("collecting at ", (url, "bold underline"), f", stored in {where}"))
+    place = f", stored in {escape(where)}"
+    console.print(Text.assemble("collecting at ", (url, "bold underline"), place))
     if options.token is None and options.insecure:
         console.print(Text("everyone who can reach it can read and write", "yellow"))
     if options.alerts:  # their hosts only: the rest of a webhook's address is a secret

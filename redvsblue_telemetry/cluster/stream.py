@@ -83,6 +83,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     ca: Path | None = None
     """The certificates that the servers' certificates are checked against, in PEM."""
     partitions: int = 16
+    """Of a stream that is made; an existing one keeps its own."""
     replicas: int | None = None
     """By default 3 where there are as many servers, otherwise 1."""
     max_bytes: int = -1

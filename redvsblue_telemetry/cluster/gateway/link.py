@@ -1,0 +1,151 @@
+"""The connection to the stream: made, and made again, for as long as it takes.
+
+It knows nothing of clients. Each of its failures is a :class:`StreamError`, whose message is for
+the log of an operator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import nats.errors
+from nats.js.api import PubAck
+from nats.js.errors import APIError, NoStreamResponseError
+
+from ..stream import StreamClient, StreamOptions, StreamState, connect, ensure_stream
+
+__all__ = ["FormatError", "Link", "StreamError"]
+
+_REQUEST_TIMEOUT = 2.0  # seconds
+_MAX_UNSENT = 16 * 1024 * 1024  # bytes that wait for a server to read
+
+
+class StreamError(Exception):
+    """The stream can't be reached, or can't take a message now."""
+
+
+class FormatError(StreamError):
+    """A later release has made the stream: it will never take messages of this one."""
+
+
+class Link:
+    """A connection to the servers of the stream. Used on one event loop.
+
+    Args:
+        options: the servers.
+        name: that they show for this connection.
+    """
+
+    def __init__(self, options: StreamOptions, name: str) -> None:
+        self._options = options
+        self._name = name
+        self._client: StreamClient | None = None
+        self._connecting: asyncio.Task[StreamClient] | None = None
+        self._last_error = "no server has answered yet"
+        self.state: StreamState | None = None
+        """What is true of the stream; None before it was reached."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection to one of the servers."""
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def max_payload(self) -> int:
+        """The most bytes of a message with its headers that the servers take."""
+        assert self._client is not None
+        return self._client.max_payload
+
+    async def check(self) -> None:
+        """Find out whether the stream can be used, and make it if it isn't there.
+
+        Raises:
+            StreamError: it can't be used.
+        """
+        client = await self._connected()
+        with _translated():
+            try:
+                self.state = await ensure_stream(
+                    client.jetstream(timeout=_REQUEST_TIMEOUT), self._options
+                )
+            except ValueError as error:
+                raise FormatError(str(error)) from error
+
+    async def publish(
+        self, subject: str, body: bytes, headers: dict[str, str], timeout: float
+    ) -> PubAck:
+        """Publish a message, and wait until a quorum of the servers has stored it.
+
+        Args:
+            subject: its subject.
+            body: its body.
+            headers: its headers.
+            timeout: seconds to wait for that.
+
+        Raises:
+            StreamError: it was perhaps not stored.
+        """
+        client = self._client
+        if client is None or not client.is_connected:
+            raise self._not_connected()
+        if client.pending_data_size > _MAX_UNSENT:
+            raise StreamError("a server of the stream does not read what it is sent")
+        with _translated():
+            return await client.jetstream().publish(subject, body, timeout, headers=headers)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._client is not None:
+            await self._client.close()
+
+    async def _connected(self) -> StreamClient:
+        client = self._client
+        # It is closed if the servers refused its credentials; other ones may be valid by now.
+        if client is None or client.is_closed:
+            if self._connecting is None:
+                self._connecting = asyncio.create_task(self._connect())
+            await asyncio.wait([self._connecting], timeout=_REQUEST_TIMEOUT)
+            if not self._connecting.done():
+                raise self._not_connected()
+            connecting, self._connecting = self._connecting, None
+            with _translated():
+                client = self._client = connecting.result()
+        if not client.is_connected:
+            raise self._not_connected()
+        return client
+
+    async def _connect(self) -> StreamClient:
+        return await connect(self._options, self._name, on_error=self._note_error, buffers=False)
+
+    async def _note_error(self, error: Exception) -> None:
+        self._last_error = _described(error)
+
+    def _not_connected(self) -> StreamError:
+        servers = ", ".join(self._options.addresses)
+        return StreamError(f"not connected to the stream at {servers}: {self._last_error}")
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Raise each failure as a StreamError."""
+    try:
+        yield
+    except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
+        raise StreamError(_described(error)) from error
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, NoStreamResponseError):
+        return "the stream has no leader now"
+    if isinstance(error, APIError):
+        return f"the stream refuses messages: {error.description}"
+    if isinstance(error, (asyncio.TimeoutError, nats.errors.TimeoutError)):
+        return "the stream does not answer"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).removeprefix("nats: ") or type(error).__name__

@@ -1,0 +1,154 @@
+"""From the message of a client to the messages of the stream.
+
+Pure: values in, values out. A message of one session goes as it came, compressed or not. The stream
+keeps the order of a session, so a message with several sessions becomes one for each of them. The
+loader reads a message as the collector does, so its parts that are rejected go along; only those of
+a message with several sessions go by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from urllib.parse import quote
+from zlib import crc32
+
+import msgspec
+
+from ..._report import Report, encode_report
+from ..._shared import escape
+from ...collector.messages import Event, Message, Rejected
+from ...collector.storing import Body
+from ..stream import CHECK, ENCODING, FAULT, MESSAGE_ID, RECEIVED, partition_of
+
+__all__ = ["Part", "split"]
+
+_MAX_ID_CHARACTERS = 100  # of a session, in the id of a message
+_MAX_FAULT_CHARACTERS = 500
+_HEADER_LINE = len("NATS/1.0\r\n\r\n")
+_PER_HEADER = len(": \r\n")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Part(msgspec.Struct, gc=False):
+    """A message of the stream, on its way there."""
+
+    session: str | None
+    """Whose order it belongs to; None if no other message has to wait for it."""
+    body: bytes
+    headers: dict[str, str]
+    events: int = 0
+    crashes: int = 0
+    rejected: int = 0
+
+    @property
+    def id(self) -> str:
+        """By which the stream recognizes it if it comes again."""
+        return self.headers[MESSAGE_ID]
+
+    @property
+    def wire_bytes(self) -> int:
+        """Its size for the servers, with the headers."""
+        headers = self.headers.items()
+        return (
+            len(self.body)
+            + _HEADER_LINE
+            + sum(len(name) + len(value.encode()) + _PER_HEADER for name, value in headers)
+        )
+
+    def partition(self, partitions: int) -> int:
+        """Return the partition that it belongs to."""
+        if self.session is None:
+            return crc32(self.body) % partitions
+        return partition_of(self.session, partitions)
+
+
+def split(message: Message, body: Body | None, received: int, *, is_check: bool) -> list[Part]:
+    """Return the messages of the stream that have the contents of a client's message.
+
+    Args:
+        message: its contents.
+        body: the message as it came; None if it can't be unpacked.
+        received: when it came, in milliseconds since the epoch.
+        is_check: whether it is part of a check.
+    """
+    headers = {RECEIVED: str(received)}
+    if is_check:
+        headers[CHECK] = "1"
+    if body is None:
+        return _faults(message.rejected, headers, b"")
+    sessions = {event.session_id: None for event in message.events}
+    sessions.update((report.session_id, None) for report in message.reports)
+    if len(sessions) <= 1:
+        if not (sessions or message.rejected):
+            return []  # an empty message: nothing has to be stored
+        if body.encoding is not None:
+            headers[ENCODING] = body.encoding
+        session = next(iter(sessions), None)
+        rejected = len(message.rejected) + message.unrecorded
+        part = _part(session, body.packed, headers, message.events, message.reports)
+        part.rejected = rejected
+        return [part]
+    parts = []
+    for session in sessions:
+        events = [event for event in message.events if event.session_id == session]
+        if events:
+            parts.append(_part(session, _encode(events), headers, events, []))
+        reports = [report for report in message.reports if report.session_id == session]
+        if reports:
+            text = b"".join(encode_report(report) + b"\n" for report in reports)
+            parts.append(_part(session, text, headers, [], reports))
+    return parts + _faults(message.rejected, headers, body.packed)
+
+
+def _part(
+    session: str | None,
+    body: bytes,
+    headers: dict[str, str],
+    events: list[Event],
+    reports: list[Report],
+) -> Part:
+    numbers = "x"
+    if events:
+        numbers = f"{events[0].seq}-{events[-1].seq}"
+    elif reports:
+        numbers = f"r{reports[0].number}"
+    return Part(
+        session,
+        body,
+        {**headers, MESSAGE_ID: _id(session or "", numbers, body)},
+        len(events),
+        sum(event.type == "crash" for event in events),
+    )
+
+
+def _faults(rejected: Iterable[Rejected], headers: dict[str, str], body: bytes) -> list[Part]:
+    return [
+        Part(
+            None,
+            each.text,
+            {
+                **headers,
+                FAULT: _one_line(each.reason)[:_MAX_FAULT_CHARACTERS],
+                # Two parts with the same text are two.
+                MESSAGE_ID: _id("", f"x{number}", body + each.text),
+            },
+            rejected=1,
+        )
+        for number, each in enumerate(rejected)
+    ]
+
+
+def _id(session: str, numbers: str, body: bytes) -> str:
+    """Return the id of a message.
+
+    The numbers alone would not do: a client that was refused sends them again in smaller messages,
+    and another client can claim the same session.
+    """
+    shown = quote(session, safe="", errors="surrogatepass")[:_MAX_ID_CHARACTERS]
+    return f"{shown}:{numbers}:{blake2b(body, digest_size=8).hexdigest()}"
+
+
+def _one_line(text: str) -> str:
+    return escape(text).encode("ascii", "backslashreplace").decode()
