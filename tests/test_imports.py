@@ -44,7 +44,7 @@ THE_PACKAGE = """
     collector       | settings  _compression  _report  _schema  _shared
     testing         | events  event_types  settings  client  _process  _recording  collector  _compression  _shared
     collector.testing | testing
-    cluster         | collector  _report
+    cluster         | collector  _report  _shared
     cli             | *
     __main__        |
 """  # noqa: E501
@@ -208,6 +208,7 @@ ROOMS = {
     """,
     "cluster": """
         stream          |
+        gateway         | stream
         lake            |
         local           | stream
     """,
@@ -215,6 +216,13 @@ ROOMS = {
         ports           |
         children        |
         servers         | children  ports
+    """,
+    "cluster.gateway": """
+        splitting       |
+        link            |
+        storage         | link  splitting
+        metrics         |
+        app             | link  metrics  storage
     """,
     "cluster.lake": """
         errors          |
@@ -243,7 +251,8 @@ ROOMS = {
         _formats        | _parquet  _terminal
         _sdk_log        |
         _systemd        |
-        collect         | _arguments  _terminal  _runner  _systemd
+        _stream         | _arguments  _terminal
+        collect         | _arguments  _terminal  _runner  _stream  _systemd
         tail            | _arguments  _terminal
         forget          | _arguments  _terminal
         export          | _arguments  _terminal  _database  _output  _formats  _parquet

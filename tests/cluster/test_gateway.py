@@ -1,4 +1,4 @@
-"""The gateway: a message is acknowledged when the stream has it, and clients are refused otherwise."""
+"""The gateway: a message is acknowledged when the stream has it, and clients refused otherwise."""
 
 from __future__ import annotations
 
