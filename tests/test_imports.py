@@ -44,7 +44,7 @@ THE_PACKAGE = """
     collector       | settings  _compression  _report  _schema  _shared
     testing         | events  event_types  settings  client  _process  _recording  collector  _compression  _shared
     collector.testing | testing
-    cluster         | collector  _report  _shared
+    cluster         | collector  _compression  _report  _schema  _shared
     cli             | *
     __main__        |
 """  # noqa: E501
@@ -210,8 +210,24 @@ ROOMS = {
         stream          |
         gateway         | stream
         lake            |
+        loader          | lake  stream
         local           | stream
     """,
+    "cluster.loader": """
+        leases          |
+        membership      | leases
+        archived        | membership
+        reading         |
+        tasks           |
+        partitions      | reading
+        source          |
+        storing         | partitions
+        loader          | membership  partitions  reading  source  storing  tasks
+        upkeep          | source
+        metrics         | storing
+        http            |
+        server | archived http leases loader membership metrics partitions reading source storing tasks upkeep
+    """,  # noqa: E501
     "cluster.local": """
         ports           |
         children        |
@@ -253,6 +269,7 @@ ROOMS = {
         _systemd        |
         _stream         | _arguments  _terminal
         collect         | _arguments  _terminal  _runner  _stream  _systemd
+        load            | _arguments  _terminal  _runner  _stream  _systemd
         tail            | _arguments  _terminal
         forget          | _arguments  _terminal
         export          | _arguments  _terminal  _database  _output  _formats  _parquet
@@ -289,6 +306,9 @@ PURE = [
     "_network.proxy",
     "_recording",
     "cli.prove.proof",
+    "cluster.loader.leases",
+    "cluster.loader.partitions",
+    "cluster.loader.reading",
     "cli.schema.changes",
     "cli.schema.plan",
     "collector.alerts",

@@ -17,6 +17,7 @@ from ..collector.alerts import ALERTS
 from ..collector.client import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
 from ..collector.models import EventFilter
 from ..collector.ranges import EXAMPLES, NamedRange, RangeError, resolve
+from ..collector.storage.upkeep import Keep
 
 __all__ = [
     "TEXT",
@@ -30,6 +31,7 @@ __all__ = [
     "context_option",
     "db_option",
     "filter_options",
+    "keep_of",
     "port_option",
     "range_option",
     "schema_option",
@@ -256,6 +258,18 @@ class KeepRule(Duration):
         # A type may contain "="; a time can't.
         type_, separator, time = value.rpartition("=")
         return (type_ if separator else None), super().convert(time, param, ctx)
+
+
+def keep_of(rules: tuple[tuple[str | None, float], ...]) -> Keep:
+    """Return what the values of a ``--keep`` say together."""
+    general = [seconds for type_, seconds in rules if type_ is None]
+    if len(general) > 1:
+        raise click.UsageError("--keep is given more than once without a type")
+    by_type: dict[str, float] = {}
+    for type_, seconds in rules:
+        if type_ is not None and by_type.setdefault(type_, seconds) != seconds:
+            raise click.UsageError(f"--keep is given more than once for {type_!r}")
+    return Keep(general[0] if general else None, by_type)
 
 
 _CONDITION = re.compile(r"([a-z-]+)\s*([<>=])\s*(.+)", re.ASCII)

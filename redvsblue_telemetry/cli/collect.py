@@ -28,9 +28,16 @@ from ..collector.server import (
     telemetry_url,
     test_alerts,
 )
-from ..collector.storage.upkeep import Keep
 from ..collector.tls import Certificate
-from ._arguments import AlertCondition, File, FiniteFloatRange, KeepRule, Size, schema_option
+from ._arguments import (
+    AlertCondition,
+    File,
+    FiniteFloatRange,
+    KeepRule,
+    Size,
+    keep_of,
+    schema_option,
+)
 from ._runner import run, stopped_by_signals
 from ._stream import missing_extra, read_stream_options, stream_options
 from ._systemd import ServiceManager
@@ -259,7 +266,7 @@ def collect(
         trust_proxy=trust_proxy,
         tls_cert=tls_cert,
         tls_key=tls_key,
-        keep=_keep(keep_rules),
+        keep=keep_of(keep_rules),
         max_bytes=max_bytes,
         alerts=alerts,
         alert_when=_conditions(alert_when),
@@ -305,17 +312,6 @@ def _gateway(stream: StreamOptions) -> _Running:
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     return functools.partial(gateway_running, stream)
-
-
-def _keep(rules: tuple[tuple[str | None, float], ...]) -> Keep:
-    general = [seconds for type_, seconds in rules if type_ is None]
-    if len(general) > 1:
-        raise click.UsageError("--keep is given more than once without a type")
-    by_type: dict[str, float] = {}
-    for type_, seconds in rules:
-        if type_ is not None and by_type.setdefault(type_, seconds) != seconds:
-            raise click.UsageError(f"--keep is given more than once for {type_!r}")
-    return Keep(general[0] if general else None, by_type)
 
 
 def _conditions(given: tuple[tuple[str, float | None], ...]) -> Conditions:

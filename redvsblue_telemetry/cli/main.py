@@ -18,6 +18,7 @@ __all__ = ["commands"]
 _COMMANDS = {
     "run": (".run", "Run a game with telemetry on, and show the events that arrive."),
     "collect": (".collect", "Receive and store events, and show them live in a browser."),
+    "load": (".load", "Move events from the stream of the gateways into a lake."),
     "demo": (".demo.command", "Play a battle against a collector and compare their counts."),
     "check": (".check.command", "Find out why a game's events don't arrive."),
     "journal": (".journal", "Show, deliver or erase the events that a killed game left behind."),
@@ -29,6 +30,8 @@ _COMMANDS = {
     "prove": (".prove.command", "Check that no stored session lost an event without a reason."),
     "report": (".report.command", "Write one HTML page about the stored events."),
 }
+# Those that need the extra of this name.
+_CLUSTER = ("load",)
 
 
 class _LazyGroup(click.Group):
@@ -44,8 +47,9 @@ class _LazyGroup(click.Group):
             missing = (error.name or "").partition(".")[0]
             if missing == "redvsblue_telemetry":
                 raise
+            extra = "cluster" if cmd_name in _CLUSTER else "collector"
             raise CommandError(
-                f'{cmd_name} needs {missing}: pip install "redvsblue-telemetry[collector]"'
+                f'{cmd_name} needs {missing}: pip install "redvsblue-telemetry[{extra}]"'
             ) from error
         command: click.Command = getattr(module, cmd_name)
         return command

@@ -67,6 +67,7 @@ _DUPLICATE_WINDOW = 120.0  # seconds
 _CLOSE_TIMEOUT = 2.0  # seconds
 _SCHEMES = ("nats", "tls")
 _CREDENTIALS = (b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED")
+_LATEST = 253_402_300_799_999  # the last millisecond of the year 9999
 _PARTITIONS = "partitions"
 _IDENTITY = "identity"
 _VERSION = "format"
@@ -88,6 +89,11 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """By default 3 where there are as many servers, otherwise 1."""
     max_bytes: int = -1
     """The most that the stream may take on each server; -1 leaves it to the servers' limit."""
+
+    @property
+    def replica_count(self) -> int:
+        """The replicas of what is made."""
+        return self.replicas or (3 if len(self.servers) >= 3 else 1)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -152,10 +158,13 @@ def read_headers(
         ValueError: no gateway has written it.
     """
     headers = headers or {}
+    received = int(headers.get(RECEIVED, ""))
+    if not 0 <= received <= _LATEST:
+        raise ValueError(f"{RECEIVED} is {received}; it must be a time in milliseconds")
     return StreamMessage(
         partition=int(message_subject.rpartition(".")[2]),
         sequence=sequence,
-        received=int(headers.get(RECEIVED, "")),
+        received=received,
         body=body,
         encoding=headers.get(ENCODING),
         fault=headers.get(FAULT),
@@ -275,11 +284,10 @@ async def ensure_stream(jetstream: JetStreamContext, options: StreamOptions) -> 
         nats.errors.Error: the servers can't make it, or don't answer.
         ValueError: a later release has made it.
     """
-    replicas = options.replicas or (3 if len(options.servers) >= 3 else 1)
     config = StreamConfig(
         name=STREAM,
         subjects=[ALL_SUBJECTS],
-        num_replicas=replicas,
+        num_replicas=options.replica_count,
         storage=StorageType.FILE,
         retention=RetentionPolicy.LIMITS,
         discard=DiscardPolicy.NEW,  # a full stream refuses; it never drops what it acknowledged

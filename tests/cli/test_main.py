@@ -15,6 +15,7 @@ from tests.support.command import environment, invoke_command, run_command
 COMMANDS = [
     "run",
     "collect",
+    "load",
     "demo",
     "check",
     "journal",

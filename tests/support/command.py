@@ -183,8 +183,18 @@ def running_command(
         is_measured: whether its coverage is.
         variables: of its environment.
     """
+    program = [*before, *command(*arguments)]
+    with running_process(program, is_measured=is_measured, **variables) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def running_process(
+    program: Sequence[str], *, is_measured: bool = True, **variables: str
+) -> Iterator[Running]:
+    """A program with its arguments; see :func:`running_command`."""
     process = subprocess.Popen(
-        [*before, *command(*arguments)],
+        program,
         env=environment(is_measured=is_measured, PYTHONUNBUFFERED="1", **variables),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

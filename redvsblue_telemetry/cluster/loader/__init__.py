@@ -1,0 +1,1 @@
+"""A loader: moves partitions of the stream into the lake, each event once."""

@@ -1,0 +1,298 @@
+"""Moves the partitions that this loader owns from the stream into the lake.
+
+The event loop's thread reads messages and decides; one thread beside it does all that touches the
+lake, one thing after the other. While a commit is written there, the next messages are read here.
+
+All that a loader knows about a partition is in the lake or can be read again. So at any doubt it
+forgets its claims, and begins where the lake says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ..._shared import monotonic
+from .membership import Membership
+from .partitions import Limits, Partition, take
+from .reading import Reader
+from .source import Source, SourceError
+from .storing import LakeError, LostPartitionsError, Stored, Storing
+from .tasks import end
+
+__all__ = ["Loader"]
+
+logger = logging.getLogger("redvsblue_telemetry.loader")
+
+_Result = TypeVar("_Result")
+
+_MESSAGES_AT_ONCE = 500
+_BYTES_AT_ONCE = 2 * 1024 * 1024
+_AHEAD = 2  # reading stops while so many times as much waits as is committed at once
+_IDLE = 0.2  # seconds until a partition without a message is asked again
+_FIRST_RETRY, _LAST_RETRY = 0.25, 10.0  # seconds
+_END_TIMEOUT = 15.0  # seconds for the last commit
+
+
+class Loader:
+    """Loads until it is stopped. Used on the event loop's thread.
+
+    Args:
+        source: of messages.
+        reader: of their contents.
+        storing: writes into the lake; used on a thread of this loader's own.
+        limits: when to commit.
+        on_stored: called after each commit.
+        on_failure: called after each one that failed.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        reader: Reader,
+        storing: Storing,
+        limits: Limits,
+        on_stored: Callable[[Stored], None],
+        on_failure: Callable[[LakeError | LostPartitionsError], None],
+    ) -> None:
+        self._source = source
+        self._reader = reader
+        self._storing = storing
+        self._limits = limits
+        self._on_stored = on_stored
+        self._on_failure = on_failure
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="redvsblue-telemetry-lake")
+        self._term = 0
+        self._partitions: dict[int, Partition] = {}
+        self._readers: dict[int, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._events = 0  # that wait
+        self._size = 0
+        self._since: float | None = None  # when the oldest of them was read
+        self.lake_error: LakeError | None = None
+        """Why the lake can't be read or written; None if it can."""
+        self.source_error: SourceError | None = None
+        """Why the stream can't be read; None if it can."""
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """The partitions that it has claimed."""
+        return [*self._partitions.values()]
+
+    def wake(self) -> None:
+        """Look at the leases again."""
+        self._wake.set()
+
+    async def run(self, membership: Membership, stop: asyncio.Event) -> None:
+        """Load the partitions of the leases until it is stopped; then commit all that was read.
+
+        Args:
+            membership: the leases, which somebody keeps meanwhile.
+            stop: set to stop it.
+        """
+        stopping = asyncio.create_task(self._wake_at(stop))
+        try:
+            while not stop.is_set():
+                await self._turn(membership, math.inf)
+                await self._wait(self._time_left())
+            await self._finish(membership)
+        finally:
+            stopping.cancel()
+            await self._forget(set(self._partitions))
+            self._thread.shutdown()
+
+    async def _wake_at(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._wake.set()
+
+    async def _turn(self, membership: Membership, deadline: float) -> None:
+        """Do all that is due."""
+        for task in self._readers.values():
+            if task.done():  # by an internal error
+                task.result()
+        if membership.term != self._term:
+            self._term = membership.term
+            await self._forget(set(self._partitions))
+        await self._forget(self._partitions.keys() - membership.owned)
+        await self._drain(membership.surplus)
+        membership.free(membership.surplus - self._partitions.keys())
+        await self._claim(membership.owned - membership.surplus - self._partitions.keys())
+        if self._is_due():
+            await self._commit(membership, deadline)
+        await self._free_drained(membership)
+
+    async def _finish(self, membership: Membership) -> None:
+        """Commit all that was read, and let others have the partitions."""
+        await self._drain(set(self._partitions))
+        if self._is_due():
+            await self._commit(membership, monotonic() + _END_TIMEOUT)
+        await self._free_drained(membership)
+
+    async def _wait(self, seconds: float | None) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        self._wake.clear()
+
+    # When to commit.
+
+    def _time_left(self) -> float | None:
+        if self._since is None:
+            return None
+        return max(0.0, self._since + self._limits.interval - monotonic())
+
+    def _is_due(self) -> bool:
+        if any(each.is_draining and each.waiting for each in self._partitions.values()):
+            return True
+        is_much = self._events >= self._limits.events or self._size >= self._limits.size
+        return is_much or self._time_left() == 0.0
+
+    def _is_full(self) -> bool:
+        limits = self._limits
+        return self._events >= _AHEAD * limits.events or self._size >= _AHEAD * limits.size
+
+    def _count(self) -> None:
+        """Count the messages that wait, after some were taken out."""
+        waiting = [each for one in self._partitions.values() for each in one.waiting]
+        self._events = sum(len(each.message.events) for each in waiting)
+        self._size = sum(each.size for each in waiting)
+        self._since = monotonic() if waiting else None
+        self._room.set()
+
+    # Partitions come and go.
+
+    async def _claim(self, numbers: set[int]) -> None:
+        """Learn from the lake where to begin, and begin to read."""
+        if not numbers:
+            return
+        try:
+            offsets = await self._on_thread(functools.partial(self._storing.claim, numbers))
+        except LakeError as error:
+            self._note_lake(error)
+            asyncio.get_running_loop().call_later(_FIRST_RETRY, self._wake.set)
+            return
+        self._note_lake(None)
+        self._on_stored(Stored(offsets=offsets))
+        for number, offset in offsets.items():
+            self._partitions[number] = partition = Partition(number, offset)
+            self._readers[number] = task = asyncio.create_task(self._read(partition))
+            task.add_done_callback(lambda _: self._wake.set())
+
+    async def _forget(self, numbers: set[int]) -> None:
+        """Forget partitions, and their messages."""
+        if not numbers:
+            return
+        for number in numbers:
+            await self._stop_reading(number)
+            del self._partitions[number]
+        await self._on_thread(functools.partial(self._storing.forget, numbers))
+        self._count()
+
+    async def _drain(self, numbers: set[int]) -> None:
+        for number in numbers & self._partitions.keys():
+            self._partitions[number].is_draining = True
+            await self._stop_reading(number)
+
+    async def _free_drained(self, membership: Membership) -> None:
+        drained = {each.number for each in self._partitions.values() if each.is_drained}
+        if drained:
+            await self._forget(drained)
+            membership.free(drained)
+
+    # Reading.
+
+    async def _read(self, partition: Partition) -> None:
+        """Read a partition on and on."""
+        while True:
+            while self._is_full():
+                self._room.clear()
+                await self._room.wait()
+            if not await self._read_some(partition):
+                await asyncio.sleep(_IDLE)
+
+    async def _read_some(self, partition: Partition) -> bool:
+        """Read the next messages; return whether there were any."""
+        try:
+            batch = await self._source.read(
+                partition.number, partition.read, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE
+            )
+        except SourceError as error:
+            self._note_source(error)
+            return False
+        self._note_source(None)
+        partition.pending = batch.pending
+        for message in batch.messages:
+            received = self._reader.read(message)
+            partition.add(received)
+            self._events += len(received.message.events)
+            self._size += received.size
+            if self._since is None:
+                self._since = monotonic()
+                self._wake.set()
+            await asyncio.sleep(0)  # each may take milliseconds, and others have their turn
+        if self._is_due():
+            self._wake.set()
+        return bool(batch.messages)
+
+    async def _stop_reading(self, number: int) -> None:
+        task = self._readers.pop(number, None)
+        if task is not None:
+            await end(task)
+            if not task.cancelled():
+                task.result()
+
+    # Committing.
+
+    async def _commit(self, membership: Membership, deadline: float) -> None:
+        """Commit all that waits: until it is in the lake, partitions are lost, or time is up."""
+        taken = take(self._partitions.values())
+        self._count()
+        commit = await self._on_thread(functools.partial(self._storing.prepare, taken))
+        delay = _FIRST_RETRY / 2
+        while True:
+            if membership.term != self._term or not taken.offsets.keys() <= membership.owned:
+                break  # others own some of it, and read it again; this loader reads the rest again
+            if membership.is_certain:
+                try:
+                    stored = await self._on_thread(functools.partial(self._storing.commit, commit))
+                except LostPartitionsError as error:
+                    logger.warning("%s; this one begins anew", error)
+                    self._on_failure(error)
+                    break
+                except LakeError as error:
+                    self._note_lake(error)
+                    self._on_failure(error)
+                else:
+                    self._note_lake(None)
+                    for number, offset in taken.offsets.items():
+                        self._partitions[number].commit(offset)
+                    self._on_stored(stored)
+                    return
+                    delay = min(2 * delay, _LAST_RETRY)
+            if monotonic() + delay > deadline:
+                break
+            await asyncio.sleep(delay)
+        await self._forget(set(self._partitions))
+
+    def _note_lake(self, error: LakeError | None) -> None:
+        if error is not None and str(error) != str(self.lake_error):
+            logger.error("events can't be stored in the lake: %s", error)
+        elif error is None and self.lake_error is not None:
+            logger.warning("events are being stored again")
+        self.lake_error = error
+
+    def _note_source(self, error: SourceError | None) -> None:
+        if error is not None and self.source_error is None:
+            logger.warning("%s", error)
+        elif error is None and self.source_error is not None:
+            logger.warning("the stream can be read again")
+        self.source_error = error
+
+    async def _on_thread(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,0 +1,86 @@
+"""The partitions that a loader has claimed, and their messages. Knows no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from .reading import Received
+
+__all__ = ["Limits", "Partition", "Taken", "take"]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """When to commit, and when to read no more."""
+
+    interval: float = 2.0
+    """Seconds that a message may wait for a commit to begin."""
+    events: int = 50_000
+    """So many events are committed without a wait."""
+    size: int = 16 * 1024 * 1024
+    """So many bytes of text are committed without a wait."""
+
+
+class Partition:
+    """One partition. Written on the event loop's thread.
+
+    Args:
+        number: its number.
+        offset: the sequence number of its last message in the lake.
+    """
+
+    def __init__(self, number: int, offset: int) -> None:
+        self.number = number
+        self.committed = offset
+        """The sequence number of its last message in the lake."""
+        self.read = offset
+        """The sequence number of its last message that was read."""
+        self.pending = 0
+        """How many messages the stream has after that one."""
+        self.waiting: list[Received] = []
+        """Messages that were read, and are in no commit yet."""
+        self.uncommitted = 0
+        """How many messages were read and are not in the lake yet."""
+        self.oldest = 0
+        """When a gateway received the oldest message that is not committed; 0 if all are."""
+        self.is_draining = False
+        """Whether it is read no further."""
+
+    def add(self, message: Received) -> None:
+        """Take in the next message."""
+        self.oldest = self.oldest or message.received
+        self.read = message.sequence
+        self.waiting.append(message)
+        self.uncommitted += 1
+
+    def commit(self, offset: int) -> None:
+        """Note that all messages up to one, which were taken out before, are in the lake."""
+        self.committed = offset
+        self.uncommitted = len(self.waiting)
+        self.oldest = self.waiting[0].received if self.waiting else 0
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether it can be freed."""
+        return self.is_draining and self.committed == self.read
+
+
+class Taken(msgspec.Struct):
+    """The messages of one commit."""
+
+    messages: list[Received]
+    offsets: dict[int, int]
+    """The sequence number of the last message of each partition that has one."""
+
+
+def take(partitions: Iterable[Partition]) -> Taken:
+    """Take the messages that wait, in the order in which they came into the stream."""
+    taken = Taken([], {})
+    for partition in partitions:
+        if partition.waiting:
+            taken.messages += partition.waiting
+            taken.offsets[partition.number] = partition.waiting[-1].sequence
+            partition.waiting = []
+    taken.messages.sort(key=lambda message: message.sequence)
+    return taken

@@ -1,0 +1,108 @@
+"""All that a loader does to the lake. Used on one thread, where it may take its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from ..._shared import monotonic
+from ..lake.collecting import Check, Rows
+from ..lake.errors import LakeError, LostPartitionsError
+from ..lake.lake import Claim, Lake
+from .partitions import Taken
+
+__all__ = ["Commit", "LakeError", "LostPartitionsError", "Stored", "Storing"]
+
+
+class Stored(msgspec.Struct):
+    """The outcome of a commit."""
+
+    messages: int = 0
+    events: int = 0
+    repeats: int = 0
+    """Events that were stored before."""
+    rejected: int = 0
+    faulty: int = 0
+    """Those of the new events that do not fit the schema."""
+    seconds: float = 0.0
+    """How long the commit took."""
+    offsets: dict[int, int] = {}
+    """The sequence number of the last message of each partition that is now in the lake."""
+
+
+class Commit(msgspec.Struct):
+    """A commit that can be tried again and again."""
+
+    rows: Rows
+    stored: Stored
+
+
+class Storing:
+    """Writes the messages that the loader has read.
+
+    Args:
+        url: of the lake.
+        identity: of the stream.
+        check: finds the faults of events; without it, no event has one.
+    """
+
+    def __init__(self, url: str, identity: str, check: Check | None) -> None:
+        self._url = url
+        self._identity = identity
+        self._check = check
+        self._lake: Lake | None = None
+        self._claim: Claim | None = None
+
+    def claim(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Return the sequence number of the last message of some partitions that is in the lake.
+
+        Raises:
+            LakeError: the lake can't be read.
+        """
+        numbers = [*partitions]
+        if self._lake is None:
+            self._lake = Lake.open(self._url)
+        if self._claim is None:
+            self._claim = self._lake.claim(self._identity, numbers)
+        else:
+            self._claim.add(numbers)
+        return {number: self._claim.offset(number) for number in numbers}
+
+    def forget(self, partitions: Iterable[int]) -> None:
+        """Forget partitions, and commits to them that were prepared and not made."""
+        if self._claim is not None:
+            self._claim.release(partitions)
+
+    def prepare(self, taken: Taken) -> Commit:
+        """Return the commit of some messages.
+
+        After that, the numbers of their events count as stored: commit it, or forget the
+        partitions.
+        """
+        assert self._claim is not None
+        rows = self._claim.rows()
+        stored = Stored(len(taken.messages), offsets=taken.offsets)
+        for each in taken.messages:
+            added = rows.add(
+                each.partition, each.sequence, each.received, each.message, self._check
+            )
+            stored.events += added.events
+            stored.repeats += added.repeats
+            stored.rejected += added.rejected
+            stored.faulty += added.faults
+        return Commit(rows, stored)
+
+    def commit(self, commit: Commit) -> Stored:
+        """Append to the lake; all of it, or nothing.
+
+        Raises:
+            LostPartitionsError: another loader has some of the partitions.
+            LakeError: the lake can't be written; nothing was stored, and it can be tried again.
+        """
+        assert self._lake is not None
+        assert self._claim is not None
+        began = monotonic()
+        self._lake.append(self._claim, commit.rows, commit.stored.offsets)
+        commit.stored.seconds = monotonic() - began
+        return commit.stored

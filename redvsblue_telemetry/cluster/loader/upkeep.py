@@ -1,0 +1,133 @@
+"""Regular work that one loader does for all: the owner of the first partition.
+
+Small files of the lake become large ones, old events are deleted, and so are messages of the stream
+that are in the lake. Each may be done by two loaders at once without harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import nats.errors
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from ...collector.storage.upkeep import Keep
+from ..lake.errors import LakeError
+from ..lake.table import Table
+from ..stream import STREAM, StreamState, subject
+from .source import Source, SourceError
+
+__all__ = ["StreamUpkeep", "Upkeep"]
+
+logger = logging.getLogger("redvsblue_telemetry.loader")
+
+
+class StreamUpkeep:
+    """Deletes messages from the stream once they are in the lake and old enough.
+
+    They are kept for a while, so that a lake that was restored from a backup can be filled again.
+
+    Args:
+        jetstream: deletes.
+        source: finds out which messages may go.
+        keep: seconds that a message stays at least.
+    """
+
+    def __init__(self, jetstream: JetStreamContext, source: Source, keep: float) -> None:
+        self._jetstream = jetstream
+        self._source = source
+        self._keep = keep
+
+    async def delete(self, offsets: Mapping[int, int]) -> None:
+        """Delete the messages that may go. If that fails, they are left for the next time.
+
+        Args:
+            offsets: the sequence number of the last message of each partition that is in the lake.
+        """
+        try:
+            info = await self._jetstream.stream_info(STREAM)
+            first = await self._first_kept(offsets, info.state.last_seq)
+            if first > info.state.first_seq:
+                await self._jetstream.purge_stream(STREAM, seq=first)
+        except (SourceError, nats.errors.Error, OSError, asyncio.TimeoutError) as error:
+            logger.warning("messages that are in the lake can't be deleted: %r", error)
+
+    async def _first_kept(self, offsets: Mapping[int, int], last: int) -> int:
+        """Return the lowest number of a message that has to stay.
+
+        Messages that are not in the lake are asked of the stream's leader: another replica may not
+        have the newest ones yet. For the same reason, nothing beyond the number that was the last
+        before that is deleted. Besides, a purge beyond it would have the stream leave out numbers.
+        """
+        since = time.time_ns() // 1_000_000 - int(self._keep * 1000)
+        first = await self._source.first_since(since)
+        first = last + 1 if first is None else min(first, last + 1)
+        for partition, offset in offsets.items():
+            with contextlib.suppress(NotFoundError):
+                message = await self._jetstream.get_msg(
+                    STREAM, seq=offset + 1, next=True, subject=subject(partition)
+                )
+                first = min(first, message.seq or 0)
+        return first
+
+
+class Upkeep:
+    """Does that work. Used on the event loop's thread; the lake's part has threads of its own.
+
+    Args:
+        lake: its URL.
+        state: of the stream.
+        jetstream: deletes messages.
+        source: finds out which messages may go.
+        keep: how long events stay in the lake.
+        stream_keep: seconds that a message stays in the stream at least.
+        interval: seconds from one time to the next.
+        is_mine: returns whether this loader is the one who does it.
+    """
+
+    def __init__(
+        self,
+        lake: str,
+        state: StreamState,
+        jetstream: JetStreamContext,
+        source: Source,
+        *,
+        keep: Keep,
+        stream_keep: float,
+        interval: float,
+        is_mine: Callable[[], bool],
+    ) -> None:
+        self._url = lake
+        self._state = state
+        self._stream = StreamUpkeep(jetstream, source, stream_keep)
+        self._keep = keep
+        self._interval = interval
+        self._is_mine = is_mine
+
+    async def run(self) -> None:
+        """Do it again and again, until canceled."""
+        while True:
+            await asyncio.sleep(self._interval)
+            if self._is_mine():
+                await self._once()
+
+    async def _once(self) -> None:
+        try:
+            offsets = await asyncio.to_thread(self._tend)
+        except LakeError as error:
+            logger.warning("the lake can't be tended: %s", error)
+        else:
+            await self._stream.delete(offsets)
+
+    def _tend(self) -> dict[int, int]:
+        """Tend the lake; return how far the stream is in it."""
+        table = Table.open(self._url)
+        return {
+            partition: table.number(f"{self._state.identity}/{partition}") or 0
+            for partition in range(self._state.partitions)
+        }
