@@ -1,8 +1,8 @@
 """The numbers of the sessions that are stored, in memory: a loader's dedupe.
 
-A claim begins with the ranges in the lake, as one sorted column of texts, and decodes the ranges of a
-session when the first event of it comes. Sessions that have not been used for a while go back to
-texts, which take some 70 bytes each.
+A claim begins with the ranges in the lake, as one sorted column of texts, and decodes those of a
+session when its first event comes. Sessions that have not been used for a while go back to texts,
+which take some 70 bytes each.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The Delta table behind the lake: its files, and commits that can't be taken for another's.
 
-The only module that knows of deltalake. A :class:`Table` is the table at one version, and can
-be moved on to the newest one. The files are written here and not by deltalake, which takes three times as
-long and a third more space.
+The only module that knows of deltalake. A :class:`Table` is the table at one version, and can be
+moved on to the newest one. The files are written here and not by deltalake, which takes three times
+as long and a third more space.
 
 A commit names *fences*, and fails if another commit with one of the same names has been made since
 the version of the :class:`Table` that commits: so at most one of several writers that began with
