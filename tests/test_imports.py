@@ -246,7 +246,11 @@ ROOMS = {
         numbers         |
         table           | errors  rows
         collecting      | numbers  rows  table
-        lake            | collecting  errors  numbers  rows  table
+        rewriting       | errors  table
+        compaction      | numbers  rewriting  rows  table
+        retention       | rewriting  rows  table
+        forgetting      | rewriting  rows  table
+        lake | collecting compaction errors forgetting numbers retention rows table
     """,
     "testing": """
         _instances      |

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset
+import pyarrow.parquet
 from deltalake import DeltaTable
 
 from redvsblue_telemetry.cluster.lake.lake import Claim, Lake
@@ -72,3 +73,21 @@ def stored_runs(path: Path | str) -> dict[str, Counter[int]]:
         for first, last in json.loads(row["data"]):
             numbers.update(range(first, last + 1))
     return found
+
+
+def files_of(path: Path | str) -> list[Path]:
+    """Return the data files in the folder of a lake, whether they are part of it or not."""
+    return sorted(Path(path).rglob("*.parquet"))
+
+
+def data_files_of(path: Path | str) -> list[Path]:
+    return [each for each in files_of(path) if "_delta_log" not in each.parts]
+
+
+def bytes_of(path: Path | str) -> bytes:
+    """Return all that is in the folder of a lake, with the columns of its data files unpacked."""
+    parts = [each.read_bytes() for each in Path(path).rglob("*") if each.is_file()]
+    for each in files_of(path):
+        rows = pyarrow.parquet.read_table(each, partitioning=None)
+        parts.append(repr(rows.to_pylist()).encode())
+    return b"\n".join(parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timezone
 from typing import Any, Protocol
 
 import msgspec
@@ -13,7 +12,7 @@ from ..._report import Report, encode_report
 from ...collector.messages import Event, Message, Rejected
 from ...collector.storage.ids import run_of
 from .numbers import Increment, StoredNumbers
-from .rows import EVENTS, POSITIONS, REJECTED, REPORTS, RUNS
+from .rows import DAY, EVENTS, POSITIONS, REJECTED, REPORTS, RUNS, day_of
 from .table import FILE_SCHEMA
 
 __all__ = ["Added", "Check", "Dedupe", "Rows"]
@@ -23,7 +22,6 @@ Check = Callable[[str, msgspec.Raw], "str | None"]
 raises."""
 
 _BYTES_PER_ROW = 64  # about what a row takes beside its data
-_DAY = 86_400_000  # milliseconds
 _BRACE = b"{"
 
 
@@ -272,8 +270,8 @@ class Rows:
 
 def _by_day(kind: str, rows: pa.Table) -> Iterator[tuple[str, str, pa.Table]]:
     """Yield the rows of each day, in UTC."""
-    days = [received // _DAY for received in rows["received"].to_pylist()]
-    for day in sorted(set(days)):
-        name = datetime.fromtimestamp(day * _DAY / 1000, timezone.utc).strftime("%Y-%m-%d")
-        chosen = rows if len(set(days)) == 1 else rows.filter(pa.array([d == day for d in days]))
-        yield kind, name, chosen
+    days = [received // DAY for received in rows["received"].to_pylist()]
+    different = sorted(set(days))
+    for day in different:
+        chosen = rows if len(different) == 1 else rows.filter(pa.array([d == day for d in days]))
+        yield kind, day_of(day * DAY), chosen

@@ -5,32 +5,41 @@ read, so that all three are true or none is. The commit fails if somebody else h
 of its partitions since the claim was read: so a loader that was stopped, and wakes up when another
 has taken its place, can't store anything twice. See :mod:`.table`, on fences.
 
-Nothing here trusts an error: after each one, the table shows whether there was a commit.
+Nothing here trusts an error or a success: the table shows whether there was a commit.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import NoReturn
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake.transaction import AddAction
 
+from ...collector.models import Forgotten
+from ...collector.storage.upkeep import Keep, epoch_milliseconds
 from .collecting import Rows
+from .compaction import Compacted, compact
 from .errors import LakeError, LostPartitionsError
-from .numbers import SessionNumbers, StoredNumbers
-from .rows import POSITIONS, RUNS
-from .table import Table
+from .forgetting import Forgetting
+from .numbers import SessionNumbers, SessionTexts, StoredNumbers
+from .retention import Retention
+from .rows import POSITIONS, RUNS, day_of
+from .table import Owner, Table, sort
 
 __all__ = ["Claim", "Lake"]
 
 logger = logging.getLogger("redvsblue_telemetry.lake")
 
+_IDENTITY = re.compile("[0-9A-Za-z_-]{1,64}")  # part of the names of files
 _NEWEST_BASE = "base"  # the fence of those who set a base; its number is the newest one
 _BETWEEN_STREAMS = 1_000_000  # sequences that a base leaves to loaders of the stream before
-_ATTEMPTS = 20  # to set the base of a stream, against others who do so at the same moment
+_LATENESS = 3_600_000  # milliseconds after which a day has all its rows
+_RETENTION = 24  # hours
+_ATTEMPTS = 20  # of a commit, against others who commit at the same moment
 
 
 class Lake:
@@ -38,13 +47,18 @@ class Lake:
 
     Args:
         url: a path, or the URL of an object store, such as ``s3://bucket/lake``.
+        clock: returns milliseconds since the epoch.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Callable[[], int] = epoch_milliseconds) -> None:
         self.url = url
+        self._clock = clock
+        self._retention: Retention | None = None
 
     @classmethod
-    def open(cls, url: str, create: bool = True) -> Lake:
+    def open(
+        cls, url: str, create: bool = True, clock: Callable[[], int] = epoch_milliseconds
+    ) -> Lake:
         """Return the lake.
 
         The credentials and settings of an object store are in the environment: ``AWS_REGION``,
@@ -53,12 +67,13 @@ class Lake:
         Args:
             url: a path, or the URL of an object store, such as ``s3://bucket/lake``.
             create: whether to make it if there is none.
+            clock: returns milliseconds since the epoch.
 
         Raises:
             LakeError: there is none, or it can't be read or made.
         """
         Table.open(url, create=create)
-        return cls(url)
+        return cls(url, clock)
 
     def claim(self, identity: str, partitions: Iterable[int]) -> Claim:
         """Begin to append to some partitions of a stream.
@@ -73,7 +88,10 @@ class Lake:
 
         Raises:
             LakeError: the lake can't be read.
+            ValueError: the identity has other characters than letters, digits, ``_`` and ``-``.
         """
+        if not _IDENTITY.fullmatch(identity):
+            raise ValueError(f"{identity!r} is not the identity of a stream")
         table = Table.open(self.url)
         claim = Claim(identity, _base(table, identity), table)
         claim.add(partitions)
@@ -100,6 +118,62 @@ class Lake:
         """
         claim.append(rows, offsets)
 
+    def compact(self) -> Compacted:
+        """Merge small files into larger ones; call it each minute or so, in one process.
+
+        Raises:
+            LakeError: the lake can't be read or written. Some files may have been merged.
+        """
+        # A loader may be late with the last rows of a day.
+        return compact(Table.open(self.url), day_of(self._clock() - _LATENESS))
+
+    def keep(self, keep: Keep) -> int:
+        """Delete what is older than a rule says; call it each hour or so, in one process.
+
+        Returns:
+            How many events were deleted.
+
+        Raises:
+            LakeError: the lake can't be read or written. Some may have been deleted.
+        """
+        if self._retention is None or self._retention.rule != keep:
+            self._retention = Retention(keep)
+        return self._retention.apply(Table.open(self.url), self._clock())
+
+    def forget(
+        self, session: str | None = None, context: tuple[str, str] | None = None
+    ) -> Forgotten:
+        """Delete a session, or all events with a field in their context, for good.
+
+        Events that loaders have not appended yet come later: do it again after some seconds if the
+        game may still have been running. Questions that others ask at this moment may fail.
+
+        Args:
+            session: the id of the session.
+            context: the name and the value of the field.
+
+        Raises:
+            LakeError: the lake can't be read or written. Some may have been deleted; do it again.
+            ValueError: neither was given, or both.
+        """
+        if (session is None) == (context is None):
+            raise ValueError("give either a session or a field of the context")
+        return Forgetting(session, context).run(Table.open(self.url), self._clock())
+
+    def vacuum(self, retention: int = _RETENTION) -> int:
+        """Delete files that are no longer part of the lake; call it each hour or so.
+
+        Args:
+            retention: the hours for which they are kept for those who still read them; at most 24.
+
+        Returns:
+            How many files were deleted.
+
+        Raises:
+            LakeError: the lake can't be read, or a file can't be deleted.
+        """
+        return Table.open(self.url).sweep(retention)
+
 
 class Claim:
     """The partitions that one process appends to, and their state. Used by one thread at a time.
@@ -117,6 +191,8 @@ class Claim:
         self.base = base
         self._table = table
         self._offsets: dict[int, int] = {}
+        self._rows = Rows(self)
+        self._older: SessionTexts | None = None  # of the streams before, by all their partitions
         self._numbers: dict[int, SessionNumbers] = {}
         self._attempted: dict[int, int] | None = None  # the offsets of a commit in doubt
         self._is_current = True  # whether the table was read after the last commit
@@ -132,8 +208,11 @@ class Claim:
         return self._table.version
 
     def rows(self) -> Rows:
-        """Return an empty collection of rows for this claim."""
-        return Rows(self)
+        """Return the rows of this claim that wait to be appended: always the same collection.
+
+        Their numbers count as stored, so they must not be dropped while the claim is in use.
+        """
+        return self._rows
 
     def offset(self, partition: int) -> int:
         """Return the sequence up to which a partition is in the lake; 0 if nothing of it is.
@@ -167,18 +246,22 @@ class Claim:
         """
         wanted = [each for each in partitions if each not in self._offsets]
         self._table.refresh()
-        runs = self._table.read(
-            self._table.files(RUNS),
-            ["seq", "session", "data"],
-            pc.field("seq").isin(pa.array(wanted, pa.int64())),
-        )
+        runs = self._read_runs(pc.field("seq").isin(pa.array(wanted, pa.int64())))
+        if self._older is None:
+            # A stream that was made anew may have another number of partitions.
+            older = self._read_runs(pc.field("arrival") < self.base * POSITIONS)
+            self._older = SessionTexts(older)
         offsets = self._stored(wanted)
         if self._stored(self._offsets) != self._offsets:
             self._is_current = False  # some are lost: the next append finds out which
         for partition, offset in offsets.items():
             mine = runs.filter(pc.equal(runs["seq"], partition))
-            self._numbers[partition] = SessionNumbers(mine)
+            self._numbers[partition] = SessionNumbers(SessionTexts(mine), self._older)
             self._offsets[partition] = offset
+
+    def _read_runs(self, condition: Any) -> pa.Table:
+        files = self._table.files(RUNS)
+        return self._table.read(files, ["seq", "session", "data"], condition)
 
     def release(self, partitions: Iterable[int]) -> None:
         """Give partitions up. Discard their rows, or append them before."""
@@ -204,37 +287,35 @@ class Claim:
     def _commit(self, rows: Rows, moved: dict[int, int]) -> None:
         table = self._table
         added: list[AddAction] = []
+        trouble: LakeError | None
+        first = min(moved)
+        owner = Owner(self._fence(first), self._offsets[first])
         try:
             for kind, day, part in rows.tables():
-                added.append(table.write(kind, day, part))
+                file = table.write(kind, day, [sort(kind, part)], owner)
+                if file is not None:
+                    added.append(file)
         except LakeError:
             table.discard(added)
             raise
-        self._is_current, self._attempted = False, moved
-        try:
-            table.commit({self._fence(key): value for key, value in moved.items()}, added)
-        except LakeError as error:
-            # The error may have come before the commit or after it.
+        fences = {self._fence(key): value for key, value in moved.items()}
+        for left in reversed(range(_ATTEMPTS)):
+            self._is_current, self._attempted = False, moved
+            before, trouble = table.version, None
             try:
-                was_stored = bool(self._catch_up(rows))
-            except LostPartitionsError:
+                table.commit(fences, added)
+            except LakeError as error:
+                trouble = error
+            # The error may have come before the commit or after it; nor is a success believed.
+            if self._catch_up(rows):
+                break
+            # Rows that are deleted meanwhile fail it, too: then it is right for the next version.
+            if table.version == before or not left:
                 table.discard(added)
-                raise
-            if not was_stored:
-                table.discard(added)
-                raise LakeError(f"nothing was stored: {error}") from error
-            logger.warning("the commit was made, although there was an error: %s", error)
-            rows.clear()
-            return
-        self._attempted = None
-        self._offsets |= moved
+                raise LakeError(f"nothing was stored: {trouble}") from trouble
+        if trouble is not None:
+            logger.warning("stored, although there was an error: %s", trouble)
         rows.clear()
-        try:
-            table.refresh()
-        except LakeError as error:
-            logger.warning("the commit was made, but the lake can't be read now: %s", error)
-        else:
-            self._is_current = self._stored(self._offsets) == self._offsets
 
     def _catch_up(self, rows: Rows) -> dict[int, int]:
         """Read the table; return the offsets of the attempt in doubt if it was stored.

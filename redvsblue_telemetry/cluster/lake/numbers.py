@@ -8,7 +8,7 @@ which take some 70 bytes each.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,7 +17,14 @@ import pyarrow.compute as pc
 
 from ...collector.storage.seqranges import SeqRanges
 
-__all__ = ["Increment", "Ranges", "SessionNumbers", "StoredNumbers", "decode_ranges"]
+__all__ = [
+    "Increment",
+    "Ranges",
+    "SessionNumbers",
+    "StoredNumbers",
+    "decode_ranges",
+    "merged_ranges",
+]
 
 Ranges = list[tuple[int, int]]
 decode_ranges = msgspec.json.Decoder(Ranges).decode
@@ -26,18 +33,24 @@ _MOST_IN_USE = 200_000  # sessions of a partition; then those that were not used
 _TEXTS = pa.schema([pa.field("session", pa.large_string()), pa.field("data", pa.large_string())])
 
 
+def merged_ranges(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """Return ranges in ascending order; those that touch or overlap become one."""
+    merged: Ranges = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(merged[-1][1], last)
+        else:
+            merged.append((first, last))
+    return merged
+
+
 class _MemoryTable:
     """A :class:`~...storage.seqranges.RangeTable` in memory."""
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
-        for first, last in sorted(ranges):
-            if self._lasts and first <= self._lasts[-1] + 1:
-                self._lasts[-1] = max(self._lasts[-1], last)
-            else:
-                self._firsts.append(first)
-                self._lasts.append(last)
+        merged = merged_ranges(ranges)
+        self._firsts = [first for first, _ in merged]
+        self._lasts = [last for _, last in merged]
 
     def find(self, number: int) -> tuple[int, int] | None:
         place = bisect_right(self._firsts, number) - 1
@@ -100,37 +113,23 @@ class Increment:
     def text(self) -> bytes:
         """Return the ranges as JSON, in ascending order."""
         if len(self._ranges) > 1:
-            return _encode(_MemoryTable((first, last) for first, last in self._ranges).ranges)
+            return _encode(merged_ranges((first, last) for first, last in self._ranges))
         return _encode(self._ranges)
 
 
-class SessionNumbers:
-    """The stored numbers of all sessions of a partition.
+class SessionTexts:
+    """The stored numbers of many sessions, as texts that are decoded when they are asked for.
 
     Args:
         runs: rows with the columns ``session`` and ``data``; a session may have several.
     """
 
     def __init__(self, runs: pa.Table) -> None:
-        self._in_use: dict[str, StoredNumbers] = {}
-        self._keep_texts(runs.select(["session", "data"]).cast(_TEXTS))
+        rows = runs.select(_TEXTS.names).cast(_TEXTS).sort_by("session").combine_chunks()
+        self._sessions, self._texts = (_only_chunk(rows[name]) for name in _TEXTS.names)
 
-    def of(self, session: str) -> StoredNumbers:
-        """Return the numbers of a session; the same object each time."""
-        found = self._in_use.get(session)
-        if found is None:
-            if len(self._in_use) >= _MOST_IN_USE:
-                self._put_aside()
-            found = self._in_use[session] = StoredNumbers(self._read(session))
-        found.is_used = True
-        return found
-
-    def _keep_texts(self, rows: pa.Table) -> None:
-        rows = rows.sort_by("session").combine_chunks()
-        self._sessions = _only_chunk(rows["session"])
-        self._texts = _only_chunk(rows["data"])
-
-    def _read(self, session: str) -> Ranges:
+    def read(self, session: str) -> Ranges:
+        """Return the ranges of a session, in no order."""
         sessions = self._sessions
         place = bisect_left(range(len(sessions)), session, key=lambda each: sessions[each].as_py())
         ranges: Ranges = []
@@ -139,20 +138,48 @@ class SessionNumbers:
             place += 1
         return ranges
 
+    def replaced(self, sessions: Mapping[str, StoredNumbers]) -> SessionTexts:
+        """Return the same, but for some sessions."""
+        names = pa.array(sessions, pa.large_string())
+        texts = pa.array([_encode(each.ranges) for each in sessions.values()], pa.large_string())
+        kept = pa.table([self._sessions, self._texts], schema=_TEXTS)
+        kept = kept.filter(pc.invert(pc.is_in(kept["session"], value_set=names)))
+        return SessionTexts(pa.concat_tables([kept, pa.table([names, texts], schema=_TEXTS)]))
+
+
+class SessionNumbers:
+    """The stored numbers of all sessions of a partition.
+
+    Args:
+        stored: those that the lake has.
+        others: more that it has; they may be for sessions of other partitions, too.
+    """
+
+    def __init__(self, stored: SessionTexts, others: SessionTexts) -> None:
+        self._in_use: dict[str, StoredNumbers] = {}
+        self._stored, self._others = stored, others
+
+    def of(self, session: str) -> StoredNumbers:
+        """Return the numbers of a session; a number that is added to them stays."""
+        found = self._in_use.get(session)
+        if found is None:
+            if len(self._in_use) >= _MOST_IN_USE:
+                self._put_aside()
+            ranges = self._stored.read(session) + self._others.read(session)
+            found = self._in_use[session] = StoredNumbers(ranges)
+        found.is_used = True
+        return found
+
     def _put_aside(self) -> None:
-        """Make texts of the sessions that were not used since the last time."""
+        """Make texts of the sessions that were not used since the last time, or of the oldest."""
         aside = {key: each for key, each in self._in_use.items() if not each.is_used}
-        if len(aside) < _MOST_IN_USE // 2:  # then of the oldest half
+        if len(aside) < _MOST_IN_USE // 2:
             aside = dict(list(self._in_use.items())[: _MOST_IN_USE // 2])
+        self._stored = self._stored.replaced(aside)
         for key in aside:
             del self._in_use[key]
         for each in self._in_use.values():
             each.is_used = False
-        names = pa.array(aside, pa.large_string())
-        texts = pa.array([_encode(each.ranges) for each in aside.values()], pa.large_string())
-        kept = pa.table([self._sessions, self._texts], schema=_TEXTS)
-        kept = kept.filter(pc.invert(pc.is_in(kept["session"], value_set=names)))
-        self._keep_texts(pa.concat_tables([kept, pa.table([names, texts], schema=_TEXTS)]))
 
 
 def _only_chunk(column: Any) -> Any:

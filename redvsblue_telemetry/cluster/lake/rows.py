@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any, Final
 
 import pyarrow as pa
 
 __all__ = [
+    "DAY",
     "EVENTS",
     "KINDS",
     "PARTITIONED_BY",
@@ -18,6 +20,7 @@ __all__ = [
     "REPORTS",
     "RUNS",
     "SCHEMA",
+    "day_of",
 ]
 
 EVENTS: Final = "events"
@@ -41,6 +44,9 @@ POSITIONS: Final = 65_536
 """``arrival`` is ``(base + sequence) * POSITIONS + position``: the place in the order of arrival of
 everything. The base is that of the stream, the position that within the message."""
 
+DAY: Final = 86_400_000
+"""Milliseconds of a day."""
+
 SCHEMA: Final[Any] = pa.schema(
     [
         pa.field("kind", pa.string(), nullable=False),
@@ -59,3 +65,8 @@ SCHEMA: Final[Any] = pa.schema(
         pa.field("data", pa.string()),  # JSON
     ]
 )
+
+
+def day_of(milliseconds: int) -> str:
+    """Return the day of a time since the epoch, in UTC, as ``day`` has it."""
+    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc).strftime("%Y-%m-%d")

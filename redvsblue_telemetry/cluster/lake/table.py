@@ -12,13 +12,16 @@ the same state can commit. deltalake checks the names only, not the numbers that
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import logging
 import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -35,7 +38,9 @@ from deltalake.transaction import AddAction, RemoveAction
 from .errors import LakeError
 from .rows import EVENTS, PARTITIONED_BY, REJECTED, REPORTS, RUNS, SCHEMA
 
-__all__ = ["FILE_SCHEMA", "DataFile", "Table"]
+__all__ = ["FILE_SCHEMA", "ORDER", "DataFile", "Owner", "Table", "sort"]
+
+logger = logging.getLogger("redvsblue_telemetry.lake")
 
 FILE_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in PARTITIONED_BY])
 """The columns in a file: the others are in its path."""
@@ -58,7 +63,19 @@ _CONFIGURATION: Mapping[str, str | None] = {
 ROW_GROUP = 100_000
 """The most rows of a group of rows in a file."""
 _REPEATED = ["received", "session", "type", "run", "version", "context", "fault"]
+_BYTES_PER_ROW = 200  # of memory, beside the encoded columns
 _NUMBERS = dict.fromkeys(("arrival", "seq", "timestamp"), "DELTA_BINARY_PACKED")
+
+
+class Owner(NamedTuple):
+    """The fence that a writer of files can commit behind, and its number when they were written.
+
+    Both are in the name of a file. Once the fence has a higher number, a file that is not part of
+    the table can't become one any more, and may be deleted.
+    """
+
+    fence: str
+    number: int
 
 
 class DataFile(msgspec.Struct, frozen=True):
@@ -81,11 +98,13 @@ class Table:
         self._delta = delta
         self._id = delta.metadata().id
         self._folder = _local_folder(url)
+        self._place = url if self._folder is None else str(self._folder)
         self._files: Any = (
             pyarrow.fs.PyFileSystem(DeltaStorageHandler.from_table(delta._table))
             if self._folder is None
             else pyarrow.fs.SubTreeFileSystem(str(self._folder), pyarrow.fs.LocalFileSystem())
         )
+        self._seen = self._newest_entry()
 
     @classmethod
     def open(cls, url: str, *, create: bool = False) -> Table:
@@ -128,9 +147,9 @@ class Table:
         """
         before = self.version
         with _explained(f"{self.url} can't be read"):
+            self._check_place()
             self._delta.update_incremental()
-            if self._delta.metadata().id != self._id:
-                raise LakeError(f"{self.url} was made anew while it was in use")
+            self._seen = self._newest_entry()
         self._sync_log(before)
 
     def number(self, fence: str) -> int | None:
@@ -179,34 +198,80 @@ class Table:
             )
             return dataset.to_table(columns=columns, filter=condition)
 
-    def write(self, kind: str, day: str, rows: pa.Table) -> AddAction:
-        """Write rows of one kind and day as a file; it belongs to the table once it is committed.
+    def batches(self, file: DataFile) -> Iterator[pa.Table]:
+        """Yield the rows of a file in their order, a group at a time.
+
+        Raises:
+            LakeError: it can't be read.
+        """
+        with _explained(f"{self.url} can't be read"), self._files.open_input_file(file.path) as raw:
+            parquet = pyarrow.parquet.ParquetFile(raw)
+            for group in range(parquet.num_row_groups):
+                yield parquet.read_row_group(group).cast(FILE_SCHEMA)
+
+    def memory(self, file: DataFile) -> int:
+        """Return about how many bytes of memory the rows of a file take.
+
+        Raises:
+            LakeError: it can't be read.
+        """
+        with _explained(f"{self.url} can't be read"), self._files.open_input_file(file.path) as raw:
+            groups = pyarrow.parquet.ParquetFile(raw).metadata
+            encoded = sum(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
+        return int(encoded) + file.rows * _BYTES_PER_ROW
+
+    def write(
+        self, kind: str, day: str, batches: Iterable[pa.Table], owner: Owner, level: int = 3
+    ) -> AddAction | None:
+        """Write a file, and sync it; it belongs to the table once it is committed.
+
+        Args:
+            kind: of all rows.
+            day: of all rows.
+            batches: the rows, in the order of :data:`ORDER`.
+            owner: who can commit it.
+            level: of the compression.
+
+        Returns:
+            The file; None if there are no rows, and so no file.
 
         Raises:
             LakeError: it can't be written.
         """
-        rows = rows.sort_by([(name, "ascending") for name in ORDER[kind]])
-        path = f"kind={kind}/day={day}/{uuid.uuid4()}.parquet"
+        filled = filter(len, batches)
+        first = next(filled, None)
+        if first is None:
+            return None
+        path = f"kind={kind}/day={day}/{_file_name(owner)}"
+        statistics = _Statistics()
         with _explained(f"{self.url} can't be written"):
-            buffer = pa.BufferOutputStream()
-            pyarrow.parquet.write_table(
-                rows,
-                buffer,
-                row_group_size=ROW_GROUP,
-                compression="zstd",
-                compression_level=3,
-                use_dictionary=_REPEATED,
-                column_encoding=_NUMBERS,
-            )
-            contents = buffer.getvalue()
-            self._put(path, contents)
+            if self._folder is not None:
+                (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with self._files.open_output_stream(path) as sink:
+                    with pyarrow.parquet.ParquetWriter(
+                        sink,
+                        FILE_SCHEMA,
+                        compression="zstd",
+                        compression_level=level,
+                        use_dictionary=_REPEATED,
+                        column_encoding=_NUMBERS,
+                    ) as writer:
+                        for batch in chain([first], filled):
+                            writer.write_table(batch, row_group_size=ROW_GROUP)
+                            statistics.add(batch)
+                    size = sink.tell()
+                self._sync_file(path)
+            except BaseException:
+                self._delete(path)
+                raise
         return AddAction(
             path,
-            contents.size,
+            size,
             {"kind": kind, "day": day},
             int(time.time() * 1000),
             data_change=True,
-            stats=_statistics(rows),
+            stats=statistics.text(),
         )
 
     def commit(
@@ -214,6 +279,8 @@ class Table:
         fences: Mapping[str, int],
         add: Iterable[AddAction] = (),
         remove: Iterable[DataFile] = (),
+        *,
+        same_rows: bool = False,
     ) -> None:
         """Commit files; all of them, or none. Refresh the table before you use it again.
 
@@ -221,17 +288,21 @@ class Table:
             fences: their names, and the numbers that go with them.
             add: the files that are new.
             remove: the files that go.
+            same_rows: whether the table has the same rows afterwards.
 
         Raises:
             LakeError: it may or may not have been committed; read the numbers of the fences.
         """
         now = int(time.time() * 1000)
-        added = list(add)
+        added = [dataclasses.replace(each, data_change=not same_rows) for each in add]
         removed = [
-            RemoveAction(each.path, False, now, each.size, {"kind": each.kind, "day": each.day})
+            RemoveAction(
+                each.path, not same_rows, now, each.size, {"kind": each.kind, "day": each.day}
+            )
             for each in remove
         ]
         with _explained(f"{self.url} can't be written"):
+            self._check_place()
             self._delta.create_write_transaction(
                 [*removed, *added],
                 "append",
@@ -243,28 +314,79 @@ class Table:
             )
 
     def discard(self, added: Iterable[AddAction]) -> None:
-        """Delete files that were written and will not be committed, as far as that can be done."""
+        """Delete files that were written and not committed, as far as that can be done."""
         for each in added:
-            with contextlib.suppress(OSError):
-                self._files.delete_file(each.path)
+            self._delete(each.path)
 
-    def _put(self, path: str, contents: Any) -> None:
+    def sweep(self, retention: int) -> int:
+        """Delete the files that are not part of the table and never will be again.
+
+        Args:
+            retention: the hours for which files that were part of it are kept, since somebody may
+                still read an older version; at most 24, since the log forgets them after a day.
+
+        Returns:
+            How many files were deleted.
+
+        Raises:
+            LakeError: the files can't be listed.
+        """
+        with _explained(f"{self.url} can't be cleaned"):
+            in_use = {each.path for each in self.files()}
+            removed = self._removed(0)
+            in_use |= removed - self._removed(retention)
+            found = self._files.get_file_info(pyarrow.fs.FileSelector("", recursive=True))
+            swept = 0
+            for info in found:
+                path = info.path
+                if info.is_file and path not in in_use and (path in removed or self._is_dead(path)):
+                    self._files.delete_file(path)
+                    swept += 1
+        return swept
+
+    def _removed(self, retention: int) -> set[str]:
+        """Return the files that were removed from the table so many hours ago."""
+        return set(self._delta.vacuum(retention, enforce_retention_duration=False))
+
+    def _is_dead(self, path: str) -> bool:
+        """Return whether a file that is not part of the table can't be committed any more."""
+        owner = _owner_of(path)
+        return owner is not None and (self.number(owner.fence) or 0) > owner.number
+
+    def _delete(self, path: str) -> None:
+        try:
+            self._files.delete_file(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # the next sweep finds it
+            logger.warning("%s can't be deleted: %s", path, error)
+
+    def _sync_file(self, path: str) -> None:
         if self._folder is None:
-            with self._files.open_output_stream(path) as stream:
-                stream.write(contents)
             return
         target = self._folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        for each in (target, target.parent, target.parent.parent, self._folder):
+            _sync(each)
+
+    def _newest_entry(self) -> tuple[Any, ...]:
+        """Return the facts about the file of the log that made this version."""
+        info = self._files.get_file_info(f"_delta_log/{self.version:020}.json")
+        return info.type, info.size, info.mtime_ns
+
+    def _check_place(self) -> None:
+        """Raise LakeError if the table was deleted, or another has taken its place.
+
+        deltalake looks for newer versions only. It would commit to a folder without a table.
+        """
+        if self._newest_entry() == self._seen:
+            return
+        # Its entry may also have been cleaned up, or the folder may have been copied.
         try:
-            with target.open("wb") as file:
-                file.write(contents)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        for folder in (target.parent, target.parent.parent, self._folder):
-            _sync(folder)
+            found = DeltaTable(self._place)
+        except TableNotFoundError:
+            raise LakeError(f"{self.url} was deleted while it was in use") from None
+        if found.metadata().id != self._id or found.version() < self.version:
+            raise LakeError(f"{self.url} was replaced by another lake while it was in use")
 
     def _sync_log(self, before: int) -> None:
         """Have the log on the disk, up to this version: deltalake leaves that to the system."""
@@ -276,6 +398,11 @@ class Table:
                 with contextlib.suppress(FileNotFoundError):  # a checkpoint has taken its place
                     _sync(log / f"{version:020}.json")
             _sync(log)
+
+
+def sort(kind: str, rows: pa.Table) -> pa.Table:
+    """Return rows in the order of the files of a kind."""
+    return rows.sort_by([(name, "ascending") for name in ORDER[kind]])
 
 
 def _local_folder(url: str) -> Path | None:
@@ -294,22 +421,45 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _statistics(rows: pa.Table) -> str:
-    """Return the statistics of a file, as the log has them."""
-    lowest, highest, missing = {}, {}, {}
-    for name in _STATISTICS:
-        ends = pc.min_max(rows[name]).as_py()
-        missing[name] = rows[name].null_count
-        if ends["min"] is not None:
-            lowest[name], highest[name] = ends["min"], ends["max"]
-    return json.dumps(
-        {
-            "numRecords": rows.num_rows,
-            "minValues": lowest,
-            "maxValues": highest,
-            "nullCount": missing,
-        }
-    )
+def _file_name(owner: Owner) -> str:
+    fence = owner.fence.replace("/", ".")
+    return f"{fence}.{owner.number}.{uuid.uuid4().hex}.parquet"
+
+
+def _owner_of(path: str) -> Owner | None:
+    parts = path.rpartition("/")[2].rsplit(".", 3)
+    if len(parts) != 4 or parts[3] != "parquet" or not parts[1].isdecimal():
+        return None
+    return Owner(parts[0].replace(".", "/"), int(parts[1]))
+
+
+class _Statistics:
+    """The statistics of a file, as the log has them."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._lowest: dict[str, int] = {}
+        self._highest: dict[str, int] = {}
+        self._missing = dict.fromkeys(_STATISTICS, 0)
+
+    def add(self, rows: pa.Table) -> None:
+        self._rows += rows.num_rows
+        for name in _STATISTICS:
+            self._missing[name] += rows[name].null_count
+            ends = pc.min_max(rows[name]).as_py()
+            if ends["min"] is not None:
+                self._lowest[name] = min(self._lowest.get(name, ends["min"]), ends["min"])
+                self._highest[name] = max(self._highest.get(name, ends["max"]), ends["max"])
+
+    def text(self) -> str:
+        return json.dumps(
+            {
+                "numRecords": self._rows,
+                "minValues": self._lowest,
+                "maxValues": self._highest,
+                "nullCount": self._missing,
+            }
+        )
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..._shared import LARGEST_INTEGER, monotonic
 from ..models import Forgotten
@@ -22,10 +22,11 @@ from .deletion import (
 )
 from .upkeep import STEP_SECONDS, Pace, Upkeep, epoch_milliseconds
 
-__all__ = ["Forgetting"]
+__all__ = ["MAX_MENTIONS", "Forgetting", "mentions"]
 
 _ROWS = 200  # of rejected messages in a step
-_MAX_MENTIONS = 100  # session ids that are looked for in the rejected messages
+MAX_MENTIONS = 100
+"""The most session ids that are looked for in the rejected messages."""
 
 
 class Forgetting(Upkeep):
@@ -141,7 +142,7 @@ class Forgetting(Upkeep):
         row = connection.execute("SELECT session_id FROM sessions WHERE key = ?", (key,)).fetchone()
         if row is not None and delete_empty_session(connection, key, LARGEST_INTEGER):
             self.forgotten.sessions += 1
-            if len(self._ids) < _MAX_MENTIONS:
+            if len(self._ids) < MAX_MENTIONS:
                 self._ids.append(row[0])
 
     def _blank_rejected(self, connection: sqlite3.Connection) -> bool:
@@ -154,9 +155,9 @@ class Forgetting(Upkeep):
             "ORDER BY arrival LIMIT ?",
             (self._rejected, self._newest_rejected, _ROWS),
         ).fetchall()
-        mentions = self._mentions()
+        found = mentions(self._ids, self._field)
         for arrival, text in rows:
-            if any(mention in text for mention in mentions):
+            if any(mention in text for mention in found):
                 connection.execute(
                     "UPDATE rejected SET text = x'', reason = 'deleted on request' "
                     "WHERE arrival = ?",
@@ -166,13 +167,14 @@ class Forgetting(Upkeep):
             self._rejected = arrival
         return len(rows) == _ROWS
 
-    def _mentions(self) -> list[bytes]:
-        """Return texts that only a message of the session or with the field has in it."""
-        mentions = [json.dumps(each, ensure_ascii=False).encode() for each in self._ids]
-        if self._field is not None:
-            name, value = (json.dumps(each, ensure_ascii=False) for each in self._field)
-            mentions += [f"{name}:{value}".encode(), f"{name}: {value}".encode()]
-        return mentions
+
+def mentions(sessions: Iterable[str], field: tuple[str, str] | None) -> list[bytes]:
+    """Return texts that only a message of one of the sessions or with the field has in it."""
+    found = [json.dumps(each, ensure_ascii=False).encode() for each in sessions]
+    if field is not None:
+        name, value = (json.dumps(each, ensure_ascii=False) for each in field)
+        found += [f"{name}:{value}".encode(), f"{name}: {value}".encode()]
+    return found
 
 
 def _highest(connection: sqlite3.Connection, table: str) -> int:

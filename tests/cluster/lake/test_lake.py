@@ -179,7 +179,7 @@ def test_stream_that_was_made_anew_continues_the_order_of_arrival(lake: Lake) ->
     ]
     assert anew.base > 900
     assert lake.claim("another", [1]).base == anew.base
-    assert lake.claim("a third", [1]).base > anew.base
+    assert lake.claim("third", [1]).base > anew.base
 
 
 def test_events_are_in_the_folder_of_the_day_on_which_they_were_received(lake: Lake) -> None:
