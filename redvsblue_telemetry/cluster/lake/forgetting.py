@@ -1,7 +1,7 @@
 """Deletes a session, or all events with a field in their context: the data of a person.
 
 By the rules of the collector: the sessions that are left without an event go, too, with their
-reports and numbers, and rejected messages that mention one of them lose their text. Afterwards no
+reports and numbers, and rejected messages that mention one of them lose their text. After that, no
 file of the lake has it. The log of the table never had: it has neither texts nor names of sessions.
 """
 

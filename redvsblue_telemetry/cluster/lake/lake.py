@@ -104,8 +104,8 @@ class Lake:
         LakeError, nothing has changed: call it again, with these rows and offsets or with more.
 
         Args:
-            claim: the claim that the rows were collected for.
-            rows: the new rows. May be empty.
+            claim: the claim.
+            rows: its rows.
             offsets: for partitions of the claim, the sequence up to which they have been read. No
                 lower than that of the last message in the rows.
 
@@ -115,6 +115,7 @@ class Lake:
                 add the others anew, if they should be this process's.
             LakeError: the lake can't be written or read. Nothing is stored, or, if it can't be read
                 either, the next call finds out.
+            ValueError: the offsets or the rows don't belong to the claim.
         """
         claim.append(rows, offsets)
 
@@ -194,7 +195,7 @@ class Claim:
         self._rows = Rows(self)
         self._older: SessionTexts | None = None  # of the streams before, by all their partitions
         self._numbers: dict[int, SessionNumbers] = {}
-        self._attempted: dict[int, int] | None = None  # the offsets of a commit in doubt
+        self._attempted: dict[int, int] = {}  # the offsets of a commit in doubt
         self._is_current = True  # whether the table was read after the last commit
 
     @property
@@ -264,23 +265,27 @@ class Claim:
         return self._table.read(files, ["seq", "session", "data"], condition)
 
     def release(self, partitions: Iterable[int]) -> None:
-        """Give partitions up. Discard their rows, or append them before."""
+        """Give partitions up, and drop their rows that wait."""
         for partition in partitions:
+            self._rows.discard([partition])
             self._offsets.pop(partition, None)
             self._numbers.pop(partition, None)
+            self._attempted.pop(partition, None)
 
     def append(self, rows: Rows, offsets: Mapping[int, int]) -> None:
         """See :meth:`Lake.append`."""
+        if rows is not self._rows:
+            raise ValueError("the rows are those of another claim")
         for partition, last in {**offsets, **rows.sequences}.items():
             if offsets.get(partition, 0) < max(last, self.offset(partition)):
                 raise ValueError(f"the offset of partition {partition} is below that of its rows")
         moved = {key: value for key, value in offsets.items() if value > self._offsets[key]}
-        if not self._is_current and (attempted := self._catch_up(rows)):
+        if not self._is_current and (attempted := self._catch_up()):
             if attempted == moved:
                 rows.clear()
                 return
             # Its rows are stored, and now they are among others.
-            self._lose(rows, attempted)
+            self._lose(attempted)
         if moved:
             self._commit(rows, moved)
 
@@ -300,14 +305,14 @@ class Claim:
             raise
         fences = {self._fence(key): value for key, value in moved.items()}
         for left in reversed(range(_ATTEMPTS)):
-            self._is_current, self._attempted = False, moved
+            self._is_current, self._attempted = False, {**moved}
             before, trouble = table.version, None
             try:
                 table.commit(fences, added)
             except LakeError as error:
                 trouble = error
             # The error may have come before the commit or after it; nor is a success believed.
-            if self._catch_up(rows):
+            if self._catch_up():
                 break
             # Rows that are deleted meanwhile fail it, too: then it is right for the next version.
             if table.version == before or not left:
@@ -317,7 +322,7 @@ class Claim:
             logger.warning("stored, although there was an error: %s", trouble)
         rows.clear()
 
-    def _catch_up(self, rows: Rows) -> dict[int, int]:
+    def _catch_up(self) -> dict[int, int]:
         """Read the table; return the offsets of the attempt in doubt if it was stored.
 
         Raises:
@@ -326,7 +331,7 @@ class Claim:
         """
         self._table.refresh()
         stored = self._stored(self._offsets)
-        attempted = self._attempted or {}
+        attempted = self._attempted
         if attempted and stored == {**self._offsets, **attempted}:
             # Ours, or that of a process with the same claim: then it has stored the same, since
             # both began with the same state and read the same messages.
@@ -334,16 +339,15 @@ class Claim:
         else:
             attempted = {}
             if lost := [key for key, value in stored.items() if value != self._offsets[key]]:
-                self._lose(rows, lost)
-        self._attempted, self._is_current = None, True
+                self._lose(lost)
+        self._attempted, self._is_current = {}, True
         return attempted
 
-    def _lose(self, rows: Rows, partitions: Iterable[int]) -> NoReturn:
+    def _lose(self, partitions: Iterable[int]) -> NoReturn:
         error = LostPartitionsError(partitions)
         self.release(error.partitions)
-        rows.discard(error.partitions)
         # What is left is verified when it is appended.
-        self._attempted, self._is_current = None, False
+        self._attempted, self._is_current = {}, False
         raise error
 
     def _stored(self, partitions: Iterable[int]) -> dict[int, int]:

@@ -288,7 +288,7 @@ class Table:
             fences: their names, and the numbers that go with them.
             add: the files that are new.
             remove: the files that go.
-            same_rows: whether the table has the same rows afterwards.
+            same_rows: whether the table has the same rows as before.
 
         Raises:
             LakeError: it may or may not have been committed; read the numbers of the fences.
