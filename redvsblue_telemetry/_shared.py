@@ -28,11 +28,13 @@ else:
 
 
 __all__ = [
+    "ACK_ARCHIVED",
     "ACK_CUMULATIVE",
     "ACK_HEADER",
     "CHECK_HEADER",
     "CHECK_TYPE",
     "CHECK_VERSION",
+    "CONFIRM_HEADER",
     "ENCODING_HEADER",
     "LARGEST_INTEGER",
     "MAX_DEPTH",
@@ -61,7 +63,15 @@ VERSION = "0.2.0"
 ACK_HEADER = "telemetry-ack"
 """The handshake header in which a client offers acks, and a server promises them."""
 ACK_CUMULATIVE = "cumulative"
-"""The one kind of ack: the first *n* messages of this connection are stored."""
+"""The usual kind of ack: the first *n* messages of this connection are stored."""
+ACK_ARCHIVED = "archived"
+"""The kind of ack that promises more: the first *n* messages of this connection are archived."""
+CONFIRM_HEADER = "telemetry-confirm"
+"""The handshake header in which a client asks for acks of the second kind.
+
+They are not offered in ``ACK_HEADER``, since there are servers that know one value of it and take
+a list, or the header twice, for no offer at all. A server that knows this header answers in
+``ACK_HEADER``."""
 
 ENCODING_HEADER = "telemetry-encoding"
 """The handshake header in which a client offers encodings of messages, and a server picks one."""

@@ -20,6 +20,7 @@ import attrs
 
 from ._shared import (
     ACK_HEADER,
+    CONFIRM_HEADER,
     ENCODING_HEADER,
     MAX_NAME_LENGTH,
     REPORT_HEADER,
@@ -38,7 +39,7 @@ Token = str | Callable[[], str | None]
 BeforeSend = Callable[["TelemetryEvent"], "TelemetryEvent | None"]
 OnStateChange = Callable[["ConnectionState"], object]
 Directory = str | os.PathLike[str]
-Confirm = Literal["auto", "none"]
+Confirm = Literal["auto", "archived", "none"]
 WireFormat = Literal["json", "ndjson"]
 Compression = Literal["auto", "none"]
 Reports = Literal["auto", "none"]
@@ -73,8 +74,18 @@ _CREDENTIALS = r"//[^/]*@"
 _QUERY = r"(://[^?'\"]*)\?[^'\"]*"
 _FALSE = ("0", "false", "no", "off")
 _DAY = 86400.0  # seconds
+_SOME_JOURNAL = "journal"  # where another setting is checked that needs one
 _HANDSHAKE_HEADERS = frozenset(
-    {"authorization", "connection", "host", ACK_HEADER, ENCODING_HEADER, REPORT_HEADER, "upgrade"}
+    {
+        "authorization",
+        "connection",
+        "host",
+        "upgrade",
+        ACK_HEADER,
+        CONFIRM_HEADER,
+        ENCODING_HEADER,
+        REPORT_HEADER,
+    }
 )
 
 
@@ -372,7 +383,10 @@ class TelemetrySettings:
     """The time limit for connecting: name look-up, TCP, TLS and the WebSocket handshake."""
 
     confirm_timeout: float = _seconds(10.0, "REDVSBLUE_TELEMETRY_CONFIRM_TIMEOUT")
-    """When a batch stays unconfirmed for this long, the connection is considered dead."""
+    """When a batch stays unconfirmed for this long, the connection is considered dead.
+
+    With ``confirm="archived"``, when it isn't even stored: the archive takes as long as it takes.
+    """
 
     keepalive_interval: float = _seconds(20.0, "REDVSBLUE_TELEMETRY_KEEPALIVE_INTERVAL")
     """After this long without a frame from the server, the client sends a ping.
@@ -382,8 +396,9 @@ class TelemetrySettings:
     """
 
     confirm: Confirm = _choice("auto", "REDVSBLUE_TELEMETRY_CONFIRM", get_args(Confirm))
-    """``"auto"``: by acks if the server offers them, otherwise by pongs. ``"none"``: a sent batch
-    counts as delivered."""
+    """``"auto"``: by acks if the server offers them, otherwise by pongs. ``"archived"``: by acks
+    that the server sends when events are in its archive, if it has one, otherwise as ``"auto"``; it
+    needs a journal. ``"none"``: a sent batch counts as delivered."""
 
     wire_format: WireFormat = _choice(
         "json", "REDVSBLUE_TELEMETRY_WIRE_FORMAT", get_args(WireFormat)
@@ -497,6 +512,11 @@ class TelemetrySettings:
     )
     """The most events of a type that are kept in a second. Others have no limit."""
 
+    def __attrs_post_init__(self) -> None:
+        """Check the settings that need others."""
+        if self.confirm == "archived" and self.journal is None:
+            raise _not_allowed("confirm", repr(self.confirm), "needs a journal: set that as well")
+
     @classmethod
     def from_environment(
         cls,
@@ -517,7 +537,8 @@ class TelemetrySettings:
         for name in overrides:
             if name not in attrs.fields_dict(cls):
                 raise _unknown(cls, name)
-        cls(**overrides)  # a wrong keyword raises at once, also while the kill switch is on
+        # A wrong keyword raises at once, also while the kill switch is on.
+        _check(cls, overrides)
         _read(
             cls, {ENABLE: environment.get(ENABLE, "")}, skip={}
         )  # a kill switch that can't be read is an error
@@ -526,7 +547,19 @@ class TelemetrySettings:
             journal = {JOURNAL: environment.get(JOURNAL, "")}
             found = {**_read(cls, journal, skip=overrides), **overrides}
             return attrs.evolve(cls(**found), enabled=False)
-        return cls(**{**_read(cls, environment, skip=overrides), **overrides})
+        found = _read(cls, environment, skip=overrides)
+        try:
+            return cls(**{**found, **overrides})
+        except SettingsError as error:  # each is right by itself
+            if error.field in overrides:
+                raise
+            shown, variable = repr(found[error.field]), _variables()[error.field]
+            raise _not_allowed(error.field, shown, error.allowed, variable) from None
+
+
+def _check(cls: type[TelemetrySettings], some: Mapping[str, Any]) -> None:
+    """Raise a SettingsError for a value that is wrong whatever the other settings are."""
+    cls(**{"journal": _SOME_JOURNAL, **some})
 
 
 def _unknown(cls: type[TelemetrySettings], name: str) -> SettingsError:
@@ -638,7 +671,7 @@ def _read(
         with contextlib.suppress(ValueError):
             value = field.metadata["parse"](text)
         try:
-            cls(**{field.name: value})
+            _check(cls, {field.name: value})
         except SettingsError as error:
             raise _not_allowed(field.name, shown, error.allowed, variable) from None
         found[field.name] = value

@@ -55,7 +55,7 @@ _MAX_FINISHED = 8  # runs of which only the report is not confirmed
 _FIRST_BYTES = 16 * 1024  # in flight
 _MIN_BYTES = 4 * 1024
 _MAX_BYTES = 256 * 1024
-_QUICK = 0.25  # seconds from the load to the confirmation
+_QUICK = 0.25  # seconds from the load to the arrival
 _SLOW = 0.5
 _NANOSECONDS = 1_000_000_000
 _NANOSECONDS_PER_MILLISECOND = 1_000_000
@@ -64,7 +64,7 @@ _NANOSECONDS_PER_MILLISECOND = 1_000_000
 class LoadLimit:
     """How much may be in flight: as much as the link takes in a moment.
 
-    It doubles after a quick confirmation, and halves after a slow one. One load is always allowed.
+    It doubles after a quick arrival, and halves after a slow one. One load is always allowed.
 
     Args:
         clock: returns monotonic seconds.
@@ -83,14 +83,14 @@ class LoadLimit:
         return self._batches < _MAX_BATCHES and self._bytes < self._limit
 
     def load(self, size: int) -> Callable[[], None]:
-        """Note a load of some bytes; return a function to be called once it is settled."""
+        """Note a load of some bytes; return a function to be called once it has arrived."""
         self._batches += 1
         self._bytes += size
         # A few bytes are quick on any link, and prove nothing.
         is_telling = self._bytes >= self._limit // 2
-        return functools.partial(self._settle, size, self._clock(), is_telling)
+        return functools.partial(self._arrive, size, self._clock(), is_telling)
 
-    def _settle(self, size: int, loaded_at: float, is_telling: bool) -> None:
+    def _arrive(self, size: int, loaded_at: float, is_telling: bool) -> None:
         self._batches -= 1
         self._bytes -= size
         took = self._clock() - loaded_at
@@ -255,13 +255,13 @@ class Adoption:
         """Note that the events that were taken last are in the window, with their bytes."""
         if (adopted := self._taken_from) is None:
             return
-        confirm = functools.partial(self._settle, adopted, self._limit.load(size))
+        self._settlement.note_arrival(self._limit.load(size))
+        confirm = functools.partial(self._settle, adopted)
         self._settlement.note_load(adopted.taken, confirm, is_own=False)
         if adopted.run.is_taken:
             self._end_reading(adopted)
 
-    def _settle(self, adopted: _Adopted, make_room: Callable[[], None], number: int) -> None:
-        make_room()
+    def _settle(self, adopted: _Adopted, number: int) -> None:
         adopted.settled = number
         self._finish(adopted)
         if adopted in self._open and self._is_saved(adopted):

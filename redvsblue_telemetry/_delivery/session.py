@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -102,42 +103,57 @@ class WireSession:
         self._is_draining = False
         self._drain_at = self._heard_at = clock()
         self._asked_at: float | None = None  # when the unanswered keepalive was sent
-        self._has_proof = settings.confirm == "auto"
+        self._has_proof = settings.confirm != "none"
         self._unconfirmed_reports = 0
         if reporter is not None:
             reporter.ask()
 
     def receive(self) -> int:
-        """Read the frames that have arrived; return how many events they confirm.
+        """Read the frames that have arrived; return for how many events they mean progress.
+
+        That is to be stored, or confirmed.
 
         Raises:
             ConnectionLost: the connection is gone, or the server broke the protocol.
         """
         self._begin_turn()
-        delivered = 0
+        progress = 0
         received = self._connection.receive()
         self.was_fruitful = bool(received)
         if received:
             self._heard_at = self._clock()
             self._asked_at = None
         for frame in received:
-            number = _confirmation(frame, has_acks=self._connection.has_acks)
-            if number is not None:
-                delivered += self._confirm(number, is_pong=frame.kind is FrameKind.PONG)
+            if frame.kind is not FrameKind.PONG:
+                progress += self._take_ack(frame)
+            elif not self._connection.has_acks and (number := _number(frame)) is not None:
+                progress += self._confirm(number, is_pong=True)
         if not self._has_proof and not self._connection.unwritten:
-            delivered += self._confirm(self._window.last_sent, is_pong=False)
-        return delivered
+            progress += self._confirm(self._window.last_sent, is_pong=False)
+        return progress
 
-    def _confirm(self, number: int, *, is_pong: bool) -> int:
+    def _take_ack(self, frame: Frame) -> int:
+        """Take what may be an ack; return for how many events it means progress."""
+        if not self._connection.has_acks:
+            return 0
+        if not self._connection.has_archived_acks:
+            return self._confirm(_decoded(frame, _decode_ack).ack, is_pong=False)
+        ack = _decoded(frame, _decode_archived_ack)
+        return self._confirm(ack.ack, is_pong=False, stored=ack.stored)
+
+    def _confirm(self, number: int, *, is_pong: bool, stored: int | None = None) -> int:
+        now, progress = self._clock(), 0
         try:
-            delivered = self._window.confirm(number, self._clock())
+            if stored is not None:
+                progress = self._window.mark_stored(stored, now)
+            delivered = self._window.confirm(number, now)
         except InvalidConfirmationError as error:
             if is_pong:
                 return 0  # pongs may be unsolicited (RFC 6455, section 5.5.3) or repeated
             message = f"malformed ack from the server: {error}"
             raise ConnectionLost(LostKind.PROTOCOL, message) from None
         self._ledger.deliver(delivered)
-        return delivered
+        return progress + delivered
 
     def send(self, *, is_urgent: bool, is_awaited: bool) -> None:
         """Send at most as many batches as one turn allows, if it is time to.
@@ -261,7 +277,10 @@ class WireSession:
     def _can_send(self) -> bool:
         if self._connection.unwritten > _MAX_UNWRITTEN_BYTES:
             return False
-        can_load = self._window.has_room and (self._is_draining or self._adoption.may_load)
+        if self._is_draining:
+            can_load = self._window.has_room
+        else:  # new events never wait long for room
+            can_load = self._window.is_half_empty and self._adoption.may_load
         return can_load or self._window.next_unsent() is not None
 
     @property
@@ -368,7 +387,8 @@ class WireSession:
         now = self._clock()
         overdue_at = self._window.overdue_at
         if overdue_at is not None and now >= overdue_at:
-            message = f"the server confirmed nothing for {self._settings.confirm_timeout:g} s"
+            did = "stored" if self._connection.has_archived_acks else "confirmed"
+            message = f"the server {did} nothing for {self._settings.confirm_timeout:g} s"
             raise ConnectionLost(LostKind.UNCONFIRMED, message)
         if self._asked_at is None:
             if now >= self._heard_at + self._keepalive.interval:
@@ -412,29 +432,39 @@ class WireSession:
         return min(deadlines, default=None)
 
 
-def _confirmation(frame: Frame, *, has_acks: bool) -> int | None:
-    """Return the batch number that a frame confirms, or None if it confirms none.
-
-    Raises:
-        ConnectionLost: the frame should be an ack and is malformed.
-    """
-    if frame.kind is FrameKind.PONG:
-        is_number = frame.payload.isdigit() and len(frame.payload) <= _MAX_DIGITS
-        return int(frame.payload) if is_number and not has_acks else None
-    if not has_acks:
-        return None
-    if frame.kind is FrameKind.BINARY:
-        message = "malformed ack from the server: a binary message"
-        raise ConnectionLost(LostKind.PROTOCOL, message)
-    try:
-        return _decode_ack(frame.payload).ack
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise ConnectionLost(LostKind.PROTOCOL, "malformed ack from the server") from None
+def _number(pong: Frame) -> int | None:
+    """Return the batch number that a pong confirms, or None if it confirms none."""
+    is_number = pong.payload.isdigit() and len(pong.payload) <= _MAX_DIGITS
+    return int(pong.payload) if is_number else None
 
 
 class _Ack(msgspec.Struct):
     ack: int
 
 
+class _ArchivedAck(msgspec.Struct):
+    ack: int
+    stored: int | None = None
+    """Of the same messages, how many are stored; None: no news."""
+
+
 # Made in advance: the first use of a type leaves a cycle of msgspec's behind.
 _decode_ack = msgspec.json.Decoder(_Ack).decode
+_decode_archived_ack = msgspec.json.Decoder(_ArchivedAck).decode
+
+_AnyAck = TypeVar("_AnyAck", _Ack, _ArchivedAck)
+
+
+def _decoded(frame: Frame, decode: Callable[[bytes], _AnyAck]) -> _AnyAck:
+    """Return the ack in a frame.
+
+    Raises:
+        ConnectionLost: the frame is malformed.
+    """
+    if frame.kind is FrameKind.BINARY:
+        message = "malformed ack from the server: a binary message"
+        raise ConnectionLost(LostKind.PROTOCOL, message)
+    try:
+        return decode(frame.payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ConnectionLost(LostKind.PROTOCOL, "malformed ack from the server") from None

@@ -1,5 +1,8 @@
 """Which events are settled: delivered or dropped, so that nobody needs to keep them any more.
 
+And which have arrived, so that the way to the server has room for others. To most servers that is
+the same; one with an archive has stored them seconds before it confirms them.
+
 The window settles events strictly in the order in which they were loaded, also when it takes a
 refused batch apart. So a queue is enough: "once so many of the loaded events are settled, all that
 a source gave up to this number are."
@@ -27,6 +30,7 @@ class Settlement:
     def __init__(self, window: DeliveryWindow) -> None:
         self._window = window
         self._loads: deque[tuple[int, int, Confirm, bool]] = deque()
+        self._arrivals: deque[tuple[int, Callable[[], object]]] = deque()
         self.own_loaded = 0
         """How many events the window had been given at the last load of this run's own."""
         self.own_number = 0
@@ -47,8 +51,15 @@ class Settlement:
             loads.pop()
         loads.append((loaded, number, confirm, is_own))
 
+    def note_arrival(self, arrived: Callable[[], object]) -> None:
+        """Have a function called when all that the window has been given so far has arrived."""
+        self._arrivals.append((self._window.loaded, arrived))
+
     def settle(self) -> None:
-        """Notify the sources of the events that were settled since the last call."""
+        """Notify the sources of the events that arrived or were settled since the last call."""
+        arrivals = self._arrivals
+        while arrivals and arrivals[0][0] <= self._window.arrived:
+            arrivals.popleft()[1]()
         settled = self.settled
         loads = self._loads
         while loads and loads[0][0] <= settled:
@@ -79,3 +90,4 @@ class Settlement:
     def forget(self) -> None:
         """Notify nobody of what is still in the window."""
         self._loads.clear()
+        self._arrivals.clear()

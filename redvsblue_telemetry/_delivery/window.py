@@ -13,13 +13,20 @@ is passed in. A batch goes through it like this::
 Batches are numbered from 1 on each connection, in the order of sending. Confirmations are
 cumulative: *n* confirms the batches 1…*n*.
 
+A server with an archive confirms a batch only when it is archived, which takes seconds, and says
+before that it is *stored* (``mark_stored``). A stored batch stays in the window, since it is sent
+again if the connection is lost. In everything else it counts as taken: it can't be overdue, and it
+is not suspected of a refusal.
+
 A server that closes the connection because of the content of a batch would do so forever. So the
 batch is found and taken apart. While several batches are in flight, it can be any of them: they are
 sent again *one by one*, each only after the one before is confirmed. A refused batch that was alone
 in flight is halved, and its halves are sent one by one in turn, until a single event is refused:
 that one is dropped. Close code 1009 (message too big) is a refusal at once. The other codes that
 can mean a refusal can also mean that the server has a problem, so they count only if they hit the
-same batch several times with no progress in between.
+same batch several times with no progress in between. Events leave the window in the order of
+loading, so a single event that was refused behind stored batches is not dropped yet: it is sent
+once more, when all of these are confirmed.
 
 A report (see :mod:`.report`) is a message as well, but one without events. It takes a number and is
 confirmed like a batch. It is not sent again, since a newer one takes its place. It must not make an
@@ -47,7 +54,17 @@ class InvalidConfirmationError(Exception):
 class Batch:
     """One message: events as bytes, or a report, which has none."""
 
-    __slots__ = ("confirmed", "events", "numbers", "refusals", "sent_at", "size", "source")
+    __slots__ = (
+        "confirmed",
+        "events",
+        "is_last_to_go",
+        "is_suspect",
+        "numbers",
+        "refusals",
+        "sent_at",
+        "size",
+        "source",
+    )
 
     def __init__(
         self,
@@ -63,6 +80,10 @@ class Batch:
         """The earlier run whose events they are, or whose report it is; None for this run."""
         self.refusals = refusals
         """How often in a row the server closed with this batch at the front."""
+        self.is_suspect = False
+        """Whether the server may have refused it, so that it is sent by itself."""
+        self.is_last_to_go = False
+        """Whether it is a refused event that waits until all batches before it are confirmed."""
         self.sent_at = 0.0
         """When it was last sent, by the caller's clock."""
         self.confirmed: Callable[[], object] | None = None
@@ -82,7 +103,8 @@ class DeliveryWindow:
         max_batches: the largest number of batches in it.
         max_bytes: once its batches have this many bytes, there is no room for more.
         max_batch_bytes: the largest size of one batch.
-        confirm_timeout: seconds after which an unconfirmed batch means a dead connection.
+        confirm_timeout: seconds after which a batch that is neither confirmed nor stored means a
+            dead connection.
     """
 
     def __init__(
@@ -99,9 +121,11 @@ class DeliveryWindow:
         self._confirm_timeout = confirm_timeout
         self._unsent: deque[Batch] = deque()
         self._sent: deque[Batch] = deque()
+        self._stored: deque[Batch] = deque()  # were sent before all of these
         self._bytes = 0
         self._confirmed = 0  # the number of the last confirmed batch on this connection
-        self._suspects = 0  # how many batches, from the front on, are sent one by one
+        self._stored_events = 0
+        self._suspects = 0  # how many batches are sent one by one
         self._progress_at = 0.0
         self._report_refusals: dict[object, int] = {}  # by the run that the report is about
         self._are_reports_alone = False  # whether they wait until nothing else is in flight
@@ -119,13 +143,23 @@ class DeliveryWindow:
     @property
     def has_room(self) -> bool:
         """Whether another batch may be loaded."""
-        count = len(self._sent) + len(self._unsent)
-        return count < self._max_batches and self._bytes < self._max_bytes and not self._suspects
+        is_full = self._count >= self._max_batches or self._bytes >= self._max_bytes
+        return not (is_full or self._suspects)
+
+    @property
+    def is_half_empty(self) -> bool:
+        """Whether there is so much room that less urgent events may be loaded, too."""
+        is_half_full = 2 * self._count >= self._max_batches or 2 * self._bytes >= self._max_bytes
+        return not (is_half_full or self._suspects)
+
+    @property
+    def _count(self) -> int:
+        return len(self._stored) + len(self._sent) + len(self._unsent)
 
     @property
     def last_sent(self) -> int:
         """The number of the newest batch sent on this connection; 0 before the first."""
-        return self._confirmed + len(self._sent)
+        return self._confirmed + len(self._stored) + len(self._sent)
 
     @property
     def is_empty(self) -> bool:
@@ -134,8 +168,16 @@ class DeliveryWindow:
 
     @property
     def awaits_confirmation(self) -> bool:
-        """Whether events were sent on this connection and are not confirmed yet."""
+        """Whether events were sent on this connection and are neither confirmed nor stored."""
         return any(batch.events for batch in self._sent)
+
+    @property
+    def arrived(self) -> int:
+        """Of the events that ever entered the window, how many have been stored or have left it.
+
+        Those that have to be sent again don't count until they are stored again.
+        """
+        return self.loaded - self.in_flight + self._stored_events
 
     @property
     def may_report(self) -> bool:
@@ -166,7 +208,8 @@ class DeliveryWindow:
     @property
     def own_numbers(self) -> list[Sequence[int]]:
         """The numbers of this run's own events that are in flight, in order, in pieces."""
-        return [b.numbers for b in (*self._sent, *self._unsent) if b.source is None and b.events]
+        batches = (*self._stored, *self._sent, *self._unsent)
+        return [b.numbers for b in batches if b.source is None and b.events]
 
     def load(
         self, events: Sequence[bytes], numbers: Sequence[int] = (), source: object = None
@@ -200,9 +243,14 @@ class DeliveryWindow:
 
     def next_unsent(self) -> Batch | None:
         """Return the batch to send now; None if there is none or it has to wait."""
-        if not self._unsent or (self._suspects and self._sent):
+        if not self._unsent:
             return None
-        return self._unsent[0]
+        front = self._unsent[0]
+        if self._sent and (front.is_suspect or self._sent[-1].is_suspect):
+            return None
+        if self._stored and front.is_last_to_go:
+            return None
+        return front
 
     def mark_sent(self, now: float) -> int:
         """Mark the batch of :meth:`next_unsent` as sent; return its number on this connection."""
@@ -210,6 +258,37 @@ class DeliveryWindow:
         batch.sent_at = now
         self._sent.append(batch)
         return self.last_sent
+
+    def mark_stored(self, number: int, now: float) -> int:
+        """Mark the batches up to ``number`` as stored; return how many events that is new for.
+
+        Raises:
+            InvalidConfirmationError: the number was not sent, or is lower than the last one.
+        """
+        known = self._confirmed + len(self._stored)
+        if not known <= number <= self.last_sent:
+            raise InvalidConfirmationError(
+                f"it has stored batch {number}; expected {known} to {self.last_sent}"
+            )
+        before = self._stored_events
+        for _ in range(number - known):
+            batch = self._take(now)
+            self._stored.append(batch)
+            self._stored_events += len(batch.events)
+        return self._stored_events - before
+
+    def _take(self, now: float) -> Batch:
+        """Return the oldest batch that the server had not taken yet, and now has."""
+        batch = self._sent.popleft()
+        self._progress_at = now
+        batch.refusals = 0
+        if batch.confirmed is not None:
+            self._report_refusals.pop(batch.source, None)
+            self._are_reports_alone = bool(self._report_refusals)
+        elif batch.is_suspect:
+            batch.is_suspect = batch.is_last_to_go = False
+            self._suspects -= 1
+        return batch
 
     def confirm(self, number: int, now: float) -> int:
         """Mark the batches up to ``number`` as delivered; return how many events they have.
@@ -223,11 +302,13 @@ class DeliveryWindow:
             )
         delivered = 0
         for _ in range(number - self._confirmed):
-            batch = self._sent.popleft()
-            self._progress_at = now
+            if self._stored:
+                batch = self._stored.popleft()
+                self._stored_events -= len(batch.events)
+                self._progress_at = now
+            else:
+                batch = self._take(now)
             if batch.confirmed is not None:
-                self._report_refusals.pop(batch.source, None)
-                self._are_reports_alone = bool(self._report_refusals)
                 batch.confirmed()
                 continue
             count = self._forget(batch)
@@ -235,13 +316,12 @@ class DeliveryWindow:
             if batch.source is None:
                 self.own_delivered += count
             self.round_trip = now - batch.sent_at
-            self._suspects = max(0, self._suspects - 1)
         self._confirmed = number
         return delivered
 
     @property
     def overdue_at(self) -> float | None:
-        """When the connection counts as dead; None while nothing is unconfirmed.
+        """When the connection counts as dead; None while all is confirmed or stored.
 
         The time counts from the last progress, so a slow link that moves is not a dead one.
         """
@@ -259,11 +339,20 @@ class DeliveryWindow:
             The event that the server refused, alone in its batch, if it has been found. It is out
             of the window.
         """
+        stored = [batch for batch in self._stored if batch.events]
         flight = [batch for batch in self._sent if batch.events or batch.confirmed]
-        suspects = [batch for batch in flight if batch.events]
-        self._unsent.extendleft(reversed(suspects))
+        self._stored.clear()
         self._sent.clear()
-        self._confirmed = 0
+        self._confirmed = self._stored_events = 0
+        self._unsent.extendleft(reversed([batch for batch in flight if batch.events]))
+        refused = self._search(flight, close_code, is_first=not stored)
+        self._unsent.extendleft(reversed(stored))
+        return refused
+
+    def _search(
+        self, flight: Sequence[Batch], close_code: int | None, *, is_first: bool
+    ) -> Batch | None:
+        """Look among the batches that the server has not taken for the one that it refused."""
         if not flight or close_code not in REFUSALS:
             return None
         front = flight[0]
@@ -280,19 +369,28 @@ class DeliveryWindow:
             # It can be any of them; the one that is refused when sent alone is the one.
             for suspect in flight:
                 suspect.refusals = refusals
-                if not suspect.events:
+                if suspect.events:
+                    self._suspect(suspect)
+                else:
                     self._report_refusals[suspect.source] = refusals
                     self._are_reports_alone = True
-            self._suspects = max(self._suspects, len(suspects))
             return None
-        if not suspects:
+        if not front.events:
             self.refuses_reports = True
+            return None
+        if len(front.events) == 1 and not is_first:
+            self._suspect(front)
+            front.is_last_to_go = True
             return None
         return self._take_apart(self._unsent.popleft(), refusals)
 
+    def _suspect(self, batch: Batch) -> None:
+        self._suspects += not batch.is_suspect
+        batch.is_suspect = True
+
     def _take_apart(self, batch: Batch, refusals: int) -> Batch | None:
         """Halve a refused batch, or take a single event out of the window and return it."""
-        self._suspects = max(0, self._suspects - 1)
+        self._suspects -= batch.is_suspect
         size = self._forget(batch)
         if size == 1:
             return batch
@@ -302,7 +400,7 @@ class DeliveryWindow:
             self._unsent.appendleft(part)
             self._bytes += part.size
             self.in_flight += len(part.events)
-            self._suspects += 1
+            self._suspect(part)
         return None
 
     def discard(self) -> int:
@@ -312,9 +410,10 @@ class DeliveryWindow:
         """
         discarded = self.in_flight
         self._unsent.clear()
-        for batch in self._sent:
+        for batch in (*self._stored, *self._sent):
             batch.events = ()
-        self._bytes = self._suspects = self.in_flight = 0
+            batch.is_suspect = batch.is_last_to_go = False
+        self._bytes = self._suspects = self.in_flight = self._stored_events = 0
         return discarded
 
     def _forget(self, batch: Batch) -> int:

@@ -72,6 +72,8 @@ __all__ = ["TelemetryConnector"]
 
 _WINDOW_BATCHES = 512
 _WINDOW_BYTES = 4 * 1024 * 1024
+_ARCHIVED_WINDOW_BATCHES = 8192  # what is sent in ten seconds and more, until it is archived
+_ARCHIVED_WINDOW_BYTES = 32 * 1024 * 1024
 _MAX_RETRY_AFTER = 3600.0  # seconds; a server that asks for more gets this
 _STOP_MARGIN = 0.1  # the fraction of a stop's timeout in which the worker ends after giving up
 _REPORT_MARGIN = 0.05  # the same after it has also given up on its last report
@@ -145,9 +147,10 @@ class TelemetryConnector:
         self.requests = Requests(self._poller.wake)
 
         # Used by the worker only, as is the backoff:
+        self._wants_archive = settings.confirm == "archived"
         self._window = DeliveryWindow(
-            max_batches=_WINDOW_BATCHES,
-            max_bytes=_WINDOW_BYTES,
+            max_batches=_ARCHIVED_WINDOW_BATCHES if self._wants_archive else _WINDOW_BATCHES,
+            max_bytes=_window_bytes(settings),
             max_batch_bytes=settings.max_batch_bytes,
             confirm_timeout=settings.confirm_timeout,
         )
@@ -174,6 +177,7 @@ class TelemetryConnector:
             _EARLY_ATTEMPTS_PER_SECOND, _EARLY_ATTEMPTS_AT_ONCE, clock
         )
         self._has_warned_of_refused_reports = False
+        self._has_warned_of_no_archive = False
         self._settlement.own_number = store.departed
         self._seen = store.departed  # the number of the last event whose departure was noticed
 
@@ -532,7 +536,8 @@ class TelemetryConnector:
             token=self._current_token(),
             headers=settings.headers,
             ssl_context=settings.ssl_context,
-            offers_acks=settings.confirm == "auto",
+            offers_acks=settings.confirm != "none",
+            offers_archived_acks=self._wants_archive,
             offers_reports=settings.reports == "auto",
             encodings=self._packing.offers,
         )
@@ -675,12 +680,26 @@ class TelemetryConnector:
         self._connection_log.report(
             logging.INFO, "telemetry connected to %s", self._settings.url.partition("?")[0]
         )
+        self._warn_of_no_archive(connection)
         try:
             self._move_events(connection, session)
         except ConnectionLost as lost:
             self._note_quiet_end(session.quiet_before(lost))
             raise
         return session
+
+    def _warn_of_no_archive(self, connection: Connection) -> None:
+        """Say once that a server confirms events earlier than the game has asked for."""
+        if not self._wants_archive or connection.has_archived_acks:
+            return
+        if not self._has_warned_of_no_archive:
+            self._has_warned_of_no_archive = True
+            log_safely(
+                logging.WARNING,
+                "the server does not confirm that events are archived, so they count as delivered "
+                "once it has %s them",
+                "stored" if connection.has_acks else "received",
+            )
 
     def _note_quiet_end(self, quiet: float | None) -> None:
         """Have pings sent more often if connections end because they are quiet."""
@@ -928,6 +947,16 @@ class TelemetryConnector:
                 self._settings.on_state_change(state)
             except BaseException:  # even a SystemExit must not end the worker
                 log_safely(logging.ERROR, "on_state_change raised", with_traceback=True)
+
+
+def _window_bytes(settings: TelemetrySettings) -> int:
+    """Return how many bytes may be in the window.
+
+    Events stay in it until they are archived, and in the journal, which needs room for others.
+    """
+    if settings.confirm != "archived":
+        return _WINDOW_BYTES
+    return max(_WINDOW_BYTES, min(_ARCHIVED_WINDOW_BYTES, settings.journal_max_bytes // 2))
 
 
 def _events_of(connection: Connection) -> int:

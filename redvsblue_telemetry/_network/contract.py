@@ -146,6 +146,7 @@ class Endpoint:
         headers: Mapping[str, str] = MappingProxyType({}),
         ssl_context: ssl.SSLContext | None = None,
         offers_acks: bool = True,
+        offers_archived_acks: bool = False,
         offers_reports: bool = False,
         encodings: Sequence[str] = (),
     ) -> None:
@@ -154,6 +155,7 @@ class Endpoint:
         self.headers = headers
         self.ssl_context = ssl_context
         self.offers_acks = offers_acks
+        self.offers_archived_acks = offers_archived_acks
         self.offers_reports = offers_reports
         self.encodings = encodings
 
@@ -178,7 +180,11 @@ class Connection(Protocol):
 
     @property
     def has_acks(self) -> bool:
-        """Whether the server promised to acknowledge stored messages."""
+        """Whether the server promised to acknowledge messages."""
+
+    @property
+    def has_archived_acks(self) -> bool:
+        """Whether it promised to acknowledge them when they are archived, not when stored."""
 
     @property
     def has_reports(self) -> bool:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from datetime import timezone
 from urllib.parse import quote, urlsplit
 
-from .._shared import ACK_CUMULATIVE, REPORT_VERSION
+from .._shared import ACK_ARCHIVED, ACK_CUMULATIVE, REPORT_VERSION
 from .contract import ConnectionLost, Endpoint, LostKind
 from .proxy import authority
 
@@ -71,6 +71,8 @@ class Handshake:
             lines.append(f"Authorization: Bearer {endpoint.token}")
         if endpoint.offers_acks:
             lines.append(f"Telemetry-Ack: {ACK_CUMULATIVE}")
+        if endpoint.offers_archived_acks:
+            lines.append(f"Telemetry-Confirm: {ACK_ARCHIVED}")
         if endpoint.offers_reports:
             lines.append(f"Telemetry-Report: {REPORT_VERSION}")
         if endpoint.encodings:

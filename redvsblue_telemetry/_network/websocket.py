@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from .._packages import check
 from .._shared import (
+    ACK_ARCHIVED,
     ACK_CUMULATIVE,
     ACK_HEADER,
     CHECK_HEADER,
@@ -86,7 +87,9 @@ def open_websocket(endpoint: Endpoint, wait: Wait, deadline: float) -> WebSocket
         if isinstance(error, OSError):
             raise lost_by_os_error(error, LostKind.HANDSHAKE) from None
         raise
-    return WebSocketConnection(stream, headers, endpoint.encodings)
+    return WebSocketConnection(
+        stream, headers, endpoint.encodings, offers_archived_acks=endpoint.offers_archived_acks
+    )
 
 
 _KINDS = {
@@ -99,7 +102,12 @@ class WebSocketConnection:
     """An open connection; see :class:`Connection`."""
 
     def __init__(
-        self, stream: Stream, headers: Mapping[str, str], encodings: Sequence[str] = ()
+        self,
+        stream: Stream,
+        headers: Mapping[str, str],
+        encodings: Sequence[str] = (),
+        *,
+        offers_archived_acks: bool = False,
     ) -> None:
         self._stream = stream
         self._frames = websocket.frame_buffer(stream.read, skip_utf8_validation=True)
@@ -110,7 +118,9 @@ class WebSocketConnection:
         self._has_more = False
         self._is_within_frame = False
         stream.limit_read(_MAX_HEADER_BYTES + _MAX_MESSAGE_BYTES)
-        self.has_acks = headers.get(ACK_HEADER, "").lower() == ACK_CUMULATIVE
+        kind = headers.get(ACK_HEADER, "").lower()
+        self.has_archived_acks = kind == ACK_ARCHIVED and offers_archived_acks
+        self.has_acks = kind == ACK_CUMULATIVE or self.has_archived_acks
         self.has_reports = headers.get(REPORT_HEADER) == REPORT_VERSION
         self.forgets_checks = headers.get(CHECK_HEADER) == CHECK_VERSION
         # Any other answer counts as none, because text is always right.

@@ -177,7 +177,7 @@ def test_a_client_whose_pair_is_shut_down_delivers_at_once_and_does_not_spin(
 class NeverDone:
     """A connection that is always ready to be read, with nothing in it."""
 
-    has_acks = has_more = has_reports = False
+    has_acks = has_archived_acks = has_more = has_reports = False
     encoding = None
     unwritten = 100
 
