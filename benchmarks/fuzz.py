@@ -81,6 +81,8 @@ def payload(rng: random.Random) -> bytes:
             b'{"ack": %d}' % number,
             b'{"ack": %d, "more": [1, {"x": null}]}' % number,
             b'{"ack": %b}' % value,
+            b'{"ack": %d, "stored": %d}' % (rng.randrange(3), number),
+            b'{"ack": 0, "stored": %b}' % value,
             b'{"ack": 1, "ack": %d}' % number,
             b'{"ack": 1, "x": ' + rng.choice((b"[", b'{"a":')) * rng.choice((3, 300, 9000)),
             rng.choice(("²", "\u0661", "\U0001d7d9", "1_0", "+1", " 1", "1\n")).encode(),
@@ -149,8 +151,11 @@ def frames_input(rng: random.Random) -> bytes:
     return data if kind == 7 else mutated(rng, data)
 
 
+ACKS = ("", "", "cumulative", "archived")  # the server's answer
+
 HEADERS: tuple[bytes, ...] = (
     b"Telemetry-Ack: cumulative",
+    b"Telemetry-Ack: archived",
     b"Telemetry-Ack: \xff",
     b"Retry-After: 5",
     b"Retry-After: " + b"9" * 5000,
@@ -218,7 +223,7 @@ def try_frames(rng: random.Random) -> str:
         ledger, dropped, ending = Ledger(store), 0, "survived"
         for number in range(EVENTS):
             store.push(codec.encode("fuzz", {"n": number}, {}))
-        connection = open_connection(ours, has_acks=rng.random() < 0.5)
+        connection = open_connection(ours, acks=rng.choice(ACKS))
         session = WireSession(
             connection,
             store=store,
@@ -268,10 +273,10 @@ def try_frames(rng: random.Random) -> str:
         return ending
 
 
-def open_connection(sock: socket.socket, *, has_acks: bool) -> WebSocketConnection:
+def open_connection(sock: socket.socket, *, acks: str) -> WebSocketConnection:
     """Return a connection as it is after its handshake."""
-    headers = {"telemetry-ack": "cumulative"} if has_acks else {}
-    return WebSocketConnection(Stream(PlainSocket(sock)), headers)
+    headers = {"telemetry-ack": acks}
+    return WebSocketConnection(Stream(PlainSocket(sock)), headers, offers_archived_acks=True)
 
 
 def take_all_in(session: WireSession) -> None:

@@ -558,7 +558,7 @@ class TelemetrySettings:
 
 
 def _check(cls: type[TelemetrySettings], some: Mapping[str, Any]) -> None:
-    """Raise a SettingsError for a value that is wrong whatever the other settings are."""
+    """Raise a SettingsError for a value that no other setting can make right."""
     cls(**{"journal": _SOME_JOURNAL, **some})
 
 

@@ -255,6 +255,42 @@ def test_a_capacity_that_was_set_is_told_from_the_default() -> None:
             assert not settings_module.is_given(same.capacity)
 
 
+def test_archived_needs_a_journal_from_wherever_it_comes() -> None:
+    archived, journal = {VARIABLES["confirm"]: "archived"}, {VARIABLES["journal"]: "here"}
+    for settings in (
+        TelemetrySettings.from_environment({**archived, **journal}),
+        TelemetrySettings.from_environment(archived, journal="here"),
+        TelemetrySettings.from_environment(journal, confirm="archived"),
+        TelemetrySettings(confirm="archived", journal="here"),
+    ):
+        assert (settings.confirm, settings.journal) == ("archived", "here")
+
+
+def test_archived_as_a_keyword_without_a_journal_is_a_wrong_keyword() -> None:
+    for environment in ({}, {SWITCH: "false"}):
+        with pytest.raises(SettingsError, match=r"confirm='archived' .* needs a journal") as caught:
+            TelemetrySettings.from_environment(environment, confirm="archived")
+        assert (caught.value.field, caught.value.variable) == ("confirm", None)
+    with pytest.raises(SettingsError, match="needs a journal"):
+        TelemetrySettings.from_environment(
+            {VARIABLES["journal"]: "here"}, confirm="archived", journal=None
+        )
+
+
+@pytest.mark.parametrize("overrides", [{}, {"journal": None}])
+def test_archived_in_the_environment_without_a_journal_is_a_wrong_environment(
+    overrides: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TelemetrySettings.from_environment({VARIABLES["confirm"]: "archived"}, **overrides)
+    assert (caught.value.field, caught.value.variable) == ("confirm", VARIABLES["confirm"])
+    monkeypatch.setenv(VARIABLES["confirm"], "archived")
+    assert not start_telemetry(enabled=True, **overrides).enabled
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert f"{VARIABLES['confirm']}='archived' is not allowed: it needs a journal" in caplog.text
+
+
 def test_wrong_keywords_start_nothing() -> None:
     before = get_telemetry()
     with pytest.raises(SettingsError):

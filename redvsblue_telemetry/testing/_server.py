@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 import threading
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _compression
 from .._shared import (
+    ACK_ARCHIVED,
     ACK_CUMULATIVE,
     ACK_HEADER,
+    CONFIRM_HEADER,
     ENCODING_HEADER,
     REPORT_HEADER,
     REPORT_VERSION,
@@ -46,6 +49,8 @@ class RecordingServer:
         acks: Acknowledge each message with ``{"ack": n}`` once it is recorded, if the client
             offers that. Events that ``flush`` confirms are then in :attr:`events`. Without acks,
             only pongs confirm, and a pong can precede the recording.
+        archives: Have an archive, for clients with ``confirm="archived"``: their messages are
+            stored at once, and acknowledged when :meth:`archive` is called. Needs ``acks``.
         reports: Take reports, if the client offers them. They are in :attr:`reports`, and neither
             in :attr:`messages` nor in :attr:`events`.
         encodings: The encodings of messages that the server knows, the best one first, of
@@ -60,6 +65,7 @@ class RecordingServer:
         port: int = 0,
         ssl_context: ssl.SSLContext | None = None,
         acks: bool = True,
+        archives: bool = False,
         reports: bool = True,
         encodings: Sequence[str] | None = None,
         token: str | None = None,
@@ -67,6 +73,7 @@ class RecordingServer:
         self._requested_port = port
         self._ssl_context = ssl_context
         self._acks = acks
+        self._archives = archives
         self._takes_reports = reports
         self._encodings = _compression.supported() if encodings is None else tuple(encodings)
         self._token = token
@@ -77,6 +84,8 @@ class RecordingServer:
         self._reports: list[dict[str, Any]] = []
         self._requests: list[Request] = []
         self._open: set[ServerConnection] = set()
+        self._acking = threading.Lock()  # held while an ack is sent, so that none goes back
+        self._counts: dict[ServerConnection, tuple[int, int]] = {}  # messages archived, and stored
 
     def start(self) -> RecordingServer:
         """Start to listen."""
@@ -118,6 +127,13 @@ class RecordingServer:
             connections = list(self._open)
         for connection in connections:
             connection.close(code)
+
+    def archive(self) -> None:
+        """Archive all that was received, and acknowledge it. Needs ``archives``."""
+        with self._acking:
+            for connection, (_, stored) in list(self._counts.items()):
+                with contextlib.suppress(self._closed_errors):
+                    self._acknowledge(connection, stored, stored)
 
     @property
     def port(self) -> int:
@@ -199,7 +215,9 @@ class RecordingServer:
         self, connection: ServerConnection, request: Request, response: Response
     ) -> Response | None:
         if self._acks and request.headers.get(ACK_HEADER) == ACK_CUMULATIVE:
-            response.headers[ACK_HEADER] = ACK_CUMULATIVE
+            wants_archive = request.headers.get(CONFIRM_HEADER) == ACK_ARCHIVED
+            has_archive = self._archives and wants_archive
+            response.headers[ACK_HEADER] = ACK_ARCHIVED if has_archive else ACK_CUMULATIVE
         if self._takes_reports and request.headers.get(REPORT_HEADER) == REPORT_VERSION:
             response.headers[REPORT_HEADER] = REPORT_VERSION
         offered = request.headers.get(ENCODING_HEADER, "")
@@ -221,7 +239,11 @@ class RecordingServer:
                     self._keep(message)
                 else:
                     self._keep(unpack(message, _MAX_TEXT_BYTES).decode(), encoding)
-                if ACK_HEADER in headers:
+                if headers.get(ACK_HEADER) == ACK_ARCHIVED:
+                    with self._acking:
+                        archived, _ = self._counts.get(connection, (0, 0))
+                        self._acknowledge(connection, archived, number)
+                elif ACK_HEADER in headers:
                     connection.send(json.dumps({"ack": number}))
         except _compression.TooLargeError as error:
             connection.close(_TOO_BIG, str(error))
@@ -233,6 +255,12 @@ class RecordingServer:
             with self._changed:
                 self._open.discard(connection)
                 self._changed.notify_all()
+            with self._acking:
+                self._counts.pop(connection, None)
+
+    def _acknowledge(self, connection: ServerConnection, archived: int, stored: int) -> None:
+        self._counts[connection] = archived, stored
+        connection.send(json.dumps({"ack": archived, "stored": stored}))
 
     def _keep(self, message: str | bytes, encoding: str | None = None) -> None:
         text = message if isinstance(message, str) else message.decode()

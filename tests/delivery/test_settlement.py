@@ -121,10 +121,28 @@ def test_what_is_forgotten_is_never_settled() -> None:
     assert own.confirmed == 0
 
 
+def test_what_is_stored_has_arrived_and_is_not_settled() -> None:
+    window, settlement, own, old = sources()
+    arrived: list[str] = []
+    own.load(3)
+    settlement.note_arrival(lambda: arrived.append("own"))
+    old.load(2)
+    settlement.note_arrival(lambda: arrived.append("old"))
+    for _ in range(2):
+        window.mark_sent(0.0)
+    window.mark_stored(1, 0.0)
+    settlement.settle()
+    assert (arrived, own.confirmed) == (["own"], 0)
+    window.confirm(2, 0.0)
+    settlement.settle()
+    assert (arrived, own.confirmed, old.confirmed) == (["own", "old"], 3, 2)
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(["own", "old"]), st.integers(1, 9)),
         st.tuples(st.just("send"), st.integers(1, 5)),
+        st.tuples(st.just("store"), st.integers(0, 3)),
         st.tuples(st.just("confirm"), st.integers(0, 3)),
         st.tuples(st.just("break"), st.sampled_from([0, 1009, 1011])),
     ),
@@ -147,8 +165,11 @@ def test_a_source_is_notified_of_exactly_the_events_that_are_not_in_flight(
             for _ in range(amount):
                 if window.next_unsent() is not None:
                     window.mark_sent(0.0)
-        elif step == "confirm":
+        elif step == "store":
             first = window.last_sent - len(window._sent)
+            window.mark_stored(min(first + amount, window.last_sent), 0.0)
+        elif step == "confirm":
+            first = window.last_sent - len(window._sent) - len(window._stored)
             del waiting[: window.confirm(min(first + amount, window.last_sent), 0.0)]
         elif window.connection_lost(amount or None) is not None:
             del waiting[0]

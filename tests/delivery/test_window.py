@@ -695,6 +695,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.count = 0  # events ever loaded
         self.on_wire: list[tuple[bytes, ...]] = []  # of this connection
         self.read = 0  # so many of them has the server read
+        self.stored = 0
         self.confirmed = 0
         self.arrived: list[bytes] = []  # by first arrival
         self.delivered = 0
@@ -738,12 +739,23 @@ class WindowMachine(RuleBasedStateMachine):
         assert self.window.confirm(number, self.now) == expected
         self.delivered += expected
         self.confirmed = number
+        self.stored = max(self.stored, number)
+
+    @rule(data=st.data())
+    def the_server_stores(self, data: st.DataObject) -> None:
+        number = data.draw(st.integers(self.stored, self.read))
+        expected = sum(map(len, self.on_wire[self.stored : number]))
+        assert self.window.mark_stored(number, self.now) == expected
+        self.stored = number
 
     @rule(beyond=st.integers(1, 3))
     def an_impossible_confirmation_raises(self, beyond: int) -> None:
         for number in (self.confirmed - beyond, len(self.on_wire) + beyond):
             with pytest.raises(InvalidConfirmationError):
                 self.window.confirm(number, self.now)
+        for number in (self.stored - beyond, len(self.on_wire) + beyond):
+            with pytest.raises(InvalidConfirmationError):
+                self.window.mark_stored(number, self.now)
 
     @rule(close_code=st.sampled_from([*OTHER_CODES, *REFUSING_CODES]))
     def the_connection_is_lost(self, close_code: int | None) -> None:
@@ -754,7 +766,7 @@ class WindowMachine(RuleBasedStateMachine):
             assert [refused] == unconfirmed  # alone in flight: nobody else can be meant
             self.dropped.append(refused)
         self.on_wire = []
-        self.read = self.confirmed = 0
+        self.read = self.stored = self.confirmed = 0
 
     @rule()
     def discard(self) -> None:
@@ -769,16 +781,18 @@ class WindowMachine(RuleBasedStateMachine):
         assert self.window.loaded == self.count
         assert self.window.in_flight == self.count - settled
         assert self.window.is_empty == (self.window.in_flight == 0)
+        stored = sum(map(len, self.on_wire[self.confirmed : self.stored]))
+        assert self.window.arrived == settled + stored
 
     @invariant()
     def first_arrivals_are_in_the_order_of_loading(self) -> None:
         assert self.arrived == sorted(self.arrived)
 
     @invariant()
-    def it_is_overdue_only_while_something_is_unconfirmed(self) -> None:
-        has_unconfirmed = self.confirmed < len(self.on_wire)
-        assert self.window.awaits_confirmation == any(self.on_wire[self.confirmed :])
-        assert (self.window.overdue_at is not None) == has_unconfirmed
+    def it_is_overdue_only_while_something_is_not_even_stored(self) -> None:
+        has_unstored = self.stored < len(self.on_wire)
+        assert self.window.awaits_confirmation == any(self.on_wire[self.stored :])
+        assert (self.window.overdue_at is not None) == has_unstored
         if self.window.overdue_at is not None:
             assert self.window.overdue_at <= self.now + 10.0
 
@@ -805,9 +819,10 @@ TestAnySequence.settings = settings(stateful_step_count=40)
 class PickyServer:
     """Closes at any batch that holds an event it won't have, having read those before."""
 
-    def __init__(self, poison: set[bytes], close_code: int) -> None:
+    def __init__(self, poison: set[bytes], close_code: int, *, archives: bool) -> None:
         self.poison = poison
         self.close_code = close_code
+        self.archives = archives
         self.arrived: list[bytes] = []
         self.closes = 0
 
@@ -821,9 +836,12 @@ class PickyServer:
                     self.closes += 1
                     return refused_by(window, self.close_code)
                 self.arrived += [event for event in batch if event not in self.arrived]
+                if self.archives:
+                    window.mark_stored(number, now=0.0)
                 if confirms[number % len(confirms)]:
                     window.confirm(number, now=0.0)
-            window.confirm(number, now=0.0)
+            if not self.archives or window.next_unsent() is None:
+                window.confirm(number, now=0.0)
         return None
 
 
@@ -832,9 +850,14 @@ class PickyServer:
     poison_places=st.sets(st.integers(0, 600), max_size=6),
     close_code=st.sampled_from(REFUSING_CODES),
     confirms=st.lists(st.booleans(), min_size=1, max_size=5),
+    archives=st.booleans(),
 )
 def test_exactly_what_the_server_refuses_is_given_up_in_a_bounded_number_of_closes(
-    batch_sizes: list[int], poison_places: set[int], close_code: int, confirms: list[bool]
+    batch_sizes: list[int],
+    poison_places: set[int],
+    close_code: int,
+    confirms: list[bool],
+    archives: bool,
 ) -> None:
     window = make_window()
     everything: list[bytes] = []
@@ -843,8 +866,9 @@ def test_exactly_what_the_server_refuses_is_given_up_in_a_bounded_number_of_clos
         everything += batch
         window.load(batch)
     poison = {everything[place] for place in poison_places if place < len(everything)}
-    server = PickyServer(poison, close_code)
+    server = PickyServer(poison, close_code, archives=archives)
     halvings = math.ceil(math.log2(max(batch_sizes))) + 1
+    halvings += archives  # a single event may be sent once more
     # Where a close need not be a refusal, each batch that comes to the front is given its chances.
     patience = 1 if close_code == 1009 else 5 + 2 * len(batch_sizes)
     most_closes = len(poison) * (halvings + patience)

@@ -55,6 +55,13 @@ def test_it_offers_acks_and_reports_as_it_is_asked_to() -> None:
             lines = lines_of("ws://a", offers_acks=acks, offers_reports=reports)
             assert (OFFERS in lines) == acks
             assert (b"Telemetry-Report: 1" in lines) == reports
+            assert b"Telemetry-Confirm: archived" not in lines
+
+
+def test_it_asks_for_the_archive_in_a_header_of_its_own() -> None:
+    lines = lines_of("ws://a", offers_archived_acks=True)
+    assert OFFERS in lines
+    assert b"Telemetry-Confirm: archived" in lines
 
 
 @pytest.mark.parametrize(

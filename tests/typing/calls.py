@@ -56,6 +56,7 @@ def starting() -> None:
     start_telemetry(batch_size="50")  # wrong
     start_telemetry(drain_interval=None)  # wrong
     start_telemetry(enabled="yes")  # wrong
+    start_telemetry(confirm="archived", journal="here")
     start_telemetry(confirm="acks")  # wrong
     start_telemetry(wire_format="xml")  # wrong
     start_telemetry(token=5)  # wrong
