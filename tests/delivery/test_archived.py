@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry import ConnectionState, Telemetry, TelemetrySettings
 from redvsblue_telemetry.testing import RecordingServer
 from tests.delivery.test_acks import BINARY, PONG, TEXT, fence, read_message
 from tests.support.killed_games import files, has_recovered, is_balanced, killed, needs_kill
@@ -42,6 +42,10 @@ def server() -> Iterator[RecordingServer]:
 
 def made(journal: Path, url: str, **settings: Any) -> Telemetry:
     return Telemetry(TelemetrySettings(**{**QUICK, "journal": journal, "url": url, **settings}))
+
+
+def is_stopped(telemetry: Telemetry) -> bool:
+    return wait_until(lambda: telemetry.stats().state is ConnectionState.STOPPED)
 
 
 def types(server: RecordingServer) -> list[str]:
@@ -184,6 +188,7 @@ def test_a_server_without_an_archive_is_used_and_named_once(
         telemetry.emit("two")
         assert telemetry.flush(5)
         assert telemetry.stats().reconnects == 1
+        assert server.wait_for(2)  # a pong can be ahead of it
         assert types(server) == ["one", "two"]
     said = [record for record in caplog.records if NO_ARCHIVE in record.getMessage()]
     assert [record.levelno for record in said] == [logging.WARNING]
@@ -293,6 +298,7 @@ def test_a_stop_leaves_what_is_not_archived_in_the_journal(
         telemetry.emit("kept", n=number)
     assert server.wait_for(100)
     assert not telemetry.stop(0.5)
+    assert is_stopped(telemetry)
     stats = telemetry.stats()
     assert (stats.delivered, stats.dropped, stats.buffered) == (0, 0, 100)
     assert is_balanced(stats)
@@ -334,6 +340,7 @@ def test_a_last_report_that_is_not_archived_is_kept_for_the_next_start(
     server.archive()
     assert telemetry.flush(5)
     telemetry.stop(0.5)
+    assert is_stopped(telemetry)
     session, seen = telemetry.session_id, len(server.reports)
 
     def last_reports() -> list[str]:
