@@ -211,7 +211,7 @@ ROOMS = {
         gateway         | stream
         lake            |
         loader          | lake  stream
-        local           | stream
+        local           | stream  lake
     """,
     "cluster.loader": """
         leases          |
@@ -232,6 +232,9 @@ ROOMS = {
         ports           |
         children        |
         servers         | children  ports
+        balancer        |
+        ledgers         |
+        cluster         | balancer  children  ports  servers
     """,
     "cluster.gateway": """
         splitting       |
@@ -285,6 +288,7 @@ ROOMS = {
         journal         | _arguments  _terminal  _sdk_log
         run             | _arguments  _database  _outcomes  _terminal  _runner
         demo            | _arguments  _terminal  _runner
+        cluster         | _arguments  _terminal  _runner  demo
         main            | _terminal
     """,
 }

@@ -20,6 +20,7 @@ _COMMANDS = {
     "collect": (".collect", "Receive and store events, and show them live in a browser."),
     "load": (".load", "Move events from the stream of the gateways into a lake."),
     "demo": (".demo.command", "Play a battle against a collector and compare their counts."),
+    "cluster": (".cluster.command", "Run all parts of a cluster on this machine, and try them."),
     "check": (".check.command", "Find out why a game's events don't arrive."),
     "journal": (".journal", "Show, deliver or erase the events that a killed game left behind."),
     "tail": (".tail", "Print events as they arrive."),

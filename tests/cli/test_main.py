@@ -17,6 +17,7 @@ COMMANDS = [
     "collect",
     "load",
     "demo",
+    "cluster",
     "check",
     "journal",
     "tail",

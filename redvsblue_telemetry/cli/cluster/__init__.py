@@ -1,0 +1,1 @@
+"""``redvsblue-telemetry cluster``: all parts on this machine, a battle, and both sides' counts."""
