@@ -27,6 +27,7 @@ python_version := $(shell "$(PYTHON)" -c 'import platform; print(platform.python
 # One stamp a step. The first carries the version, so another PYTHON makes the environment anew.
 venv_made := $(VENV)/.python-$(python_version)
 testing_installed := $(VENV)/.testing-installed
+cluster_installed := $(VENV)/.cluster-installed
 dev_installed := $(VENV)/.dev-installed
 # The other SDKs are installed where they are measured, and nowhere else.
 BENCH ?= .venv-bench
@@ -52,6 +53,10 @@ coverage: $(dev_installed) ## Run all the tests, and fail if they take too few o
 .PHONY: demo
 demo: $(testing_installed) ## Play a short battle against a collector, show it live, and compare their counts
 	$(BIN)/python -m redvsblue_telemetry demo
+
+.PHONY: cluster
+cluster: $(cluster_installed) ## Run all parts of a cluster, kill one after the other under load, and compare counts
+	$(BIN)/python -m redvsblue_telemetry cluster --kill
 
 .PHONY: lint
 lint: $(dev_installed) ## Check the style, the formatting and the English
@@ -139,9 +144,13 @@ $(testing_installed): $(venv_made) setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[testing,collector]'
 	@touch $@
 
+$(cluster_installed): $(venv_made) setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
+	@touch $@
+
 $(dev_installed): $(venv_made) setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $(testing_installed) $@
+	@touch $(testing_installed) $(cluster_installed) $@
 
 $(bench_installed): $(venv_made) setup.cfg pyproject.toml benchmarks/requirements.txt
 	"$(PYTHON)" -m venv --clear $(BENCH)

@@ -1,0 +1,483 @@
+"""Is every event in the lake exactly once, whatever dies between it and the game?
+
+    python -m benchmarks.cluster --scenario kills --kills 100 --json benchmarks/results/cluster.json
+
+All parts of a cluster run on this machine, each as a process: three stream servers that sync each
+write, two gateways, two loaders. Real clients send the events of battles through a balancer to the
+gateways. Then something happens, over and over. In the end, each client's ledger is compared with
+the events in the lake. Every event must be there once, and each session's events in their order;
+otherwise the exit code is 1.
+
+The scenarios:
+
+kills       a gateway, a loader, the stream's leader or a follower gets kill -9, at random
+frozen      a loader is stopped with SIGSTOP for a minute, another takes over, then it goes on
+blackout    all stream servers are killed at once, and started again
+replay      events that are stored are sent again through another gateway to other loaders
+joins       loaders join and leave under load
+replaced    a stream server loses its disk under load
+full        a stream server has no room left, then more
+throughput  clients send as fast as they can; also, how many bytes an event takes in the lake
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from deltalake import DeltaTable
+from websockets.sync.client import connect
+
+from benchmarks.harness import ROOT, Result, environment, progress, report_lines, save
+from redvsblue_telemetry.cli.cluster.game import Progress
+from redvsblue_telemetry.cli.cluster.verdict import differences, total
+from redvsblue_telemetry.cluster.local.cluster import LocalCluster, Program
+from redvsblue_telemetry.cluster.local.ledgers import Stored, count_events, stored_sessions
+
+_READY_TIMEOUT = 60.0  # seconds, as all times here
+_END_TIMEOUT = 240.0
+_LAKE_PATIENCE = 60.0  # without an event that is new in the lake
+_DEAD_FOR = 2.0
+_MAX_PROBLEMS = 20
+_MAX_WAIT = 10.0
+_MAX_FRESHNESS = 30.0
+_PROCESSES = 2  # that the clients are spread over
+
+
+class Failed(Exception):  # noqa: N818 (of the cluster, not of this program)
+    """A promise was broken."""
+
+
+class Games:
+    """The clients, in processes; a context manager.
+
+    Args:
+        url: where they send to.
+        clients: their number.
+        rate: events a second of all of them together; 0 is as fast as they are delivered.
+        seed: chooses the battles.
+    """
+
+    def __init__(self, url: str, clients: int, rate: float, seed: int) -> None:
+        per_process = max(1, clients // _PROCESSES)
+        self._commands = [
+            [
+                *(sys.executable, "-m", "benchmarks.cluster_game", url, str(per_process)),
+                *(str(rate / clients), str(seed + number)),
+            ]
+            for number in range(min(clients, _PROCESSES))
+        ]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._readers: list[threading.Thread] = []
+        self._latest: dict[int, list[Progress]] = {}
+
+    def __enter__(self) -> Games:
+        for number, command in enumerate(self._commands):
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+            reader = threading.Thread(target=self._read, args=(number, process))
+            reader.start()
+            self._processes.append(process)
+            self._readers.append(reader)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+    def _read(self, number: int, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._latest[number] = msgspec.json.decode(line, type=list[Progress])
+
+    @property
+    def latest(self) -> list[Progress]:
+        """The progress of each client, as it was last printed."""
+        return [each for clients in self._latest.copy().values() for each in clients]
+
+    def wait_playing(self) -> None:
+        """Wait until all of them deliver events."""
+        _wait(
+            lambda: (
+                len(self._latest) == len(self._commands)
+                and all(each.delivered for each in self.latest)
+            ),
+            _READY_TIMEOUT,
+            "the clients don't deliver events",
+        )
+
+    def end(self) -> list[Progress]:
+        """Let them deliver what they have left; return their ledgers."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(b"end\n")
+            process.stdin.flush()
+        for reader in self._readers:
+            reader.join(_END_TIMEOUT)
+        ended = self.latest
+        if not all(each.is_over for each in ended):
+            raise Failed("clients don't end")
+        return ended
+
+
+class Freshness(threading.Thread):
+    """Measures how long after their delivery events are in the lake."""
+
+    def __init__(self, games: Games, lake: str) -> None:
+        super().__init__(name="freshness")
+        self.longest = 0.0
+        self._games = games
+        self._lake = lake
+        self._end = threading.Event()
+        self._delivered: list[tuple[float, int]] = []
+
+    def run(self) -> None:
+        while not self._end.wait(1.0):
+            self._delivered.append((time.monotonic(), total(self._games.latest).delivered))
+            stored = count_events(self._lake)
+            while len(self._delivered) > 1 and self._delivered[1][1] <= stored:
+                self._delivered.pop(0)
+            if self._delivered[0][1] > stored:
+                self.longest = max(self.longest, time.monotonic() - self._delivered[0][0])
+
+    def close(self) -> None:
+        self._end.set()
+        self.join()
+
+
+def _wait(condition: Callable[[], object], timeout: float, otherwise: str) -> float:
+    """Wait until a condition holds; return the seconds that it took."""
+    since = time.monotonic()
+    while not condition():
+        if time.monotonic() - since > timeout:
+            raise Failed(f"{otherwise} within {timeout:g} s")
+        time.sleep(0.05)
+    return time.monotonic() - since
+
+
+class Bed:
+    """A cluster and its clients, of one scenario.
+
+    Args:
+        options: of the command.
+        directory: for the files.
+        rate: events a second of all clients together.
+    """
+
+    def __init__(self, options: argparse.Namespace, directory: Path, rate: float) -> None:
+        self.options = options
+        self.dice = random.Random(options.seed)
+        self.result: Result = {}
+        self.problems: list[str] = []
+        self.cluster = LocalCluster(directory)
+        self._rate = rate
+
+    @contextlib.contextmanager
+    def playing(self, seconds_before: float = 3.0) -> Iterator[Games]:
+        """Start all; when the block is left, end the clients, and compare the ledgers."""
+        options = self.options
+        with (
+            self.cluster,
+            Games(self.cluster.url, options.clients, self._rate, options.seed) as games,
+        ):
+            freshness = Freshness(games, self.cluster.lake)
+            games.wait_playing()
+            freshness.start()
+            try:
+                time.sleep(seconds_before)
+                yield games
+            finally:
+                freshness.close()
+            self.compare(games.end())
+            self.result["freshness"] = freshness.longest
+
+    def compare(self, games: Sequence[Progress]) -> None:
+        """Wait until the lake has all, and compare it with the clients' ledgers."""
+        last, since = -1, time.monotonic()
+        expected = total(games).delivered
+        while (count := count_events(self.cluster.lake)) < expected:
+            if count != last:
+                last, since = count, time.monotonic()
+            if time.monotonic() - since > _LAKE_PATIENCE:
+                break
+            time.sleep(0.5)
+        self.cluster.stop_programs()
+        stored = stored_sessions(self.cluster.lake)
+        lakes = [stored.get(game.session, Stored()) for game in games]
+        ledger = total(games)
+        self.result |= {
+            "clients": len(games),
+            "seconds": ledger.seconds,
+            "emitted": ledger.counted,
+            "acknowledged": ledger.delivered,
+            "stored": sum(each.events for each in lakes),
+            "lost": sum(
+                each.missing(game.delivered) for game, each in zip(games, lakes, strict=True)
+            ),
+            "twice": sum(each.twice for each in lakes),
+            "out of order": sum(each.disordered for each in lakes),
+            "longest wait for an ack": ledger.longest_wait,
+            "reconnects": ledger.reconnects,
+        }
+        self.problems += differences(games, stored)
+
+    def leader(self) -> int:
+        """Wait until the stream has a leader; return its index."""
+        found: list[int] = []
+
+        def look() -> bool:
+            leader = self.cluster.servers.leader()
+            found.extend([] if leader is None else [leader])
+            return leader is not None
+
+        _wait(look, _READY_TIMEOUT, "the stream has no leader")
+        return found[-1]
+
+    def limit(self, name: str, most: float) -> None:
+        """Note a problem if a figure is too high."""
+        if self.result[name] > most:
+            self.problems.append(f"{name}: {self.result[name]:.1f}, and {most:g} is the most")
+
+
+# The scenarios.
+
+
+def kills(bed: Bed) -> None:
+    victims = ("gateway", "loader", "leader", "follower")
+    counts = dict.fromkeys(victims, 0)
+    with bed.playing():
+        for number in range(bed.options.kills):
+            # Half of them in turn, so that each kind has its share, and half of them at random.
+            kind = victims[number // 2 % 4] if number % 2 else bed.dice.choice(victims)
+            counts[kind] += 1
+            progress(f"kill {number + 1} of {bed.options.kills}: {kind}")
+            if kind in ("gateway", "loader"):
+                _kill_program(bed, kind)
+            else:
+                _kill_server(bed, is_leader=kind == "leader")
+            time.sleep(bed.dice.uniform(0.5, 3.0))
+    bed.result["kills"] = counts
+    bed.limit("longest wait for an ack", _MAX_WAIT)
+
+
+def _kill_program(bed: Bed, kind: str) -> None:
+    programs = bed.cluster.gateways if kind == "gateway" else bed.cluster.loaders
+    program: Program = bed.dice.choice(programs)
+    program.child.kill()
+    time.sleep(bed.dice.uniform(0.0, _DEAD_FOR))
+    program.child.start()
+    program.wait_healthy()
+
+
+def _kill_server(bed: Bed, *, is_leader: bool) -> None:
+    servers, leader = bed.cluster.servers, bed.leader()
+    followers = [index for index in range(len(servers.children)) if index != leader]
+    index = leader if is_leader else bed.dice.choice(followers)
+    servers.kill(index)
+    time.sleep(bed.dice.uniform(0.0, _DEAD_FOR))
+    servers.start_one(index)
+    bed.leader()
+    servers.wait_current(_READY_TIMEOUT)
+
+
+def frozen(bed: Bed) -> None:
+    with bed.playing() as games:
+        loader = bed.cluster.loaders[0]
+        loader.child.suspend()
+        before = total(games.latest).delivered
+        progress(f"a loader is stopped for {bed.options.freeze:g} s")
+        bed.result["seconds until another took over"] = _wait(
+            lambda: count_events(bed.cluster.lake) > before, _READY_TIMEOUT, "nobody takes over"
+        )
+        time.sleep(max(0.0, bed.options.freeze - bed.result["seconds until another took over"]))
+        loader.child.resume()
+        loader.wait_healthy()
+        time.sleep(10.0)
+
+
+def blackout(bed: Bed) -> None:
+    with bed.playing():
+        servers = bed.cluster.servers
+        for number in range(bed.options.blackouts):
+            progress(f"blackout {number + 1} of {bed.options.blackouts}")
+            killing = [threading.Thread(target=child.kill) for child in servers.children]
+            for thread in killing:
+                thread.start()
+            for thread in killing:
+                thread.join()
+            for index in range(len(servers.children)):
+                servers.start_one(index)
+            servers.wait_current(_READY_TIMEOUT)
+            time.sleep(5.0)
+
+
+def replay(bed: Bed) -> None:
+    with bed.cluster:
+        session, count = uuid.uuid4().hex, 5_000
+        gateways = bed.cluster.gateways
+        for size, gateway, is_new in ((250, gateways[0], True), (200, gateways[1], False)):
+            # Batches of another size have other message ids, as if hours had passed.
+            _send_events(gateway, session, count, size)
+            if is_new:
+                _wait(lambda: count_events(bed.cluster.lake) == count, _READY_TIMEOUT, "not stored")
+            # What is stored has to be found in the lake, not in a loader's memory.
+            for loader in bed.cluster.loaders:
+                loader.child.kill()
+                loader.child.start()
+                loader.wait_healthy()
+        # What comes last in the same partition shows that all before has been looked at.
+        _send_events(gateways[0], session, count + 1, 200, first=count + 1)
+        _wait(lambda: count_events(bed.cluster.lake) > count, _READY_TIMEOUT, "not stored")
+        bed.cluster.stop_programs()
+        stored = stored_sessions(bed.cluster.lake)[session]
+    bed.result |= {"stored": stored.events, "twice": stored.twice}
+    if stored != Stored(count + 1, count + 1, 1, count + 1):
+        bed.problems.append(f"{stored} of {count + 1} events")
+
+
+def _send_events(gateway: Program, session: str, last: int, size: int, first: int = 1) -> None:
+    """Send events as a client does, and wait until they are acknowledged."""
+    url = f"ws://127.0.0.1:{gateway.port}/telemetry"
+    batches = 0
+    with connect(url, additional_headers={"Telemetry-Ack": "cumulative"}) as client:
+        for start in range(first, last + 1, size):
+            batch = [
+                {
+                    "sessionId": session,
+                    "seq": seq,
+                    "id": f"run-{seq}",
+                    "type": "ship_hit",
+                    "timestamp": 1_700_000_000_000 + seq,
+                    "data": {"damage": seq % 40},
+                }
+                for seq in range(start, min(start + size, last + 1))
+            ]
+            client.send(json.dumps(batch))
+            batches += 1
+        while json.loads(client.recv(_READY_TIMEOUT)).get("ack") != batches:
+            pass
+
+
+def joins(bed: Bed) -> None:
+    with bed.playing():
+        until = time.monotonic() + bed.options.minutes * 60
+        is_there, count = False, 0
+        loader = bed.cluster.add_loader()
+        loader.wait_healthy()
+        while time.monotonic() < until:
+            time.sleep(min(bed.options.pause, max(0.0, until - time.monotonic())))
+            progress(f"a loader {'joins' if is_there else 'leaves'}")
+            if is_there:
+                loader.child.start()
+                loader.wait_healthy()
+            else:
+                loader.child.stop()
+            is_there, count = not is_there, count + 1
+    bed.result["joins and leaves"] = count
+    bed.limit("freshness", _MAX_FRESHNESS)
+
+
+def replaced(bed: Bed) -> None:
+    with bed.playing():
+        servers = bed.cluster.servers
+        for number in range(bed.options.replacements):
+            index = number % len(servers.children)
+            progress(f"stream server {index} loses its disk")
+            servers.replace(index)
+            bed.leader()
+            servers.wait_current(_READY_TIMEOUT)
+            time.sleep(5.0)
+
+
+def throughput(bed: Bed) -> None:
+    with bed.playing() as games:
+        first, since = total(games.latest).delivered, time.monotonic()
+        in_lake = count_events(bed.cluster.lake)
+        time.sleep(bed.options.seconds)
+        seconds = time.monotonic() - since
+        bed.result["acknowledged a second"] = (total(games.latest).delivered - first) / seconds
+        bed.result["into the lake a second"] = (count_events(bed.cluster.lake) - in_lake) / seconds
+    files = DeltaTable(bed.cluster.lake).file_uris()
+    size = sum(Path(name.removeprefix("file://")).stat().st_size for name in files)
+    bed.result["bytes an event"] = size / bed.result["stored"]
+    bed.limit("bytes an event", 25)
+
+
+SCENARIOS: dict[str, Callable[[Bed], None]] = {
+    each.__name__: each for each in (kills, frozen, blackout, replay, joins, replaced, throughput)
+}
+
+
+def run(name: str, options: argparse.Namespace) -> Result:
+    """Run a scenario; return its figures."""
+    progress(f"scenario {name}")
+    with contextlib.ExitStack() as stack:
+        if options.dir is None:
+            directory = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            )
+        else:
+            directory = options.dir / name
+            directory.mkdir(parents=True)
+        bed = Bed(options, directory, 0 if name == "throughput" else options.rate)
+        try:
+            SCENARIOS[name](bed)
+        except Exception as error:  # so that the other scenarios run
+            bed.problems.append(f"{type(error).__name__}: {error}")
+    return {"scenario": name, **bed.result, "problems": bed.problems[:_MAX_PROBLEMS]}
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cluster",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--scenario", action="append", choices=SCENARIOS, help="may be repeated; by default all"
+    )
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--rate", type=float, default=10_000, help="events a second, of all")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--freeze", type=float, default=60, metavar="SECONDS")
+    parser.add_argument("--blackouts", type=int, default=3)
+    parser.add_argument("--replacements", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=10, help="of joins and leaves")
+    parser.add_argument("--pause", type=float, default=30, help="seconds between these")
+    parser.add_argument("--seconds", type=float, default=60, help="of the throughput")
+    parser.add_argument("--seed", type=int, default=None, help="a random one by default")
+    parser.add_argument("--dir", type=Path, help="keep the files here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+    options = parser.parse_args()
+    if options.seed is None:
+        options.seed = random.SystemRandom().randrange(1_000_000)
+    print(f"seed {options.seed}", flush=True)
+    results = []
+    for name in options.scenario or SCENARIOS:
+        results.append(run(name, options))
+        print("\n".join(report_lines(results[-1])), flush=True)
+        save(options.json, "cluster", {"seed": options.seed, "results": results})
+    return 1 if any(result["problems"] for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
