@@ -16,7 +16,8 @@ blackout    all stream servers are killed at once, and started again
 replay      events that are stored are sent again through another gateway to other loaders
 joins       loaders join and leave under load
 replaced    a stream server loses its disk under load
-full        a stream server has no room left, then more
+full        the disk of a stream server is full for a while, then that of the lake (needs the rights
+            of root, to mount small disks)
 throughput  clients send as fast as they can; also, how many bytes an event takes in the lake
 """
 
@@ -49,6 +50,7 @@ _READY_TIMEOUT = 60.0  # seconds, as all times here
 _END_TIMEOUT = 240.0
 _LAKE_PATIENCE = 60.0  # without an event that is new in the lake
 _DEAD_FOR = 2.0
+_SMALL_DISK = "2g"
 _MAX_PROBLEMS = 20
 _MAX_WAIT = 10.0
 _MAX_FRESHNESS = 30.0
@@ -407,6 +409,59 @@ def replaced(bed: Bed) -> None:
             time.sleep(5.0)
 
 
+def full(bed: Bed) -> None:
+    servers = bed.cluster.servers
+    stream_disk, lake_disk = servers.directories[0] / "store", Path(bed.cluster.lake)
+    with _small_disk(stream_disk), _small_disk(lake_disk), bed.playing() as games:
+        progress("the disk of a stream server is full")
+        with _filled(stream_disk):
+            before = total(games.latest).delivered
+            time.sleep(bed.options.full)
+            bed.result["acknowledged with a full stream server"] = (
+                total(games.latest).delivered - before
+            )
+        # A server that had no room left stores nothing until it is started again.
+        servers.kill(0)
+        servers.start_one(0)
+        servers.wait_current(_READY_TIMEOUT)
+        progress("the disk of the lake is full")
+        with _filled(lake_disk):
+            before = total(games.latest).delivered
+            time.sleep(bed.options.full)
+            bed.result["acknowledged with a full lake"] = total(games.latest).delivered - before
+            bed.result["loaders say with a full lake"] = [
+                loader.get("/healthz")[1] for loader in bed.cluster.loaders
+            ]
+            if all(loader.is_healthy for loader in bed.cluster.loaders):
+                bed.problems.append("no loader says that the lake is full")
+        for loader in bed.cluster.loaders:
+            loader.wait_healthy()
+
+
+@contextlib.contextmanager
+def _small_disk(directory: Path) -> Iterator[None]:
+    directory.mkdir(parents=True)
+    options = ["-t", "tmpfs", "-o", f"size={_SMALL_DISK}", "tmpfs"]
+    subprocess.run(["mount", *options, str(directory)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+@contextlib.contextmanager
+def _filled(directory: Path) -> Iterator[None]:
+    """Leave no room on the disk of a directory."""
+    filling = directory / "filling"
+    with filling.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1_000_000))
+    try:
+        yield
+    finally:
+        filling.unlink()
+
+
 def throughput(bed: Bed) -> None:
     with bed.playing() as games:
         first, since = total(games.latest).delivered, time.monotonic()
@@ -422,7 +477,8 @@ def throughput(bed: Bed) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Bed], None]] = {
-    each.__name__: each for each in (kills, frozen, blackout, replay, joins, replaced, throughput)
+    each.__name__: each
+    for each in (kills, frozen, blackout, replay, joins, replaced, full, throughput)
 }
 
 
@@ -461,6 +517,7 @@ def main() -> int:
     parser.add_argument("--freeze", type=float, default=60, metavar="SECONDS")
     parser.add_argument("--blackouts", type=int, default=3)
     parser.add_argument("--replacements", type=int, default=3)
+    parser.add_argument("--full", type=float, default=20, metavar="SECONDS")
     parser.add_argument("--minutes", type=float, default=10, help="of joins and leaves")
     parser.add_argument("--pause", type=float, default=30, help="seconds between these")
     parser.add_argument("--seconds", type=float, default=60, help="of the throughput")

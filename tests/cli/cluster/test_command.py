@@ -1,0 +1,90 @@
+"""The command as a whole: real servers, gateways, loaders and games, as on other machines."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from redvsblue_telemetry.cluster.local.ledgers import count_events
+from redvsblue_telemetry.cluster.local.servers import ServersError, find_program
+from tests.cli.test_demo_command import children_of, is_alive
+from tests.support.command import PATIENCE, invoke_command, needs_posix, running_command
+from tests.support.wait import wait_until
+
+VERDICT = r"^every event once: ([\d,]+) events$"
+
+
+def _is_installed() -> bool:
+    try:
+        find_program()
+    except ServersError:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(not _is_installed(), reason="needs nats-server")
+
+
+def figure(output: str, name: str) -> int:
+    found = re.search(rf"^  {name} +([\d,]+)$", output, re.MULTILINE)
+    assert found, output
+    return int(found[1].replace(",", ""))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_every_event_is_in_the_lake_once_though_each_part_is_killed(tmp_path: Path) -> None:
+    with running_command(
+        *("cluster", "--kill", "--seconds", 5, "--games", 3, "--rate", 60, "--dir", tmp_path)
+    ) as running:
+        assert wait_until(lambda: running.process.poll() is not None, 220), running.said
+        code = running.end()
+
+    assert code == 0, running.said
+    output = running.output
+    for victim in ("gateway 1", "loader 1", "the leader of the stream", "a follower"):
+        assert re.search(rf"kill -9 \d+: .*{victim}", output), output
+    assert figure(output, "missing") == figure(output, "twice") == 0
+    assert figure(output, "out of order") == figure(output, "dropped") == 0
+    assert figure(output, "reconnects") > 0  # of the games of the gateway that was killed
+    verdict = re.search(VERDICT, output, re.MULTILINE)
+    assert verdict, output
+    assert int(verdict[1].replace(",", "")) == figure(output, "stored") > 100
+    assert count_events(str(tmp_path / "lake")) == figure(output, "stored")
+
+
+@needs_posix
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGKILL"])
+def test_no_part_outlives_the_command(ending: str) -> None:
+    with running_command("cluster", "--seconds", 60, "--games", 1) as running:
+        assert wait_until(lambda: "in the lake" in running.output, 3 * PATIENCE), running.said
+        parts = children_of(running)
+        code = running.end(signal.Signals[ending])
+
+    assert code == (-signal.SIGKILL if ending == "SIGKILL" else 130), running.said
+    assert "every event once" not in running.output
+    assert len(parts) >= 9  # three servers, two gateways, two loaders, a guard, a game
+    assert wait_until(lambda: not any(map(is_alive, parts)), PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("DO_NOT_TRACK", "1"), ("REDVSBLUE_ENABLE_TELEMETRY", "false")]
+)
+def test_kill_switch_wins_and_nothing_is_claimed(variable: str, value: str) -> None:
+    done = invoke_command("cluster", **{variable: value})
+
+    assert done.exit_code == 2
+    assert "nothing to show" in done.output
+
+
+def test_a_directory_that_can_not_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = invoke_command("cluster", "--dir", tmp_path / "file" / "below")
+
+    assert done.exit_code == 2
+    assert "can't be made: Not a directory" in done.output
