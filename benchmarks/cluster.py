@@ -12,6 +12,8 @@ The scenarios:
 
 kills       a gateway, a loader, the stream's leader or a follower gets kill -9, at random
 frozen      a loader is stopped with SIGSTOP for a minute, another takes over, then it goes on
+cut_off     one part after the other is stopped with SIGSTOP, as if a network dropped all of its
+            packets: the stream's leader, a follower, a gateway; then it goes on
 blackout    all stream servers are killed at once, and started again
 replay      events that are stored are sent again through another gateway to other loaders
 joins       loaders join and leave under load
@@ -315,6 +317,25 @@ def frozen(bed: Bed) -> None:
         time.sleep(10.0)
 
 
+def cut_off(bed: Bed) -> None:
+    servers = bed.cluster.servers
+    with bed.playing():
+        for number in range(bed.options.cuts):
+            leader = bed.leader()
+            parts = {
+                "the leader": servers.children[leader],
+                "a follower": servers.children[(leader + 1) % len(servers.children)],
+                "a gateway": bed.cluster.gateways[number % len(bed.cluster.gateways)].child,
+            }
+            for name, child in parts.items():
+                progress(f"{name} is cut off for {bed.options.cut:g} s")
+                child.suspend()
+                time.sleep(bed.options.cut)
+                child.resume()
+                servers.wait_current(_READY_TIMEOUT)
+                time.sleep(5.0)
+
+
 def blackout(bed: Bed) -> None:
     with bed.playing():
         servers = bed.cluster.servers
@@ -478,7 +499,7 @@ def throughput(bed: Bed) -> None:
 
 SCENARIOS: dict[str, Callable[[Bed], None]] = {
     each.__name__: each
-    for each in (kills, frozen, blackout, replay, joins, replaced, full, throughput)
+    for each in (kills, frozen, cut_off, blackout, replay, joins, replaced, full, throughput)
 }
 
 
@@ -515,6 +536,8 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=10_000, help="events a second, of all")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--freeze", type=float, default=60, metavar="SECONDS")
+    parser.add_argument("--cut", type=float, default=15, metavar="SECONDS")
+    parser.add_argument("--cuts", type=int, default=2, help="of each part")
     parser.add_argument("--blackouts", type=int, default=3)
     parser.add_argument("--replacements", type=int, default=3)
     parser.add_argument("--full", type=float, default=20, metavar="SECONDS")
