@@ -157,9 +157,9 @@ class Freshness(threading.Thread):
         while not self._end.wait(1.0):
             self._delivered.append((time.monotonic(), total(self._games.latest).delivered))
             stored = count_events(self._lake)
-            while len(self._delivered) > 1 and self._delivered[1][1] <= stored:
+            while self._delivered and self._delivered[0][1] <= stored:
                 self._delivered.pop(0)
-            if self._delivered[0][1] > stored:
+            if self._delivered:
                 self.longest = max(self.longest, time.monotonic() - self._delivered[0][0])
 
     def close(self) -> None:
