@@ -4,7 +4,7 @@
 
 Each client emits the events of a battle, again and again, at a rate in events a second; 0 is as
 fast as they are delivered. The process prints the progress of all its clients as a line of JSON
-each second. A line on its standard input lets it deliver what is left, print the final ledgers, and
+each second. A line on its standard input lets it deliver the rest, print the final ledgers, and
 end; when it is closed without one, the process ends at once.
 """
 
@@ -65,7 +65,7 @@ class Client:
         self._delivered, self._since = 0, time.perf_counter()
 
     def play(self, seconds: float) -> None:
-        """Emit what is due after this many seconds."""
+        """Emit the events that are due after this many seconds."""
         if self._rate:
             count = int(self._rate * seconds) - self.progress.counted
         else:

@@ -32,7 +32,7 @@ _COMMANDS = {
     "report": (".report.command", "Write one HTML page about the stored events."),
 }
 # Those that need the extra of this name.
-_CLUSTER = ("load",)
+_CLUSTER = ("load", "cluster")
 
 
 class _LazyGroup(click.Group):

@@ -23,7 +23,7 @@ from ...cluster.local.servers import ServersError
 from ...settings import is_killed
 from .._arguments import FiniteFloatRange
 from .._runner import first_of, run, stopped_by_signals
-from .._terminal import CommandError, pipe_safe_stdout
+from .._terminal import CommandError, notice, pipe_safe_stdout
 from .game import Progress
 from .verdict import differences, total
 
@@ -100,7 +100,10 @@ def cluster(
             parts = LocalCluster(folder)
             context.exit(run(_Run(parts, console, seconds, games, rate, kills=kills).run()))
         except (ClusterError, ServersError) as error:
-            raise CommandError(str(error)) from error
+            reason, *log = str(error).split("\n")
+            for line in log:
+                notice(f"  {line}")
+            raise CommandError(reason.rstrip(":")) from error
 
 
 @contextlib.contextmanager

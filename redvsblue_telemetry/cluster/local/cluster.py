@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -191,12 +192,20 @@ class LocalCluster:
         return loader
 
     def stop_programs(self) -> None:
-        """End the gateways, then the loaders: then nothing is written to the lake any more."""
+        """End the gateways, then the loaders: then nothing is written to the lake any more.
+
+        Raises:
+            ClusterError: some haven't ended in time, and were killed.
+        """
         for programs in (self.gateways, self.loaders):
             _stop_all([program.child for program in programs])
 
     def close(self) -> None:
-        """End all parts, those that others need last. Their files stay."""
+        """End all parts, those that others need last. Their files stay.
+
+        Raises:
+            ClusterError: some haven't ended in time, and were killed.
+        """
         with self._closing:
             self.stop_programs()
             if self.view is not None:
@@ -233,13 +242,26 @@ class LocalCluster:
 
 
 def _stop_all(children: Sequence[Child]) -> None:
-    stopping = [
-        threading.Thread(target=child.stop, args=(_LAST_PART_TIMEOUT,)) for child in children
-    ]
+    """Ask all of them to end, and wait.
+
+    Raises:
+        ClusterError: some haven't ended in time, and were killed.
+    """
+    late: list[str] = []
+
+    def stop(child: Child) -> None:
+        try:
+            child.stop(_LAST_PART_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            late.append(f"the {child.name} did not end in {_LAST_PART_TIMEOUT:g} s")
+
+    stopping = [threading.Thread(target=stop, args=(child,)) for child in children]
     for thread in stopping:
         thread.start()
     for thread in stopping:
         thread.join()
+    if late:
+        raise ClusterError("; ".join(late))
 
 
 def _environment() -> Mapping[str, str]:

@@ -12,7 +12,7 @@ PATIENCE = 20.0  # seconds
 
 
 class NamedServer:
-    """Tells each client its name, and then says what it is told."""
+    """Sends each client its name, and then all that the client sends."""
 
     def __init__(self, name: bytes) -> None:
         self._name = name
