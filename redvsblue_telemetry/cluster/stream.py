@@ -270,7 +270,7 @@ async def connect(
         connect_timeout=2,
         reconnect_time_wait=0.25,  # type: ignore[arg-type]  # it is slept
         max_reconnect_attempts=-1,
-        ping_interval=2,  # with two of them unanswered, a server is given up
+        ping_interval=1,  # with two of them unanswered, a server is given up
         max_outstanding_pings=2,
         pending_size=DEFAULT_PENDING_SIZE if buffers else 0,
     )

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import re
-import signal
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from redvsblue_telemetry._compression import unpacker
 from redvsblue_telemetry.collector.messages import Message, read_message
 from tests.support.command import Running, running_command
 
 if TYPE_CHECKING:
+    from redvsblue_telemetry.cluster.local.children import Child
     from redvsblue_telemetry.cluster.local.servers import StreamServers
     from redvsblue_telemetry.cluster.stream import StreamMessage
 
@@ -69,17 +67,16 @@ def gateway_running(urls: Sequence[str], *options: object) -> Iterator[Gateway]:
 
 
 @contextlib.contextmanager
-def stopped(*pids: int | None) -> Iterator[None]:
-    """Processes that do nothing meanwhile."""
-    present = [pid for pid in pids if pid is not None]
-    for pid in present:
-        os.kill(pid, signal.SIGSTOP)
+def suspended(children: Iterable[Child]) -> Iterator[None]:
+    """Processes that do nothing meanwhile, although their connections stay open."""
+    each = tuple(children)
+    for child in each:
+        child.suspend()
     try:
         yield
     finally:
-        for pid in present:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        for child in each:
+            child.resume()
 
 
 def stream_messages(servers: StreamServers) -> list[StreamMessage]:
@@ -135,7 +132,3 @@ def numbers(messages: Sequence[StreamMessage]) -> dict[str, list[int]]:
 def first_ones(numbers: Sequence[int]) -> list[int]:
     """The numbers without those that came before."""
     return list(dict.fromkeys(numbers))
-
-
-def as_json(body: bytes) -> Any:
-    return json.loads(body)
