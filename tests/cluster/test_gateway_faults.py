@@ -165,7 +165,7 @@ def test_a_stream_that_goes_is_reported_and_clients_are_soon_refused(
             servers.kill(number)
         telemetry.emit("hit")
         assert wait_until(lambda: not gateway.is_healthy, LONG)
-        assert gateway.metric("stream_storing") == 0
+        assert gateway.metric("storing") == 0
         assert gateway.metric("stream_connected") == 0
         with client_of(gateway) as client:
             began = time.monotonic()

@@ -38,7 +38,7 @@ class StreamMetrics(Collector):
                 "Whether there is a connection to a server of the stream.",
                 is_connected,
             ),
-            "telemetry_stream_storing": ("Whether the stream stores messages.", is_storing),
+            "telemetry_storing": ("Whether events can be stored, as far as is known.", is_storing),
             "telemetry_stream_waiting_bytes": (
                 "Bytes of messages that are not stored yet.",
                 waiting_bytes,
