@@ -23,6 +23,7 @@ __all__ = ["load"]
 
 _LIMITS = Limits()
 _TIMES = Times()
+_UPKEEP_INTERVAL = 60.0  # seconds
 
 
 @click.command()
@@ -105,6 +106,7 @@ def load(
         stream_keep=stream_keep,
         limits=Limits(interval=interval),
         times=_TIMES,
+        upkeep_interval=_UPKEEP_INTERVAL,
         host=host,
         port=port,
     )

@@ -210,11 +210,14 @@ class Loader:
     async def _read(self, partition: Partition) -> None:
         """Read a partition on and on."""
         while True:
-            while self._is_full():
-                self._room.clear()
-                await self._room.wait()
+            await self._wait_for_room()
             if not await self._read_some(partition):
                 await asyncio.sleep(_IDLE)
+
+    async def _wait_for_room(self) -> None:
+        while self._is_full():
+            self._room.clear()
+            await self._room.wait()
 
     async def _read_some(self, partition: Partition) -> bool:
         """Read the next messages; return whether there were any."""
@@ -228,6 +231,7 @@ class Loader:
         self._note_source(None)
         partition.pending = batch.pending
         for message in batch.messages:
+            await self._wait_for_room()  # a message may unpack to a hundred times as much
             received = self._reader.read(message)
             partition.add(received)
             self._events += len(received.message.events)

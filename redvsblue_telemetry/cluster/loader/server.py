@@ -57,6 +57,7 @@ class Options(msgspec.Struct, kw_only=True):
     stream_keep: float = 3600.0
     """Seconds that messages stay in the stream after they are in the lake."""
     upkeep_interval: float = 60.0
+    """Seconds from one time that the lake and the stream are tended to the next."""
     limits: Limits = Limits()
     times: Times = Times()
     host: str = "127.0.0.1"

@@ -29,6 +29,7 @@ from redvsblue_telemetry.__main__ import main
 from redvsblue_telemetry.cli import load
 from redvsblue_telemetry.cluster.loader.leases import Times
 load._TIMES = Times(beat=0.3, look=0.1, certain=1.5, expiry={EXPIRY})
+load._UPKEEP_INTERVAL = 0.3
 sys.exit(main())
 """
 
