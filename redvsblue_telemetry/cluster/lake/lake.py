@@ -97,6 +97,15 @@ class Lake:
         claim.add(partitions)
         return claim
 
+    def offsets(self, identity: str, partitions: Iterable[int]) -> dict[int, int]:
+        """Return the sequence up to which each partition of a stream is in the lake.
+
+        Raises:
+            LakeError: the lake can't be read.
+        """
+        table = Table.open(self.url)
+        return {each: table.number(_fence(identity, each)) or 0 for each in partitions}
+
     def append(self, claim: Claim, rows: Rows, offsets: Mapping[int, int]) -> None:
         """Append rows, and note how far the stream has been read, in one commit; sync it to disk.
 
@@ -355,7 +364,11 @@ class Claim:
         return {each: self._table.number(self._fence(each)) or 0 for each in partitions}
 
     def _fence(self, partition: int) -> str:
-        return f"{self.identity}/{partition}"
+        return _fence(self.identity, partition)
+
+
+def _fence(identity: str, partition: int) -> str:
+    return f"{identity}/{partition}"
 
 
 def _base(table: Table, identity: str) -> int:

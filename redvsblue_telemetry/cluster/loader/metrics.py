@@ -55,6 +55,11 @@ class Metrics:
             "Commits that failed because another loader had taken a partition.",
             registry=registry,
         )
+        self._upkeep_failures = Counter(
+            "telemetry_upkeep_failures",
+            "Times that the lake could not be tended.",
+            registry=registry,
+        )
         self._messages = Counter(
             "telemetry_messages_loaded", "Messages of the stream in commits.", registry=registry
         )
@@ -100,6 +105,10 @@ class Metrics:
     def record_failure(self, *, is_lost: bool) -> None:
         """Count a commit that failed."""
         (self._lost if is_lost else self._failures).inc()
+
+    def record_upkeep_failure(self) -> None:
+        """Count a time that the lake could not be tended."""
+        self._upkeep_failures.inc()
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus's text format."""

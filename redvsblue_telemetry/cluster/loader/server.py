@@ -174,6 +174,7 @@ class _Running:
         source = Source(client)
         replicas = options.stream.replica_count
         self._partitions = state.partitions
+        self.metrics = Metrics(self._state)
         self._loader = Loader(
             source,
             reader,
@@ -195,8 +196,8 @@ class _Running:
             stream_keep=options.stream_keep,
             interval=options.upkeep_interval,
             is_mine=lambda: 0 in self._membership.owned,
+            on_failure=self.metrics.record_upkeep_failure,
         )
-        self.metrics = Metrics(self._state)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Load until it is stopped; then let others have its partitions."""

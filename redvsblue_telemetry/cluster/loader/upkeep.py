@@ -18,11 +18,13 @@ from nats.js.errors import NotFoundError
 
 from ...collector.storage.upkeep import Keep
 from ..lake.errors import LakeError
-from ..lake.table import Table
+from ..lake.lake import Lake
 from ..stream import STREAM, StreamState, subject
 from .source import Source, SourceError
 
 __all__ = ["StreamUpkeep", "Upkeep"]
+
+_ROUNDS_PER_CLEANING = 60  # so old events are deleted once an hour
 
 logger = logging.getLogger("redvsblue_telemetry.loader")
 
@@ -88,6 +90,7 @@ class Upkeep:
         stream_keep: seconds that a message stays in the stream at least.
         interval: seconds from one time to the next.
         is_mine: returns whether this loader is the one who does it.
+        on_failure: called each time that the lake can't be tended.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Upkeep:
         stream_keep: float,
         interval: float,
         is_mine: Callable[[], bool],
+        on_failure: Callable[[], None],
     ) -> None:
         self._url = lake
         self._state = state
@@ -108,6 +112,9 @@ class Upkeep:
         self._keep = keep
         self._interval = interval
         self._is_mine = is_mine
+        self._on_failure = on_failure
+        self._lake: Lake | None = None
+        self._rounds = 0
 
     async def run(self) -> None:
         """Do it again and again, until canceled."""
@@ -121,13 +128,17 @@ class Upkeep:
             offsets = await asyncio.to_thread(self._tend)
         except LakeError as error:
             logger.warning("the lake can't be tended: %s", error)
+            self._on_failure()
         else:
             await self._stream.delete(offsets)
 
     def _tend(self) -> dict[int, int]:
         """Tend the lake; return how far the stream is in it."""
-        table = Table.open(self._url)
-        return {
-            partition: table.number(f"{self._state.identity}/{partition}") or 0
-            for partition in range(self._state.partitions)
-        }
+        if self._lake is None:
+            self._lake = Lake.open(self._url)
+        self._lake.compact()
+        if self._rounds % _ROUNDS_PER_CLEANING == 0:
+            self._lake.keep(self._keep)
+            self._lake.vacuum()
+        self._rounds += 1
+        return self._lake.offsets(self._state.identity, range(self._state.partitions))

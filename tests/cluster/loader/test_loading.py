@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from redvsblue_telemetry import start_telemetry
 from redvsblue_telemetry._report import Report, State, decode_report, encode_report
 from redvsblue_telemetry.cluster.loader.archived import ARCHIVED_BUCKET
 from redvsblue_telemetry.cluster.stream import (
@@ -268,3 +270,28 @@ def test_wrong_options_are_explained(arguments: list[str], complaint: str, tmp_p
     done = run_command("load", *arguments, "--lake", tmp_path / "lake")
     assert done.returncode != 0
     assert complaint in done.stderr
+
+
+def test_events_go_from_a_game_through_a_gateway_into_the_lake(
+    stream_servers: StreamServers, tmp_path: Path
+) -> None:
+    lake, servers = tmp_path / "lake", ",".join(stream_servers.urls)
+    with (
+        running_command("collect", "--stream", servers, "--port", "0") as gateway,
+        loader_running(stream_servers.urls, lake) as loader,
+    ):
+        gateway.wait_for("collecting at")
+        found = re.search(r"collecting at http://(\S+?)/?,", gateway.output)
+        assert found, gateway.said
+        telemetry = start_telemetry(enabled=True, url=f"ws://{found[1]}/telemetry")
+        for number in range(2000):
+            telemetry.emit("shot", n=number, by="red-3")
+        assert telemetry.flush(PATIENCE)
+        assert telemetry.stop(PATIENCE)
+        wait_for_events(lake, 2000)
+        rows = stored(lake)
+        assert [row["seq"] for row in rows] == [*range(1, 2001)]
+        assert {row["session"] for row in rows} == {telemetry.session_id}
+        assert json.loads(rows[7]["data"]) == {"n": 7, "by": "red-3"}
+        assert wait_until(lambda: stored(lake, "reports"), PATIENCE)
+        loader.stop()

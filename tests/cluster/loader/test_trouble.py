@@ -1,0 +1,163 @@
+"""Disks are full, servers are away, and leases can't be renewed: loading goes on afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from redvsblue_telemetry.cluster.loader.membership import BUCKET
+from tests.cluster.loader.loaders import (
+    PATIENCE,
+    loader_running,
+    sequences,
+    stored,
+    wait_for_events,
+)
+from tests.cluster.loader.publishing import publishing
+from tests.cluster.loader.traffic import traffic
+from tests.support.command import needs_posix
+from tests.support.stream import stream_servers_running
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from redvsblue_telemetry.cluster.local.servers import StreamServers
+
+pytestmark = [needs_posix, pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def on_small_disk(folder: Path) -> tuple[str, ...]:
+    """The words before a command that give it a disk of 4 MB in place of a folder."""
+    mount = 'mount -t tmpfs -o size=4m none "$0" && exec "$@"'
+    before = ("unshare", "--mount", "--map-root-user", "sh", "-c", mount, str(folder))
+    if shutil.which("unshare") is None or subprocess.call([*before, "true"]):
+        pytest.skip("no disk can be mounted here: that takes Linux, and user namespaces or root")
+    return before
+
+
+def fill(folder: Path) -> Path:
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (65536, 1):
+            with contextlib.suppress(OSError):
+                while file.write(b"x" * size):
+                    pass
+    return filler
+
+
+def test_full_disk_loses_nothing_and_goes_on_when_there_is_room(
+    stream_servers: StreamServers, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with (
+        loader_running(stream_servers.urls, disk / "lake", before=on_small_disk(disk)) as loader,
+        traffic(stream_servers.urls, pause=0.1) as published,
+    ):
+        seen = Path(f"/proc/{loader.running.process.pid}/root{disk}")
+        assert wait_until(lambda: loader.metric("telemetry_events_stored_total") > 0, PATIENCE)
+        filler = fill(seen)
+        assert wait_until(lambda: loader.ask("/healthz")[0] == 503, PATIENCE)
+        loader.running.wait_for("events can't be stored in the lake: ")
+        assert loader.metric("telemetry_storing") == 0
+        failures = loader.metric("telemetry_commit_failures_total")
+        assert wait_until(
+            lambda: loader.metric("telemetry_commit_failures_total") > failures + 1, PATIENCE
+        )
+        filler.unlink()
+        assert wait_until(lambda: loader.ask("/healthz")[0] == 200, PATIENCE)
+        loader.running.wait_for("events are being stored again")
+        expected = published.stop()
+        all_stored = lambda: loader.metric("telemetry_events_stored_total") == len(expected)  # noqa: E731
+        assert wait_until(all_stored, PATIENCE)
+        # deltalake would follow the link to the disk of this process.
+        shutil.copytree(seen / "lake", tmp_path / "copy")
+        assert sequences(tmp_path / "copy") == expected
+        loader.stop()
+
+
+def test_all_servers_of_the_stream_are_killed_and_started(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    with (
+        stream_servers_running(tmp_path / "stream", 3) as servers,
+        loader_running(servers.urls, lake) as loader,
+        traffic(servers.urls) as published,
+    ):
+        wait_for_events(lake, published.count + 1)
+        for index in range(3):
+            servers.kill(index)
+        assert wait_until(lambda: loader.ask("/healthz")[0] == 503, PATIENCE)
+        servers.start()
+        wait_for_events(lake, published.count + 1)
+        expected = published.stop()
+        wait_for_events(lake, len(expected))
+        assert sequences(lake) == expected
+        assert loader.ask("/healthz")[0] == 200
+
+
+def test_table_of_the_loaders_is_lost_and_made_anew(
+    stream_servers: StreamServers, tmp_path: Path
+) -> None:
+    lake, urls = tmp_path / "lake", stream_servers.urls
+
+    async def delete() -> None:
+        async with publishing(urls) as publisher:
+            await publisher.jetstream.delete_key_value(BUCKET)
+
+    with (
+        loader_running(urls, lake) as first,
+        loader_running(urls, lake) as second,
+        traffic(urls) as published,
+    ):
+        first.wait_for_owned(2)
+        second.wait_for_owned(2)
+        asyncio.run(delete())
+        assert wait_until(lambda: {first.owned, second.owned} == {2}, PATIENCE)
+        wait_for_events(lake, published.count + 1)
+        expected = published.stop()
+        wait_for_events(lake, len(expected))
+        assert sequences(lake) == expected
+
+
+def test_nothing_is_committed_while_the_lease_cannot_be_renewed(
+    stream_servers: StreamServers, tmp_path: Path
+) -> None:
+    """The servers are stopped: all that was read waits, since others may have the partitions."""
+    lake = tmp_path / "lake"
+    with loader_running(stream_servers.urls, lake, "--interval", "4") as loader:
+
+        async def publish() -> None:
+            async with publishing(stream_servers.urls) as publisher:
+                await publisher.batch("a", 1, 10)
+
+        asyncio.run(publish())
+        assert wait_until(lambda: loader.metric("telemetry_lag_messages") == 1, PATIENCE)
+        stream_servers.children[0].suspend()
+        loader.running.wait_for("the table of the loaders can't be reached")
+        assert wait_until(lambda: loader.metric("telemetry_lag_seconds") > 7, PATIENCE)
+        assert stored(lake) == []
+        stream_servers.children[0].resume()
+        wait_for_events(lake, 10)
+        assert sequences(lake) == Counter(("a", seq) for seq in range(1, 11))
+        loader.stop()
+
+
+def test_loader_that_reaches_no_lake_takes_over_later(
+    stream_servers: StreamServers, tmp_path: Path
+) -> None:
+    """A folder in which it may not write; then it may."""
+    lake = tmp_path / "file" / "lake"
+    lake.parent.write_text("in the way")
+    with loader_running(stream_servers.urls, lake) as loader:
+        loader.running.wait_for("events can't be stored in the lake: ")
+        assert loader.ask("/healthz")[0] == 503
+        lake.parent.unlink()
+        loader.wait_for_owned(4)
+        assert loader.ask("/healthz")[0] == 200
+        loader.stop()
