@@ -1,4 +1,4 @@
-"""Disks are full, servers are away, and leases can't be renewed: loading goes on afterwards."""
+"""Disks are full, servers are away, and leases can't be renewed: loading goes on after that."""
 
 from __future__ import annotations
 
