@@ -254,6 +254,11 @@ ROOMS = {
         retention       | rewriting  rows  table
         forgetting      | rewriting  rows  table
         lake | collecting compaction errors forgetting numbers retention rows table
+        reading         | errors  rows  table
+        standing        | numbers  reading
+        views           | reading  standing
+        sql             | errors  reading  standing  views
+        batches         | reading  rows  table
     """,
     "testing": """
         _instances      |
@@ -267,6 +272,7 @@ ROOMS = {
         _arguments      |
         _database       |
         _terminal       |
+        _lake           | _arguments  _terminal
         _outcomes       |
         _output         | _terminal
         _runner         | _terminal
@@ -279,9 +285,9 @@ ROOMS = {
         load            | _arguments  _terminal  _runner  _stream  _systemd
         tail            | _arguments  _terminal
         forget          | _arguments  _terminal
-        export          | _arguments  _terminal  _database  _output  _formats  _parquet
-        prove           | _arguments  _terminal  _database
-        query           | _arguments  _terminal  _database  _output
+        export          | _arguments  _terminal  _database  _lake  _output  _formats  _parquet
+        prove           | _arguments  _terminal  _database  _lake
+        query           | _arguments  _terminal  _database  _lake  _output
         report          | _arguments  _terminal  _database  _outcomes  _output
         schema          | _terminal  _output
         check           | _arguments  _terminal  _sdk_log

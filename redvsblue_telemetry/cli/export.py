@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 
@@ -19,6 +21,7 @@ from ..collector.storage.queries import newest_arrival
 from ._arguments import db_option, filter_options
 from ._database import open_database
 from ._formats import FORMATS
+from ._lake import check_source, lake_option, opened_lake, source_path
 from ._output import is_on_terminal, output_to, progress_bar
 from ._parquet import MissingPackageError
 from ._terminal import CommandError, NothingFound
@@ -28,6 +31,7 @@ __all__ = ["export"]
 
 @click.command()
 @db_option
+@lake_option
 @click.option(
     "--format",
     "format_",
@@ -46,6 +50,7 @@ __all__ = ["export"]
 @filter_options
 def export(
     db: Path,
+    lake: str | None,
     format_: str,
     output: str,
     wanted: EventFilter,
@@ -63,22 +68,47 @@ def export(
         raise click.BadParameter("the file name is empty", param_hint="'--output'")
     if format_ == "parquet" and is_on_terminal(output):
         raise CommandError("refusing to write Parquet to a terminal; use --output FILE")
+    check_source(lake=lake)
     # On SIGTERM, remove the unfinished file, as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        # The database is closed first: an error then still keeps the file from getting its name.
-        with output_to(output, db) as stream, open_database(db) as connection:
-            last = newest_arrival(connection)
+        # What is read is closed first: an error then still keeps the file from getting its name.
+        with (
+            output_to(output, source_path(db, lake)) as stream,
+            _opened_database(db) if lake is None else _opened_lake(lake) as source,
+        ):
             with (
-                contextlib.closing(ahead(stream_batches(connection, wanted))) as batches,
-                progress_bar("exporting", output, last) as advance,
+                contextlib.closing(ahead(source.batches(wanted))) as batches,
+                progress_bar("exporting", output, source.last) as advance,
             ):
                 first = next(batches, None)
                 FORMATS[format_](_counted(first, batches, advance), stream)
             if first is None and wanted != EventFilter():
-                raise NothingFound(f"{db} has no event {_lack(connection, wanted)}")
+                lack = _lack(source.batches, wanted)
+                raise NothingFound(f"{db if lake is None else lake} has no event {lack}")
     except (DatabaseError, MissingPackageError) as error:
         raise CommandError(str(error)) from error
+
+
+class _Source(NamedTuple):
+    """What the events are read from."""
+
+    batches: Callable[[EventFilter], Iterator[EventBatch]]
+    last: int
+    """The arrival number of the newest event."""
+
+
+@contextlib.contextmanager
+def _opened_database(db: Path) -> Iterator[_Source]:
+    with open_database(db) as connection:
+        yield _Source(partial(stream_batches, connection), newest_arrival(connection))
+
+
+@contextlib.contextmanager
+def _opened_lake(url: str) -> Iterator[_Source]:
+    with opened_lake(url) as reading:
+        batches: Any = import_module("..cluster.lake.batches", __package__)  # needs an extra
+        yield _Source(partial(batches.stream_batches, reading), reading.snapshot.newest_arrival())
 
 
 def _counted(
@@ -90,7 +120,7 @@ def _counted(
         advance(batch.arrival[-1])
 
 
-def _lack(connection: sqlite3.Connection, wanted: EventFilter) -> str:
+def _lack(batches: Callable[[EventFilter], Iterator[EventBatch]], wanted: EventFilter) -> str:
     """Return which events there are none of: by the first filter that no event passes, or by all.
 
     A text is not searched for alone: that could take as long as the export.
@@ -105,6 +135,6 @@ def _lack(connection: sqlite3.Connection, wanted: EventFilter) -> str:
         (f"with the fault {wanted.fault}", EventFilter(fault=wanted.fault)),
     ]
     for text, filter_ in alone:
-        if filter_ != EventFilter() and next(stream_batches(connection, filter_), None) is None:
+        if filter_ != EventFilter() and next(batches(filter_), None) is None:
             return text
     return "that all of the options fit"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +21,7 @@ from ..collector.storage.sandbox import Query, QueryError, as_json_value, new_sc
 from ..collector.storage.views import views
 from ._arguments import Duration, db_option
 from ._database import open_database
+from ._lake import check_source, lake_option, opened_lake, source_path
 from ._output import output_to
 from ._terminal import CommandError, notice, printable
 
@@ -31,6 +34,7 @@ _STEPS_BETWEEN_LOOKS = 100_000  # of SQLite, until a Ctrl-C is noticed: a few mi
 
 @click.command()
 @db_option
+@lake_option
 @click.option(
     "--format",
     "format_",
@@ -61,12 +65,20 @@ _STEPS_BETWEEN_LOOKS = 100_000  # of SQLite, until a Ctrl-C is noticed: a few mi
     help="End the query after this time.",
 )
 @click.argument("sql")
-def query(db: Path, format_: str, output: str, limit: int | None, timeout: float, sql: str) -> None:
+def query(
+    db: Path,
+    lake: str | None,
+    format_: str,
+    output: str,
+    limit: int | None,
+    timeout: float,
+    sql: str,
+) -> None:
     """Run SQL over the stored events, and print the rows.
 
     SQL is a SELECT over the views events, sessions, counts and rejected; - reads it from standard
     input. It can't change anything. The page "SQL" of the documentation has the columns, and
-    examples. Times are in milliseconds since the epoch.
+    examples. Times are in milliseconds since the epoch. Over a lake, it is the SQL of DuckDB.
     """
     if sql == "-":
         sql = sys.stdin.read()
@@ -74,13 +86,15 @@ def query(db: Path, format_: str, output: str, limit: int | None, timeout: float
         raise click.BadParameter("the file name is empty", param_hint="'--output'")
     if limit is None and format_ == "table":
         limit = _TABLE_ROWS
-    schema = new_schema()
+    check_source(lake=lake)
     try:
-        with output_to(output, db) as stream, open_database(db, schema) as connection:
-            connection.set_progress_handler(lambda: 0, _STEPS_BETWEEN_LOOKS)
-            with Query(connection, schema, views()).run(sql, timeout) as (columns, rows):
-                _FORMATS[format_](columns, itertools.islice(rows, limit), stream)
-                has_more = limit is not None and next(rows, None) is not None
+        with (
+            output_to(output, source_path(db, lake)) as stream,
+            _opened_database(db) if lake is None else _opened_lake(lake) as opened,
+            opened.run(sql, timeout) as (columns, rows),
+        ):
+            _FORMATS[format_](columns, itertools.islice(rows, limit), stream)
+            has_more = limit is not None and next(rows, None) is not None
     except QueryError as error:
         if str(error) == "interrupted":
             raise KeyboardInterrupt from error
@@ -89,6 +103,21 @@ def query(db: Path, format_: str, output: str, limit: int | None, timeout: float
         raise CommandError(str(error)) from error
     if has_more:
         notice(f"there are more than these {limit:,} rows; see --limit")
+
+
+@contextlib.contextmanager
+def _opened_database(db: Path) -> Iterator[Query]:
+    schema = new_schema()
+    with open_database(db, schema) as connection:
+        connection.set_progress_handler(lambda: 0, _STEPS_BETWEEN_LOOKS)
+        yield Query(connection, schema, views())
+
+
+@contextlib.contextmanager
+def _opened_lake(url: str) -> Iterator[Any]:
+    with opened_lake(url) as reading:
+        sql: Any = import_module("..cluster.lake.sql", __package__)  # needs an extra
+        yield sql.LakeQuery(reading)
 
 
 def _write_table(columns: Sequence[str], rows: Iterable[tuple[Any, ...]], stream: BinaryIO) -> None:

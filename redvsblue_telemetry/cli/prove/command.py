@@ -11,15 +11,15 @@ from typing import Any
 
 import click
 import msgspec
-from click.core import ParameterSource
 
 from ...collector.client import CollectorClient, CollectorError
 from ...collector.models import Cause
 from ...collector.storage.database import DatabaseError
 from .._arguments import TEXT, db_option, token_option
 from .._database import open_database
+from .._lake import check_source, lake_option, opened_lake
 from .._terminal import CommandError, NothingFound, is_colored, pipe_safe_stdout, printable
-from .evidence import Evidence, from_collector, from_database
+from .evidence import Evidence, from_collector, from_database, from_lake
 from .proof import Proof, Verdict, prove_session
 
 __all__ = ["prove"]
@@ -31,6 +31,7 @@ _MAX_ID_LETTERS = 40
 @click.command()
 @click.argument("session", required=False, type=TEXT)
 @db_option
+@lake_option
 @click.option("--url", help="Ask the collector whose page has this URL, in place of a database.")
 @token_option
 @click.option("--strict", is_flag=True, help="Exit with 1 also if a session can't be proved.")
@@ -40,6 +41,7 @@ def prove(
     context: click.Context,
     session: str | None,
     db: Path,
+    lake: str | None,
     url: str | None,
     token: str | None,
     *,
@@ -57,14 +59,13 @@ def prove(
     Exits with 0 if no session failed, with 1 if one did or SESSION is not there, and with 2 if they
     can't be read.
     """
-    if url is not None and context.get_parameter_source("db") is not ParameterSource.DEFAULT:
-        raise click.UsageError("--db and --url can't be used together")
+    check_source(lake=lake, url=url)
     output = pipe_safe_stdout()  # the exit code counts even if nobody reads on
     summary = _Summary()
     shown = []  # in JSON
     must_be_proved = strict or session is not None
     bad = {Verdict.FAILED, Verdict.OPEN} if must_be_proved else {Verdict.FAILED}
-    with _opened(db, url, token, session) as found:
+    with _opened(db, lake, url, token, session) as found:
         for result in map(_result, found):
             summary.add(result)
             if session is None and result.proof.verdict not in bad:
@@ -75,7 +76,7 @@ def prove(
                 click.echo(_line(result), output, color=is_colored())
     verdicts = summary.verdicts
     if session is not None and not verdicts:
-        raise NothingFound(f"{db if url is None else url} has no session {session}")
+        raise NothingFound(f"{lake or url or db} has no session {session}")
     if as_json:
         click.echo(json.dumps({**summary.counts(), "sessions": shown}, indent=2), output)
     elif session is None:
@@ -86,10 +87,13 @@ def prove(
 
 @contextlib.contextmanager
 def _opened(
-    db: Path, url: str | None, token: str | None, session: str | None
+    db: Path, lake: str | None, url: str | None, token: str | None, session: str | None
 ) -> Iterator[Iterator[Evidence]]:
     try:
-        if url is None:
+        if lake is not None:
+            with opened_lake(lake) as reading:
+                yield from_lake(reading, session)
+        elif url is None:
             with open_database(db) as connection:
                 yield from_database(connection, session)
         else:

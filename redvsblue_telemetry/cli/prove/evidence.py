@@ -1,16 +1,20 @@
-"""The sessions with their stored numbers, from a database or a running collector."""
+"""The sessions with their stored numbers, from a database, a lake, or a running collector."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...collector.client import CollectorClient
 from ...collector.models import MAX_PAGE_SIZE, SessionDetail
 from ...collector.storage import numbers, queries
 
-__all__ = ["Evidence", "from_collector", "from_database"]
+if TYPE_CHECKING:
+    from ...cluster.lake.reading import Reading
+
+__all__ = ["Evidence", "from_collector", "from_database", "from_lake"]
 
 _MAX_GAPS = 1000  # that the API lists for a session
 
@@ -48,6 +52,19 @@ def from_database(connection: sqlite3.Connection, session_id: str | None) -> Ite
                 yield Evidence(found, ranges, numbers.count(connection, each))
         finally:
             connection.execute("ROLLBACK")
+
+
+def from_lake(reading: Reading, session_id: str | None) -> Iterator[Evidence]:
+    """Yield one session, or all of them, oldest first, from one version of a lake.
+
+    Args:
+        reading: the lake.
+        session_id: the one session; None for all.
+    """
+    standing: Any = import_module("...cluster.lake.standing", __package__)  # needs an extra
+    standing.add_standing(reading, session_id)
+    for found in standing.evidence(reading):
+        yield Evidence(*found)
 
 
 def from_collector(client: CollectorClient, session_id: str | None) -> Iterator[Evidence]:

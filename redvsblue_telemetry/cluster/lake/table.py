@@ -88,6 +88,7 @@ class DataFile(msgspec.Struct, frozen=True):
     size: int
     rows: int
     highest_arrival: int
+    lowest_arrival: int = 0
 
 
 class Table:
@@ -152,6 +153,11 @@ class Table:
             self._seen = self._newest_entry()
         self._sync_log(before)
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the files; None for those in an object store."""
+        return self._folder
+
     def number(self, fence: str) -> int | None:
         """Return the number that the last commit with a fence gave it; None if there was none."""
         with _explained(f"{self.url} can't be read"):
@@ -169,6 +175,7 @@ class Table:
                 row["size_bytes"],
                 row["num_records"],
                 row["max.arrival"] or 0,
+                row["min.arrival"] or 0,
             )
             for row in rows.to_pylist()
             if kind in (None, row["partition.kind"])
@@ -193,10 +200,13 @@ class Table:
             empty = FILE_SCHEMA.empty_table()
             return empty if columns is None else empty.select(columns)
         with _explained(f"{self.url} can't be read"):
-            dataset = pyarrow.dataset.dataset(
-                paths, schema=FILE_SCHEMA, format="parquet", filesystem=self._files
-            )
-            return dataset.to_table(columns=columns, filter=condition)
+            return self.dataset(paths).to_table(columns=columns, filter=condition)
+
+    def dataset(self, paths: list[str]) -> Any:
+        """Return files as a data set of pyarrow, wherever they are."""
+        return pyarrow.dataset.dataset(
+            paths, schema=FILE_SCHEMA, format="parquet", filesystem=self._files
+        )
 
     def batches(self, file: DataFile) -> Iterator[pa.Table]:
         """Yield the rows of a file in their order, a group at a time.

@@ -1,0 +1,206 @@
+"""Reads the lake: one version of its table, with DuckDB.
+
+A version is a list of files that never change, so all that is read of a snapshot agrees, whatever
+loaders commit meanwhile. Only the list comes from the Delta log; DuckDB reads the Parquet files
+itself where it can, which takes a fraction of the time that a data set of Arrow takes. It has no
+client for object storage without a download, so there it reads through such a data set.
+
+What a snapshot has is in the relations ``stored_events``, ``stored_reports``, ``stored_rejected``
+and ``stored_runs``, with the columns of :data:`~.table.FILE_SCHEMA`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from .errors import LakeError
+from .rows import EVENTS, KINDS
+from .table import FILE_SCHEMA, DataFile, Table
+
+__all__ = ["Reading", "Snapshot", "explaining", "quoted", "relation_of"]
+
+MEMORY = "1GB"
+"""The most memory that DuckDB takes for what it sorts and groups; then it uses temporary files."""
+
+_AS_IN_SQLITE = {
+    "integer_division": "true",
+    "default_null_order": "nulls_first_on_asc_last_on_desc",
+}
+_TYPES = {pa.string(): "VARCHAR", pa.int64(): "BIGINT"}
+
+
+def relation_of(kind: str) -> str:
+    """Return the name of the relation with the rows of a kind."""
+    return f"stored_{kind}"
+
+
+class Snapshot:
+    """A version of the lake: the files that it has.
+
+    Args:
+        url: a path, or the URL of an object store, such as ``s3://bucket/lake``.
+
+    Raises:
+        LakeError: there is no lake, or it can't be read.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._table = Table.open(url)
+        self._files = self._table.files()
+
+    @property
+    def version(self) -> int:
+        """Its number."""
+        return self._table.version
+
+    def files(self, kind: str) -> list[DataFile]:
+        """Return the files with the rows of a kind, those with the oldest rows first."""
+        files = [file for file in self._files if file.kind == kind]
+        return sorted(files, key=lambda file: file.lowest_arrival)
+
+    def newest_arrival(self, kind: str = EVENTS) -> int:
+        """Return the highest arrival of the rows of a kind; 0 if there are none."""
+        return max((file.highest_arrival for file in self.files(kind)), default=0)
+
+    def paths(self, files: Sequence[DataFile]) -> list[str] | None:
+        """Return the names of files; None if they are not on this machine."""
+        folder = self._table.folder
+        return None if folder is None else [str(folder / file.path) for file in files]
+
+    def dataset(self, files: Sequence[DataFile]) -> Any:
+        """Return files as a data set of Arrow, wherever they are."""
+        return self._table.dataset([file.path for file in files])
+
+    @contextlib.contextmanager
+    def reading(self, memory: str = MEMORY) -> Iterator[Reading]:
+        """Open the snapshot for reading, until the block ends.
+
+        Args:
+            memory: see :data:`MEMORY`.
+        """
+        # Players' data is in the temporary files: only their owner may read this directory.
+        directory = tempfile.mkdtemp(prefix="redvsblue-telemetry-")
+        try:
+            config: dict[str, Any] = {
+                "memory_limit": memory,
+                "threads": min(4, os.cpu_count() or 1),
+                "temp_directory": directory,
+                "preserve_insertion_order": "false",
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+                "python_enable_replacements": "false",  # no variable of this program is a table
+                **_AS_IN_SQLITE,
+            }
+            paths = self.paths(self._files)
+            with contextlib.closing(duckdb.connect(":memory:", config=config)) as connection:
+                # All that is left of the file system: the files of this version.
+                listed = ", ".join(map(quoted, paths or ()))
+                connection.execute(f"SET allowed_paths = [{listed}]")
+                connection.execute("SET enable_external_access = false")
+                connection.execute("SET lock_configuration = true")
+                yield Reading(self, connection)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+class Reading:
+    """A snapshot that is open, with its relations. Used on one thread, except for :meth:`stop`."""
+
+    def __init__(self, snapshot: Snapshot, connection: Any) -> None:
+        self.snapshot = snapshot
+        self.connection = connection
+        self._relations = 0
+        for kind in KINDS:
+            self.define(relation_of(kind), snapshot.files(kind))
+
+    def define(self, name: str, files: Sequence[DataFile]) -> None:
+        """Make a relation of the rows of files."""
+        if not files:
+            nulls = ", ".join(
+                f"CAST(NULL AS {_TYPES[FILE_SCHEMA.field(column).type]}) AS {column}"
+                for column in FILE_SCHEMA.names
+            )
+            self.run(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT {nulls} WHERE false")
+            return
+        paths = self.snapshot.paths(files)
+        if paths is None:
+            self.connection.register(f"{name}_files", self.snapshot.dataset(files))
+            source = f"{name}_files"
+        else:
+            listed = ", ".join(map(quoted, paths))
+            source = f"read_parquet([{listed}], hive_partitioning = false)"
+        columns = ", ".join(FILE_SCHEMA.names)
+        self.run(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT {columns} FROM {source}")
+
+    def run(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query.
+
+        Raises:
+            LakeError: a file can't be read.
+        """
+        with explaining(self.snapshot.url):
+            found: list[tuple[Any, ...]] = self.connection.execute(query, values).fetchall()
+        return found
+
+    def stream(
+        self, query: str, values: Sequence[object] = (), rows: int = 10_000
+    ) -> Iterator[Any]:
+        """Yield the rows of a query as record batches of Arrow, with few of them in memory.
+
+        Raises:
+            LakeError: a file can't be read.
+        """
+        with explaining(self.snapshot.url):
+            reader = self._arrow(query, values, rows)
+            yield from reader
+
+    def _arrow(self, query: str, values: Sequence[object], rows: int) -> Any:
+        # A relation, since the result of execute() is copied as a whole before it becomes Arrow.
+        relation = self.connection.sql(query, params=list(values))
+        if hasattr(relation, "to_arrow_reader"):
+            return relation.to_arrow_reader(rows)
+        return relation.fetch_arrow_reader(rows)  # its name before DuckDB 1.4
+
+    def add(self, name: str, columns: Mapping[str, Any]) -> None:
+        """Make a table of columns, each of which is an array of Arrow."""
+        # A copy: what is registered is asked by Python, under the GIL, for each part of it.
+        self.connection.register(f"{name}_given", pa.table(dict(columns)))
+        self.run(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM {name}_given")
+        self.connection.unregister(f"{name}_given")
+
+    def stop(self) -> None:
+        """End the statement that runs. May be called by any thread."""
+        self.connection.interrupt()
+
+
+def quoted(text: str) -> str:
+    """Return a text as SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+@contextlib.contextmanager
+def explaining(url: str) -> Iterator[None]:
+    """Turn the errors of files that can't be read into ours."""
+    try:
+        yield
+    except (duckdb.IOException, duckdb.HTTPException, FileNotFoundError) as error:
+        text = str(error).partition("\n")[0]
+        raise LakeError(
+            f"a file of {url} can't be read, perhaps since its rows were erased meanwhile; "
+            f"if so, try again: {text}"
+        ) from error
+    except RuntimeError as error:
+        if "interrupted" in str(error):  # a signal came, whose handler has raised something
+            raise KeyboardInterrupt from error
+        raise
+    except duckdb.OutOfMemoryException as error:
+        raise LakeError(f"there is not enough memory or room on the disk: {error}") from error

@@ -1,0 +1,193 @@
+"""Runs SQL of a person over a lake: reads the views that are offered, and nothing else.
+
+The SQL is DuckDB's. These hold alone:
+
+- DuckDB reads no file but those of the snapshot, and its settings are locked; see :mod:`.reading`.
+- The parsed query is looked through before it runs: it is one SELECT, and all tables in it are
+  views that are offered, or its own. That leaves out everything else that DuckDB has.
+- It takes limited time, and limited memory.
+
+A collector's queries are in SQLite's SQL (:mod:`....collector.storage.sandbox`). Where both have
+the same words, they mean the same: the quotient of two whole numbers is whole, NULL comes before
+everything else, and true is 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import decimal
+import json
+import math
+import threading
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+
+from ...collector.storage.sandbox import MAX_SQL, QueryError, TooSlowError
+from .errors import LakeError
+from .reading import Reading, explaining
+from .standing import add_standing
+from .views import VIEWS, add_views
+
+__all__ = ["LakeQuery"]
+
+_ROWS = 1000  # that are fetched at a time
+_TABLE_FUNCTIONS = ("generate_series", "json_each", "json_tree", "range", "unnest")
+
+
+class LakeQuery:
+    """Runs queries, one after the other, as :class:`~....collector.storage.sandbox.Query` does.
+
+    Args:
+        reading: the lake.
+        now: in milliseconds since the epoch; by default the time.
+    """
+
+    def __init__(self, reading: Reading, *, now: int | None = None) -> None:
+        self._reading = reading
+        self._now = now
+        self._is_over = False
+        self._has_sessions = False
+
+    @contextlib.contextmanager
+    def run(
+        self, sql: str, seconds: float | None = None
+    ) -> Iterator[tuple[list[str], Iterator[tuple[Any, ...]]]]:
+        """Provide the names of the columns, and the rows.
+
+        Args:
+            sql: one SELECT.
+            seconds: how long it may take; None for as long as it takes.
+
+        Raises:
+            QueryError: it can't be run. Also from the rows.
+            TooSlowError: it took too long. Also from the rows.
+            LakeError: the lake can't be read. Also from the rows.
+        """
+        tables = _tables_of(self._reading, sql)
+        timer = None
+        if seconds is not None:
+            timer = threading.Timer(seconds, self._stop)
+            timer.daemon = True
+            timer.start()
+        try:
+            with self._explaining(seconds):
+                if "sessions" in tables and not self._has_sessions:
+                    add_standing(self._reading, now=self._now)
+                    self._has_sessions = True
+                add_views(self._reading, tables)
+                cursor = self._reading.connection.execute(sql)
+                yield [name for name, *_ in cursor.description], self._rows(cursor)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _rows(self, cursor: Any) -> Iterator[tuple[Any, ...]]:
+        while rows := cursor.fetchmany(_ROWS):
+            if self._is_over:  # the interrupt came between two statements
+                raise duckdb.InterruptException("interrupted")
+            for row in rows:
+                yield tuple(map(_plain, row))
+
+    def _stop(self) -> None:
+        self._is_over = True
+        self._reading.stop()
+
+    @contextlib.contextmanager
+    def _explaining(self, seconds: float | None) -> Iterator[None]:
+        try:
+            with explaining(self._reading.snapshot.url):
+                yield
+        except (duckdb.Error, LakeError) as error:
+            if self._is_over:
+                raise TooSlowError(
+                    f"the query took longer than {seconds:g} s; narrow it, by a type for example"
+                ) from error
+            if isinstance(error.__cause__, duckdb.OutOfMemoryException):
+                raise TooSlowError("the query needs too much memory") from error
+            if isinstance(error, LakeError):
+                raise
+            raise QueryError(_first_line(str(error))) from error
+
+
+def _tables_of(reading: Reading, sql: str) -> set[str]:
+    """Return the views that a query reads.
+
+    Raises:
+        QueryError: it can't be run.
+    """
+    if len(sql) > MAX_SQL:
+        raise QueryError(f"the query has {len(sql):,} characters; the maximum is {MAX_SQL:,}")
+    if "\0" in sql:
+        raise QueryError("the query has a null character")
+    try:
+        sql.encode()
+    except UnicodeEncodeError:
+        raise QueryError("the query is not valid Unicode") from None
+    try:
+        ((text,),) = reading.run("SELECT json_serialize_sql(CAST(? AS VARCHAR))", sql)
+    except duckdb.Error as error:
+        raise QueryError(_first_line(str(error))) from error
+    parsed = json.loads(text)
+    if parsed["error"]:
+        message = _first_line(parsed["error_message"])
+        if "SELECT" in message and parsed.get("error_type") == "not implemented":
+            message = "a query must begin with SELECT or WITH"
+        raise QueryError(message)
+    if not parsed["statements"]:
+        raise QueryError("the query is empty; write a SELECT")
+    if len(parsed["statements"]) > 1:
+        raise QueryError("there must be one statement")
+    own: set[str] = set()
+    read: set[str] = set()
+    for node in _nodes(parsed["statements"]):
+        own.update(each["key"].lower() for each in node.get("cte_map", {}).get("map", ()))
+        kind = node.get("type")
+        if kind == "BASE_TABLE":
+            parts = [node.get("catalog_name"), node.get("schema_name"), node["table_name"]]
+            read.add(".".join(filter(None, parts)).lower())
+        elif kind == "TABLE_FUNCTION":
+            name = node["function"].get("function_name", "")
+            if name.lower() not in _TABLE_FUNCTIONS:
+                raise QueryError(f"the function {name} is not allowed")
+        elif kind == "SHOW_REF":
+            raise QueryError(f"a query only reads; there are {', '.join(VIEWS)}, and only these")
+    if unknown := read - own - {*VIEWS}:
+        raise QueryError(f"the table {min(unknown)} can't be read; there are {', '.join(VIEWS)}")
+    return read & {*VIEWS}
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Yield all objects of a tree."""
+    left = [tree]
+    while left:
+        node = left.pop()
+        if isinstance(node, dict):
+            yield node
+            left += node.values()
+        elif isinstance(node, list):
+            left += node
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as SQLite has it: a number, a text, bytes or None."""
+    if value is None or isinstance(value, (str, bytes)):
+        return value
+    if isinstance(value, (bool, int)):
+        return int(value)
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if isinstance(value, (list, tuple, dict)):
+        return json.dumps(value, default=str)
+    if isinstance(value, (datetime.datetime, datetime.date, datetime.time, uuid.UUID)):
+        return str(value)
+    return str(value)

@@ -1,0 +1,221 @@
+"""How the sessions stand: from their events, their reports, and which of their numbers are stored.
+
+A collector keeps this up to date with each event. The lake has what it follows from, so it is
+computed for those who ask: the same columns, with the same meaning. There are these differences:
+
+- The causes of missing events are those of now; a collector counts them when a report arrives.
+- A session whose events have all been deleted, and that has no report, is not there.
+- The times of a session are those of its events that are left, and of its reports. An event that
+  came once more is no sign of life.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from ..._report import Report, State, decode_report
+from ...collector.models import Outcome, SessionDetail
+from ...collector.storage.figures import end_of
+from ...collector.storage.losses import Losses, count_losses
+from ...collector.storage.reports import decode_lost
+from ...collector.storage.seqranges import gaps
+from ...collector.storage.upkeep import epoch_milliseconds
+from .numbers import StoredNumbers, decode_ranges
+from .reading import Reading
+
+__all__ = ["COLUMNS", "STANDING", "add_standing", "evidence", "losses_of", "ranges"]
+
+STANDING = "standing"
+"""The name of the table with one row for each session."""
+_QUIET_MILLISECONDS = 300_000  # after which there is no word of a session
+_ROWS = 1000  # sessions whose losses are counted at a time
+
+COLUMNS = (
+    "session", "version", "outcome", "reason", "events", "missing", "repeats", "deleted",
+    "crashes", "faults", "started", "ended", "first_received", "last_received", "first_timestamp",
+    "last_timestamp", "highest", "last_seq", "lost", "waiting",
+)  # fmt: skip
+"""The columns of the view ``sessions``; see docs/sql.md."""
+
+
+def _number(name: str) -> str:
+    return f"CAST(data ->> '$.report.{name}' AS BIGINT)"
+
+
+# A report counts if it is not older than all that came before it: see SessionState.take.
+_SESSIONS = f"""
+WITH of_events AS (
+    SELECT session, count(*) AS here, min(arrival) AS first_arrival,
+        min(received) AS first_received,
+        max(received) AS last_received, min(timestamp) AS first_timestamp,
+        max(timestamp) AS last_timestamp, max(seq) AS highest,
+        count(*) FILTER (type = 'crash') AS crashes, count(fault) AS faults,
+        arg_max(version, arrival) AS version,
+        max(arrival) FILTER (version IS NOT NULL) AS version_arrival
+    FROM stored_events WHERE {{chosen}} GROUP BY session
+), all_reports AS (
+    SELECT session, arrival, received, seq AS number, type AS state, timestamp AS at_end, data,
+        {_number("startedAt")} AS started_at, {_number("lastSeq")} AS last_seq,
+        data ->> '$.report.reason' AS reason, data ->> '$.report.version' AS version
+    FROM stored_reports WHERE {{chosen}}
+), taken AS (
+    SELECT *, row_number() OVER newest_first AS place FROM (
+        SELECT *, max({{{{'s': started_at, 'n': number}}}}) OVER (
+            PARTITION BY session ORDER BY arrival
+        ) AS newest FROM all_reports
+    ) AS reports
+    WHERE started_at = newest.s AND number = newest.n
+    WINDOW newest_first AS (PARTITION BY session ORDER BY arrival DESC)
+), of_reports AS (
+    SELECT session, arg_max(version, arrival) AS version,
+        max(arrival) FILTER (version IS NOT NULL) AS version_arrival
+    FROM taken GROUP BY session
+), report_times AS (
+    SELECT session, min(arrival) AS first_arrival, min(received) AS first_received,
+        max(received) AS last_received
+    FROM all_reports GROUP BY session
+), all_ranges AS (
+    SELECT session, coalesce(timestamp, 0) AS repeats,
+        CAST(CAST(data AS JSON) AS BIGINT[][]) AS ranges
+    FROM stored_runs WHERE {{chosen}}
+), numbers AS (
+    SELECT session, CAST(sum(repeats) AS BIGINT) AS repeats,
+        list_sort(flatten(list(ranges))) AS ranges,
+        CAST(sum(list_sum([each[2] - each[1] + 1 FOR each IN ranges])) AS BIGINT) AS stored,
+        max(ranges[-1][2]) AS highest, CAST(min(ranges[1][1]) = 0 AS BIGINT) AS has_zero
+    FROM all_ranges GROUP BY session
+), joined AS (
+    SELECT
+        coalesce(e.session, r.session) AS session,
+        CASE WHEN coalesce(o.version_arrival > e.version_arrival, e.version IS NULL)
+            THEN o.version ELSE e.version END AS version,
+        r.state AS state, r.reason AS reason,
+        coalesce(n.stored, e.here, 0) AS events,
+        coalesce(e.here, 0) AS here,
+        greatest(coalesce(n.highest, e.highest, 0), 0) AS highest,
+        coalesce(n.has_zero, 0) AS has_zero,
+        coalesce(n.repeats, 0) AS repeats, n.ranges AS ranges,
+        coalesce(e.crashes, 0) AS crashes, coalesce(e.faults, 0) AS faults,
+        nullif(r.started_at, 0) AS started_at, nullif(r.at_end, 0) AS at_end,
+        r.received AS reported,
+        least(e.first_arrival, t.first_arrival) AS first_arrival,
+        least(e.first_received, t.first_received) AS first_received,
+        greatest(e.last_received, t.last_received) AS last_received,
+        coalesce(e.first_timestamp, least(nullif(r.started_at, 0), nullif(r.at_end, 0)), 0)
+            AS first_timestamp,
+        coalesce(e.last_timestamp, greatest(nullif(r.started_at, 0), nullif(r.at_end, 0)), 0)
+            AS last_timestamp,
+        r.last_seq AS last_seq, r.data AS report
+    FROM of_events AS e
+    FULL JOIN (SELECT * FROM taken WHERE place = 1) AS r ON r.session = e.session
+    LEFT JOIN of_reports AS o ON o.session = r.session
+    LEFT JOIN report_times AS t ON t.session = r.session
+    LEFT JOIN numbers AS n ON n.session = coalesce(e.session, r.session)
+)
+SELECT *,
+    greatest(highest, CASE WHEN state = '{State.ENDED}' THEN last_seq ELSE 0 END)
+        - events + has_zero AS missing,
+    coalesce({end_of()}, CASE WHEN last_received > {{quiet}} THEN '{Outcome.RUNNING}'
+        ELSE '{Outcome.NO_WORD}' END) AS outcome,
+    events - here AS deleted,
+    coalesce(started_at, first_timestamp) AS started,
+    CASE WHEN state = '{State.ENDED}' THEN coalesce(at_end, reported) END AS ended
+FROM joined"""
+
+
+def add_standing(reading: Reading, session: str | None = None, *, now: int | None = None) -> None:
+    """Make the table :data:`STANDING`, with :data:`COLUMNS` and what they follow from.
+
+    Args:
+        reading: the lake.
+        session: the only session; None for all.
+        now: in milliseconds since the epoch; by default the time.
+
+    Raises:
+        LakeError: the lake can't be read.
+    """
+    now = epoch_milliseconds() if now is None else now
+    chosen = "true" if session is None else "session = getvariable('chosen_session')"
+    if session is not None:
+        reading.run("SET VARIABLE chosen_session = CAST(? AS VARCHAR)", session)
+    query = _SESSIONS.format(chosen=chosen, quiet=now - _QUIET_MILLISECONDS)
+    reading.run(f"CREATE OR REPLACE TEMP TABLE found_sessions AS {query}")
+    reading.add("losses", _columns_of_losses(reading))
+    reading.run(
+        f"CREATE OR REPLACE TEMP TABLE {STANDING} AS SELECT found.*, "
+        "coalesce(losses.lost, '{}') AS lost, coalesce(losses.waiting, 0) AS waiting "
+        "FROM found_sessions AS found LEFT JOIN losses ON losses.session = found.session"
+    )
+    reading.run("DROP TABLE found_sessions")
+
+
+def _columns_of_losses(reading: Reading) -> dict[str, Any]:
+    sessions: list[str] = []
+    lost: list[str] = []
+    waiting: list[int] = []
+    incomplete = (
+        "SELECT session, to_json(ranges) AS ranges, report "
+        "FROM found_sessions WHERE missing > 0 AND report IS NOT NULL"
+    )
+    for batch in reading.stream(incomplete, rows=_ROWS):
+        for session, text, report in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+            found = losses_of(ranges(text), decode_report(report))
+            sessions.append(session)
+            lost.append(msgspec.json.encode(found.lost).decode())
+            waiting.append(found.waiting)
+    return {
+        "session": pa.array(sessions, pa.string()),
+        "lost": pa.array(lost, pa.string()),
+        "waiting": pa.array(waiting, pa.int64()),
+    }
+
+
+def ranges(text: str | None) -> list[tuple[int, int]]:
+    """Return the stored numbers of a session in ascending order, by its row."""
+    return StoredNumbers(() if text is None else decode_ranges(text)).ranges
+
+
+def losses_of(stored: Sequence[tuple[int, int]], report: Report) -> Losses:
+    """Return the missing events of a session, counted by cause."""
+    end = report.last_seq if report.state == State.ENDED else 0
+    return count_losses(gaps(stored, end), report)
+
+
+def evidence(
+    reading: Reading,
+) -> Iterator[tuple[SessionDetail, list[tuple[int, int]], int]]:
+    """Yield each session of :data:`STANDING`, oldest first, for a proof.
+
+    With it, the ranges of its numbers that are stored, and how many of its events are.
+    """
+    columns = f"{', '.join(COLUMNS)}, here, report, to_json(ranges) AS ranges"
+    query = f"SELECT {columns} FROM {STANDING} ORDER BY first_arrival"
+    for batch in reading.stream(query, rows=_ROWS):
+        for row in batch.to_pylist():
+            report = None if row["report"] is None else decode_report(row["report"])
+            session = SessionDetail(
+                row["session"],
+                row["version"],
+                row["events"],
+                row["repeats"],
+                row["missing"],
+                row["highest"],
+                row["first_timestamp"],
+                row["last_timestamp"],
+                row["first_received"],
+                row["last_received"],
+                outcome=row["outcome"],
+                reason=row["reason"],
+                last_seq=row["last_seq"],
+                lost=decode_lost(row["lost"]),
+                waiting=row["waiting"],
+                crashes=row["crashes"],
+                faults=row["faults"],
+                deleted=row["deleted"],
+                report=report,
+            )
+            yield session, ranges(row["ranges"]), row["here"]
