@@ -1,11 +1,11 @@
 """Reads the lake: one version of its table, with DuckDB.
 
-A version is a list of files that never change, so all that is read of a snapshot agrees, whatever
-loaders commit meanwhile. Only the list comes from the Delta log; DuckDB reads the Parquet files
-itself where it can, which takes a fraction of the time that a data set of Arrow takes. It has no
-client for object storage without a download, so there it reads through such a data set.
+A version is a list of files that never change, so all that is read of a snapshot agrees, while
+loaders commit. Only the list comes from the Delta log. DuckDB reads the Parquet files itself where
+it can, which takes a fraction of the time that a data set of Arrow takes. It has no client for
+object storage without a download, so there it reads through such a data set.
 
-What a snapshot has is in the relations ``stored_events``, ``stored_reports``, ``stored_rejected``
+The rows of a snapshot are in the relations ``stored_events``, ``stored_reports``, ``stored_rejected``
 and ``stored_runs``, with the columns of :data:`~.table.FILE_SCHEMA`.
 """
 
@@ -15,8 +15,9 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -28,8 +29,10 @@ from .table import FILE_SCHEMA, DataFile, Table
 __all__ = ["Reading", "Snapshot", "explaining", "quoted", "relation_of"]
 
 MEMORY = "1GB"
-"""The most memory that DuckDB takes for what it sorts and groups; then it uses temporary files."""
+"""The most memory that DuckDB takes to sort and to group; then it uses temporary files."""
 
+_SECONDS_BETWEEN_STOPS = 0.05
+_Result = TypeVar("_Result")
 _AS_IN_SQLITE = {
     "integer_division": "true",
     "default_null_order": "nulls_first_on_asc_last_on_desc",
@@ -101,24 +104,27 @@ class Snapshot:
                 **_AS_IN_SQLITE,
             }
             paths = self.paths(self._files)
-            with contextlib.closing(duckdb.connect(":memory:", config=config)) as connection:
+            with (
+                contextlib.closing(duckdb.connect(":memory:", config=config)) as connection,
+                ThreadPoolExecutor(1, "lake-reading") as thread,
+            ):
                 # All that is left of the file system: the files of this version.
                 listed = ", ".join(map(quoted, paths or ()))
                 connection.execute(f"SET allowed_paths = [{listed}]")
                 connection.execute("SET enable_external_access = false")
                 connection.execute("SET lock_configuration = true")
-                yield Reading(self, connection)
+                yield Reading(self, connection, thread)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
 
 class Reading:
-    """A snapshot that is open, with its relations. Used on one thread, except for :meth:`stop`."""
+    """A snapshot that is open, with its relations. Used by one thread, except for :meth:`stop`."""
 
-    def __init__(self, snapshot: Snapshot, connection: Any) -> None:
+    def __init__(self, snapshot: Snapshot, connection: Any, thread: ThreadPoolExecutor) -> None:
         self.snapshot = snapshot
         self.connection = connection
-        self._relations = 0
+        self._thread = thread
         for kind in KINDS:
             self.define(relation_of(kind), snapshot.files(kind))
 
@@ -148,8 +154,25 @@ class Reading:
             LakeError: a file can't be read.
         """
         with explaining(self.snapshot.url):
-            found: list[tuple[Any, ...]] = self.connection.execute(query, values).fetchall()
+            found: list[tuple[Any, ...]] = self.call(
+                lambda: self.connection.execute(query, values).fetchall()
+            )
         return found
+
+    def call(self, function: Callable[[], _Result]) -> _Result:
+        """Return the result of a function that uses the connection.
+
+        Another thread calls it: a signal, such as that of Ctrl-C, does not end a statement of
+        DuckDB, but it ends the wait for one.
+        """
+        future = self._thread.submit(function)
+        try:
+            return future.result()
+        except BaseException:
+            while not future.done():
+                self.stop()  # again, if it was between two statements
+                wait([future], _SECONDS_BETWEEN_STOPS)
+            raise
 
     def stream(
         self, query: str, values: Sequence[object] = (), rows: int = 10_000
@@ -160,8 +183,9 @@ class Reading:
             LakeError: a file can't be read.
         """
         with explaining(self.snapshot.url):
-            reader = self._arrow(query, values, rows)
-            yield from reader
+            reader = self.call(lambda: self._arrow(query, values, rows))
+            while (batch := self.call(lambda: next(reader, None))) is not None:
+                yield batch
 
     def _arrow(self, query: str, values: Sequence[object], rows: int) -> Any:
         # A relation, since the result of execute() is copied as a whole before it becomes Arrow.
@@ -198,9 +222,5 @@ def explaining(url: str) -> Iterator[None]:
             f"a file of {url} can't be read, perhaps since its rows were erased meanwhile; "
             f"if so, try again: {text}"
         ) from error
-    except RuntimeError as error:
-        if "interrupted" in str(error):  # a signal came, whose handler has raised something
-            raise KeyboardInterrupt from error
-        raise
     except duckdb.OutOfMemoryException as error:
         raise LakeError(f"there is not enough memory or room on the disk: {error}") from error

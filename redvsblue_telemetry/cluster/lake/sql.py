@@ -79,14 +79,14 @@ class LakeQuery:
                     add_standing(self._reading, now=self._now)
                     self._has_sessions = True
                 add_views(self._reading, tables)
-                cursor = self._reading.connection.execute(sql)
+                cursor = self._reading.call(lambda: self._reading.connection.execute(sql))
                 yield [name for name, *_ in cursor.description], self._rows(cursor)
         finally:
             if timer is not None:
                 timer.cancel()
 
     def _rows(self, cursor: Any) -> Iterator[tuple[Any, ...]]:
-        while rows := cursor.fetchmany(_ROWS):
+        while rows := self._reading.call(lambda: cursor.fetchmany(_ROWS)):
             if self._is_over:  # the interrupt came between two statements
                 raise duckdb.InterruptException("interrupted")
             for row in rows:

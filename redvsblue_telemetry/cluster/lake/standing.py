@@ -6,7 +6,7 @@ computed for those who ask: the same columns, with the same meaning. There are t
 - The causes of missing events are those of now; a collector counts them when a report arrives.
 - A session whose events have all been deleted, and that has no report, is not there.
 - The times of a session are those of its events that are left, and of its reports. An event that
-  came once more is no sign of life.
+  came once more changes none of them.
 """
 
 from __future__ import annotations

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from redvsblue_telemetry.cluster.lake.lake import Lake
 from redvsblue_telemetry.collector.messages import read_message
-from tests.support.command import invoke_command
+from tests.support.command import PATIENCE, invoke_command, needs_posix, running_command
 from tests.support.lake import NOON, STREAM, append, event, message
+from tests.support.wait import wait_until
 
 ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT 1 - x FROM r) SELECT count(*) FROM r"
 REPORT = {
@@ -144,3 +146,17 @@ def test_a_lake_that_is_not_there_is_named(tmp_path: Path, arguments: list[str])
     assert done.exit_code == 2
     assert f"{url} is not a lake" in done.output
     assert not Path(url).exists()
+
+
+@needs_posix
+def test_interrupt_ends_a_query_and_leaves_no_file(lake: str, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with running_command(
+        "query", "--lake", lake, "--timeout", "1h", ENDLESS, TMPDIR=str(temporary)
+    ) as command:
+        assert wait_until(lambda: any(temporary.glob("redvsblue-*")), PATIENCE), command.said
+        code = command.end(signal.SIGINT)
+    assert code == 1, command.said
+    assert "Aborted!" in command.errors
+    assert [*temporary.glob("redvsblue-*")] == []

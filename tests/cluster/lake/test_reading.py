@@ -66,7 +66,7 @@ def of_lake(query: LakeQuery, sql: str) -> list[tuple[Any, ...]]:
         return [*rows]
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(days)
 def test_sql_and_proofs_find_the_same(groups: list[Group]) -> None:
     with (
@@ -136,7 +136,7 @@ filters = st.builds(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(days, st.lists(filters, min_size=1, max_size=4))
 def test_exports_are_the_same_with_any_filter(
     groups: list[Group], wanted: list[EventFilter]
