@@ -5,8 +5,8 @@ loaders commit. Only the list comes from the Delta log. DuckDB reads the Parquet
 it can, which takes a fraction of the time that a data set of Arrow takes. It has no client for
 object storage without a download, so there it reads through such a data set.
 
-The rows of a snapshot are in the relations ``stored_events``, ``stored_reports``, ``stored_rejected``
-and ``stored_runs``, with the columns of :data:`~.table.FILE_SCHEMA`.
+The rows of a snapshot are in the relations ``stored_events``, ``stored_reports``,
+``stored_rejected`` and ``stored_runs``, with the columns of :data:`~.table.FILE_SCHEMA`.
 """
 
 from __future__ import annotations
