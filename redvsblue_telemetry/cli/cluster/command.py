@@ -176,7 +176,8 @@ class _Run:
 
     async def _play_and_compare(self) -> int:
         games = f"{len(self._games)} games" if len(self._games) > 1 else "a game"
-        self._console.print(f"\nplaying {games} for {self._seconds:g} s\n")
+        kills = ", and until each kind of part was killed" if self._kills else ""
+        self._console.print(f"\nplaying {games} for {self._seconds:g} s{kills}\n")
         self._began = time.monotonic()
         async with contextlib.AsyncExitStack() as stack:
             for game in self._games:
