@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterator
 
 import nats.errors
+from nats.js import JetStreamContext
 from nats.js.api import PubAck
 from nats.js.errors import APIError, NoStreamResponseError
 
@@ -42,6 +43,7 @@ class Link:
         self._options = options
         self._name = name
         self._client: StreamClient | None = None
+        self._jetstream: JetStreamContext | None = None  # of the client
         self._connecting: asyncio.Task[StreamClient] | None = None
         self._last_error = "no server has answered yet"
         self.state: StreamState | None = None
@@ -67,9 +69,8 @@ class Link:
         client = await self._connected()
         with _translated():
             try:
-                self.state = await ensure_stream(
-                    client.jetstream(timeout=_REQUEST_TIMEOUT), self._options
-                )
+                self._jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT)
+                self.state = await ensure_stream(self._jetstream, self._options)
             except ValueError as error:
                 raise FormatError(str(error)) from error
 
@@ -87,13 +88,13 @@ class Link:
         Raises:
             StreamError: it was perhaps not stored.
         """
-        client = self._client
-        if client is None or not client.is_connected:
+        client, jetstream = self._client, self._jetstream
+        if client is None or jetstream is None or not client.is_connected:
             raise self._not_connected()
         if client.pending_data_size > _MAX_UNSENT:
             raise StreamError("a server of the stream does not read what it is sent")
         with _translated():
-            return await client.jetstream().publish(subject, body, timeout, headers=headers)
+            return await jetstream.publish(subject, body, timeout, headers=headers)
 
     async def close(self) -> None:
         """Close the connection."""
