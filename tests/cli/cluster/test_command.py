@@ -60,8 +60,9 @@ def test_every_event_is_in_the_lake_once_though_each_part_is_killed(tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("ending", ["SIGINT", "SIGKILL"])
-def test_no_part_outlives_the_command(ending: str) -> None:
-    with running_command("cluster", "--seconds", 60, "--games", 1) as running:
+def test_no_part_outlives_the_command(tmp_path: Path, ending: str) -> None:
+    options = ("--seconds", 60, "--games", 1, "--dir", tmp_path)
+    with running_command("cluster", *options) as running:
         assert wait_until(lambda: "in the lake" in running.output, 3 * PATIENCE), running.said
         parts = children_of(running)
         code = running.end(signal.Signals[ending])
