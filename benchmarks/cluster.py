@@ -42,7 +42,16 @@ import msgspec
 from deltalake import DeltaTable
 from websockets.sync.client import connect
 
-from benchmarks.harness import ROOT, Result, environment, progress, report_lines, save
+from benchmarks.harness import (
+    ROOT,
+    Result,
+    environment,
+    number,
+    progress,
+    report_lines,
+    save,
+    table,
+)
 from redvsblue_telemetry.cli.cluster.game import Progress
 from redvsblue_telemetry.cli.cluster.verdict import differences, total
 from redvsblue_telemetry.cluster.local.cluster import LocalCluster, Program
@@ -78,16 +87,16 @@ class Games:
         self._commands = [
             [
                 *(sys.executable, "-m", "benchmarks.cluster_game", url, str(per_process)),
-                *(str(rate / clients), str(seed + number)),
+                *(str(rate / clients), str(seed + index)),
             ]
-            for number in range(min(clients, _PROCESSES))
+            for index in range(min(clients, _PROCESSES))
         ]
         self._processes: list[subprocess.Popen[bytes]] = []
         self._readers: list[threading.Thread] = []
         self._latest: dict[int, list[Progress]] = {}
 
     def __enter__(self) -> Games:
-        for number, command in enumerate(self._commands):
+        for index, command in enumerate(self._commands):
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -96,7 +105,7 @@ class Games:
                 stdout=subprocess.PIPE,
                 start_new_session=True,
             )
-            reader = threading.Thread(target=self._read, args=(number, process))
+            reader = threading.Thread(target=self._read, args=(index, process))
             reader.start()
             self._processes.append(process)
             self._readers.append(reader)
@@ -107,10 +116,10 @@ class Games:
             process.kill()
             process.communicate()
 
-    def _read(self, number: int, process: subprocess.Popen[bytes]) -> None:
+    def _read(self, index: int, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            self._latest[number] = msgspec.json.decode(line, type=list[Progress])
+            self._latest[index] = msgspec.json.decode(line, type=list[Progress])
 
     @property
     def latest(self) -> list[Progress]:
@@ -271,17 +280,17 @@ def kills(bed: Bed) -> None:
     victims = ("gateway", "loader", "leader", "follower")
     counts = dict.fromkeys(victims, 0)
     with bed.playing():
-        for number in range(bed.options.kills):
+        for kill in range(bed.options.kills):
             # Half of them in turn, so that each kind has its share, and half of them at random.
-            kind = victims[number // 2 % 4] if number % 2 else bed.dice.choice(victims)
+            kind = victims[kill // 2 % 4] if kill % 2 else bed.dice.choice(victims)
             counts[kind] += 1
-            progress(f"kill {number + 1} of {bed.options.kills}: {kind}")
+            progress(f"kill {kill + 1} of {bed.options.kills}: {kind}")
             if kind in ("gateway", "loader"):
                 _kill_program(bed, kind)
             else:
                 _kill_server(bed, is_leader=kind == "leader")
             time.sleep(bed.dice.uniform(0.5, 3.0))
-    bed.result["kills"] = counts
+    bed.result |= {"times": bed.options.kills, "kills": counts}
     bed.limit("longest wait for an ack", _MAX_WAIT)
 
 
@@ -305,30 +314,43 @@ def _kill_server(bed: Bed, *, is_leader: bool) -> None:
     servers.wait_current(_READY_TIMEOUT)
 
 
+def _owns_all(loader: Program) -> bool:
+    """Return whether a loader owns all partitions of the stream."""
+    metrics = dict(
+        line.split()[:2]
+        for line in loader.get("/metrics")[1].splitlines()
+        if line.startswith("telemetry_partitions")
+    )
+    owned = metrics.get("telemetry_partitions_owned")
+    return owned is not None and owned == metrics["telemetry_partitions"]
+
+
 def frozen(bed: Bed) -> None:
-    with bed.playing() as games:
+    bed.result["stopped for"] = bed.options.freeze
+    with bed.playing():
         loader = bed.cluster.loaders[0]
         loader.child.suspend()
-        before = total(games.latest).delivered
         progress(f"a loader is stopped for {bed.options.freeze:g} s")
+        since = time.monotonic()
         bed.result["seconds until another took over"] = _wait(
-            lambda: count_events(bed.cluster.lake) > before, _READY_TIMEOUT, "nobody takes over"
+            lambda: _owns_all(bed.cluster.loaders[1]), _READY_TIMEOUT, "nobody takes over"
         )
-        time.sleep(max(0.0, bed.options.freeze - bed.result["seconds until another took over"]))
+        time.sleep(max(0.0, since + bed.options.freeze - time.monotonic()))
         loader.child.resume()
         loader.wait_healthy()
         time.sleep(10.0)
 
 
 def cut_off(bed: Bed) -> None:
+    bed.result["times"] = bed.options.cuts
     servers = bed.cluster.servers
     with bed.playing():
-        for number in range(bed.options.cuts):
+        for cut in range(bed.options.cuts):
             leader = bed.leader()
             parts = {
                 "the leader": servers.children[leader],
                 "a follower": servers.children[(leader + 1) % len(servers.children)],
-                "a gateway": bed.cluster.gateways[number % len(bed.cluster.gateways)].child,
+                "a gateway": bed.cluster.gateways[cut % len(bed.cluster.gateways)].child,
             }
             for name, child in parts.items():
                 progress(f"{name} is cut off for {bed.options.cut:g} s")
@@ -340,10 +362,11 @@ def cut_off(bed: Bed) -> None:
 
 
 def blackout(bed: Bed) -> None:
+    bed.result["times"] = bed.options.blackouts
     with bed.playing():
         servers = bed.cluster.servers
-        for number in range(bed.options.blackouts):
-            progress(f"blackout {number + 1} of {bed.options.blackouts}")
+        for blackout_number in range(bed.options.blackouts):
+            progress(f"blackout {blackout_number + 1} of {bed.options.blackouts}")
             killing = [threading.Thread(target=child.kill) for child in servers.children]
             for thread in killing:
                 thread.start()
@@ -374,7 +397,12 @@ def replay(bed: Bed) -> None:
         _wait(lambda: count_events(bed.cluster.lake) > count, _READY_TIMEOUT, "not stored")
         bed.cluster.stop_programs()
         stored = stored_sessions(bed.cluster.lake)[session]
-    bed.result |= {"stored": stored.events, "twice": stored.twice}
+    bed.result |= {
+        "stored": stored.events,
+        "lost": stored.missing(count + 1),
+        "twice": stored.twice,
+        "out of order": stored.disordered,
+    }
     if stored != Stored(count + 1, count + 1, 1, count + 1):
         bed.problems.append(f"{stored} of {count + 1} events")
 
@@ -417,15 +445,16 @@ def joins(bed: Bed) -> None:
             else:
                 loader.child.stop()
             is_there, count = not is_there, count + 1
-    bed.result["joins and leaves"] = count
+    bed.result["times"] = count
     bed.limit("freshness", _MAX_FRESHNESS)
 
 
 def replaced(bed: Bed) -> None:
+    bed.result["times"] = bed.options.replacements
     with bed.playing():
         servers = bed.cluster.servers
-        for number in range(bed.options.replacements):
-            index = number % len(servers.children)
+        for replacement in range(bed.options.replacements):
+            index = replacement % len(servers.children)
             progress(f"stream server {index} loses its disk")
             servers.replace(index)
             bed.leader()
@@ -524,7 +553,43 @@ def run(name: str, options: argparse.Namespace) -> Result:
             SCENARIOS[name](bed)
         except Exception as error:  # so that the other scenarios run
             bed.problems.append(f"{type(error).__name__}: {error}")
-    return {"scenario": name, **bed.result, "problems": bed.problems[:_MAX_PROBLEMS]}
+    return {
+        "scenario": name,
+        "seed": options.seed,
+        **bed.result,
+        "problems": bed.problems[:_MAX_PROBLEMS],
+    }
+
+
+def _earlier(path: Path | None) -> dict[str, Result]:
+    """Return the results of a file by scenario: those that aren't run again stay."""
+    if path is None or not path.exists():
+        return {}
+    return {each["scenario"]: each for each in json.loads(path.read_text("utf-8"))["results"]}
+
+
+def tables(report: Result) -> dict[str, str]:
+    """Return the tables for the docs."""
+    rows = []
+    for result in report["results"]:
+        counts = [number(result.get(name)) for name in ("stored", "lost", "twice", "out of order")]
+        times = [number(result.get(name)) for name in ("longest wait for an ack", "freshness")]
+        rows.append([_TITLES[result["scenario"]].format(**result), *counts, *times])
+    headers = ("", "events", "lost", "twice", "disordered", "longest wait, s", "freshness, s")
+    return {"cluster": table(headers, rows)}
+
+
+_TITLES = {
+    "kills": "a part is killed, {times} times",
+    "frozen": "a loader is stopped for {stopped for:g} s",
+    "cut_off": "the leader, a follower and a gateway are cut off, {times} times each",
+    "blackout": "all stream servers are killed at once, {times} times",
+    "replay": "stored events come again, through another gateway",
+    "joins": "a loader joins or leaves, {times} times",
+    "replaced": "a stream server loses its disk, {times} times",
+    "full": "the disk of a stream server is full, then that of the lake",
+    "throughput": "clients send as fast as they can",
+}
 
 
 def main() -> int:
@@ -556,12 +621,14 @@ def main() -> int:
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1_000_000)
     print(f"seed {options.seed}", flush=True)
-    results = []
-    for name in options.scenario or SCENARIOS:
-        results.append(run(name, options))
-        print("\n".join(report_lines(results[-1])), flush=True)
-        save(options.json, "cluster", {"seed": options.seed, "results": results})
-    return 1 if any(result["problems"] for result in results) else 0
+    results = _earlier(options.json)
+    names = options.scenario or [*SCENARIOS]
+    for name in names:
+        results[name] = run(name, options)
+        print("\n".join(report_lines(results[name])), flush=True)
+        ordered = [results[each] for each in SCENARIOS if each in results]
+        save(options.json, "cluster", {"results": ordered})
+    return 1 if any(results[name]["problems"] for name in names) else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A cluster on this machine: stream servers, gateways, loaders and perhaps a view.
+"""A cluster on this machine: stream servers, gateways and loaders.
 
-Each gateway, loader and view is a process that runs the command of that name, as on any machine.
+Each gateway and each loader is a process that runs the command of that name, as on any machine.
 """
 
 from __future__ import annotations
@@ -115,7 +115,6 @@ class LocalCluster:
         servers: the number of stream servers.
         gateways: their number.
         loaders: their number.
-        has_view: whether there is a view.
         syncs: whether the stream's servers sync each write.
         gateway_options: more options of each gateway.
         loader_options: more options of each loader.
@@ -132,7 +131,6 @@ class LocalCluster:
         servers: int = 3,
         gateways: int = 2,
         loaders: int = 2,
-        has_view: bool = False,
         syncs: bool = True,
         gateway_options: Sequence[str] = (),
         loader_options: Sequence[str] = (),
@@ -153,8 +151,6 @@ class LocalCluster:
                 for number in range(1, gateways + 1)
             ]
             self.loaders = [self._loader(number) for number in range(1, loaders + 1)]
-            view = ["view", "--lake", self.lake]
-            self.view = self._program("view", view) if has_view else None
             self.balancer = Balancer([gateway.port for gateway in self.gateways])
             failing.pop_all()
 
@@ -166,7 +162,7 @@ class LocalCluster:
     @property
     def programs(self) -> tuple[Program, ...]:
         """All parts but the stream's servers."""
-        return (*self.gateways, *self.loaders, *([self.view] if self.view else ()))
+        return (*self.gateways, *self.loaders)
 
     def start(self, timeout: float = _READY_TIMEOUT) -> LocalCluster:
         """Start all parts, and wait until each is ready.
@@ -208,8 +204,6 @@ class LocalCluster:
         """
         with self._closing:
             self.stop_programs()
-            if self.view is not None:
-                self.view.child.stop()
 
     def __enter__(self) -> LocalCluster:
         try:
