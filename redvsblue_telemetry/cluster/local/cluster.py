@@ -89,11 +89,11 @@ class Program:
         deadline = time.monotonic() + timeout
         while not self.is_healthy:
             if not self.child.is_running:
-                raise ClusterError(f"the {self.name} ended:\n{self.child.last_lines()}")
+                raise ClusterError(f"{self.name} ended:\n{self.child.last_lines()}")
             if time.monotonic() > deadline:
                 said = self.get("/healthz")[1] or "nothing"
                 raise ClusterError(
-                    f"the {self.name} isn't ready after {timeout:g} s; it says {said}\n"
+                    f"{self.name} isn't ready after {timeout:g} s; it says {said}\n"
                     f"{self.child.last_lines()}"
                 )
             time.sleep(_POLL_INTERVAL)
@@ -247,7 +247,7 @@ def _stop_all(children: Sequence[Child]) -> None:
         try:
             child.stop(_LAST_PART_TIMEOUT)
         except subprocess.TimeoutExpired:
-            late.append(f"the {child.name} did not end in {_LAST_PART_TIMEOUT:g} s")
+            late.append(f"{child.name} did not end in {_LAST_PART_TIMEOUT:g} s")
 
     stopping = [threading.Thread(target=stop, args=(child,)) for child in children]
     for thread in stopping:

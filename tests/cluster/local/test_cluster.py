@@ -68,7 +68,7 @@ def test_a_part_that_ends_at_its_start_is_an_error_with_its_log(tmp_path: Path) 
     cluster = LocalCluster(
         tmp_path, servers=1, gateways=0, loaders=1, loader_options=["--no-such-option"]
     )
-    with pytest.raises(ClusterError, match=r"(?s)the loader 1 ended:\n.*no-such-option"):
+    with pytest.raises(ClusterError, match=r"(?s)loader 1 ended:\n.*no-such-option"):
         cluster.__enter__()
     assert not any(child.is_running for child in cluster.servers.children)
 
@@ -90,7 +90,7 @@ def test_a_part_that_does_not_end_is_killed_and_named(
     cluster = LocalCluster(tmp_path, servers=1, gateways=1, loaders=0).start()
     gateway = cluster.gateways[0]
     gateway.child.suspend()
-    with pytest.raises(ClusterError, match=r"the gateway 1 did not end in 0\.2 s"):
+    with pytest.raises(ClusterError, match=r"gateway 1 did not end in 0\.2 s"):
         cluster.close()
     assert not gateway.child.is_running
     assert not any(child.is_running for child in cluster.servers.children)
