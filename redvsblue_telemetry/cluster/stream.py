@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from zlib import crc32
 
 import msgspec
-from nats.aio.client import DEFAULT_PENDING_SIZE, Client, Srv
+from nats.aio.client import DEFAULT_PENDING_SIZE, Client
 from nats.aio.transport import TcpTransport
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import BadRequestError, NotFoundError
@@ -217,9 +217,12 @@ class StreamClient(Client):
             self._abort()
         await super()._process_op_err(e)
 
-    async def _connect_to_server(self, s: Srv) -> None:
-        self._abort()
-        await super()._connect_to_server(s)
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            self._abort()
+            raise
 
     async def close(self) -> None:
         """Close the connection, and wait no longer than two seconds for that."""

@@ -111,7 +111,7 @@ def test_a_close_does_not_wait_for_a_server_that_reads_nothing(
 
 def test_what_is_overridden_of_nats_is_there() -> None:
     assert callable(Client._process_op_err)
-    assert callable(Client._connect_to_server)
+    assert callable(Client._process_connect_init)
     assert callable(Client.close)
     assert TcpTransport()._io_writer is None
     assert Client()._transport is None
