@@ -259,6 +259,7 @@ ROOMS = {
         views           | reading  standing
         sql             | errors  reading  standing  views
         batches         | reading  rows  table
+        copying         | reading  rows  standing  views
     """,
     "testing": """
         _instances      |
@@ -288,7 +289,7 @@ ROOMS = {
         export          | _arguments  _terminal  _database  _lake  _output  _formats  _parquet
         prove           | _arguments  _terminal  _database  _lake
         query           | _arguments  _terminal  _database  _lake  _output
-        report          | _arguments  _terminal  _database  _outcomes  _output
+        report          | _arguments  _terminal  _database  _lake  _outcomes  _output
         schema          | _terminal  _output
         check           | _arguments  _terminal  _sdk_log
         journal         | _arguments  _terminal  _sdk_log

@@ -148,6 +148,20 @@ def test_a_lake_that_is_not_there_is_named(tmp_path: Path, arguments: list[str])
     assert not Path(url).exists()
 
 
+def test_report_has_the_figures_of_the_lake(lake: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = invoke_command("report", "--lake", lake, "-o", page)
+    assert done.exit_code == 0, done.output
+    assert "4 events of 2 sessions" in done.output
+    assert "overflow" in page.read_text("utf-8")
+    done = invoke_command("report", "--lake", lake, "--session", "s", "--json", "-o", "-")
+    found = json.loads(done.stdout)
+    assert (found["events"], found["missing"], found["lost"]) == (3, 1, {"overflow": 1})
+    assert found["types"] == {"hit": 2, "shot": 1}
+    done = invoke_command("report", "--lake", lake, "--session", "nobody", "-o", page)
+    assert (done.exit_code, "has no session nobody" in done.output) == (1, True)
+
+
 @needs_posix
 def test_interrupt_ends_a_query_and_leaves_no_file(lake: str, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"

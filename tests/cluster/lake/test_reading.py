@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,10 +19,13 @@ from redvsblue_telemetry.cli._formats import FORMATS
 from redvsblue_telemetry.cli.prove.evidence import Evidence, from_database, from_lake
 from redvsblue_telemetry.cli.prove.proof import prove_session
 from redvsblue_telemetry.cluster.lake.batches import stream_batches as stream_lake
+from redvsblue_telemetry.cluster.lake.copying import copy_into
 from redvsblue_telemetry.cluster.lake.reading import Snapshot
 from redvsblue_telemetry.cluster.lake.sql import LakeQuery
 from redvsblue_telemetry.collector.models import ANY_FAULT, NO_FAULT, EventFilter
+from redvsblue_telemetry.collector.storage import queries
 from redvsblue_telemetry.collector.storage.batches import EventBatch, stream_batches
+from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.losses import count_losses
 from redvsblue_telemetry.collector.storage.reports import missing_runs
 from redvsblue_telemetry.collector.storage.sandbox import Query, new_schema
@@ -66,6 +71,7 @@ def of_lake(query: LakeQuery, sql: str) -> list[tuple[Any, ...]]:
         return [*rows]
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=10)
 @given(days)
 def test_sql_and_proofs_find_the_same(groups: list[Group]) -> None:
@@ -86,6 +92,23 @@ def test_sql_and_proofs_find_the_same(groups: list[Group]) -> None:
         assert by_lake == by_database
         for session, proof in by_lake[:2]:
             assert [*map(proof_of, from_lake(reading, session))] == [(session, proof)]
+        with contextlib.closing(Database(None)) as copied:
+            copy_into(reading, copied, now=both.now)
+            with copied.reading() as connection_to_copy:
+                assert figures(connection_to_copy, both.now) == figures(connection, both.now)
+
+
+def figures(connection: sqlite3.Connection, now: int) -> tuple[Any, ...]:
+    """Return what a report says, but for the causes and the times that a lake has of now."""
+    totals = queries.totals(connection, now=now)
+    totals.lost, totals.waiting, totals.outcomes = {}, 0, {}
+    events = rows_of([*stream_batches(connection, EventFilter())])
+    crashes = [
+        (each.exception, each.place, each.count, each.sessions, each.versions, each.first)
+        for each in queries.crashes(connection)
+    ]
+    rejected = [(each.received, each.reason, each.text) for each in queries.rejected(connection)]
+    return totals, events, crashes, rejected
 
 
 def losses(connection: sqlite3.Connection) -> dict[str, tuple[dict[str, int], int]]:
@@ -136,6 +159,7 @@ filters = st.builds(
 )
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=10)
 @given(days, st.lists(filters, min_size=1, max_size=4))
 def test_exports_are_the_same_with_any_filter(
