@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -35,7 +36,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -120,6 +121,11 @@ class Games:
         assert process.stdout is not None
         for line in process.stdout:
             self._latest[index] = msgspec.json.decode(line, type=list[Progress])
+
+    @property
+    def pids(self) -> list[int]:
+        """Their processes."""
+        return [process.pid for process in self._processes]
 
     @property
     def latest(self) -> list[Progress]:
@@ -515,14 +521,44 @@ def _filled(directory: Path) -> Iterator[None]:
         filling.unlink()
 
 
+def _cpu_seconds(pids: Iterable[int | None]) -> float:
+    """Return the processor time that processes have had up to now; 0 without /proc."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError):
+            fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _processor_times(bed: Bed, games: Games) -> dict[str, float]:
+    return {
+        "clients": _cpu_seconds(games.pids),
+        "gateways": _cpu_seconds(gateway.child.pid for gateway in bed.cluster.gateways),
+        "stream servers": _cpu_seconds(child.pid for child in bed.cluster.servers.children),
+        "loaders": _cpu_seconds(loader.child.pid for loader in bed.cluster.loaders),
+    }
+
+
 def throughput(bed: Bed) -> None:
     with bed.playing() as games:
-        first, since = total(games.latest).delivered, time.monotonic()
-        in_lake = count_events(bed.cluster.lake)
+        began, since = _processor_times(bed, games), time.monotonic()
+        first, in_lake = total(games.latest).delivered, count_events(bed.cluster.lake)
         time.sleep(bed.options.seconds)
-        seconds = time.monotonic() - since
-        bed.result["acknowledged a second"] = (total(games.latest).delivered - first) / seconds
-        bed.result["into the lake a second"] = (count_events(bed.cluster.lake) - in_lake) / seconds
+        ended, seconds = _processor_times(bed, games), time.monotonic() - since
+        acknowledged = total(games.latest).delivered - first
+        loaded = count_events(bed.cluster.lake) - in_lake
+        bed.result |= {
+            "acknowledged a second": acknowledged / seconds,
+            "into the lake a second": loaded / seconds,
+            # Unlike the rates, these don't depend on what else the machine does.
+            "processor, µs an event": {
+                part: (ended[part] - began[part])
+                * 1e6
+                / (loaded if part == "loaders" else acknowledged)
+                for part in began
+            },
+        }
     seconds = bed.result["seconds"] + bed.result["seconds until all was in the lake"]
     bed.result["from clients to the lake a second"] = bed.result["stored"] / seconds
     files = DeltaTable(bed.cluster.lake).file_uris()
