@@ -612,7 +612,23 @@ def tables(report: Result) -> dict[str, str]:
         times = [number(result.get(name)) for name in ("longest wait for an ack", "freshness")]
         rows.append([_TITLES[result["scenario"]].format(**result), *counts, *times])
     headers = ("", "events", "lost", "twice", "disordered", "longest wait, s", "freshness, s")
-    return {"cluster": table(headers, rows)}
+    by_scenario = {result["scenario"]: result for result in report["results"]}
+    speed = by_scenario["throughput"]
+    processor = speed["processor, µs an event"]
+    figures = [
+        ["events acknowledged a second", number(speed["acknowledged a second"])],
+        [
+            "events a second from the clients' start until all are in the lake",
+            number(speed["from clients to the lake a second"]),
+        ],
+        *(
+            [f"processor time of the {part}, µs an event", number(processor[part])]
+            for part in processor
+        ),
+        ["processor time of all of them, µs an event", number(sum(processor.values()))],
+        ["bytes of the lake an event", number(speed["bytes an event"])],
+    ]
+    return {"cluster": table(headers, rows), "cluster-speed": table(("", ""), figures)}
 
 
 _TITLES = {

@@ -19,6 +19,7 @@ import sys
 
 from benchmarks import (
     backlog,
+    cluster,
     collector,
     collector_questions,
     endings,
@@ -50,6 +51,7 @@ PAGES = tuple(
         "docs/frames.md",
         "docs/performance.md",
         "docs/truth-table.md",
+        "docs/cluster.md",
         "docs/collector.md",
         "docs/questions.md",
         "benchmarks/README.md",
@@ -77,6 +79,7 @@ _BENCHMARKS = {
     "truth-table": truth_table,
     "kills": kills,
     "endings": endings,
+    "cluster": cluster,
 }
 _TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(?:(?!<!--).)*?(<!-- end -->)", re.DOTALL)
 
