@@ -161,3 +161,21 @@ def test_loader_that_reaches_no_lake_takes_over_later(
         loader.wait_for_owned(4)
         assert loader.ask("/healthz")[0] == 200
         loader.stop()
+
+
+def test_servers_of_the_stream_are_replaced_by_empty_ones(tmp_path: Path) -> None:
+    """A server that catches up must not answer as if it had all messages."""
+    lake = tmp_path / "lake"
+    with (
+        stream_servers_running(tmp_path / "stream", 3) as servers,
+        loader_running(servers.urls, lake) as loader,
+        traffic(servers.urls, pause=0) as published,
+    ):
+        for index in range(3):
+            wait_for_events(lake, published.count + 1)
+            servers.replace(index)
+            servers.wait_current()
+        expected = published.stop()
+        wait_for_events(lake, len(expected))
+        assert sequences(lake) == expected
+        assert loader.ask("/healthz")[0] == 200
