@@ -216,17 +216,19 @@ ROOMS = {
     "cluster.loader": """
         leases          |
         membership      | leases
-        archived        | membership
+        places          |
         reading         |
-        tasks           |
-        partitions      | reading
         source          |
+        continuity      |
+        archived        | membership  places
+        partitions      | places  reading
         storing         | partitions
-        loader          | membership  partitions  reading  source  storing  tasks
-        upkeep          | source
+        tasks           |
+        loader          | continuity  membership  partitions  places  reading  source  storing  tasks
+        upkeep          | places  source
         metrics         | storing
         http            |
-        server | archived http leases loader membership metrics partitions reading source storing tasks upkeep
+        server | archived continuity http leases loader membership metrics partitions reading source storing tasks upkeep
     """,  # noqa: E501
     "cluster.local": """
         ports           |
@@ -323,6 +325,7 @@ PURE = [
     "cli.prove.proof",
     "cluster.loader.leases",
     "cluster.loader.partitions",
+    "cluster.loader.places",
     "cluster.loader.reading",
     "cli.schema.changes",
     "cli.schema.plan",

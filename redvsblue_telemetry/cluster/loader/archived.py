@@ -15,6 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.kv import KeyValue
 
 from .membership import bucket
+from .places import sequence_of
 
 __all__ = ["ARCHIVED_BUCKET", "Archived"]
 
@@ -47,8 +48,8 @@ class Archived:
         self._has_none.set()
 
     def note(self, offsets: Mapping[int, int]) -> None:
-        """Note that all messages of these partitions up to these numbers are in the lake."""
-        self._offsets.update(offsets)
+        """Note that all messages of these partitions up to these places are in the lake."""
+        self._offsets.update({key: sequence_of(place) for key, place in offsets.items()})
         self._has_none.clear()
         self._has_some.set()
 

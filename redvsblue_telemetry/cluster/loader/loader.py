@@ -19,10 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ..._shared import monotonic
+from .continuity import Continuity
 from .membership import Membership
 from .partitions import Limits, Partition, take
+from .places import epoch_of, first_of_epoch, sequence_of
 from .reading import Reader
-from .source import Source, SourceError
+from .source import Batch, Source, SourceError
 from .storing import LakeError, LostPartitionsError, Stored, Storing
 from .tasks import end
 
@@ -35,6 +37,7 @@ _Result = TypeVar("_Result")
 _MESSAGES_AT_ONCE = 500
 _BYTES_AT_ONCE = 2 * 1024 * 1024
 _AHEAD = 2  # reading stops while so many times as much waits as is committed at once
+_WATCH_INTERVAL = 2.0  # seconds
 _IDLE = 0.2  # seconds until a partition without a message is asked again
 _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0  # seconds
 _END_TIMEOUT = 15.0  # seconds for the last commit
@@ -45,6 +48,7 @@ class Loader:
 
     Args:
         source: of messages.
+        continuity: notices that some were lost.
         reader: of their contents.
         storing: writes into the lake; used on a thread of this loader's own.
         limits: when to commit.
@@ -55,6 +59,7 @@ class Loader:
     def __init__(
         self,
         source: Source,
+        continuity: Continuity,
         reader: Reader,
         storing: Storing,
         limits: Limits,
@@ -62,6 +67,7 @@ class Loader:
         on_failure: Callable[[LakeError | LostPartitionsError], None],
     ) -> None:
         self._source = source
+        self._continuity = continuity
         self._reader = reader
         self._storing = storing
         self._limits = limits
@@ -89,6 +95,15 @@ class Loader:
     def wake(self) -> None:
         """Look at the leases again."""
         self._wake.set()
+
+    def begin_anew(self) -> None:
+        """Read all of the stream again: it has lost messages, and others have their numbers."""
+        logger.error(
+            "the stream has lost messages that it had acknowledged; it is read again from its "
+            "beginning, since others may have their numbers"
+        )
+        for partition in self._partitions.values():
+            partition.begin_anew()
 
     async def run(self, membership: Membership, stop: asyncio.Event) -> None:
         """Load the partitions of the leases until it is stopped; then commit all that was read.
@@ -221,19 +236,22 @@ class Loader:
 
     async def _read_some(self, partition: Partition) -> bool:
         """Read the next messages; return whether there were any."""
+        epoch = epoch_of(partition.read)
         try:
-            batch = await self._source.read(
-                partition.number, partition.read, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE
-            )
+            batch = await self._next_batch(partition)
         except SourceError as error:
             self._note_source(error)
             return False
         self._note_source(None)
         partition.pending = batch.pending
-        for message in batch.messages:
+        for message, stored_at in zip(batch.messages, batch.stored_at, strict=True):
             await self._wait_for_room()  # a message may unpack to a hundred times as much
+            if epoch_of(partition.read) != epoch:
+                return True
             received = self._reader.read(message)
+            received.sequence += first_of_epoch(epoch)
             partition.add(received)
+            partition.stored_at = stored_at
             self._events += len(received.message.events)
             self._size += received.size
             if self._since is None:
@@ -243,6 +261,41 @@ class Loader:
         if self._is_due():
             self._wake.set()
         return bool(batch.messages)
+
+    async def _next_batch(self, partition: Partition) -> Batch:
+        """Return the next messages, after a look at the last one that is known.
+
+        Raises:
+            SourceError: the stream can't be read.
+        """
+        number, last, stored_at = partition.number, sequence_of(partition.read), partition.stored_at
+        if stored_at is None or self._source.is_careful(number):
+            return await self._source.read(number, last, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE)
+        batch = await self._source.read(number, last - 1, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE)
+        if not batch.messages:
+            return batch  # as a replica answers that does not have it yet
+        if batch.messages[0].sequence != last:
+            was_deleted = await self._continuity.was_deleted(last)
+            if was_deleted is None:
+                return Batch([], batch.pending, [])
+            if was_deleted:
+                return batch
+        elif batch.stored_at[0] == stored_at:
+            del batch.messages[0], batch.stored_at[0]
+            if not batch.messages and batch.pending:  # it is so large that no other came with it
+                return await self._source.read(number, last, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE)
+            return batch
+        if sequence_of(partition.read) == last:  # another partition may have noticed it meanwhile
+            self.begin_anew()
+        return Batch([], batch.pending, [])
+
+    async def watch(self) -> None:
+        """Look every few seconds whether the stream has lost messages, until canceled."""
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL)
+            newest = max((sequence_of(each.read) for each in self._partitions.values()), default=0)
+            if await self._continuity.is_behind(newest):
+                self.begin_anew()
 
     async def _stop_reading(self, number: int) -> None:
         task = self._readers.pop(number, None)
@@ -274,8 +327,8 @@ class Loader:
                     self._on_failure(error)
                 else:
                     self._note_lake(None)
-                    for number, offset in taken.offsets.items():
-                        self._partitions[number].commit(offset)
+                    for number in taken.offsets:
+                        self._partitions[number].commit()
                     self._on_stored(stored)
                     return
                     delay = min(2 * delay, _LAST_RETRY)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from .places import epoch_of, first_of_epoch
 from .reading import Received
 
 __all__ = ["Limits", "Partition", "Taken", "take"]
@@ -27,15 +28,15 @@ class Partition:
 
     Args:
         number: its number.
-        offset: the sequence number of its last message in the lake.
+        offset: the place of its last message in the lake; see :mod:`.places`.
     """
 
     def __init__(self, number: int, offset: int) -> None:
         self.number = number
-        self.committed = offset
-        """The sequence number of its last message in the lake."""
         self.read = offset
-        """The sequence number of its last message that was read."""
+        """The place of its last message that was read."""
+        self.stored_at: str | None = None
+        """When the stream stored that message, by which it is recognized; None if not known."""
         self.pending = 0
         """How many messages the stream has after that one."""
         self.waiting: list[Received] = []
@@ -54,16 +55,19 @@ class Partition:
         self.waiting.append(message)
         self.uncommitted += 1
 
-    def commit(self, offset: int) -> None:
-        """Note that all messages up to one, which were taken out before, are in the lake."""
-        self.committed = offset
+    def commit(self) -> None:
+        """Note that the messages that were taken out are in the lake."""
         self.uncommitted = len(self.waiting)
         self.oldest = self.waiting[0].received if self.waiting else 0
 
     @property
     def is_drained(self) -> bool:
         """Whether it can be freed."""
-        return self.is_draining and self.committed == self.read
+        return self.is_draining and not self.uncommitted
+
+    def begin_anew(self) -> None:
+        """Have all messages of the stream read again."""
+        self.read, self.stored_at = first_of_epoch(epoch_of(self.read) + 1), None
 
 
 class Taken(msgspec.Struct):
@@ -71,7 +75,7 @@ class Taken(msgspec.Struct):
 
     messages: list[Received]
     offsets: dict[int, int]
-    """The sequence number of the last message of each partition that has one."""
+    """The place of the last message of each partition that has one."""
 
 
 def take(partitions: Iterable[Partition]) -> Taken:

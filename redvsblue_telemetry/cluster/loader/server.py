@@ -25,6 +25,7 @@ from ...collector.storage.upkeep import Keep
 from ..lake.errors import LakeError
 from ..stream import StreamOptions, StreamState, connect, ensure_stream
 from .archived import Archived
+from .continuity import Continuity
 from .http import listen, serving
 from .leases import Times
 from .loader import Loader
@@ -177,6 +178,7 @@ class _Running:
         self.metrics = Metrics(self._state)
         self._loader = Loader(
             source,
+            Continuity(jetstream),
             reader,
             Storing(options.lake, state.identity, check),
             options.limits,
@@ -206,6 +208,7 @@ class _Running:
             asyncio.create_task(self._membership.run()),
             asyncio.create_task(self._archived.run()),
             asyncio.create_task(self._upkeep.run()),
+            asyncio.create_task(self._loader.watch()),
         ]
         try:
             await asyncio.wait([loading, *beside], return_when=asyncio.FIRST_COMPLETED)

@@ -44,6 +44,8 @@ class Batch(msgspec.Struct):
     messages: list[StreamMessage]
     pending: int
     """How many there are after them."""
+    stored_at: list[str | None]
+    """When the stream stored each of them, as its servers write it; None if that can't be read."""
 
 
 class Source:
@@ -77,13 +79,17 @@ class Source:
             "max_bytes": size,
         }
         async with self._asked(request) as answers:
-            batch = Batch([], 0)
+            batch = Batch([], 0, [])
             self._unreadable.discard(partition)
             is_whole = False
             while not is_whole:
                 message = await answers.next_msg(_TIMEOUT)
                 is_whole = self._take(message, batch, partition, is_careful=is_careful)
             return batch
+
+    def is_careful(self, partition: int) -> bool:
+        """Return whether the next answer has one message at most."""
+        return partition in self._unreadable
 
     async def first_since(self, time: int) -> int | None:
         """Return the number of the first message since a time, in milliseconds since the epoch.
@@ -99,10 +105,10 @@ class Source:
         }
         async with self._asked(request) as answers:
             headers = (await answers.next_msg(_TIMEOUT)).headers or {}
-            if _SEQUENCE in headers:
-                return int(headers[_SEQUENCE])
-            if headers.get(_STATUS) == _NONE:
-                return None
+        if _SEQUENCE in headers:
+            return int(headers[_SEQUENCE])
+        if headers.get(_STATUS) == _NONE:
+            return None
         raise SourceError("the stream can't be read: the headers of a message can't be")
 
     @contextlib.asynccontextmanager
@@ -129,6 +135,7 @@ class Source:
             if int(headers[_BEFORE]) != last:
                 return True  # one in between is missing; it is asked for again
             batch.messages.append(_message(partition, message))
+            batch.stored_at.append(headers.get(_STORED_AT))
             batch.pending = int(headers.get(_PENDING, 0))
             return False
         status = headers.get(_STATUS)
@@ -153,6 +160,7 @@ class Source:
             return True
         fault = "no gateway has written it: its headers can't be read"
         batch.messages.append(StreamMessage(partition, 0, _now(), message.data, fault=fault))
+        batch.stored_at.append(None)
         return False
 
 

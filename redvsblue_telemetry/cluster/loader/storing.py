@@ -28,7 +28,7 @@ class Stored(msgspec.Struct):
     seconds: float = 0.0
     """How long the commit took."""
     offsets: dict[int, int] = {}
-    """The sequence number of the last message of each partition that is now in the lake."""
+    """The place of the last message of each partition that is now in the lake."""
 
 
 class Commit(msgspec.Struct):
@@ -55,7 +55,7 @@ class Storing:
         self._claim: Claim | None = None
 
     def claim(self, partitions: Iterable[int]) -> dict[int, int]:
-        """Return the sequence number of the last message of some partitions that is in the lake.
+        """Return the place of the last message of each partition that is in the lake.
 
         Raises:
             LakeError: the lake can't be read.

@@ -20,6 +20,7 @@ from ...collector.storage.upkeep import Keep
 from ..lake.errors import LakeError
 from ..lake.lake import Lake
 from ..stream import STREAM, StreamState, subject
+from .places import sequence_of
 from .source import Source, SourceError
 
 __all__ = ["StreamUpkeep", "Upkeep"]
@@ -49,7 +50,7 @@ class StreamUpkeep:
         """Delete the messages that may go. If that fails, they are left for the next time.
 
         Args:
-            offsets: the sequence number of the last message of each partition that is in the lake.
+            offsets: the place of the last message of each partition that is in the lake.
         """
         try:
             info = await self._jetstream.stream_info(STREAM)
@@ -72,7 +73,7 @@ class StreamUpkeep:
         for partition, offset in offsets.items():
             with contextlib.suppress(NotFoundError):
                 message = await self._jetstream.get_msg(
-                    STREAM, seq=offset + 1, next=True, subject=subject(partition)
+                    STREAM, seq=sequence_of(offset) + 1, next=True, subject=subject(partition)
                 )
                 first = min(first, message.seq or 0)
         return first

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redvsblue_telemetry.cluster.loader.membership import BUCKET
+from redvsblue_telemetry.cluster.stream import STREAM
 from tests.cluster.loader.loaders import (
     PATIENCE,
     loader_running,
@@ -179,3 +180,36 @@ def test_servers_of_the_stream_are_replaced_by_empty_ones(tmp_path: Path) -> Non
         wait_for_events(lake, len(expected))
         assert sequences(lake) == expected
         assert loader.ask("/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("more", [1, 20], ids=["fewer messages", "more messages"])
+def test_stream_that_uses_its_numbers_again_is_read_again(
+    stream_servers: StreamServers, tmp_path: Path, more: int
+) -> None:
+    """As after the loss of all disks: the same stream, without its messages."""
+    lake = tmp_path / "lake"
+
+    async def publish(*, first: int, last: int, is_new: bool) -> None:
+        async with publishing(stream_servers.urls) as publisher:
+            if is_new:
+                info = await publisher.jetstream.stream_info(STREAM)
+                await publisher.jetstream.delete_stream(STREAM)
+                await publisher.jetstream.add_stream(info.config)
+            for seq in range(first, last + 1):
+                await publisher.batch("a", seq, seq)
+
+    with loader_running(stream_servers.urls, lake) as loader:
+        asyncio.run(publish(first=1, last=5, is_new=False))
+        wait_for_events(lake, 5)
+        asyncio.run(publish(first=6, last=5 + more, is_new=True))
+        loader.running.wait_for("the stream has lost messages that it had acknowledged")
+        wait_for_events(lake, 5 + more)
+        asyncio.run(publish(first=4, last=6 + more, is_new=False))
+        wait_for_events(lake, 6 + more)
+        loader.stop()
+    with loader_running(stream_servers.urls, lake) as loader:
+        asyncio.run(publish(first=7 + more, last=7 + more, is_new=False))
+        wait_for_events(lake, 7 + more)
+        assert "has lost messages" not in loader.running.errors
+        loader.stop()
+    assert sequences(lake) == Counter(("a", seq) for seq in range(1, 8 + more))
