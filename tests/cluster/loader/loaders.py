@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.command import Running, running_process
 from tests.support.wait import wait_until
 
-PATIENCE = 40.0  # seconds for what takes a few
+PATIENCE = 60.0  # seconds for what takes a few, on a machine that has other things to do
 EXPIRY = 2.0  # seconds
 
 _QUICK = f"""
@@ -39,7 +39,7 @@ class Loader:
 
     def __init__(self, running: Running) -> None:
         self.running = running
-        running.wait_for("metrics at")
+        assert wait_until(lambda: "metrics at" in running.output, PATIENCE), running.said
         found = re.search(r"metrics at (\S+)", running.output)
         assert found
         self.address = urlsplit(found[1]).netloc
