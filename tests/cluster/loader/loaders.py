@@ -61,6 +61,10 @@ class Loader:
             if sample.name == name
         )
 
+    def wait_for_metric(self, name: str, value: float) -> None:
+        """Wait for a value: the loader counts a commit just after it is in the lake."""
+        assert wait_until(lambda: self.metric(name) == value, PATIENCE), self.metric(name)
+
     @property
     def owned(self) -> int:
         return int(self.metric("telemetry_partitions_owned"))

@@ -68,8 +68,8 @@ def test_events_are_in_the_lake_within_seconds(
         arrivals = [(row["session"], row["seq"]) for row in stored(lake)]
         assert [seq for session, seq in arrivals if session == "b"] == [*range(1, 201)]
         assert loader.ask("/healthz") == (200, "ok\n")
-        assert loader.metric("telemetry_events_stored_total") == 600
-        assert loader.metric("telemetry_lag_messages") == 0
+        loader.wait_for_metric("telemetry_events_stored_total", 600)
+        loader.wait_for_metric("telemetry_lag_messages", 0)
         loader.stop()
 
 
@@ -92,8 +92,8 @@ def test_batch_of_hours_ago_is_stored_zero_times_more(
         # The stream takes these for new ones, as it does after its duplicate window.
         asyncio.run(publish("second", (1, 10), (5, 25), (21, 30), (31, 31)))
         wait_for_events(lake, 31)
-        assert loader.metric("telemetry_events_repeated_total") == 10 + 11 + 10
-        assert loader.metric("telemetry_events_stored_total") == 11
+        loader.wait_for_metric("telemetry_events_repeated_total", 10 + 11 + 10)
+        loader.wait_for_metric("telemetry_events_stored_total", 11)
         loader.stop()
     assert sequences(lake) == expected("a", last=31)
 
@@ -134,7 +134,7 @@ def test_messages_that_are_none_are_counted_and_stop_nothing(
             "Object missing required field `sessionId`",
         ]
         assert rejected[0]["data"] == "no headers"
-        assert loader.metric("telemetry_events_rejected_total") == len(rejected)
+        loader.wait_for_metric("telemetry_events_rejected_total", len(rejected))
         loader.stop()
 
 
@@ -172,7 +172,7 @@ def test_events_that_do_not_fit_the_schema_have_their_fault(
         asyncio.run(publish())
         wait_for_events(lake, 3)
         assert [row["fault"] is None for row in stored(lake)] == [True, True, False]
-        assert loader.metric("telemetry_events_faulty_total") == 1
+        loader.wait_for_metric("telemetry_events_faulty_total", 1)
         loader.stop()
 
 
@@ -185,7 +185,7 @@ def test_stop_commits_all_that_was_read(stream_servers: StreamServers, tmp_path:
 
     with loader_running(stream_servers.urls, lake, "--interval", "60") as loader:
         asyncio.run(publish())
-        assert wait_until(lambda: loader.metric("telemetry_lag_messages") == 1, PATIENCE)
+        loader.wait_for_metric("telemetry_lag_messages", 1)
         assert stored(lake) == []
         loader.stop()
         assert "everything that was read is in the lake" in loader.running.output

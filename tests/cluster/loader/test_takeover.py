@@ -58,7 +58,7 @@ def test_killed_loader_is_replaced(stream_servers: StreamServers, tmp_path: Path
             assert time.monotonic() - killed < EXPIRY + 8
             wait_for_more(lake, published)
             assert_all_is_there_once(lake, published)
-        assert second.metric("telemetry_loaders") == 1
+        second.wait_for_metric("telemetry_loaders", 1)
 
 
 def test_loaders_join_and_leave_in_good_order(
@@ -78,7 +78,7 @@ def test_loaders_join_and_leave_in_good_order(
             assert time.monotonic() - left < EXPIRY  # nobody had to wait for a lease
         wait_for_more(lake, published)
         assert_all_is_there_once(lake, published)
-        assert first.metric("telemetry_commits_lost_total") == 0
+        first.wait_for_metric("telemetry_commits_lost_total", 0)
         first.stop()
 
 

@@ -66,7 +66,7 @@ def test_full_disk_loses_nothing_and_goes_on_when_there_is_room(
         filler = fill(seen)
         assert wait_until(lambda: loader.ask("/healthz")[0] == 503, PATIENCE)
         loader.running.wait_for("events can't be stored in the lake: ")
-        assert loader.metric("telemetry_storing") == 0
+        loader.wait_for_metric("telemetry_storing", 0)
         failures = loader.metric("telemetry_commit_failures_total")
         assert wait_until(
             lambda: loader.metric("telemetry_commit_failures_total") > failures + 1, PATIENCE
@@ -75,8 +75,7 @@ def test_full_disk_loses_nothing_and_goes_on_when_there_is_room(
         assert wait_until(lambda: loader.ask("/healthz")[0] == 200, PATIENCE)
         loader.running.wait_for("events are being stored again")
         expected = published.stop()
-        all_stored = lambda: loader.metric("telemetry_events_stored_total") == len(expected)  # noqa: E731
-        assert wait_until(all_stored, PATIENCE)
+        loader.wait_for_metric("telemetry_events_stored_total", len(expected))
         # deltalake would follow the link to the disk of this process.
         shutil.copytree(seen / "lake", tmp_path / "copy")
         assert sequences(tmp_path / "copy") == expected
@@ -138,7 +137,7 @@ def test_nothing_is_committed_while_the_lease_cannot_be_renewed(
                 await publisher.batch("a", 1, 10)
 
         asyncio.run(publish())
-        assert wait_until(lambda: loader.metric("telemetry_lag_messages") == 1, PATIENCE)
+        loader.wait_for_metric("telemetry_lag_messages", 1)
         stream_servers.children[0].suspend()
         loader.running.wait_for("the table of the loaders can't be reached")
         assert wait_until(lambda: loader.metric("telemetry_lag_seconds") > 7, PATIENCE)
