@@ -5,6 +5,11 @@ loaders commit. Only the list comes from the Delta log. DuckDB reads the Parquet
 it can, which takes a fraction of the time that a data set of Arrow takes. It has no client for
 object storage without a download, so there it reads through such a data set.
 
+Files hold one day each, and those of a day that is over are in the order of type, session and seq.
+So DuckDB skips most groups of rows of a question about some types: a funnel of four steps over ten
+million events takes half a second of one core, and counts by type a twentieth. A question about a
+field takes long, since each event's JSON is parsed: two seconds for ten million events.
+
 The rows of a snapshot are in the relations ``stored_events``, ``stored_reports``,
 ``stored_rejected`` and ``stored_runs``, with the columns of :data:`~.table.FILE_SCHEMA`.
 """
