@@ -20,9 +20,9 @@ from tests.support.lake import STREAM, append, event, message
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a lake that is not there yet, on a server of its own.
+    """The URL of a lake that is not there yet, on a new server.
 
-    In a process of its own, too: a thread could not answer while the caller holds the GIL.
+    The server is a separate process: a thread could not answer while the caller holds the GIL.
     """
     program = Path(sys.executable).with_name("moto_server")
     server = subprocess.Popen(
