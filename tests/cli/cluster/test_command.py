@@ -11,7 +11,7 @@ import pytest
 from redvsblue_telemetry.cluster.local.ledgers import count_events
 from redvsblue_telemetry.cluster.local.servers import ServersError, find_program
 from tests.cli.test_demo_command import children_of, is_alive
-from tests.support.command import PATIENCE, invoke_command, needs_posix, running_command
+from tests.support.command import PATIENCE, Terminal, invoke_command, needs_posix, running_command
 from tests.support.wait import wait_until
 
 VERDICT = r"^every event once: ([\d,]+) events$"
@@ -54,6 +54,20 @@ def test_every_event_is_in_the_lake_once_though_each_part_is_killed(tmp_path: Pa
     assert verdict, output
     assert int(verdict[1].replace(",", "")) == figure(output, "stored") > 100
     assert count_events(str(tmp_path / "lake")) == figure(output, "stored")
+
+
+@needs_posix
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_on_a_terminal_the_progress_is_one_line(tmp_path: Path) -> None:
+    options = ("--seconds", 2, "--games", 1, "--dir", tmp_path)
+    with Terminal("cluster", *options) as terminal:
+        assert wait_until(lambda: terminal.process.poll() is not None, 100), terminal.shown
+        assert terminal.end() == 0, terminal.shown
+
+    shown = terminal.shown.decode()
+    assert "\x1b[1;32mevery event once: " in shown
+    assert re.search(r"\r\x1b\[2K +\d+\.\d s +[\d,]+ emitted", shown)  # over the line before
 
 
 @needs_posix
