@@ -26,9 +26,9 @@ from .table import FILE_SCHEMA, DataFile, Table, sort
 
 __all__ = ["Compacted", "compact", "merge_runs", "plan"]
 
-_TARGET_ROWS = 1_000_000
+_TARGET_ROWS = 500_000
 _TARGET_BYTES = 128 * 1024 * 1024
-_TARGET_MEMORY = 256 * 1024 * 1024
+_TARGET_MEMORY = 192 * 1024 * 1024
 _AT_ONCE = 8  # files of about the same size
 _BITS = 3  # sizes within a factor of eight are about the same
 _QUICK, _SMALL = (
