@@ -205,6 +205,7 @@ class Claim:
         self._older: SessionTexts | None = None  # of the streams before, by all their partitions
         self._numbers: dict[int, SessionNumbers] = {}
         self._attempted: dict[int, int] = {}  # the offsets of a commit in doubt
+        self._attempted_files: frozenset[str] = frozenset()
         self._is_current = True  # whether the table was read after the last commit
 
     @property
@@ -315,13 +316,14 @@ class Claim:
         fences = {self._fence(key): value for key, value in moved.items()}
         for left in reversed(range(_ATTEMPTS)):
             self._is_current, self._attempted = False, {**moved}
+            self._attempted_files = frozenset(each.path for each in added)
             before, trouble = table.version, None
             try:
                 table.commit(fences, added)
             except LakeError as error:
                 trouble = error
             # The error may have come before the commit or after it; nor is a success believed.
-            if self._catch_up():
+            if self._catch_up(is_doubted=trouble is not None):
                 break
             # Rows that are deleted meanwhile fail it, too: then it is right for the next version.
             if table.version == before or not left:
@@ -331,8 +333,11 @@ class Claim:
             logger.warning("stored, although there was an error: %s", trouble)
         rows.clear()
 
-    def _catch_up(self) -> dict[int, int]:
-        """Read the table; return the offsets of the attempt in doubt if it was stored.
+    def _catch_up(self, *, is_doubted: bool = True) -> dict[int, int]:
+        """Read the table; return the offsets of the last attempt if it was stored.
+
+        Args:
+            is_doubted: whether nobody has said that it was.
 
         Raises:
             LostPartitionsError: another process has committed.
@@ -341,9 +346,12 @@ class Claim:
         self._table.refresh()
         stored = self._stored(self._offsets)
         attempted = self._attempted
-        if attempted and stored == {**self._offsets, **attempted}:
-            # Ours, or that of a process with the same claim: then it has stored the same, since
-            # both began with the same state and read the same messages.
+        is_there = bool(attempted) and stored == {**self._offsets, **attempted}
+        if is_there and is_doubted and self._attempted_files:
+            # Another process may have read just as far.
+            files = {each.path for each in self._table.files()}
+            is_there = not self._attempted_files.isdisjoint(files)
+        if is_there:
             self._offsets = stored
         else:
             attempted = {}

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,7 +33,6 @@ import pyarrow.fs
 import pyarrow.parquet
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
 
 from .errors import LakeError
@@ -60,6 +60,8 @@ _CONFIGURATION: Mapping[str, str | None] = {
     "delta.logRetentionDuration": "interval 1 days",
     "delta.deletedFileRetentionDuration": "interval 1 days",
 }
+_COLORS = re.compile("\x1b\\[[0-9;]*m|\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS}")
+_CONNECT_TIMEOUT, _REQUEST_TIMEOUT = 5, 20  # seconds; of object stores
 ROW_GROUP = 100_000
 """The most rows of a group of rows in a file."""
 _REPEATED = ["received", "session", "type", "run", "version", "context", "fault"]
@@ -100,11 +102,7 @@ class Table:
         self._id = delta.metadata().id
         self._folder = _local_folder(url)
         self._place = url if self._folder is None else str(self._folder)
-        self._files: Any = (
-            pyarrow.fs.PyFileSystem(DeltaStorageHandler.from_table(delta._table))
-            if self._folder is None
-            else pyarrow.fs.SubTreeFileSystem(str(self._folder), pyarrow.fs.LocalFileSystem())
-        )
+        self._files: Any = _file_system(url, self._folder)
         self._seen = self._newest_entry()
 
     @classmethod
@@ -122,7 +120,7 @@ class Table:
         place = url if folder is None else str(folder)
         with _explained(f"{url} can't be opened"):
             try:
-                return cls(place, DeltaTable(place))
+                return cls(place, DeltaTable(place, storage_options=_storage_options(url)))
             except TableNotFoundError:
                 if not create:
                     raise LakeError(f"{url} is not a lake") from None
@@ -132,8 +130,9 @@ class Table:
                     schema=SCHEMA,
                     partition_by=list(PARTITIONED_BY),
                     configuration=_CONFIGURATION,
+                    storage_options=_storage_options(url),
                 )
-            return cls(place, DeltaTable(place))
+            return cls(place, DeltaTable(place, storage_options=_storage_options(url)))
 
     @property
     def version(self) -> int:
@@ -392,7 +391,7 @@ class Table:
             return
         # Its entry may also have been cleaned up, or the folder may have been copied.
         try:
-            found = DeltaTable(self._place)
+            found = DeltaTable(self._place, storage_options=_storage_options(self.url))
         except TableNotFoundError:
             raise LakeError(f"{self.url} was deleted while it was in use") from None
         if found.metadata().id != self._id or found.version() < self.version:
@@ -421,6 +420,36 @@ def _local_folder(url: str) -> Path | None:
     if parts.scheme == "file":
         return Path(parts.path)
     return None if len(parts.scheme) > 1 else Path(url).absolute()
+
+
+def _file_system(url: str, folder: Path | None) -> Any:
+    """Return the file system that has the table as its root."""
+    if folder is not None:
+        return pyarrow.fs.SubTreeFileSystem(str(folder), pyarrow.fs.LocalFileSystem())
+    parts = urlsplit(url)
+    if parts.scheme != "s3":
+        raise LakeError(f"{url} is neither a path nor an s3:// URL")
+    # deltalake has one of its own, but it keeps the GIL while it waits for the network.
+    with _explained(f"{url} can't be reached"):
+        store = pyarrow.fs.S3FileSystem(
+            region=os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION")),
+            endpoint_override=os.environ.get("AWS_ENDPOINT_URL"),
+            connect_timeout=_CONNECT_TIMEOUT,
+            request_timeout=_REQUEST_TIMEOUT,
+        )
+    return pyarrow.fs.SubTreeFileSystem(parts.netloc + parts.path, store)
+
+
+def _storage_options(url: str) -> dict[str, str] | None:
+    """Return the settings of deltalake's own access: it would try for three minutes."""
+    if urlsplit(url).scheme != "s3":
+        return None
+    return {
+        "connect_timeout": f"{_CONNECT_TIMEOUT} seconds",
+        "timeout": f"{_REQUEST_TIMEOUT} seconds",
+        "max_retries": "3",
+        "retry_timeout": f"{_REQUEST_TIMEOUT} seconds",
+    }
 
 
 def _sync(path: Path) -> None:
@@ -478,4 +507,6 @@ def _explained(trouble: str) -> Iterator[None]:
     try:
         yield
     except (OSError, DeltaError, pa.ArrowException) as error:
-        raise LakeError(f"{trouble}: {error}") from error
+        # deltalake's have several lines, in color.
+        reason = " ".join(_COLORS.sub("", str(error)).split())
+        raise LakeError(f"{trouble}: {reason}") from error
