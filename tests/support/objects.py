@@ -1,4 +1,4 @@
-"""An object store that speaks S3, in a process of its own."""
+"""An object store that speaks S3, in another process."""
 
 from __future__ import annotations
 

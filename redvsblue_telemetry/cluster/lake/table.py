@@ -64,9 +64,9 @@ _COLORS = re.compile("\x1b\\[[0-9;]*m|\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS}")
 _CONNECT_TIMEOUT, _REQUEST_TIMEOUT = 5, 20  # seconds; of object stores
 ROW_GROUP = 100_000
 """The most rows of a group of rows in a file."""
-_REPEATED = ["received", "session", "type", "run", "version", "context", "fault"]
+_REPEATED = ["session", "type", "run", "version", "context", "fault"]
 _BYTES_PER_ROW = 200  # of memory, beside the encoded columns
-_NUMBERS = dict.fromkeys(("arrival", "seq", "timestamp"), "DELTA_BINARY_PACKED")
+_NUMBERS = dict.fromkeys(("arrival", "received", "seq", "timestamp"), "DELTA_BINARY_PACKED")
 
 
 class Owner(NamedTuple):

@@ -156,7 +156,7 @@ def test_each_row_is_merged_a_few_times_only() -> None:
 
 
 def test_no_group_is_larger_than_a_file_should_be() -> None:
-    files = [file(number, 300_000) for number in range(20)]
+    files = [file(number, 150_000) for number in range(20)]
     groups = list(plan(files, "2026-11-30"))
     assert [len(group) for group in groups] == [3] * 6 + [2]
-    assert list(plan([file(number, 500_000) for number in range(20)], "2026-11-30")) == []
+    assert list(plan([file(number, 250_000) for number in range(20)], "2026-11-30")) == []

@@ -1,4 +1,4 @@
-"""A disk that is full: whatever file of a commit has no room, nothing is half done."""
+"""A disk that is full: nothing is half done, no matter which file of a commit has no room."""
 
 from __future__ import annotations
 
