@@ -50,7 +50,7 @@ __all__ = ["collect", "page_url"]
 
 ALERT_VARIABLE = "REDVSBLUE_COLLECTOR_ALERT"
 _DEFAULTS = Options()
-# What a gateway has not: a database, and a page with its own readers.
+# What a gateway has not: a database and a page.
 _NOT_WITH_STREAM = {
     "db": "--db",
     "keep_rules": "--keep",
@@ -60,7 +60,6 @@ _NOT_WITH_STREAM = {
     "alert_test": "--alert-test",
     "schema": "--schema",
     "allow_reset": "--allow-reset",
-    "read_token": "--read-token",
 }
 _ONLY_WITH_STREAM = {
     "stream_credentials": "--stream-credentials",

@@ -37,9 +37,11 @@ class Gateway(NamedTuple):
     def pid(self) -> int:
         return self.running.process.pid
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, token: str | None = None) -> tuple[int, str]:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(self.http_url + path, headers=headers)
         try:
-            with urllib.request.urlopen(self.http_url + path, timeout=PATIENCE) as response:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:

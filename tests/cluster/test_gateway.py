@@ -292,6 +292,19 @@ def test_a_token_is_needed_for_all_but_its_health(stream_servers: StreamServers)
             assert next_ack(client) == 1
 
 
+def test_the_token_of_games_does_not_open_the_metrics_if_people_have_another(
+    stream_servers: StreamServers,
+) -> None:
+    options = ("--token", "sesame", "--read-token", "thyme")
+    with gateway_running(stream_servers.urls, *options) as gateway:
+        assert gateway.get("metrics", token="sesame")[0] == 401
+        status, text = gateway.get("metrics", token="thyme")
+        assert (status, "telemetry_stream_connected 1.0" in text) == (200, True)
+        with client_of(gateway, token="sesame") as client:
+            client.send(array(1))
+            assert next_ack(client) == 1
+
+
 def test_clients_beyond_the_limits_are_refused_as_by_a_collector(
     stream_servers: StreamServers,
 ) -> None:

@@ -36,7 +36,6 @@ def said(output: str) -> str:
         ("--alert-test",),
         ("--schema", "schema.json"),
         ("--allow-reset",),
-        ("--read-token", "sesame"),
     ],
 )
 def test_options_of_a_database_and_a_page_are_refused(arguments: tuple[str, ...]) -> None:
@@ -46,9 +45,11 @@ def test_options_of_a_database_and_a_page_are_refused(arguments: tuple[str, ...]
 
 
 def test_a_variable_of_the_environment_is_refused_as_well() -> None:
-    result = invoke_command("collect", "--stream", URL, REDVSBLUE_COLLECTOR_READ_TOKEN="sesame")
+    result = invoke_command(
+        "collect", "--stream", URL, REDVSBLUE_COLLECTOR_ALERT="https://hooks.example/sesame"
+    )
     assert result.exit_code == 2
-    assert "--read-token, which a variable of the environment sets" in said(result.output)
+    assert "--alert, which a variable of the environment sets" in said(result.output)
     assert "sesame" not in result.output
 
 
