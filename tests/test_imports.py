@@ -240,10 +240,12 @@ ROOMS = {
     """,
     "cluster.gateway": """
         splitting       |
+        following       |
         link            |
+        archive         | following  link
         storage         | link  splitting
         metrics         |
-        app             | link  metrics  storage
+        app             | archive  following  link  metrics  storage
     """,
     "cluster.lake": """
         errors          |

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from nats.js import JetStreamContext
+    from nats.js.api import StreamInfo
 
 __all__ = [
     "ALL_SUBJECTS",
+    "ARCHIVED_BUCKET",
     "CHECK",
     "ENCODING",
     "FAULT",
@@ -40,10 +42,13 @@ __all__ = [
     "StreamMessage",
     "StreamOptions",
     "StreamState",
+    "archived_key",
+    "archived_subject",
     "connect",
     "ensure_stream",
     "partition_of",
     "read_headers",
+    "renew_stream",
     "subject",
 ]
 
@@ -51,6 +56,11 @@ STREAM = "TELEMETRY"
 """The name of the stream."""
 _PREFIX = "telemetry.messages"
 ALL_SUBJECTS = f"{_PREFIX}.*"
+
+ARCHIVED_BUCKET = "telemetry-archived"
+"""The bucket of the key-value store in which loaders show how far the lake has come: by
+:func:`archived_key`, the identity of the stream and the sequence number of the last message of the
+partition that is in the lake, with a space between them."""
 
 MESSAGE_ID = "Nats-Msg-Id"
 """The header by which the stream drops a message that it has, within its duplicate window."""
@@ -147,6 +157,16 @@ def partition_of(session_id: str, partitions: int) -> int:
 def subject(partition: int) -> str:
     """Return the subject of a partition's messages."""
     return f"{_PREFIX}.{partition}"
+
+
+def archived_key(partition: int | str) -> str:
+    """Return the key of a partition in the bucket; for ``"*"``, that of all."""
+    return f"partition.{partition}"
+
+
+def archived_subject(partition: int | str) -> str:
+    """Return the subject of the messages by which the value of :func:`archived_key` changes."""
+    return f"$KV.{ARCHIVED_BUCKET}.{archived_key(partition)}"
 
 
 def read_headers(
@@ -281,7 +301,7 @@ async def connect(
 
 
 async def ensure_stream(jetstream: JetStreamContext, options: StreamOptions) -> StreamState:
-    """Make the stream, unless it is there; return what is true of it.
+    """Make the stream, unless it is there; return its state.
 
     Raises:
         nats.errors.Error: the servers can't make it, or don't answer.
@@ -310,6 +330,27 @@ async def ensure_stream(jetstream: JetStreamContext, options: StreamOptions) -> 
             info = await jetstream.add_stream(config)
         except BadRequestError:  # another process was faster, and its identity is another one
             info = await jetstream.stream_info(STREAM)
+    return _state(info)
+
+
+async def renew_stream(jetstream: JetStreamContext, known: StreamState) -> StreamState:
+    """Give the stream another identity, because it has lost messages; return its state.
+
+    After that, its sequence numbers mean other messages, and nobody takes one for another. If it
+    has another identity already, that stays.
+
+    Raises:
+        nats.errors.Error: the servers can't change it, or don't answer.
+        ValueError: a later release has made it.
+    """
+    info = await jetstream.stream_info(STREAM)
+    if _state(info).identity == known.identity:
+        info.config.metadata = {**(info.config.metadata or {}), _IDENTITY: uuid.uuid4().hex}
+        info = await jetstream.update_stream(info.config)
+    return _state(info)
+
+
+def _state(info: StreamInfo) -> StreamState:
     metadata = info.config.metadata or {}
     if metadata.get(_VERSION) != _FORMAT:
         raise ValueError(

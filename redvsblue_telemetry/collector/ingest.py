@@ -25,24 +25,27 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from .._compression import CompressionError, TooLargeError, choose, supported, unpacker
 from .._report import State
 from .._shared import (
+    ACK_ARCHIVED,
     ACK_CUMULATIVE,
     ACK_HEADER,
     CHECK_HEADER,
     CHECK_TYPE,
     CHECK_VERSION,
+    CONFIRM_HEADER,
     ENCODING_HEADER,
     REPORT_HEADER,
     REPORT_VERSION,
     TokenBucket,
 )
 from .messages import Message, read_message, rejected_message
-from .storing import Body, MessageTooLargeError, Place, Storage
+from .storing import Archive, Body, MessageTooLargeError, Place, Storage
 
 __all__ = ["Ingest", "Limits"]
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]  # HEAD comes with GET
 _PARTS_PER_TURN = 1000  # of a client's messages, before others get theirs
 _MAX_UNSTORED_MESSAGES = 64  # per connection; beyond that it is not read
+_MAX_UNARCHIVED_MESSAGES = 16384  # the same; the SDK has half as many in flight
 _MAX_CHECKS = 8  # messages of a connection that are stored and deleted, each with its own sync
 _BURST_SECONDS = 10.0  # how much of the allowed rate may arrive at once
 _MAX_CONNECTED_SESSIONS = 32  # per connection; the newest count
@@ -117,6 +120,7 @@ class _Connection:
         limits: those of one client.
         on_message: called with the bytes of each message as it came, and of its text.
         wants_acks: whether it was promised acks.
+        archive: tells when its messages are archived, if the acks are for that.
         is_check: whether it was promised that its check is forgotten.
         encoding: of binary messages; None if they are text, too.
         unpack: unpacks them; None with no encoding.
@@ -129,6 +133,7 @@ class _Connection:
         on_message: Callable[[int, int], None],
         *,
         wants_acks: bool,
+        archive: Archive | None,
         is_check: bool,
         encoding: str | None,
         unpack: _Unpack | None,
@@ -137,14 +142,17 @@ class _Connection:
         self._limits = limits
         self._on_message = on_message
         self._wants_acks = wants_acks
+        self._archive = archive
         self._checks_left = _MAX_CHECKS if is_check else 0
         self._encoding = encoding
         self._unpack = unpack
         self._events_allowed = TokenBucket(limits.rate, limits.rate * _BURST_SECONDS)
         self._received = 0
         self._stored = 0
-        self._acked = 0
+        self._archived = 0
+        self._acked = (0, 0)  # messages archived and stored, as the client knows
         self._is_ending = False
+        self._awaits_archive = False  # before it ends
         self._refusal: tuple[int, str] | None = None  # code and reason of the close for its fault
         self._has_failed = False
         self._progress = asyncio.Event()  # something was stored, or failed, or it is ending
@@ -161,6 +169,13 @@ class _Connection:
 
     def stored(self, messages: int, places: Sequence[Place] = ()) -> None:
         self._stored += messages
+        self._progress.set()
+        if self._archive is not None:
+            self._archive.follow(self, messages, places)
+
+    def archived(self, messages: int) -> None:
+        """Note that more of its messages are archived; see ArchiveReceipt."""
+        self._archived += messages
         self._progress.set()
 
     def failed(self) -> None:
@@ -182,6 +197,8 @@ class _Connection:
                 await asyncio.wait([receiving, waiting], return_when=asyncio.FIRST_COMPLETED)
             await self._end(receiving, acknowledging, is_closing=waiting.done())
         finally:
+            if self._archive is not None:
+                self._archive.forget(self)
             for task in tasks:
                 task.cancel()
             for outcome in await asyncio.gather(*tasks, return_exceptions=True):
@@ -207,6 +224,7 @@ class _Connection:
                 await self._catch_up(receiving, acknowledging)
             receiving.cancel()
             await asyncio.wait([receiving])
+            self._awaits_archive = True  # or else it sends again what is not archived yet
             await self._settle(acknowledging)
             await self.close(GOING_AWAY, "the collector is closing")
 
@@ -218,7 +236,7 @@ class _Connection:
         parts = 0
         while True:
             await storage.room()
-            while self._received - self._stored >= _MAX_UNSTORED_MESSAGES and not self._has_failed:
+            while self._is_full and not self._has_failed:
                 await self._wait_for_progress()
             self._idle.set()
             event = await self._websocket.receive()
@@ -246,6 +264,13 @@ class _Connection:
             if parts >= _PARTS_PER_TURN:
                 parts = 0
                 await asyncio.sleep(0)  # `receive` doesn't wait while messages are there
+
+    @property
+    def _is_full(self) -> bool:
+        is_full = self._received - self._stored >= _MAX_UNSTORED_MESSAGES
+        if self._archive is not None:
+            is_full = is_full or self._received - self._archived >= _MAX_UNARCHIVED_MESSAGES
+        return is_full
 
     def _is_check(self, message: Message) -> bool:
         """Return whether a message is part of a check, and the client may still send some."""
@@ -320,18 +345,30 @@ class _Connection:
     async def _acknowledge(self) -> None:
         """Acknowledge messages as they are stored; return when one can't be, or at the end."""
         while not self._has_failed:
-            stored = self._stored
-            if stored > self._acked:
+            progress = self._archived, self._stored
+            if progress != self._acked:
                 if self._wants_acks:
-                    await self._websocket.send_text(f'{{"ack":{stored}}}')
-                self._acked = stored
-            elif self._is_ending and self._acked == self._received:
+                    await self._websocket.send_text(self._ack(*progress))
+                self._acked = progress
+            elif self._is_ending and self._is_settled:
                 return
             else:
                 await self._wait_for_progress()
 
+    def _ack(self, archived: int, stored: int) -> str:
+        if self._archive is None:
+            return f'{{"ack":{stored}}}'
+        return f'{{"ack":{archived},"stored":{stored}}}'
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether the client knows of all that was received that it is safe."""
+        archived, stored = self._acked
+        is_awaiting = self._awaits_archive and self._archive is not None
+        return (archived if is_awaiting else stored) == self._received
+
     async def _settle(self, acknowledging: asyncio.Task[None]) -> None:
-        """Wait until everything received is stored and acknowledged, or can't be."""
+        """Wait until everything received is acknowledged, or can't be; but not for long."""
         self._is_ending = True
         self._progress.set()
         await asyncio.wait([acknowledging], timeout=_CLOSE_TIMEOUT)
@@ -350,12 +387,18 @@ class Ingest:
         storage: stores their events.
         limits: on each client, and on all of them.
         on_message: called with the bytes of each message as it came, and of its text.
+        archive: where messages go after the storage, if there is one.
     """
 
     def __init__(
-        self, storage: Storage, limits: Limits, on_message: Callable[[int, int], None]
+        self,
+        storage: Storage,
+        limits: Limits,
+        on_message: Callable[[int, int], None],
+        archive: Archive | None = None,
     ) -> None:
         self._storage = storage
+        self._archive = archive
         self._limits = limits
         self._on_message = on_message
         self._unpackers = {encoding: unpacker(encoding) for encoding in supported()}
@@ -386,8 +429,10 @@ class Ingest:
             answer = PlainTextResponse("closing\n", 503, headers={"Retry-After": "1"})
             await websocket.send_denial_response(answer)
             return
-        wants_acks = websocket.headers.get(ACK_HEADER, "").strip().lower() == ACK_CUMULATIVE
-        headers = [(ACK_HEADER.encode(), ACK_CUMULATIVE.encode())] if wants_acks else []
+        headers = []
+        kind = self._kind_of_acks(websocket)
+        if kind is not None:
+            headers.append((ACK_HEADER.encode(), kind.encode()))
         offered = websocket.headers.get(REPORT_HEADER, "").split(",")
         if REPORT_VERSION in map(str.strip, offered):
             headers.append((REPORT_HEADER.encode(), REPORT_VERSION.encode()))
@@ -402,7 +447,8 @@ class Ingest:
             websocket,
             self._limits,
             self._on_message,
-            wants_acks=wants_acks,
+            wants_acks=kind is not None,
+            archive=self._archive if kind == ACK_ARCHIVED else None,
             is_check=is_check,
             encoding=encoding,
             unpack=None if encoding is None else self._unpackers[encoding],
@@ -417,6 +463,14 @@ class Ingest:
             self._connections.discard(connection)
             if not self._connections:
                 self._last_has_left.set()
+
+    def _kind_of_acks(self, websocket: WebSocket) -> str | None:
+        """Return the kind of acks that a client gets; None if it gets none."""
+        if websocket.headers.get(ACK_HEADER, "").strip().lower() != ACK_CUMULATIVE:
+            return None
+        wanted = websocket.headers.get(CONFIRM_HEADER, "").strip().lower()
+        has_archive = self._archive is not None and wanted == ACK_ARCHIVED
+        return ACK_ARCHIVED if has_archive else ACK_CUMULATIVE
 
     async def close(self) -> None:
         """Store and acknowledge what was received, and close all connections with 1001."""

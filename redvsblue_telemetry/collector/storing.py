@@ -14,7 +14,16 @@ import msgspec
 
 from .messages import Message
 
-__all__ = ["Body", "Health", "MessageTooLargeError", "Place", "Receipt", "Storage"]
+__all__ = [
+    "Archive",
+    "ArchiveReceipt",
+    "Body",
+    "Health",
+    "MessageTooLargeError",
+    "Place",
+    "Receipt",
+    "Storage",
+]
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
@@ -85,6 +94,32 @@ class Storage(Protocol):
         Raises:
             MessageTooLargeError: it was not queued.
         """
+
+
+class ArchiveReceipt(Protocol):
+    """A sender that learns when its messages are archived, on the event loop's thread."""
+
+    def archived(self, messages: int) -> None:
+        """Called when that many more of its messages are archived, in the order of submission."""
+
+    def failed(self) -> None:
+        """Called when some of them never will be, because what was stored is lost."""
+
+
+class Archive(Protocol):
+    """A safer place, which messages reach some time after they are stored."""
+
+    def follow(self, receipt: ArchiveReceipt, messages: int, places: Sequence[Place]) -> None:
+        """Have a receipt called when messages are archived that were just stored.
+
+        Args:
+            receipt: called with the outcome.
+            messages: their number.
+            places: where a replicated log has them.
+        """
+
+    def forget(self, receipt: ArchiveReceipt) -> None:
+        """Call a receipt no more."""
 
 
 class Health:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
@@ -18,6 +19,8 @@ from ...collector.http.metrics import Metrics
 from ...collector.ingest import Ingest, Limits
 from ...collector.server import Options, OptionsError
 from ..stream import StreamOptions
+from .archive import ArchiveWatch
+from .following import Following
 from .link import FormatError, Link
 from .metrics import StreamMetrics
 from .storage import Counts, StreamStorage
@@ -40,17 +43,21 @@ class Gateway:
     def __init__(self, link: Link, access: Access, limits: Limits, public_url: str | None) -> None:
         self._public_url = public_url
         self.storage = storage = StreamStorage(link, self._on_stored, self._on_failure)
+        self._following = following = Following()
+        self.archive = ArchiveWatch(link, following)
+        link.on_new_stream = self._on_new_stream
         self._stream_metrics = StreamMetrics(
             is_connected=lambda: link.is_connected,
             is_storing=lambda: storage.last_error is None,
             waiting_bytes=lambda: storage.waiting_bytes,
             in_flight=lambda: storage.in_flight,
             retries=lambda: storage.retries,
+            unarchived=lambda: following.unarchived,
         )
         self.metrics = Metrics(
             lambda: self.ingest.connections, lambda: 0, more=[self._stream_metrics]
         )
-        self.ingest = Ingest(storage, limits, self.metrics.record_message)
+        self.ingest = Ingest(storage, limits, self.metrics.record_message, following)
         routes = [
             *self.ingest.routes,
             health_route(storage),
@@ -76,6 +83,10 @@ class Gateway:
             crashes=counts.crashes,
         )
         self._stream_metrics.observe(counts.seconds)
+
+    def _on_new_stream(self) -> None:
+        self.storage.lose_all()
+        self._following.lose_all()
 
     def _on_failure(self) -> None:
         self.metrics.record_failure()
@@ -110,7 +121,12 @@ async def gateway_running(stream: StreamOptions, options: Options) -> AsyncItera
     gateway = Gateway(link, options.access(), options.limits(), options.public_url)
     try:
         await gateway.storage.start(_START_TIMEOUT)
-        yield gateway
+        watching = asyncio.create_task(gateway.archive.run())
+        try:
+            yield gateway
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
     except FormatError as error:
         raise OptionsError(str(error)) from error
     finally:

@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Awaitable, Callable, Iterator
 
 import nats.errors
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import PubAck
-from nats.js.errors import APIError, NoStreamResponseError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
-from ..stream import StreamClient, StreamOptions, StreamState, connect, ensure_stream
+from ..stream import (
+    StreamClient,
+    StreamOptions,
+    StreamState,
+    connect,
+    ensure_stream,
+    renew_stream,
+)
 
 __all__ = ["FormatError", "Link", "StreamError"]
+
+logger = logging.getLogger("redvsblue_telemetry.collector")
 
 _REQUEST_TIMEOUT = 2.0  # seconds
 _MAX_UNSENT = 16 * 1024 * 1024  # bytes that wait for a server to read
@@ -31,8 +42,16 @@ class FormatError(StreamError):
     """A later release has made the stream: it will never take messages of this one."""
 
 
+def _nothing() -> None:
+    """Do nothing: the default of the callback."""
+
+
 class Link:
     """A connection to the servers of the stream. Used on one event loop.
+
+    It notices when the stream has lost messages. Sequence numbers only grow. So a new message whose
+    number is not above all that were known before it was sent is in a stream that was made anew, or
+    in one that has lost its end. The latter gets another identity, which everyone looks at.
 
     Args:
         options: the servers.
@@ -46,6 +65,11 @@ class Link:
         self._jetstream: JetStreamContext | None = None  # of the client
         self._connecting: asyncio.Task[StreamClient] | None = None
         self._last_error = "no server has answered yet"
+        self._listener: StreamClient | None = None  # the connection with the subscription
+        self._renewing = asyncio.Lock()
+        self._highest = 0  # of the sequence numbers that are known
+        self.on_new_stream: Callable[[], object] = _nothing
+        """Called when the stream isn't the one that it was: what was stored may be lost."""
         self.state: StreamState | None = None
         """What is true of the stream; None before it was reached."""
 
@@ -70,9 +94,13 @@ class Link:
         with _translated():
             try:
                 self._jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT)
-                self.state = await ensure_stream(self._jetstream, self._options)
+                self._take(await ensure_stream(self._jetstream, self._options))
             except ValueError as error:
                 raise FormatError(str(error)) from error
+
+    def note_number(self, number: int) -> None:
+        """Note that a message of the stream, as it is now, has this sequence number."""
+        self._highest = max(self._highest, number)
 
     async def publish(
         self, subject: str, body: bytes, headers: dict[str, str], timeout: float
@@ -93,8 +121,47 @@ class Link:
             raise self._not_connected()
         if client.pending_data_size > _MAX_UNSENT:
             raise StreamError("a server of the stream does not read what it is sent")
+        state, highest = self.state, self._highest
         with _translated():
-            return await jetstream.publish(subject, body, timeout, headers=headers)
+            ack = await jetstream.publish(subject, body, timeout, headers=headers)
+        if ack.seq <= highest and not ack.duplicate:
+            await self._renew(jetstream, state)
+        if self.state is not state:
+            raise StreamError("the stream is another one than before")
+        self.note_number(ack.seq)
+        return ack
+
+    async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> None:
+        """Have a function called with each message of a subject from now on.
+
+        Messages are missed while there is no connection. To be called now and then, since another
+        connection may take the place of the one before.
+
+        Raises:
+            StreamError: there is no connection.
+        """
+        client = self._client
+        if client is None or not client.is_connected:
+            raise self._not_connected()
+        if client is not self._listener:
+            with _translated():
+                await client.subscribe(subject, cb=heard)
+            self._listener = client
+
+    async def value(self, bucket: str, subject: str) -> bytes | None:
+        """Return the newest value in a bucket of the key-value store; None if there is none.
+
+        Raises:
+            StreamError: the bucket can't be read.
+        """
+        client, jetstream = self._client, self._jetstream
+        if client is None or jetstream is None or not client.is_connected:
+            raise self._not_connected()
+        with _translated():
+            try:
+                return (await jetstream.get_last_msg(f"KV_{bucket}", subject)).data
+            except NotFoundError:
+                return None
 
     async def close(self) -> None:
         """Close the connection."""
@@ -103,6 +170,26 @@ class Link:
             await asyncio.wait([self._connecting])
         if self._client is not None:
             await self._client.close()
+
+    async def _renew(self, jetstream: JetStreamContext, state: StreamState | None) -> None:
+        """Give a stream that has lost messages another identity, which everyone looks at."""
+        async with self._renewing:
+            if state is not None and self.state is state:
+                with _translated():
+                    try:
+                        self._take(await renew_stream(jetstream, state))
+                    except ValueError as error:
+                        raise FormatError(str(error)) from error
+
+    def _take(self, state: StreamState) -> None:
+        if state == self.state:
+            return
+        is_another = self.state is not None
+        self.state = state
+        if is_another:
+            self._highest = 0
+            logger.warning("the stream was made anew, or has lost messages; clients send again")
+            self.on_new_stream()
 
     async def _connected(self) -> StreamClient:
         client = self._client

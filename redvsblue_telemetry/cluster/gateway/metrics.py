@@ -22,6 +22,7 @@ class StreamMetrics(Collector):
         waiting_bytes: returns the bytes of messages that are not stored yet.
         in_flight: returns the number of messages that are being published.
         retries: returns how often one was published again.
+        unarchived: returns the number of messages that clients wait for to be archived.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class StreamMetrics(Collector):
         waiting_bytes: Callable[[], int],
         in_flight: Callable[[], int],
         retries: Callable[[], int],
+        unarchived: Callable[[], int],
     ) -> None:
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "telemetry_stream_connected": (
@@ -44,6 +46,10 @@ class StreamMetrics(Collector):
                 waiting_bytes,
             ),
             "telemetry_stream_in_flight": ("Messages that are being published.", in_flight),
+            "telemetry_stream_unarchived": (
+                "Stored messages that clients wait for to be archived.",
+                unarchived,
+            ),
         }
         self._retries = retries
         self._seconds = Histogram(

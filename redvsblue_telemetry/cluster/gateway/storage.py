@@ -177,6 +177,11 @@ class StreamStorage:
         if not parts:
             self._settle(sent)
 
+    def lose_all(self) -> None:
+        """Note that what was stored is lost: those who wait for an ack have to send it again."""
+        for queue in tuple(self._unacknowledged.values()):
+            self._break(queue[0].receipt)
+
     async def close(self) -> None:
         """Store what is queued, as far as that is possible now, and disconnect."""
         while self._tasks:
@@ -338,10 +343,10 @@ class StreamStorage:
                 await asyncio.wait_for(self._needs_probe.wait(), interval)
             is_away = self._health.last_error is not None
             looked_at = self._loop.time()
+            error = await self._look(is_away=is_away)  # also for another identity of the stream
             if not is_away and looked_at - self._worked_at < _QUIET_INTERVAL:
                 failing_since = None
                 continue
-            error = await self._look(is_away=is_away)
             if error is None:
                 failing_since = None
                 self._worked_at = self._loop.time()

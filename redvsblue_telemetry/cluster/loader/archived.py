@@ -14,16 +14,14 @@ import nats.errors
 from nats.js import JetStreamContext
 from nats.js.kv import KeyValue
 
+from ..stream import ARCHIVED_BUCKET, archived_key
 from .membership import bucket
 from .places import sequence_of
 
-__all__ = ["ARCHIVED_BUCKET", "Archived"]
+__all__ = ["Archived"]
 
 logger = logging.getLogger("redvsblue_telemetry.loader")
 
-ARCHIVED_BUCKET = "telemetry-archived"
-"""Has for each partition, as ``partition.3``, the identity of the stream and the sequence number of
-the last message that is in the lake, with a space between them."""
 _RETRY = 0.5  # seconds
 _END_TIMEOUT = 2.0
 
@@ -69,7 +67,7 @@ class Archived:
                     self._store = await bucket(self._jetstream, ARCHIVED_BUCKET, self._replicas)
                 for number, offset in offsets.items():
                     text = f"{self._identity} {offset}"
-                    await self._store.put(f"partition.{number}", text.encode())
+                    await self._store.put(archived_key(number), text.encode())
             except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
                 logger.debug("the numbers of archived messages can't be written: %r", error)
                 self._store = None

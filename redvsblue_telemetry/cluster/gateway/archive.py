@@ -1,0 +1,67 @@
+"""Learns from the loaders how far the lake has come.
+
+They write it into a bucket of the stream's key-value store, which is a stream itself: so each new
+value is a message that a plain subscription gets. It can miss one, while it is not connected. So
+the values of the partitions that somebody waits for are read now and then, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from nats.aio.msg import Msg
+
+from ..stream import ARCHIVED_BUCKET, archived_subject
+from .following import Following
+from .link import Link, StreamError
+
+__all__ = ["ArchiveWatch"]
+
+logger = logging.getLogger("redvsblue_telemetry.collector")
+
+_INTERVAL = 1.0  # seconds
+
+
+class ArchiveWatch:
+    """Moves the followed partitions on. Used on the event loop's thread.
+
+    Args:
+        link: the connection to the stream.
+        following: learns of it.
+    """
+
+    def __init__(self, link: Link, following: Following) -> None:
+        self._link = link
+        self._following = following
+
+    async def run(self) -> None:
+        """Watch until canceled."""
+        while True:
+            try:
+                await self._look()
+            except StreamError:  # the storage reports it
+                pass
+            except Exception:
+                logger.exception("internal error in the collector")
+            await asyncio.sleep(_INTERVAL)
+
+    async def _look(self) -> None:
+        await self._link.listen(archived_subject("*"), self._hear)
+        for partition in tuple(self._following.awaited):
+            value = await self._link.value(ARCHIVED_BUCKET, archived_subject(partition))
+            self._note(partition, value)
+
+    async def _hear(self, message: Msg) -> None:
+        with contextlib.suppress(ValueError):
+            self._note(int(message.subject.rpartition(".")[2]), message.data)
+
+    def _note(self, partition: int, value: bytes | None) -> None:
+        identity, _, number = (value or b"").decode(errors="replace").partition(" ")
+        state = self._link.state
+        # Numbers of a stream that was there before mean other messages.
+        if state is None or identity != state.identity or not number.isdigit():
+            return
+        self._link.note_number(int(number))
+        self._following.move(partition, int(number))
