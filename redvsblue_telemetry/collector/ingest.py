@@ -120,7 +120,7 @@ class _Connection:
         limits: those of one client.
         on_message: called with the bytes of each message as it came, and of its text.
         wants_acks: whether it was promised acks.
-        archive: tells when its messages are archived, if the acks are for that.
+        archive: calls it when its messages are archived, if the acks are for that.
         is_check: whether it was promised that its check is forgotten.
         encoding: of binary messages; None if they are text, too.
         unpack: unpacks them; None with no encoding.

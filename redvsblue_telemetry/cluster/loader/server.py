@@ -44,6 +44,7 @@ logger = logging.getLogger("redvsblue_telemetry.loader")
 
 _REQUEST_TIMEOUT = 2.0  # seconds; shorter than a lease
 _RETRY = 0.5
+_LOOK_INTERVAL = 2.0  # seconds between looks at the stream, which may be another one
 
 
 class Options(msgspec.Struct, kw_only=True):
@@ -111,12 +112,24 @@ async def serve(
         url = None
         if listener is not None:
             await stack.enter_async_context(
-                serving(listener, running.metrics.exposition, running.is_storing)
+                serving(
+                    listener,
+                    lambda: running.metrics.exposition(),  # noqa: PLW0108 (it may be another one)
+                    lambda: running.is_storing(),  # noqa: PLW0108
+                )
             )
             host = f"[{options.host}]" if ":" in options.host else options.host
             url = f"http://{host}:{listener.getsockname()[1]}/"
         on_ready(url)
-        await running.run(stop)
+        while not await running.run(stop):
+            state = await _stream(jetstream, options.stream, stop)
+            if state is None:
+                return
+            logger.warning(
+                "the stream was made anew, or has lost messages; loading it from its beginning"
+            )
+            reader = Reader(state.partitions)
+            running = _Running(options, client, jetstream, state, reader, check)
 
 
 async def _connected(options: StreamOptions, stop: asyncio.Event) -> Client | None:
@@ -174,6 +187,9 @@ class _Running:
     ) -> None:
         source = Source(client)
         replicas = options.stream.replica_count
+        self._options = options.stream
+        self._jetstream = jetstream
+        self._stream_state = state
         self._partitions = state.partitions
         self.metrics = Metrics(self._state)
         self._loader = Loader(
@@ -201,9 +217,16 @@ class _Running:
             on_failure=self.metrics.record_upkeep_failure,
         )
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Load until it is stopped; then let others have its partitions."""
-        loading = asyncio.create_task(self._loader.run(self._membership, stop))
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Load until it is stopped; then let others have its partitions.
+
+        Returns:
+            Whether it was stopped. Otherwise the stream is another one.
+        """
+        ending = asyncio.Event()
+        loading = asyncio.create_task(self._loader.run(self._membership, ending))
+        watching = asyncio.create_task(self._watch_stream(stop))
+        watching.add_done_callback(lambda _: ending.set())
         beside = [
             asyncio.create_task(self._membership.run()),
             asyncio.create_task(self._archived.run()),
@@ -215,11 +238,22 @@ class _Running:
             if loading.done():
                 await self._archived.finish()
         finally:
-            await end(loading, *beside)
-        for task in (loading, *beside):
+            await end(loading, watching, *beside)
+        for task in (loading, watching, *beside):
             if not task.cancelled():
                 task.result()
         await self._membership.leave()
+        return stop.is_set()
+
+    async def _watch_stream(self, stop: asyncio.Event) -> None:
+        """Return when it is stopped, or when the numbers of the stream mean other messages."""
+        state = self._stream_state
+        while state == self._stream_state:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LOOK_INTERVAL)
+                return
+            with contextlib.suppress(nats.errors.Error, OSError, asyncio.TimeoutError):
+                state = await ensure_stream(self._jetstream, self._options)
 
     def is_storing(self) -> bool:
         """Return whether events can be stored, as far as this loader knows."""

@@ -1,0 +1,323 @@
+"""From a game with ``confirm="archived"`` into the lake: whatever the stream loses comes again."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from websockets.sync.client import connect
+
+from redvsblue_telemetry import Telemetry
+from tests.cluster.gateways import Gateway, gateway_running
+from tests.cluster.loader.loaders import loader_running, sequences, wait_for_events
+from tests.collector.clients import array, game
+from tests.support.killed_games import files, has_recovered, is_balanced
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from redvsblue_telemetry.cluster.local.servers import StreamServers
+
+PATIENCE = 60.0  # seconds for what takes a few
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    return tmp_path / "lake"
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def gateway(stream_servers: StreamServers) -> Iterator[Gateway]:
+    with gateway_running(stream_servers.urls, "--partitions", 4) as gateway:
+        yield gateway
+
+
+def emit(telemetry: Telemetry, count: int) -> None:
+    for number in range(count):
+        telemetry.emit("hit", n=number)
+
+
+def are_stored(gateway: Gateway, count: int) -> bool:
+    """Wait until the gateway has acknowledged so many as stored."""
+    return wait_until(lambda: gateway.metric("events_stored_total") >= count, PATIENCE)
+
+
+def expected(*sessions: tuple[str, int]) -> Counter[tuple[str, int]]:
+    return Counter((session, seq) for session, last in sessions for seq in range(1, last + 1))
+
+
+def lose_all_data(servers: StreamServers) -> None:
+    """Kill all servers of the stream at once, and start them with empty disks."""
+    for index, _ in enumerate(servers.children):
+        servers.kill(index)
+    for directory in servers.directories:
+        shutil.rmtree(directory / "store")
+    servers.start()
+
+
+def test_a_game_is_confirmed_by_the_lake(
+    stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path
+) -> None:
+    with game(gateway, confirm="archived", journal=journal) as telemetry:
+        emit(telemetry, 1000)
+        assert are_stored(gateway, 1000)
+        assert not telemetry.flush(0.5)
+        assert telemetry.stats().delivered == 0
+        assert gateway.metric("stream_unarchived") > 0
+        with loader_running(stream_servers.urls, lake):
+            assert telemetry.flush(PATIENCE)
+            assert sequences(lake) == expected((telemetry.session_id, 1000))
+            assert telemetry.stats().reconnects == 0
+            assert telemetry.stop(PATIENCE)
+    assert files(journal) == []
+
+
+def test_others_are_confirmed_by_the_stream(gateway: Gateway, journal: Path) -> None:
+    with game(gateway, journal=journal) as telemetry:
+        emit(telemetry, 100)
+        assert telemetry.flush(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("offer", "answer"),
+    [
+        ({"Telemetry-Ack": "cumulative", "Telemetry-Confirm": "archived"}, "archived"),
+        ({"Telemetry-Ack": "cumulative", "Telemetry-Confirm": "burned"}, "cumulative"),
+        ({"Telemetry-Ack": "cumulative"}, "cumulative"),
+        ({"Telemetry-Confirm": "archived"}, None),
+        ({"Telemetry-Ack": "archived"}, None),
+    ],
+)
+def test_a_gateway_answers_what_it_will_do(
+    gateway: Gateway, offer: dict[str, str], answer: str | None
+) -> None:
+    with connect(gateway.url, additional_headers=offer, proxy=None) as client:
+        assert client.response is not None
+        assert client.response.headers.get("Telemetry-Ack") == answer
+        client.send(array(1))
+        if answer == "archived":
+            assert client.recv(PATIENCE) == '{"ack":0,"stored":1}'
+        elif answer == "cumulative":
+            assert client.recv(PATIENCE) == '{"ack":1}'
+
+
+def test_a_message_without_events_is_archived_with_those_before_it(
+    stream_servers: StreamServers, gateway: Gateway, lake: Path
+) -> None:
+    headers = {"Telemetry-Ack": "cumulative", "Telemetry-Confirm": "archived"}
+    with connect(gateway.url, additional_headers=headers, proxy=None) as client:
+        client.send("[]")
+        client.send(array(1))
+        client.send("[]")
+        answers = [client.recv(PATIENCE)]
+        while '"stored":3' not in str(answers[-1]):
+            answers.append(client.recv(PATIENCE))
+        assert answers[-1] == '{"ack":1,"stored":3}'
+        with loader_running(stream_servers.urls, lake):
+            assert client.recv(PATIENCE) == '{"ack":3,"stored":3}'
+
+
+@pytest.mark.parametrize("loads", ["before", "after"])
+def test_a_stream_that_loses_all_is_refilled_by_the_games(
+    loads: str, stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path
+) -> None:
+    """The loader sees all, or nothing, of what was there before."""
+    with game(gateway, confirm="archived", journal=journal) as telemetry:
+        if loads == "before":
+            with loader_running(stream_servers.urls, lake):
+                emit(telemetry, 500)
+                assert telemetry.flush(PATIENCE)
+        before = telemetry.stats().delivered
+        emit(telemetry, 1000)
+        assert are_stored(gateway, before + 1000)
+        assert telemetry.stats().delivered == before
+        lose_all_data(stream_servers)
+        with loader_running(stream_servers.urls, lake):
+            assert telemetry.flush(PATIENCE)
+            assert sequences(lake) == expected((telemetry.session_id, before + 1000))
+        assert telemetry.stats().reconnects > 0
+        assert is_balanced(telemetry.stats())
+
+
+def test_three_servers_that_lose_all_are_refilled_while_all_goes_on(
+    three_stream_servers: StreamServers, lake: Path, journal: Path
+) -> None:
+    servers = three_stream_servers
+    with (
+        gateway_running(servers.urls, "--partitions", 4) as gateway,
+        loader_running(servers.urls, lake) as loader,
+        game(gateway, confirm="archived", journal=journal) as telemetry,
+    ):
+        loader.wait_for_owned(4)
+        emit(telemetry, 500)
+        assert telemetry.flush(PATIENCE)
+        emit(telemetry, 500)
+        assert are_stored(gateway, 1000)
+        lose_all_data(servers)
+        emit(telemetry, 500)
+        assert telemetry.flush(PATIENCE), telemetry.stats()
+        assert sequences(lake) == expected((telemetry.session_id, 1500))
+        assert telemetry.stats().dropped == 0
+
+
+def test_a_game_that_has_ended_refills_the_stream_at_its_next_start(
+    stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path
+) -> None:
+    with game(gateway, confirm="archived", journal=journal, stop_timeout=0.2) as telemetry:
+        emit(telemetry, 1000)
+        assert are_stored(gateway, 1000)
+    assert wait_until(lambda: telemetry.stats().buffered == 1000)
+    lose_all_data(stream_servers)
+    with (
+        loader_running(stream_servers.urls, lake),
+        game(gateway, confirm="archived", journal=journal) as again,
+    ):
+        assert has_recovered(again, 1000, PATIENCE)
+        wait_for_events(lake, 1000)
+        assert sequences(lake) == expected((telemetry.session_id, 1000))
+        assert again.stop(PATIENCE)
+    assert wait_until(lambda: files(journal) == [])
+
+
+def test_a_stream_that_goes_back_in_time_skips_nothing_new(
+    stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path, tmp_path: Path
+) -> None:
+    """Its numbers come again for other messages, which loaders would take for known ones."""
+    (directory,) = stream_servers.directories
+    with (
+        loader_running(stream_servers.urls, lake) as loader,
+        game(gateway, confirm="archived", journal=journal) as telemetry,
+    ):
+        loader.wait_for_owned(4)
+        emit(telemetry, 100)
+        assert telemetry.flush(PATIENCE)
+        stream_servers.stop(0)
+        shutil.copytree(directory / "store", tmp_path / "earlier")
+        stream_servers.start()
+        emit(telemetry, 3000)
+        assert telemetry.flush(PATIENCE)
+        stream_servers.kill(0)
+        shutil.rmtree(directory / "store")
+        shutil.move(tmp_path / "earlier", directory / "store")
+        stream_servers.start()
+        emit(telemetry, 100)
+        assert telemetry.flush(PATIENCE), telemetry.stats()
+        assert sequences(lake) == expected((telemetry.session_id, 3200))
+
+
+def test_a_gateway_that_ends_waits_a_moment_for_the_lake(
+    stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path
+) -> None:
+    with (
+        loader_running(stream_servers.urls, lake, "--interval", "1"),
+        game(gateway, confirm="archived", journal=journal, stop_timeout=0.2) as telemetry,
+    ):
+        emit(telemetry, 1000)
+        assert are_stored(gateway, 1000)
+        assert gateway.running.end(signal.SIGTERM) == 0
+        assert wait_until(lambda: telemetry.stats().delivered == 1000)
+
+
+# Which messages are archived.
+
+
+class Client:
+    """A receipt of the archive."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.has_failed = False
+
+    def archived(self, messages: int) -> None:
+        assert messages > 0
+        self.count += messages
+
+    def failed(self) -> None:
+        self.has_failed = True
+
+
+def test_a_client_hears_of_its_messages_in_their_order() -> None:
+    from redvsblue_telemetry.cluster.gateway.following import Following
+
+    following, client, other = Following(), Client(), Client()
+    following.follow(client, 1, [(0, 10)])
+    following.follow(client, 1, [(1, 11), (0, 12)])
+    following.follow(client, 1, [])
+    following.follow(other, 1, [(1, 9)])
+    assert (client.count, set(following.awaited), following.unarchived) == (0, {0, 1}, 4)
+    following.move(1, 11)
+    assert (client.count, other.count, set(following.awaited)) == (0, 1, {0})
+    following.move(0, 11)
+    assert (client.count, set(following.awaited)) == (1, {0})
+    following.move(0, 10)  # older news
+    assert client.count == 1
+    following.move(0, 12)
+    assert (client.count, set(following.awaited), following.unarchived) == (3, set(), 0)
+    following.follow(client, 1, [(0, 12)])
+    assert (client.count, following.unarchived) == (4, 0)
+    assert not client.has_failed
+
+
+def test_who_has_gone_hears_nothing_more() -> None:
+    from redvsblue_telemetry.cluster.gateway.following import Following
+
+    following, client, other = Following(), Client(), Client()
+    following.follow(client, 2, [(0, 10)])
+    following.follow(other, 1, [(0, 10)])
+    following.forget(client)
+    following.forget(client)
+    assert following.unarchived == 1
+    following.move(0, 10)
+    assert (client.count, other.count, following.unarchived) == (0, 1, 0)
+    assert not following.awaited
+
+
+def test_all_fail_when_what_was_stored_is_lost() -> None:
+    from redvsblue_telemetry.cluster.gateway.following import Following
+
+    following, client, other = Following(), Client(), Client()
+    following.move(0, 100)
+    following.follow(client, 1, [(0, 101)])
+    following.lose_all()
+    assert client.has_failed
+    assert (following.unarchived, set(following.awaited)) == (0, set())
+    following.follow(other, 1, [(0, 1)])  # of the new stream, whose numbers start over
+    assert other.count == 0
+    following.move(0, 1)
+    assert other.count == 1
+    assert not other.has_failed
+
+
+def test_a_stream_has_another_identity_only_once_for_a_loss(stream_servers: StreamServers) -> None:
+    from redvsblue_telemetry.cluster.stream import (
+        StreamOptions,
+        connect,
+        ensure_stream,
+        renew_stream,
+    )
+
+    async def renew() -> None:
+        options = StreamOptions(servers=stream_servers.urls, partitions=7)
+        client = await connect(options, "test")
+        try:
+            jetstream = client.jetstream()
+            first = await ensure_stream(jetstream, options)
+            second = await renew_stream(jetstream, first)
+            assert second.identity != first.identity
+            assert second.partitions == first.partitions == 7
+            assert await renew_stream(jetstream, first) == second
+            assert await ensure_stream(jetstream, options) == second
+        finally:
+            await client.close()
+
+    asyncio.run(renew())
