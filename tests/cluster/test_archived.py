@@ -1,4 +1,4 @@
-"""From a game with ``confirm="archived"`` into the lake: whatever the stream loses comes again."""
+"""From a game with ``confirm="archived"`` into the lake: all that the stream loses comes again."""
 
 from __future__ import annotations
 

@@ -246,6 +246,15 @@ def test_client_that_asks_for_acks_is_promised_them(collector: RunningCollector)
         assert next_ack(client) == 1
 
 
+def test_game_that_waits_for_an_archive_gets_the_acks_of_a_collector(
+    collector: RunningCollector, tmp_path: Path
+) -> None:
+    with game(collector, confirm="archived", journal=tmp_path / "journal") as telemetry:
+        telemetry.emit("hit")
+        assert telemetry.flush(PATIENCE)
+        assert telemetry.stats().delivered == 1
+
+
 def test_game_that_wants_no_confirmation_is_served(collector: RunningCollector) -> None:
     with game(collector, confirm="none") as telemetry:
         for _ in range(100):

@@ -126,7 +126,7 @@ async def serve(
             if state is None:
                 return
             logger.warning(
-                "the stream was made anew, or has lost messages; loading it from its beginning"
+                "the stream is another one; loading it from its beginning"
             )
             reader = Reader(state.partitions)
             running = _Running(options, client, jetstream, state, reader, check)
