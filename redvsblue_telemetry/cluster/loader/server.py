@@ -225,8 +225,12 @@ class _Running:
         """
         ending = asyncio.Event()
         loading = asyncio.create_task(self._loader.run(self._membership, ending))
-        watching = asyncio.create_task(self._watch_stream(stop))
-        watching.add_done_callback(lambda _: ending.set())
+        ends: list[asyncio.Task[Any]] = [
+            asyncio.create_task(stop.wait()),
+            asyncio.create_task(self._watch_stream()),
+        ]
+        for each in ends:
+            each.add_done_callback(lambda _: ending.set())
         beside = [
             asyncio.create_task(self._membership.run()),
             asyncio.create_task(self._archived.run()),
@@ -238,20 +242,18 @@ class _Running:
             if loading.done():
                 await self._archived.finish()
         finally:
-            await end(loading, watching, *beside)
-        for task in (loading, watching, *beside):
+            await end(loading, *ends, *beside)
+        for task in (loading, *ends, *beside):
             if not task.cancelled():
                 task.result()
         await self._membership.leave()
         return stop.is_set()
 
-    async def _watch_stream(self, stop: asyncio.Event) -> None:
-        """Return when it is stopped, or when the numbers of the stream mean other messages."""
+    async def _watch_stream(self) -> None:
+        """Return when the numbers of the stream mean other messages."""
         state = self._stream_state
         while state == self._stream_state:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(stop.wait(), _LOOK_INTERVAL)
-                return
+            await asyncio.sleep(_LOOK_INTERVAL)
             with contextlib.suppress(nats.errors.Error, OSError, asyncio.TimeoutError):
                 state = await ensure_stream(self._jetstream, self._options)
 
