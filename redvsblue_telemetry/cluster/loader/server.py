@@ -125,9 +125,7 @@ async def serve(
             state = await _stream(jetstream, options.stream, stop)
             if state is None:
                 return
-            logger.warning(
-                "the stream is another one; loading it from its beginning"
-            )
+            logger.warning("the stream is another one; loading it from its beginning")
             reader = Reader(state.partitions)
             running = _Running(options, client, jetstream, state, reader, check)
 
