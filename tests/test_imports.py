@@ -200,11 +200,13 @@ ROOMS = {
         live            |
         readers         |
         parameters      |
-        responses       | parameters  readers
+        source          | parameters
+        responses       | parameters  readers  source
         application     | access  responses
         answers         | parameters  readers  responses
         query           | parameters  readers  responses
-        api | answers  application  live  metrics  parameters  query  readers  responses
+        from_database   | parameters  readers
+        api | application live metrics parameters readers responses source
     """,
     "cluster": """
         stream          |

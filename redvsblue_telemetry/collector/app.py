@@ -10,10 +10,13 @@ from .alerting import Alerting
 from .alerts import Conditions
 from .http import static
 from .http.access import Access
+from .http.answers import Answers
 from .http.api import Api
 from .http.application import application
+from .http.from_database import DatabaseSource
 from .http.live import Live
 from .http.metrics import Metrics
+from .http.query import Queries
 from .ingest import Ingest, Limits
 from .storage.building import Building
 from .storage.counting import Backfill, RollUp
@@ -89,13 +92,15 @@ class Collector:
             on_outcome=self.metrics.record_alert,
         )
         self.ingest = Ingest(self.storage, limits, self.metrics.record_message)
+        self._answers = Answers(database, self.ingest)
+        self._queries = Queries(database, self.ingest)
         self._api = api = Api(
-            database,
+            DatabaseSource(database, self.ingest, space),
             self.storage,
-            self.ingest,
             self.live,
             self.metrics,
-            space,
+            more=[*self._answers.routes, *self._queries.routes],
+            deleter=self.storage,
             allow_reset=allow_reset,
         )
         routes = [*self.ingest.routes, *api.routes, *static.routes]
@@ -119,4 +124,6 @@ class Collector:
         self._access.close()
         self.live.close()
         self._api.close()
+        self._answers.close()
+        self._queries.close()
         await self.ingest.close()

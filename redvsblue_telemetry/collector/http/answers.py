@@ -40,7 +40,7 @@ from .parameters import (
     time_range,
     zone_of,
 )
-from .readers import Lane
+from .readers import Lane, reading_of
 from .responses import as_error, as_json
 
 __all__ = ["Answers"]
@@ -64,9 +64,9 @@ class Answers:
 
     def __init__(self, database: Database, ingest: Ingest) -> None:
         self._backend = best_backend()
-        self._lane = Lane(database, "answers", 2, too_slow=self._backend.advice)
+        self._lane = Lane(reading_of(database), "answers", 2, too_slow=self._backend.advice)
         # One session's events are few, or as many as can be looked at in that time.
-        self._timelines = Lane(database, "timelines", 1, _TIMELINE_SECONDS)
+        self._timelines = Lane(reading_of(database), "timelines", 1, _TIMELINE_SECONDS)
         self._lane.prepare(self._backend.prepare)
         self._ingest = ingest
         self.routes = [

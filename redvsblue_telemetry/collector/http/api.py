@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from ..._shared import escape
 from .. import ranges
-from ..ingest import Ingest
 from ..models import (
+    ALL_TIME,
     CrashPage,
     EventFilter,
     FaultPage,
@@ -36,15 +37,10 @@ from ..models import (
     Totals,
     VersionPage,
 )
-from ..storage import queries
-from ..storage.database import Database, DatabaseError
+from ..storage.database import DatabaseError
 from ..storage.forgetting import Forgetting
-from ..storage.history import history
-from ..storage.space import Space
-from ..storage.thread import WriterThread
-from ..storage.upkeep import epoch_milliseconds
-from .answers import Answers
-from .application import health_route
+from ..storage.upkeep import Upkeep, epoch_milliseconds
+from .application import Health, health_route
 from .live import Live
 from .metrics import Metrics
 from .parameters import (
@@ -63,13 +59,13 @@ from .parameters import (
     wants_data_as_text,
     zone_of,
 )
-from .query import Queries
-from .readers import BusyError, Lane
+from .readers import BusyError
 from .responses import as_error, as_json, with_data_as_text, with_newest_as_text
+from .source import Source, UnreadableError
 
 __all__ = ["Api"]
 
-_SEARCH_SECONDS = 2.0  # after which a search responds with what it has found
+_READS_ONLY = "nothing can be deleted here: this is a view, which only reads"
 
 
 class _Anything(Convertor[str]):
@@ -103,42 +99,46 @@ class _LiveResponse(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
+class Deleter(Protocol):
+    """Deletes what is stored."""
+
+    async def clear(self) -> None:
+        """Delete everything."""
+
+    async def run(self, work: Upkeep) -> None:
+        """Do some work on what is stored, to its end."""
+
+
 class Api:
-    """The routes. They run on the event loop's thread, and read the database on others.
+    """The routes. They run on the event loop's thread.
 
     Args:
-        database: the database to read.
-        storage: deletes everything; has the last error.
-        ingest: knows the connected clients.
+        source: what is read.
+        health: says whether events can be stored.
         live: the live stream.
         metrics: the metrics.
-        space: measures the room that the database takes.
+        more: further routes.
+        deleter: deletes what is stored; None if nothing can be deleted here.
         allow_reset: whether everything may be deleted; a session, and the data of a person, also
             by those who show the token.
     """
 
     def __init__(
         self,
-        database: Database,
-        storage: WriterThread,
-        ingest: Ingest,
+        source: Source,
+        health: Health,
         live: Live,
         metrics: Metrics,
-        space: Space,
         *,
-        allow_reset: bool,
+        more: Sequence[BaseRoute] = (),
+        deleter: Deleter | None = None,
+        allow_reset: bool = False,
     ) -> None:
-        # What is asked for every second, and answered at once, must not wait for anything else.
-        self._figures = Lane(database, "figures", 2)
-        self._summaries = Lane(database, "summaries", 2, _SEARCH_SECONDS)
-        self._searches = Lane(database, "searches", 2, _SEARCH_SECONDS)
-        self._answers = Answers(database, ingest)
-        self._queries = Queries(database, ingest)
-        self._storage = storage
-        self._ingest = ingest
+        self._source = source
+        self._health = health
+        self._deleter = deleter
         self._live = live
         self._metrics = metrics
-        self._space = space
         self._allow_reset = allow_reset
         self.routes = [
             Route("/api/events", self._events, methods=["GET", "DELETE"]),
@@ -153,16 +153,14 @@ class Api:
             Route("/api/history", self._history),
             Route("/api/range", self._range),
             Route("/api/live", self._stream),
-            *self._answers.routes,
-            *self._queries.routes,
-            health_route(storage),
+            *more,
+            health_route(health),
             Route("/metrics", self._exposition),
         ]
 
     def close(self) -> None:
-        """End what still reads the database."""
-        for lane in (self._figures, self._summaries, self._searches, self._answers, self._queries):
-            lane.close()
+        """End what still reads."""
+        self._source.close()
 
     async def _events(self, request: Request) -> Response:
         """Return one page of events in order of arrival; or, for DELETE, delete all of them.
@@ -176,22 +174,19 @@ class Api:
         check_names(request, *FILTERS, *PAGING, *RANGE, "data")
         wanted, as_text = event_filter(request), wants_data_as_text(request)
         paging, span = paging_of(request, default_order="asc"), time_range(request)
-        page = await self._searches.read(
-            request,
-            lambda connection, cutoff: queries.search(
-                connection, wanted, **paging, span=span, cutoff=cutoff
-            ),
-        )
+        page = await self._source.events(request, wanted, paging, span)
         if as_text:
             page.events = with_data_as_text(page.events)
         return as_json(page)
 
     async def _delete_events(self, request: Request) -> Response:
         """Delete everything that is stored. No parameters; responds with 204 and no body."""
+        if self._deleter is None:
+            return as_error(403, _READS_ONLY)
         if not self._allow_reset:
             return as_error(403, "deleting is disabled; start the collector with --allow-reset")
         check_names(request)  # a filter would not be honored: it must not delete everything
-        await self._storage.clear()
+        await self._deleter.clear()
         self._live.forget()
         return Response(status_code=204)
 
@@ -212,13 +207,7 @@ class Api:
         check_names(request, "limit", "offset", *RANGE)
         limit, offset = limit_of(request), number(request, "offset") or 0
         span = time_range(request)
-        connected = self._ingest.connected_sessions
-        found = await self._figures.read(
-            request,
-            lambda connection, _: queries.sessions(
-                connection, limit=limit, offset=offset, connected=connected, span=span
-            ),
-        )
+        found = await self._source.sessions(request, limit=limit, offset=offset, span=span)
         return as_json(SessionPage(found))
 
     async def _session(self, request: Request) -> Response:
@@ -230,13 +219,7 @@ class Api:
         session_id = request.path_params["session_id"]
         if request.method == "DELETE":
             return await self._forget(request, EventFilter(session=session_id))
-        connected = self._ingest.connected_sessions
-        found = await self._summaries.read(
-            request,
-            lambda connection, cutoff: queries.session(
-                connection, session_id, connected=connected, cutoff=cutoff
-            ),
-        )
+        found = await self._source.session(request, session_id)
         if found is None:
             return as_error(404, f"session not found: {escape(session_id[:MAX_ECHO])}")
         response = as_json(found)
@@ -245,19 +228,21 @@ class Api:
         return response
 
     def _may_forget(self, request: Request) -> bool:
-        return self._allow_reset or request.state.shows_token
+        return self._deleter is not None and (self._allow_reset or request.state.shows_token)
 
     async def _forget(self, request: Request, wanted: EventFilter) -> Response:
         """Delete a session, or the events with a field of the context, and respond when it is gone.
 
         It goes on if the client leaves meanwhile.
         """
+        if self._deleter is None:
+            return as_error(403, _READS_ONLY)
         if not self._may_forget(request):
             return as_error(
                 403, "deleting is disabled; start the collector with --token or --allow-reset"
             )
         work = Forgetting(wanted.session, next(iter(wanted.context.items()), None))
-        await asyncio.shield(self._storage.run(work))
+        await asyncio.shield(self._deleter.run(work))
         if not work.found_anything:
             return as_error(404, "nothing found to delete")
         self._live.forget(wanted)
@@ -269,14 +254,8 @@ class Api:
         Parameters: ``limit``, ``from`` and ``to``.
         """
         check_names(request, "limit", *RANGE)
-        limit, connected = limit_of(request), self._ingest.connected_sessions
-        span = time_range(request)
-        found = await self._figures.read(
-            request,
-            lambda connection, _: queries.versions(
-                connection, limit=limit, connected=connected, span=span
-            ),
-        )
+        limit, span = limit_of(request), time_range(request)
+        found = await self._source.versions(request, limit=limit, span=span)
         return as_json(VersionPage(found))
 
     async def _crashes(self, request: Request) -> Response:
@@ -287,12 +266,7 @@ class Api:
         check_names(request, "version", "limit", *RANGE, "data")
         version, limit = request.query_params.get("version") or None, limit_of(request)
         as_text, span = wants_data_as_text(request), time_range(request)
-        found = await self._summaries.read(
-            request,
-            lambda connection, cutoff: queries.crashes(
-                connection, version=version, limit=limit, span=span, cutoff=cutoff
-            ),
-        )
+        found = await self._source.crashes(request, version=version, limit=limit, span=span)
         return as_json(CrashPage(with_newest_as_text(found) if as_text else found))
 
     async def _faults(self, request: Request) -> Response:
@@ -303,12 +277,7 @@ class Api:
         check_names(request, "version", "limit", *RANGE, "data")
         version, limit = request.query_params.get("version") or None, limit_of(request)
         as_text, span = wants_data_as_text(request), time_range(request)
-        found = await self._summaries.read(
-            request,
-            lambda connection, cutoff: queries.faults(
-                connection, version=version, limit=limit, span=span, cutoff=cutoff
-            ),
-        )
+        found = await self._source.faults(request, version=version, limit=limit, span=span)
         return as_json(FaultPage(with_newest_as_text(found) if as_text else found))
 
     async def _frames(self, request: Request) -> Response:
@@ -319,12 +288,7 @@ class Api:
         check_names(request, "version", "limit", *RANGE)
         version, limit = request.query_params.get("version") or None, limit_of(request)
         span = time_range(request)
-        found = await self._summaries.read(
-            request,
-            lambda connection, cutoff: queries.frames(
-                connection, version=version, limit=limit, span=span, cutoff=cutoff
-            ),
-        )
+        found = await self._source.frames(request, version=version, limit=limit, span=span)
         return as_json(FramePage(found))
 
     async def _rejected(self, request: Request) -> Response:
@@ -335,9 +299,7 @@ class Api:
         """
         check_names(request, *PAGING, *RANGE)
         paging, span = paging_of(request, default_order="desc"), time_range(request)
-        found = await self._figures.read(
-            request, lambda connection, _: queries.rejected(connection, **paging, span=span)
-        )
+        found = await self._source.rejected(request, paging, span)
         start = paging["before"] or 0 if paging["newest_first"] else paging["after"]
         return as_json(RejectedPage(found, found[-1].arrival if found else start))
 
@@ -347,20 +309,13 @@ class Api:
         Parameters: ``from`` and ``to``.
         """
         check_names(request, *RANGE)
-        connected, span = self._ingest.connected_sessions, time_range(request)
-        totals, storage = await self._figures.read(
-            request,
-            lambda connection, _: (
-                queries.totals(connection, connected=connected, span=span),
-                self._space.measure(connection),
-            ),
-        )
-        error = self._storage.last_error
+        totals, storage = await self._source.totals(request, time_range(request))
+        error = self._health.last_error
         return as_json(
             Stats(
                 **msgspec.structs.asdict(totals),
                 storage=storage,
-                connections=self._ingest.connections,
+                connections=self._live.connections,
                 last_error=None if error is None else str(error),
             )
         )
@@ -373,11 +328,8 @@ class Api:
         check_names(request, *RANGE, "offset", "type", "version")
         span, offset = time_range(request), zone_of(request)
         wanted, version = (request.query_params.get(name) or None for name in ("type", "version"))
-        found = await self._figures.read(
-            request,
-            lambda connection, _: history(
-                connection, span, offset=offset, type=wanted, version=version
-            ),
+        found = await self._source.history(
+            request, span, offset=offset, type=wanted, version=version
         )
         return as_json(found)
 
@@ -409,18 +361,11 @@ class Api:
         return _LiveResponse(self._live, wanted, as_text=as_text)
 
     async def _exposition(self, request: Request) -> Response:
-        connected = self._ingest.connected_sessions
         totals: Totals | None
         storage: Storage | None
         try:
-            totals, storage = await self._figures.read(
-                request,
-                lambda connection, _: (
-                    queries.totals(connection, connected=connected),
-                    self._space.measure(connection),
-                ),
-            )
-        except (BusyError, DatabaseError, sqlite3.Error):
+            totals, storage = await self._source.totals(request, ALL_TIME)
+        except (BusyError, DatabaseError, UnreadableError, sqlite3.Error):
             totals = storage = None  # a reason to look at the other metrics
         text = await asyncio.to_thread(self._metrics.exposition, totals, storage)
         return Response(text, media_type=CONTENT_TYPE_LATEST)

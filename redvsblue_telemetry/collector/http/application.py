@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from ..storing import Storage
 from .access import Access, AccessControl, Reason
 from .responses import ERROR_HANDLERS
 
-__all__ = ["application", "health_route"]
+__all__ = ["Health", "application", "health_route"]
 
 
-def health_route(storage: Storage) -> Route:
-    """Return the route for those who watch the process."""
+class Health(Protocol):
+    """Says whether the service works."""
+
+    @property
+    def last_error(self) -> Exception | None:
+        """Why it doesn't now; None if it does, as far as is known."""
+
+
+def health_route(health: Health, trouble: str = "events can't be stored") -> Route:
+    """Return the route for those who watch the process.
+
+    Args:
+        health: says whether it works.
+        trouble: the answer if it doesn't.
+    """
 
     async def answer(_: Request) -> Response:
-        if storage.last_error is None:
+        if health.last_error is None:
             return PlainTextResponse("ok\n")
-        return PlainTextResponse("events can't be stored\n", 503)
+        return PlainTextResponse(f"{trouble}\n", 503)
 
     return Route("/healthz", answer)
 

@@ -60,6 +60,11 @@ class Live:
         """The number of viewers now."""
 
     @property
+    def connections(self) -> int:
+        """The number of connected clients."""
+        return self._connections()
+
+    @property
     def is_full(self) -> bool:
         """Whether there are as many viewers as allowed."""
         return self.viewers >= _MAX_VIEWERS

@@ -26,7 +26,7 @@ from ..storage.database import Database, DatabaseError
 from ..storage.sandbox import MAX_SQL
 from ..storage.views import views
 from .parameters import MAX_ECHO, BadRequestError, check_names, number
-from .readers import BusyError, Lane
+from .readers import BusyError, Lane, reading_of
 from .responses import as_json
 
 __all__ = ["Queries"]
@@ -75,7 +75,7 @@ class Queries:
         self._database = database
         self._ingest = ingest
         self._lane = Lane(
-            database,
+            reading_of(database),
             "queries",
             1,
             seconds=_SECONDS + _STARTING_SECONDS,

@@ -1,4 +1,4 @@
-"""Reads the database for requests, on threads: each reader ends with its client, or with its time.
+"""Reads for requests, on threads: each reader ends with its client, or with its time.
 
 There are lanes, each with threads of its own, so that a quick question never waits for a slow one.
 A request whose client goes while it waits costs nothing when its turn comes.
@@ -10,20 +10,22 @@ import asyncio
 import contextlib
 import math
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Generic, TypeVar
 
 from starlette.requests import Request
 
 from ..storage.cutoff import Cutoff, CutoffError
 from ..storage.database import Database
 
-__all__ = ["BusyError", "ClientGoneError", "Lane"]
+__all__ = ["BusyError", "ClientGoneError", "Lane", "reading_of"]
 
 _MAX_WAIT = 10.0  # seconds until a thread is free
 _MAX_SECONDS = 10.0  # of reading, after which it fails
 _Found = TypeVar("_Found")
+_Connection = TypeVar("_Connection")
 
 
 class BusyError(Exception):
@@ -34,11 +36,31 @@ class ClientGoneError(Exception):
     """The client has gone, so nobody waits for the response."""
 
 
-class Lane:
+def reading_of(
+    database: Database,
+) -> Callable[[Cutoff], AbstractContextManager[sqlite3.Connection]]:
+    """Return how a lane reads a database."""
+
+    @contextlib.contextmanager
+    def reading(cutoff: Cutoff) -> Iterator[sqlite3.Connection]:
+        with database.reading() as connection:
+            cutoff.watch(connection)
+            try:
+                yield connection
+            except sqlite3.OperationalError as error:  # an interrupted statement, perhaps
+                if cutoff.must_end:
+                    raise CutoffError from error
+                raise
+
+    return reading
+
+
+class Lane(Generic[_Connection]):
     """Some threads that read for requests. Its methods are called on the event loop's thread.
 
     Args:
-        database: the database to read.
+        reading: provides a connection that can't write, and begins the time of the cutoff that it
+            is given; it raises CutoffError if that interrupts a statement. Called on the threads.
         name: of its threads.
         threads: how many requests are read for at once; ingest needs the processor, too.
         deadline: seconds after which a search returns what it has found.
@@ -48,7 +70,7 @@ class Lane:
 
     def __init__(
         self,
-        database: Database,
+        reading: Callable[[Cutoff], AbstractContextManager[_Connection]],
         name: str,
         threads: int,
         deadline: float = math.inf,
@@ -56,7 +78,7 @@ class Lane:
         seconds: float | None = None,
         too_slow: str = "the answer takes too long",
     ) -> None:
-        self._database = database
+        self._reading = reading
         self._seconds = seconds
         self._too_slow = too_slow
         self._threads = ThreadPoolExecutor(threads, f"collector-{name}")
@@ -69,7 +91,7 @@ class Lane:
         self._threads.submit(work)
 
     async def read(
-        self, request: Request, query: Callable[[sqlite3.Connection, Cutoff], _Found]
+        self, request: Request, query: Callable[[_Connection, Cutoff], _Found]
     ) -> _Found:
         """Return the result of a query.
 
@@ -80,7 +102,7 @@ class Lane:
         Raises:
             ClientGoneError: the client disconnected.
             BusyError: no thread was free for long, the query took too long, or all ends.
-            DatabaseError, sqlite3.Error: the database can't be read.
+            DatabaseError, sqlite3.Error, UnreadableError: what is stored can't be read.
         """
         if self._is_closed:
             raise BusyError("closing")
@@ -92,14 +114,8 @@ class Lane:
                 raise CutoffError
             if cutoff.clock() - began > _MAX_WAIT:
                 raise BusyError("too many searches at once; try again")
-            with self._database.reading() as connection:
-                cutoff.watch(connection)
-                try:
-                    return query(connection, cutoff)
-                except sqlite3.OperationalError as error:  # an interrupted statement, perhaps
-                    if cutoff.must_end:
-                        raise CutoffError from error
-                    raise
+            with self._reading(cutoff) as connection:
+                return query(connection, cutoff)
 
         self._cutoffs.add(cutoff)
         reading = asyncio.get_running_loop().run_in_executor(self._threads, read)

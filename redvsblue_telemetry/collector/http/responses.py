@@ -15,6 +15,7 @@ from ..models import CrashGroup, FaultGroup, StoredEvent
 from ..storage.database import DatabaseError
 from .parameters import MAX_ECHO, BadRequestError
 from .readers import BusyError, ClientGoneError
+from .source import UnreadableError
 
 __all__ = ["ERROR_HANDLERS", "as_error", "as_json", "with_data_as_text", "with_newest_as_text"]
 
@@ -110,6 +111,7 @@ ERROR_HANDLERS = {
     BusyError: _busy,
     ClientGoneError: _unheard,
     DatabaseError: _unavailable,
+    UnreadableError: _unavailable,
     sqlite3.Error: _unreadable,
     HTTPException: _refused,
     Exception: _failed,

@@ -41,10 +41,14 @@ class Cutoff:
         self.is_abandoned = False
         """Whether nobody waits for the answer any more. Set by the thread that waited."""
 
+    def begin(self) -> None:
+        """Begin its time now."""
+        self._began = self.clock()
+
     def watch(self, connection: sqlite3.Connection) -> None:
         """Begin its time now, and interrupt the statements of a connection when it has to end."""
         # Connection.interrupt() would have no effect between two statements.
-        self._began = self.clock()
+        self.begin()
         connection.set_progress_handler(lambda: self.must_end, _STEPS_BETWEEN_LOOKS)
 
     @property
