@@ -128,7 +128,7 @@ ROOMS = {
         webhook         |
         alerting        | alerts  storage  webhook
         ingest          | messages  storing
-        http | answers  cells  loglimit  messages  models  ranges  storage  storing  ingest
+        http | answers  cells  loglimit  messages  models  ranges  storage  ingest
         app             | alerting  alerts  http  ingest  storage
         tls             |
         listening       | loglimit

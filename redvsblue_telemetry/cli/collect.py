@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,13 +18,10 @@ from ..collector.client import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
 from ..collector.server import (
     IN_MEMORY,
     Options,
-    Service,
     collector_running,
-    serve,
     telemetry_url,
     test_alerts,
 )
-from ..collector.tls import Certificate
 from ._arguments import (
     AlertCondition,
     File,
@@ -38,15 +31,15 @@ from ._arguments import (
     keep_of,
     schema_option,
 )
-from ._runner import run, stopped_by_signals
+from ._runner import run
+from ._serving import Running, print_at_end, reach_options, serve_until_stopped
 from ._stream import missing_extra, read_stream_options, stream_options
-from ._systemd import ServiceManager
-from ._terminal import CommandError, pipe_safe_stdout
+from ._terminal import pipe_safe_stdout
 
 if TYPE_CHECKING:
     from ..cluster.stream import StreamOptions
 
-__all__ = ["collect", "page_url"]
+__all__ = ["collect"]
 
 ALERT_VARIABLE = "REDVSBLUE_COLLECTOR_ALERT"
 _DEFAULTS = Options()
@@ -67,18 +60,10 @@ _ONLY_WITH_STREAM = {
     "partitions": "--partitions",
     "stream_max_bytes": "--stream-max-bytes",
 }
-_Running = Callable[[Options], AbstractAsyncContextManager[Service]]
 
 
 @click.command()
-@click.option("--host", default=_DEFAULTS.host, show_default=True, help="Bind socket to this host.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=_DEFAULTS.port,
-    show_default=True,
-    help="Bind socket to this port. If 0, an available port will be picked.",
-)
+@reach_options
 @click.option(
     "--db",
     metavar="FILE",
@@ -98,35 +83,6 @@ _Running = Callable[[Options], AbstractAsyncContextManager[Service]]
     envvar=READ_TOKEN_VARIABLE,
     help="Require this token from people, on the page and the API, and let --token do nothing but "
     f"send events. Prefer the variable {READ_TOKEN_VARIABLE}.",
-)
-@click.option(
-    "--insecure",
-    is_flag=True,
-    help="Allow any --host without a token: everyone who can reach it can read and write.",
-)
-@click.option(
-    "--allow-host",
-    "hosts",
-    metavar="NAME",
-    multiple=True,
-    help="Accept requests for this host name too, besides addresses and localhost. Repeatable.",
-)
-@click.option(
-    "--trust-proxy",
-    is_flag=True,
-    help="Believe the X-Forwarded-* headers of requests. Only behind a proxy that sets them.",
-)
-@click.option(
-    "--tls-cert",
-    metavar="FILE",
-    type=File(),
-    help="Serve TLS with this certificate chain (PEM). SIGHUP loads it again.",
-)
-@click.option(
-    "--tls-key",
-    metavar="FILE",
-    type=File(),
-    help="The private key of the certificate, if it is not in the same file.",
 )
 @click.option(
     "--keep",
@@ -274,7 +230,7 @@ def collect(
     if alert_test:
         _test_alerts(options)
         return
-    running: _Running = collector_running
+    running: Running = collector_running
     where = "a temporary file" if options.db is None else str(options.db)
     if stream is not None:
         chosen = {"partitions": partitions, "max_bytes": stream_max_bytes}
@@ -283,8 +239,12 @@ def collect(
         running = _gateway(stream_chosen)
         where = f"the stream at {', '.join(stream_chosen.addresses)}"
     console = Console(file=pipe_safe_stdout(), highlight=False, soft_wrap=True, quiet=quiet)
-    run(_collect(options, console, running, where))
-    _print_at_end(console, "stopped; everything received is stored")
+
+    def introduce(url: str) -> None:
+        _introduce(url, where, options, console)
+
+    run(serve_until_stopped(options, console, "collecting", introduce, running))
+    print_at_end(console, "stopped; everything received is stored")
 
 
 def _check_combination(*, is_gateway: bool) -> None:
@@ -305,7 +265,7 @@ def _check_combination(*, is_gateway: bool) -> None:
             raise click.UsageError(f"{shown} needs --stream")
 
 
-def _gateway(stream: StreamOptions) -> _Running:
+def _gateway(stream: StreamOptions) -> Running:
     try:
         from ..cluster.gateway.app import gateway_running  # noqa: PLC0415 (an extra)
     except ModuleNotFoundError as error:
@@ -330,45 +290,6 @@ def _test_alerts(options: Options) -> None:
         click.echo(f"{escape(host)}: {fault or 'took the test'}")
     if any(fault for _, fault in outcomes):
         click.get_current_context().exit(1)
-
-
-async def _collect(options: Options, console: Console, running: _Running, where: str) -> None:
-    stop = asyncio.Event()
-    manager = ServiceManager()
-    certificate = options.certificate()
-    address = ""
-
-    def note_start(url: str) -> None:
-        nonlocal address
-        address = url
-        _introduce(page_url(url), where, options, console)
-        manager.ready(f"collecting at {address}")
-
-    def note_stop() -> None:
-        manager.stopping()
-        _print_at_end(console, "\nstopping; press Ctrl-C again to quit immediately")
-
-    def reload(certificate: Certificate) -> None:
-        manager.reloading()
-        if certificate.reload():
-            _print_at_end(console, "read the certificate again")
-        manager.ready(f"collecting at {address}")
-
-    on_hangup = None if certificate is None else functools.partial(reload, certificate)
-    async with manager.watched():
-        with stopped_by_signals(stop, note_stop, on_hangup):
-            await serve(options, stop, note_start, certificate, running)
-
-
-def _print_at_end(console: Console, text: str) -> None:
-    """Print, and ignore write errors: a full disk must not prevent a clean shutdown."""
-    with contextlib.suppress(CommandError):
-        console.print(text)
-
-
-def page_url(url: str) -> str:
-    """Return the page's URL for this machine, even if the collector listens on all addresses."""
-    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def _introduce(url: str, where: str, options: Options, console: Console) -> None:

@@ -19,6 +19,7 @@ _COMMANDS = {
     "run": (".run", "Run a game with telemetry on, and show the events that arrive."),
     "collect": (".collect", "Receive and store events, and show them live in a browser."),
     "load": (".load", "Move events from the stream of the gateways into a lake."),
+    "view": (".view", "Show the events of a lake in a browser."),
     "demo": (".demo.command", "Play a battle against a collector and compare their counts."),
     "cluster": (".cluster.command", "Run all parts of a cluster on this machine, and try them."),
     "check": (".check.command", "Find out why a game's events don't arrive."),
@@ -32,7 +33,7 @@ _COMMANDS = {
     "report": (".report.command", "Write one HTML page about the stored events."),
 }
 # Those that need the extra of this name.
-_CLUSTER = ("load", "cluster")
+_CLUSTER = ("load", "view", "cluster")
 
 
 class _LazyGroup(click.Group):

@@ -16,7 +16,7 @@ from .http.application import application
 from .http.from_database import DatabaseSource
 from .http.live import Live
 from .http.metrics import Metrics
-from .http.query import Queries
+from .http.query import DatabaseRunner, Queries
 from .ingest import Ingest, Limits
 from .storage.building import Building
 from .storage.counting import Backfill, RollUp
@@ -93,7 +93,7 @@ class Collector:
         )
         self.ingest = Ingest(self.storage, limits, self.metrics.record_message)
         self._answers = Answers(database, self.ingest)
-        self._queries = Queries(database, self.ingest)
+        self._queries = Queries(DatabaseRunner(database, self.ingest))
         self._api = api = Api(
             DatabaseSource(database, self.ingest, space),
             self.storage,

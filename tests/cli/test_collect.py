@@ -21,7 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry.cli._arguments import AlertCondition
 from redvsblue_telemetry.cli._runner import _SafeFormatter
-from redvsblue_telemetry.cli.collect import page_url
+from redvsblue_telemetry.cli._serving import page_url
 from tests.support.collector import bearer
 from tests.support.command import (
     PATIENCE,

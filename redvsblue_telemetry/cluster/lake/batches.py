@@ -26,14 +26,13 @@ from .reading import Reading
 from .rows import EVENTS
 from .table import DataFile
 
-__all__ = ["spans", "stream_batches"]
+__all__ = ["COLUMNS", "conditions_of", "fitting", "spans", "stream_batches"]
 
+COLUMNS = "arrival, received, session, seq, type, timestamp, run, id, version, data, context, fault"
+"""Those of an event."""
 _ROWS = 10_000  # of a batch
 _MAX_BYTES = 8 * 1024 * 1024  # of data in a batch, unless one event alone has more
 _MIN_ROWS = 1_000_000  # of files that are sorted together
-_COLUMNS = (
-    "arrival, received, session, seq, type, timestamp, run, id, version, data, context, fault"
-)
 
 
 def stream_batches(reading: Reading, wanted: EventFilter) -> Iterator[EventBatch]:
@@ -42,28 +41,34 @@ def stream_batches(reading: Reading, wanted: EventFilter) -> Iterator[EventBatch
     Raises:
         LakeError: the lake can't be read.
     """
-    conditions, values = _conditions(reading, wanted)
+    conditions, values = conditions_of(reading, wanted)
     search = None if wanted.text is None else TextSearch(wanted.text)
     for first, last, files in spans(reading.snapshot.files(EVENTS)):
         reading.define("some_events", files)
         chosen = [*conditions, "arrival BETWEEN ? AND ?"]
-        query = f"SELECT {_COLUMNS} FROM some_events WHERE {' AND '.join(chosen)} ORDER BY arrival"
+        query = f"SELECT {COLUMNS} FROM some_events WHERE {' AND '.join(chosen)} ORDER BY arrival"
         for batch in reading.stream(query, [*values, first, last], _ROWS):
-            found = batch if search is None else batch.filter(_fitting(batch, search))
+            found = batch if search is None else batch.filter(fitting(batch, search))
             for part in _parts(found):
                 yield _event_batch(part)
 
 
-def spans(files: Sequence[DataFile]) -> Iterator[tuple[int, int, list[DataFile]]]:
+def spans(
+    files: Sequence[DataFile], least: int = _MIN_ROWS
+) -> Iterator[tuple[int, int, list[DataFile]]]:
     """Yield ranges of arrivals in order, each with all files that may have a row of it.
 
     A range ends where few rows are in files that go on after it: these are read twice.
+
+    Args:
+        files: the files.
+        least: the rows of a range's files, of all but the last one.
     """
     in_order = sorted(files, key=lambda file: file.lowest_arrival)
     start, here, count = -(2**63), list[DataFile](), 0
     for file in in_order:
         crossing = [each for each in here if each.highest_arrival >= file.lowest_arrival]
-        if count >= _MIN_ROWS and sum(each.rows for each in crossing) <= count // 2:
+        if count >= least and sum(each.rows for each in crossing) <= count // 2:
             yield start, file.lowest_arrival - 1, here
             start, here, count = file.lowest_arrival, crossing, 0
         here.append(file)
@@ -72,7 +77,7 @@ def spans(files: Sequence[DataFile]) -> Iterator[tuple[int, int, list[DataFile]]
         yield start, 2**63 - 1, here
 
 
-def _conditions(reading: Reading, wanted: EventFilter) -> tuple[list[str], list[object]]:
+def conditions_of(reading: Reading, wanted: EventFilter) -> tuple[list[str], list[object]]:
     """Return the conditions in SQL, with their values. A text is looked for in addition to them."""
     conditions = ["true"]
     values: list[object] = []
@@ -124,7 +129,8 @@ def _fits(wanted: EventFilter, column: str, text: str | None) -> bool:
     return bool(wanted.matching([event]))
 
 
-def _fitting(batch: Any, search: TextSearch) -> Any:
+def fitting(batch: Any, search: TextSearch) -> Any:
+    """Return whether the data of each row of a batch has a text, as an array."""
     texts = batch.column("data").to_pylist()
     return pa.array(
         [search.fits(text.encode().lower().decode(errors="replace")) for text in texts], pa.bool_()

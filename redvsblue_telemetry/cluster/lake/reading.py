@@ -20,8 +20,9 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
@@ -31,7 +32,15 @@ from .errors import LakeError
 from .rows import EVENTS, KINDS
 from .table import FILE_SCHEMA, DataFile, Table
 
-__all__ = ["Reading", "Snapshot", "explaining", "quoted", "relation_of"]
+__all__ = [
+    "MEMORY",
+    "Reading",
+    "Snapshot",
+    "explaining",
+    "private_database",
+    "quoted",
+    "relation_of",
+]
 
 MEMORY = "1GB"
 """The most memory that DuckDB takes to sort and to group; then it uses temporary files."""
@@ -55,20 +64,18 @@ class Snapshot:
 
     Args:
         url: a path, or the URL of an object store, such as ``s3://bucket/lake``.
+        table: the table of the lake, if it is open; it may be moved on later.
 
     Raises:
         LakeError: there is no lake, or it can't be read.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, table: Table | None = None) -> None:
         self.url = url
-        self._table = Table.open(url)
+        self._table = Table.open(url) if table is None else table
         self._files = self._table.files()
-
-    @property
-    def version(self) -> int:
+        self.version = self._table.version
         """Its number."""
-        return self._table.version
 
     def files(self, kind: str) -> list[DataFile]:
         """Return the files with the rows of a kind, those with the oldest rows first."""
@@ -88,6 +95,16 @@ class Snapshot:
         """Return files as a data set of Arrow, wherever they are."""
         return self._table.dataset([file.path for file in files])
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the files; None for those in an object store."""
+        return self._table.folder
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(file.size for file in self._files)
+
     @contextlib.contextmanager
     def reading(self, memory: str = MEMORY) -> Iterator[Reading]:
         """Open the snapshot for reading, until the block ends.
@@ -95,42 +112,65 @@ class Snapshot:
         Args:
             memory: see :data:`MEMORY`.
         """
-        # Players' data is in the temporary files: only their owner may read this directory.
-        directory = tempfile.mkdtemp(prefix="redvsblue-telemetry-")
-        try:
-            config: dict[str, Any] = {
-                "memory_limit": memory,
-                "threads": min(4, os.cpu_count() or 1),
-                "temp_directory": directory,
-                "preserve_insertion_order": "false",
-                "autoinstall_known_extensions": "false",
-                "autoload_known_extensions": "false",
-                "python_enable_replacements": "false",  # no variable of this program is a table
-                **_AS_IN_SQLITE,
-            }
-            paths = self.paths(self._files)
-            with (
-                contextlib.closing(duckdb.connect(":memory:", config=config)) as connection,
-                ThreadPoolExecutor(1, "lake-reading") as thread,
-            ):
-                # All that is left of the file system: the files of this version.
-                listed = ", ".join(map(quoted, paths or ()))
-                connection.execute(f"SET allowed_paths = [{listed}]")
-                connection.execute("SET enable_external_access = false")
-                connection.execute("SET lock_configuration = true")
-                yield Reading(self, connection, thread)
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+        with (
+            private_database(memory) as connection,
+            ThreadPoolExecutor(1, "lake-reading") as thread,
+        ):
+            # All that is left of the file system: the files of this version.
+            listed = ", ".join(map(quoted, self.paths(self._files) or ()))
+            connection.execute(f"SET allowed_paths = [{listed}]")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            yield Reading(self, connection, thread=thread)
+
+
+@contextlib.contextmanager
+def private_database(memory: str) -> Iterator[Any]:
+    """A connection to an empty database of DuckDB, until the block ends.
+
+    Args:
+        memory: see :data:`MEMORY`.
+    """
+    # Players' data is in the temporary files: only their owner may read this directory.
+    directory = tempfile.mkdtemp(prefix="redvsblue-telemetry-")
+    try:
+        config: dict[str, Any] = {
+            "memory_limit": memory,
+            "threads": min(4, os.cpu_count() or 1),
+            "temp_directory": directory,
+            "preserve_insertion_order": "false",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "python_enable_replacements": "false",  # no variable of this program is a table
+            **_AS_IN_SQLITE,
+        }
+        with contextlib.closing(duckdb.connect(":memory:", config=config)) as connection:
+            yield connection
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 class Reading:
-    """A snapshot that is open, with its relations. Used by one thread, except for :meth:`stop`."""
+    """A snapshot that is open, with its relations. Used by one thread, except for :meth:`stop`.
 
-    def __init__(self, snapshot: Snapshot, connection: Any, thread: ThreadPoolExecutor) -> None:
+    Args:
+        snapshot: the snapshot.
+        connection: to a database of DuckDB; the relations are temporary views of this connection.
+        kinds: those whose relations are made.
+        thread: see :meth:`call`; None where no signal can come.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        connection: Any,
+        kinds: Iterable[str] = KINDS,
+        thread: ThreadPoolExecutor | None = None,
+    ) -> None:
         self.snapshot = snapshot
         self.connection = connection
         self._thread = thread
-        for kind in KINDS:
+        for kind in kinds:
             self.define(relation_of(kind), snapshot.files(kind))
 
     def define(self, name: str, files: Sequence[DataFile]) -> None:
@@ -170,6 +210,8 @@ class Reading:
         Another thread calls it: a signal, such as that of Ctrl-C, does not end a statement of
         DuckDB, but it ends the wait for one.
         """
+        if self._thread is None:
+            return function()
         future = self._thread.submit(function)
         try:
             return future.result()

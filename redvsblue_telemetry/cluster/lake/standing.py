@@ -27,11 +27,28 @@ from ...collector.storage.upkeep import epoch_milliseconds
 from .numbers import StoredNumbers, decode_ranges
 from .reading import Reading
 
-__all__ = ["COLUMNS", "STANDING", "add_standing", "evidence", "losses_of", "ranges"]
+__all__ = [
+    "COLUMNS",
+    "OF_EVENTS",
+    "OF_REPORTS",
+    "OF_RUNS",
+    "QUIET",
+    "SESSIONS",
+    "STANDING",
+    "TAKEN",
+    "TIMES_OF_REPORTS",
+    "VERSIONS_OF_REPORTS",
+    "add_sessions",
+    "add_standing",
+    "evidence",
+    "losses_of",
+    "ranges",
+]
 
 STANDING = "standing"
 """The name of the table with one row for each session."""
-_QUIET_MILLISECONDS = 300_000  # after which there is no word of a session
+QUIET = 300_000
+"""Milliseconds after which there is no word of a session."""
 _ROWS = 1000  # sessions whose losses are counted at a time
 
 COLUMNS = (
@@ -46,49 +63,60 @@ def _number(name: str) -> str:
     return f"CAST(data ->> '$.report.{name}' AS BIGINT)"
 
 
+OF_EVENTS = """
+SELECT session, count(*) AS here, min(arrival) AS first_arrival,
+    min(received) AS first_received,
+    max(received) AS last_received, min(timestamp) AS first_timestamp,
+    max(timestamp) AS last_timestamp, max(seq) AS highest,
+    count(*) FILTER (type = 'crash') AS crashes, count(fault) AS faults,
+    arg_max(version, arrival) AS version,
+    max(arrival) FILTER (version IS NOT NULL) AS version_arrival
+FROM stored_events WHERE {chosen} GROUP BY session"""
+"""What the events of a session say about it."""
+
+OF_REPORTS = f"""
+SELECT session, arrival, received, seq AS number, type AS state, timestamp AS at_end, data,
+    {_number("startedAt")} AS started_at, {_number("lastSeq")} AS last_seq,
+    data ->> '$.report.reason' AS reason, data ->> '$.report.version' AS version
+FROM stored_reports WHERE {{chosen}}"""
+"""The reports of a session."""
+
 # A report counts if it is not older than all that came before it: see SessionState.take.
-_SESSIONS = f"""
-WITH of_events AS (
-    SELECT session, count(*) AS here, min(arrival) AS first_arrival,
-        min(received) AS first_received,
-        max(received) AS last_received, min(timestamp) AS first_timestamp,
-        max(timestamp) AS last_timestamp, max(seq) AS highest,
-        count(*) FILTER (type = 'crash') AS crashes, count(fault) AS faults,
-        arg_max(version, arrival) AS version,
-        max(arrival) FILTER (version IS NOT NULL) AS version_arrival
-    FROM stored_events WHERE {{chosen}} GROUP BY session
-), all_reports AS (
-    SELECT session, arrival, received, seq AS number, type AS state, timestamp AS at_end, data,
-        {_number("startedAt")} AS started_at, {_number("lastSeq")} AS last_seq,
-        data ->> '$.report.reason' AS reason, data ->> '$.report.version' AS version
-    FROM stored_reports WHERE {{chosen}}
-), taken AS (
-    SELECT *, row_number() OVER newest_first AS place FROM (
-        SELECT *, max({{{{'s': started_at, 'n': number}}}}) OVER (
-            PARTITION BY session ORDER BY arrival
-        ) AS newest FROM all_reports
-    ) AS reports
-    WHERE started_at = newest.s AND number = newest.n
-    WINDOW newest_first AS (PARTITION BY session ORDER BY arrival DESC)
-), of_reports AS (
-    SELECT session, arg_max(version, arrival) AS version,
-        max(arrival) FILTER (version IS NOT NULL) AS version_arrival
-    FROM taken GROUP BY session
-), report_times AS (
-    SELECT session, min(arrival) AS first_arrival, min(received) AS first_received,
-        max(received) AS last_received
-    FROM all_reports GROUP BY session
-), all_ranges AS (
-    SELECT session, coalesce(timestamp, 0) AS repeats,
-        CAST(CAST(data AS JSON) AS BIGINT[][]) AS ranges
-    FROM stored_runs WHERE {{chosen}}
-), numbers AS (
-    SELECT session, CAST(sum(repeats) AS BIGINT) AS repeats,
-        list_sort(flatten(list(ranges))) AS ranges,
-        CAST(sum(list_sum([each[2] - each[1] + 1 FOR each IN ranges])) AS BIGINT) AS stored,
-        max(ranges[-1][2]) AS highest, CAST(min(ranges[1][1]) = 0 AS BIGINT) AS has_zero
-    FROM all_ranges GROUP BY session
-), joined AS (
+TAKEN = """
+SELECT *, row_number() OVER newest_first AS place FROM (
+    SELECT *, max({{'s': started_at, 'n': number}}) OVER (
+        PARTITION BY session ORDER BY arrival
+    ) AS newest FROM all_reports
+) AS reports
+WHERE started_at = newest.s AND number = newest.n
+WINDOW newest_first AS (PARTITION BY session ORDER BY arrival DESC)"""
+"""Those of ``all_reports`` that count; the one at place 1 counts now."""
+
+VERSIONS_OF_REPORTS = """
+SELECT session, arg_max(version, arrival) AS version,
+    max(arrival) FILTER (version IS NOT NULL) AS version_arrival
+FROM taken GROUP BY session"""
+
+TIMES_OF_REPORTS = """
+SELECT session, min(arrival) AS first_arrival, min(received) AS first_received,
+    max(received) AS last_received
+FROM all_reports GROUP BY session"""
+
+OF_RUNS = """
+SELECT session, coalesce(timestamp, 0) AS repeats,
+    CAST(CAST(data AS JSON) AS BIGINT[][]) AS ranges
+FROM stored_runs WHERE {chosen}"""
+"""The numbers of a session that are stored, in parts."""
+
+_NUMBERS = """
+SELECT session, CAST(sum(repeats) AS BIGINT) AS repeats,
+    list_sort(flatten(list(ranges))) AS ranges,
+    CAST(sum(list_sum([each[2] - each[1] + 1 FOR each IN ranges])) AS BIGINT) AS stored,
+    max(ranges[-1][2]) AS highest, CAST(min(ranges[1][1]) = 0 AS BIGINT) AS has_zero
+FROM all_ranges GROUP BY session"""
+
+SESSIONS = f"""
+, joined AS (
     SELECT
         coalesce(e.session, r.session) AS session,
         CASE WHEN coalesce(o.version_arrival > e.version_arrival, e.version IS NULL)
@@ -111,7 +139,7 @@ WITH of_events AS (
             AS last_timestamp,
         r.last_seq AS last_seq, r.data AS report
     FROM of_events AS e
-    FULL JOIN (SELECT * FROM taken WHERE place = 1) AS r ON r.session = e.session
+    FULL JOIN last_reports AS r ON r.session = e.session
     LEFT JOIN of_reports AS o ON o.session = r.session
     LEFT JOIN report_times AS t ON t.session = r.session
     LEFT JOIN numbers AS n ON n.session = coalesce(e.session, r.session)
@@ -125,6 +153,14 @@ SELECT *,
     coalesce(started_at, first_timestamp) AS started,
     CASE WHEN state = '{State.ENDED}' THEN coalesce(at_end, reported) END AS ended
 FROM joined"""
+"""The sessions, given ``of_events``, ``last_reports``, ``of_reports``, ``report_times``, and
+``numbers``. Follows other parts of a WITH."""
+
+_FROM_ROWS = f"""
+WITH of_events AS ({OF_EVENTS}), all_reports AS ({OF_REPORTS}), taken AS ({TAKEN}),
+last_reports AS (SELECT * FROM taken WHERE place = 1), of_reports AS ({VERSIONS_OF_REPORTS}),
+report_times AS ({TIMES_OF_REPORTS}), all_ranges AS ({OF_RUNS}), numbers AS ({_NUMBERS})
+{SESSIONS}"""
 
 
 def add_standing(reading: Reading, session: str | None = None, *, now: int | None = None) -> None:
@@ -142,11 +178,25 @@ def add_standing(reading: Reading, session: str | None = None, *, now: int | Non
     chosen = "true" if session is None else "session = getvariable('chosen_session')"
     if session is not None:
         reading.run("SET VARIABLE chosen_session = CAST(? AS VARCHAR)", session)
-    query = _SESSIONS.format(chosen=chosen, quiet=now - _QUIET_MILLISECONDS)
+    query = _FROM_ROWS.format(chosen=chosen, quiet=now - QUIET)
+    add_sessions(reading, STANDING, query)
+
+
+def add_sessions(reading: Reading, table: str, query: str) -> None:
+    """Make a temporary table of sessions with the causes of their missing events.
+
+    Args:
+        reading: the lake.
+        table: its name.
+        query: see :data:`SESSIONS`.
+
+    Raises:
+        LakeError: the lake can't be read.
+    """
     reading.run(f"CREATE OR REPLACE TEMP TABLE found_sessions AS {query}")
     reading.add("losses", _columns_of_losses(reading))
     reading.run(
-        f"CREATE OR REPLACE TEMP TABLE {STANDING} AS SELECT found.*, "
+        f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT found.*, "
         "coalesce(losses.lost, '{}') AS lost, coalesce(losses.waiting, 0) AS waiting "
         "FROM found_sessions AS found LEFT JOIN losses ON losses.session = found.session"
     )

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import pyarrow as pa
@@ -38,7 +38,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from .errors import LakeError
 from .rows import EVENTS, PARTITIONED_BY, REJECTED, REPORTS, RUNS, SCHEMA
 
-__all__ = ["FILE_SCHEMA", "ORDER", "DataFile", "Owner", "Table", "sort"]
+__all__ = ["FILE_SCHEMA", "ORDER", "Changes", "DataFile", "Owner", "Table", "sort"]
 
 logger = logging.getLogger("redvsblue_telemetry.lake")
 
@@ -91,6 +91,32 @@ class DataFile(msgspec.Struct, frozen=True):
     rows: int
     highest_arrival: int
     lowest_arrival: int = 0
+    lowest_received: int = 0
+    highest_received: int = 0
+
+
+class Changes(NamedTuple):
+    """The differences between two versions of the table."""
+
+    added: list[str]
+    """The paths of the files with rows that are new. Files that were merged have none."""
+    loses_rows: bool
+    """Whether rows were deleted."""
+
+
+class _File(msgspec.Struct, rename="camel"):
+    path: str
+    data_change: bool
+
+
+class _Action(msgspec.Struct):
+    """A line of the log."""
+
+    add: _File | None = None
+    remove: _File | None = None
+
+
+_decode_action = msgspec.json.Decoder(_Action).decode
 
 
 class Table:
@@ -139,6 +165,11 @@ class Table:
         """The version that this is."""
         return self._delta.version()
 
+    @property
+    def id(self) -> str:
+        """That of this table: another one in its place has another."""
+        return str(self._id)
+
     def refresh(self) -> None:
         """Move on to the newest version.
 
@@ -175,11 +206,34 @@ class Table:
                 row["num_records"],
                 row["max.arrival"] or 0,
                 row["min.arrival"] or 0,
+                row["min.received"] or 0,
+                row["max.received"] or 0,
             )
             for row in rows.to_pylist()
             if kind in (None, row["partition.kind"])
         ]
         return sorted(found, key=lambda each: (each.kind, each.day, each.path))
+
+    def changes(self, since: int) -> Changes | None:
+        """Return what has changed since a version; None if the log has forgotten it.
+
+        Raises:
+            LakeError: the log can't be read.
+        """
+        added: list[str] = []
+        loses_rows = False
+        with _explained(f"the log of {self.url} can't be read"):
+            for version in range(since + 1, self.version + 1):
+                try:
+                    with self._files.open_input_stream(f"_delta_log/{version:020}.json") as entry:
+                        lines = entry.read().splitlines()
+                except FileNotFoundError:
+                    return None
+                for action in map(_decode_action, lines):
+                    if action.add is not None and action.add.data_change:
+                        added.append(unquote(action.add.path))
+                    loses_rows |= action.remove is not None and action.remove.data_change
+        return Changes(added, loses_rows)
 
     def read(
         self, files: Iterable[DataFile], columns: list[str] | None = None, condition: Any = None

@@ -118,6 +118,7 @@ class Api:
         live: the live stream.
         metrics: the metrics.
         more: further routes.
+        trouble: the answer to those who watch the process, if it doesn't work.
         deleter: deletes what is stored; None if nothing can be deleted here.
         allow_reset: whether everything may be deleted; a session, and the data of a person, also
             by those who show the token.
@@ -133,6 +134,7 @@ class Api:
         more: Sequence[BaseRoute] = (),
         deleter: Deleter | None = None,
         allow_reset: bool = False,
+        trouble: str = "events can't be stored",
     ) -> None:
         self._source = source
         self._health = health
@@ -154,7 +156,7 @@ class Api:
             Route("/api/range", self._range),
             Route("/api/live", self._stream),
             *more,
-            health_route(health),
+            health_route(health, trouble),
             Route("/metrics", self._exposition),
         ]
 

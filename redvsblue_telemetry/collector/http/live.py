@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -23,14 +23,15 @@ from ..messages import Event
 from ..models import EventFilter, LiveUpdate, StoredEvent
 from ..storage.writer import Stored
 
-__all__ = ["Live"]
+__all__ = ["MAX_EVENTS_PER_GROUP", "Live"]
 
 _HISTORY_SECONDS = 300  # of counts
 _MAX_TYPES_PER_SECOND = 40  # with counts of their own; the others share one
 _MAX_TYPE_LENGTH = 200  # characters; longer names are counted with the others
 _MAX_EVENTS = 4000  # kept
 _MAX_EVENT_BYTES = 8 * 1024 * 1024  # kept
-_MAX_EVENTS_PER_GROUP = 400  # of one stored group, so that a flood costs ingest little
+MAX_EVENTS_PER_GROUP = 400
+"""The most events that are kept of one stored group, so that a flood costs ingest little."""
 _MAX_EVENTS_PER_UPDATE = 40
 _MAX_BYTES_PER_UPDATE = 512 * 1024
 _UPDATE_INTERVAL = 0.5  # seconds
@@ -51,7 +52,8 @@ class Live:
     ) -> None:
         self._connections = connections
         self._clock = clock
-        self._newest: deque[StoredEvent] = deque()
+        self._newest: deque[tuple[int, StoredEvent]] = deque()
+        self._last = 0  # the number of the newest one; in a lake, arrivals come in any order
         self._newest_bytes = 0
         self._seconds: deque[tuple[int, dict[str, int]]] = deque(maxlen=_HISTORY_SECONDS)
         self._total = self._repeats = self._rejected = 0
@@ -71,31 +73,41 @@ class Live:
 
     def record(self, stored: Stored) -> None:
         """Take in a group that was just stored."""
-        events = stored.events
-        self._total += len(events)
-        self._repeats += stored.repeats
-        self._rejected += stored.rejected
-        if events:
-            self._keep(stored)
-            self._count(stored.by_type)
+        self.add(_sample(stored), stored.by_type, stored.repeats, stored.rejected)
 
-    def _keep(self, stored: Stored) -> None:
+    def add(
+        self, sample: Iterable[StoredEvent], by_type: dict[str, int], repeats: int, rejected: int
+    ) -> None:
+        """Take in what was just stored.
+
+        Args:
+            sample: some of the events, at most :data:`MAX_EVENTS_PER_GROUP`.
+            by_type: the number of all events of each type.
+            repeats: how many repeats there were.
+            rejected: how many messages, or parts of them, were rejected.
+        """
+        self._total += sum(by_type.values())
+        self._repeats += repeats
+        self._rejected += rejected
+        if by_type:
+            self._keep(sample)
+            self._count(by_type)
+
+    def _keep(self, sample: Iterable[StoredEvent]) -> None:
         newest = self._newest
-        sessions = [event.session_id for event in stored.events]
-        for place in _shares(sessions, _MAX_EVENTS_PER_GROUP):
-            event = stored.events[place]
-            kept = _as_stored(event, stored.first_arrival + place, stored.received)
-            kept.fault = stored.faults.get(place)
-            newest.append(kept)
-            self._newest_bytes += _size(kept)
+        for event in sample:
+            self._last += 1
+            newest.append((self._last, event))
+            self._newest_bytes += _size(event)
         if len(newest) > _MAX_EVENTS:
             # Half of them at once, so that the work for each event stays small.
-            kept_ones = _fair(list(newest), _MAX_EVENTS // 2)
+            kept = list(newest)
+            sessions = [event.session_id for _, event in kept]
             newest.clear()
-            newest.extend(kept_ones)
-            self._newest_bytes = sum(map(_size, newest))
+            newest.extend(kept[place] for place in _shares(sessions, _MAX_EVENTS // 2))
+            self._newest_bytes = sum(_size(event) for _, event in newest)
         while self._newest_bytes > _MAX_EVENT_BYTES and len(newest) > 1:
-            self._newest_bytes -= _size(newest.popleft())
+            self._newest_bytes -= _size(newest.popleft()[1])
 
     def _count(self, by_type: dict[str, int]) -> None:
         second = int(self._clock())
@@ -107,20 +119,21 @@ class Live:
             type_ = name if has_room or name in counts else ""
             counts[type_] = counts.get(type_, 0) + count
 
-    def _later_than(self, arrival: int) -> list[StoredEvent]:
-        """Return the kept events that arrived later, newest first."""
+    def _later_than(self, last: int) -> list[StoredEvent]:
+        """Return the kept events that were added after the one with a number, newest first."""
         later: list[StoredEvent] = []
-        for event in reversed(self._newest):
-            if event.arrival <= arrival:
+        for number, event in reversed(self._newest):
+            if number <= last:
                 break
             later.append(event)
         return later
 
     def forget(self, deleted: EventFilter | None = None) -> None:
         """Forget the events that were deleted; None is all of them."""
-        gone = {id(event) for event in (deleted or EventFilter()).matching(self._newest)}
-        self._newest = deque(event for event in self._newest if id(event) not in gone)
-        self._newest_bytes = sum(map(_size, self._newest))
+        events = [event for _, event in self._newest]
+        gone = {id(event) for event in (deleted or EventFilter()).matching(events)}
+        self._newest = deque(entry for entry in self._newest if id(entry[1]) not in gone)
+        self._newest_bytes = sum(_size(event) for _, event in self._newest)
 
     def close(self) -> None:
         """End all streams."""
@@ -160,11 +173,21 @@ class Live:
                 rejected=self._rejected,
                 connections=self._connections(),
             )
-            seen, second = (fresh[0].arrival if fresh else seen), now
+            seen, second = self._last, now
             del fresh, matching  # otherwise a slow viewer would keep these alive, too
             yield update
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), _UPDATE_INTERVAL)
+
+
+def _sample(stored: Stored) -> Iterator[StoredEvent]:
+    """Yield some events of a group, which its sessions share."""
+    sessions = [event.session_id for event in stored.events]
+    for place in _shares(sessions, MAX_EVENTS_PER_GROUP):
+        event = stored.events[place]
+        kept = _as_stored(event, stored.first_arrival + place, stored.received)
+        kept.fault = stored.faults.get(place)
+        yield kept
 
 
 def _as_stored(event: Event, arrival: int, received: int) -> StoredEvent:

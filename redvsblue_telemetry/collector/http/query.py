@@ -10,7 +10,7 @@ import csv
 import io
 import subprocess
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -29,13 +29,24 @@ from .parameters import MAX_ECHO, BadRequestError, check_names, number
 from .readers import BusyError, Lane, reading_of
 from .responses import as_json
 
-__all__ = ["Queries"]
+__all__ = [
+    "MAX_BYTES",
+    "SECONDS",
+    "TOO_SLOW",
+    "DatabaseRunner",
+    "Queries",
+    "QueryResult",
+    "Runner",
+]
 
-_SECONDS = 10.0
+SECONDS = 10.0
+"""How long a query may take."""
+TOO_SLOW = f"the query took longer than {SECONDS:g} s; narrow it, by a type for example"
+MAX_BYTES = 8 * 1024 * 1024
+"""Of a response."""
 _STARTING_SECONDS = 5.0  # until the process runs, on a busy machine
 _MEMORY = 512 * 1024 * 1024  # bytes
 _TEMPORARY_BYTES = 256 * 1024 * 1024  # in one file
-_MAX_BYTES = 8 * 1024 * 1024  # of a response
 _LOOK_SECONDS = 0.05  # between two looks whether the client is there
 
 
@@ -63,8 +74,25 @@ class _Answer(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
-class Queries:
-    """The route. It runs on the event loop's thread, and waits for processes on another.
+class Runner(Protocol):
+    """Runs queries. Called on the event loop's thread."""
+
+    async def result(self, request: Request, sql: str, limit: int) -> QueryResult:
+        """Return the result of a query, with at most this many rows.
+
+        Raises:
+            BadRequestError: the query is wrong.
+            BusyError: it takes too long, or needs too much memory.
+            ClientGoneError: the client disconnected.
+            DatabaseError, UnreadableError: what is stored can't be read.
+        """
+
+    def close(self) -> None:
+        """End the query that runs."""
+
+
+class DatabaseRunner:
+    """Runs queries over a database, and waits for their processes on another thread.
 
     Args:
         database: the database to read.
@@ -78,14 +106,45 @@ class Queries:
             reading_of(database),
             "queries",
             1,
-            seconds=_SECONDS + _STARTING_SECONDS,
-            too_slow=f"the query took longer than {_SECONDS:g} s; narrow it, by a type for example",
+            seconds=SECONDS + _STARTING_SECONDS,
+            too_slow=TOO_SLOW,
         )
-        self.routes = [Route("/api/query", self._query)]
 
     def close(self) -> None:
         """End the query that runs."""
         self._lane.close()
+
+    async def result(self, request: Request, sql: str, limit: int) -> QueryResult:
+        """Return the result of a query."""
+        asked = msgspec.json.encode(
+            {
+                "uri": self._database.readonly_uri,
+                "views": views(connected=self._ingest.connected_sessions),
+                "sql": sql,
+                "limit": limit,
+                "bytes": MAX_BYTES,
+                "seconds": SECONDS,
+                "memory": _MEMORY,
+                "file_bytes": _TEMPORARY_BYTES,
+            }
+        )
+        return await self._lane.read(request, lambda _, cutoff: _run(asked, cutoff))
+
+
+class Queries:
+    """The route. It runs on the event loop's thread.
+
+    Args:
+        runner: runs the queries.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.routes = [Route("/api/query", self._query)]
+
+    def close(self) -> None:
+        """End the query that runs."""
+        self._runner.close()
 
     async def _query(self, request: Request) -> Response:
         """Return the result of a query over the documented views, as a :class:`QueryResult`.
@@ -104,19 +163,7 @@ class Queries:
             limit = MAX_PAGE_SIZE
         if not 1 <= limit <= MAX_PAGE_SIZE:
             raise BadRequestError(f"limit is {limit}; it must be 1 to {MAX_PAGE_SIZE}")
-        asked = msgspec.json.encode(
-            {
-                "uri": self._database.readonly_uri,
-                "views": views(connected=self._ingest.connected_sessions),
-                "sql": sql,
-                "limit": limit,
-                "bytes": _MAX_BYTES,
-                "seconds": _SECONDS,
-                "memory": _MEMORY,
-                "file_bytes": _TEMPORARY_BYTES,
-            }
-        )
-        result = await self._lane.read(request, lambda _, cutoff: _run(asked, cutoff))
+        result = await self._runner.result(request, sql, limit)
         return _as_csv(result) if form == "csv" else as_json(result)
 
 

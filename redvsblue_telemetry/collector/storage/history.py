@@ -17,7 +17,7 @@ from ..steps import steps
 from .counting import LENGTHS, MINUTE, RUN_LENGTHS
 from .snapshot import snapshot
 
-__all__ = ["arrivals", "bounds", "condition", "events_by_type", "history"]
+__all__ = ["arrivals", "bounds", "condition", "events_by_type", "history", "most_frequent"]
 
 _MAX_TYPES = 8
 _MAX_EVENTS_AT_END = 300_000  # that are counted one by one: they take about a twentieth of a second
@@ -273,7 +273,7 @@ def history(
     for name, place, events in [*counted, *places]:
         if 0 <= place < size:
             counts.setdefault(name, [0] * size)[place] += events
-    return History(first, last, step, _most(counts), sum(map(sum, counts.values())))
+    return History(first, last, step, most_frequent(counts), sum(map(sum, counts.values())))
 
 
 def _bounds(
@@ -317,7 +317,7 @@ def _longest(connection: sqlite3.Connection, span: TimeRange) -> int:
     return 1
 
 
-def _most(counts: dict[str, list[int]]) -> dict[str, list[int]]:
+def most_frequent(counts: dict[str, list[int]]) -> dict[str, list[int]]:
     """Return the most frequent types, with the sum of all others."""
     most_first = sorted((name for name in counts if name), key=lambda name: -sum(counts[name]))
     types = {name: counts[name] for name in most_first[:_MAX_TYPES]}

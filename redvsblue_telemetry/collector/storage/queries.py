@@ -76,6 +76,7 @@ __all__ = [
     "totals",
     "versions",
     "windows",
+    "with_share",
 ]
 
 _COLUMNS = (  # in the order of StoredEvent's fields, and the session's run
@@ -814,11 +815,11 @@ def versions(
             health.no_word = unended - health.running
             for outcome, count in zip(ENDS, ends, strict=True):
                 setattr(health, outcome, count)
-            found.append(_with_share(health))
+            found.append(with_share(health))
     return found
 
 
-def _with_share(health: VersionHealth) -> VersionHealth:
+def with_share(health: VersionHealth) -> VersionHealth:
     """Return a version with the share of its sessions that ended without a crash."""
     if ended := sum(getattr(health, end) for end in ENDS):
         health.crash_free = (health.well + health.switched_off) / ended
@@ -841,7 +842,7 @@ def _versions_of(
         setattr(health, outcome, count)
         newest[version] = max(newest.get(version, (0, "")), (begun, version or ""))
     newest_first = sorted(newest, key=newest.__getitem__, reverse=True)
-    return [_with_share(found[version]) for version in newest_first]
+    return [with_share(found[version]) for version in newest_first]
 
 
 def crashes(

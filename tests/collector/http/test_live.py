@@ -176,7 +176,7 @@ def test_what_is_kept_and_shown_is_bounded_in_bytes() -> None:
         watched = Live(lambda: 0)
         for number in range(1, 101):
             watched.record(stored(number, ["a"], '{"x":"' + "y" * 200_000 + '"}'))
-        kept = sum(memoryview(event.data).nbytes for event in watched._newest)
+        kept = sum(memoryview(event.data).nbytes for _, event in watched._newest)
         watching = watched.updates(EventFilter())
         async with contextlib.aclosing(watching):
             return kept, await anext(watching)
@@ -250,7 +250,7 @@ def test_each_of_ten_thousand_sessions_is_as_likely_to_be_shown() -> None:
     kept = [event.arrival for event in watched._newest]
     assert live._MAX_EVENTS // 2 < len(kept) <= live._MAX_EVENTS
     assert kept == sorted(kept)
-    assert len(Counter(event.session_id for event in watched._newest)) == len(kept)
+    assert len(Counter(event.session_id for _, event in watched._newest)) == len(kept)
 
 
 def test_large_events_leave_room_for_small_ones_of_others() -> None:
