@@ -184,7 +184,7 @@ def totals(reading: Reading, span: TimeRange, *, now: int | None = None) -> Tota
         reading.run(
             "SELECT count(*), coalesce(sum(here), 0), coalesce(sum(repeats), 0), "
             "coalesce(sum(faults), 0), coalesce(sum(missing), 0), "
-            f"coalesce(sum(waiting) FILTER (NOT ({many})), 0), count_if({many}), "
+            f"coalesce(sum(waiting) FILTER (NOT ({many})), 0), count(*) FILTER ({many}), "
             f"coalesce(sum(missing) FILTER ({many}), 0) {of_span}"
         )
     )

@@ -169,11 +169,10 @@ def check(type_: str, data: msgspec.Raw) -> str | None:
 
 
 @contextlib.contextmanager
-def stored(groups: Sequence[Group]) -> Iterator[Both]:
-    """Store messages by a collector and in a lake, one group after the other."""
+def stored(groups: Sequence[Group], now: int = START) -> Iterator[Both]:
+    """Store messages by a collector and in a lake, one group after the other, from a time on."""
     with contextlib.ExitStack() as opened:
         directory = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        now = START
         database = opened.enter_context(contextlib.closing(Database(directory / "t.sqlite3")))
         writer = opened.enter_context(
             contextlib.closing(Writer(database, check, clock=lambda: now))
