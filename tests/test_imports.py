@@ -213,6 +213,7 @@ ROOMS = {
         gateway         | stream
         lake            |
         loader          | lake  stream
+        view            | lake
         local           | stream  lake
     """,
     "cluster.loader": """
@@ -232,6 +233,14 @@ ROOMS = {
         http            |
         server | archived continuity http leases loader membership metrics partitions reading source storing tasks upkeep
     """,  # noqa: E501
+    "cluster.view": """
+        events          |
+        figures         | events
+        catalog         |
+        following       | catalog  events
+        source          | events  figures  following
+        app             | following  source
+    """,
     "cluster.local": """
         ports           |
         children        |
@@ -288,7 +297,9 @@ ROOMS = {
         _sdk_log        |
         _systemd        |
         _stream         | _arguments  _terminal
-        collect         | _arguments  _terminal  _runner  _stream  _systemd
+        _serving        | _arguments  _terminal  _runner  _systemd
+        collect         | _arguments  _terminal  _runner  _serving  _stream
+        view            | _arguments  _terminal  _runner  _serving
         load            | _arguments  _terminal  _runner  _stream  _systemd
         tail            | _arguments  _terminal
         forget          | _arguments  _terminal

@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator, Iterable
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ...collector.http import static
@@ -17,6 +20,7 @@ from ...collector.http.application import application
 from ...collector.http.live import Live
 from ...collector.http.metrics import Metrics
 from ...collector.http.query import Queries
+from ...collector.http.responses import as_error
 from ...collector.server import Options, OptionsError
 from ..lake.errors import LakeError
 from ..lake.reading import MEMORY, private_database
@@ -44,7 +48,11 @@ class View:
             following,
             live,
             self.metrics,
-            more=self._queries.routes,
+            more=[
+                *self._queries.routes,
+                Route("/api/fields", _no_answer),
+                Route("/api/answers/{question}", _no_answer),
+            ],
             trouble="the lake can't be read",
         )
         self._access = application(
@@ -61,6 +69,10 @@ class View:
         self.live.close()
         self._api.close()
         self._queries.close()
+
+
+async def _no_answer(_: Request) -> Response:
+    return as_error(501, "a view does not answer these questions; query the lake with SQL")
 
 
 class _LakeMetrics(Collector):
