@@ -32,7 +32,7 @@ _INTERVAL = 1.0  # seconds between two looks
 
 
 class News(msgspec.Struct):
-    """What came with new versions of the lake."""
+    """The rows of new versions of the lake, in short."""
 
     sample: list[StoredEvent]
     """Some of the new events, which the sessions share."""
@@ -81,7 +81,7 @@ class Following:
         return monotonic() - self._looked
 
     async def start(self) -> None:
-        """Read what there is, and begin to follow.
+        """Read the lake, and begin to follow.
 
         Raises:
             LakeError: there is no lake, or it can't be read.
@@ -119,7 +119,7 @@ class Following:
     # On the thread:
 
     def _look(self) -> News | None:
-        """Move on to the newest version; return what is new, if something is."""
+        """Move on to the newest version; return the news, if there are any."""
         table, self._table = self._table, None  # opened anew after any trouble
         if table is None:
             table = Table.open(self._url)
@@ -147,7 +147,7 @@ class Following:
         return self._news(snapshot, added) if added else None
 
     def _added(self, table: Table, snapshot: Snapshot) -> list[DataFile] | None:
-        """Return the files that have come; None if that doesn't tell what has changed."""
+        """Return the files that have come; None if other changes were made, too."""
         changes = table.changes(self._version)
         if changes is None or changes.loses_rows:
             return None

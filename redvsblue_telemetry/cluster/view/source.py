@@ -1,6 +1,6 @@
-"""What the API reads from a lake, on the threads of lanes: a :class:`....collector.http.source`.
+"""Reads a lake for the API, on the threads of lanes.
 
-A request reads the newest version that is in the catalog, with a connection of its own.
+A request reads the newest version that is in the catalog, with its own connection.
 """
 
 from __future__ import annotations

@@ -100,26 +100,26 @@ class _LiveResponse(StreamingResponse):
 
 
 class Deleter(Protocol):
-    """Deletes what is stored."""
+    """Deletes events and sessions."""
 
     async def clear(self) -> None:
         """Delete everything."""
 
     async def run(self, work: Upkeep) -> None:
-        """Do some work on what is stored, to its end."""
+        """Do some work on the storage, to its end."""
 
 
 class Api:
     """The routes. They run on the event loop's thread.
 
     Args:
-        source: what is read.
+        source: answers the questions.
         health: says whether events can be stored.
         live: the live stream.
         metrics: the metrics.
         more: further routes.
         trouble: the answer to those who watch the process, if it doesn't work.
-        deleter: deletes what is stored; None if nothing can be deleted here.
+        deleter: deletes events and sessions; None if nothing can be deleted here.
         allow_reset: whether everything may be deleted; a session, and the data of a person, also
             by those who show the token.
     """
@@ -161,7 +161,7 @@ class Api:
         ]
 
     def close(self) -> None:
-        """End what still reads."""
+        """End all reading."""
         self._source.close()
 
     async def _events(self, request: Request) -> Response:

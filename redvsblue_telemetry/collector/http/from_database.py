@@ -1,4 +1,4 @@
-"""What the API reads from a collector's database, on the threads of lanes."""
+"""Reads a collector's database for the API, on the threads of lanes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .readers import Lane, reading_of
 __all__ = ["SEARCH_SECONDS", "DatabaseSource"]
 
 SEARCH_SECONDS = 2.0
-"""After these, a search responds with what it has found."""
+"""After these, a search responds with as much as it has found."""
 
 
 class DatabaseSource:
@@ -52,7 +52,7 @@ class DatabaseSource:
         self._space = space
 
     def close(self) -> None:
-        """End what still reads the database."""
+        """End all reading."""
         for lane in (self._figures, self._summaries, self._searches):
             lane.close()
 

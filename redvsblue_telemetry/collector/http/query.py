@@ -84,7 +84,7 @@ class Runner(Protocol):
             BadRequestError: the query is wrong.
             BusyError: it takes too long, or needs too much memory.
             ClientGoneError: the client disconnected.
-            DatabaseError, UnreadableError: what is stored can't be read.
+            DatabaseError, UnreadableError: the storage can't be read.
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the API reads: one method for each of its questions.
+"""The storage as the API sees it: one method for each of its questions.
 
 A collector reads its database (:mod:`.from_database`); a view reads a lake. The routes, their
 parameters and their JSON are the same for both.
@@ -31,7 +31,7 @@ __all__ = ["Source", "UnreadableError"]
 
 
 class UnreadableError(Exception):
-    """What is stored can't be read now; the message says why."""
+    """The storage can't be read now; the message says why."""
 
 
 class Source(Protocol):
@@ -41,7 +41,7 @@ class Source(Protocol):
 
     - ClientGoneError: the client disconnected.
     - BusyError: the answer would take too long.
-    - UnreadableError, DatabaseError, sqlite3.Error: what is stored can't be read.
+    - UnreadableError, DatabaseError, sqlite3.Error: it can't be read.
     """
 
     async def events(
@@ -97,4 +97,4 @@ class Source(Protocol):
         """Return how many events were received in each step of a range."""
 
     def close(self) -> None:
-        """End what still reads; the requests are answered with an error."""
+        """End all reading; the requests are answered with an error."""

@@ -83,7 +83,7 @@ GROUPS = [
                 *(event("red", n, data=f'{{"damage":{n},"by":"läser"}}') for n in range(1, 6)),
                 event("red", 6, "crash", crash("first", "a.py:1"), version="1.0", context=PLAYER),
             ),
-            "this is no event",
+            "not an event",
         ],
         is_last=True,
     ),

@@ -247,7 +247,7 @@ def test_each_of_ten_thousand_sessions_is_as_likely_to_be_shown() -> None:
     for group in groups:
         watched.record(group)
 
-    kept = [event.arrival for event in watched._newest]
+    kept = [event.arrival for _, event in watched._newest]
     assert live._MAX_EVENTS // 2 < len(kept) <= live._MAX_EVENTS
     assert kept == sorted(kept)
     assert len(Counter(event.session_id for _, event in watched._newest)) == len(kept)
@@ -272,7 +272,7 @@ def test_event_that_is_kept_does_not_keep_its_message() -> None:
     async def keep() -> int:
         watched = Live(lambda: 0)
         watched.record(Stored([Event("s", 1, "a", 0, data, "id")], 1, 0, 0, {"a": 1}, 5000))
-        return memoryview(watched._newest[0].data).obj is memoryview(data).obj
+        return memoryview(watched._newest[0][1].data).obj is memoryview(data).obj
 
     assert not asyncio.run(keep())
 

@@ -1,0 +1,47 @@
+"""The page over a lake, in a real browser."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from redvsblue_telemetry.cluster.lake.lake import Lake
+from redvsblue_telemetry.collector.messages import read_message
+from tests.cluster.view.test_answers import GROUPS
+from tests.support.browser import Look, expect, look, rows
+from tests.support.chromium import needs_chromium
+from tests.support.lake import append, numbered
+from tests.support.view import view_running
+
+__all__ = ["look"]  # a fixture
+
+
+def row_of(page: Any, session: str) -> Any:
+    return page.locator("#sessions tr").filter(has_text=session)
+
+
+@needs_chromium
+def test_page_shows_the_lake_and_what_comes(tmp_path: Path, look: Look) -> None:
+    lake = Lake.open(str(tmp_path))
+    claim = lake.claim("stream", [0])
+    now = time.time_ns() // 1_000_000
+    messages = [read_message(each) for group in GROUPS for each in group.messages]
+    append(lake, claim, 0, len(messages), *messages, at=now)
+    with view_running(tmp_path) as view:
+        page = look(view.http_url)
+        expect(page.locator("#tile-events")).to_have_text("31")
+        expect(row_of(page, "red").locator(".outcome")).to_contain_text("✕crashed")
+        expect(row_of(page, "green").locator(".outcome")).to_contain_text("running since")
+        expect(page.locator("#crashes")).to_contain_text("ValueError")
+
+        append(lake, claim, 0, len(messages) + 1, numbered("new", 1, 3), at=now + 1)
+        expect(rows(page).filter(has_text="played")).to_have_count(3)
+        expect(page.locator("#tile-events")).to_have_text("34")
+        expect(row_of(page, "new")).to_be_visible()
+
+        row_of(page, "red").get_by_role("button").click()
+        expect(page.locator("#detail-title")).to_contain_text("red")
+        expect(page.locator("#detail-facts")).to_contain_text("crashed")
+        page.goto(f"{view.http_url}?range=all")
+        expect(rows(page).first).to_contain_text("played")
