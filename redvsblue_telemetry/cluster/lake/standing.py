@@ -1,7 +1,7 @@
 """How the sessions stand: from their events, their reports, and which of their numbers are stored.
 
-A collector keeps this up to date with each event. In a lake, it follows from the rows, so
-it is computed for those who ask: the same columns, with the same meaning. There are these differences:
+A collector keeps this up to date with each event. In a lake, it follows from the rows, so it is
+computed for those who ask: the same columns, with the same meaning. There are these differences:
 
 - The causes of missing events are those of now; a collector counts them when a report arrives.
 - A session whose events have all been deleted, and that has no report, is not there.
