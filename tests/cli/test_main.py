@@ -16,6 +16,7 @@ COMMANDS = [
     "run",
     "collect",
     "load",
+    "view",
     "demo",
     "cluster",
     "check",
