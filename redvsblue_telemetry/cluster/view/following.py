@@ -107,6 +107,12 @@ class Following:
                     logger.error("cannot read the lake, so nothing new is shown: %s", error)
                 self.last_error = error
                 continue
+            except Exception as error:  # of DuckDB: the catalog is as before, and is made anew
+                if str(error) != str(self.last_error):
+                    logger.exception("internal error, so nothing new is shown")
+                self.last_error = error
+                self._is_behind = True
+                continue
             if self.last_error is not None:
                 logger.warning("the lake is being read again")
                 self.last_error = None
