@@ -109,6 +109,10 @@ class ArchiveReceipt(Protocol):
 class Archive(Protocol):
     """A safer place, which messages reach some time after they are stored."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be followed already."""
+
     def follow(self, receipt: ArchiveReceipt, messages: int, places: Sequence[Place]) -> None:
         """Have a receipt called when messages are archived that were just stored.
 

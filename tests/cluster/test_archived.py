@@ -215,6 +215,44 @@ def test_a_stream_that_goes_back_in_time_skips_nothing_new(
         assert sequences(lake) == expected((telemetry.session_id, 3200))
 
 
+def test_a_gateway_that_starts_after_a_loss_believes_no_earlier_number(
+    stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path, tmp_path: Path
+) -> None:
+    (directory,) = stream_servers.directories
+    first = game(gateway, confirm="archived", journal=journal, session_id="a", stop_timeout=0.2)
+    with first as telemetry:
+        with loader_running(stream_servers.urls, lake):
+            emit(telemetry, 100)
+            assert telemetry.flush(PATIENCE)
+            stream_servers.stop(0)
+            shutil.copytree(directory / "store", tmp_path / "earlier")
+            stream_servers.start()
+            emit(telemetry, 3000)
+            assert telemetry.flush(PATIENCE)
+        gateway.running.end(signal.SIGTERM)
+        keys = shutil.copytree(
+            directory / "store" / "jetstream" / "$G" / "streams" / "KV_telemetry-archived",
+            tmp_path / "keys",
+        )
+        stream_servers.kill(0)
+        shutil.rmtree(directory / "store")
+        shutil.move(tmp_path / "earlier", directory / "store")
+        where = directory / "store" / "jetstream" / "$G" / "streams" / "KV_telemetry-archived"
+        shutil.rmtree(where)
+        shutil.move(keys, where)
+        stream_servers.start()
+    with (
+        gateway_running(stream_servers.urls) as another,
+        game(another, confirm="archived", journal=journal, session_id="b") as telemetry,
+    ):
+        emit(telemetry, 100)
+        assert are_stored(another, 100)
+        assert not telemetry.flush(2), "nobody has loaded them"
+        with loader_running(stream_servers.urls, lake):
+            assert telemetry.flush(PATIENCE)
+            assert sequences(lake) == expected(("a", 3100), ("b", 100))
+
+
 def test_a_gateway_that_ends_waits_a_moment_for_the_lake(
     stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path
 ) -> None:
@@ -250,6 +288,7 @@ def test_a_client_hears_of_its_messages_in_their_order() -> None:
     from redvsblue_telemetry.cluster.gateway.following import Following
 
     following, client, other = Following(), Client(), Client()
+    assert not following.is_ready
     following.follow(client, 1, [(0, 10)])
     following.follow(client, 1, [(1, 11), (0, 12)])
     following.follow(client, 1, [])

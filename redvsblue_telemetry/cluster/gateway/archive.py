@@ -3,6 +3,10 @@
 They write it into a bucket of the stream's key-value store, which is a stream itself: so each new
 value is a message that a plain subscription gets. It can miss one, while it is not connected. So
 the values of the partitions that somebody waits for are read now and then, too.
+
+All of them are read before the first client may wait. If the stream has lost messages and uses
+their numbers again, the archive may seem to be ahead of it. The link notices that at the next
+message, since it knows the numbers by then.
 """
 
 from __future__ import annotations
@@ -49,9 +53,15 @@ class ArchiveWatch:
 
     async def _look(self) -> None:
         await self._link.listen(archived_subject("*"), self._hear)
-        for partition in tuple(self._following.awaited):
+        following, state = self._following, self._link.state
+        if state is None:
+            return
+        for partition in tuple(
+            following.awaited if following.is_ready else range(state.partitions)
+        ):
             value = await self._link.value(ARCHIVED_BUCKET, archived_subject(partition))
             self._note(partition, value)
+        following.is_ready = True
 
     async def _hear(self, message: Msg) -> None:
         with contextlib.suppress(ValueError):

@@ -33,6 +33,8 @@ class Following:
         self._blocked: dict[int, set[_Queue]] = {}  # by the partition that they wait for
         self.unarchived = 0
         """The messages that clients wait for."""
+        self.is_ready = False
+        """Whether it knows how far the archive was at the start."""
 
     @property
     def awaited(self) -> Collection[int]:
