@@ -218,6 +218,7 @@ def test_a_stream_that_goes_back_in_time_skips_nothing_new(
 def test_a_gateway_that_starts_after_a_loss_believes_no_earlier_number(
     stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path, tmp_path: Path
 ) -> None:
+    """Of two sessions that are in the same partition."""
     (directory,) = stream_servers.directories
     first = game(gateway, confirm="archived", journal=journal, session_id="a", stop_timeout=0.2)
     with first as telemetry:
@@ -243,14 +244,14 @@ def test_a_gateway_that_starts_after_a_loss_believes_no_earlier_number(
         stream_servers.start()
     with (
         gateway_running(stream_servers.urls) as another,
-        game(another, confirm="archived", journal=journal, session_id="b") as telemetry,
+        game(another, confirm="archived", journal=journal, session_id="c") as telemetry,
     ):
         emit(telemetry, 100)
         assert are_stored(another, 100)
         assert not telemetry.flush(2), "nobody has loaded them"
         with loader_running(stream_servers.urls, lake):
             assert telemetry.flush(PATIENCE)
-            assert sequences(lake) == expected(("a", 3100), ("b", 100))
+            assert sequences(lake) == expected(("a", 3100), ("c", 100))
 
 
 def test_a_gateway_that_ends_waits_a_moment_for_the_lake(
