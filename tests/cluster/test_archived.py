@@ -182,7 +182,7 @@ def test_a_game_that_has_ended_refills_the_stream_at_its_next_start(
         loader_running(stream_servers.urls, lake),
         game(gateway, confirm="archived", journal=journal) as again,
     ):
-        assert has_recovered(again, 1000, PATIENCE)
+        assert has_recovered(again, 1000)
         wait_for_events(lake, 1000)
         assert sequences(lake) == expected((telemetry.session_id, 1000))
         assert again.stop(PATIENCE)
