@@ -18,7 +18,16 @@ from ._terminal import CommandError
 if TYPE_CHECKING:
     from ..cluster.stream import StreamOptions
 
-__all__ = ["StreamServers", "missing_extra", "read_stream_options", "stream_options"]
+__all__ = [
+    "STREAM_VARIABLE",
+    "StreamServers",
+    "missing_extra",
+    "read_stream_options",
+    "stream_options",
+]
+
+STREAM_VARIABLE = "REDVSBLUE_COLLECTOR_STREAM"
+"""Where the URLs may be, since others on the machine can read the command line of a process."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -67,6 +76,8 @@ def stream_options(about: str, *, required: bool) -> Callable[[_Command], _Comma
                 "stream",
                 metavar="URL,URL,…",
                 type=StreamServers(),
+                envvar=STREAM_VARIABLE,
+                show_envvar=True,
                 required=required,
                 help=about,
             ),

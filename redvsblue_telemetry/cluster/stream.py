@@ -14,7 +14,7 @@ import ssl
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from zlib import crc32
 
 import msgspec
@@ -88,7 +88,8 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach the servers of the stream, and how it is made if it isn't there."""
 
     servers: tuple[str, ...]
-    """Their URLs, such as ``nats://10.0.0.1:4222`` or ``tls://…``."""
+    """Their URLs, such as ``nats://10.0.0.1:4222`` or ``tls://…``; perhaps with a user and a
+    password, ``tls://user:password@…``, the same for all of them."""
     credentials: Path | None = None
     """The file with the credentials of an account."""
     ca: Path | None = None
@@ -110,6 +111,24 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
         """The host and port of each server, without the password that a URL may have."""
         return tuple(urlsplit(server).netloc.rpartition("@")[2] for server in self.servers)
 
+    @property
+    def login(self) -> tuple[str, str] | None:
+        """The user and the password in the URLs; None if they have none.
+
+        Raises:
+            ValueError: the URLs have different ones, or a user without a password.
+        """
+        parts = [urlsplit(server) for server in self.servers]
+        found = {(each.username, each.password) for each in parts if "@" in each.netloc}
+        if not found:
+            return None
+        if len(found) > 1:
+            raise ValueError("the servers of the stream have different users or passwords")
+        user, password = found.pop()
+        if not user or not password:
+            raise ValueError("a user of the stream needs a password, as in nats://user:password@…")
+        return unquote(user), unquote(password)
+
     def check(self) -> None:
         """Check that these options can be used.
 
@@ -120,6 +139,8 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("no server of the stream is named")
         for server in self.servers:
             _check_server(server)
+        if self.login is not None and self.credentials is not None:
+            raise ValueError("either the URLs of the stream have a user, or a file has credentials")
         if self.partitions < 1:
             raise ValueError(f"partitions is {self.partitions}; it must be at least 1")
         if self.credentials is not None:
@@ -282,9 +303,14 @@ async def connect(
     """
     options.check()
     client = StreamClient()
+    # nats-py takes the login from the URL that it connects to, as it is there: still encoded, and
+    # missing for a server that only the other servers have named.
+    user, password = options.login or (None, None)
     await client.connect(
         list(options.servers),
         name=name,
+        user=user,
+        password=password,
         user_credentials=None if options.credentials is None else str(options.credentials),
         tls=None if options.ca is None else _tls_context(options.ca),
         disconnected_cb=on_disconnect,

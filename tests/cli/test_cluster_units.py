@@ -1,4 +1,4 @@
-"""The units of gateways and loaders: systemd takes them, and the commands take their options."""
+"""The units of gateways, loaders and stream servers: systemd takes them, and the commands take their options."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from tests.support.command import PATIENCE
 
 PAGE = (REPOSITORY / "docs" / "cluster.md").read_text()
 EXECUTABLE = "/opt/redvsblue-telemetry/bin/redvsblue-telemetry"
+SERVER = "/opt/redvsblue-telemetry/bin/nats-server"
 ANALYZE = shutil.which("systemd-analyze")
 SERVERS = "nats://10.0.0.1:4222,nats://10.0.0.2:4222,nats://10.0.0.3:4222"
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze")
-both = pytest.mark.parametrize("name", ["gateway", "loader"])
+each = pytest.mark.parametrize("name", ["gateway", "loader", "stream"])
 
 
 def text_of(name: str) -> str:
@@ -32,20 +33,21 @@ def analyze(folder: Path, name: str, *arguments: str) -> subprocess.CompletedPro
     """Run ``systemd-analyze`` on a unit, with an executable that exists on this machine."""
     assert ANALYZE
     unit = folder / f"redvsblue-{name}.service"
-    unit.write_text(text_of(name).replace(EXECUTABLE, "/bin/true"))
+    text = text_of(name).replace(EXECUTABLE, "/bin/true").replace(SERVER, "/bin/true")
+    unit.write_text(text)
     command = [ANALYZE, *arguments, str(unit)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 @needs_systemd
-@both
+@each
 def test_unit_has_no_fault_that_systemd_sees(tmp_path: Path, name: str) -> None:
     done = analyze(tmp_path, name, "verify", "--man=no")
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @needs_systemd
-@both
+@each
 def test_unit_leaves_the_service_little_that_it_could_harm(tmp_path: Path, name: str) -> None:
     done = analyze(tmp_path, name, "security", "--offline=true", "--threshold=20", "--no-pager")
     assert done.returncode == 0, done.stdout
@@ -68,3 +70,14 @@ def test_unit_starts_the_command_with_options_that_it_takes(
     parameters = command.make_context(command_name, arguments).params
     assert parameters["stream"] == tuple(SERVERS.split(","))
     assert parameters["quiet"]
+
+
+def test_unit_of_a_stream_server_and_its_configuration_agree() -> None:
+    unit = text_of("stream")
+    configuration = (REPOSITORY / "deploy" / "nats-server.conf").read_text()
+    assert f"ExecStart={SERVER} --config /etc/nats/nats-server.conf\n" in unit
+    (directory,) = re.findall(r"^StateDirectory=(.+)$", unit, re.MULTILINE)
+    assert f'store_dir: "/var/lib/{directory}"' in configuration
+    (environment,) = re.findall(r"cat > /etc/nats/environment <<END\n(.+?)^END", PAGE, re.M | re.S)
+    set_there = set(re.findall(r"^(\w+)=", environment, re.MULTILINE))
+    assert set_there == set(re.findall(r": \$([A-Z_]+)\b", configuration))

@@ -35,6 +35,12 @@ PATIENCE = 20.0  # seconds
         ({"servers": ("nats://stream-1",), "credentials": Path("gone")}, "cannot read gone"),
         ({"servers": ("nats://stream-1",), "ca": Path(__file__)}, "cannot read certificates"),
         ({"servers": ("nats://stream-1",), "ca": Path("gone")}, "cannot read certificates"),
+        ({"servers": ("nats://user@stream-1",)}, "needs a password"),
+        ({"servers": ("nats://a:b@stream-1", "nats://a:c@stream-2")}, "different users"),
+        (
+            {"servers": ("nats://a:b@stream-1",), "credentials": Path(__file__)},
+            "either the URLs of the stream have a user, or",
+        ),
     ],
 )
 def test_options_that_can_not_be_used_are_refused(options: dict[str, Any], reason: str) -> None:
@@ -49,6 +55,12 @@ def test_an_error_does_not_show_a_password() -> None:
     assert StreamOptions(servers=("nats://user:secret@stream-1:4222",)).addresses == (
         "stream-1:4222",
     )
+
+
+def test_the_login_is_that_of_any_url_and_decoded() -> None:
+    servers = ("nats://stream-1", "tls://gateway:p%40ss%2Fword@stream-2:4222")
+    assert StreamOptions(servers=servers).login == ("gateway", "p@ss/word")
+    assert StreamOptions(servers=servers[:1]).login is None
 
 
 async def _connected(servers: StreamServers) -> tuple[StreamClient, asyncio.Event]:
