@@ -25,6 +25,7 @@ from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.cli.cluster.game import Progress
 from redvsblue_telemetry.cli.demo.battle import BattleEngine
 
+BATCH_SIZE = 250
 _RECORDED = 3000  # events of a battle
 _TICK = 0.01  # seconds, as all times here
 _WATCH_INTERVAL = 0.05
@@ -53,7 +54,7 @@ class Client:
                 enabled=True,
                 url=url,
                 drain_interval=0.2,
-                batch_size=250,
+                batch_size=BATCH_SIZE,
                 capacity=int(rate * _SPARE_SECONDS) or _FLOOD_CAPACITY,
                 version="1.4.2",
             )

@@ -30,6 +30,7 @@ from benchmarks import (
     long_emits,
     peer_bytes,
     side_by_side,
+    sizing,
     soak,
     stalls,
     take_over,
@@ -338,6 +339,7 @@ def tables() -> dict[str, str]:
         "journal-aims": _journal_aims(reports),
         "collector-aims": _collector_aims(reports["collector"]),
         "byte-aims": _byte_aims(reports),
+        "cluster-sizes": sizing.sizes(reports["cluster"], reports["wire-bytes"]),
     }
 
 

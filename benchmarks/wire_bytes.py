@@ -60,9 +60,10 @@ from redvsblue_telemetry.cli.demo.battle import BattleEngine
 MODULE = "benchmarks.wire_bytes"
 _NAMED = {"version": "1.4.2"}
 USUAL, FIFTY = "default settings", "batches of 50"
+NAMED = "the same, with a version and a context"
 BATCHES: dict[str, dict[str, Any]] = {
     USUAL: {},
-    "the same, with a version and a context": _NAMED,
+    NAMED: _NAMED,
     FIFTY: {"drain_interval": 10.0},
     "a batch a second": {"batch_size": 1000},
 }

@@ -1,4 +1,4 @@
-"""The units of gateways, loaders and stream servers: systemd takes them, and the commands take their options."""
+"""The units of a cluster's parts: systemd takes them, and the commands take their options."""
 
 from __future__ import annotations
 
@@ -81,3 +81,14 @@ def test_unit_of_a_stream_server_and_its_configuration_agree() -> None:
     (environment,) = re.findall(r"cat > /etc/nats/environment <<END\n(.+?)^END", PAGE, re.M | re.S)
     set_there = set(re.findall(r"^(\w+)=", environment, re.MULTILINE))
     assert set_there == set(re.findall(r": \$([A-Z_]+)\b", configuration))
+
+
+@pytest.mark.parametrize(
+    ("command", "options"), [(collect, []), (load, ["--lake", "lake"])], ids=["collect", "load"]
+)
+def test_the_urls_of_the_stream_may_be_in_a_variable(
+    command: click.Command, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDVSBLUE_COLLECTOR_STREAM", SERVERS)
+    assert command.name
+    assert command.make_context(command.name, options).params["stream"] == tuple(SERVERS.split(","))

@@ -209,7 +209,7 @@ def test_nobody_may_do_what_is_the_task_of_others(servers: Servers) -> None:
         asyncio.run(asyncio.wait_for(attempt(user), PATIENCE))
         for subject in subjects:
             said = f'user:{user}" - Publish Violation - Subject "{subject}"'
-            assert wait_until(lambda said=said: said in servers.log, PATIENCE), said  # type: ignore[misc]
+            assert wait_until(lambda said=said: said in servers.log, PATIENCE), said
 
 
 def test_servers_are_upgraded_and_replaced_while_games_play(
