@@ -521,7 +521,7 @@ def _filled(directory: Path) -> Iterator[None]:
         filling.unlink()
 
 
-def _cpu_seconds(pids: Iterable[int | None]) -> float:
+def cpu_seconds(pids: Iterable[int | None]) -> float:
     """Return the processor time that processes have had up to now; 0 without /proc."""
     ticks = 0
     for pid in pids:
@@ -533,10 +533,10 @@ def _cpu_seconds(pids: Iterable[int | None]) -> float:
 
 def _processor_times(bed: Bed, games: Games) -> dict[str, float]:
     return {
-        "clients": _cpu_seconds(games.pids),
-        "gateways": _cpu_seconds(gateway.child.pid for gateway in bed.cluster.gateways),
-        "stream servers": _cpu_seconds(child.pid for child in bed.cluster.servers.children),
-        "loaders": _cpu_seconds(loader.child.pid for loader in bed.cluster.loaders),
+        "clients": cpu_seconds(games.pids),
+        "gateways": cpu_seconds(gateway.child.pid for gateway in bed.cluster.gateways),
+        "stream servers": cpu_seconds(child.pid for child in bed.cluster.servers.children),
+        "loaders": cpu_seconds(loader.child.pid for loader in bed.cluster.loaders),
     }
 
 

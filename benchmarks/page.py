@@ -20,6 +20,8 @@ import sys
 from benchmarks import (
     backlog,
     cluster,
+    cluster_costs,
+    cluster_model,
     collector,
     collector_questions,
     endings,
@@ -81,6 +83,8 @@ _BENCHMARKS = {
     "kills": kills,
     "endings": endings,
     "cluster": cluster,
+    "cluster-costs": cluster_costs,
+    "cluster-model": cluster_model,
 }
 _TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(?:(?!<!--).)*?(<!-- end -->)", re.DOTALL)
 
