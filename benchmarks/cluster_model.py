@@ -9,9 +9,10 @@ messages and events, and simulates how clients come back after a loss with the d
 own ``Backoff``, against the connections that the gateways take. Each of its figures is either an
 option, with a default that the output names as an assumption, or comes from a result file.
 
-By default a player emits what one ship of the demo's battle does, a sixteenth of the battle's events;
-``--events-a-second`` takes another rate. Each is computed for the SDK's default settings and for
-``drain_interval=10`` with ``batch_size=250``. ``--measured`` names another file of ``benchmarks.cluster_costs``.
+By default a player emits what one ship of the demo's battle does, a sixteenth of the battle's
+events; ``--events-a-second`` takes another rate. Each is computed for the SDK's default settings,
+and for ``drain_interval=10`` with ``batch_size=250``. ``--measured`` names another file of
+``benchmarks.cluster_costs``.
 """
 
 from __future__ import annotations
@@ -131,11 +132,14 @@ def needs(costs: Costs, assumed: Assumptions, asked: Demand) -> Result:
         return seconds / assumed.busy
 
     stream_bytes = asked.messages * costs.bytes_of_message + asked.events * costs.bytes_of_event
-    gateways = max(math.ceil(cores("gateway")), math.ceil(asked.players / assumed.connections), 2)
     streams = math.ceil(asked.messages / (assumed.busy * costs.stream_rate))
-    loaders = max(math.ceil(cores("loader")), 2)
+    # Each stream has its own ones, and two of them, so that one may die.
+    gateways = max(cores("gateway"), asked.players / assumed.connections, 2 * streams)
+    gateways = math.ceil(gateways)
+    loaders = max(math.ceil(cores("loader")), 2 * streams)
     sessions = asked.players * assumed.keep_days * 1440 / assumed.session_minutes
     leader_out = stream_bytes * (_FOLLOWERS + 1) / streams
+    lake_a_day = asked.events * costs.lake_bytes_of_event * _DAY / 1e12
     machines = {
         "gateways": gateways / assumed.cores,
         # Three of them for each stream, whether it fills them or not.
@@ -158,16 +162,22 @@ def needs(costs: Costs, assumed: Assumptions, asked: Demand) -> Result:
         / 1e9,
         "gateways: messages in flight of each": asked.messages * costs.ack_seconds / gateways,
         "gateways: network, Gbit/s": stream_bytes * 8 / 1e9,
-        "streams": streams,
+        "streams, each with its own gateways, loaders and lake": streams,
         "stream servers: cores of all": cores("stream servers"),
         "stream servers: disk of each, GB": stream_bytes / streams * _STREAM_KEEP / 1e9,
         "stream servers: network of a leader, Gbit/s": leader_out * 8 / 1e9,
         "loaders": loaders,
         "loaders: cores": cores("loader"),
         "loaders: memory for sessions, GB": sessions * _SESSION_BYTES / 1e9,
-        "lake: commits a second": max(loaders / _COMMIT_INTERVAL, asked.events / _COMMIT_EVENTS),
-        "lake: TB a day": asked.events * costs.lake_bytes_of_event * _DAY / 1e12,
-        "lake: TB kept": asked.events * costs.lake_bytes_of_event * _DAY * assumed.keep_days / 1e12,
+        "lakes: commits a second, of all": max(
+            loaders / _COMMIT_INTERVAL, asked.events / _COMMIT_EVENTS
+        ),
+        "lakes: TB a day": asked.events * costs.lake_bytes_of_event * _DAY / 1e12,
+        "lakes: TB kept": asked.events
+        * costs.lake_bytes_of_event
+        * _DAY
+        * assumed.keep_days
+        / 1e12,
         **{f"machines: {part}": math.ceil(count) for part, count in machines.items()},
     }
 
@@ -394,11 +404,15 @@ def draw(report: Result, path: Path) -> None:
     pyplot = importlib.import_module("matplotlib.pyplot")
     pyplot.rcParams.update({"font.size": 15, "axes.spines.top": False, "axes.spines.right": False})
     figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(18, 7.5), facecolor="white", layout="constrained"
+        2, 1, figsize=(13, 15), facecolor="white", layout="constrained"
     )
     _draw_limits(left, report["limits"])
     _draw_storm(right, report["storms"])
     figure.savefig(path, dpi=80)
+
+
+_LABEL = {"va": "center", "size": 12, "bbox": {"fc": "white", "ec": "none", "pad": 1}}
+_BARS = ((0.27, "#0072B2"), (0.0, "#009E73"), (-0.27, "#D55E00"))  # for color-blind people
 
 
 def _draw_limits(axes: Any, found: Sequence[Result]) -> None:
@@ -410,14 +424,14 @@ def _draw_limits(axes: Any, found: Sequence[Result]) -> None:
         values = [case[name] for name in names]
         axes.barh(places, values, height=0.26, color=color, label=case["case"])
         for place, value in zip(places, values, strict=True):
-            axes.text(value * 1.1, place, number(value), va="center", color=color, size=12)
+            axes.text(value * 1.12, place, f"{round(value, -2):,.0f}", color=color, **_LABEL)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
     most = max(value for case in found for name, value in case.items() if name != "case")
     axes.set(xscale="log", xlim=(300, 10 * most), xlabel="players at once that it takes")
     for players in PLAYERS:
-        axes.axvline(players, color="0.35", lw=1.5, ls=(0, (6, 4)))
-    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, -0.24), ncols=3)
+        axes.axvline(players, color="0.35", lw=1.5, ls=(0, (6, 4)), zorder=0)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, -0.26), ncols=3)
     axes.set_title("What breaks first in one cluster", loc="left", weight="bold")
 
 
@@ -434,14 +448,14 @@ def _draw_storm(axes: Any, storms: Sequence[Result]) -> None:
     axes.stairs([max(1, each) for each in shown], baseline=None, color="#0072B2", lw=3)
     taken = one["connections a second"]
     axes.axhline(taken, color="0.35", lw=1.5, ls=(0, (6, 4)))
-    axes.text(end, taken * 1.1, f"it takes {taken:,}", color="0.35", ha="right")
+    axes.text(end, taken * 1.15, f"it takes {taken:,}", color="0.35", ha="right")
     axes.axvline(one["all are back after, s"], color="#D55E00", lw=1.5)
-    axes.text(
-        one["all are back after, s"] - 0.5, 2 * taken, "all are back", color="#D55E00", ha="right"
-    )
+    axes.text(one["all are back after, s"] - 0.5, 1.4, "all are back", color="#D55E00", ha="right")
     axes.set(yscale="log", xlim=(0, end), ylim=(1, 2 * one["clients"]))
     axes.set(xlabel="seconds since the cut", ylabel="attempts a second at one gateway")
-    title = f"The balancer restarts: {one['clients']:,} clients of a gateway"
+    title = (
+        f"One of {round(one['players'] / one['clients'])} gateways after a restart of the balancer"
+    )
     axes.set_title(title, loc="left", weight="bold")
 
 
