@@ -16,7 +16,7 @@ two minutes:
    and 256 messages in flight; the messages are as large as those of 25 events.
 5. *The disk.* How long a sync of 4 KB takes, and a commit of one row to a Delta table.
 
-Processor times depend less on what else the machine does than the rates do.
+Processor times depend less on other programs than the rates do.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ _recorded_events = functools.cache(battle_events)
 
 
 class Session:
-    """The events of a session of its own, in messages as the SDK sends them."""
+    """The events of a new session, in messages as the SDK sends them."""
 
     def __init__(self) -> None:
         self._id = uuid.uuid4().hex
@@ -127,7 +127,7 @@ async def _send(client: ClientConnection, session: Session, size: int, count: in
 
 
 class Parts:
-    """A cluster of one gateway and one loader, and what its parts have used."""
+    """A cluster of one gateway and one loader, and the processor time of its parts."""
 
     def __init__(self, directory: Path) -> None:
         self.cluster = LocalCluster(directory, gateways=1, loaders=1)
@@ -152,7 +152,7 @@ class Parts:
         }
 
     def note_idle(self) -> None:
-        """Measure what they use while nothing happens."""
+        """Measure their processor time while nothing happens."""
         before = self.used()
         time.sleep(_IDLE_SECONDS)
         after = self.used()
@@ -185,7 +185,7 @@ async def _connected(url: str, count: int) -> list[tuple[ClientConnection, Sessi
 
 
 async def connections(parts: Parts, count: int) -> Result:
-    """Measure what a connection takes of a gateway."""
+    """Measure a gateway's costs of a connection."""
     for client, _ in await _connected(parts.url, 20):  # what the first ones make is made once
         await client.close()
     empty, since, before = resident_bytes(parts.gateway), time.monotonic(), parts.used()
@@ -206,7 +206,7 @@ async def connections(parts: Parts, count: int) -> Result:
 
 
 async def messages(parts: Parts, size: int, count: int) -> Result:
-    """Measure what messages of so many events take of each part."""
+    """Measure the costs of messages of so many events."""
     clients = await _connected(parts.url, _CLIENTS)
     events = count_events(parts.cluster.lake)
     while True:  # until the lake has what came before

@@ -3,13 +3,13 @@
     python -m benchmarks.cluster_model --json benchmarks/results/cluster-model.json
         --plot docs/images/cluster-model.png
 
-A model, not a measurement: nobody has run a cluster of that size. It multiplies what
+A model, not a measurement: nobody has run a cluster of that size. It multiplies the costs that
 ``benchmarks.cluster_costs`` and ``benchmarks.cluster`` have measured on one machine by the players'
 messages and events, and simulates how clients come back after a loss with the delays of the SDK's
 own ``Backoff``, against the connections that the gateways take. Each of its figures is either an
 option, with a default that the output names as an assumption, or comes from a result file.
 
-By default a player emits what one ship of the demo's battle does, a sixteenth of the battle's
+By default a player emits as many events as one ship of the demo's battle, a sixteenth of its
 events; ``--events-a-second`` takes another rate. Each is computed for the SDK's default settings,
 and for ``drain_interval=10`` with ``batch_size=250``. ``--measured`` names another file of
 ``benchmarks.cluster_costs``.
@@ -53,7 +53,7 @@ PLAYERS = (100_000, 1_000_000)
 
 @attrs.frozen(kw_only=True)
 class Assumptions:
-    """What nobody has measured. Each is an option of the command."""
+    """The numbers that nobody has measured. Each is an option of the command."""
 
     drain_interval: float = _SDK.drain_interval
     """Seconds between the messages of a client: the SDK's setting"""
@@ -85,8 +85,12 @@ class Costs:
         results = measured["results"]
         by: dict[str, Any] = {each["measurement"]: each for each in results}
         split = cluster_costs.costs(results)
-        self.of_message = {part: split[part]["message"] / 1e6 for part in cluster_costs.PARTS}
-        self.of_event = {part: split[part]["event"] / 1e6 for part in cluster_costs.PARTS}
+        self.of_message: dict[str, float] = {
+            part: split[part]["message"] / 1e6 for part in cluster_costs.PARTS
+        }
+        self.of_event: dict[str, float] = {
+            part: split[part]["event"] / 1e6 for part in cluster_costs.PARTS
+        }
         self.bytes_of_message: float = split["bytes"]["message"]
         self.bytes_of_event: float = split["bytes"]["event"]
         self.of_connection: float = by["connections"]["processor, µs each"] / 1e6
@@ -109,7 +113,7 @@ class Costs:
 
 @attrs.frozen
 class Demand:
-    """What so many players ask of a cluster."""
+    """The load that so many players put on a cluster."""
 
     players: int
     events: float
@@ -119,13 +123,13 @@ class Demand:
 
 
 def demand(assumed: Assumptions, players: int, rate: float) -> Demand:
-    """Return what players send who emit so many events a second each."""
+    """Return the load of players who emit so many events a second each."""
     messages = max(min(rate, 1 / assumed.drain_interval), rate / assumed.batch_size)
     return Demand(players, players * rate, players * messages)
 
 
 def needs(costs: Costs, assumed: Assumptions, asked: Demand) -> Result:
-    """Return what each part needs."""
+    """Return the needs of each part."""
 
     def cores(part: str) -> float:
         seconds = asked.messages * costs.of_message[part] + asked.events * costs.of_event[part]
@@ -172,12 +176,8 @@ def needs(costs: Costs, assumed: Assumptions, asked: Demand) -> Result:
         "lakes: commits a second, of all": max(
             loaders / _COMMIT_INTERVAL, asked.events / _COMMIT_EVENTS
         ),
-        "lakes: TB a day": asked.events * costs.lake_bytes_of_event * _DAY / 1e12,
-        "lakes: TB kept": asked.events
-        * costs.lake_bytes_of_event
-        * _DAY
-        * assumed.keep_days
-        / 1e12,
+        "lakes: TB a day": lake_a_day,
+        "lakes: TB kept": lake_a_day * assumed.keep_days,
         **{f"machines: {part}": math.ceil(count) for part, count in machines.items()},
     }
 
@@ -270,7 +270,7 @@ def _storm_figures(outcome: reconnect_storm.Outcome, capacity: int, rate: float)
 
 
 def storms(costs: Costs, assumed: Assumptions, needed: Result) -> list[Result]:
-    """Simulate what happens when a gateway dies, and when the balancer restarts."""
+    """Simulate the death of a gateway, and a restart of the balancer."""
     gateways, rate = needed["gateways"], needed["events a second of a player"]
     a_gateway = needed["players"] / gateways
     share = needed["gateways: cores"] * assumed.busy / gateways
