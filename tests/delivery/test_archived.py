@@ -14,7 +14,7 @@ import pytest
 from redvsblue_telemetry import ConnectionState, Telemetry, TelemetrySettings
 from redvsblue_telemetry.testing import RecordingServer
 from tests.delivery.test_acks import BINARY, PONG, TEXT, fence, read_message
-from tests.support.killed_games import files, has_recovered, is_balanced, killed, needs_kill
+from tests.support.killed_games import files, is_balanced, killed, needs_kill
 from tests.support.raw_server import Script, frame, raw_server, read_to_the_end, shake_hands
 from tests.support.wait import wait_until
 
@@ -306,7 +306,7 @@ def test_a_stop_leaves_what_is_not_archived_in_the_journal(
         assert server.wait_for(200)
         assert server.events[:100] == server.events[100:]
         server.archive()
-        assert has_recovered(again, 100)
+        assert wait_until(lambda: again.stats().delivered == 100)
         assert wait_until(lambda: server.archive() or not dead_runs(journal, again))
 
 
@@ -362,6 +362,6 @@ def test_the_events_of_a_killed_run_do_not_wait_for_the_archive_of_each_other(
         assert server.wait_for(8000, timeout=30)
         assert telemetry.stats().delivered == 0
         server.archive()
-        assert has_recovered(telemetry, 8000)
+        assert wait_until(lambda: telemetry.stats().delivered == 8000)
         assert wait_until(lambda: server.archive() or not dead_runs(journal, telemetry))
         assert is_balanced(telemetry.stats())

@@ -121,6 +121,7 @@ async def gateway_running(stream: StreamOptions, options: Options) -> AsyncItera
     gateway = Gateway(link, options.access(), options.limits(), options.public_url)
     try:
         await gateway.storage.start(_START_TIMEOUT)
+        await gateway.archive.look()  # so that clients who ask for the archive needn't wait
         watching = asyncio.create_task(gateway.archive.run())
         try:
             yield gateway

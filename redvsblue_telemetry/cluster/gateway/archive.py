@@ -43,15 +43,19 @@ class ArchiveWatch:
     async def run(self) -> None:
         """Watch until canceled."""
         while True:
-            try:
-                await self._look()
-            except StreamError:  # the storage reports it
-                pass
-            except Exception:
-                logger.exception("internal error in the collector")
+            await self.look()
             await asyncio.sleep(_INTERVAL)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Look once, as far as that is possible now."""
+        try:
+            await self._read()
+        except StreamError:  # the storage reports it
+            pass
+        except Exception:
+            logger.exception("internal error in the collector")
+
+    async def _read(self) -> None:
         await self._link.listen(archived_subject("*"), self._hear)
         following, state = self._following, self._link.state
         if state is None:
