@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
+from .cells import add_function
 from .errors import LakeError
 from .rows import EVENTS, KINDS
 from .table import FILE_SCHEMA, DataFile, Table
@@ -145,6 +146,8 @@ def private_database(memory: str) -> Iterator[Any]:
             **_AS_IN_SQLITE,
         }
         with contextlib.closing(duckdb.connect(":memory:", config=config)) as connection:
+            # Before its settings are locked; functions belong to all connections to a database.
+            add_function(connection)
             yield connection
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -172,6 +175,19 @@ class Reading:
         self._thread = thread
         for kind in kinds:
             self.define(relation_of(kind), snapshot.files(kind))
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[Reading]:
+        """Open the snapshot once more until the block ends, with temporary tables of its own.
+
+        Both readings may be used at the same time, by two threads. Together they keep to the limit
+        of memory.
+        """
+        with (
+            contextlib.closing(self.connection.cursor()) as connection,
+            ThreadPoolExecutor(1, "lake-reading") as thread,
+        ):
+            yield Reading(self.snapshot, connection, thread=thread)
 
     def define(self, name: str, files: Sequence[DataFile]) -> None:
         """Make a relation of the rows of files."""
@@ -255,7 +271,8 @@ class Reading:
 
 def quoted(text: str) -> str:
     """Return a text as SQL."""
-    return "'" + text.replace("'", "''") + "'"
+    # Nothing after a null character would be read.
+    return "'" + text.replace("'", "''").replace("\0", "' || chr(0) || '") + "'"
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ __all__ = [
     "evidence",
     "losses_of",
     "ranges",
+    "sessions_query",
 ]
 
 STANDING = "standing"
@@ -163,6 +164,17 @@ report_times AS ({TIMES_OF_REPORTS}), all_ranges AS ({OF_RUNS}), numbers AS ({_N
 {SESSIONS}"""
 
 
+def sessions_query(chosen: str = "true", now: int | None = None) -> str:
+    """Return a query of the sessions, with all of :data:`COLUMNS` but the causes of losses.
+
+    Args:
+        chosen: a condition that rows of events, reports and runs meet, about their ``session``.
+        now: in milliseconds since the epoch; by default the time.
+    """
+    now = epoch_milliseconds() if now is None else now
+    return _FROM_ROWS.format(chosen=chosen, quiet=now - QUIET)
+
+
 def add_standing(reading: Reading, session: str | None = None, *, now: int | None = None) -> None:
     """Make the table :data:`STANDING`, with :data:`COLUMNS` and what they follow from.
 
@@ -174,12 +186,10 @@ def add_standing(reading: Reading, session: str | None = None, *, now: int | Non
     Raises:
         LakeError: the lake can't be read.
     """
-    now = epoch_milliseconds() if now is None else now
     chosen = "true" if session is None else "session = getvariable('chosen_session')"
     if session is not None:
         reading.run("SET VARIABLE chosen_session = CAST(? AS VARCHAR)", session)
-    query = _FROM_ROWS.format(chosen=chosen, quiet=now - QUIET)
-    add_sessions(reading, STANDING, query)
+    add_sessions(reading, STANDING, sessions_query(chosen, now))
 
 
 def add_sessions(reading: Reading, table: str, query: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..storage.cutoff import NEVER, Cutoff
 from ..storage.snapshot import snapshot
 from .backend import Backend
 from .compare import compare
+from .database import DatabaseBackend
 from .field import field
 from .fields import fields
 from .funnel import funnel
@@ -24,7 +25,7 @@ from .rows import Rows
 from .sql import values
 from .vectors import Vectors, can_answer
 
-__all__ = ["ask", "best_backend"]
+__all__ = ["answer_with", "ask", "best_backend"]
 
 _ANSWERS: dict[type[Question], Callable[[Backend, Any], Any]] = {
     Compare: compare,
@@ -37,7 +38,7 @@ _ANSWERS: dict[type[Question], Callable[[Backend, Any], Any]] = {
 """The function that answers each kind of question."""
 
 
-def best_backend() -> type[Backend]:
+def best_backend() -> type[DatabaseBackend]:
     """Return the fastest back end whose packages are installed."""
     return Vectors if can_answer() else Rows
 
@@ -46,7 +47,7 @@ def ask(
     connection: sqlite3.Connection,
     question: Question,
     *,
-    backend: type[Backend] | None = None,
+    backend: type[DatabaseBackend] | None = None,
     cutoff: Cutoff = NEVER,
     connected: AbstractSet[str] = frozenset(),
     now: int | None = None,
@@ -66,13 +67,11 @@ def ask(
         CutoffError: it had to end.
     """
     kind = backend or best_backend()
-    with snapshot(connection), _closing(kind(connection, cutoff, connected, now)) as engine:
-        return _ANSWERS[type(question)](engine, question)
+    with snapshot(connection):
+        return answer_with(kind(connection, cutoff, connected, now), question)
 
 
-@contextlib.contextmanager
-def _closing(backend: Backend) -> Iterator[Backend]:
-    try:
-        yield backend
-    finally:
-        backend.close()
+def answer_with(backend: Backend, question: Question) -> Any:
+    """Return the answer of an engine, and close it; see :func:`ask`."""
+    with contextlib.closing(backend):
+        return _ANSWERS[type(question)](backend, question)

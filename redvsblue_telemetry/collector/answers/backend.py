@@ -1,22 +1,20 @@
 """The interface of an engine: tables of events and sessions, and SQL over them.
 
 An engine has a private database for one question. A table of events is made there for the question
-alone, with the columns that it needs, and so is a table of sessions.
+alone, with the columns that it needs, and so is a table of sessions. What the events come from is
+known to the engine alone.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 from ..models import TimeRange
-from ..storage import queries
+from ..storage import columns
 from ..storage.cutoff import Cutoff
 from .dialect import Dialect
-from .questions import as_number
 
 __all__ = ["DAY", "INTEGER", "NUMBER", "SESSION_COLUMNS", "TEXT", "Backend"]
 
@@ -38,22 +36,13 @@ SESSION_COLUMNS = {
     "outcome": TEXT,
 }
 """The columns of a table of sessions, and their kinds."""
-_OWN_NAMES = {  # of the columns that have other names in the database
-    "session": "key",
-    "id": "session_id",
-    "started": "first_timestamp",
-    "ended": "last_timestamp",
-    "received": "last_received",
-}
 
 
 class Backend(ABC):
     """An engine for one question. Used on one thread.
 
     Args:
-        connection: a connection to the collector's database, which has begun a snapshot.
         cutoff: when the answer has to end.
-        connected: the ids of the sessions whose clients are connected.
         now: in milliseconds since the epoch; by default the time.
     """
 
@@ -61,16 +50,8 @@ class Backend(ABC):
     advice: str
     """The error of an answer that takes too long."""
 
-    def __init__(
-        self,
-        connection: sqlite3.Connection,
-        cutoff: Cutoff,
-        connected: AbstractSet[str] = frozenset(),
-        now: int | None = None,
-    ) -> None:
-        self.connection = connection
+    def __init__(self, cutoff: Cutoff, now: int | None = None) -> None:
         self.cutoff = cutoff
-        self.connected = connected
         self.now = now
 
     @staticmethod
@@ -140,13 +121,7 @@ class Backend(ABC):
     def close(self) -> None:
         """Free the private database."""
 
-    def type_names(self) -> list[str]:
-        """Return the types of which there are events, the most frequent first."""
-        rows = self.connection.execute(
-            "SELECT name FROM types WHERE events > 0 ORDER BY events DESC, name"
-        )
-        return [name for (name,) in rows]
-
+    @abstractmethod
     def add_sessions(
         self,
         table: str,
@@ -162,27 +137,36 @@ class Backend(ABC):
             span: the range.
             keys: those of the sessions that are needed; by default all.
         """
-        kinds = {name: SESSION_COLUMNS[name] for name in names}
-        self.add(table, kinds, self._sessions(names, span, keys))
 
-    def texts_of(self, field: str) -> tuple[list[int], list[str], list[float | None]]:
-        """Return the keys of sessions or contexts, and the texts and numbers of a field of theirs.
+    @abstractmethod
+    def type_names(self) -> list[str]:
+        """Return the types of which there are events, the most frequent first."""
+
+    @abstractmethod
+    def versions(self) -> list[str]:
+        """Return the versions of sessions, the one that was last heard of first."""
+
+    @abstractmethod
+    def fields(self, type_name: str) -> list[columns.Field]:
+        """Return the fields in the data of a type's events; see :func:`.columns.fields`."""
+
+    @abstractmethod
+    def newest_contexts(self, type_name: str | None, events: int) -> list[tuple[str | None, int]]:
+        """Return the contexts of the newest events, with the number of events of each.
 
         Args:
-            field: ``session``, ``outcome``, or one of the context.
+            type_name: the type of the events; None for all.
+            events: how many are looked at.
         """
-        if field.startswith("context."):
-            keys, texts = queries.context_values(self.connection, field.removeprefix("context."))
-            numbers = {text: as_number(text) for text in set(texts)}
-            return keys, texts, [numbers[text] for text in texts]
-        name = "id" if field == "session" else "outcome"
-        keys, texts = self._sessions(["session", name], TimeRange())
-        return keys, texts, [None] * len(keys)
 
-    def _sessions(
-        self, names: Sequence[str], span: TimeRange, keys: Sequence[int] | None = None
-    ) -> tuple[list[Any], ...]:
-        own = [_OWN_NAMES.get(name, name) for name in names]
-        return queries.session_columns(
-            self.connection, own, span, keys=keys, connected=self.connected, now=self.now
-        )
+    @abstractmethod
+    def context_names(self) -> list[str]:
+        """Return the names of the fields that contexts have, in order; at most a hundred."""
+
+    @abstractmethod
+    def context_values(self, name: str) -> tuple[list[int], list[str]]:
+        """Return the keys of the contexts that have a field, and its values."""
+
+    @abstractmethod
+    def last_types(self, sessions: Sequence[int]) -> tuple[list[int], list[str]]:
+        """Return the keys of sessions, and the types of the events of them that arrived last."""

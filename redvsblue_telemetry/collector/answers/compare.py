@@ -44,13 +44,7 @@ def compare(backend: Backend, question: Compare) -> ComparePage:
 
 
 def _check_versions(backend: Backend, question: Compare) -> None:
-    known = [
-        name
-        for (name,) in backend.connection.execute(
-            "SELECT version FROM sessions WHERE version IS NOT NULL GROUP BY version "
-            "ORDER BY max(last_received) DESC"
-        )
-    ]
+    known = backend.versions()
     for version in question.versions:
         if version not in known:
             hint = (

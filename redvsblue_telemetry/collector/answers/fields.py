@@ -7,7 +7,6 @@ from collections import Counter
 import msgspec
 
 from ..models import context_fields
-from ..storage import columns, queries
 from .backend import Backend
 from .questions import FieldPage, Fields, KnownField
 from .sql import as_shown, check_type
@@ -26,19 +25,14 @@ def fields(backend: Backend, question: Fields) -> FieldPage:
         check_type(backend, question.type)
         found = [
             KnownField(each.name, each.kind, each.share, [*map(as_shown, each.examples)])
-            for each in columns.fields(backend.connection, question.type)
+            for each in backend.fields(question.type)
         ]
     return FieldPage(found + _of_contexts(backend, question.type))
 
 
 def _of_contexts(backend: Backend, type_name: str | None) -> list[KnownField]:
     """Return the fields of contexts; their shares are those of the newest events."""
-    wanted = "" if type_name is None else "WHERE type = (SELECT key FROM types WHERE name = ?)"
-    sample = backend.connection.execute(
-        f"SELECT text, count(*) FROM (SELECT context FROM events {wanted} ORDER BY arrival DESC "
-        f"LIMIT {_SAMPLE}) AS sample LEFT JOIN contexts ON contexts.key = context GROUP BY context",
-        () if type_name is None else (type_name,),
-    ).fetchall()
+    sample = backend.newest_contexts(type_name, _SAMPLE)
     counts: Counter[str] = Counter()
     examples: dict[str, dict[str, None]] = {}
     for text, count in sample:
@@ -49,7 +43,7 @@ def _of_contexts(backend: Backend, type_name: str | None) -> list[KnownField]:
     total = sum(count for _, count in sample) or 1
     names = dict.fromkeys(name for name, _ in counts.most_common())
     if type_name is None:
-        names |= dict.fromkeys(queries.context_names(backend.connection))
+        names |= dict.fromkeys(backend.context_names())
     return [
         KnownField(
             f"context.{name}", "text", counts[name] / total, [*examples.get(name, {})][:_EXAMPLES]

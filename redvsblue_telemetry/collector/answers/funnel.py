@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..models import TimeRange
-from ..storage import queries
 from .backend import INTEGER, TEXT, Backend
 from .questions import (
     MAX_ECHO,
@@ -167,7 +166,7 @@ def _left(backend: Backend, steps: int) -> list[Leavers]:
     backend.add(
         "last_events",
         {"session": INTEGER, "name": TEXT},
-        queries.last_types(backend.connection, sessions, backend.cutoff),
+        backend.last_types(sessions),
     )
     found = [Leavers() for _ in range(steps - 1)]
     for step, count in backend.run("SELECT step, sum(number) FROM leavers GROUP BY step"):

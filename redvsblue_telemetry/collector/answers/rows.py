@@ -15,7 +15,8 @@ from typing import Any
 from ..models import TimeRange
 from ..storage.cutoff import Cutoff, CutoffError
 from ..storage.fields import flatten
-from .backend import INTEGER, NUMBER, TEXT, Backend
+from .backend import INTEGER, NUMBER, TEXT
+from .database import DatabaseBackend
 from .dialect import PERCENTILES, scaled
 
 __all__ = ["Rows"]
@@ -101,7 +102,7 @@ def _rank_at(ranks: bytes, place: int) -> float | None:
     return numbers[place] if numbers else None
 
 
-class Rows(Backend):
+class Rows(DatabaseBackend):
     """See :class:`.backend.Backend`."""
 
     dialect = _Sqlite()

@@ -9,7 +9,6 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from ..storage import columns, queries
 from .backend import INTEGER, NUMBER, TEXT, Backend
 from .questions import (
     MAX_ECHO,
@@ -78,9 +77,9 @@ def add_owners(backend: Backend, table: str, field: str) -> None:
     Raises:
         QuestionError: no context has it.
     """
-    contexts, values = queries.context_values(backend.connection, field.removeprefix("context."))
+    contexts, values = backend.context_values(field.removeprefix("context."))
     if not contexts:
-        known = [f"context.{name}" for name in queries.context_names(backend.connection)]
+        known = [f"context.{name}" for name in backend.context_names()]
         hint = f"there are {listed(known, 'and')}" if known else "no event has a context"
         raise QuestionError(f"no event has the field {field[:MAX_ECHO]!r}; {hint}")
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
@@ -112,9 +111,9 @@ def check_fields(backend: Backend, type_name: str, fields: Sequence[str], filter
     known: list[str] = []
     for name in map(field_name, names):
         if name.startswith("data."):
-            known = [each.name for each in columns.fields(backend.connection, type_name)]
+            known = [each.name for each in backend.fields(type_name)]
         elif name.startswith("context."):
-            known = [f"context.{each}" for each in queries.context_names(backend.connection)]
+            known = [f"context.{each}" for each in backend.context_names()]
         else:
             continue
         if name not in known:

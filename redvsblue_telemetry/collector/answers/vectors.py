@@ -18,7 +18,8 @@ from typing import Any
 from ..models import TimeRange
 from ..storage import columns
 from ..storage.cutoff import Cutoff, CutoffError
-from .backend import DAY, INTEGER, NUMBER, TEXT, Backend
+from .backend import DAY, INTEGER, NUMBER, TEXT
+from .database import DatabaseBackend
 from .dialect import PERCENTILES, scaled
 from .questions import QuestionError
 
@@ -105,7 +106,7 @@ class _DuckDb:
         )
 
 
-class Vectors(Backend):
+class Vectors(DatabaseBackend):
     """See :class:`.backend.Backend`."""
 
     dialect = _DuckDb()

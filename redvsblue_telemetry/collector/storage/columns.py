@@ -4,14 +4,14 @@ A question such as "the p95 of damage" needs two fields of a million events, and
 events are in blocks, with a column for each field (:mod:`.blocks`); the others are read from their
 rows. Both in one snapshot, so no event is missing or there twice.
 
-Needs pyarrow, except for :func:`fields`.
+Needs pyarrow, except for :func:`fields` and :func:`fields_of`.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -28,7 +28,17 @@ from .encoding import DamagedColumnError, decode, has_arrow
 from .fields import DATA, FIXED, NUMBER, TEXT, flatten, parts_of
 from .snapshot import snapshot
 
-__all__ = ["FIXED", "NUMBER", "TEXT", "Field", "can_read", "fields", "read", "visits"]
+__all__ = [
+    "FIXED",
+    "NUMBER",
+    "TEXT",
+    "Field",
+    "can_read",
+    "fields",
+    "fields_of",
+    "read",
+    "visits",
+]
 
 _ROWS = 8192  # of a piece
 _ROWS_WITH_DATA = 256  # of a piece: their data is one text
@@ -326,12 +336,25 @@ def fields(connection: sqlite3.Connection, event_type: str) -> list[Field]:
         (covered,) = connection.execute(
             "SELECT sum(events) FROM blocks WHERE type = ?", row
         ).fetchone()
+    return fields_of([data for (data,) in rows], present, covered)
+
+
+def fields_of(
+    sample: Sequence[str], present: Iterable[tuple[str, int]] = (), covered: int = 0
+) -> list[Field]:
+    """Return the fields of a sample of events, the most frequent first.
+
+    Args:
+        sample: the data of each, the newest first.
+        present: the names of columns of older events, and how many have a value there.
+        covered: how many older events these are.
+    """
     found: dict[str, list[float | str]] = {}
-    for (data,) in rows:
+    for data in sample:
         for name, value in flatten(data).items():
             found.setdefault(DATA + name, []).append(value)
     kinds = {name: {type(value) for value in values} for name, values in found.items()}
-    shares = {name: len(values) / len(rows) for name, values in found.items()}
+    shares = {name: len(values) / len(sample) for name, values in found.items()}
     for column, count in present:
         name, _, end = column.rpartition("#")
         if name not in found:

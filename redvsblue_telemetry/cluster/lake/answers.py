@@ -1,0 +1,339 @@
+"""Answers questions about a lake: the back end over one version of it, with DuckDB.
+
+The definitions of the answers are those of a collector (:mod:`....collector.answers`). Where a
+question is about fields of the events' data, these are read once, into a temporary table;
+everything else is read where it is, as often as it is needed.
+
+Sessions and contexts have no numbers in a lake. Their key is 63 bits of a hash of their text: among
+ten million sessions, the chance that two have the same is one in a hundred thousand. A collector's
+keys are in order of arrival and these are in none, so where everything else is equal, such as the
+time and the number of two events of a player, another one may come first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import duckdb
+import msgspec
+import pyarrow as pa
+
+from ...collector.answers.asking import answer_with
+from ...collector.answers.backend import DAY, INTEGER, NUMBER, TEXT, Backend
+from ...collector.answers.questions import Question, QuestionError, as_number
+from ...collector.answers.vectors import Vectors
+from ...collector.models import TimeRange, context_fields
+from ...collector.storage import columns
+from ...collector.storage.cutoff import NEVER, Cutoff, CutoffError
+from ...collector.storage.fields import DATA
+from .cells import found_in, looked_up, number_of, text_of
+from .errors import LakeError
+from .reading import Reading, quoted
+from .standing import sessions_query
+
+__all__ = ["LakeVectors", "ask_lake"]
+
+_SAMPLE = 1000  # of the newest events of a type, whose fields are looked at
+_MAX_CONTEXT_NAMES = 100
+_MAX_PARTS = 8  # types that are read one by one
+_SECONDS_BETWEEN_LOOKS = 0.05
+_KINDS = {INTEGER: pa.int64(), NUMBER: pa.float64(), TEXT: pa.string()}
+_CONTEXT = "context."
+
+
+def _key_of(text: str) -> str:
+    return f"CASE WHEN {text} IS NOT NULL THEN CAST(hash({text}) >> 1 AS BIGINT) END"
+
+
+_SESSION = _key_of("session")
+_BASE = {
+    "session": _SESSION,
+    "seq": "seq",
+    "timestamp": "timestamp",
+    "received": "received",
+    "context": _key_of("context"),
+}
+_OF_A_SESSION = {
+    "session": _SESSION,
+    "id": "session",
+    "started": "first_timestamp",
+    "ended": "last_timestamp",
+    "received": "last_received",
+}
+
+
+def ask_lake(
+    reading: Reading, question: Question, *, cutoff: Cutoff = NEVER, now: int | None = None
+) -> Any:
+    """Return the answer to a question, as the record that belongs to it.
+
+    May be called by several threads at the same time.
+
+    Args:
+        reading: the lake.
+        question: a record of :mod:`....collector.answers.questions`.
+        cutoff: when the answer has to end.
+        now: in milliseconds since the epoch; by default the time.
+
+    Raises:
+        QuestionError: it has no answer.
+        CutoffError: it had to end.
+        LakeError: the lake can't be read.
+    """
+    with reading.aside() as own:
+        return answer_with(LakeVectors(own, cutoff, now), question)
+
+
+class LakeVectors(Backend):
+    """An engine over a lake; see :class:`....collector.answers.backend.Backend`.
+
+    Args:
+        reading: the lake, for this question alone.
+        cutoff: when the answer has to end.
+        now: in milliseconds since the epoch; by default the time.
+    """
+
+    dialect = Vectors.dialect
+    advice = "the answer takes too long; narrow the range"
+
+    def __init__(self, reading: Reading, cutoff: Cutoff = NEVER, now: int | None = None) -> None:
+        super().__init__(cutoff, now)
+        self._reading = reading
+        self._types: list[str] | None = None
+        self._contexts: list[tuple[int, dict[str, str]]] | None = None
+        self._is_over = threading.Event()
+        self._looking = threading.Thread(target=self._look, name="lake-cutoff", daemon=True)
+        self._looking.start()
+
+    @staticmethod
+    def prepare() -> None:
+        """Do nothing: the reading is open."""
+
+    def close(self) -> None:
+        """End the look at the cutoff; the tables end with the reading."""
+        self._is_over.set()
+        self._looking.join()
+
+    def _look(self) -> None:
+        """Interrupt the statement that runs when the cutoff says so."""
+        while not self._is_over.wait(_SECONDS_BETWEEN_LOOKS):
+            if self.cutoff.must_end:
+                self._reading.stop()  # again, if it was between two statements
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turn the errors of a statement that had to end into those of a question."""
+        self.cutoff.check()
+        try:
+            yield
+        except duckdb.InterruptException as error:
+            raise CutoffError from error
+        except LakeError as error:
+            if isinstance(error.__cause__, duckdb.OutOfMemoryException):
+                raise QuestionError(
+                    "the answer needs too much memory; narrow the range, or ask for another field"
+                ) from error
+            raise
+
+    def run(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """See :meth:`.Backend.run`."""
+        with self._telling():
+            return self._reading.run(query, *values)
+
+    def add(
+        self, table: str, columns: Mapping[str, str], values: Sequence[Sequence[object]]
+    ) -> None:
+        """See :meth:`.Backend.add`."""
+        arrays = {
+            name: pa.array(column, _KINDS[kind])
+            for (name, kind), column in zip(columns.items(), values, strict=True)
+        }
+        with self._telling():
+            self._reading.add(table, arrays)
+
+    def add_events(
+        self,
+        table: str,
+        types: Sequence[str],
+        base: Sequence[str],
+        fields: Sequence[str],
+        span: TimeRange,
+    ) -> None:
+        """See :meth:`.Backend.add_events`."""
+        inner = [f"{_BASE[name]} AS {name}" for name in base]
+        middle = ["type", *base]
+        outer = ["type", *base]
+        joined = ""
+        for index, field in enumerate(fields):
+            number, text = "CAST(NULL AS DOUBLE)", f"text{index}"
+            if field.startswith(DATA):
+                name, found, cell = field.removeprefix(DATA), f"found{index}", f"cell{index}"
+                inner.append(f"{found_in(name, 'data')} AS {found}")
+                middle += [found, f"{looked_up(quoted(name), 'data', found)} AS {cell}"]
+                number, text = number_of(found, cell), text_of(found, cell)
+            elif field in ("version", "type", "session"):
+                inner.append(f"{'name' if field == 'type' else field} AS text{index}")
+                middle.append(f"text{index}")
+            else:
+                key, texts = f"key{index}", f"{table}_texts{index}"
+                self._add_texts(texts, field)
+                inner.append(f"{_BASE['context' if _is_of_context(field) else 'session']} AS {key}")
+                middle.append(key)
+                joined += f" LEFT JOIN {texts} ON {texts}.key = read.{key}"
+                number, text = f"{texts}.number", f"{texts}.text"
+            outer += [f"{number} AS number{index}", f"{text} AS text{index}"]
+        has_data = any(field.startswith(DATA) for field in fields)
+        if has_data:
+            inner.append("data")
+        rows = " UNION ALL ".join(
+            f"SELECT {', '.join(['place AS type', *inner])} FROM {source}"
+            for source in self._sources(table, types, span)
+        )
+        # Text by text, a field of the data takes long, so each is read once.
+        kind = "TABLE" if has_data else "VIEW"
+        self.run(
+            f"CREATE TEMP {kind} {table} AS SELECT {', '.join(outer)} "
+            f"FROM (SELECT {', '.join(middle)} FROM ({rows}) AS found) AS read{joined}"
+        )
+
+    def _sources(self, table: str, types: Sequence[str], span: TimeRange) -> list[str]:
+        """Return relations with the events of types, each event with a place and a type's name."""
+        conditions = ["true"]
+        if span.start is not None:
+            conditions.append(f"received >= {span.start}")
+        if span.end is not None:
+            conditions.append(f"received < {span.end}")
+        within = " AND ".join(conditions)
+        if len(types) > _MAX_PARTS:
+            self.add(f"{table}_types", {"place": INTEGER, "name": TEXT}, [range(len(types)), types])
+            return [
+                f"(SELECT * FROM stored_events JOIN {table}_types ON name = type WHERE {within})"
+            ]
+        # With the name itself in the query, DuckDB skips what it can't be in.
+        return [
+            f"(SELECT CAST({place} AS BIGINT) AS place, type AS name, * FROM stored_events "
+            f"WHERE type = {quoted(name)} AND {within})"
+            for place, name in enumerate(types)
+        ]
+
+    def _add_texts(self, table: str, field: str) -> None:
+        """Make a table of the texts and numbers of a field of sessions or contexts, by key."""
+        if _is_of_context(field):
+            keys, texts = self.context_values(field.removeprefix(_CONTEXT))
+            numbers = {text: as_number(text) for text in set(texts)}
+            self.add(
+                table,
+                {"key": INTEGER, "text": TEXT, "number": NUMBER},
+                [keys, texts, [numbers[text] for text in texts]],
+            )
+            return
+        self.run(
+            f"CREATE TEMP TABLE {table} AS SELECT {_SESSION} AS key, outcome AS text, "
+            f"CAST(NULL AS DOUBLE) AS number FROM ({sessions_query(now=self.now)}) AS found"
+        )
+
+    def add_visits(self, table: str, types: Sequence[str], midnight: int) -> None:
+        """See :meth:`.Backend.add_visits`."""
+        self.run(
+            f"CREATE TEMP VIEW {table} AS SELECT {_BASE['context']} AS context, "
+            "min(received) AS received FROM stored_events WHERE context IS NOT NULL "
+            f"GROUP BY stored_events.context, (stored_events.received + {midnight}) // {DAY}"
+        )
+
+    def add_sessions(
+        self,
+        table: str,
+        names: Sequence[str],
+        span: TimeRange,
+        keys: Sequence[int] | None = None,
+    ) -> None:
+        """See :meth:`.Backend.add_sessions`."""
+        chosen = "true"
+        if keys is not None:
+            self.add(f"{table}_keys", {"key": INTEGER}, [keys])
+            chosen = f"{_SESSION} IN (SELECT key FROM {table}_keys)"
+        conditions = ["true"]
+        if span.start is not None:
+            conditions.append(f"last_received >= {span.start}")
+        if span.end is not None:
+            conditions.append(f"last_received < {span.end}")
+        selected = ", ".join(f"{_OF_A_SESSION.get(name, name)} AS {name}" for name in names)
+        self.run(
+            f"CREATE TEMP TABLE {table} AS SELECT {selected} FROM (SELECT * FROM "
+            f"({sessions_query(chosen, self.now)}) AS found WHERE {' AND '.join(conditions)})"
+        )
+
+    def type_names(self) -> list[str]:
+        """See :meth:`.Backend.type_names`."""
+        if self._types is None:
+            rows = self.run(
+                "SELECT type, count(*) AS events FROM stored_events GROUP BY type "
+                "ORDER BY events DESC, type"
+            )
+            self._types = [name for name, _ in rows]
+        return self._types
+
+    def versions(self) -> list[str]:
+        """See :meth:`.Backend.versions`."""
+        rows = self.run(
+            f"SELECT version FROM ({sessions_query(now=self.now)}) AS found "
+            "WHERE version IS NOT NULL GROUP BY version ORDER BY max(last_received) DESC"
+        )
+        return [name for (name,) in rows]
+
+    def fields(self, type_name: str) -> list[columns.Field]:
+        """See :meth:`.Backend.fields`; it knows those of the newest events."""
+        rows = self.run(
+            "SELECT data FROM stored_events WHERE type = ? ORDER BY arrival DESC LIMIT ?",
+            type_name,
+            _SAMPLE,
+        )
+        return columns.fields_of([data for (data,) in rows])
+
+    def newest_contexts(self, type_name: str | None, events: int) -> list[tuple[str | None, int]]:
+        """See :meth:`.Backend.newest_contexts`."""
+        wanted = "true" if type_name is None else f"type = {quoted(type_name)}"
+        rows = self.run(
+            "SELECT context, count(*) FROM (SELECT context, arrival FROM stored_events "
+            f"WHERE {wanted} ORDER BY arrival DESC LIMIT {events}) AS sample "
+            "GROUP BY context ORDER BY context IS NOT NULL, min(arrival)"
+        )
+        return [(text, count) for text, count in rows]
+
+    def context_names(self) -> list[str]:
+        """See :meth:`.Backend.context_names`."""
+        names = {name for _, fields in self._all_contexts() for name in fields}
+        return sorted(names)[:_MAX_CONTEXT_NAMES]
+
+    def context_values(self, name: str) -> tuple[list[int], list[str]]:
+        """See :meth:`.Backend.context_values`."""
+        found = [(key, fields[name]) for key, fields in self._all_contexts() if name in fields]
+        return [key for key, _ in found], [value for _, value in found]
+
+    def _all_contexts(self) -> list[tuple[int, dict[str, str]]]:
+        if self._contexts is None:
+            rows = self.run(
+                f"SELECT {_BASE['context']}, context FROM "
+                "(SELECT DISTINCT context FROM stored_events WHERE context IS NOT NULL) AS found"
+            )
+            self._contexts = [
+                (key, context_fields(msgspec.Raw(text.encode()))) for key, text in rows
+            ]
+        return self._contexts
+
+    def last_types(self, sessions: Sequence[int]) -> tuple[list[int], list[str]]:
+        """See :meth:`.Backend.last_types`."""
+        self.add("wanted_sessions", {"key": INTEGER}, [sessions])
+        rows = self.run(
+            "SELECT key, arg_max(type, arrival) FROM "
+            f"(SELECT {_SESSION} AS key, type, arrival FROM stored_events) AS events "
+            "WHERE key IN (SELECT key FROM wanted_sessions) GROUP BY key"
+        )
+        return [key for key, _ in rows], [name for _, name in rows]
+
+
+def _is_of_context(field: str) -> bool:
+    return field.startswith(_CONTEXT)
