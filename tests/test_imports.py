@@ -178,8 +178,9 @@ ROOMS = {
         questions       |
         dialect         |
         backend         | dialect  questions
-        rows            | backend  dialect
-        vectors         | backend  dialect  questions
+        database        | backend  questions
+        rows            | backend  database  dialect
+        vectors         | backend  database  dialect  questions
         sql             | backend  questions
         bins            |
         field           | backend  bins  dialect  questions  sql
@@ -188,7 +189,7 @@ ROOMS = {
         funnel          | backend  questions  sql
         retention       | backend  questions  sql
         timeline        | questions
-        asking | backend compare field fields funnel questions retention rows  sql  vectors
+        asking | backend compare database field fields funnel questions retention rows sql vectors
     """,
     "collector.http": """
         forwarded       |
@@ -269,10 +270,12 @@ ROOMS = {
         retention       | rewriting  rows  table
         forgetting      | rewriting  rows  table
         lake | collecting compaction errors forgetting numbers retention rows table
-        reading         | errors  rows  table
+        cells           |
+        reading         | cells  errors  rows  table
         standing        | numbers  reading
         views           | reading  standing
         sql             | errors  reading  standing  views
+        answers         | cells  errors  reading  standing
         batches         | reading  rows  table
         copying         | reading  rows  standing  views
     """,

@@ -7,12 +7,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 from deltalake import DeltaTable
 
+from redvsblue_telemetry._report import decode_report
 from redvsblue_telemetry.cluster.lake.lake import Claim, Lake
+from redvsblue_telemetry.cluster.lake.rows import day_of
+from redvsblue_telemetry.cluster.lake.table import FILE_SCHEMA, Owner, Table, sort
 from redvsblue_telemetry.collector.messages import Message, read_message
+from redvsblue_telemetry.collector.storage.database import Database
 
 STREAM = "0a1b2c3d"
 NOON = 1_795_953_600_000  # 2026-11-29 12:00 UTC, in milliseconds since the epoch
@@ -91,3 +96,41 @@ def bytes_of(path: Path | str) -> bytes:
         rows = pyarrow.parquet.read_table(each, partitioning=None)
         parts.append(repr(rows.to_pylist()).encode())
     return b"\n".join(parts)
+
+
+def copy_database(database: Database, url: Path | str) -> None:
+    """Make a lake that has the events and reports of a database."""
+    table = Table.open(str(url), create=True)
+    owner = Owner("copy", 1)
+    with database.reading() as connection:
+        events = connection.execute(
+            "SELECT 'events', e.arrival, e.received, s.session_id, e.seq, t.name, e.timestamp, "
+            "NULL, e.id, e.version, c.text, f.text, e.data FROM events AS e "
+            "JOIN sessions AS s ON s.key = e.session JOIN types AS t ON t.key = e.type "
+            "LEFT JOIN contexts AS c ON c.key = e.context "
+            "LEFT JOIN faults AS f ON f.key = e.fault"
+        ).fetchall()
+        sessions = connection.execute(
+            "SELECT s.session_id, s.last_received, r.text FROM sessions AS s "
+            "JOIN reports AS r ON r.session = s.key"
+        ).fetchall()
+    newest = max((row[1] for row in events), default=0)
+    reports = [
+        (
+            *("reports", newest + place, received),
+            *(session, report.number, report.state, report.at),
+            *(None, None, None, None, None, text),
+        )
+        for place, (session, received, text) in enumerate(sessions, 1)
+        for report in [decode_report(text)]
+    ]
+    files = {}
+    for row in [*events, *reports]:
+        files.setdefault((row[0], day_of(row[2])), []).append(row)
+    added = []
+    for (kind, day), rows in files.items():
+        columns = [*zip(*rows, strict=True)][1:]
+        arrays = map(pa.array, columns, FILE_SCHEMA.types)
+        added.append(table.write(kind, day, [sort(kind, pa.table([*arrays], FILE_SCHEMA))], owner))
+    table.refresh()
+    table.commit({owner.fence: owner.number}, filter(None, added))
