@@ -177,7 +177,7 @@ ROOMS = {
     "collector.answers": """
         questions       |
         dialect         |
-        backend         | dialect  questions
+        backend         | dialect
         database        | backend  questions
         rows            | backend  database  dialect
         vectors         | backend  database  dialect  questions

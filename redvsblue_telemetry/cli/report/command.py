@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -27,9 +28,12 @@ from .._terminal import CommandError, NothingFound, exit_on_broken_pipe, stdout_
 from .data import Report, gather
 from .format import amount_of
 from .html import page
-from .questions import Wanted, question_options
+from .questions import Asking, Wanted, question_options
 
 __all__ = ["report"]
+
+_Source = tuple[sqlite3.Connection, Asking | None]
+"""What a report is about, and what answers its questions if the database does not."""
 
 
 @click.command()
@@ -72,7 +76,8 @@ def report(
     It ignores a field dt: some games give it in seconds, others in milliseconds.
 
     The sessions of a lake are copied into a temporary database first, which takes about a minute
-    for three million events; --session and --range make it fewer.
+    for three million events; --session and --range make it fewer. Questions are answered by the
+    lake itself.
 
     Only its owner may read the file. Exits with 1 if there is no such session.
     """
@@ -90,7 +95,7 @@ def report(
         raise click.BadParameter("the file name is empty", param_hint="'--output'")
     wanted = Wanted(per=per or "session", **questions)
     check_source(lake=lake)
-    opened = open_database(db) if lake is None else _copied(lake, session, range_)
+    opened = _opened(db) if lake is None else _copied(lake, session, range_)
     found = _gathered(opened, lake or str(db), session, range_, wanted, output)
     with output_to(output, source_path(db, lake)) as stream:
         if as_json:
@@ -105,7 +110,7 @@ def report(
 
 
 def _gathered(
-    opened: AbstractContextManager[sqlite3.Connection],
+    opened: AbstractContextManager[_Source],
     source: str,
     session: str | None,
     range_: NamedRange | None,
@@ -114,10 +119,10 @@ def _gathered(
 ) -> Report:
     try:
         with (
-            opened as connection,
+            opened as (connection, asking),
             progress_bar("reading", output, newest_arrival(connection)) as advance,
         ):
-            found = gather(connection, session, range_, wanted, advance)
+            found = gather(connection, session, range_, wanted, advance, asking)
     except (DatabaseError, QuestionError) as error:
         raise CommandError(str(error)) from error
     if found is None:
@@ -128,14 +133,18 @@ def _gathered(
 
 
 @contextlib.contextmanager
-def _copied(
-    lake: str, session: str | None, range_: NamedRange | None
-) -> Iterator[sqlite3.Connection]:
-    """Open a temporary database that has what a lake has."""
-    with contextlib.closing(Database(None)) as database:
-        with opened_lake(lake) as reading:
-            copying: Any = import_module("...cluster.lake.copying", __package__)  # needs an extra
-            span = ALL_TIME if range_ is None else range_.range
-            copying.copy_into(reading, database, session, span)
+def _opened(db: Path) -> Iterator[_Source]:
+    with open_database(db) as connection:
+        yield connection, None
+
+
+@contextlib.contextmanager
+def _copied(lake: str, session: str | None, range_: NamedRange | None) -> Iterator[_Source]:
+    """Open a temporary database that has some sessions of a lake, and the lake for questions."""
+    with contextlib.closing(Database(None)) as database, opened_lake(lake) as reading:
+        copying: Any = import_module("...cluster.lake.copying", __package__)  # needs an extra
+        answers: Any = import_module("...cluster.lake.answers", __package__)
+        span = ALL_TIME if range_ is None else range_.range
+        copying.copy_into(reading, database, session, span)
         with open_database(database.path) as connection:
-            yield connection
+            yield connection, functools.partial(answers.ask_lake, reading)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import sqlite3
 import time
@@ -12,6 +13,7 @@ from itertools import islice
 
 import msgspec
 
+from ...collector.answers.asking import ask
 from ...collector.answers.questions import Timeline as SessionTimeline
 from ...collector.answers.timeline import timeline as session_timeline
 from ...collector.models import (
@@ -32,7 +34,7 @@ from ...collector.storage import queries, scans
 from ...collector.storage.batches import ahead
 from ...collector.storage.history import history
 from .format import is_date
-from .questions import Answered, Wanted, answer
+from .questions import Answered, Asking, Wanted, answer
 from .stats import (
     COLORED_TYPES,
     FRAME_TIME_FIELDS,
@@ -129,6 +131,7 @@ def gather(
     named: NamedRange | None = None,
     wanted: Wanted | None = None,
     advance: Callable[[int], None] = lambda _: None,
+    asking: Asking | None = None,
 ) -> Report | None:
     """Read the data of a report.
 
@@ -138,6 +141,7 @@ def gather(
         named: the range to report on; None for all.
         wanted: the questions to answer.
         advance: is called with the arrival number up to which the events have been examined.
+        asking: answers the questions; by default they are about the database.
 
     Returns:
         The report; None if there is no such session.
@@ -152,7 +156,8 @@ def gather(
     if session_id is not None and session is None:
         return None
     # First, for they may be wrong.
-    answers = answer(connection, wanted or Wanted(), span, 0)
+    asking = asking or functools.partial(ask, connection)
+    answers = answer(connection, asking, wanted or Wanted(), span, 0)
     chosen = session or totals
     types = dict(sorted(chosen.types.items(), key=lambda item: (-item[1], item[0])))
     tally = _tally_of(session) if session else _tally_of_all(connection, span)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 import click
 import msgspec
 
-from ...collector.answers.asking import ask
 from ...collector.answers.questions import (
     Compare,
     Field,
@@ -24,7 +24,10 @@ from ...collector.answers.questions import (
 from ...collector.models import TimeRange
 from .._arguments import TEXT
 
-__all__ = ["Answered", "Wanted", "answer", "question_options"]
+__all__ = ["Answered", "Asking", "Wanted", "answer", "question_options"]
+
+Asking = Callable[[Question], Any]
+"""Returns the answer to a question; raises QuestionError if it has none."""
 
 _BETWEEN_STEPS = re.compile(r",(?![^\[]*\])")  # not those between the conditions of one step
 _PLAYER = "context.player"
@@ -111,12 +114,13 @@ def question_options(command: Any) -> Any:
 
 
 def answer(
-    connection: sqlite3.Connection, wanted: Wanted, span: TimeRange, offset: int
+    connection: sqlite3.Connection, ask: Asking, wanted: Wanted, span: TimeRange, offset: int
 ) -> list[Answered]:
     """Return the answers to all questions, in the order in which the help lists them.
 
     Args:
         connection: the database.
+        ask: answers the questions, which may be about more than the database has.
         wanted: the questions.
         span: the range that they are about.
         offset: the zone whose days they count by, in minutes east of UTC.
@@ -142,12 +146,12 @@ def answer(
     for text in wanted.compare:
         versions = [each.strip() for each in text.split(",")]
         asked.append(("compare", text, Compare(versions=versions, filters=filters)))
-    return [_answered(connection, *each) for each in asked]
+    return [_answered(ask, *each) for each in asked]
 
 
-def _answered(connection: sqlite3.Connection, kind: str, text: str, question: Question) -> Answered:
+def _answered(ask: Asking, kind: str, text: str, question: Question) -> Answered:
     try:
-        found = ask(connection, question)
+        found = ask(question)
     except QuestionError as error:
         raise QuestionError(f"--{kind} {text}: {error}") from None
     asked = msgspec.to_builtins(question)

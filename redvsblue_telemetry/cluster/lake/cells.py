@@ -1,6 +1,6 @@
 """The fields of events' data in SQL: their numbers and texts, as ``flatten`` finds them.
 
-``flatten`` (:mod:`....collector.storage.fields`) defines what a field of an event is. To call it
+``flatten`` (:mod:`....collector.storage.fields`) defines the fields of an event. To call it
 for each of ten million events takes ten seconds; DuckDB's own JSON functions take two. They find
 the same in a text without anything unusual, which is nearly all:
 
@@ -8,7 +8,7 @@ the same in a text without anything unusual, which is nearly all:
   most, no object has it twice: ``flatten`` takes the last one, DuckDB the first.
 - A name with a dot may be one name, or that of a field of an object within. In a text that has
   neither ``"at.x"``, nor ``"at"`` or ``"x"`` twice, only the second is possible.
-- What DuckDB can't read is left to ``flatten``, which finds what can be read in it.
+- A text that DuckDB can't read may still have fields that ``flatten`` finds.
 
 Everything else is left to ``flatten``, as a function of DuckDB.
 """
@@ -86,8 +86,8 @@ def number_of(found: str, cell: str) -> str:
     """Return SQL for a field's number.
 
     Args:
-        found: the column with what :func:`found_in` found.
-        cell: the column with what :func:`looked_up` found.
+        found: the column with the result of :func:`found_in`.
+        cell: the column with that of :func:`looked_up`.
     """
     number = f"TRY_CAST({found} AS DOUBLE)"
     return (
@@ -113,6 +113,6 @@ def looked_up(name: str, data: str, found: str) -> str:
     Args:
         name: the field's, as SQL.
         data: the column with an event's data.
-        found: the column with what :func:`found_in` found.
+        found: the column with the result of :func:`found_in`.
     """
     return f"CASE WHEN {found} IS NULL THEN {_FUNCTION}({data}, {name}) END"

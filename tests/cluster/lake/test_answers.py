@@ -60,7 +60,7 @@ def connection() -> Iterator[Any]:
 
 
 def found(connection: Any, text: str, name: str) -> float | str | None:
-    """Return what SQL finds in the data of an event."""
+    """Return the value that SQL finds in the data of an event."""
     ((number, string),) = connection.execute(
         f"SELECT {cells.number_of('found', 'cell')}, {cells.text_of('found', 'cell')} FROM ("
         f"SELECT found, {cells.looked_up(quoted(name), 'data', 'found')} AS cell FROM ("
@@ -104,7 +104,7 @@ def lake_of(database: Database) -> Iterator[Reading]:
 
 
 def both(database: Database, lake: Reading, question: Question, now: int) -> tuple[Any, Any]:
-    """What the database answers and what the lake does: the record, or the error."""
+    """Return the answers of the database and the lake: the record, or the error."""
 
     def answer(from_lake: bool) -> Any:
         try:

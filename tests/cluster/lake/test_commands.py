@@ -162,6 +162,16 @@ def test_report_has_the_figures_of_the_lake(lake: str, tmp_path: Path) -> None:
     assert (done.exit_code, "has no session nobody" in done.output) == (1, True)
 
 
+def test_questions_of_a_report_are_about_the_whole_lake(lake: str) -> None:
+    arguments = ("--session", "other", "--values", "hit.n", "--json", "-o", "-")
+    done = invoke_command("report", "--lake", lake, *arguments)
+    assert done.exit_code == 0, done.output
+    (values,) = json.loads(done.stdout)["answers"]
+    assert [each["value"] for each in values["answer"]["values"]] == [1, 4]
+    done = invoke_command("report", "--lake", lake, "--values", "nothing.n", "-o", "-")
+    assert (done.exit_code, "--values nothing.n: no event has the type" in done.output) == (2, True)
+
+
 @needs_posix
 def test_interrupt_ends_a_query_and_leaves_no_file(lake: str, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
