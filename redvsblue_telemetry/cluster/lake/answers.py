@@ -280,7 +280,8 @@ class LakeVectors(Backend):
         """See :meth:`.Backend.versions`."""
         rows = self.run(
             f"SELECT version FROM ({sessions_query(now=self.now)}) AS found "
-            "WHERE version IS NOT NULL GROUP BY version ORDER BY max(last_received) DESC"
+            "WHERE version IS NOT NULL GROUP BY version "
+            "ORDER BY max(last_received) DESC, version"
         )
         return [name for (name,) in rows]
 
@@ -299,7 +300,7 @@ class LakeVectors(Backend):
         rows = self.run(
             "SELECT context, count(*) FROM (SELECT context, arrival FROM stored_events "
             f"WHERE {wanted} ORDER BY arrival DESC LIMIT {events}) AS sample "
-            "GROUP BY context ORDER BY context IS NOT NULL, min(arrival)"
+            "GROUP BY context"
         )
         return [(text, count) for text, count in rows]
 

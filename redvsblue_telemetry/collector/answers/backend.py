@@ -152,7 +152,7 @@ class Backend(ABC):
 
     @abstractmethod
     def newest_contexts(self, type_name: str | None, events: int) -> list[tuple[str | None, int]]:
-        """Return the contexts of the newest events, with the number of events of each.
+        """Return the contexts of the newest events, in any order, with how many have each.
 
         Args:
             type_name: the type of the events; None for all.

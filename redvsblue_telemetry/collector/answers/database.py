@@ -67,7 +67,7 @@ class DatabaseBackend(Backend):
         """See :meth:`.Backend.versions`."""
         rows = self.connection.execute(
             "SELECT version FROM sessions WHERE version IS NOT NULL GROUP BY version "
-            "ORDER BY max(last_received) DESC"
+            "ORDER BY max(last_received) DESC, version"
         )
         return [name for (name,) in rows]
 

@@ -33,6 +33,7 @@ def fields(backend: Backend, question: Fields) -> FieldPage:
 def _of_contexts(backend: Backend, type_name: str | None) -> list[KnownField]:
     """Return the fields of contexts; their shares are those of the newest events."""
     sample = backend.newest_contexts(type_name, _SAMPLE)
+    sample.sort(key=lambda each: (-each[1], each[0] or ""))  # the same order with any engine
     counts: Counter[str] = Counter()
     examples: dict[str, dict[str, None]] = {}
     for text, count in sample:

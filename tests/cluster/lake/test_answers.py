@@ -162,7 +162,16 @@ def test_funnel_is_that_of_the_database(
         for per in ("session", "context.player"):
             question = Funnel(steps=steps, per=per, filters=filters)
             of_database, of_lake = both(database, lake, question, test_funnel.NOW + 10**9)
+            for answer in (of_database, of_lake):
+                sort_examples(answer)
             assert of_lake == of_database
+
+
+def sort_examples(answer: Any) -> None:
+    """Put the sessions of those who left in order: a report may come when an event did."""
+    if isinstance(answer, dict):
+        for step in answer["steps"][:-1]:
+            step["left"]["sessions"].sort()
 
 
 @settings(max_examples=25)
