@@ -188,6 +188,14 @@ def sort_examples(answer: Any) -> None:
     st.sampled_from((2, 12)),
     test_retention.TIMES,
 )
+@example(  # first seen before the range, and in it on the same day
+    [({"player": "a"}, test_retention.START + hour * 3_600_000) for hour in (11, 13)],
+    (1,),
+    0,
+    Filters(TimeRange(test_retention.START + 12 * 3_600_000)),
+    2,
+    test_retention.START + 9 * 86_400_000,
+)
 def test_retention_is_that_of_the_database(
     seen: list[tuple[dict[str, Any] | None, int]],
     days: tuple[int, ...],
