@@ -241,9 +241,10 @@ class RunDirectory:
         return _unlink(self.path / _NEW_REPORT) or _unlink(self.path / _REPORT)
 
     def condemn(self) -> None:
-        """Have the next start delete the rest, if a kill comes before all files are gone.
+        """Mark the run, so that the next start deletes the rest if a kill comes before all is gone.
 
-        Where there is no room for that, a kill leaves what it leaves.
+        A full disk may have no room for the mark. Then a kill in between leaves an unmarked rest,
+        which the next start takes for a dead run.
         """
         condemned = self.path / _DELETED
         with contextlib.suppress(OSError):

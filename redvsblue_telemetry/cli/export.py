@@ -72,7 +72,7 @@ def export(
     # On SIGTERM, remove the unfinished file, as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        # What is read is closed first: an error then still keeps the file from getting its name.
+        # The source is closed first: if that fails, the output does not get its name.
         with (
             output_to(output, source_path(db, lake)) as stream,
             _opened_database(db) if lake is None else _opened_lake(lake) as source,

@@ -62,7 +62,7 @@ def played(
 def killed(journal: Path, count: int, *, type: str = "old", **settings: Any) -> str:
     """Leave a run of a game that emitted events, numbered from 1, and died; return its session.
 
-    A game with settings of its own is played each time.
+    Runs without settings are copies of one; with settings, a game is played each time.
     """
     if settings:
         return _killed(journal, count, type, **settings)
