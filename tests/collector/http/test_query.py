@@ -160,8 +160,8 @@ def test_query_that_needs_all_memory_is_ended_and_the_collector_goes_on(
 
 
 def test_query_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert query._SECONDS == 10
-    monkeypatch.setattr(query, "_SECONDS", 1.5)
+    assert query.SECONDS == 10
+    monkeypatch.setattr(query, "SECONDS", 1.5)
     with collector_running() as collector:
         began = time.monotonic()
         answer = asked(collector, ENDLESS)
