@@ -132,7 +132,8 @@ def test_a_stream_that_loses_all_is_refilled_by_the_games(
     loads: str, stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path
 ) -> None:
     """The loader sees all, or nothing, of what was there before."""
-    with game(gateway, confirm="archived", journal=journal) as telemetry:
+    # No loader is left to archive the last report, so a stop would wait for its whole timeout.
+    with game(gateway, confirm="archived", journal=journal, stop_timeout=0.2) as telemetry:
         if loads == "before":
             with loader_running(stream_servers.urls, lake):
                 emit(telemetry, 500)
@@ -244,7 +245,9 @@ def test_a_gateway_that_starts_after_a_loss_believes_no_earlier_number(
         stream_servers.start()
     with (
         gateway_running(stream_servers.urls) as another,
-        game(another, confirm="archived", journal=journal, session_id="c") as telemetry,
+        game(
+            another, confirm="archived", journal=journal, session_id="c", stop_timeout=0.2
+        ) as telemetry,
     ):
         emit(telemetry, 100)
         assert are_stored(another, 100)
