@@ -168,6 +168,9 @@ class StreamMessage(msgspec.Struct, frozen=True):
     encoding: str | None = None
     fault: str | None = None
     is_check: bool = False
+    stored_at: int | None = None
+    """When the stream stored it, in nanoseconds since the epoch; None if that isn't known. No other
+    message with its number has the same time."""
 
 
 def partition_of(session_id: str, partitions: int) -> int:

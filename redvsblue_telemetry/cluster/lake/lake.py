@@ -106,7 +106,13 @@ class Lake:
         table = Table.open(self.url)
         return {each: table.number(_fence(identity, each)) or 0 for each in partitions}
 
-    def append(self, claim: Claim, rows: Rows, offsets: Mapping[int, int]) -> None:
+    def append(
+        self,
+        claim: Claim,
+        rows: Rows,
+        offsets: Mapping[int, int],
+        stored_at: Mapping[int, int | None] | None = None,
+    ) -> None:
         """Append rows, and note how far the stream has been read, in one commit; sync it to disk.
 
         After a success, the rows are cleared, and the claim's offsets are the new ones. After
@@ -117,6 +123,8 @@ class Lake:
             rows: its rows.
             offsets: for partitions of the claim, the sequence up to which they have been read. No
                 lower than that of the last message in the rows.
+            stored_at: for the same partitions, when the stream stored the message that has this
+                sequence, in nanoseconds since the epoch; None if that isn't known.
 
         Raises:
             LostPartitionsError: another process has appended to some partitions. They are gone from
@@ -126,7 +134,7 @@ class Lake:
                 either, the next call finds out.
             ValueError: the offsets or the rows don't belong to the claim.
         """
-        claim.append(rows, offsets)
+        claim.append(rows, offsets, stored_at or {})
 
     def compact(self) -> Compacted:
         """Merge small files into larger ones; call it each minute or so, in one process.
@@ -204,6 +212,7 @@ class Claim:
         self._rows = Rows(self)
         self._older: SessionTexts | None = None  # of the streams before, by all their partitions
         self._numbers: dict[int, SessionNumbers] = {}
+        self._stored_at: dict[int, int | None] = {}
         self._attempted: dict[int, int] = {}  # the offsets of a commit in doubt
         self._attempted_files: frozenset[str] = frozenset()
         self._is_current = True  # whether the table was read after the last commit
@@ -235,6 +244,10 @@ class Claim:
             return self._offsets[partition]
         except KeyError:
             raise ValueError(f"partition {partition} is not claimed") from None
+
+    def stored_at(self, partition: int) -> int | None:
+        """Return when the stream stored the message at the offset that was read from the lake."""
+        return self._stored_at[partition]
 
     def numbers(self, session: str, partition: int) -> StoredNumbers:
         """Return the numbers of a session that are in the lake, or in rows that wait.
@@ -269,6 +282,7 @@ class Claim:
             mine = runs.filter(pc.equal(runs["seq"], partition))
             self._numbers[partition] = SessionNumbers(SessionTexts(mine), self._older)
             self._offsets[partition] = offset
+            self._stored_at[partition] = self._table.number(self._time_fence(partition)) or None
 
     def _read_runs(self, condition: Any) -> pa.Table:
         files = self._table.files(RUNS)
@@ -282,7 +296,9 @@ class Claim:
             self._numbers.pop(partition, None)
             self._attempted.pop(partition, None)
 
-    def append(self, rows: Rows, offsets: Mapping[int, int]) -> None:
+    def append(
+        self, rows: Rows, offsets: Mapping[int, int], stored_at: Mapping[int, int | None]
+    ) -> None:
         """See :meth:`Lake.append`."""
         if rows is not self._rows:
             raise ValueError("the rows are those of another claim")
@@ -297,9 +313,11 @@ class Claim:
             # Its rows are stored, and now they are among others.
             self._lose(attempted)
         if moved:
-            self._commit(rows, moved)
+            self._commit(rows, moved, stored_at)
 
-    def _commit(self, rows: Rows, moved: dict[int, int]) -> None:
+    def _commit(
+        self, rows: Rows, moved: dict[int, int], stored_at: Mapping[int, int | None]
+    ) -> None:
         table = self._table
         added: list[AddAction] = []
         trouble: LakeError | None
@@ -314,6 +332,7 @@ class Claim:
             table.discard(added)
             raise
         fences = {self._fence(key): value for key, value in moved.items()}
+        fences.update({self._time_fence(key): stored_at.get(key) or 0 for key in moved})
         for left in reversed(range(_ATTEMPTS)):
             self._is_current, self._attempted = False, {**moved}
             self._attempted_files = frozenset(each.path for each in added)
@@ -373,6 +392,9 @@ class Claim:
 
     def _fence(self, partition: int) -> str:
         return _fence(self.identity, partition)
+
+    def _time_fence(self, partition: int) -> str:
+        return f"{self._fence(partition)}/time"
 
 
 def _fence(identity: str, partition: int) -> str:

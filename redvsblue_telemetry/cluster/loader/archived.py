@@ -16,6 +16,7 @@ from nats.js.kv import KeyValue
 
 from ..stream import ARCHIVED_BUCKET, archived_key
 from .membership import bucket
+from .partitions import LastMessage
 from .places import sequence_of
 
 __all__ = ["Archived"]
@@ -45,9 +46,9 @@ class Archived:
         self._has_none = asyncio.Event()
         self._has_none.set()
 
-    def note(self, offsets: Mapping[int, int]) -> None:
+    def note(self, last: Mapping[int, LastMessage]) -> None:
         """Note that all messages of these partitions up to these places are in the lake."""
-        self._offsets.update({key: sequence_of(place) for key, place in offsets.items()})
+        self._offsets.update({key: sequence_of(place) for key, (place, _) in last.items()})
         self._has_none.clear()
         self._has_some.set()
 

@@ -38,6 +38,7 @@ _MESSAGES_AT_ONCE = 500
 _BYTES_AT_ONCE = 2 * 1024 * 1024
 _AHEAD = 2  # reading stops while so many times as much waits as is committed at once
 _WATCH_INTERVAL = 2.0  # seconds
+_PATIENCE = 10.0  # seconds in which a replica has to know all messages
 _IDLE = 0.2  # seconds until a partition without a message is asked again
 _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0  # seconds
 _END_TIMEOUT = 15.0  # seconds for the last commit
@@ -95,15 +96,6 @@ class Loader:
     def wake(self) -> None:
         """Look at the leases again."""
         self._wake.set()
-
-    def begin_anew(self) -> None:
-        """Read all of the stream again: it has lost messages, and others have their numbers."""
-        logger.error(
-            "the stream has lost messages that it had acknowledged; it is read again from its "
-            "beginning, since others may have their numbers"
-        )
-        for partition in self._partitions.values():
-            partition.begin_anew()
 
     async def run(self, membership: Membership, stop: asyncio.Event) -> None:
         """Load the partitions of the leases until it is stopped; then commit all that was read.
@@ -187,15 +179,15 @@ class Loader:
         if not numbers:
             return
         try:
-            offsets = await self._on_thread(functools.partial(self._storing.claim, numbers))
+            found = await self._on_thread(functools.partial(self._storing.claim, numbers))
         except LakeError as error:
             self._note_lake(error)
             asyncio.get_running_loop().call_later(_FIRST_RETRY, self._wake.set)
             return
         self._note_lake(None)
-        self._on_stored(Stored(offsets=offsets))
-        for number, offset in offsets.items():
-            self._partitions[number] = partition = Partition(number, offset)
+        self._on_stored(Stored(last=found))
+        for number, last in found.items():
+            self._partitions[number] = partition = Partition(number, last)
             self._readers[number] = task = asyncio.create_task(self._read(partition))
             task.add_done_callback(lambda _: self._wake.set())
 
@@ -236,7 +228,7 @@ class Loader:
 
     async def _read_some(self, partition: Partition) -> bool:
         """Read the next messages; return whether there were any."""
-        epoch = epoch_of(partition.read)
+        epoch = epoch_of(partition.last.place)
         try:
             batch = await self._next_batch(partition)
         except SourceError as error:
@@ -244,14 +236,13 @@ class Loader:
             return False
         self._note_source(None)
         partition.pending = batch.pending
-        for message, stored_at in zip(batch.messages, batch.stored_at, strict=True):
+        for message in batch.messages:
             await self._wait_for_room()  # a message may unpack to a hundred times as much
-            if epoch_of(partition.read) != epoch:
+            if epoch_of(partition.last.place) != epoch:
                 return True
             received = self._reader.read(message)
             received.sequence += first_of_epoch(epoch)
             partition.add(received)
-            partition.stored_at = stored_at
             self._events += len(received.message.events)
             self._size += received.size
             if self._since is None:
@@ -268,34 +259,49 @@ class Loader:
         Raises:
             SourceError: the stream can't be read.
         """
-        number, last, stored_at = partition.number, sequence_of(partition.read), partition.stored_at
-        if stored_at is None or self._source.is_careful(number):
+        number, last = partition.number, sequence_of(partition.last.place)
+        if partition.last.stored_at is None or self._source.is_careful(number):
             return await self._source.read(number, last, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE)
         batch = await self._source.read(number, last - 1, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE)
-        if not batch.messages:
-            return batch  # as a replica answers that does not have it yet
-        if batch.messages[0].sequence != last:
-            was_deleted = await self._continuity.was_deleted(last)
-            if was_deleted is None:
-                return Batch([], batch.pending, [])
-            if was_deleted:
-                return batch
-        elif batch.stored_at[0] == stored_at:
-            del batch.messages[0], batch.stored_at[0]
+        if not batch.messages:  # it was deleted or lost, or a replica does not have it yet
+            partition.missing_since = partition.missing_since or monotonic()
+            return batch
+        if batch.messages[0].sequence == last:
+            if batch.messages[0].stored_at != partition.last.stored_at:
+                self._begin_anew(partition)
+                return Batch([], batch.pending)
+            partition.missing_since = None
+            del batch.messages[0]
             if not batch.messages and batch.pending:  # it is so large that no other came with it
                 return await self._source.read(number, last, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE)
             return batch
-        if sequence_of(partition.read) == last:  # another partition may have noticed it meanwhile
-            self.begin_anew()
-        return Batch([], batch.pending, [])
+        was_lost = await self._continuity.was_lost(last)
+        if was_lost:
+            self._begin_anew(partition)
+        return batch if was_lost is False else Batch([], batch.pending)
 
     async def watch(self) -> None:
-        """Look every few seconds whether the stream has lost messages, until canceled."""
+        """Look every few seconds for messages that do not come back, until canceled."""
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
-            newest = max((sequence_of(each.read) for each in self._partitions.values()), default=0)
-            if await self._continuity.is_behind(newest):
-                self.begin_anew()
+            for partition in self.partitions:
+                last, since = partition.last, partition.missing_since
+                if (
+                    since is not None
+                    and monotonic() - since >= _PATIENCE
+                    and await self._continuity.was_lost(sequence_of(last.place))
+                    and partition.last == last
+                ):
+                    self._begin_anew(partition)
+
+    def _begin_anew(self, partition: Partition) -> None:
+        """Read all of a partition again: the stream has lost messages, and uses their numbers."""
+        logger.error(
+            "the stream has lost messages that it had acknowledged; what it has of partition %d is "
+            "read again, since others may have their numbers",
+            partition.number,
+        )
+        partition.begin_anew()
 
     async def _stop_reading(self, number: int) -> None:
         task = self._readers.pop(number, None)
@@ -313,7 +319,7 @@ class Loader:
         commit = await self._on_thread(functools.partial(self._storing.prepare, taken))
         delay = _FIRST_RETRY / 2
         while True:
-            if membership.term != self._term or not taken.offsets.keys() <= membership.owned:
+            if membership.term != self._term or not taken.last.keys() <= membership.owned:
                 break  # others own some of it, and read it again; this loader reads the rest again
             if membership.is_certain:
                 try:
@@ -327,7 +333,7 @@ class Loader:
                     self._on_failure(error)
                 else:
                     self._note_lake(None)
-                    for number in taken.offsets:
+                    for number in taken.last:
                         self._partitions[number].commit()
                     self._on_stored(stored)
                     return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
 from .places import epoch_of, first_of_epoch
 from .reading import Received
 
-__all__ = ["Limits", "Partition", "Taken", "take"]
+__all__ = ["LastMessage", "Limits", "Partition", "Taken", "take"]
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -23,20 +24,29 @@ class Limits(msgspec.Struct, frozen=True):
     """So many bytes of text are committed without a wait."""
 
 
+class LastMessage(NamedTuple):
+    """The last message of a partition that was read, or that is in the lake."""
+
+    place: int
+    """See :mod:`.places`; 0 if there is none."""
+    stored_at: int | None = None
+    """When the stream stored it, by which it is recognized; None if that isn't known."""
+
+
 class Partition:
     """One partition. Written on the event loop's thread.
 
     Args:
         number: its number.
-        offset: the place of its last message in the lake; see :mod:`.places`.
+        last: its last message in the lake.
     """
 
-    def __init__(self, number: int, offset: int) -> None:
+    def __init__(self, number: int, last: LastMessage) -> None:
         self.number = number
-        self.read = offset
-        """The place of its last message that was read."""
-        self.stored_at: str | None = None
-        """When the stream stored that message, by which it is recognized; None if not known."""
+        self.last = last
+        """Its last message that was read."""
+        self.missing_since: float | None = None
+        """Since when the stream does not show that message; None if it does."""
         self.pending = 0
         """How many messages the stream has after that one."""
         self.waiting: list[Received] = []
@@ -51,7 +61,8 @@ class Partition:
     def add(self, message: Received) -> None:
         """Take in the next message."""
         self.oldest = self.oldest or message.received
-        self.read = message.sequence
+        self.last = LastMessage(message.sequence, message.stored_at)
+        self.missing_since = None
         self.waiting.append(message)
         self.uncommitted += 1
 
@@ -67,15 +78,16 @@ class Partition:
 
     def begin_anew(self) -> None:
         """Have all messages of the stream read again."""
-        self.read, self.stored_at = first_of_epoch(epoch_of(self.read) + 1), None
+        self.last = LastMessage(first_of_epoch(epoch_of(self.last.place) + 1))
+        self.missing_since = None
 
 
 class Taken(msgspec.Struct):
     """The messages of one commit."""
 
     messages: list[Received]
-    offsets: dict[int, int]
-    """The place of the last message of each partition that has one."""
+    last: dict[int, LastMessage]
+    """The last message of each partition that has one."""
 
 
 def take(partitions: Iterable[Partition]) -> Taken:
@@ -84,7 +96,8 @@ def take(partitions: Iterable[Partition]) -> Taken:
     for partition in partitions:
         if partition.waiting:
             taken.messages += partition.waiting
-            taken.offsets[partition.number] = partition.waiting[-1].sequence
+            newest = partition.waiting[-1]
+            taken.last[partition.number] = LastMessage(newest.sequence, newest.stored_at)
             partition.waiting = []
     taken.messages.sort(key=lambda message: message.sequence)
     return taken

@@ -28,6 +28,8 @@ class Received(msgspec.Struct):
     message: Message
     size: int
     """The bytes of its text."""
+    stored_at: int | None = None
+    """When the stream stored it; see :class:`~..stream.StreamMessage`."""
 
 
 class Reader:
@@ -51,7 +53,14 @@ class Reader:
 
     def read(self, packed: StreamMessage) -> Received:
         """Return the contents of a message. Never raises: what can't be read is rejected."""
-        found = Received(packed.partition, packed.sequence, packed.received, Message([], []), 0)
+        found = Received(
+            packed.partition,
+            packed.sequence,
+            packed.received,
+            Message([], []),
+            0,
+            packed.stored_at,
+        )
         if packed.fault is not None:
             # A stranger's header may be long, and have what UTF-8 can't encode.
             fault = encodable(packed.fault[:_MOST_OF_FAULT])

@@ -261,7 +261,7 @@ class _Running:
 
     def _note_stored(self, stored: Stored) -> None:
         self.metrics.record(stored)
-        self._archived.note(stored.offsets)
+        self._archived.note(stored.last)
 
     def _note_failure(self, error: LakeError | LostPartitionsError) -> None:
         self.metrics.record_failure(is_lost=isinstance(error, LostPartitionsError))

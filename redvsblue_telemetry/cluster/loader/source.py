@@ -44,8 +44,6 @@ class Batch(msgspec.Struct):
     messages: list[StreamMessage]
     pending: int
     """How many there are after them."""
-    stored_at: list[str | None]
-    """When the stream stored each of them, as its servers write it; None if that can't be read."""
 
 
 class Source:
@@ -79,7 +77,7 @@ class Source:
             "max_bytes": size,
         }
         async with self._asked(request) as answers:
-            batch = Batch([], 0, [])
+            batch = Batch([], 0)
             self._unreadable.discard(partition)
             is_whole = False
             while not is_whole:
@@ -135,7 +133,6 @@ class Source:
             if int(headers[_BEFORE]) != last:
                 return True  # one in between is missing; it is asked for again
             batch.messages.append(_message(partition, message))
-            batch.stored_at.append(headers.get(_STORED_AT))
             batch.pending = int(headers.get(_PENDING, 0))
             return False
         status = headers.get(_STATUS)
@@ -160,32 +157,30 @@ class Source:
             return True
         fault = "no gateway has written it: its headers can't be read"
         batch.messages.append(StreamMessage(partition, 0, _now(), message.data, fault=fault))
-        batch.stored_at.append(None)
         return False
 
 
 def _message(partition: int, message: Msg) -> StreamMessage:
     headers = message.headers or {}
     sequence = int(headers[_SEQUENCE])
+    stored_at = _nanoseconds(headers.get(_STORED_AT, ""))
     try:
-        return read_headers(sequence, subject(partition), headers, message.data)
+        found = read_headers(sequence, subject(partition), headers, message.data)
     except ValueError as error:
-        return StreamMessage(
-            partition,
-            sequence,
-            _milliseconds(headers.get(_STORED_AT, "")),
-            message.data,
-            fault=f"no gateway has written it: {error}",
-        )
+        received = _now() if stored_at is None else stored_at // 1_000_000
+        fault = f"no gateway has written it: {error}"
+        found = StreamMessage(partition, sequence, received, message.data, fault=fault)
+    return msgspec.structs.replace(found, stored_at=stored_at)
 
 
-def _milliseconds(text: str) -> int:
+def _nanoseconds(text: str) -> int | None:
     """Return the time that the servers write: 2026-11-29T09:16:23.821591402Z."""
     try:
         seconds = datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+        fraction = int(text[20:-1].ljust(9, "0"))
     except ValueError:
-        return _now()
-    return int(seconds.timestamp()) * 1000
+        return None
+    return int(seconds.timestamp()) * 1_000_000_000 + fraction
 
 
 def _now() -> int:

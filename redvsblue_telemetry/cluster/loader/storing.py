@@ -10,7 +10,7 @@ from ..._shared import monotonic
 from ..lake.collecting import Check, Rows
 from ..lake.errors import LakeError, LostPartitionsError
 from ..lake.lake import Claim, Lake
-from .partitions import Taken
+from .partitions import LastMessage, Taken
 
 __all__ = ["Commit", "LakeError", "LostPartitionsError", "Stored", "Storing"]
 
@@ -27,8 +27,8 @@ class Stored(msgspec.Struct):
     """Those of the new events that do not fit the schema."""
     seconds: float = 0.0
     """How long the commit took."""
-    offsets: dict[int, int] = {}
-    """The place of the last message of each partition that is now in the lake."""
+    last: dict[int, LastMessage] = {}
+    """The last message of each partition that is now in the lake."""
 
 
 class Commit(msgspec.Struct):
@@ -54,8 +54,8 @@ class Storing:
         self._lake: Lake | None = None
         self._claim: Claim | None = None
 
-    def claim(self, partitions: Iterable[int]) -> dict[int, int]:
-        """Return the place of the last message of each partition that is in the lake.
+    def claim(self, partitions: Iterable[int]) -> dict[int, LastMessage]:
+        """Return the last message of each partition that is in the lake.
 
         Raises:
             LakeError: the lake can't be read.
@@ -63,11 +63,12 @@ class Storing:
         numbers = [*partitions]
         if self._lake is None:
             self._lake = Lake.open(self._url)
-        if self._claim is None:
-            self._claim = self._lake.claim(self._identity, numbers)
+        claim = self._claim
+        if claim is None:
+            claim = self._claim = self._lake.claim(self._identity, numbers)
         else:
-            self._claim.add(numbers)
-        return {number: self._claim.offset(number) for number in numbers}
+            claim.add(numbers)
+        return {each: LastMessage(claim.offset(each), claim.stored_at(each)) for each in numbers}
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Forget partitions, and commits to them that were prepared and not made."""
@@ -82,7 +83,7 @@ class Storing:
         """
         assert self._claim is not None
         rows = self._claim.rows()
-        stored = Stored(len(taken.messages), offsets=taken.offsets)
+        stored = Stored(len(taken.messages), last=taken.last)
         for each in taken.messages:
             added = rows.add(
                 each.partition, each.sequence, each.received, each.message, self._check
@@ -103,6 +104,12 @@ class Storing:
         assert self._lake is not None
         assert self._claim is not None
         began = monotonic()
-        self._lake.append(self._claim, commit.rows, commit.stored.offsets)
+        last = commit.stored.last
+        self._lake.append(
+            self._claim,
+            commit.rows,
+            {number: each.place for number, each in last.items()},
+            {number: each.stored_at for number, each in last.items()},
+        )
         commit.stored.seconds = monotonic() - began
         return commit.stored

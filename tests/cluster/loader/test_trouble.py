@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redvsblue_telemetry.cluster.loader.membership import BUCKET
-from redvsblue_telemetry.cluster.stream import STREAM
+from redvsblue_telemetry.cluster.stream import STREAM, partition_of
 from tests.cluster.loader.loaders import (
     PATIENCE,
     loader_running,
@@ -21,7 +21,7 @@ from tests.cluster.loader.loaders import (
     stored,
     wait_for_events,
 )
-from tests.cluster.loader.publishing import publishing
+from tests.cluster.loader.publishing import PARTITIONS, Publisher, publishing
 from tests.cluster.loader.traffic import traffic
 from tests.support.command import needs_posix
 from tests.support.stream import stream_servers_running
@@ -181,19 +181,26 @@ def test_servers_of_the_stream_are_replaced_by_empty_ones(tmp_path: Path) -> Non
         assert loader.ask("/healthz")[0] == 200
 
 
+async def lose_all_messages(publisher: Publisher) -> None:
+    """As by the loss of all disks, or by hand: the numbers of the stream start over."""
+    info = await publisher.jetstream.stream_info(STREAM)
+    await publisher.jetstream.delete_stream(STREAM)
+    await publisher.jetstream.add_stream(info.config)
+
+
+LOST = "the stream has lost messages that it had acknowledged"
+
+
 @pytest.mark.parametrize("more", [1, 20], ids=["fewer messages", "more messages"])
 def test_stream_that_uses_its_numbers_again_is_read_again(
     stream_servers: StreamServers, tmp_path: Path, more: int
 ) -> None:
-    """As after the loss of all disks: the same stream, without its messages."""
     lake = tmp_path / "lake"
 
     async def publish(*, first: int, last: int, is_new: bool) -> None:
         async with publishing(stream_servers.urls) as publisher:
             if is_new:
-                info = await publisher.jetstream.stream_info(STREAM)
-                await publisher.jetstream.delete_stream(STREAM)
-                await publisher.jetstream.add_stream(info.config)
+                await lose_all_messages(publisher)
             for seq in range(first, last + 1):
                 await publisher.batch("a", seq, seq)
 
@@ -201,7 +208,7 @@ def test_stream_that_uses_its_numbers_again_is_read_again(
         asyncio.run(publish(first=1, last=5, is_new=False))
         wait_for_events(lake, 5)
         asyncio.run(publish(first=6, last=5 + more, is_new=True))
-        loader.running.wait_for("the stream has lost messages that it had acknowledged")
+        loader.running.wait_for(LOST)
         wait_for_events(lake, 5 + more)
         asyncio.run(publish(first=4, last=6 + more, is_new=False))
         wait_for_events(lake, 6 + more)
@@ -209,6 +216,71 @@ def test_stream_that_uses_its_numbers_again_is_read_again(
     with loader_running(stream_servers.urls, lake) as loader:
         asyncio.run(publish(first=7 + more, last=7 + more, is_new=False))
         wait_for_events(lake, 7 + more)
-        assert "has lost messages" not in loader.running.errors
+        assert LOST not in loader.running.errors
         loader.stop()
     assert sequences(lake) == Counter(("a", seq) for seq in range(1, 8 + more))
+
+
+@pytest.mark.parametrize("is_asleep", [False, True], ids=["awake", "asleep"])
+@pytest.mark.parametrize("others", [0, 20], ids=["alone", "with others"])
+def test_numbers_that_are_used_again_are_noticed_by_each_partition(
+    stream_servers: StreamServers, tmp_path: Path, others: int, *, is_asleep: bool
+) -> None:
+    """Also by one that was loaded by nobody meanwhile, and by one whose numbers are still lower."""
+    lake = tmp_path / "lake"
+    assert partition_of("a", PARTITIONS) != partition_of("b", PARTITIONS)
+
+    async def publish_before() -> None:
+        async with publishing(stream_servers.urls) as publisher:
+            for seq in range(1, 11):
+                await publisher.batch("a", seq, seq)
+
+    async def publish_after() -> None:
+        async with publishing(stream_servers.urls) as publisher:
+            await lose_all_messages(publisher)
+            await publisher.batch("a", 11, 11)
+            for seq in range(1, others + 1):
+                await publisher.batch("b", seq, seq)
+
+    with loader_running(stream_servers.urls, lake) as loader:
+        asyncio.run(publish_before())
+        wait_for_events(lake, 10)
+        if is_asleep:
+            loader.stop()
+        else:
+            asyncio.run(publish_after())
+            loader.running.wait_for(LOST)
+            wait_for_events(lake, 11 + others)
+    if is_asleep:
+        asyncio.run(publish_after())
+        with loader_running(stream_servers.urls, lake) as loader:
+            loader.running.wait_for(LOST)
+            wait_for_events(lake, 11 + others)
+    expected = [("a", seq) for seq in range(1, 12)] + [("b", seq) for seq in range(1, others + 1)]
+    assert sequences(lake) == Counter(expected)
+
+
+def test_messages_that_were_deleted_are_not_taken_for_lost_ones(
+    stream_servers: StreamServers, tmp_path: Path
+) -> None:
+    """As by the loaders themselves, or by `nats stream purge`."""
+    lake = tmp_path / "lake"
+
+    async def publish(first: int, last: int) -> None:
+        async with publishing(stream_servers.urls) as publisher:
+            await publisher.jetstream.purge_stream(STREAM)
+            for seq in range(first, last + 1):
+                await publisher.batch("a", seq, seq)
+
+    with loader_running(stream_servers.urls, lake) as loader:
+        asyncio.run(publish(1, 5))
+        wait_for_events(lake, 5)
+        asyncio.run(publish(6, 10))
+        wait_for_events(lake, 10)
+        loader.stop()
+        asyncio.run(publish(11, 15))
+        assert LOST not in loader.running.errors
+    with loader_running(stream_servers.urls, lake) as loader:
+        wait_for_events(lake, 15)
+        assert LOST not in loader.running.errors
+    assert sequences(lake) == Counter(("a", seq) for seq in range(1, 16))
