@@ -224,8 +224,8 @@ ROOMS = {
         reading         |
         source          |
         continuity      |
-        archived        | membership  places
         partitions      | places  reading
+        archived        | membership  partitions  places
         storing         | partitions
         tasks           |
         loader          | continuity  membership  partitions  places  reading  source  storing  tasks
