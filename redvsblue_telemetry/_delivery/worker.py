@@ -177,7 +177,8 @@ class TelemetryConnector:
             _EARLY_ATTEMPTS_PER_SECOND, _EARLY_ATTEMPTS_AT_ONCE, clock
         )
         self._has_warned_of_refused_reports = False
-        self._has_warned_of_no_archive = False
+        self.has_no_archive = False
+        """Whether archived events were asked for, and the server confirms them earlier."""
         self._settlement.own_number = store.departed
         self._seen = store.departed  # the number of the last event whose departure was noticed
 
@@ -692,8 +693,8 @@ class TelemetryConnector:
         """Say once that a server confirms events earlier than the game has asked for."""
         if not self._wants_archive or connection.has_archived_acks:
             return
-        if not self._has_warned_of_no_archive:
-            self._has_warned_of_no_archive = True
+        if not self.has_no_archive:
+            self.has_no_archive = True
             log_safely(
                 logging.WARNING,
                 "the server does not confirm that events are archived, so they count as delivered "

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -21,7 +21,7 @@ from .._recording.codec import EventCodec, new_session_id
 from .._report import Reason
 from .._shared import counted, escape
 from ..errors import SettingsError
-from ..settings import TelemetrySettings, is_token
+from ..settings import Confirm, TelemetrySettings, is_token
 from ._arguments import FiniteFloatRange
 from ._sdk_log import sdk_log_disabled
 from ._terminal import CommandError, printable, stdout_errors
@@ -56,6 +56,13 @@ _MAX_ENDING_LETTERS = 16
     show_default=True,
     help="Time limit for each step of --send, in seconds.",
 )
+@click.option(
+    "--confirm",
+    type=click.Choice(["auto", "archived"]),
+    default="auto",
+    show_default=True,
+    help="What --send waits for: a confirmation, or the server's archive, if it has one.",
+)
 @click.option("--erase", is_flag=True, help="Delete dead runs with all of their events.")
 @click.option("--yes", is_flag=True, help="Erase without asking.")
 @click.pass_context
@@ -65,6 +72,7 @@ def journal(
     url: str | None,
     token: str | None,
     timeout: float,
+    confirm: Confirm,
     *,
     as_json: bool,
     erase: bool,
@@ -74,7 +82,8 @@ def journal(
 
     A game that is killed leaves its run behind as a dead one, and the next start delivers its
     events. --send does so by hand, as for a directory that a player has sent you, and deletes what
-    the server has confirmed. A run whose game is running is never touched.
+    the server has confirmed: with --confirm archived, once it is in its archive. A run whose game
+    is running is never touched.
 
     Exits with 1 if something could not be read, delivered or erased.
     """
@@ -87,7 +96,7 @@ def journal(
         raise CommandError(f"{directory} {fault}; name the journal of a game")
     journal_directory = JournalDirectory(directory)
     if url is not None:
-        succeeded = _send(journal_directory, url, token, timeout, as_json=as_json)
+        succeeded = _send(journal_directory, url, token, timeout, confirm, as_json=as_json)
     elif erase:
         succeeded = _erase(journal_directory, is_certain=yes, as_json=as_json)
     else:
@@ -208,7 +217,13 @@ def _erase(directory: JournalDirectory, *, is_certain: bool, as_json: bool) -> b
 
 
 def _send(
-    directory: JournalDirectory, url: str, token: str | None, timeout: float, *, as_json: bool
+    directory: JournalDirectory,
+    url: str,
+    token: str | None,
+    timeout: float,
+    confirm: Confirm,
+    *,
+    as_json: bool,
 ) -> bool:
     before = [report for report in directory.inspect() if not report.is_living]
     waiting = sum(report.events for report in before)
@@ -219,13 +234,15 @@ def _send(
             token=token,
             connect_timeout=timeout,
             confirm_timeout=timeout,
+            confirm=confirm,
             journal=directory.path,
             journal_max_bytes=_ANY_SIZE,
             journal_max_age=_FOREVER,
         )
     except SettingsError as error:
         raise CommandError(str(error)) from error
-    delivered, refused, reason = _deliver(settings, waiting) if before else (0, 0, None)
+    outcome = _deliver(settings, waiting) if before else _Outcome(0, 0, None, has_no_archive=False)
+    delivered, refused, reason = outcome.delivered, outcome.refused, outcome.reason
     left = [report for report in directory.inspect() if not report.is_living]
     events = sum(report.events for report in left)
     if as_json:
@@ -235,6 +252,7 @@ def _send(
                 "refused": refused,
                 "torn": sum(report.torn for report in before),
                 "error": reason,
+                "archived": confirm == "archived" and not outcome.has_no_archive,
                 "runs": [_as_json(report) for report in left],
             }
         )
@@ -244,6 +262,8 @@ def _send(
         _print(f"The server refused {counted(refused, 'event')}.")
     if torn := sum(report.torn for report in before):
         _print(f"{counted(torn, 'record')} {'is' if torn == 1 else 'are'} damaged.")
+    if outcome.has_no_archive:
+        _print("The server does not confirm that events are archived; it has confirmed them.")
     if left:
         _print(f"Left: {counted(events, 'event')} of {counted(len(left), 'run')}.")
     for fault in filter(None, [reason, *(report.fault for report in left)]):
@@ -251,8 +271,19 @@ def _send(
     return not left and not refused
 
 
-def _deliver(settings: TelemetrySettings, waiting: int) -> tuple[int, int, str | None]:
-    """Deliver all dead runs; return how many events were delivered and refused, and an error."""
+class _Outcome(NamedTuple):
+    """The outcome of a delivery."""
+
+    delivered: int
+    refused: int
+    reason: str | None
+    """Why it ended early; None if it didn't."""
+    has_no_archive: bool
+    """Whether archived events were asked for, and the server has confirmed them without that."""
+
+
+def _deliver(settings: TelemetrySettings, waiting: int) -> _Outcome:
+    """Deliver all dead runs."""
     codec = EventCodec(new_session_id(), None, settings.max_event_bytes)
     waiting_room = Journal(
         settings.journal or "",
@@ -274,6 +305,7 @@ def _deliver(settings: TelemetrySettings, waiting: int) -> tuple[int, int, str |
         on_failure=has_failed.set,
     )
     ledger, timeout, reason = connector.ledger, settings.connect_timeout, None
+    wants_archive = settings.confirm == "archived"
     with sdk_log_disabled(), _progress(waiting) as advance:
         connector.start()
         try:
@@ -288,9 +320,16 @@ def _deliver(settings: TelemetrySettings, waiting: int) -> tuple[int, int, str |
                     reason = "the worker ended with an error"
                 elif time.monotonic() > settled_at + (_PATIENCE * timeout if settled else 0.0):
                     reason = connector.last_error  # None while the first attempt goes on
+                if wants_archive and time.monotonic() > settled_at + _PATIENCE * timeout:
+                    reason = reason or f"no event was archived for {_PATIENCE * timeout:g} s"
         finally:
             connector.stop(_STOP_TIMEOUT)
-    return ledger.delivered, sum(ledger.dropped_by.values()), reason
+    return _Outcome(
+        ledger.delivered,
+        sum(ledger.dropped_by.values()),
+        reason,
+        has_no_archive=connector.has_no_archive,
+    )
 
 
 @contextlib.contextmanager

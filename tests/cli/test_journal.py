@@ -16,9 +16,17 @@ from redvsblue_telemetry.cli._database import open_database
 from redvsblue_telemetry.collector.models import EventFilter
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.collector import REFUSING_PORT, collector_running
-from tests.support.command import command, environment, invoke_command, needs_posix, run_command
+from tests.support.command import (
+    command,
+    environment,
+    invoke_command,
+    needs_posix,
+    run_command,
+    running_command,
+)
 from tests.support.journal import RUN, SESSION, STARTED_AT, Segment, records, write_run
 from tests.support.stored import stream_events
+from tests.support.wait import wait_until
 
 
 @pytest.fixture
@@ -165,6 +173,44 @@ def test_it_delivers_dead_runs_with_what_they_were(
     assert all(event.id == f"{RUN}-{event.seq}" for event in events)
     assert all(event.timestamp == STARTED_AT + event.seq for event in events)
     assert events[0].version == "1.4"
+
+
+def test_it_waits_for_the_archive(journal: Path) -> None:
+    with RecordingServer(acks=True, archives=True) as server:
+        arguments = ("journal", journal, "--send", server.url, "--confirm", "archived", "--json")
+        with running_command(*arguments) as running:
+            assert wait_until(lambda: len(server.events) == 137), running.said
+            assert running.process.poll() is None
+            assert sum(report.events for report in JournalDirectory(journal).inspect()) == 137
+
+            def is_done() -> bool:
+                server.archive()
+                return running.process.poll() is not None
+
+            assert wait_until(is_done), running.said
+            assert running.end() == 0, running.said
+    answer = json.loads(running.output)
+    assert (answer["delivered"], answer["archived"], answer["runs"]) == (137, True, [])
+
+
+def test_what_is_not_archived_in_time_is_left(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redvsblue_telemetry.cli.journal._PATIENCE", 0.05)
+    with RecordingServer(acks=True, archives=True) as server:
+        arguments = ("journal", journal, "--send", server.url, "--confirm", "archived")
+        result = invoke_command(*arguments, "--timeout", "20")
+    assert result.exit_code == 1
+    assert "Left: 137 events of 2 runs.\nno event was archived for 1 s\n" in result.stdout
+    assert sum(report.events for report in JournalDirectory(journal).inspect()) == 137
+
+
+def test_it_says_that_a_server_has_no_archive(journal: Path) -> None:
+    with RecordingServer(acks=True) as server:
+        result = run_command("journal", journal, "--send", server.url, "--confirm", "archived")
+    assert result.returncode == 0
+    assert "The server does not confirm that events are archived" in result.stdout
+    assert list(journal.iterdir()) == []
 
 
 def test_what_could_not_be_delivered_is_left(journal: Path) -> None:
