@@ -13,7 +13,7 @@ import contextlib
 import ssl
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 from zlib import crc32
 
@@ -73,6 +73,7 @@ FAULT = "Telemetry-Fault"
 CHECK = "Telemetry-Check"
 """The header of a message that a check has sent: loaders leave it out."""
 
+_INBOX = "_INBOX"  # what accounts without such rights allow
 _DUPLICATE_WINDOW = 120.0  # seconds
 _CLOSE_TIMEOUT = 2.0  # seconds
 _SCHEMES = ("nats", "tls")
@@ -283,6 +284,7 @@ async def connect(
     options: StreamOptions,
     name: str,
     *,
+    role: Literal["gateway", "loader"] | None = None,
     on_disconnect: Callable[[], Awaitable[None]] | None = None,
     on_reconnect: Callable[[], Awaitable[None]] | None = None,
     on_error: Callable[[Exception], Awaitable[None]] | None = None,
@@ -295,6 +297,8 @@ async def connect(
     Args:
         options: the servers.
         name: that the servers show for this connection.
+        role: of this process. Answers come to ``_INBOX.<role>.…``, so the servers can keep the
+            user of one role from reading the answers to another.
         on_disconnect: awaited when it is lost.
         on_reconnect: awaited when it is back.
         on_error: awaited with each error that no call raises.
@@ -314,6 +318,7 @@ async def connect(
         name=name,
         user=user,
         password=password,
+        inbox_prefix=_INBOX if role is None else f"{_INBOX}.{role}",
         user_credentials=None if options.credentials is None else str(options.credentials),
         tls=None if options.ca is None else _tls_context(options.ca),
         disconnected_cb=on_disconnect,

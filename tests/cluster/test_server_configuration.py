@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from websockets.sync.client import connect as connect_websocket
@@ -118,9 +119,9 @@ class Servers:
         return tuple(f"tls://{login}@127.0.0.1:{port}" for port in self._ports)
 
     @contextlib.asynccontextmanager
-    async def client(self, user: str) -> AsyncIterator[StreamClient]:
+    async def client(self, user: Literal["gateway", "loader"]) -> AsyncIterator[StreamClient]:
         options = StreamOptions(servers=self.urls(user), ca=self.files.trust)
-        client = await connect(options, "test", on_error=_ignore)
+        client = await connect(options, "test", role=user, on_error=_ignore)
         try:
             yield client
         finally:
@@ -184,7 +185,7 @@ def test_who_has_a_wrong_password_does_not_get_in(servers: Servers) -> None:
 
 
 def test_nobody_may_do_what_is_the_task_of_others(servers: Servers) -> None:
-    forbidden = {
+    forbidden: dict[Literal["gateway", "loader"], tuple[str, ...]] = {
         "gateway": (
             f"$JS.API.STREAM.PURGE.{STREAM}",
             f"$JS.API.STREAM.DELETE.{STREAM}",
@@ -199,16 +200,25 @@ def test_nobody_may_do_what_is_the_task_of_others(servers: Servers) -> None:
         ),
     }
 
-    async def attempt(user: str) -> None:
+    unreadable: dict[Literal["gateway", "loader"], tuple[str, ...]] = {
+        "gateway": ("_INBOX.loader.>", "_INBOX.>", "telemetry.messages.*", ">"),
+        "loader": ("_INBOX.gateway.>", "_INBOX.>", "telemetry.messages.*", ">"),
+    }
+
+    async def attempt(user: Literal["gateway", "loader"]) -> None:
         async with servers.client(user) as client:
             for subject in forbidden[user]:
                 await client.publish(subject, b"{}")
+            for subject in unreadable[user]:
+                await client.subscribe(subject)
             await client.flush()
 
     for user, subjects in forbidden.items():
         asyncio.run(asyncio.wait_for(attempt(user), PATIENCE))
-        for subject in subjects:
-            said = f'user:{user}" - Publish Violation - Subject "{subject}"'
+        refused = [("Publish", subject) for subject in subjects]
+        refused += [("Subscription", subject) for subject in unreadable[user]]
+        for kind, subject in refused:
+            said = f'user:{user}" - {kind} Violation - Subject "{subject}"'
             assert wait_until(lambda said=said: said in servers.log, PATIENCE), said
 
 

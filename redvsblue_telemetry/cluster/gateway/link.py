@@ -208,7 +208,13 @@ class Link:
         return client
 
     async def _connect(self) -> StreamClient:
-        return await connect(self._options, self._name, on_error=self._note_error, buffers=False)
+        return await connect(
+            self._options,
+            self._name,
+            role="gateway",
+            on_error=self._note_error,
+            buffers=False,
+        )
 
     async def _note_error(self, error: Exception) -> None:
         self._last_error = _described(error)

@@ -140,7 +140,9 @@ async def _connected(options: StreamOptions, stop: asyncio.Event) -> Client | No
             warned_of.append(error)
             logger.warning("the stream can't be reached yet: %r", error)
 
-    connecting = asyncio.create_task(connect(options, _name(), on_error=note, buffers=False))
+    connecting = asyncio.create_task(
+        connect(options, _name(), role="loader", on_error=note, buffers=False)
+    )
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
