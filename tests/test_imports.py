@@ -230,6 +230,7 @@ ROOMS = {
         tasks           |
         loader          | continuity  membership  partitions  places  reading  source  storing  tasks
         upkeep          | places  source
+        erasure         | upkeep
         metrics         | storing
         http            |
         server | archived continuity http leases loader membership metrics partitions reading source storing tasks upkeep
@@ -305,7 +306,7 @@ ROOMS = {
         view            | _arguments  _terminal  _runner  _serving
         load            | _arguments  _terminal  _runner  _stream  _systemd
         tail            | _arguments  _terminal
-        forget          | _arguments  _terminal
+        forget          | _arguments  _terminal  _lake  _runner  _stream
         export          | _arguments  _terminal  _database  _lake  _output  _formats  _parquet
         prove           | _arguments  _terminal  _database  _lake
         query           | _arguments  _terminal  _database  _lake  _output

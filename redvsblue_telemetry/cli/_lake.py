@@ -18,7 +18,7 @@ from ._terminal import CommandError
 if TYPE_CHECKING:
     from ..cluster.lake.reading import Reading
 
-__all__ = ["check_source", "lake_option", "opened_lake", "source_path"]
+__all__ = ["check_source", "lake_option", "missing_lake_extra", "opened_lake", "source_path"]
 
 lake_option = click.option(
     "--lake",
@@ -28,15 +28,16 @@ lake_option = click.option(
 )
 
 
-def check_source(**others: str | None) -> None:
-    """Raise UsageError if a command is given more than one thing to read.
+def check_source(usual: str = "db", **others: str | None) -> None:
+    """Raise UsageError if a command is given more than one source of events.
 
     Args:
-        others: what can be read in place of the database, by the name of the option.
+        usual: the name of the option that has a default.
+        others: what can take its place, by the name of the option.
     """
     given = [name for name, value in others.items() if value is not None]
-    if click.get_current_context().get_parameter_source("db") is not ParameterSource.DEFAULT:
-        given.insert(0, "db")
+    if click.get_current_context().get_parameter_source(usual) is not ParameterSource.DEFAULT:
+        given.insert(0, usual)
     if len(given) > 1:
         raise click.UsageError(f"--{given[0]} and --{given[1]} can't be used together")
 
@@ -44,6 +45,11 @@ def check_source(**others: str | None) -> None:
 def source_path(db: Path, lake: str | None) -> Path:
     """Return what an output must not replace."""
     return db if lake is None else Path(lake)
+
+
+def missing_lake_extra(error: ModuleNotFoundError) -> CommandError:
+    """Return the error of a command that needs a package of the extra for a lake."""
+    return CommandError(f'a lake needs {error.name}: pip install "redvsblue-telemetry[cluster]"')
 
 
 @contextlib.contextmanager
@@ -59,9 +65,7 @@ def opened_lake(url: str) -> Iterator[Reading]:
     try:
         reading: Any = import_module("..cluster.lake.reading", __package__)  # needs an extra
     except ModuleNotFoundError as error:
-        raise CommandError(
-            f'a lake needs {error.name}: pip install "redvsblue-telemetry[cluster]"'
-        ) from error
+        raise missing_lake_extra(error) from error
     try:
         with reading.Snapshot(url).reading() as opened:
             yield opened

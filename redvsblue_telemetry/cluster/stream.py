@@ -49,6 +49,7 @@ __all__ = [
     "partition_of",
     "read_headers",
     "renew_stream",
+    "state_of",
     "subject",
 ]
 
@@ -268,6 +269,10 @@ class StreamClient(Client):
         except BaseException:
             self._abort()
             raise
+        writer = self._writer
+        if writer is not None and writer.get_extra_info("sslcontext") is not None:
+            # It began without TLS, so asyncio would log a warning at its end.
+            writer.transport.get_protocol()._over_ssl = True  # type: ignore[attr-defined]
 
     async def close(self) -> None:
         """Close the connection, and wait no longer than two seconds for that."""
@@ -276,8 +281,12 @@ class StreamClient(Client):
         self._abort()
 
     def _abort(self) -> None:
-        if isinstance(self._transport, TcpTransport) and self._transport._io_writer is not None:
-            self._transport._io_writer.transport.abort()
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    @property
+    def _writer(self) -> asyncio.StreamWriter | None:
+        return self._transport._io_writer if isinstance(self._transport, TcpTransport) else None
 
 
 async def connect(
@@ -364,7 +373,7 @@ async def ensure_stream(jetstream: JetStreamContext, options: StreamOptions) -> 
             info = await jetstream.add_stream(config)
         except BadRequestError:  # another process was faster, and its identity is another one
             info = await jetstream.stream_info(STREAM)
-    return _state(info)
+    return state_of(info)
 
 
 async def renew_stream(jetstream: JetStreamContext, known: StreamState) -> StreamState:
@@ -378,13 +387,18 @@ async def renew_stream(jetstream: JetStreamContext, known: StreamState) -> Strea
         ValueError: a later release has made it.
     """
     info = await jetstream.stream_info(STREAM)
-    if _state(info).identity == known.identity:
+    if state_of(info).identity == known.identity:
         info.config.metadata = {**(info.config.metadata or {}), _IDENTITY: uuid.uuid4().hex}
         info = await jetstream.update_stream(info.config)
-    return _state(info)
+    return state_of(info)
 
 
-def _state(info: StreamInfo) -> StreamState:
+def state_of(info: StreamInfo) -> StreamState:
+    """Return the state of the stream.
+
+    Raises:
+        ValueError: a later release has made it.
+    """
     metadata = info.config.metadata or {}
     if metadata.get(_VERSION) != _FORMAT:
         raise ValueError(

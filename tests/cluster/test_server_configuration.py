@@ -34,7 +34,7 @@ from tests.cluster.loader.loaders import (
 from tests.collector.clients import array, client_of, game, next_ack, read_to_the_end
 from tests.collector.test_tls import Files
 from tests.support import REPOSITORY
-from tests.support.command import needs_posix
+from tests.support.command import needs_posix, run_command
 from tests.support.wait import wait_until
 
 pytestmark = [needs_posix, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -165,6 +165,10 @@ def test_gateways_and_loaders_have_the_rights_that_they_need(
             while json.loads(client.recv(timeout=PATIENCE)).get("ack") != 1:
                 pass  # it is stored, and not archived yet
             assert [row["seq"] for row in stored(lake)] == [1, 2, 3]
+        erasing = (*servers.trust, "--stream", ",".join(servers.urls("loader")), "--yes")
+        erased = run_command("forget", "--lake", lake, *erasing, "--session", "s")
+        assert (erased.returncode, erased.stderr) == (0, "")
+        assert stored(lake) == []
         assert wait_until(lambda: _messages(servers) == 0, PATIENCE)
         assert gateway.is_healthy
         assert loader.ask("/healthz")[0] == 200

@@ -90,11 +90,12 @@ class Forgetting:
         return context_fields(msgspec.Raw(context.encode())).get(name) == value
 
     def _delete_sessions(self, table: Table) -> None:
-        """Delete what is left of the sessions that have no event any more."""
-        if self._session is not None:
-            emptied = {self._session}
-        else:
-            emptied = self._touched - _sessions_in(table, EVENTS, self._touched)
+        """Delete what is left of the sessions that have no event any more.
+
+        One that got others meanwhile keeps its numbers: without them, these would be stored twice.
+        """
+        wanted = self._touched if self._session is None else {self._session}
+        emptied = wanted - _sessions_in(table, EVENTS, wanted)
         known = _sessions_in(table, RUNS, emptied) | _sessions_in(table, REPORTS, emptied)
         known |= emptied & self._touched
         self._emptied |= known

@@ -163,8 +163,9 @@ class Lake:
     ) -> Forgotten:
         """Delete a session, or all events with a field in their context, for good.
 
-        Events that loaders have not appended yet come later: do it again after some seconds if the
-        game may still have been running. Questions that others ask at this moment may fail.
+        Events that loaders have not appended yet come later, see :mod:`..loader.erasure`. A session
+        that gets some meanwhile stays, with its numbers and its report. Questions that others ask
+        at this moment may fail.
 
         Args:
             session: the id of the session.

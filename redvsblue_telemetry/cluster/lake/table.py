@@ -403,8 +403,9 @@ class Table:
             for info in found:
                 path = info.path
                 if info.is_file and path not in in_use and (path in removed or self._is_dead(path)):
-                    self._files.delete_file(path)
-                    swept += 1
+                    with contextlib.suppress(FileNotFoundError):  # another process was faster
+                        self._files.delete_file(path)
+                        swept += 1
         return swept
 
     def _removed(self, retention: int) -> set[str]:

@@ -23,11 +23,33 @@ from ..stream import STREAM, StreamState, subject
 from .places import sequence_of
 from .source import Source, SourceError
 
-__all__ = ["StreamUpkeep", "Upkeep"]
+__all__ = ["StreamUpkeep", "Upkeep", "first_unloaded"]
 
 _ROUNDS_PER_CLEANING = 60  # so old events are deleted once an hour
 
 logger = logging.getLogger("redvsblue_telemetry.loader")
+
+
+async def first_unloaded(jetstream: JetStreamContext, offsets: Mapping[int, int]) -> int | None:
+    """Return the lowest number of a message that is not in the lake; None if all are.
+
+    The stream's leader is asked: another replica may not have the newest ones yet.
+
+    Args:
+        jetstream: asks.
+        offsets: the place of the last message of each partition that is in the lake.
+
+    Raises:
+        nats.errors.Error: the stream can't be read.
+    """
+    found: list[int] = []
+    for partition, offset in offsets.items():
+        with contextlib.suppress(NotFoundError):
+            message = await jetstream.get_msg(
+                STREAM, seq=sequence_of(offset) + 1, next=True, subject=subject(partition)
+            )
+            found.append(message.seq or 0)
+    return min(found, default=None)
 
 
 class StreamUpkeep:
@@ -63,20 +85,14 @@ class StreamUpkeep:
     async def _first_kept(self, offsets: Mapping[int, int], last: int) -> int:
         """Return the lowest number of a message that has to stay.
 
-        Messages that are not in the lake are asked of the stream's leader: another replica may not
-        have the newest ones yet. For the same reason, nothing beyond the number that was the last
-        before that is deleted. Besides, a purge beyond it would have the stream leave out numbers.
+        Nothing beyond the number that was the last before messages were looked for is deleted: it
+        may be new. Besides, a purge beyond it would have the stream leave out numbers.
         """
         since = time.time_ns() // 1_000_000 - int(self._keep * 1000)
         first = await self._source.first_since(since)
         first = last + 1 if first is None else min(first, last + 1)
-        for partition, offset in offsets.items():
-            with contextlib.suppress(NotFoundError):
-                message = await self._jetstream.get_msg(
-                    STREAM, seq=sequence_of(offset) + 1, next=True, subject=subject(partition)
-                )
-                first = min(first, message.seq or 0)
-        return first
+        unloaded = await first_unloaded(self._jetstream, offsets)
+        return first if unloaded is None else min(first, unloaded)
 
 
 class Upkeep:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from redvsblue_telemetry.cluster.lake.lake import Lake
+from redvsblue_telemetry.cluster.lake.rewriting import replace
 from redvsblue_telemetry.collector.messages import Message, read_message
 from tests.support.lake import (
     NOON,
@@ -56,6 +57,28 @@ def test_session_is_forgotten_and_no_file_has_it(lake: Lake) -> None:
     append(lake, claim, 0, 15, played("berta", 1, 14), played("anna", 1, 7))
     # The loader still knows that these were stored.
     assert stored_numbers(lake.url) == {"berta": [*range(1, 15)]}
+
+
+def test_session_that_gets_events_meanwhile_keeps_its_numbers(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = lake.claim(STREAM, [0])
+    append(lake, claim, 0, 1, played("anna", 1, 5))
+    late = [played("anna", 6, 7)]
+
+    def replace_late(*arguments: Any) -> None:
+        if late:
+            append(lake, claim, 0, 2, late.pop())
+        replace(*arguments)
+
+    monkeypatch.setattr("redvsblue_telemetry.cluster.lake.forgetting.replace", replace_late)
+    receipt = lake.forget(session="anna")
+    assert (receipt.events, receipt.sessions) == (5, 0)
+    append(lake, lake.claim(STREAM, [0]), 0, 3, played("anna", 1, 7))
+    assert stored_numbers(lake.url) == {"anna": [6, 7]}
+    receipt = lake.forget(session="anna")
+    assert (receipt.events, receipt.sessions) == (2, 1)
+    assert b"anna" not in bytes_of(lake.url)
 
 
 def test_field_of_the_context_is_forgotten_with_the_sessions_that_have_no_other(lake: Lake) -> None:
