@@ -36,6 +36,7 @@ __all__ = ["LakeQuery"]
 
 _ROWS = 1000  # that are fetched at a time
 _TABLE_FUNCTIONS = ("generate_series", "json_each", "json_tree", "range", "unnest")
+_FUNCTIONS_ABOUT_THE_PROCESS = ("current_setting", "getenv", "getvariable", "write_log")
 
 
 class LakeQuery:
@@ -131,7 +132,18 @@ def _tables_of(reading: Reading, sql: str) -> set[str]:
         ((text,),) = reading.run("SELECT json_serialize_sql(CAST(? AS VARCHAR))", sql)
     except duckdb.Error as error:
         raise QueryError(_first_line(str(error))) from error
-    parsed = json.loads(text)
+    try:
+        return _views_of(json.loads(text))
+    except RecursionError:
+        raise QueryError("the query is nested too deeply") from None
+
+
+def _views_of(parsed: dict[str, Any]) -> set[str]:
+    """Return the views that a parsed query reads.
+
+    Raises:
+        QueryError: it can't be run.
+    """
     if parsed["error"]:
         message = _first_line(parsed["error_message"])
         if "SELECT" in message and parsed.get("error_type") == "not implemented":
@@ -141,35 +153,55 @@ def _tables_of(reading: Reading, sql: str) -> set[str]:
         raise QueryError("the query is empty; write a SELECT")
     if len(parsed["statements"]) > 1:
         raise QueryError("there must be one statement")
-    own: set[str] = set()
     read: set[str] = set()
-    for node in _nodes(parsed["statements"]):
-        own.update(each["key"].lower() for each in node.get("cte_map", {}).get("map", ()))
+    for node, own in _nodes(parsed["statements"]):
         kind = node.get("type")
         if kind == "BASE_TABLE":
-            parts = [node.get("catalog_name"), node.get("schema_name"), node["table_name"]]
-            read.add(".".join(filter(None, parts)).lower())
-        elif kind == "TABLE_FUNCTION":
-            name = node["function"].get("function_name", "")
-            if name.lower() not in _TABLE_FUNCTIONS:
-                raise QueryError(f"the function {name} is not allowed")
+            place = [each for each in (node.get("catalog_name"), node.get("schema_name")) if each]
+            name = _folded(node["table_name"])
+            if place or name not in own:
+                read.add(".".join([*place, name]))
+        elif kind in ("FUNCTION", "TABLE_FUNCTION"):
+            _check_function(node)
         elif kind == "SHOW_REF":
             raise QueryError(f"a query only reads; there are {', '.join(VIEWS)}, and only these")
-    if unknown := read - own - {*VIEWS}:
+    if unknown := read - {*VIEWS}:
         raise QueryError(f"the table {min(unknown)} can't be read; there are {', '.join(VIEWS)}")
-    return read & {*VIEWS}
+    return read
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Yield all objects of a tree."""
-    left = [tree]
+def _nodes(tree: Any) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
+    """Yield all objects of a tree, each with the tables of the WITH clauses that it is in."""
+    left: list[tuple[Any, frozenset[str]]] = [(tree, frozenset())]
     while left:
-        node = left.pop()
-        if isinstance(node, dict):
-            yield node
-            left += node.values()
-        elif isinstance(node, list):
-            left += node
+        node, own = left.pop()
+        if isinstance(node, list):
+            left += [(each, own) for each in node]
+        elif isinstance(node, dict):
+            yield node, own
+            if node.get("type") == "RECURSIVE_CTE_NODE":
+                own |= {_folded(node["cte_name"])}
+            # One of these knows those before it, and not itself: there, its name is another's.
+            for each in node.get("cte_map", {}).get("map", ()):
+                left.append((each["value"], own))
+                own |= {_folded(each["key"])}
+            left += [(each, own) for key, each in node.items() if key != "cte_map"]
+
+
+def _check_function(node: dict[str, Any]) -> None:
+    if node["type"] == "TABLE_FUNCTION":
+        name = node["function"].get("function_name", "")
+        is_allowed = name.lower() in _TABLE_FUNCTIONS
+    else:
+        name = node.get("function_name", "")
+        is_allowed = name.lower() not in _FUNCTIONS_ABOUT_THE_PROCESS
+    if not is_allowed:
+        raise QueryError(f"the function {name} is not allowed")
+
+
+def _folded(name: str) -> str:
+    """Return a name as DuckDB compares it: it ignores the case of ASCII letters alone."""
+    return name.encode().lower().decode()
 
 
 def _first_line(text: str) -> str:

@@ -93,12 +93,27 @@ def test_query_prints_a_table(lake: str) -> None:
         ("ATTACH '{folder}/x.db'", "must begin with SELECT or WITH"),
         ("SET memory_limit = '8GB'", "must begin with SELECT or WITH"),
         ("SELECT * FROM stored_runs", "the table stored_runs can't be read"),
+        (
+            "WITH stored_runs AS (SELECT * FROM stored_runs) SELECT * FROM stored_runs",
+            "the table stored_runs can't be read",
+        ),
+        (
+            "SELECT * FROM (WITH stored_runs AS (SELECT 1) SELECT 2), stored_runs",
+            "the table stored_runs can't be read",
+        ),
+        (
+            'WITH "main.duckdb_views" AS (SELECT 1) SELECT * FROM main.duckdb_views',
+            "the table main.duckdb_views can't be read",
+        ),
+        # A Kelvin sign is a letter k for Python alone.
+        ('WITH "duc\u212adb_views" AS (SELECT 1) SELECT * FROM duckdb_views', "can't be read"),
+        ("SELECT current_setting('allowed_paths')", "is not allowed"),
         ("SELECT * FROM information_schema.tables", "can't be read"),
         ("SELECT * FROM duckdb_settings()", "is not allowed"),
         ("SELECT * FROM read_csv('{folder}/secret.csv')", "is not allowed"),
         ("SELECT * FROM '{folder}/secret.csv'", "can't be read"),
         ("SELECT (SELECT count(*) FROM glob('*')) FROM events", "is not allowed"),
-        ("WITH a AS (SELECT * FROM b), b AS (SELECT 1) SELECT * FROM a", "does not exist"),
+        ("WITH a AS (SELECT * FROM b), b AS (SELECT 1) SELECT * FROM a", "the table b can't be"),
         ("SELECT * FROM (SHOW TABLES)", "a query only reads"),
         ("SELECT nothing FROM events", "not found"),
         ("SELECT 'a\0b'", "null character"),
@@ -112,6 +127,12 @@ def test_query_only_reads_the_views(lake: str, tmp_path: Path, sql: str, reason:
     assert (done.exit_code, done.stdout) == (2, "")
     assert reason in done.stderr
     assert {each.name for each in tmp_path.iterdir()} == {"secret.csv", Path(lake).name}
+
+
+def test_query_that_is_nested_deeply_is_no_internal_error(lake: str) -> None:
+    done = invoke_command("query", "--lake", lake, "SELECT " + "[" * 900 + "]" * 900)
+    # How deeply JSON may be nested depends on the version of Python.
+    assert done.exit_code == 0 or "the query is nested too deeply" in done.stderr, done.output
 
 
 def test_query_ends_after_its_time(lake: str) -> None:
