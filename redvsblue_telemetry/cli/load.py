@@ -112,7 +112,7 @@ def load(
     )
     console = Console(file=pipe_safe_stdout(), highlight=False, soft_wrap=True, quiet=quiet)
     run(_load(options, console))
-    _print_at_end(console, "stopped; everything that was read is in the lake")
+    _print_at_end(console, "stopped")
 
 
 async def _load(options: Options, console: Console) -> None:

@@ -309,6 +309,7 @@ class Table:
         statistics = _Statistics()
         with _explained(f"{self.url} can't be written"):
             if self._folder is not None:
+                self._check_place()  # or else a folder that was deleted would be there again
                 (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
             try:
                 with self._files.open_output_stream(path) as sink:

@@ -40,8 +40,8 @@ _AHEAD = 2  # reading stops while so many times as much waits as is committed at
 _WATCH_INTERVAL = 2.0  # seconds
 _PATIENCE = 10.0  # seconds in which a replica has to know all messages
 _IDLE = 0.2  # seconds until a partition without a message is asked again
-_FIRST_RETRY, _LAST_RETRY = 0.25, 10.0  # seconds
-_END_TIMEOUT = 15.0  # seconds for the last commit
+_FIRST_RETRY, _LAST_RETRY = 0.25, 5.0  # seconds
+_END_TIMEOUT = 15.0  # seconds, once it is stopped, for all that it has read
 
 
 class Loader:
@@ -83,6 +83,7 @@ class Loader:
         self._events = 0  # that wait
         self._size = 0
         self._since: float | None = None  # when the oldest of them was read
+        self._deadline = math.inf  # of the commits, once it is stopped
         self.lake_error: LakeError | None = None
         """Why the lake can't be read or written; None if it can."""
         self.source_error: SourceError | None = None
@@ -100,6 +101,8 @@ class Loader:
     async def run(self, membership: Membership, stop: asyncio.Event) -> None:
         """Load the partitions of the leases until it is stopped; then commit all that was read.
 
+        If that can't be done in time, the stream still has it.
+
         Args:
             membership: the leases, which somebody keeps meanwhile.
             stop: set to stop it.
@@ -107,7 +110,7 @@ class Loader:
         stopping = asyncio.create_task(self._wake_at(stop))
         try:
             while not stop.is_set():
-                await self._turn(membership, math.inf)
+                await self._turn(membership)
                 await self._wait(self._time_left())
             await self._finish(membership)
         finally:
@@ -117,9 +120,10 @@ class Loader:
 
     async def _wake_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
+        self._deadline = monotonic() + _END_TIMEOUT
         self._wake.set()
 
-    async def _turn(self, membership: Membership, deadline: float) -> None:
+    async def _turn(self, membership: Membership) -> None:
         """Do all that is due."""
         for task in self._readers.values():
             if task.done():  # by an internal error
@@ -132,14 +136,14 @@ class Loader:
         membership.free(membership.surplus - self._partitions.keys())
         await self._claim(membership.owned - membership.surplus - self._partitions.keys())
         if self._is_due():
-            await self._commit(membership, deadline)
+            await self._commit(membership)
         await self._free_drained(membership)
 
     async def _finish(self, membership: Membership) -> None:
         """Commit all that was read, and let others have the partitions."""
         await self._drain(set(self._partitions))
         if self._is_due():
-            await self._commit(membership, monotonic() + _END_TIMEOUT)
+            await self._commit(membership)
         await self._free_drained(membership)
 
     async def _wait(self, seconds: float | None) -> None:
@@ -312,7 +316,7 @@ class Loader:
 
     # Committing.
 
-    async def _commit(self, membership: Membership, deadline: float) -> None:
+    async def _commit(self, membership: Membership) -> None:
         """Commit all that waits: until it is in the lake, partitions are lost, or time is up."""
         taken = take(self._partitions.values())
         self._count()
@@ -337,8 +341,9 @@ class Loader:
                         self._partitions[number].commit()
                     self._on_stored(stored)
                     return
-                    delay = min(2 * delay, _LAST_RETRY)
-            if monotonic() + delay > deadline:
+                delay = min(2 * delay, _LAST_RETRY)
+            if monotonic() + delay > self._deadline:
+                logger.error("stopped before all that was read is in the lake; the stream has it")
                 break
             await asyncio.sleep(delay)
         await self._forget(set(self._partitions))

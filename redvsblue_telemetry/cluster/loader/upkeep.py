@@ -152,7 +152,8 @@ class Upkeep:
     def _tend(self) -> dict[int, int]:
         """Tend the lake; return how far the stream is in it."""
         if self._lake is None:
-            self._lake = Lake.open(self._url)
+            # If it is gone, it was deleted: loaders made it before they had a partition.
+            self._lake = Lake.open(self._url, create=False)
         self._lake.compact()
         if self._rounds % _ROUNDS_PER_CLEANING == 0:
             self._lake.keep(self._keep)

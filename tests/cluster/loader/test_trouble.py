@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,6 +162,33 @@ def test_loader_that_reaches_no_lake_takes_over_later(
         loader.wait_for_owned(4)
         assert loader.ask("/healthz")[0] == 200
         loader.stop()
+
+
+def test_loader_stops_although_the_lake_is_away(
+    stream_servers: StreamServers, tmp_path: Path
+) -> None:
+    """It tries less and less often, and leaves what it has read to the stream."""
+    lake, away = tmp_path / "lake", tmp_path / "away"
+
+    async def publish() -> None:
+        async with publishing(stream_servers.urls) as publisher:
+            await publisher.batch("a", 1, 10)
+
+    with loader_running(stream_servers.urls, lake) as loader:
+        loader.wait_for_owned(4)
+        lake.rename(away)
+        began = time.monotonic()
+        asyncio.run(publish())
+        assert wait_until(lambda: loader.metric("telemetry_commit_failures_total") >= 5, PATIENCE)
+        assert time.monotonic() - began > 3.5  # with pauses of 0.25, 0.5, 1 and 2 seconds
+        loader.stop()
+        assert "stopped before all that was read is in the lake" in loader.running.errors
+        assert not lake.exists()
+    away.rename(lake)
+    with loader_running(stream_servers.urls, lake) as loader:
+        wait_for_events(lake, 10)
+        loader.stop()
+    assert sequences(lake) == Counter(("a", seq) for seq in range(1, 11))
 
 
 def test_servers_of_the_stream_are_replaced_by_empty_ones(tmp_path: Path) -> None:
