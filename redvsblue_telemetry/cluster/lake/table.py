@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -60,6 +60,7 @@ _CONFIGURATION: Mapping[str, str | None] = {
     "delta.logRetentionDuration": "interval 1 days",
     "delta.deletedFileRetentionDuration": "interval 1 days",
 }
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _COLORS = re.compile("\x1b\\[[0-9;]*m|\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS}")
 _CONNECT_TIMEOUT, _REQUEST_TIMEOUT = 5, 20  # seconds; of object stores
 ROW_GROUP = 100_000
@@ -125,6 +126,7 @@ class Table:
     def __init__(self, url: str, delta: DeltaTable) -> None:
         self.url = url
         self._delta = delta
+        _check_columns(url, delta)
         self._id = delta.metadata().id
         self._folder = _local_folder(url)
         self._place = url if self._folder is None else str(self._folder)
@@ -198,21 +200,30 @@ class Table:
         with _explained(f"{self.url} can't be read"):
             rows = pa.table(self._delta.get_add_actions(flatten=True))
         found = [
-            DataFile(
-                row["path"],
-                row["partition.kind"],
-                row["partition.day"],
-                row["size_bytes"],
-                row["num_records"],
-                row["max.arrival"] or 0,
-                row["min.arrival"] or 0,
-                row["min.received"] or 0,
-                row["max.received"] or 0,
-            )
+            self._data_file(row)
             for row in rows.to_pylist()
             if kind in (None, row["partition.kind"])
         ]
         return sorted(found, key=lambda each: (each.kind, each.day, each.path))
+
+    def _data_file(self, row: Mapping[str, Any]) -> DataFile:
+        path, day = row["path"], row["partition.day"]
+        numbers = [
+            row.get(name)
+            for name in (
+                "num_records",
+                "max.arrival",
+                "min.arrival",
+                "min.received",
+                "max.received",
+            )
+        ]
+        if None in numbers or not _DAY.fullmatch(day or ""):
+            raise LakeError(
+                f"{self.url} has the file {path}, which no loader has written: its day is {day}, "
+                f"and its statistics are {numbers}"
+            )
+        return DataFile(path, row["partition.kind"], day, row["size_bytes"], *numbers)
 
     def changes(self, since: int) -> Changes | None:
         """Return what has changed since a version; None if the log has forgotten it.
@@ -463,6 +474,15 @@ class Table:
                 with contextlib.suppress(FileNotFoundError):  # a checkpoint has taken its place
                     _sync(log / f"{version:020}.json")
             _sync(log)
+
+
+def _check_columns(url: str, delta: DeltaTable) -> None:
+    """Raise LakeError if a table has other columns than a lake; it may have more."""
+    types = {field.name: field.type for field in delta.schema().fields}
+    wanted = {field.name: field.type for field in Schema.from_arrow(SCHEMA).fields}
+    is_lake = delta.metadata().partition_columns == [*PARTITIONED_BY]
+    if not is_lake or any(types.get(name) != kind for name, kind in wanted.items()):
+        raise LakeError(f"{url} is a Delta table, but not a lake: it has other columns")
 
 
 def sort(kind: str, rows: pa.Table) -> pa.Table:

@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from redvsblue_telemetry.cluster.lake.errors import LakeError
 from redvsblue_telemetry.cluster.lake.lake import Lake
+from redvsblue_telemetry.cluster.lake.rows import SCHEMA
 from redvsblue_telemetry.cluster.lake.table import Owner, Table
+from redvsblue_telemetry.collector.storage.upkeep import Keep
 from tests.support.lake import (
     STREAM,
     append,
     data_files_of,
     numbered,
+    stored,
     stored_numbers,
+    stored_runs,
 )
 
 
@@ -139,3 +146,51 @@ def test_lake_that_was_deleted_is_a_clear_error(lake: Lake, tmp_path: Path) -> N
     (tmp_path / "before").rename(tmp_path / "lake")
     lake.append(claim, claim.rows(), {0: 2})
     assert stored_numbers(lake.url) == {"s": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "columns", [{"x": [1]}, {"kind": ["events"], "day": ["2026-11-29"], "x": [1]}]
+)
+def test_table_of_others_is_not_written_to(
+    tmp_path: Path, columns: dict[str, list[object]]
+) -> None:
+    place = str(tmp_path / "table")
+    write_deltalake(place, pa.table(columns), partition_by=[*columns][:-1] or None)
+    with pytest.raises(LakeError, match="is a Delta table, but not a lake"):
+        Lake.open(place)
+    assert DeltaTable(place).version() == 0
+
+
+@pytest.mark.parametrize("fault", ["its day is tomorrow", "its statistics are"])
+def test_file_of_others_is_a_clear_error(lake: Lake, fault: str) -> None:
+    append(lake, lake.claim(STREAM, [0]), 0, 1, numbered("s", 1, 1))
+    row = {**stored(lake.url)[0], "day": "tomorrow" if "tomorrow" in fault else "2026-11-29"}
+    write_deltalake(lake.url, pa.Table.from_pylist([row], schema=SCHEMA), mode="append")
+    log = sorted((Path(lake.url) / "_delta_log").glob("*.json"))[-1]
+    if "statistics" in fault:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        for line in lines:
+            line.get("add", {}).pop("stats", None)
+        log.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(LakeError, match=f"which no loader has written: .*{fault}"):
+        lake.compact()
+    with pytest.raises(LakeError, match=f"which no loader has written: .*{fault}"):
+        lake.keep(Keep(86_400.0))
+
+
+def test_lake_that_others_tend_stays_right(lake: Lake) -> None:
+    """By what deltalake offers: merging, deletion of old files and of the log."""
+    claim = lake.claim(STREAM, [0])
+    for sequence in range(1, 10):
+        append(lake, claim, 0, sequence, numbered("s", sequence, sequence))
+    DeltaTable(lake.url).optimize.compact()
+    DeltaTable(lake.url).vacuum(0, enforce_retention_duration=False, dry_run=False)
+    DeltaTable(lake.url).create_checkpoint()
+    DeltaTable(lake.url).cleanup_metadata()
+    for sequence in range(10, 20):
+        append(lake, claim, 0, sequence, numbered("s", sequence - 1, sequence))
+    lake.compact()
+    other = lake.claim("another", [0])
+    append(lake, other, 0, 1, numbered("s", 1, 20))
+    assert stored_numbers(lake.url) == {"s": [*range(1, 21)]}
+    assert set(stored_runs(lake.url)["s"].values()) == {1}
