@@ -36,7 +36,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from .errors import LakeError
-from .rows import EVENTS, PARTITIONED_BY, REJECTED, REPORTS, RUNS, SCHEMA
+from .rows import EVENTS, KINDS, PARTITIONED_BY, REJECTED, REPORTS, RUNS, SCHEMA
 
 __all__ = ["FILE_SCHEMA", "ORDER", "Changes", "DataFile", "Owner", "Table", "sort"]
 
@@ -61,6 +61,7 @@ _CONFIGURATION: Mapping[str, str | None] = {
     "delta.deletedFileRetentionDuration": "interval 1 days",
 }
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_PLACE = re.compile("kind=[^/]+/day=[^/]+/[^/]+")  # of a data file
 _COLORS = re.compile("\x1b\\[[0-9;]*m|\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS}")
 _CONNECT_TIMEOUT, _REQUEST_TIMEOUT = 5, 20  # seconds; of object stores
 ROW_GROUP = 100_000
@@ -410,15 +411,21 @@ class Table:
             in_use = {each.path for each in self.files()}
             removed = self._removed(0)
             in_use |= removed - self._removed(retention)
-            found = self._files.get_file_info(pyarrow.fs.FileSelector("", recursive=True))
             swept = 0
-            for info in found:
-                path = info.path
-                if info.is_file and path not in in_use and (path in removed or self._is_dead(path)):
+            for path in self._data_files():
+                if path not in in_use and (path in removed or self._is_dead(path)):
                     with contextlib.suppress(FileNotFoundError):  # another process was faster
                         self._files.delete_file(path)
                         swept += 1
         return swept
+
+    def _data_files(self) -> Iterator[str]:
+        """Yield the files where those of the table are; others may be beside them, as a backup."""
+        for kind in KINDS:
+            selector = pyarrow.fs.FileSelector(f"kind={kind}", allow_not_found=True, recursive=True)
+            for info in self._files.get_file_info(selector):
+                if info.is_file and _PLACE.fullmatch(info.path):
+                    yield info.path
 
     def _removed(self, retention: int) -> set[str]:
         """Return the files that were removed from the table so many hours ago."""
@@ -491,11 +498,29 @@ def sort(kind: str, rows: pa.Table) -> pa.Table:
 
 
 def _local_folder(url: str) -> Path | None:
-    """Return the folder of a lake on this machine; None for one in an object store."""
+    """Return the folder of a lake on this machine; None for one in an object store.
+
+    Raises:
+        LakeError: it can't be the place of a lake.
+    """
     parts = urlsplit(url)
-    if parts.scheme == "file":
-        return Path(parts.path)
-    return None if len(parts.scheme) > 1 else Path(url).absolute()
+    if parts.scheme == "s3":
+        return None
+    if parts.scheme != "file" and len(parts.scheme) > 1:
+        raise LakeError(f"{url} is neither a path nor an s3:// URL")
+    path = unquote(parts.path) if parts.scheme == "file" else url
+    has_control_character = any(ord(character) < ord(" ") for character in path)
+    if (
+        not path
+        or has_control_character
+        or unquote(path) != path
+        or (os.sep == "/" and "\\" in path)
+    ):
+        raise LakeError(
+            f"{url!r} can't be the path of a lake; it must not be empty, or have a backslash, a "
+            "control character, or a % before two hexadecimal digits"
+        )
+    return Path(path).absolute()
 
 
 def _file_system(url: str, folder: Path | None) -> Any:
@@ -503,8 +528,6 @@ def _file_system(url: str, folder: Path | None) -> Any:
     if folder is not None:
         return pyarrow.fs.SubTreeFileSystem(str(folder), pyarrow.fs.LocalFileSystem())
     parts = urlsplit(url)
-    if parts.scheme != "s3":
-        raise LakeError(f"{url} is neither a path nor an s3:// URL")
     # deltalake has one of its own, but it keeps the GIL while it waits for the network.
     with _explained(f"{url} can't be reached"):
         store = pyarrow.fs.S3FileSystem(

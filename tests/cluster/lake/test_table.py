@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from redvsblue_telemetry.cluster.lake.errors import LakeError
 from redvsblue_telemetry.cluster.lake.lake import Lake
+from redvsblue_telemetry.cluster.lake.reading import Snapshot
 from redvsblue_telemetry.cluster.lake.rows import SCHEMA
 from redvsblue_telemetry.cluster.lake.table import Owner, Table
 from redvsblue_telemetry.collector.storage.upkeep import Keep
@@ -178,6 +181,23 @@ def test_file_of_others_is_a_clear_error(lake: Lake, fault: str) -> None:
         lake.keep(Keep(86_400.0))
 
 
+@pytest.mark.parametrize("place", ["backup", "kind=events/day=2026-11-29/backup"])
+def test_copy_in_the_folder_of_a_lake_stays(lake: Lake, place: str) -> None:
+    """Its files have the names of files of the lake, and are not part of it."""
+    claim = lake.claim(STREAM, [0])
+    append(lake, claim, 0, 1, numbered("s", 1, 9))
+    (Path(lake.url) / place).mkdir(parents=True)
+    for each in ("_delta_log", "kind=events", "kind=runs"):
+        ignored = shutil.ignore_patterns("backup")
+        shutil.copytree(Path(lake.url) / each, Path(lake.url) / place / each, ignore=ignored)
+    for sequence in range(2, 12):
+        append(lake, claim, 0, sequence, numbered("s", 8 + sequence, 8 + sequence))
+    lake.compact()
+    assert lake.vacuum(0) > 0
+    assert stored_numbers(Path(lake.url) / place) == {"s": [*range(1, 10)]}
+    assert stored_numbers(lake.url) == {"s": [*range(1, 20)]}
+
+
 def test_lake_that_others_tend_stays_right(lake: Lake) -> None:
     """By what deltalake offers: merging, deletion of old files and of the log."""
     claim = lake.claim(STREAM, [0])
@@ -194,3 +214,35 @@ def test_lake_that_others_tend_stays_right(lake: Lake) -> None:
     append(lake, other, 0, 1, numbered("s", 1, 20))
     assert stored_numbers(lake.url) == {"s": [*range(1, 21)]}
     assert set(stored_runs(lake.url)["s"].values()) == {1}
+
+
+@pytest.mark.parametrize("name", ["with a space", "ünï ✓", "a[1]*?#", "100%", "it's"])
+@pytest.mark.parametrize("is_url", [False, True])
+def test_lake_may_have_any_name(tmp_path: Path, name: str, is_url: bool) -> None:
+    folder = tmp_path / name
+    if sys.platform == "win32" and "*" in name:
+        pytest.skip("Windows has no files of this name")
+    lake = Lake.open(folder.as_uri() if is_url else str(folder))
+    claim = lake.claim(STREAM, [0])
+    for sequence in range(1, 10):
+        append(lake, claim, 0, sequence, numbered("s", sequence, sequence))
+    lake.compact()
+    assert lake.vacuum(0) == 18
+    assert stored_numbers(folder) == {"s": [*range(1, 10)]}
+    with Snapshot(lake.url).reading() as reading:
+        assert reading.run("SELECT count(*) FROM stored_events") == [(9,)]
+
+
+@pytest.mark.parametrize("name", ["", "a%20b", "a\nb", "a\\b"])
+def test_name_that_deltalake_takes_for_another_is_refused(tmp_path: Path, name: str) -> None:
+    if sys.platform == "win32" and "\\" in name:
+        pytest.skip("that is a folder in a folder here")
+    with pytest.raises(LakeError, match="can't be the path of a lake"):
+        Lake.open(name and str(tmp_path / name))
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/lake", "http://host/lake", "ab:lake"])
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(LakeError, match=r"is neither a path nor an s3:// URL"):
+        Lake.open(url)
