@@ -218,6 +218,17 @@ def test_a_message_that_is_too_large_for_the_stream_is_refused(
     assert numbers(stream_messages(stream_servers)) == {"s": [1, 2]}
 
 
+def test_a_message_with_thousands_of_sessions_is_refused_at_once(
+    stream_servers: StreamServers, gateway: Gateway
+) -> None:
+    with client_of(gateway) as client, client_of(gateway) as other:
+        client.send(json.dumps([event(1, f"session {number}") for number in range(5000)]))
+        assert read_to_the_end(client)[1] == 1009
+        other.send(array(1))
+        assert next_ack(other) == 1
+    assert numbers(stream_messages(stream_servers)) == {"s": [1]}
+
+
 def test_a_message_that_comes_again_is_in_the_stream_once(stream_servers: StreamServers) -> None:
     with (
         gateway_running(stream_servers.urls) as one,

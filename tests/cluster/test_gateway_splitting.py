@@ -24,7 +24,7 @@ from redvsblue_telemetry.cluster.stream import (
     subject,
 )
 from redvsblue_telemetry.collector.messages import Message, read_message, rejected_message
-from redvsblue_telemetry.collector.storing import Body
+from redvsblue_telemetry.collector.storing import Body, MessageTooLargeError
 from tests.collector.clients import array, event
 from tests.collector.test_checks import report
 
@@ -151,3 +151,14 @@ def test_the_size_counts_the_headers_as_they_are_sent() -> None:
     lines = [f"{name}: {value}\r\n" for name, value in part.headers.items()]
     sent = "NATS/1.0\r\n" + "".join(lines) + "\r\n"
     assert part.wire_bytes == len(part.body) + len(sent)
+
+
+def test_a_message_has_a_limited_number_of_sessions() -> None:
+    mixed = [event(1, f"session {number}") for number in range(100)]
+    assert len(split_text(json.dumps(mixed))) == 100
+    mixed.append(event(1, "one more"))
+    with pytest.raises(MessageTooLargeError, match="about 100 sessions at most"):
+        split_text(json.dumps(mixed))
+    reported = "\n".join(report(f"session {number}") for number in range(101))
+    with pytest.raises(MessageTooLargeError, match="about 100 sessions at most"):
+        split_text(reported)

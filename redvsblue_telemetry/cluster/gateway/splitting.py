@@ -18,11 +18,12 @@ import msgspec
 from ..._report import Report, encode_report
 from ..._shared import escape
 from ...collector.messages import Event, Message, Rejected
-from ...collector.storing import Body
+from ...collector.storing import Body, MessageTooLargeError
 from ..stream import CHECK, ENCODING, FAULT, MESSAGE_ID, RECEIVED, partition_of
 
 __all__ = ["Part", "split"]
 
+_MAX_SESSIONS = 100  # of one message; those of the SDK have one
 _MAX_ID_CHARACTERS = 100  # of a session, in the id of a message
 _MAX_FAULT_CHARACTERS = 500
 _HEADER_LINE = len("NATS/1.0\r\n\r\n")
@@ -72,14 +73,23 @@ def split(message: Message, body: Body | None, received: int, *, is_check: bool)
         body: the message as it came; None if it can't be unpacked.
         received: when it came, in milliseconds since the epoch.
         is_check: whether it is part of a check.
+
+    Raises:
+        MessageTooLargeError: it has too many sessions. Each would be stored by itself, with a sync
+            of its own, so one message could keep all other clients waiting for minutes.
     """
     headers = {RECEIVED: str(received)}
     if is_check:
         headers[CHECK] = "1"
     if body is None:
         return _faults(message.rejected, headers, b"")
-    sessions = {event.session_id: None for event in message.events}
-    sessions.update((report.session_id, None) for report in message.reports)
+    sessions: dict[str, tuple[list[Event], list[Report]]] = {}
+    for event in message.events:
+        sessions.setdefault(event.session_id, ([], []))[0].append(event)
+    for report in message.reports:
+        sessions.setdefault(report.session_id, ([], []))[1].append(report)
+    if len(sessions) > _MAX_SESSIONS:
+        raise MessageTooLargeError(f"a message may be about {_MAX_SESSIONS} sessions at most")
     if len(sessions) <= 1:
         if not (sessions or message.rejected):
             return []  # an empty message: nothing has to be stored
@@ -91,11 +101,9 @@ def split(message: Message, body: Body | None, received: int, *, is_check: bool)
         part.rejected = rejected
         return [part]
     parts = []
-    for session in sessions:
-        events = [event for event in message.events if event.session_id == session]
+    for session, (events, reports) in sessions.items():
         if events:
             parts.append(_part(session, _encode(events), headers, events, []))
-        reports = [report for report in message.reports if report.session_id == session]
         if reports:
             text = b"".join(encode_report(report) + b"\n" for report in reports)
             parts.append(_part(session, text, headers, [], reports))

@@ -35,7 +35,7 @@ __all__ = ["Counts", "StreamStorage"]
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
 _MAX_WAITING_BYTES = 16 * 1024 * 1024  # beyond this, connections are not read
-_BYTES_PER_MESSAGE = 1024  # that it takes besides its body
+_BYTES_PER_MESSAGE = 1024  # that one takes besides its body, and each part of it, too
 _MAX_IN_FLIGHT = 64  # messages
 _PUBLISH_TIMEOUT = 8.0  # seconds, with all attempts; a client waits ten for an ack
 _ATTEMPT_TIMEOUTS = (1.0, 2.0, 4.0)  # seconds; the last one for all further attempts
@@ -168,7 +168,7 @@ class StreamStorage:
                 raise MessageTooLargeError(
                     f"the stream takes messages of up to {self._link.max_payload} bytes"
                 )
-        held = sum(len(part.body) for part in parts) + _BYTES_PER_MESSAGE
+        held = _BYTES_PER_MESSAGE + sum(len(part.body) + _BYTES_PER_MESSAGE for part in parts)
         sent = _Sent(receipt, held, len(parts), self._loop.time(), is_check)
         self.waiting_bytes += held
         self._unacknowledged.setdefault(id(receipt), deque()).append(sent)
