@@ -61,6 +61,9 @@ _CONFIGURATION: Mapping[str, str | None] = {
     "delta.deletedFileRetentionDuration": "interval 1 days",
 }
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_NUMBERS_OF_A_FILE = (
+    "num_records", "max.arrival", "min.arrival", "min.received", "max.received",
+)  # fmt: skip
 _PLACE = re.compile("kind=[^/]+/day=[^/]+/[^/]+")  # of a data file
 _COLORS = re.compile("\x1b\\[[0-9;]*m|\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS}")
 _CONNECT_TIMEOUT, _REQUEST_TIMEOUT = 5, 20  # seconds; of object stores
@@ -209,22 +212,14 @@ class Table:
 
     def _data_file(self, row: Mapping[str, Any]) -> DataFile:
         path, day = row["path"], row["partition.day"]
-        numbers = [
-            row.get(name)
-            for name in (
-                "num_records",
-                "max.arrival",
-                "min.arrival",
-                "min.received",
-                "max.received",
-            )
-        ]
-        if None in numbers or not _DAY.fullmatch(day or ""):
+        numbers = [row.get(name) for name in _NUMBERS_OF_A_FILE]
+        known = [number for number in numbers if number is not None]
+        if len(known) < len(numbers) or not _DAY.fullmatch(day or ""):
             raise LakeError(
                 f"{self.url} has the file {path}, which no loader has written: its day is {day}, "
                 f"and its statistics are {numbers}"
             )
-        return DataFile(path, row["partition.kind"], day, row["size_bytes"], *numbers)
+        return DataFile(path, row["partition.kind"], day, row["size_bytes"], *known)
 
     def changes(self, since: int) -> Changes | None:
         """Return what has changed since a version; None if the log has forgotten it.
