@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from zlib import crc32
 
 import msgspec
+import nats.errors
 from nats.aio.client import DEFAULT_PENDING_SIZE, Client
 from nats.aio.transport import TcpTransport
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
@@ -112,6 +113,11 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     def addresses(self) -> tuple[str, ...]:
         """The host and port of each server, without the password that a URL may have."""
         return tuple(urlsplit(server).netloc.rpartition("@")[2] for server in self.servers)
+
+    @property
+    def must_use_tls(self) -> bool:
+        """Whether no server may be spoken to without TLS."""
+        return self.ca is not None or any(urlsplit(each).scheme == "tls" for each in self.servers)
 
     @property
     def login(self) -> tuple[str, str] | None:
@@ -219,8 +225,16 @@ def read_headers(
 
 
 def _check_server(url: str) -> None:
-    parts = urlsplit(url)
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # without a password
+    """Raise ValueError if a URL can't be used, with a message that has nothing of its password."""
+    hint = "; in a password, characters such as @ / , are percent-encoded"
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(f"one of the URLs of the stream can't be read{hint}") from None
+    if url.count("@") > parts.netloc.count("@"):
+        raise ValueError(f"one of the URLs of the stream has an @ in its path{hint}")
+    host = parts.netloc.rpartition("@")[2]
+    shown = f"{parts.scheme}://{host}"
     if parts.scheme not in _SCHEMES or not parts.hostname:
         raise ValueError(
             f"{shown!r} is not the URL of a server of the stream, such as nats://10.0.0.1:4222 or "
@@ -228,8 +242,10 @@ def _check_server(url: str) -> None:
         )
     try:
         parts.port  # noqa: B018 (it raises)
-    except ValueError as error:
-        raise ValueError(f"{shown!r} has no valid port: {error}") from None
+    except ValueError:
+        # Without an @, it may be the beginning of a password, up to a comma.
+        shown = shown if "@" in url else f"{parts.scheme}://{parts.hostname}:…"
+        raise ValueError(f"{shown!r} has no valid port{hint}") from None
 
 
 def _check_credentials(path: Path) -> None:
@@ -257,6 +273,15 @@ class StreamClient(Client):
     if its process is stopped or its machine has gone. Nor does it close the socket of an attempt
     that such a server doesn't answer.
     """
+
+    must_use_tls = False
+    """Whether it speaks to no server without TLS. nats-py leaves that to the server, or to whoever
+    is in between, and sends the password in plain text."""
+
+    def _connect_command(self) -> bytes:
+        if self.must_use_tls and not self._server_info.get("tls_required"):
+            raise nats.errors.Error("the server does not speak TLS, as tls:// and a CA demand")
+        return super()._connect_command()
 
     async def _process_op_err(self, e: Exception) -> None:
         if self.is_connected:
@@ -319,6 +344,7 @@ async def connect(
     """
     options.check()
     client = StreamClient()
+    client.must_use_tls = options.must_use_tls
     # nats-py takes the login from the URL that it connects to, as it is there: still encoded, and
     # missing for a server that only the other servers have named.
     user, password = options.login or (None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
 from redvsblue_telemetry.cluster.stream import StreamClient, StreamOptions, connect
+from tests.collector.test_tls import Files
 from tests.support.stream import stream_servers_running
 
 if TYPE_CHECKING:
@@ -55,6 +57,59 @@ def test_an_error_does_not_show_a_password() -> None:
     assert StreamOptions(servers=("nats://user:secret@stream-1:4222",)).addresses == (
         "stream-1:4222",
     )
+
+
+@pytest.mark.parametrize("password", ["sec/ret", "sec#ret", "sec?ret", "sec[ret", "secret\u2100"])
+def test_an_error_does_not_show_a_password_that_is_not_encoded(password: str) -> None:
+    with pytest.raises(ValueError, match="percent-encoded") as failure:
+        StreamOptions(servers=(f"nats://user:{password}@stream-1:4222",)).check()
+    assert "sec" not in str(failure.value)
+    assert "ret" not in str(failure.value)
+    assert failure.value.__context__ is None or failure.value.__suppress_context__
+
+
+def test_an_error_does_not_show_a_password_with_a_comma() -> None:
+    with pytest.raises(ValueError, match="percent-encoded") as failure:
+        StreamOptions(servers=("nats://user:sec", "ret@stream-1:4222")).check()
+    assert "sec" not in str(failure.value)
+
+
+@pytest.mark.parametrize("with_ca", [False, True])
+def test_a_password_is_not_sent_without_tls_where_that_is_wanted(
+    tmp_path: Path, with_ca: bool
+) -> None:
+    """nats-py leaves it to the server, or to whoever is in between, whether there is any."""
+    heard: list[bytes] = []
+
+    async def pretend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        info = {"server_id": "x", "version": "2.11.0", "max_payload": 1000, "tls_required": False}
+        writer.write(f"INFO {json.dumps(info)}\r\n".encode())
+        heard.append(await reader.read(1000))
+        writer.close()
+
+    async def run() -> None:
+        errors: list[Exception] = []
+        refused = asyncio.Event()
+
+        async def note(error: Exception) -> None:
+            errors.append(error)
+            refused.set()
+
+        server = await asyncio.start_server(pretend, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            url = f"{'nats' if with_ca else 'tls'}://user:secret@127.0.0.1:{port}"
+            ca = Files(tmp_path).trust if with_ca else None
+            options = StreamOptions(servers=(url,), ca=ca)
+            connecting = asyncio.create_task(connect(options, "test", on_error=note))
+            await asyncio.wait_for(refused.wait(), PATIENCE)
+            connecting.cancel()
+            await asyncio.wait([connecting])
+        assert "does not speak TLS" in str(errors[0])
+
+    asyncio.run(run())
+    assert heard
+    assert set(heard) == {b""}
 
 
 def test_the_login_is_that_of_any_url_and_decoded() -> None:
@@ -124,6 +179,7 @@ def test_a_close_does_not_wait_for_a_server_that_reads_nothing(
 def test_what_is_overridden_of_nats_is_there() -> None:
     assert callable(Client._process_op_err)
     assert callable(Client._process_connect_init)
+    assert callable(Client._connect_command)
     assert callable(Client.close)
     assert TcpTransport()._io_writer is None
     assert Client()._transport is None
