@@ -275,8 +275,8 @@ class StreamClient(Client):
     """
 
     must_use_tls = False
-    """Whether it speaks to no server without TLS. nats-py leaves that to the server, or to whoever
-    is in between, and sends the password in plain text."""
+    """Whether it speaks to no server without TLS. nats-py leaves that to the server, or to an
+    attacker in its place, and sends the password in plain text."""
 
     def _connect_command(self) -> bytes:
         if self.must_use_tls and not self._server_info.get("tls_required"):

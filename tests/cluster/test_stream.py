@@ -78,7 +78,7 @@ def test_an_error_does_not_show_a_password_with_a_comma() -> None:
 def test_a_password_is_not_sent_without_tls_where_that_is_wanted(
     tmp_path: Path, with_ca: bool
 ) -> None:
-    """nats-py leaves it to the server, or to whoever is in between, whether there is any."""
+    """nats-py leaves it to the server, or to an attacker in its place."""
     heard: list[bytes] = []
 
     async def pretend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
