@@ -129,7 +129,7 @@ ROOMS = {
         alerting        | alerts  storage  webhook
         ingest          | messages  storing
         http | answers  cells  loglimit  messages  models  ranges  storage  ingest
-        app             | alerting  alerts  http  ingest  storage
+        app             | alerting  alerts  answers  http  ingest  storage
         tls             |
         listening       | loglimit
         connections     | listening  loglimit
@@ -204,9 +204,9 @@ ROOMS = {
         source          | parameters
         responses       | parameters  readers  source
         application     | access  responses
-        answers         | parameters  readers  responses
+        answers         | parameters  readers  responses  source
         query           | parameters  readers  responses
-        from_database   | parameters  readers
+        from_database   | parameters  readers  source
         api | application live metrics parameters readers responses source
     """,
     "cluster": """
@@ -240,8 +240,10 @@ ROOMS = {
         figures         | events
         catalog         |
         following       | catalog  events
-        source          | events  figures  following
-        app             | following  source
+        answers         | figures
+        timeline        | figures
+        source          | answers  events  figures  following  timeline
+        app             | answers  following  source
     """,
     "cluster.local": """
         ports           |

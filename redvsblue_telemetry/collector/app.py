@@ -8,12 +8,13 @@ from starlette.types import ASGIApp
 
 from .alerting import Alerting
 from .alerts import Conditions
+from .answers.asking import best_backend
 from .http import static
 from .http.access import Access
 from .http.answers import Answers
 from .http.api import Api
 from .http.application import application
-from .http.from_database import DatabaseSource
+from .http.from_database import database_sources
 from .http.live import Live
 from .http.metrics import Metrics
 from .http.query import DatabaseRunner, Queries
@@ -92,10 +93,11 @@ class Collector:
             on_outcome=self.metrics.record_alert,
         )
         self.ingest = Ingest(self.storage, limits, self.metrics.record_message)
-        self._answers = Answers(database, self.ingest)
+        sources = database_sources(database, self.ingest, space)
+        self._answers = Answers(sources, best_backend())
         self._queries = Queries(DatabaseRunner(database, self.ingest))
         self._api = api = Api(
-            DatabaseSource(database, self.ingest, space),
+            sources,
             self.storage,
             self.live,
             self.metrics,

@@ -13,7 +13,6 @@ time and the number of two events of a player, another one may come first.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from ...collector.answers.questions import Question, QuestionError, as_number
 from ...collector.answers.vectors import Vectors
 from ...collector.models import TimeRange, context_fields
 from ...collector.storage import columns
-from ...collector.storage.cutoff import NEVER, Cutoff, CutoffError
+from ...collector.storage.cutoff import NEVER, Cutoff
 from ...collector.storage.fields import DATA
 from .cells import found_in, looked_up, number_of, text_of
 from .errors import LakeError
@@ -39,7 +38,6 @@ __all__ = ["LakeVectors", "ask_lake"]
 _SAMPLE = 1000  # of the newest events of a type, whose fields are looked at
 _MAX_CONTEXT_NAMES = 100
 _MAX_PARTS = 8  # types that are read one by one
-_SECONDS_BETWEEN_LOOKS = 0.05
 _KINDS = {INTEGER: pa.int64(), NUMBER: pa.float64(), TEXT: pa.string()}
 _CONTEXT = "context."
 
@@ -83,7 +81,7 @@ def ask_lake(
         CutoffError: it had to end.
         LakeError: the lake can't be read.
     """
-    with reading.aside() as own:
+    with reading.aside() as own, own.ending(cutoff):
         return answer_with(LakeVectors(own, cutoff, now), question)
 
 
@@ -91,7 +89,8 @@ class LakeVectors(Backend):
     """An engine over a lake; see :class:`....collector.answers.backend.Backend`.
 
     Args:
-        reading: the lake, for this question alone.
+        reading: the lake, for this question alone. It ends with the cutoff: see
+            :meth:`.Reading.ending`.
         cutoff: when the answer has to end.
         now: in milliseconds since the epoch; by default the time.
     """
@@ -104,33 +103,20 @@ class LakeVectors(Backend):
         self._reading = reading
         self._types: list[str] | None = None
         self._contexts: list[tuple[int, dict[str, str]]] | None = None
-        self._is_over = threading.Event()
-        self._looking = threading.Thread(target=self._look, name="lake-cutoff", daemon=True)
-        self._looking.start()
 
     @staticmethod
     def prepare() -> None:
         """Do nothing: the reading is open."""
 
     def close(self) -> None:
-        """End the look at the cutoff; the tables end with the reading."""
-        self._is_over.set()
-        self._looking.join()
-
-    def _look(self) -> None:
-        """Interrupt the statement that runs when the cutoff says so."""
-        while not self._is_over.wait(_SECONDS_BETWEEN_LOOKS):
-            if self.cutoff.must_end:
-                self._reading.stop()  # again, if it was between two statements
+        """Do nothing: the tables end with the reading."""
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
-        """Turn the errors of a statement that had to end into those of a question."""
+        """Turn the error of a statement that needs too much into that of a question."""
         self.cutoff.check()
         try:
             yield
-        except duckdb.InterruptException as error:
-            raise CutoffError from error
         except LakeError as error:
             if isinstance(error.__cause__, duckdb.OutOfMemoryException):
                 raise QuestionError(
@@ -232,8 +218,16 @@ class LakeVectors(Backend):
             return
         self.run(
             f"CREATE TEMP TABLE {table} AS SELECT {_SESSION} AS key, outcome AS text, "
-            f"CAST(NULL AS DOUBLE) AS number FROM ({sessions_query(now=self.now)}) AS found"
+            f"CAST(NULL AS DOUBLE) AS number FROM ({self.sessions()}) AS found"
         )
+
+    def sessions(self, chosen: str = "true") -> str:
+        """Return a query of the sessions.
+
+        Args:
+            chosen: a condition about their ``session``.
+        """
+        return sessions_query(chosen, self.now)
 
     def add_visits(self, table: str, types: Sequence[str], midnight: int) -> None:
         """See :meth:`.Backend.add_visits`."""
@@ -263,7 +257,7 @@ class LakeVectors(Backend):
         selected = ", ".join(f"{_OF_A_SESSION.get(name, name)} AS {name}" for name in names)
         self.run(
             f"CREATE TEMP TABLE {table} AS SELECT {selected} FROM (SELECT * FROM "
-            f"({sessions_query(chosen, self.now)}) AS found WHERE {' AND '.join(conditions)})"
+            f"({self.sessions(chosen)}) AS found WHERE {' AND '.join(conditions)})"
         )
 
     def type_names(self) -> list[str]:
@@ -279,7 +273,7 @@ class LakeVectors(Backend):
     def versions(self) -> list[str]:
         """See :meth:`.Backend.versions`."""
         rows = self.run(
-            f"SELECT version FROM ({sessions_query(now=self.now)}) AS found "
+            f"SELECT version FROM ({self.sessions()}) AS found "
             "WHERE version IS NOT NULL GROUP BY version "
             "ORDER BY max(last_received) DESC, version"
         )

@@ -20,6 +20,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
+from ...collector.storage.cutoff import Cutoff, CutoffError
 from .cells import add_function
 from .errors import LakeError
 from .rows import EVENTS, KINDS
@@ -47,6 +49,7 @@ MEMORY = "1GB"
 """The most memory that DuckDB takes to sort and to group; then it uses temporary files."""
 
 _SECONDS_BETWEEN_STOPS = 0.05
+_SECONDS_BETWEEN_LOOKS = 0.05
 _Result = TypeVar("_Result")
 _AS_IN_SQLITE = {
     "integer_division": "true",
@@ -263,6 +266,32 @@ class Reading:
         self.connection.register(f"{name}_given", pa.table(dict(columns)))
         self.run(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM {name}_given")
         self.connection.unregister(f"{name}_given")
+
+    @contextlib.contextmanager
+    def ending(self, cutoff: Cutoff) -> Iterator[None]:
+        """End the statement that runs when a reader has to end, until the block ends.
+
+        Raises:
+            CutoffError: it had to end.
+        """
+        is_done = threading.Event()
+
+        def watch() -> None:
+            while not is_done.wait(_SECONDS_BETWEEN_LOOKS):
+                if cutoff.must_end:
+                    self.stop()  # again and again: between two statements, it has no effect
+
+        watching = threading.Thread(target=watch, name="lake-cutoff", daemon=True)
+        watching.start()
+        try:
+            yield
+        except Exception as error:  # DuckDB's own, or Arrow's: a statement was interrupted, perhaps
+            if cutoff.must_end:
+                raise CutoffError from error
+            raise
+        finally:
+            is_done.set()
+            watching.join()
 
     def stop(self) -> None:
         """End the statement that runs. May be called by any thread."""

@@ -8,24 +8,22 @@ from collections.abc import AsyncIterator, Iterable
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ...collector.http import static
 from ...collector.http.access import Access
+from ...collector.http.answers import Answers
 from ...collector.http.api import Api
 from ...collector.http.application import application
 from ...collector.http.live import Live
 from ...collector.http.metrics import Metrics
 from ...collector.http.query import Queries
-from ...collector.http.responses import as_error
 from ...collector.server import Options, OptionsError
 from ..lake.errors import LakeError
 from ..lake.reading import MEMORY, private_database
+from .answers import CatalogVectors
 from .following import Following, News
-from .source import LakeRunner, LakeSource
+from .source import LakeRunner, lake_sources
 
 __all__ = ["View", "view_running"]
 
@@ -42,17 +40,15 @@ class View:
     def __init__(self, following: Following, live: Live, access: Access) -> None:
         self.live = live
         self.metrics = Metrics(lambda: 0, lambda: live.viewers, more=[_LakeMetrics(following)])
+        sources = lake_sources(following)
+        self._answers = Answers(sources, CatalogVectors)
         self._queries = Queries(LakeRunner(following))
         self._api = api = Api(
-            LakeSource(following),
+            sources,
             following,
             live,
             self.metrics,
-            more=[
-                *self._queries.routes,
-                Route("/api/fields", _no_answer),
-                Route("/api/answers/{question}", _no_answer),
-            ],
+            more=[*self._answers.routes, *self._queries.routes],
             trouble="the lake can't be read",
         )
         self._access = application(
@@ -68,11 +64,8 @@ class View:
         self._access.close()
         self.live.close()
         self._api.close()
+        self._answers.close()
         self._queries.close()
-
-
-async def _no_answer(_: Request) -> Response:
-    return as_error(501, "a view does not answer these questions; query the lake with SQL")
 
 
 class _LakeMetrics(Collector):

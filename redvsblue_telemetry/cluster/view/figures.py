@@ -33,9 +33,21 @@ from ...collector.storage.seqranges import gaps
 from ..lake.reading import Reading, Snapshot
 from ..lake.rows import REJECTED
 from ..lake.standing import QUIET, ranges
+from ..lake.table import DataFile
 from .events import files_of, in_span
 
-__all__ = ["history", "room", "session", "sessions", "totals", "types_in", "versions"]
+__all__ = [
+    "files_with",
+    "history",
+    "outcome_of",
+    "room",
+    "session",
+    "session_without_types",
+    "sessions",
+    "totals",
+    "types_in",
+    "versions",
+]
 
 _MAX_TYPES = 1000  # the most frequent ones
 _MAX_TYPES_IN_LIST = 20  # of each session
@@ -52,7 +64,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _outcome(now: int) -> str:
+def outcome_of(now: int) -> str:
     """Return SQL for the outcome of a session."""
     return (
         f"coalesce({end_of('sessions.')}, CASE WHEN sessions.last_received > {now - QUIET:d} "
@@ -75,7 +87,7 @@ def sessions(
     """Return one page of sessions, the most recently active first."""
     now = _now() if now is None else now
     rows = reading.run(
-        f"SELECT {', '.join(_COLUMNS)}, {_outcome(now)} FROM sessions WHERE {_heard_in(span)} "
+        f"SELECT {', '.join(_COLUMNS)}, {outcome_of(now)} FROM sessions WHERE {_heard_in(span)} "
         f"ORDER BY last_received DESC, first_arrival DESC LIMIT {limit:d} OFFSET {offset:d}"
     )
     names = [row[0] for row in rows]
@@ -87,9 +99,31 @@ def sessions(
 
 def session(reading: Reading, session_id: str, *, now: int | None = None) -> SessionDetail | None:
     """Return one session with its gaps; None if there is none with this id."""
+    found = session_without_types(reading, session_id, now=now)
+    if found is not None:
+        reading.define("stored_events", files_with(reading, found))
+        found.types = dict(
+            reading.run(
+                "SELECT type, count(*) FROM stored_events WHERE session = ? GROUP BY type "
+                f"ORDER BY 2 DESC, 1 LIMIT {_MAX_TYPES}",
+                session_id,
+            )
+        )
+    return found
+
+
+def files_with(reading: Reading, session: Session) -> list[DataFile]:
+    """Return the files that may have events of a session."""
+    return files_of(reading, TimeRange(session.first_received, session.last_received + 1))
+
+
+def session_without_types(
+    reading: Reading, session_id: str, *, now: int | None = None
+) -> SessionDetail | None:
+    """Return one session, as :func:`session`, but without the number of its events by type."""
     now = _now() if now is None else now
     rows = reading.run(
-        f"SELECT {', '.join(f'sessions.{name}' for name in _COLUMNS)}, {_outcome(now)}, "
+        f"SELECT {', '.join(f'sessions.{name}' for name in _COLUMNS)}, {outcome_of(now)}, "
         "to_json(numbers_of.ranges), reports_of.data FROM sessions "
         "LEFT JOIN numbers_of ON numbers_of.session = sessions.session "
         "LEFT JOIN reports_of ON reports_of.session = sessions.session WHERE sessions.session = ?",
@@ -106,17 +140,6 @@ def session(reading: Reading, session_id: str, *, now: int | None = None) -> Ses
     is_over = found.report is not None and found.report.state == State.ENDED
     missing = gaps(numbers, found.report.last_seq if found.report and is_over else 0)
     found.losses = list(islice(describe_losses(missing, found.report, found.lost), _MAX_GAPS))
-    reading.define(
-        "stored_events",
-        files_of(reading, TimeRange(found.first_received, found.last_received + 1)),
-    )
-    found.types = dict(
-        reading.run(
-            "SELECT type, count(*) FROM stored_events WHERE session = ? GROUP BY type "
-            f"ORDER BY 2 DESC, 1 LIMIT {_MAX_TYPES}",
-            session_id,
-        )
-    )
     return found
 
 
@@ -161,7 +184,7 @@ def versions(
     """Return the versions, the one with the newest session first."""
     now = _now() if now is None else now
     rows = reading.run(
-        f"SELECT version, {_outcome(now)}, count(*), max(first_received) FROM sessions "
+        f"SELECT version, {outcome_of(now)}, count(*), max(first_received) FROM sessions "
         f"WHERE {_heard_in(span)} GROUP BY 1, 2"
     )
     found: dict[str | None, VersionHealth] = {}
@@ -189,7 +212,7 @@ def totals(reading: Reading, span: TimeRange, *, now: int | None = None) -> Tota
         )
     )
     outcomes = dict.fromkeys((Outcome.RUNNING, *ENDS, Outcome.NO_WORD), 0)
-    outcomes |= dict(reading.run(f"SELECT {_outcome(now)}, count(*) {of_span} GROUP BY 1"))
+    outcomes |= dict(reading.run(f"SELECT {outcome_of(now)}, count(*) {of_span} GROUP BY 1"))
     sampled = reading.run(
         "SELECT type, CAST(sum(sampled_of.events) AS BIGINT) AS number FROM sampled_of "
         f"WHERE events BETWEEN 1 AND {MAX_PLAUSIBLE_MISSING} "

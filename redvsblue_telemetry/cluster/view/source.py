@@ -6,16 +6,17 @@ A request reads the newest version that is in the catalog, with its own connecti
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.requests import Request
 
+from ...collector.answers.asking import answer_with
+from ...collector.answers.questions import Question, Timeline
 from ...collector.http.parameters import BadRequestError, Paging
 from ...collector.http.query import MAX_BYTES, SECONDS, TOO_SLOW, QueryResult
 from ...collector.http.readers import BusyError, Lane
-from ...collector.http.source import UnreadableError
+from ...collector.http.source import Source, Sources, UnreadableError
 from ...collector.models import (
     CrashGroup,
     EventFilter,
@@ -31,178 +32,100 @@ from ...collector.models import (
     Totals,
     VersionHealth,
 )
-from ...collector.storage.cutoff import Cutoff, CutoffError
+from ...collector.storage.cutoff import Cutoff
 from ...collector.storage.sandbox import QueryError, TooSlowError, as_json_value
 from ..lake.errors import LakeError
 from ..lake.reading import Reading
 from ..lake.sql import LakeQuery
 from . import events, figures
+from .answers import CatalogVectors
 from .following import Following
+from .timeline import timeline
 
-__all__ = ["LakeRunner", "LakeSource"]
+__all__ = ["LakeRunner", "lake_sources"]
 
-_SEARCH_SECONDS = 2.0  # after which a search responds with what it has found
-_LOOK_SECONDS = 0.05  # between two looks whether a reader has to end
 _QUERY_MEMORY = "512MB"
 _OPENING_SECONDS = 5.0  # until a query begins
 
 
-@contextlib.contextmanager
-def _ending(cutoff: Cutoff, connection: Any) -> Iterator[None]:
-    """Interrupt the statements of a connection when a reader has to end."""
-    is_done = threading.Event()
-
-    def watch() -> None:
-        while not is_done.wait(_LOOK_SECONDS):
-            if cutoff.must_end:
-                connection.interrupt()  # again and again: between two statements, it has no effect
-
-    watching = threading.Thread(target=watch, name="view-watch", daemon=True)
-    watching.start()
-    try:
-        yield
-    except Exception as error:  # DuckDB's own, or Arrow's: a statement was interrupted, perhaps
-        if cutoff.must_end:
-            raise CutoffError from error
-        if isinstance(error, LakeError):
-            raise UnreadableError(str(error)) from error
-        raise
-    finally:
-        is_done.set()
-        watching.join()
-
-
-def _reading_of(
-    following: Following,
-) -> Callable[[Cutoff], contextlib.AbstractContextManager[Reading]]:
-    """Return how a lane reads the lake."""
+def lake_sources(following: Following) -> Sources:
+    """Return what opens the newest version of a lake for requests."""
 
     @contextlib.contextmanager
-    def reading(cutoff: Cutoff) -> Iterator[Reading]:
+    def source(cutoff: Cutoff) -> Iterator[Source]:
         cutoff.begin()
-        with contextlib.closing(following.catalog.cursor()) as cursor, _ending(cutoff, cursor):
+        with contextlib.closing(following.catalog.cursor()) as cursor:
             cursor.execute("BEGIN")  # all that is read of the catalog is of one moment
-            yield Reading(following.snapshot, cursor, kinds=())
+            reading = Reading(following.snapshot, cursor, kinds=())
+            with _explaining(), reading.ending(cutoff):
+                yield _LakeSource(reading)
 
-    return reading
+    return source
 
 
-class LakeSource:
-    """A :class:`....collector.http.source.Source` over a lake.
+@contextlib.contextmanager
+def _explaining() -> Iterator[None]:
+    try:
+        yield
+    except LakeError as error:
+        raise UnreadableError(str(error)) from error
 
-    Args:
-        following: the lake.
-    """
 
-    def __init__(self, following: Following) -> None:
-        reading = _reading_of(following)
-        # What is asked for every second, and answered at once, must not wait for anything else.
-        self._figures = Lane(reading, "figures", 2)
-        self._summaries = Lane(reading, "summaries", 1, _SEARCH_SECONDS)
-        self._searches = Lane(reading, "searches", 1, _SEARCH_SECONDS)
+class _LakeSource:
+    """See :class:`....collector.http.source.Source`."""
 
-    def close(self) -> None:
-        """End what still reads the lake."""
-        for lane in (self._figures, self._summaries, self._searches):
-            lane.close()
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
 
-    async def events(
-        self, request: Request, wanted: EventFilter, paging: Paging, span: TimeRange
+    def events(
+        self, wanted: EventFilter, paging: Paging, span: TimeRange, cutoff: Cutoff
     ) -> EventPage:
-        """Return one page of events."""
-        return await self._searches.read(
-            request, lambda reading, cutoff: events.page(reading, wanted, paging, span, cutoff)
-        )
+        return events.page(self._reading, wanted, paging, span, cutoff)
 
-    async def sessions(
-        self, request: Request, *, limit: int, offset: int, span: TimeRange
-    ) -> list[Session]:
-        """Return one page of sessions."""
-        return await self._figures.read(
-            request,
-            lambda reading, _: figures.sessions(reading, limit=limit, offset=offset, span=span),
-        )
+    def sessions(self, *, limit: int, offset: int, span: TimeRange) -> list[Session]:
+        return figures.sessions(self._reading, limit=limit, offset=offset, span=span)
 
-    async def session(self, request: Request, session_id: str) -> SessionDetail | None:
-        """Return one session."""
-        return await self._summaries.read(
-            request, lambda reading, _: figures.session(reading, session_id)
-        )
+    def session(self, session_id: str, cutoff: Cutoff) -> SessionDetail | None:
+        return figures.session(self._reading, session_id)
 
-    async def versions(
-        self, request: Request, *, limit: int, span: TimeRange
-    ) -> list[VersionHealth]:
-        """Return the outcomes by version."""
-        return await self._figures.read(
-            request, lambda reading, _: figures.versions(reading, limit=limit, span=span)
-        )
+    def timeline(self, session_id: str, cutoff: Cutoff) -> Timeline | None:
+        return timeline(self._reading, session_id, cutoff=cutoff)
 
-    async def crashes(
-        self, request: Request, *, version: str | None, limit: int, span: TimeRange
+    def versions(self, *, limit: int, span: TimeRange) -> list[VersionHealth]:
+        return figures.versions(self._reading, limit=limit, span=span)
+
+    def crashes(
+        self, *, version: str | None, limit: int, span: TimeRange, cutoff: Cutoff
     ) -> list[CrashGroup]:
-        """Return the crashes in groups."""
-        return await self._summaries.read(
-            request,
-            lambda reading, cutoff: events.crashes(
-                reading, version=version, limit=limit, span=span, cutoff=cutoff
-            ),
-        )
+        return events.crashes(self._reading, version=version, limit=limit, span=span, cutoff=cutoff)
 
-    async def faults(
-        self, request: Request, *, version: str | None, limit: int, span: TimeRange
+    def faults(
+        self, *, version: str | None, limit: int, span: TimeRange, cutoff: Cutoff
     ) -> list[FaultGroup]:
-        """Return the faults in groups."""
-        return await self._summaries.read(
-            request,
-            lambda reading, _: events.faults(reading, version=version, limit=limit, span=span),
-        )
+        return events.faults(self._reading, version=version, limit=limit, span=span)
 
-    async def frames(
-        self, request: Request, *, version: str | None, limit: int, span: TimeRange
+    def frames(
+        self, *, version: str | None, limit: int, span: TimeRange, cutoff: Cutoff
     ) -> list[FrameSummary]:
-        """Return the frame times by version."""
-        return await self._summaries.read(
-            request,
-            lambda reading, _: events.frames(
-                reading,
-                version=version,
-                limit=limit,
-                span=span,
-                intervals=figures.types_in(reading, span).get("frames", 0),
-            ),
+        intervals = figures.types_in(self._reading, span).get("frames", 0)
+        return events.frames(
+            self._reading, version=version, limit=limit, span=span, intervals=intervals
         )
 
-    async def rejected(
-        self, request: Request, paging: Paging, span: TimeRange
-    ) -> list[RejectedMessage]:
-        """Return one page of rejected messages."""
-        return await self._figures.read(
-            request, lambda reading, _: events.rejected(reading, paging, span)
-        )
+    def rejected(self, paging: Paging, span: TimeRange) -> list[RejectedMessage]:
+        return events.rejected(self._reading, paging, span)
 
-    async def totals(self, request: Request, span: TimeRange) -> tuple[Totals, Storage | None]:
-        """Return the counts, and the room."""
-        return await self._figures.read(
-            request,
-            lambda reading, _: (figures.totals(reading, span), figures.room(reading.snapshot)),
-        )
+    def totals(self, span: TimeRange) -> tuple[Totals, Storage | None]:
+        return figures.totals(self._reading, span), figures.room(self._reading.snapshot)
 
-    async def history(
-        self,
-        request: Request,
-        span: TimeRange,
-        *,
-        offset: int,
-        type: str | None,
-        version: str | None,
+    def history(
+        self, span: TimeRange, *, offset: int, type: str | None, version: str | None
     ) -> History:
-        """Return the counts by time."""
-        return await self._figures.read(
-            request,
-            lambda reading, _: figures.history(
-                reading, span, offset=offset, type=type, version=version
-            ),
-        )
+        return figures.history(self._reading, span, offset=offset, type=type, version=version)
+
+    def answer(self, question: Question, cutoff: Cutoff) -> Any:
+        whole = Reading(self._reading.snapshot, self._reading.connection)
+        return answer_with(CatalogVectors(whole, cutoff), question)
 
 
 class LakeRunner:
@@ -219,7 +142,8 @@ class LakeRunner:
             # A private database, which can't read any other file, and has its own memory.
             with (
                 following.snapshot.reading(_QUERY_MEMORY) as opened,
-                _ending(cutoff, opened.connection),
+                _explaining(),
+                opened.ending(cutoff),
             ):
                 yield opened
 

@@ -1,14 +1,17 @@
 """One session as a timeline: which events it sent when, in which context, and how it ended.
 
-It needs no engine but SQLite: an index leads to the events of a session. They are read once, in
-windows, so that even a million of them take little memory, and no query takes long.
+The events of a session are read once, in windows, so that even a million of them take little
+memory, and no query takes long. In a collector's database, an index leads to them, so that needs no
+engine but SQLite.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -18,7 +21,7 @@ from ..storage.cutoff import NEVER, Cutoff
 from ..storage.snapshot import snapshot
 from .questions import ContextChange, Lane, Mark, Timeline
 
-__all__ = ["timeline"]
+__all__ = ["AT", "SessionEvents", "timeline", "timeline_of"]
 
 _MAX_STEPS = 200
 _MAX_LANES = 40
@@ -38,23 +41,29 @@ _LENGTHS = (
     *(364 * _DAY * 4**power for power in range(8)),
 )
 
-_OTHERS = -1  # instead of the key of a type
 # A journal keeps events for thirty days. A clock that is ahead by more than a day is wrong.
-_AT = f"iif(timestamp BETWEEN received - {30 * _DAY} AND received + {_DAY}, timestamp, received)"
-_COUNTS = (
-    f"SELECT type, ({_AT}) / :length, count(*) FROM events "
-    "WHERE session = :session AND arrival BETWEEN :first AND :last GROUP BY 1, 2"
+AT = (
+    f"CASE WHEN timestamp BETWEEN received - {30 * _DAY} AND received + {_DAY} "
+    "THEN timestamp ELSE received END"
 )
-# The events that change the context, and those that stand out or are next to a gap.
+"""SQL for the time of an event."""
+
+_COUNTS = f"""
+SELECT types.name, step, number FROM (
+    SELECT type, ({AT}) / :length AS step, count(*) AS number FROM events
+    WHERE session = :session AND arrival BETWEEN :first AND :last GROUP BY 1, 2
+) JOIN types ON types.key = type"""
 _NOTABLE = f"""
-SELECT arrival, seq, type = :crash, at, context, context IS NOT earlier, fault,
-    CASE WHEN type = :crash THEN data END
+SELECT arrival, seq, at, is_crash, context IS NOT earlier, contexts.text,
+    types.name || ': ' || faults.text, CASE WHEN is_crash THEN data END
 FROM (
-    SELECT arrival, seq, type, {_AT} AS at, context, fault, data,
+    SELECT arrival, seq, type = :crash AS is_crash, {AT} AS at, context, fault, data,
         lag(context, 1, -1) OVER (ORDER BY arrival) AS earlier
     FROM events WHERE session = :session AND arrival BETWEEN :first AND :last
 )
-WHERE (:contexts AND context IS NOT earlier) OR (:faults AND fault IS NOT NULL) OR type = :crash
+LEFT JOIN contexts ON contexts.key = context
+LEFT JOIN faults ON faults.key = fault LEFT JOIN types ON types.key = faults.type
+WHERE (:contexts AND context IS NOT earlier) OR (:faults AND fault IS NOT NULL) OR is_crash
     OR seq IN (SELECT value FROM json_each(:seqs))
 ORDER BY arrival
 """
@@ -66,6 +75,43 @@ class _Crash(msgspec.Struct):
 
 
 _decode_crash = msgspec.json.Decoder(_Crash).decode
+
+
+class NotableEvent(NamedTuple):
+    """An event that changes the context, that stands out, or that is next to a gap."""
+
+    arrival: int
+    seq: int
+    at: int
+    is_crash: bool
+    changes_context: bool
+    """Whether its context is not that of the event before it in its window."""
+    context: str | None
+    fault: str | None
+    """With the type of the event."""
+    data: str | None
+    """That of a crash."""
+
+
+class SessionEvents(Protocol):
+    """The events of one session, in windows."""
+
+    def windows(self) -> Iterator[bool]:
+        """Go to each window of arrivals, in order; yield whether it is the last one."""
+
+    def counts(self, length: int) -> Iterable[tuple[str, int, int]]:
+        """Return the number of the window's events by type and step, with a step's length."""
+
+    def notable(
+        self, *, contexts: bool, faults: bool, seqs: Sequence[int]
+    ) -> Iterable[tuple[Any, ...]]:
+        """Return a :class:`NotableEvent` of each of the window that is one, in order of arrival.
+
+        Args:
+            contexts: whether a change of context makes it one.
+            faults: whether a fault makes it one.
+            seqs: the numbers that are next to a gap.
+        """
 
 
 def timeline(
@@ -85,72 +131,107 @@ def timeline(
         if known is None:
             return None
         key, session = known
-        first, last = queries.arrivals_of(connection, key)
-    reading = _Reading(connection, key, session)
+        span = queries.arrivals_of(connection, key)
+    return timeline_of(session, _StoredEvents(connection, key, span, cutoff), cutoff)
+
+
+def timeline_of(session: SessionDetail, events: SessionEvents, cutoff: Cutoff) -> Timeline:
+    """Return the timeline of a session whose events are read now; see :func:`timeline`."""
+    reading = _Reading(session, events)
     is_partial = False
-    for start, end in queries.windows(
-        connection,
-        first - 1,
-        last + 1,
-        newest_first=False,
-        chosen=queries.plan_of_session(key),
-        cutoff=cutoff,
-    ):
-        reading.read(start, end)
-        if cutoff.is_due and end < last:
+    for is_last in events.windows():
+        reading.read()
+        if cutoff.is_due and not is_last:
             is_partial = True
             break
     return reading.timeline(is_partial=is_partial)
 
 
+class _StoredEvents:
+    """See :class:`SessionEvents`: those of a collector's database."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, key: int, span: tuple[int, int], cutoff: Cutoff
+    ) -> None:
+        self._connection = connection
+        self._key = key
+        self._span = span
+        self._cutoff = cutoff
+        self._window: dict[str, int] = {}
+        row = connection.execute("SELECT key FROM types WHERE name = 'crash'").fetchone()
+        self._crash_type = -1 if row is None else row[0]
+
+    def windows(self) -> Iterator[bool]:
+        first, last = self._span
+        for start, end in queries.windows(
+            self._connection,
+            first - 1,
+            last + 1,
+            newest_first=False,
+            chosen=queries.plan_of_session(self._key),
+            cutoff=self._cutoff,
+        ):
+            self._window = {"session": self._key, "first": start, "last": end}
+            yield end >= last
+
+    def counts(self, length: int) -> Iterable[tuple[str, int, int]]:
+        return self._connection.execute(_COUNTS, {**self._window, "length": length}).fetchall()
+
+    def notable(
+        self, *, contexts: bool, faults: bool, seqs: Sequence[int]
+    ) -> Iterable[tuple[Any, ...]]:
+        return self._connection.execute(
+            _NOTABLE,
+            {
+                **self._window,
+                "crash": self._crash_type,
+                "contexts": contexts,
+                "faults": faults,
+                "seqs": msgspec.json.encode(seqs).decode(),
+            },
+        )
+
+
 class _Reading:
     """What is known of the events that have been read."""
 
-    def __init__(self, connection: sqlite3.Connection, key: int, session: SessionDetail) -> None:
-        self._connection = connection
-        self._key = key
+    def __init__(self, session: SessionDetail, events: SessionEvents) -> None:
         self._session = session
-        row = connection.execute("SELECT key FROM types WHERE name = 'crash'").fetchone()
-        self._crash_type = -1 if row is None else row[0]
+        self._events = events
         self._lengths = iter(_LENGTHS)
         self._length = next(self._lengths)
-        self._counts: Counter[tuple[int, int]] = Counter()  # by type and step
+        self._counts: Counter[tuple[str | None, int]] = Counter()  # by type and step
         self._contexts: list[ContextChange] = []
-        self._context: int | None = None
+        self._context: str | None = None
         self._crashes: deque[Mark] = deque(maxlen=_MAX_OF_A_KIND)
         self._faults: list[Mark] = []
         self._gaps = _gaps(session)
         self._times: dict[int, int] = {}  # of the numbers next to a gap
-        self._next_to_gaps = msgspec.json.encode(
-            sorted({number for first, last, _ in self._gaps for number in (first - 1, last + 1)})
-        ).decode()
+        self._next_to_gaps = sorted(
+            {number for first, last, _ in self._gaps for number in (first - 1, last + 1)}
+        )
 
-    def read(self, first: int, last: int) -> None:
+    def read(self) -> None:
         """Read the events of a window."""
-        window = {"session": self._key, "first": first, "last": last}
-        counts = self._connection.execute(_COUNTS, {**window, "length": self._length})
-        for kind, step, count in counts.fetchall():
-            self._counts[kind, step] += count
+        for name, step, count in self._events.counts(self._length):
+            self._counts[name, step] += count
         self._shorten()
         self._forget_rare_types()
-        notable = self._connection.execute(
-            _NOTABLE,
-            {
-                **window,
-                "crash": self._crash_type,
-                "contexts": len(self._contexts) < _MAX_CONTEXTS,
-                "faults": len(self._faults) < _MAX_MARKS,
-                "seqs": self._next_to_gaps,
-            },
+        found = self._events.notable(
+            contexts=len(self._contexts) < _MAX_CONTEXTS,
+            faults=len(self._faults) < _MAX_MARKS,
+            seqs=self._next_to_gaps,
         )
-        for arrival, seq, is_crash, at, context, is_change, fault, data in notable:
-            if is_change:
-                self._note_context(at, context)
-            if is_crash:
-                self._crashes.append(Mark(at, "crash", _crash_text(data), arrival))
-            if fault is not None and len(self._faults) < _MAX_MARKS:
-                self._faults.append(Mark(at, "fault", self._fault_text(fault), arrival))
-            self._times[seq] = at
+        for event in map(NotableEvent._make, found):
+            if event.changes_context:
+                self._note_context(event.at, event.context)
+            if event.is_crash:
+                text = _crash_text(event.data or "")
+                self._crashes.append(Mark(event.at, "crash", text, event.arrival))
+            if event.fault is not None and len(self._faults) < _MAX_MARKS:
+                text = event.fault[:_MAX_TEXT]
+                self._faults.append(Mark(event.at, "fault", text, event.arrival))
+            self._times[event.seq] = event.at
 
     def _shorten(self) -> None:
         """Put steps together until there are few enough."""
@@ -159,7 +240,7 @@ class _Reading:
             if max(steps) - min(steps) < _MAX_STEPS:
                 return
             length = next(self._lengths)
-            together: Counter[tuple[int, int]] = Counter()
+            together: Counter[tuple[str | None, int]] = Counter()
             for (kind, step), count in self._counts.items():
                 together[kind, step * self._length // length] += count
             self._counts, self._length = together, length
@@ -168,56 +249,45 @@ class _Reading:
         """Count the events of the rarest types together if there are very many types."""
         if len(self._counts) > _MAX_COUNTS:
             kept = {kind for kind, _ in self._totals().most_common(_MAX_TYPES)}
-            together: Counter[tuple[int, int]] = Counter()
+            together: Counter[tuple[str | None, int]] = Counter()
             for (kind, step), count in self._counts.items():
-                together[kind if kind in kept else _OTHERS, step] += count
+                together[kind if kind in kept else None, step] += count
             self._counts = together
 
-    def _totals(self) -> Counter[int]:
-        """Return the number of events of each type."""
-        totals: Counter[int] = Counter()
+    def _totals(self) -> Counter[str | None]:
+        """Return the number of events of each type; None is for all that are counted together."""
+        totals: Counter[str | None] = Counter()
         for (kind, _), count in self._counts.items():
             totals[kind] += count
         return totals
 
-    def _note_context(self, at: int, context: int | None) -> None:
+    def _note_context(self, at: int, context: str | None) -> None:
         """Note the context of an event, if it is not that of the one before."""
         if context == self._context:
             return
         self._context = context
         if len(self._contexts) < _MAX_CONTEXTS:
-            query = "SELECT text FROM contexts WHERE key = ?"
-            row = self._connection.execute(query, (context,)).fetchone()
-            text = msgspec.UNSET if row is None else msgspec.Raw(row[0].encode())
+            text = msgspec.UNSET if context is None else msgspec.Raw(context.encode())
             self._contexts.append(ContextChange(at, context_fields(text)))
-
-    def _fault_text(self, fault: int) -> str:
-        """Return a fault, with the type of its events."""
-        row = self._connection.execute(
-            "SELECT types.name || ': ' || faults.text FROM faults JOIN types "
-            "ON types.key = faults.type WHERE faults.key = ?",
-            (fault,),
-        ).fetchone()
-        return "" if row is None else str(row[0])[:_MAX_TEXT]
 
     def timeline(self, *, is_partial: bool) -> Timeline:
         """Return the timeline of all that has been read."""
         session = self._session
         totals = self._totals()
-        rest = totals.pop(_OTHERS, 0)
-        names = dict(self._connection.execute("SELECT key, name FROM types"))
-        found = sorted((-count, names.get(kind, ""), kind) for kind, count in totals.items())
-        session.types = {name: -count for count, name, _ in found[:_MAX_TYPES]}
+        rest = totals.pop(None, 0)
+        found = sorted((-count, name) for name, count in totals.items() if name is not None)
+        session.types = {name: -count for count, name in found[:_MAX_TYPES]}
         session.partial = is_partial
         steps = [step for _, step in self._counts] or [session.first_received // self._length]
         first, last = min(steps), max(steps)
-        lanes = {kind: Lane(name, -count, []) for count, name, kind in found[:_MAX_LANES]}
+        lanes = {name: Lane(name, -count, []) for count, name in found[:_MAX_LANES]}
         rest += sum(-count for count, *_ in found[_MAX_LANES:])
         shown = [*lanes.values(), Lane("", rest, [])] if rest else [*lanes.values()]
         for lane in shown:
             lane.counts = [0] * (last - first + 1)
-        for (kind, step), count in self._counts.items():
-            lanes.get(kind, shown[-1]).counts[step - first] += count
+        for (name, step), count in self._counts.items():
+            lane = shown[-1] if name is None else lanes.get(name, shown[-1])
+            lane.counts[step - first] += count
         start = first * self._length
         return Timeline(
             session,

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..._shared import escape
-from ..answers.asking import ask, best_backend
+from ..answers.backend import Backend
 from ..answers.questions import (
     Compare,
     Condition,
@@ -27,9 +27,6 @@ from ..answers.questions import (
     Values,
     funnel_step,
 )
-from ..answers.timeline import timeline
-from ..ingest import Ingest
-from ..storage.database import Database
 from .parameters import (
     MAX_ECHO,
     RANGE,
@@ -40,8 +37,9 @@ from .parameters import (
     time_range,
     zone_of,
 )
-from .readers import Lane, reading_of
+from .readers import Lane
 from .responses import as_error, as_json
+from .source import Sources
 
 __all__ = ["Answers"]
 
@@ -55,20 +53,18 @@ _TIMELINE_SECONDS = 2.0  # after which a timeline covers what has been read
 
 
 class Answers:
-    """The routes. They run on the event loop's thread, and read the database on others.
+    """The routes. They run on the event loop's thread, and read the storage on others.
 
     Args:
-        database: the database to read.
-        ingest: knows the connected clients.
+        sources: open the storage.
+        engine: the one that answers.
     """
 
-    def __init__(self, database: Database, ingest: Ingest) -> None:
-        self._backend = best_backend()
-        self._lane = Lane(reading_of(database), "answers", 2, too_slow=self._backend.advice)
+    def __init__(self, sources: Sources, engine: type[Backend]) -> None:
+        self._lane = Lane(sources, "answers", 2, too_slow=engine.advice)
         # One session's events are few, or as many as can be looked at in that time.
-        self._timelines = Lane(reading_of(database), "timelines", 1, _TIMELINE_SECONDS)
-        self._lane.prepare(self._backend.prepare)
-        self._ingest = ingest
+        self._timelines = Lane(sources, "timelines", 1, _TIMELINE_SECONDS)
+        self._lane.prepare(engine.prepare)
         self.routes = [
             Route("/api/fields", self._fields),
             Route("/api/answers/field", self._field),
@@ -80,7 +76,7 @@ class Answers:
         ]
 
     def close(self) -> None:
-        """End what still reads the database."""
+        """End what still reads the storage."""
         self._lane.close()
         self._timelines.close()
 
@@ -178,25 +174,18 @@ class Answers:
         Parameter: ``session``. It takes no filters.
         """
         check_names(request, "session")
-        session_id, connected = _needed(request, "session"), self._ingest.connected_sessions
+        session_id = _needed(request, "session")
         found = await self._timelines.read(
-            request,
-            lambda connection, cutoff: timeline(
-                connection, session_id, connected=connected, cutoff=cutoff
-            ),
+            request, lambda source, cutoff: source.timeline(session_id, cutoff)
         )
         if found is None:
             return as_error(404, f"session not found: {escape(session_id[:MAX_ECHO])}")
         return as_json(found)
 
     async def _answered(self, request: Request, question: Question) -> Response:
-        backend, connected = self._backend, self._ingest.connected_sessions
         try:
             answer: Any = await self._lane.read(
-                request,
-                lambda connection, cutoff: ask(
-                    connection, question, backend=backend, cutoff=cutoff, connected=connected
-                ),
+                request, lambda source, cutoff: source.answer(question, cutoff)
             )
         except QuestionError as error:
             raise BadRequestError(str(error)) from error

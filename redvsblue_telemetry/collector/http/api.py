@@ -59,12 +59,14 @@ from .parameters import (
     wants_data_as_text,
     zone_of,
 )
-from .readers import BusyError
+from .readers import BusyError, Lane
 from .responses import as_error, as_json, with_data_as_text, with_newest_as_text
-from .source import Source, UnreadableError
+from .source import Sources, UnreadableError
 
-__all__ = ["Api"]
+__all__ = ["SEARCH_SECONDS", "Api"]
 
+SEARCH_SECONDS = 2.0
+"""After these, a search responds with as much as it has found."""
 _READS_ONLY = "nothing can be deleted here: this is a view, which only reads"
 
 
@@ -113,7 +115,7 @@ class Api:
     """The routes. They run on the event loop's thread.
 
     Args:
-        source: answers the questions.
+        sources: open the storage.
         health: says whether events can be stored.
         live: the live stream.
         metrics: the metrics.
@@ -126,7 +128,7 @@ class Api:
 
     def __init__(
         self,
-        source: Source,
+        sources: Sources,
         health: Health,
         live: Live,
         metrics: Metrics,
@@ -136,7 +138,10 @@ class Api:
         allow_reset: bool = False,
         trouble: str = "events can't be stored",
     ) -> None:
-        self._source = source
+        # What is asked for every second, and answered at once, must not wait for anything else.
+        self._figures = Lane(sources, "figures", 2)
+        self._summaries = Lane(sources, "summaries", 2, SEARCH_SECONDS)
+        self._searches = Lane(sources, "searches", 2, SEARCH_SECONDS)
         self._health = health
         self._deleter = deleter
         self._live = live
@@ -162,7 +167,8 @@ class Api:
 
     def close(self) -> None:
         """End all reading."""
-        self._source.close()
+        for lane in (self._figures, self._summaries, self._searches):
+            lane.close()
 
     async def _events(self, request: Request) -> Response:
         """Return one page of events in order of arrival; or, for DELETE, delete all of them.
@@ -176,7 +182,9 @@ class Api:
         check_names(request, *FILTERS, *PAGING, *RANGE, "data")
         wanted, as_text = event_filter(request), wants_data_as_text(request)
         paging, span = paging_of(request, default_order="asc"), time_range(request)
-        page = await self._source.events(request, wanted, paging, span)
+        page = await self._searches.read(
+            request, lambda source, cutoff: source.events(wanted, paging, span, cutoff)
+        )
         if as_text:
             page.events = with_data_as_text(page.events)
         return as_json(page)
@@ -209,7 +217,9 @@ class Api:
         check_names(request, "limit", "offset", *RANGE)
         limit, offset = limit_of(request), number(request, "offset") or 0
         span = time_range(request)
-        found = await self._source.sessions(request, limit=limit, offset=offset, span=span)
+        found = await self._figures.read(
+            request, lambda source, _: source.sessions(limit=limit, offset=offset, span=span)
+        )
         return as_json(SessionPage(found))
 
     async def _session(self, request: Request) -> Response:
@@ -221,7 +231,9 @@ class Api:
         session_id = request.path_params["session_id"]
         if request.method == "DELETE":
             return await self._forget(request, EventFilter(session=session_id))
-        found = await self._source.session(request, session_id)
+        found = await self._summaries.read(
+            request, lambda source, cutoff: source.session(session_id, cutoff)
+        )
         if found is None:
             return as_error(404, f"session not found: {escape(session_id[:MAX_ECHO])}")
         response = as_json(found)
@@ -257,7 +269,9 @@ class Api:
         """
         check_names(request, "limit", *RANGE)
         limit, span = limit_of(request), time_range(request)
-        found = await self._source.versions(request, limit=limit, span=span)
+        found = await self._figures.read(
+            request, lambda source, _: source.versions(limit=limit, span=span)
+        )
         return as_json(VersionPage(found))
 
     async def _crashes(self, request: Request) -> Response:
@@ -268,7 +282,12 @@ class Api:
         check_names(request, "version", "limit", *RANGE, "data")
         version, limit = request.query_params.get("version") or None, limit_of(request)
         as_text, span = wants_data_as_text(request), time_range(request)
-        found = await self._source.crashes(request, version=version, limit=limit, span=span)
+        found = await self._summaries.read(
+            request,
+            lambda source, cutoff: source.crashes(
+                version=version, limit=limit, span=span, cutoff=cutoff
+            ),
+        )
         return as_json(CrashPage(with_newest_as_text(found) if as_text else found))
 
     async def _faults(self, request: Request) -> Response:
@@ -279,7 +298,12 @@ class Api:
         check_names(request, "version", "limit", *RANGE, "data")
         version, limit = request.query_params.get("version") or None, limit_of(request)
         as_text, span = wants_data_as_text(request), time_range(request)
-        found = await self._source.faults(request, version=version, limit=limit, span=span)
+        found = await self._summaries.read(
+            request,
+            lambda source, cutoff: source.faults(
+                version=version, limit=limit, span=span, cutoff=cutoff
+            ),
+        )
         return as_json(FaultPage(with_newest_as_text(found) if as_text else found))
 
     async def _frames(self, request: Request) -> Response:
@@ -290,7 +314,12 @@ class Api:
         check_names(request, "version", "limit", *RANGE)
         version, limit = request.query_params.get("version") or None, limit_of(request)
         span = time_range(request)
-        found = await self._source.frames(request, version=version, limit=limit, span=span)
+        found = await self._summaries.read(
+            request,
+            lambda source, cutoff: source.frames(
+                version=version, limit=limit, span=span, cutoff=cutoff
+            ),
+        )
         return as_json(FramePage(found))
 
     async def _rejected(self, request: Request) -> Response:
@@ -301,7 +330,7 @@ class Api:
         """
         check_names(request, *PAGING, *RANGE)
         paging, span = paging_of(request, default_order="desc"), time_range(request)
-        found = await self._source.rejected(request, paging, span)
+        found = await self._figures.read(request, lambda source, _: source.rejected(paging, span))
         start = paging["before"] or 0 if paging["newest_first"] else paging["after"]
         return as_json(RejectedPage(found, found[-1].arrival if found else start))
 
@@ -311,7 +340,8 @@ class Api:
         Parameters: ``from`` and ``to``.
         """
         check_names(request, *RANGE)
-        totals, storage = await self._source.totals(request, time_range(request))
+        span = time_range(request)
+        totals, storage = await self._figures.read(request, lambda source, _: source.totals(span))
         error = self._health.last_error
         return as_json(
             Stats(
@@ -330,8 +360,9 @@ class Api:
         check_names(request, *RANGE, "offset", "type", "version")
         span, offset = time_range(request), zone_of(request)
         wanted, version = (request.query_params.get(name) or None for name in ("type", "version"))
-        found = await self._source.history(
-            request, span, offset=offset, type=wanted, version=version
+        found = await self._figures.read(
+            request,
+            lambda source, _: source.history(span, offset=offset, type=wanted, version=version),
         )
         return as_json(found)
 
@@ -366,7 +397,9 @@ class Api:
         totals: Totals | None
         storage: Storage | None
         try:
-            totals, storage = await self._source.totals(request, ALL_TIME)
+            totals, storage = await self._figures.read(
+                request, lambda source, _: source.totals(ALL_TIME)
+            )
         except (BusyError, DatabaseError, UnreadableError, sqlite3.Error):
             totals = storage = None  # a reason to look at the other metrics
         text = await asyncio.to_thread(self._metrics.exposition, totals, storage)

@@ -1,9 +1,16 @@
-"""Reads a collector's database for the API, on the threads of lanes."""
+"""Reads a collector's database for the API."""
 
 from __future__ import annotations
 
-from starlette.requests import Request
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from typing import Any
 
+from ..answers.asking import ask
+from ..answers.questions import Question, Timeline
+from ..answers.timeline import timeline
 from ..ingest import Ingest
 from ..models import (
     CrashGroup,
@@ -21,151 +28,101 @@ from ..models import (
     VersionHealth,
 )
 from ..storage import queries
+from ..storage.cutoff import Cutoff
 from ..storage.database import Database
 from ..storage.history import history
 from ..storage.space import Space
 from .parameters import Paging
-from .readers import Lane, reading_of
+from .readers import reading_of
+from .source import Source, Sources
 
-__all__ = ["SEARCH_SECONDS", "DatabaseSource"]
-
-SEARCH_SECONDS = 2.0
-"""After these, a search responds with as much as it has found."""
+__all__ = ["database_sources"]
 
 
-class DatabaseSource:
-    """A :class:`.source.Source` over a database.
+def database_sources(database: Database, ingest: Ingest, space: Space) -> Sources:
+    """Return what opens a database for requests.
 
     Args:
         database: the database to read.
         ingest: knows the connected clients.
         space: measures the room that the database takes.
     """
+    reading = reading_of(database)
 
-    def __init__(self, database: Database, ingest: Ingest, space: Space) -> None:
-        reading = reading_of(database)
-        # What is asked for every second, and answered at once, must not wait for anything else.
-        self._figures = Lane(reading, "figures", 2)
-        self._summaries = Lane(reading, "summaries", 2, SEARCH_SECONDS)
-        self._searches = Lane(reading, "searches", 2, SEARCH_SECONDS)
-        self._ingest = ingest
+    @contextlib.contextmanager
+    def source(cutoff: Cutoff, connected: AbstractSet[str]) -> Iterator[Source]:
+        with reading(cutoff) as connection:
+            yield _DatabaseSource(connection, connected, space)
+
+    # Called on the event loop's thread: only there, no client comes or goes meanwhile.
+    return lambda cutoff: source(cutoff, ingest.connected_sessions)
+
+
+class _DatabaseSource:
+    """See :class:`.source.Source`."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, connected: AbstractSet[str], space: Space
+    ) -> None:
+        self._connection = connection
+        self._connected = connected
         self._space = space
 
-    def close(self) -> None:
-        """End all reading."""
-        for lane in (self._figures, self._summaries, self._searches):
-            lane.close()
-
-    async def events(
-        self, request: Request, wanted: EventFilter, paging: Paging, span: TimeRange
+    def events(
+        self, wanted: EventFilter, paging: Paging, span: TimeRange, cutoff: Cutoff
     ) -> EventPage:
-        """Return one page of events."""
-        return await self._searches.read(
-            request,
-            lambda connection, cutoff: queries.search(
-                connection, wanted, **paging, span=span, cutoff=cutoff
-            ),
+        return queries.search(self._connection, wanted, **paging, span=span, cutoff=cutoff)
+
+    def sessions(self, *, limit: int, offset: int, span: TimeRange) -> list[Session]:
+        return queries.sessions(
+            self._connection, limit=limit, offset=offset, connected=self._connected, span=span
         )
 
-    async def sessions(
-        self, request: Request, *, limit: int, offset: int, span: TimeRange
-    ) -> list[Session]:
-        """Return one page of sessions."""
-        connected = self._ingest.connected_sessions
-        return await self._figures.read(
-            request,
-            lambda connection, _: queries.sessions(
-                connection, limit=limit, offset=offset, connected=connected, span=span
-            ),
+    def session(self, session_id: str, cutoff: Cutoff) -> SessionDetail | None:
+        return queries.session(
+            self._connection, session_id, connected=self._connected, cutoff=cutoff
         )
 
-    async def session(self, request: Request, session_id: str) -> SessionDetail | None:
-        """Return one session."""
-        connected = self._ingest.connected_sessions
-        return await self._summaries.read(
-            request,
-            lambda connection, cutoff: queries.session(
-                connection, session_id, connected=connected, cutoff=cutoff
-            ),
-        )
+    def timeline(self, session_id: str, cutoff: Cutoff) -> Timeline | None:
+        return timeline(self._connection, session_id, connected=self._connected, cutoff=cutoff)
 
-    async def versions(
-        self, request: Request, *, limit: int, span: TimeRange
-    ) -> list[VersionHealth]:
-        """Return the outcomes by version."""
-        connected = self._ingest.connected_sessions
-        return await self._figures.read(
-            request,
-            lambda connection, _: queries.versions(
-                connection, limit=limit, connected=connected, span=span
-            ),
-        )
+    def versions(self, *, limit: int, span: TimeRange) -> list[VersionHealth]:
+        return queries.versions(self._connection, limit=limit, connected=self._connected, span=span)
 
-    async def crashes(
-        self, request: Request, *, version: str | None, limit: int, span: TimeRange
+    def crashes(
+        self, *, version: str | None, limit: int, span: TimeRange, cutoff: Cutoff
     ) -> list[CrashGroup]:
-        """Return the crashes in groups."""
-        return await self._summaries.read(
-            request,
-            lambda connection, cutoff: queries.crashes(
-                connection, version=version, limit=limit, span=span, cutoff=cutoff
-            ),
+        return queries.crashes(
+            self._connection, version=version, limit=limit, span=span, cutoff=cutoff
         )
 
-    async def faults(
-        self, request: Request, *, version: str | None, limit: int, span: TimeRange
+    def faults(
+        self, *, version: str | None, limit: int, span: TimeRange, cutoff: Cutoff
     ) -> list[FaultGroup]:
-        """Return the faults in groups."""
-        return await self._summaries.read(
-            request,
-            lambda connection, cutoff: queries.faults(
-                connection, version=version, limit=limit, span=span, cutoff=cutoff
-            ),
+        return queries.faults(
+            self._connection, version=version, limit=limit, span=span, cutoff=cutoff
         )
 
-    async def frames(
-        self, request: Request, *, version: str | None, limit: int, span: TimeRange
+    def frames(
+        self, *, version: str | None, limit: int, span: TimeRange, cutoff: Cutoff
     ) -> list[FrameSummary]:
-        """Return the frame times by version."""
-        return await self._summaries.read(
-            request,
-            lambda connection, cutoff: queries.frames(
-                connection, version=version, limit=limit, span=span, cutoff=cutoff
-            ),
+        return queries.frames(
+            self._connection, version=version, limit=limit, span=span, cutoff=cutoff
         )
 
-    async def rejected(
-        self, request: Request, paging: Paging, span: TimeRange
-    ) -> list[RejectedMessage]:
-        """Return one page of rejected messages."""
-        return await self._figures.read(
-            request, lambda connection, _: queries.rejected(connection, **paging, span=span)
+    def rejected(self, paging: Paging, span: TimeRange) -> list[RejectedMessage]:
+        return queries.rejected(self._connection, **paging, span=span)
+
+    def totals(self, span: TimeRange) -> tuple[Totals, Storage | None]:
+        return (
+            queries.totals(self._connection, connected=self._connected, span=span),
+            self._space.measure(self._connection),
         )
 
-    async def totals(self, request: Request, span: TimeRange) -> tuple[Totals, Storage | None]:
-        """Return the counts, and the room."""
-        connected = self._ingest.connected_sessions
-        return await self._figures.read(
-            request,
-            lambda connection, _: (
-                queries.totals(connection, connected=connected, span=span),
-                self._space.measure(connection),
-            ),
-        )
-
-    async def history(
-        self,
-        request: Request,
-        span: TimeRange,
-        *,
-        offset: int,
-        type: str | None,
-        version: str | None,
+    def history(
+        self, span: TimeRange, *, offset: int, type: str | None, version: str | None
     ) -> History:
-        """Return the counts by time."""
-        return await self._figures.read(
-            request,
-            lambda connection, _: history(
-                connection, span, offset=offset, type=type, version=version
-            ),
-        )
+        return history(self._connection, span, offset=offset, type=type, version=version)
+
+    def answer(self, question: Question, cutoff: Cutoff) -> Any:
+        return ask(self._connection, question, cutoff=cutoff, connected=self._connected)

@@ -59,8 +59,9 @@ class Lane(Generic[_Connection]):
     """Some threads that read for requests. Its methods are called on the event loop's thread.
 
     Args:
-        reading: provides a connection that can't write, and begins the time of the cutoff that it
-            is given; it raises CutoffError if that interrupts a statement. Called on the threads.
+        reading: called on the event loop's thread. Entered on one of the lane's, it provides a
+            connection that can't write, and begins the time of the cutoff that it was given; it
+            raises CutoffError if that interrupts a statement.
         name: of its threads.
         threads: how many requests are read for at once; ingest needs the processor, too.
         deadline: seconds after which a search returns what it has found.
@@ -108,13 +109,14 @@ class Lane(Generic[_Connection]):
             raise BusyError("closing")
         cutoff = Cutoff(self._deadline, _MAX_SECONDS if self._seconds is None else self._seconds)
         began = cutoff.clock()
+        opening = self._reading(cutoff)
 
         def read() -> _Found:
             if cutoff.is_abandoned:
                 raise CutoffError
             if cutoff.clock() - began > _MAX_WAIT:
                 raise BusyError("too many searches at once; try again")
-            with self._reading(cutoff) as connection:
+            with opening as connection:
                 return query(connection, cutoff)
 
         self._cutoffs.add(cutoff)

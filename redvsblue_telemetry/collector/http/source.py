@@ -6,10 +6,11 @@ parameters and their JSON are the same for both.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
-from starlette.requests import Request
-
+from ..answers.questions import Question, Timeline
 from ..models import (
     CrashGroup,
     EventFilter,
@@ -25,9 +26,10 @@ from ..models import (
     Totals,
     VersionHealth,
 )
+from ..storage.cutoff import Cutoff
 from .parameters import Paging
 
-__all__ = ["Source", "UnreadableError"]
+__all__ = ["Source", "Sources", "UnreadableError"]
 
 
 class UnreadableError(Exception):
@@ -35,66 +37,64 @@ class UnreadableError(Exception):
 
 
 class Source(Protocol):
-    """Answers the questions of the API. Its methods are called on the event loop's thread.
+    """Answers questions from one state of the storage. Used by one thread, that of a lane.
 
-    Each takes the request that it is for: when the client goes, it ends. All raise these errors:
+    All methods raise these errors:
 
-    - ClientGoneError: the client disconnected.
-    - BusyError: the answer would take too long.
-    - UnreadableError, DatabaseError, sqlite3.Error: it can't be read.
+    - CutoffError: the answer would take too long, or nobody waits for it any more.
+    - UnreadableError, DatabaseError, sqlite3.Error: the storage can't be read.
     """
 
-    async def events(
-        self, request: Request, wanted: EventFilter, paging: Paging, span: TimeRange
+    def events(
+        self, wanted: EventFilter, paging: Paging, span: TimeRange, cutoff: Cutoff
     ) -> EventPage:
         """Return one page of events, in order of arrival."""
 
-    async def sessions(
-        self, request: Request, *, limit: int, offset: int, span: TimeRange
-    ) -> list[Session]:
+    def sessions(self, *, limit: int, offset: int, span: TimeRange) -> list[Session]:
         """Return one page of sessions, the most recently active first."""
 
-    async def session(self, request: Request, session_id: str) -> SessionDetail | None:
+    def session(self, session_id: str, cutoff: Cutoff) -> SessionDetail | None:
         """Return one session; None if there is none with this id."""
 
-    async def versions(
-        self, request: Request, *, limit: int, span: TimeRange
-    ) -> list[VersionHealth]:
+    def timeline(self, session_id: str, cutoff: Cutoff) -> Timeline | None:
+        """Return one session by time; None if there is none with this id."""
+
+    def versions(self, *, limit: int, span: TimeRange) -> list[VersionHealth]:
         """Return the outcomes of the sessions by version, the newest version first."""
 
-    async def crashes(
-        self, request: Request, *, version: str | None, limit: int, span: TimeRange
+    def crashes(
+        self, *, version: str | None, limit: int, span: TimeRange, cutoff: Cutoff
     ) -> list[CrashGroup]:
         """Return the crashes in groups, the one with the newest crash first."""
 
-    async def faults(
-        self, request: Request, *, version: str | None, limit: int, span: TimeRange
+    def faults(
+        self, *, version: str | None, limit: int, span: TimeRange, cutoff: Cutoff
     ) -> list[FaultGroup]:
         """Return the events with a fault in groups, the one with the newest event first."""
 
-    async def frames(
-        self, request: Request, *, version: str | None, limit: int, span: TimeRange
+    def frames(
+        self, *, version: str | None, limit: int, span: TimeRange, cutoff: Cutoff
     ) -> list[FrameSummary]:
         """Return the frame times by version."""
 
-    async def rejected(
-        self, request: Request, paging: Paging, span: TimeRange
-    ) -> list[RejectedMessage]:
+    def rejected(self, paging: Paging, span: TimeRange) -> list[RejectedMessage]:
         """Return one page of rejected messages, in order of arrival."""
 
-    async def totals(self, request: Request, span: TimeRange) -> tuple[Totals, Storage | None]:
+    def totals(self, span: TimeRange) -> tuple[Totals, Storage | None]:
         """Return the counts, and the room that everything takes, if that is known."""
 
-    async def history(
-        self,
-        request: Request,
-        span: TimeRange,
-        *,
-        offset: int,
-        type: str | None,
-        version: str | None,
+    def history(
+        self, span: TimeRange, *, offset: int, type: str | None, version: str | None
     ) -> History:
         """Return how many events were received in each step of a range."""
 
-    def close(self) -> None:
-        """End all reading; the requests are answered with an error."""
+    def answer(self, question: Question, cutoff: Cutoff) -> Any:
+        """Return the answer to a question, as the record that belongs to it.
+
+        Raises:
+            QuestionError: it has no answer.
+        """
+
+
+Sources = Callable[[Cutoff], AbstractContextManager[Source]]
+"""Opens the storage for one request; see :class:`.readers.Lane`."""

@@ -223,9 +223,26 @@ PAGES = [
 
 def joined(path: str, *parts: str) -> str:
     query = "&".join(filter(None, parts))
-    return f"{path}?{query}" if query else path
+    return f"{path}{'&' if '?' in path else '?'}{query}" if query else path
 
 
+QUESTIONS = [
+    "/api/answers/field?type=hit&field=damage",
+    "/api/answers/field?type=hit&field=data.damage&by=data.by&limit=1&offset=330",
+    "/api/answers/field?type=frames&field=p95Ms&by=version&version=1.1",
+    "/api/answers/field?type=crash&field=message&by=context.player",
+    "/api/answers/values?type=hit&field=data.by",
+    "/api/answers/values?type=hit&field=damage&where=data.by=l%C3%A4ser&limit=2",
+    "/api/answers/values?type=hit&field=outcome&context=player=p-1",
+    "/api/answers/values?type=hit&field=session",
+    "/api/answers/values?type=crash&field=context.player",
+    "/api/answers/funnel?step=hit&step=crash",
+    "/api/answers/funnel?step=hit&step=frames&step=crash&version=1.1",
+    "/api/answers/funnel?step=hit&step=crash&per=context.player",
+    "/api/answers/retention?field=player&days=0,1",
+    "/api/answers/retention?field=player&offset=-90&context=level=3",
+]
+SESSIONS = ("red", "blue", "green", "only", "off", "nobody")
 PATHS = [
     *(joined("/api/events", each, page) for each in FILTERS for page in PAGES[:3]),
     *(joined("/api/events", page, "data=text") for page in PAGES),
@@ -244,7 +261,19 @@ PATHS = [
             "/api/rejected",
         )
     ),
-    *(f"/api/sessions/{name}" for name in ("red", "blue", "green", "only", "off", "nobody")),
+    *(joined(path, each) for path in QUESTIONS for each in (*RANGES[:1], *RANGES[3:5])),
+    *(f"/api/sessions/{name}" for name in SESSIONS),
+    *(f"/api/answers/timeline?session={name}" for name in SESSIONS),
+    "/api/fields",
+    *(f"/api/fields?type={name}" for name in ("hit", "crash", "type-7", "unknown")),
+    "/api/answers/compare?version=1.0&version=1.1&version=2.0&version=3.0",
+    "/api/answers/compare?version=1.0&version=1.1&type=hit&field=damage&from={first}&to={second}",
+    "/api/answers/compare?version=1.0&type=hit&field=none",
+    "/api/answers/values?type=unknown&field=damage",
+    "/api/answers/values?type=hit&field=none",
+    "/api/answers/values?type=hit",
+    "/api/answers/funnel?step=hit",
+    "/api/answers/none",
     "/api/sessions?limit=2&offset=1",
     "/api/versions?limit=1",
     *(f"/api/{path}?version=1.1" for path in ("crashes", "faults", "frames")),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from redvsblue_telemetry.collector.client import CollectorClient
-from redvsblue_telemetry.collector.http import from_database, readers
+from redvsblue_telemetry.collector.http import api, readers
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.models import EventFilter, EventPage
 from redvsblue_telemetry.collector.storage import queries
@@ -186,7 +186,7 @@ def test_collector_ends_in_the_middle_of_searches(endless: Endless) -> None:
 @pytest.fixture
 def hasty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningCollector]:
     """A collector whose searches end after each window of at most ten of its hundred events."""
-    monkeypatch.setattr(from_database, "SEARCH_SECONDS", 0.0)
+    monkeypatch.setattr(api, "SEARCH_SECONDS", 0.0)
     monkeypatch.setattr(queries, "_EVENTS_PER_QUERY", 10)
     path = tmp_path / "telemetry.sqlite3"
     database = Database(path)
