@@ -99,7 +99,7 @@ def bytes_of(path: Path | str) -> bytes:
 
 
 def copy_database(database: Database, url: Path | str) -> None:
-    """Make a lake that has the events and reports of a database."""
+    """Make a lake that has the events of a database, their numbers, and the last reports."""
     table = Table.open(str(url), create=True)
     owner = Owner("copy", 1)
     with database.reading() as connection:
@@ -114,6 +114,11 @@ def copy_database(database: Database, url: Path | str) -> None:
             "SELECT s.session_id, s.last_received, r.text FROM sessions AS s "
             "JOIN reports AS r ON r.session = s.key"
         ).fetchall()
+        runs = connection.execute(
+            "SELECT 'runs', 0, s.last_received, s.session_id, NULL, NULL, s.repeats, NULL, NULL, "
+            "NULL, NULL, NULL, json_group_array(json_array(first, last)) FROM runs AS r "
+            "JOIN sessions AS s ON s.key = r.session GROUP BY r.session"
+        ).fetchall()
     newest = max((row[1] for row in events), default=0)
     reports = [
         (
@@ -125,7 +130,7 @@ def copy_database(database: Database, url: Path | str) -> None:
         for report in [decode_report(text)]
     ]
     files = {}
-    for row in [*events, *reports]:
+    for row in [*events, *reports, *runs]:
         files.setdefault((row[0], day_of(row[2])), []).append(row)
     added = []
     for (kind, day), rows in files.items():

@@ -178,7 +178,7 @@ def _left(backend: Backend, steps: int) -> list[Leavers]:
             found[step].last_types.append(TypeCount(name, int(count)))
     examples = backend.run(
         "SELECT step, id FROM (SELECT step, id, row_number() OVER "
-        "(PARTITION BY step ORDER BY received DESC, leavers.session DESC) AS place "
+        "(PARTITION BY step ORDER BY received DESC, id DESC) AS place "
         "FROM leavers JOIN ends ON ends.session = leavers.session) AS newest "
         "WHERE place <= ? ORDER BY step, place",
         _MAX_EXAMPLES,

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from redvsblue_telemetry.cluster.lake.lake import Lake
 from redvsblue_telemetry.collector.messages import read_message
+from redvsblue_telemetry.collector.storage.database import Database
 from tests.cluster.view.test_answers import GROUPS
+from tests.collector.http import test_page_answers
 from tests.support.browser import Look, expect, look, rows
 from tests.support.chromium import needs_chromium
-from tests.support.lake import append, numbered
+from tests.support.collector import collector_running
+from tests.support.lake import append, copy_database, numbered
+from tests.support.past import written
 from tests.support.view import view_running
 
 __all__ = ["look"]  # a fixture
@@ -44,3 +51,21 @@ def test_page_shows_the_lake_and_what_comes(tmp_path: Path, look: Look) -> None:
         expect(page.locator("#detail-facts")).to_contain_text("crashed")
         page.goto(f"{view.http_url}?range=all")
         expect(rows(page).first).to_contain_text("played")
+
+
+@needs_chromium
+@pytest.mark.parametrize("view", test_page_answers.VIEWS)
+def test_questions_are_answered_as_over_a_database(tmp_path: Path, look: Look, view: str) -> None:
+    path, lake = tmp_path / "telemetry.sqlite3", tmp_path / "lake"
+    with written(path, test_page_answers.YESTERDAY) as past:
+        test_page_answers.tell(past)
+    with contextlib.closing(Database(path)) as database:
+        copy_database(database, lake)
+    texts = []
+    with collector_running(db=path) as collector, view_running(lake) as viewing:
+        for server in (collector, viewing):
+            page = look(f"{server.http_url}?view={view}", timezone_id="UTC")
+            test_page_answers.settled(page)
+            texts.append(page.locator(".answer").inner_text())
+    assert texts[1] == texts[0]
+    assert len(texts[0]) > 100
