@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -22,17 +23,18 @@ PATH = "/api/answers/values?type=played&field=n"
 
 
 class Endless:
-    """Begins each question with a real statement of DuckDB that doesn't end by itself."""
+    """Counts the questions that begin with a real statement of DuckDB without an end."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.began = self.ended = 0
 
-    def type_names(self, engine: CatalogVectors) -> list[str]:
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
         with self._lock:
             self.began += 1
         try:
-            return [str(row) for row in engine.run(FOREVER)]
+            yield
         finally:
             with self._lock:
                 self.ended += 1
@@ -49,8 +51,13 @@ def view(tmp_path: Path) -> Iterator[RunningView]:
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> Endless:
     endless = Endless()
+
+    def type_names(engine: CatalogVectors) -> list[str]:
+        with endless.counted():
+            return [str(row) for row in engine.run(FOREVER)]
+
     monkeypatch.setattr(readers, "_MAX_SECONDS", 3600)
-    monkeypatch.setattr(CatalogVectors, "type_names", endless.type_names)
+    monkeypatch.setattr(CatalogVectors, "type_names", type_names)
     return endless
 
 
