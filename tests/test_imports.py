@@ -225,15 +225,15 @@ ROOMS = {
         source          |
         continuity      |
         partitions      | places  reading
-        archived        | membership  partitions  places
-        storing         | partitions
+        answering       |
+        storing         | partitions  places
         tasks           |
-        loader          | continuity  membership  partitions  places  reading  source  storing  tasks
+        loader          | answering  continuity  membership  partitions  places  reading  source  storing  tasks
         upkeep          | places  source
         erasure         | upkeep
         metrics         | storing
         http            |
-        server | archived continuity http leases loader membership metrics partitions reading source storing tasks upkeep
+        server | answering continuity http leases loader membership metrics partitions reading source storing tasks upkeep
     """,  # noqa: E501
     "cluster.view": """
         events          |

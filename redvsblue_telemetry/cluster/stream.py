@@ -32,24 +32,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL_SUBJECTS",
-    "ARCHIVED_BUCKET",
     "CHECK",
     "ENCODING",
     "FAULT",
+    "INBOX",
     "MESSAGE_ID",
     "RECEIVED",
     "STREAM",
+    "Answer",
+    "Inquiry",
+    "Ranges",
     "StreamClient",
     "StreamMessage",
     "StreamOptions",
     "StreamState",
-    "archived_key",
-    "archived_subject",
+    "archive_subject",
     "connect",
     "ensure_stream",
     "partition_of",
     "read_headers",
-    "renew_stream",
     "state_of",
     "subject",
 ]
@@ -59,10 +60,8 @@ STREAM = "TELEMETRY"
 _PREFIX = "telemetry.messages"
 ALL_SUBJECTS = f"{_PREFIX}.*"
 
-ARCHIVED_BUCKET = "telemetry-archived"
-"""The bucket of the key-value store in which loaders show how far the lake has come: by
-:func:`archived_key`, the identity of the stream and the sequence number of the last message of the
-partition that is in the lake, with a space between them."""
+Ranges = list[tuple[int, int]]
+"""Numbers, as the first and the last one of each range, in ascending order."""
 
 MESSAGE_ID = "Nats-Msg-Id"
 """The header by which the stream drops a message that it has, within its duplicate window."""
@@ -72,10 +71,11 @@ ENCODING = "Telemetry-Encoding"
 """The header with the encoding of the message; absent for text."""
 FAULT = "Telemetry-Fault"
 """The header of a message that is rejected as a whole, with the reason; its body is an excerpt."""
+INBOX = "_INBOX"
+"""The beginning of the subjects that answers come to; the one that all accounts may use."""
 CHECK = "Telemetry-Check"
 """The header of a message that a check has sent: loaders leave it out."""
 
-_INBOX = "_INBOX"  # what accounts without such rights allow
 _DUPLICATE_WINDOW = 120.0  # seconds
 _CLOSE_TIMEOUT = 2.0  # seconds
 _SCHEMES = ("nats", "tls")
@@ -191,14 +191,30 @@ def subject(partition: int) -> str:
     return f"{_PREFIX}.{partition}"
 
 
-def archived_key(partition: int | str) -> str:
-    """Return the key of a partition in the bucket; for ``"*"``, that of all."""
-    return f"partition.{partition}"
+class Inquiry(msgspec.Struct, frozen=True):
+    """A gateway's question to the loader of a partition: which events are in the lake?"""
+
+    identity: str
+    """Of the stream that the gateway knows."""
+    sessions: dict[str, int]
+    """The lowest number that it asks about, of each session."""
 
 
-def archived_subject(partition: int | str) -> str:
-    """Return the subject of the messages by which the value of :func:`archived_key` changes."""
-    return f"$KV.{ARCHIVED_BUCKET}.{archived_key(partition)}"
+class Answer(msgspec.Struct, frozen=True):
+    """The loader's answer. All of it is true of one moment."""
+
+    sequence: int
+    """Of the last message of the partition that is in the lake."""
+    is_all: bool
+    """Whether the stream seemed to have no others of the partition."""
+    numbers: dict[str, Ranges]
+    """The numbers of each session of the inquiry that are in the lake, from that lowest one on.
+    They may go on after the last one of very many ranges."""
+
+
+def archive_subject(partition: int) -> str:
+    """Return the subject of the inquiries about a partition, which its loader answers."""
+    return f"telemetry.archive.{partition}"
 
 
 def read_headers(
@@ -353,7 +369,7 @@ async def connect(
         name=name,
         user=user,
         password=password,
-        inbox_prefix=_INBOX if role is None else f"{_INBOX}.{role}",
+        inbox_prefix=INBOX if role is None else f"{INBOX}.{role}",
         user_credentials=None if options.credentials is None else str(options.credentials),
         tls=None if options.ca is None else _tls_context(options.ca),
         disconnected_cb=on_disconnect,
@@ -399,23 +415,6 @@ async def ensure_stream(jetstream: JetStreamContext, options: StreamOptions) -> 
             info = await jetstream.add_stream(config)
         except BadRequestError:  # another process was faster, and its identity is another one
             info = await jetstream.stream_info(STREAM)
-    return state_of(info)
-
-
-async def renew_stream(jetstream: JetStreamContext, known: StreamState) -> StreamState:
-    """Give the stream another identity, because it has lost messages; return its state.
-
-    After that, its sequence numbers mean other messages, and nobody takes one for another. If it
-    has another identity already, that stays.
-
-    Raises:
-        nats.errors.Error: the servers can't change it, or don't answer.
-        ValueError: a later release has made it.
-    """
-    info = await jetstream.stream_info(STREAM)
-    if state_of(info).identity == known.identity:
-        info.config.metadata = {**(info.config.metadata or {}), _IDENTITY: uuid.uuid4().hex}
-        info = await jetstream.update_stream(info.config)
     return state_of(info)
 
 

@@ -431,10 +431,6 @@ class Ingest:
             return
         headers = []
         kind = self._kind_of_acks(websocket)
-        if kind == ACK_ARCHIVED and self._archive is not None and not self._archive.is_ready:
-            answer = PlainTextResponse("starting\n", 503, headers={"Retry-After": "1"})
-            await websocket.send_denial_response(answer)
-            return
         if kind is not None:
             headers.append((ACK_HEADER.encode(), kind.encode()))
         offered = websocket.headers.get(REPORT_HEADER, "").split(",")

@@ -27,8 +27,17 @@ __all__ = [
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
-Place = tuple[int, int]
-"""Where a replicated log has a message: its partition, and its number in the log."""
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a replicated log has a message, and which events are in it."""
+
+    partition: int
+    sequence: int
+    """Its number in the log."""
+    session: str | None
+    """The session of its events; None if it has none."""
+    numbers: Sequence[tuple[int, int]]
+    """Their numbers, as the first and the last one of each range, in ascending order."""
 
 
 class MessageTooLargeError(Exception):
@@ -108,10 +117,6 @@ class ArchiveReceipt(Protocol):
 
 class Archive(Protocol):
     """A safer place, which messages reach some time after they are stored."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it can be followed already."""
 
     def follow(self, receipt: ArchiveReceipt, messages: int, places: Sequence[Place]) -> None:
         """Have a receipt called when messages are archived that were just stored.

@@ -216,45 +216,59 @@ def test_a_stream_that_goes_back_in_time_skips_nothing_new(
         assert sequences(lake) == expected((telemetry.session_id, 3200))
 
 
-def test_a_gateway_that_starts_after_a_loss_believes_no_earlier_number(
+def test_a_quiet_gateway_confirms_nothing_that_the_stream_has_lost(
     stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path, tmp_path: Path
 ) -> None:
-    """Of two sessions that are in the same partition."""
+    """Other messages have the numbers of the lost ones, by another gateway, when loaders come."""
     (directory,) = stream_servers.directories
-    first = game(gateway, confirm="archived", journal=journal, session_id="a", stop_timeout=0.2)
-    with first as telemetry:
+    with game(
+        gateway, confirm="archived", journal=journal, session_id="a", reports="none"
+    ) as telemetry:
         with loader_running(stream_servers.urls, lake):
             emit(telemetry, 100)
             assert telemetry.flush(PATIENCE)
-            stream_servers.stop(0)
-            shutil.copytree(directory / "store", tmp_path / "earlier")
-            stream_servers.start()
-            emit(telemetry, 3000)
-            assert telemetry.flush(PATIENCE)
-        gateway.running.end(signal.SIGTERM)
-        keys = shutil.copytree(
-            directory / "store" / "jetstream" / "$G" / "streams" / "KV_telemetry-archived",
-            tmp_path / "keys",
-        )
+        stream_servers.stop(0)
+        shutil.copytree(directory / "store", tmp_path / "earlier")
+        stream_servers.start()
+        emit(telemetry, 1000)
+        assert are_stored(gateway, 1100)
         stream_servers.kill(0)
         shutil.rmtree(directory / "store")
         shutil.move(tmp_path / "earlier", directory / "store")
-        where = directory / "store" / "jetstream" / "$G" / "streams" / "KV_telemetry-archived"
-        shutil.rmtree(where)
-        shutil.move(keys, where)
         stream_servers.start()
-    with (
-        gateway_running(stream_servers.urls) as another,
-        game(
-            another, confirm="archived", journal=journal, session_id="c", stop_timeout=0.2
-        ) as telemetry,
-    ):
-        emit(telemetry, 100)
-        assert are_stored(another, 100)
-        assert not telemetry.flush(2), "nobody has loaded them"
+        with (
+            gateway_running(stream_servers.urls) as another,
+            game(another, session_id="c", reports="none") as other,  # of the same partition
+        ):
+            emit(other, 3000)
+            assert other.flush(PATIENCE)
         with loader_running(stream_servers.urls, lake):
-            assert telemetry.flush(PATIENCE)
-            assert sequences(lake) == expected(("a", 3100), ("c", 100))
+            assert telemetry.flush(PATIENCE), telemetry.stats()
+            assert sequences(lake) == expected(("a", 1100), ("c", 3000))
+        assert telemetry.stats().reconnects > 0
+
+
+@pytest.mark.parametrize("how", ["purged", "made anew by hand"])
+def test_messages_that_somebody_deletes_before_they_are_archived_come_again(
+    stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path, how: str
+) -> None:
+    async def delete() -> None:
+        from redvsblue_telemetry.cluster.stream import STREAM
+        from tests.cluster.loader.publishing import publishing
+
+        async with publishing(stream_servers.urls) as publisher:
+            if how == "purged":
+                await publisher.jetstream.purge_stream(STREAM)
+            else:
+                await publisher.make_anew()
+
+    with game(gateway, confirm="archived", journal=journal, reports="none") as telemetry:
+        emit(telemetry, 500)
+        assert are_stored(gateway, 500)
+        asyncio.run(delete())
+        with loader_running(stream_servers.urls, lake):
+            assert telemetry.flush(PATIENCE), telemetry.stats()
+            assert sequences(lake) == expected((telemetry.session_id, 500))
 
 
 def test_a_gateway_that_ends_waits_a_moment_for_the_lake(
@@ -288,79 +302,146 @@ class Client:
         self.has_failed = True
 
 
-def test_a_client_hears_of_its_messages_in_their_order() -> None:
-    from redvsblue_telemetry.cluster.gateway.following import Following
+class Archive:
+    """A following with its clock, and loaders that answer it."""
 
-    following, client, other = Following(), Client(), Client()
-    assert not following.is_ready
-    following.follow(client, 1, [(0, 10)])
-    following.follow(client, 1, [(1, 11), (0, 12)])
-    following.follow(client, 1, [])
-    following.follow(other, 1, [(1, 9)])
-    assert (client.count, set(following.awaited), following.unarchived) == (0, {0, 1}, 4)
-    following.move(1, 11)
-    assert (client.count, other.count, set(following.awaited)) == (0, 1, {0})
-    following.move(0, 11)
-    assert (client.count, set(following.awaited)) == (1, {0})
-    following.move(0, 10)  # older news
-    assert client.count == 1
-    following.move(0, 12)
-    assert (client.count, set(following.awaited), following.unarchived) == (3, set(), 0)
-    following.follow(client, 1, [(0, 12)])
-    assert (client.count, following.unarchived) == (4, 0)
+    def __init__(self) -> None:
+        from redvsblue_telemetry.cluster.gateway.following import Following
+
+        self.now = 0.0
+        self.following = Following(lambda: self.now)
+
+    def follow(self, client: Client, *places: tuple[int, int, str | None, int, int]) -> None:
+        """Follow a message: of each session, its partition, place, name, first and last number."""
+        from redvsblue_telemetry.collector.storing import Place
+
+        self.following.follow(
+            client,
+            1,
+            [
+                Place(partition, sequence, session, [] if session is None else [(first, last)])
+                for partition, sequence, session, first, last in places
+            ],
+        )
+
+    def answer(
+        self,
+        partition: int,
+        sequence: int,
+        numbers: dict[str, list[tuple[int, int]]],
+        *,
+        is_all: bool = False,
+    ) -> int:
+        """Answer what it asks now about a partition."""
+        from redvsblue_telemetry.cluster.stream import Answer
+
+        asked = self.following.sessions(partition)
+        found = {session: numbers.get(session, []) for session in asked}
+        return self.following.learn(partition, asked, Answer(sequence, is_all, found))
+
+    @property
+    def awaited(self) -> set[int]:
+        return set(self.following.awaited)
+
+
+def test_a_client_hears_of_its_messages_in_their_order() -> None:
+    archive, client, other = Archive(), Client(), Client()
+    archive.follow(client, (0, 10, "a", 1, 5))
+    archive.follow(client, (0, 12, "a", 6, 9), (1, 11, "b", 1, 2))
+    archive.follow(client)
+    archive.follow(other, (1, 9, "c", 1, 1))
+    assert (client.count, archive.awaited, archive.following.unarchived) == (0, {0, 1}, 4)
+    assert archive.answer(1, 11, {"b": [(1, 2)], "c": [(1, 1)]}) == 0
+    assert (client.count, other.count, archive.awaited) == (0, 1, {0})
+    archive.answer(0, 11, {"a": [(1, 5)]})
+    assert (client.count, archive.awaited) == (1, {1})
+    archive.answer(1, 11, {"b": [(1, 2)]})
+    assert (client.count, archive.awaited) == (1, {0})
+    archive.answer(0, 12, {"a": [(1, 9)]})
+    assert (client.count, archive.awaited, archive.following.unarchived) == (3, set(), 0)
     assert not client.has_failed
 
 
-def test_who_has_gone_hears_nothing_more() -> None:
-    from redvsblue_telemetry.cluster.gateway.following import Following
+def test_one_answer_is_enough_for_all_that_is_in_the_lake() -> None:
+    """Also for sessions whose messages take turns."""
+    archive, client = Archive(), Client()
+    for number in range(1, 101):
+        archive.follow(client, (0, 2 * number, "a", number, number))
+        archive.follow(client, (1, 2 * number + 1, "b", number, number))
+    archive.answer(0, 200, {"a": [(1, 100)]})
+    assert client.count == 1
+    archive.answer(1, 201, {"b": [(1, 70)]})
+    assert client.count == 141
 
-    following, client, other = Following(), Client(), Client()
-    following.follow(client, 2, [(0, 10)])
-    following.follow(other, 1, [(0, 10)])
-    following.forget(client)
-    following.forget(client)
-    assert following.unarchived == 1
-    following.move(0, 10)
-    assert (client.count, other.count, following.unarchived) == (0, 1, 0)
-    assert not following.awaited
+
+def test_a_message_without_events_is_archived_by_its_place() -> None:
+    archive, client = Archive(), Client()
+    archive.follow(client, (0, 10, None, 0, 0))
+    archive.answer(0, 9, {})
+    assert client.count == 0
+    archive.answer(0, 10, {})
+    assert client.count == 1
+
+
+@pytest.mark.parametrize("numbers", [[], [(1, 4)], [(2, 9)], [(1, 2), (4, 9)]])
+def test_a_message_is_lost_if_the_lake_has_gone_past_it_without_its_numbers(
+    numbers: list[tuple[int, int]],
+) -> None:
+    archive, client, other = Archive(), Client(), Client()
+    archive.follow(client, (0, 10, "a", 1, 5))
+    archive.follow(other, (0, 11, "b", 1, 5))
+    archive.answer(0, 9, {"a": numbers})
+    assert (client.count, client.has_failed) == (0, False)
+    assert archive.answer(0, 10, {"a": numbers}) == 1
+    assert (client.count, client.has_failed, other.has_failed) == (0, True, False)
+    assert (archive.following.unarchived, archive.following.sessions(0)) == (1, {"b": 1})
+
+
+def test_a_message_is_lost_if_the_loader_has_all_and_not_its_numbers() -> None:
+    """The numbers of a stream that has lost messages are low for a while."""
+    archive, client = Archive(), Client()
+    archive.follow(client, (0, 1000, "a", 1, 5))
+    assert archive.answer(0, 10, {}, is_all=True) == 0
+    archive.now = 10.0
+    assert archive.answer(0, 10, {}) == 0
+    assert archive.answer(0, 10, {}, is_all=True) == 1
+    assert client.has_failed
+
+
+def test_an_answer_says_nothing_about_what_was_not_asked() -> None:
+    from redvsblue_telemetry.cluster.stream import Answer
+
+    archive, client, other = Archive(), Client(), Client()
+    archive.follow(client, (0, 10, "a", 5, 9))
+    asked = archive.following.sessions(0)
+    archive.follow(client, (0, 11, "b", 1, 1))
+    archive.follow(other, (0, 8, "a", 1, 4))  # by a connection that came later
+    assert archive.following.learn(0, asked, Answer(20, True, {"a": [(5, 9)]})) == 0
+    assert (client.count, other.count) == (1, 0)
+    assert archive.following.sessions(0) == {"a": 1, "b": 1}
+
+
+def test_who_has_gone_hears_nothing_more() -> None:
+    archive, client, other = Archive(), Client(), Client()
+    archive.follow(client, (0, 10, "a", 1, 1))
+    archive.follow(other, (0, 10, "b", 1, 1))
+    archive.following.forget(client)
+    archive.following.forget(client)
+    assert archive.following.unarchived == 1
+    archive.answer(0, 10, {"a": [(1, 1)], "b": [(1, 1)]})
+    assert (client.count, other.count, archive.following.unarchived) == (0, 1, 0)
+    assert not archive.awaited
 
 
 def test_all_fail_when_what_was_stored_is_lost() -> None:
-    from redvsblue_telemetry.cluster.gateway.following import Following
-
-    following, client, other = Following(), Client(), Client()
-    following.move(0, 100)
-    following.follow(client, 1, [(0, 101)])
-    following.lose_all()
+    archive, client, other = Archive(), Client(), Client()
+    archive.follow(client, (0, 101, "a", 1, 1))
+    archive.answer(0, 100, {})
+    archive.following.lose_all()
     assert client.has_failed
-    assert (following.unarchived, set(following.awaited)) == (0, set())
-    following.follow(other, 1, [(0, 1)])  # of the new stream, whose numbers start over
+    assert (archive.following.unarchived, archive.awaited) == (0, set())
+    archive.follow(other, (0, 1, None, 0, 0))  # of the new stream, whose numbers start over
     assert other.count == 0
-    following.move(0, 1)
+    archive.answer(0, 1, {})
     assert other.count == 1
     assert not other.has_failed
-
-
-def test_a_stream_has_another_identity_only_once_for_a_loss(stream_servers: StreamServers) -> None:
-    from redvsblue_telemetry.cluster.stream import (
-        StreamOptions,
-        connect,
-        ensure_stream,
-        renew_stream,
-    )
-
-    async def renew() -> None:
-        options = StreamOptions(servers=stream_servers.urls, partitions=7)
-        client = await connect(options, "test")
-        try:
-            jetstream = client.jetstream()
-            first = await ensure_stream(jetstream, options)
-            second = await renew_stream(jetstream, first)
-            assert second.identity != first.identity
-            assert second.partitions == first.partitions == 7
-            assert await renew_stream(jetstream, first) == second
-            assert await ensure_stream(jetstream, options) == second
-        finally:
-            await client.close()
-
-    asyncio.run(renew())

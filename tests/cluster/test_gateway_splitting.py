@@ -89,6 +89,9 @@ def test_a_part_has_one_session_and_is_in_its_partition(text: str) -> None:
         if part.session is not None:
             assert part.partition(16) == partition_of(part.session, 16)
         assert 0 <= part.partition(16) < 16
+        numbers = [n for first, last in part.numbers for n in range(first, last + 1)]
+        assert numbers == sorted({each.seq for each in message.events})
+        assert all(a[1] + 1 < b[0] for a, b in zip(part.numbers, part.numbers[1:], strict=False))
 
 
 @given(messages)
@@ -122,6 +125,16 @@ def test_the_id_differs_with_the_content() -> None:
     (other,) = split_text(array(1, 2).replace("hit", "hut"))
     assert one.id != other.id
     assert one.id.rpartition(":")[0] == other.id.rpartition(":")[0] == "s:1-2"
+
+
+def test_the_id_differs_with_the_salt() -> None:
+    text = array(1).encode()
+
+    def id_with(salt: bytes) -> str:
+        (part,) = split(read_message(text), Body(text, None), 0, is_check=False, salt=salt)
+        return part.id
+
+    assert id_with(b"") != id_with(b"salt") == id_with(b"salt")
 
 
 def test_a_report_has_its_number_in_the_id() -> None:

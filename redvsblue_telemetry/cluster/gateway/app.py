@@ -45,7 +45,7 @@ class Gateway:
         self.storage = storage = StreamStorage(link, self._on_stored, self._on_failure)
         self._following = following = Following()
         self.archive = ArchiveWatch(link, following)
-        link.on_new_stream = self._on_new_stream
+        link.on_loss = self._on_loss
         self._stream_metrics = StreamMetrics(
             is_connected=lambda: link.is_connected,
             is_storing=lambda: storage.last_error is None,
@@ -84,7 +84,7 @@ class Gateway:
         )
         self._stream_metrics.observe(counts.seconds)
 
-    def _on_new_stream(self) -> None:
+    def _on_loss(self) -> None:
         self.storage.lose_all()
         self._following.lose_all()
 
@@ -121,7 +121,6 @@ async def gateway_running(stream: StreamOptions, options: Options) -> AsyncItera
     gateway = Gateway(link, options.access(), options.limits(), options.public_url)
     try:
         await gateway.storage.start(_START_TIMEOUT)
-        await gateway.archive.look()  # so that clients who ask for the archive needn't wait
         watching = asyncio.create_task(gateway.archive.run())
         try:
             yield gateway

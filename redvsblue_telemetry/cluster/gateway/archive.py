@@ -1,23 +1,18 @@
-"""Learns from the loaders how far the lake has come.
+"""Asks the loaders which events are in the lake, for the clients that wait for that.
 
-They write it into a bucket of the stream's key-value store, which is a stream itself: so each new
-value is a message that a plain subscription gets. It can miss one, while it is not connected. So
-the values of the partitions that somebody waits for are read now and then, too.
-
-All of them are read before the first client may wait. If the stream has lost messages and uses
-their numbers again, the archive may seem to be ahead of it. The link notices that at the next
-message, since it knows the numbers by then.
+The loader of a partition knows the numbers of its sessions that are in the lake, so its answer is
+true even if the stream has lost messages meanwhile. It is asked while somebody waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+from itertools import islice
 
-from nats.aio.msg import Msg
+import msgspec
 
-from ..stream import ARCHIVED_BUCKET, archived_subject
+from ..stream import Answer, Inquiry, StreamState, archive_subject
 from .following import Following
 from .link import Link, StreamError
 
@@ -25,15 +20,19 @@ __all__ = ["ArchiveWatch"]
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
-_INTERVAL = 1.0  # seconds
+_INTERVAL = 0.5  # seconds
+_MOST_SESSIONS = 200  # of an inquiry: the answer has to fit into a message of the servers
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Answer).decode
 
 
 class ArchiveWatch:
-    """Moves the followed partitions on. Used on the event loop's thread.
+    """Asks about the followed partitions. Used on the event loop's thread.
 
     Args:
         link: the connection to the stream.
-        following: learns of it.
+        following: learns the answers.
     """
 
     def __init__(self, link: Link, following: Following) -> None:
@@ -41,41 +40,33 @@ class ArchiveWatch:
         self._following = following
 
     async def run(self) -> None:
-        """Watch until canceled."""
+        """Ask again and again until canceled."""
         while True:
-            await self.look()
+            await asyncio.gather(*map(self._ask, tuple(self._following.awaited)))
             await asyncio.sleep(_INTERVAL)
 
-    async def look(self) -> None:
-        """Look once, as far as that is possible now."""
+    async def _ask(self, partition: int) -> None:
+        """Ask about all sessions of a partition, as far as that is possible now."""
+        state = self._link.state
+        if state is None:
+            return
+        sessions = iter(self._following.sessions(partition).items())
         try:
-            await self._read()
-        except StreamError:  # the storage reports it
+            while asked := dict(islice(sessions, _MOST_SESSIONS)):
+                await self._inquire(partition, state, asked)
+        except StreamError:  # nobody has the partition at the moment, or is cut off from it
             pass
         except Exception:
             logger.exception("internal error in the collector")
 
-    async def _read(self) -> None:
-        await self._link.listen(archived_subject("*"), self._hear)
-        following, state = self._following, self._link.state
-        if state is None:
+    async def _inquire(self, partition: int, state: StreamState, asked: dict[str, int]) -> None:
+        inquiry = _encode(Inquiry(state.identity, asked))
+        answer = _decode(await self._link.ask(archive_subject(partition), inquiry))
+        if self._link.state != state:
             return
-        for partition in tuple(
-            following.awaited if following.is_ready else range(state.partitions)
-        ):
-            value = await self._link.value(ARCHIVED_BUCKET, archived_subject(partition))
-            self._note(partition, value)
-        following.is_ready = True
-
-    async def _hear(self, message: Msg) -> None:
-        with contextlib.suppress(ValueError):
-            self._note(int(message.subject.rpartition(".")[2]), message.data)
-
-    def _note(self, partition: int, value: bytes | None) -> None:
-        identity, _, number = (value or b"").decode(errors="replace").partition(" ")
-        state = self._link.state
-        # Numbers of a stream that was there before mean other messages.
-        if state is None or identity != state.identity or not number.isdigit():
-            return
-        self._link.note_number(int(number))
-        self._following.move(partition, int(number))
+        lost = self._following.learn(partition, asked, answer)
+        if lost:
+            self._link.change_salt()
+            logger.warning(
+                "the stream has lost messages that %d clients wait for; they send again", lost
+            )

@@ -9,22 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+import os
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
 
 import nats.errors
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import PubAck
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
+from nats.js.errors import APIError, NoStreamResponseError
 
-from ..stream import (
-    StreamClient,
-    StreamOptions,
-    StreamState,
-    connect,
-    ensure_stream,
-    renew_stream,
-)
+from ..stream import StreamClient, StreamOptions, StreamState, connect, ensure_stream
 
 __all__ = ["FormatError", "Link", "StreamError"]
 
@@ -49,9 +43,9 @@ def _nothing() -> None:
 class Link:
     """A connection to the servers of the stream. Used on one event loop.
 
-    It notices when the stream has lost messages. Sequence numbers only grow. So a new message whose
-    number is not above all that were known before it was sent is in a stream that was made anew, or
-    in one that has lost its end. The latter gets another identity, which everyone looks at.
+    It notices when the stream was made anew, and soon when it has lost its end. Sequence numbers
+    only grow, so a new message whose number is not above all that were known before it was sent is
+    in a stream without some of these.
 
     Args:
         options: the servers.
@@ -65,11 +59,13 @@ class Link:
         self._jetstream: JetStreamContext | None = None  # of the client
         self._connecting: asyncio.Task[StreamClient] | None = None
         self._last_error = "no server has answered yet"
-        self._listener: StreamClient | None = None  # the connection with the subscription
-        self._renewing = asyncio.Lock()
-        self._highest = 0  # of the sequence numbers that are known
-        self.on_new_stream: Callable[[], object] = _nothing
-        """Called when the stream isn't the one that it was: what was stored may be lost."""
+        self._losses = 0  # that were noticed
+        self._highest = 0  # of the sequence numbers that are known since the last one
+        self.on_loss: Callable[[], object] = _nothing
+        """Called when stored messages may be lost."""
+        self.salt = b""
+        """Of the ids of messages. It changes with each loss, since the servers may still drop a
+        message as a repeat although they have lost it."""
         self.state: StreamState | None = None
         """What is true of the stream; None before it was reached."""
 
@@ -98,10 +94,6 @@ class Link:
             except ValueError as error:
                 raise FormatError(str(error)) from error
 
-    def note_number(self, number: int) -> None:
-        """Note that a message of the stream, as it is now, has this sequence number."""
-        self._highest = max(self._highest, number)
-
     async def publish(
         self, subject: str, body: bytes, headers: dict[str, str], timeout: float
     ) -> PubAck:
@@ -121,47 +113,31 @@ class Link:
             raise self._not_connected()
         if client.pending_data_size > _MAX_UNSENT:
             raise StreamError("a server of the stream does not read what it is sent")
-        state, highest = self.state, self._highest
+        losses, highest = self._losses, self._highest
         with _translated():
             ack = await jetstream.publish(subject, body, timeout, headers=headers)
-        if ack.seq <= highest and not ack.duplicate:
-            await self._renew(jetstream, state)
-        if self.state is not state:
+        if self._losses == losses and ack.seq <= highest and not ack.duplicate:
+            self._note_loss()
+        if self._losses != losses:
             raise StreamError("the stream is another one than before")
-        self.note_number(ack.seq)
+        self._highest = max(self._highest, ack.seq)
         return ack
 
-    async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> None:
-        """Have a function called with each message of a subject from now on.
+    def change_salt(self) -> None:
+        """Have the servers take messages that they seem to have, and have lost."""
+        self.salt = os.urandom(blake2b.SALT_SIZE)
 
-        Messages are missed while there is no connection. To be called now and then, since another
-        connection may take the place of the one before.
+    async def ask(self, subject: str, inquiry: bytes) -> bytes:
+        """Return the answer of the subscriber of a subject.
 
         Raises:
-            StreamError: there is no connection.
+            StreamError: there is no answer now.
         """
         client = self._client
         if client is None or not client.is_connected:
             raise self._not_connected()
-        if client is not self._listener:
-            with _translated():
-                await client.subscribe(subject, cb=heard)
-            self._listener = client
-
-    async def value(self, bucket: str, subject: str) -> bytes | None:
-        """Return the newest value in a bucket of the key-value store; None if there is none.
-
-        Raises:
-            StreamError: the bucket can't be read.
-        """
-        client, jetstream = self._client, self._jetstream
-        if client is None or jetstream is None or not client.is_connected:
-            raise self._not_connected()
         with _translated():
-            try:
-                return (await jetstream.get_last_msg(f"KV_{bucket}", subject)).data
-            except NotFoundError:
-                return None
+            return (await client.request(subject, inquiry, _REQUEST_TIMEOUT)).data
 
     async def close(self) -> None:
         """Close the connection."""
@@ -171,25 +147,20 @@ class Link:
         if self._client is not None:
             await self._client.close()
 
-    async def _renew(self, jetstream: JetStreamContext, state: StreamState | None) -> None:
-        """Give a stream that has lost messages another identity, which everyone looks at."""
-        async with self._renewing:
-            if state is not None and self.state is state:
-                with _translated():
-                    try:
-                        self._take(await renew_stream(jetstream, state))
-                    except ValueError as error:
-                        raise FormatError(str(error)) from error
-
     def _take(self, state: StreamState) -> None:
         if state == self.state:
             return
         is_another = self.state is not None
         self.state = state
         if is_another:
-            self._highest = 0
-            logger.warning("the stream was made anew, or has lost messages; clients send again")
-            self.on_new_stream()
+            self._note_loss()
+
+    def _note_loss(self) -> None:
+        self._losses += 1
+        self._highest = 0
+        logger.warning("the stream was made anew, or has lost messages; clients send again")
+        self.change_salt()
+        self.on_loss()
 
     async def _connected(self) -> StreamClient:
         client = self._client

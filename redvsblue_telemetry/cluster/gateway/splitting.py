@@ -19,7 +19,7 @@ from ..._report import Report, encode_report
 from ..._shared import escape
 from ...collector.messages import Event, Message, Rejected
 from ...collector.storing import Body, MessageTooLargeError
-from ..stream import CHECK, ENCODING, FAULT, MESSAGE_ID, RECEIVED, partition_of
+from ..stream import CHECK, ENCODING, FAULT, MESSAGE_ID, RECEIVED, Ranges, partition_of
 
 __all__ = ["Part", "split"]
 
@@ -39,6 +39,8 @@ class Part(msgspec.Struct, gc=False):
     """Whose order it belongs to; None if no other message has to wait for it."""
     body: bytes
     headers: dict[str, str]
+    numbers: Ranges = []
+    """Those of its events."""
     events: int = 0
     crashes: int = 0
     rejected: int = 0
@@ -65,7 +67,9 @@ class Part(msgspec.Struct, gc=False):
         return partition_of(self.session, partitions)
 
 
-def split(message: Message, body: Body | None, received: int, *, is_check: bool) -> list[Part]:
+def split(
+    message: Message, body: Body | None, received: int, *, is_check: bool, salt: bytes = b""
+) -> list[Part]:
     """Return the messages of the stream that have the contents of a client's message.
 
     Args:
@@ -73,6 +77,7 @@ def split(message: Message, body: Body | None, received: int, *, is_check: bool)
         body: the message as it came; None if it can't be unpacked.
         received: when it came, in milliseconds since the epoch.
         is_check: whether it is part of a check.
+        salt: the same message has other ids with another salt. At most 16 bytes.
 
     Raises:
         MessageTooLargeError: it has too many sessions. Each would be stored by itself, with a sync
@@ -82,7 +87,7 @@ def split(message: Message, body: Body | None, received: int, *, is_check: bool)
     if is_check:
         headers[CHECK] = "1"
     if body is None:
-        return _faults(message.rejected, headers, b"")
+        return _faults(message.rejected, headers, b"", salt)
     sessions: dict[str, tuple[list[Event], list[Report]]] = {}
     for event in message.events:
         sessions.setdefault(event.session_id, ([], []))[0].append(event)
@@ -97,23 +102,24 @@ def split(message: Message, body: Body | None, received: int, *, is_check: bool)
             headers[ENCODING] = body.encoding
         session = next(iter(sessions), None)
         rejected = len(message.rejected) + message.unrecorded
-        part = _part(session, body.packed, headers, message.events, message.reports)
+        part = _part(session, body.packed, headers, salt, message.events, message.reports)
         part.rejected = rejected
         return [part]
     parts = []
     for session, (events, reports) in sessions.items():
         if events:
-            parts.append(_part(session, _encode(events), headers, events, []))
+            parts.append(_part(session, _encode(events), headers, salt, events, []))
         if reports:
             text = b"".join(encode_report(report) + b"\n" for report in reports)
-            parts.append(_part(session, text, headers, [], reports))
-    return parts + _faults(message.rejected, headers, body.packed)
+            parts.append(_part(session, text, headers, salt, [], reports))
+    return parts + _faults(message.rejected, headers, body.packed, salt)
 
 
 def _part(
     session: str | None,
     body: bytes,
     headers: dict[str, str],
+    salt: bytes,
     events: list[Event],
     reports: list[Report],
 ) -> Part:
@@ -125,13 +131,28 @@ def _part(
     return Part(
         session,
         body,
-        {**headers, MESSAGE_ID: _id(session or "", numbers, body)},
+        {**headers, MESSAGE_ID: _id(session or "", numbers, body, salt)},
+        _ranges([event.seq for event in events]),
         len(events),
         sum(event.type == "crash" for event in events),
     )
 
 
-def _faults(rejected: Iterable[Rejected], headers: dict[str, str], body: bytes) -> list[Part]:
+def _ranges(numbers: list[int]) -> Ranges:
+    if not numbers or numbers == list(range(numbers[0], numbers[-1] + 1)):  # nearly always
+        return [(numbers[0], numbers[-1])] if numbers else []
+    ranges: Ranges = []
+    for number in sorted({*numbers}):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1] = ranges[-1][0], number
+        else:
+            ranges.append((number, number))
+    return ranges
+
+
+def _faults(
+    rejected: Iterable[Rejected], headers: dict[str, str], body: bytes, salt: bytes
+) -> list[Part]:
     return [
         Part(
             None,
@@ -140,7 +161,7 @@ def _faults(rejected: Iterable[Rejected], headers: dict[str, str], body: bytes) 
                 **headers,
                 FAULT: _one_line(each.reason)[:_MAX_FAULT_CHARACTERS],
                 # Two parts with the same text are two.
-                MESSAGE_ID: _id("", f"x{number}", body + each.text),
+                MESSAGE_ID: _id("", f"x{number}", body + each.text, salt),
             },
             rejected=1,
         )
@@ -148,14 +169,14 @@ def _faults(rejected: Iterable[Rejected], headers: dict[str, str], body: bytes) 
     ]
 
 
-def _id(session: str, numbers: str, body: bytes) -> str:
+def _id(session: str, numbers: str, body: bytes, salt: bytes) -> str:
     """Return the id of a message.
 
     The numbers alone would not do: a client that was refused sends them again in smaller messages,
     and another client can claim the same session.
     """
     shown = quote(session, safe="", errors="surrogatepass")[:_MAX_ID_CHARACTERS]
-    return f"{shown}:{numbers}:{blake2b(body, digest_size=8).hexdigest()}"
+    return f"{shown}:{numbers}:{blake2b(body, digest_size=8, salt=salt).hexdigest()}"
 
 
 def _one_line(text: str) -> str:

@@ -162,7 +162,7 @@ class StreamStorage:
         if self._health.last_error is not None:
             self._break(receipt)
             return
-        parts = split(message, body, epoch_milliseconds(), is_check=is_check)
+        parts = split(message, body, epoch_milliseconds(), is_check=is_check, salt=self._link.salt)
         for part in parts:
             if part.wire_bytes > self._link.max_payload:
                 raise MessageTooLargeError(
@@ -270,7 +270,8 @@ class StreamStorage:
         self._worked_at = self._loop.time()
         state = self._link.state
         assert state is not None
-        sent.places.append((part.partition(state.partitions), ack.seq))
+        where = part.partition(state.partitions)
+        sent.places.append(Place(where, ack.seq, part.session, part.numbers))
         self._finish(job)
         if sent.is_check:
             return

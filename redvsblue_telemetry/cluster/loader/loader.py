@@ -14,11 +14,13 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ..._shared import monotonic
+from ..stream import Answer
+from .answering import Answering
 from .continuity import Continuity
 from .membership import Membership
 from .partitions import Limits, Partition, take
@@ -49,7 +51,8 @@ class Loader:
 
     Args:
         source: of messages.
-        continuity: notices that some were lost.
+        continuity: distinguishes deleted messages from lost ones.
+        answering: answers the gateways.
         reader: of their contents.
         storing: writes into the lake; used on a thread of this loader's own.
         limits: when to commit.
@@ -61,6 +64,7 @@ class Loader:
         self,
         source: Source,
         continuity: Continuity,
+        answering: Answering,
         reader: Reader,
         storing: Storing,
         limits: Limits,
@@ -69,6 +73,7 @@ class Loader:
     ) -> None:
         self._source = source
         self._continuity = continuity
+        self._answering = answering
         self._reader = reader
         self._storing = storing
         self._limits = limits
@@ -189,7 +194,6 @@ class Loader:
             asyncio.get_running_loop().call_later(_FIRST_RETRY, self._wake.set)
             return
         self._note_lake(None)
-        self._on_stored(Stored(last=found))
         for number, last in found.items():
             self._partitions[number] = partition = Partition(number, last)
             self._readers[number] = task = asyncio.create_task(self._read(partition))
@@ -219,11 +223,21 @@ class Loader:
     # Reading.
 
     async def _read(self, partition: Partition) -> None:
-        """Read a partition on and on."""
-        while True:
-            await self._wait_for_room()
-            if not await self._read_some(partition):
-                await asyncio.sleep(_IDLE)
+        """Read a partition on and on, and answer about it."""
+
+        async def stored(sessions: Mapping[str, int]) -> Answer | None:
+            is_all = partition.is_at_end and not partition.uncommitted
+            find = functools.partial(
+                self._storing.stored, partition.number, sessions, is_all=is_all
+            )
+            return await self._on_thread(find)
+
+        async with self._answering.answering(partition.number, stored):
+            while True:
+                partition.is_at_end = False
+                await self._wait_for_room()
+                if not await self._read_some(partition):
+                    await asyncio.sleep(_IDLE)
 
     async def _wait_for_room(self) -> None:
         while self._is_full():
@@ -240,6 +254,7 @@ class Loader:
             return False
         self._note_source(None)
         partition.pending = batch.pending
+        partition.is_at_end = not batch.messages and partition.missing_since is None
         for message in batch.messages:
             await self._wait_for_room()  # a message may unpack to a hundred times as much
             if epoch_of(partition.last.place) != epoch:

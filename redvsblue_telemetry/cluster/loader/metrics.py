@@ -92,8 +92,6 @@ class Metrics:
 
     def record(self, stored: Stored) -> None:
         """Count a commit."""
-        if not stored.messages:
-            return
         self._commits.inc()
         self._messages.inc(stored.messages)
         self._stored.inc(stored.events)

@@ -47,6 +47,8 @@ class Partition:
         """Its last message that was read."""
         self.missing_since: float | None = None
         """Since when the stream does not show that message; None if it does."""
+        self.is_at_end = False
+        """Whether the stream had no message after that one, when it was last asked."""
         self.pending = 0
         """How many messages the stream has after that one."""
         self.waiting: list[Received] = []

@@ -24,7 +24,7 @@ from ...collector.server import OptionsError
 from ...collector.storage.upkeep import Keep
 from ..lake.errors import LakeError
 from ..stream import StreamOptions, StreamState, connect, ensure_stream
-from .archived import Archived
+from .answering import Answering
 from .continuity import Continuity
 from .http import listen, serving
 from .leases import Times
@@ -34,7 +34,7 @@ from .metrics import Lag, Metrics, State
 from .partitions import Limits
 from .reading import Reader
 from .source import Source
-from .storing import LostPartitionsError, Stored, Storing
+from .storing import LostPartitionsError, Storing
 from .tasks import end
 from .upkeep import Upkeep
 
@@ -195,16 +195,16 @@ class _Running:
         self._loader = Loader(
             source,
             Continuity(jetstream),
+            Answering(client, state.identity),
             reader,
             Storing(options.lake, state.identity, check),
             options.limits,
-            self._note_stored,
+            self.metrics.record,
             self._note_failure,
         )
         self._membership = Membership(
             jetstream, state.partitions, replicas, options.times, _name(), self._loader.wake
         )
-        self._archived = Archived(jetstream, state.identity, replicas)
         self._upkeep = Upkeep(
             options.lake,
             state,
@@ -233,14 +233,11 @@ class _Running:
             each.add_done_callback(lambda _: ending.set())
         beside = [
             asyncio.create_task(self._membership.run()),
-            asyncio.create_task(self._archived.run()),
             asyncio.create_task(self._upkeep.run()),
             asyncio.create_task(self._loader.watch()),
         ]
         try:
             await asyncio.wait([loading, *beside], return_when=asyncio.FIRST_COMPLETED)
-            if loading.done():
-                await self._archived.finish()
         finally:
             await end(loading, *ends, *beside)
         for task in (loading, *ends, *beside):
@@ -260,10 +257,6 @@ class _Running:
     def is_storing(self) -> bool:
         """Return whether events can be stored, as far as this loader knows."""
         return self._loader.lake_error is None and self._loader.source_error is None
-
-    def _note_stored(self, stored: Stored) -> None:
-        self.metrics.record(stored)
-        self._archived.note(stored.last)
 
     def _note_failure(self, error: LakeError | LostPartitionsError) -> None:
         self.metrics.record_failure(is_lost=isinstance(error, LostPartitionsError))

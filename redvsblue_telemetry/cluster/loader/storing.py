@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -10,9 +11,14 @@ from ..._shared import monotonic
 from ..lake.collecting import Check, Rows
 from ..lake.errors import LakeError, LostPartitionsError
 from ..lake.lake import Claim, Lake
+from ..stream import Answer
 from .partitions import LastMessage, Taken
+from .places import sequence_of
 
 __all__ = ["Commit", "LakeError", "LostPartitionsError", "Stored", "Storing"]
+
+
+_MOST_RANGES = 256  # of a session's numbers in an answer
 
 
 class Stored(msgspec.Struct):
@@ -74,6 +80,26 @@ class Storing:
         """Forget partitions, and commits to them that were prepared and not made."""
         if self._claim is not None:
             self._claim.release(partitions)
+
+    def stored(self, partition: int, sessions: Mapping[str, int], *, is_all: bool) -> Answer | None:
+        """Return which numbers of sessions are in the lake; None while that is not certain.
+
+        Args:
+            partition: that of the sessions.
+            sessions: the lowest number of interest, of each session.
+            is_all: whether the stream has nothing else of the partition.
+        """
+        claim = self._claim
+        if claim is None or partition not in claim.partitions:
+            return None
+        if partition in claim.rows().sequences:  # they count as stored, and are not yet
+            return None
+        numbers = {}
+        for session, first in sessions.items():
+            ranges = claim.numbers(session, partition).ranges if session else []
+            begin = bisect_left(ranges, first, key=lambda each: each[1])
+            numbers[session] = ranges[begin : begin + _MOST_RANGES]
+        return Answer(sequence_of(claim.offset(partition)), is_all, numbers)
 
     def prepare(self, taken: Taken) -> Commit:
         """Return the commit of some messages.

@@ -16,6 +16,7 @@ from nats.js import JetStreamContext
 from redvsblue_telemetry.cluster.stream import (
     MESSAGE_ID,
     RECEIVED,
+    STREAM,
     StreamOptions,
     StreamState,
     connect,
@@ -79,6 +80,12 @@ class Publisher:
             headers[MESSAGE_ID] = message_id
         partition = partition_of(session, self.state.partitions)
         return await self.raw(partition, body, {k.replace("_", "-"): v for k, v in headers.items()})
+
+    async def make_anew(self) -> None:
+        """Make the stream anew, as by hand: without its messages, and otherwise the same."""
+        info = await self.jetstream.stream_info(STREAM)
+        await self.jetstream.delete_stream(STREAM)
+        await self.jetstream.add_stream(info.config)
 
     async def raw(self, partition: int, body: bytes, headers: dict[str, str]) -> int:
         async def publish() -> int:

@@ -11,17 +11,21 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+import nats.errors
 import pytest
 
 from redvsblue_telemetry import start_telemetry
 from redvsblue_telemetry._report import Report, State, decode_report, encode_report
-from redvsblue_telemetry.cluster.loader.archived import ARCHIVED_BUCKET
 from redvsblue_telemetry.cluster.stream import (
     CHECK,
     ENCODING,
     FAULT,
     RECEIVED,
     STREAM,
+    Answer,
+    Inquiry,
+    archive_subject,
     partition_of,
 )
 from tests.cluster.loader.loaders import (
@@ -31,7 +35,7 @@ from tests.cluster.loader.loaders import (
     stored,
     wait_for_events,
 )
-from tests.cluster.loader.publishing import events, publishing
+from tests.cluster.loader.publishing import events, insisted, publishing
 from tests.support.command import needs_posix, run_command, running_command
 from tests.support.stream import stream_servers_running
 from tests.support.wait import wait_until
@@ -193,25 +197,55 @@ def test_stop_commits_all_that_was_read(stream_servers: StreamServers, tmp_path:
 
 
 def test_gateways_learn_what_is_in_the_lake(stream_servers: StreamServers, tmp_path: Path) -> None:
+    """From the loader that has the partition now, also of what others have loaded before."""
     lake = tmp_path / "lake"
 
-    async def publish() -> tuple[str, int, int]:
+    async def publish(first: int, last: int) -> int:
         async with publishing(stream_servers.urls) as publisher:
-            sequence = await publisher.batch("a", 1, 10)
-            home = partition_of("a", publisher.state.partitions)
-            return publisher.state.identity, home, sequence
+            return await publisher.batch("a", first, last)
 
-    async def archived(partition: int) -> bytes | None:
+    async def ask(identity: str | None = None, **sessions: int) -> Answer:
         async with publishing(stream_servers.urls) as publisher:
-            store = await publisher.jetstream.key_value(ARCHIVED_BUCKET)
-            return (await store.get(f"partition.{partition}")).value
+            inquiry = Inquiry(identity or publisher.state.identity, sessions)
+            text = msgspec.json.encode(inquiry)
+            where = archive_subject(partition_of("a", publisher.state.partitions))
+            answer = await insisted(lambda: publisher.client.request(where, text, 1))
+            return msgspec.json.decode(answer.data, type=Answer)
 
     with loader_running(stream_servers.urls, lake) as loader:
-        identity, home, sequence = asyncio.run(publish())
+        asyncio.run(publish(1, 10))
         wait_for_events(lake, 10)
         loader.stop()
-        assert asyncio.run(archived(home)) == f"{identity} {sequence}".encode()
-        assert asyncio.run(archived((home + 1) % 4)) == f"{identity} 0".encode()
+    asyncio.run(publish(11, 20))
+    sequence = asyncio.run(publish(31, 40))
+    with loader_running(stream_servers.urls, lake) as loader:
+        wait_for_events(lake, 30)
+        loader.wait_for_metric("telemetry_lag_messages", 0)
+        assert asyncio.run(ask(a=11, b=1)).numbers == {"a": [(1, 20), (31, 40)], "b": []}
+        assert asyncio.run(ask(a=25)).numbers == {"a": [(31, 40)]}
+        assert asyncio.run(ask()).sequence == sequence
+        assert wait_until(lambda: asyncio.run(ask()).is_all, PATIENCE)
+        loader.stop()
+
+
+def test_what_is_read_and_not_in_the_lake_is_not_said_to_be(
+    stream_servers: StreamServers, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with publishing(stream_servers.urls) as publisher:
+            await publisher.batch("a", 1, 10)
+            await asyncio.to_thread(loader.wait_for_metric, "telemetry_lag_messages", 1)
+            inquiry = Inquiry(publisher.state.identity, {"a": 1})
+            where = archive_subject(partition_of("a", publisher.state.partitions))
+            text = msgspec.json.encode(inquiry)
+            answer = await insisted(lambda: publisher.client.request(where, text, 1))
+            assert msgspec.json.decode(answer.data, type=Answer) == Answer(0, False, {"a": []})
+            text = msgspec.json.encode(Inquiry("another", {"a": 1}))
+            with pytest.raises(nats.errors.TimeoutError):
+                await publisher.client.request(where, text, 0.5)
+
+    with loader_running(stream_servers.urls, tmp_path / "lake", "--interval", "60") as loader:
+        asyncio.run(scenario())
 
 
 def test_messages_that_are_in_the_lake_leave_the_stream(

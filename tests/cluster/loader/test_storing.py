@@ -10,7 +10,7 @@ import pytest
 from redvsblue_telemetry.cluster.loader.partitions import LastMessage, Partition, Taken, take
 from redvsblue_telemetry.cluster.loader.reading import Reader
 from redvsblue_telemetry.cluster.loader.storing import LostPartitionsError, Storing
-from redvsblue_telemetry.cluster.stream import StreamMessage, partition_of
+from redvsblue_telemetry.cluster.stream import Answer, StreamMessage, partition_of
 from tests.cluster.loader.loaders import sequences
 from tests.cluster.loader.publishing import PARTITIONS, events
 
@@ -54,3 +54,22 @@ def test_messages_of_a_commit_that_was_not_made_can_be_read_again(tmp_path: Path
     assert storing.claim([HOME]) == {HOME: (0, None)}
     assert storing.commit(storing.prepare(taken((1, 1, 10)))).events == 10
     assert sequences(tmp_path / "lake") == Counter(("a", seq) for seq in range(1, 11))
+
+
+def test_only_what_is_committed_is_said_to_be_stored(tmp_path: Path) -> None:
+    storing = Storing(str(tmp_path / "lake"), "stream", None)
+    assert storing.stored(HOME, {"a": 1}, is_all=True) is None
+    storing.claim([HOME])
+    assert storing.stored(HOME, {"a": 1}, is_all=True) == Answer(0, True, {"a": []})
+    assert storing.stored(HOME + 1, {"a": 1}, is_all=True) is None
+    commit = storing.prepare(taken((7, 1, 10), (8, 21, 30)))
+    assert storing.stored(HOME, {"a": 1}, is_all=False) is None
+    storing.commit(commit)
+    answer = storing.stored(HOME, {"a": 1, "b": 3, "": 0}, is_all=False)
+    assert answer == Answer(8, False, {"a": [(1, 10), (21, 30)], "b": [], "": []})
+    answer = storing.stored(HOME, {"a": 10}, is_all=False)
+    assert answer == Answer(8, False, {"a": [(1, 10), (21, 30)]})
+    answer = storing.stored(HOME, {"a": 11}, is_all=False)
+    assert answer == Answer(8, False, {"a": [(21, 30)]})
+    storing.forget([HOME])
+    assert storing.stored(HOME, {"a": 1}, is_all=False) is None

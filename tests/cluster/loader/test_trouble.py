@@ -22,7 +22,7 @@ from tests.cluster.loader.loaders import (
     stored,
     wait_for_events,
 )
-from tests.cluster.loader.publishing import PARTITIONS, Publisher, publishing
+from tests.cluster.loader.publishing import PARTITIONS, publishing
 from tests.cluster.loader.traffic import traffic
 from tests.support.command import needs_posix
 from tests.support.stream import stream_servers_running
@@ -209,13 +209,6 @@ def test_servers_of_the_stream_are_replaced_by_empty_ones(tmp_path: Path) -> Non
         assert loader.ask("/healthz")[0] == 200
 
 
-async def lose_all_messages(publisher: Publisher) -> None:
-    """As by the loss of all disks, or by hand: the numbers of the stream start over."""
-    info = await publisher.jetstream.stream_info(STREAM)
-    await publisher.jetstream.delete_stream(STREAM)
-    await publisher.jetstream.add_stream(info.config)
-
-
 LOST = "the stream has lost messages that it had acknowledged"
 
 
@@ -228,7 +221,7 @@ def test_stream_that_uses_its_numbers_again_is_read_again(
     async def publish(*, first: int, last: int, is_new: bool) -> None:
         async with publishing(stream_servers.urls) as publisher:
             if is_new:
-                await lose_all_messages(publisher)
+                await publisher.make_anew()
             for seq in range(first, last + 1):
                 await publisher.batch("a", seq, seq)
 
@@ -265,7 +258,7 @@ def test_numbers_that_are_used_again_are_noticed_by_each_partition(
 
     async def publish_after() -> None:
         async with publishing(stream_servers.urls) as publisher:
-            await lose_all_messages(publisher)
+            await publisher.make_anew()
             await publisher.batch("a", 11, 11)
             for seq in range(1, others + 1):
                 await publisher.batch("b", seq, seq)
