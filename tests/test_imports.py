@@ -211,9 +211,10 @@ ROOMS = {
     """,
     "cluster": """
         stream          |
-        gateway         | stream
+        tasks           |
+        gateway         | stream  tasks
         lake            |
-        loader          | lake  stream
+        loader          | lake  stream  tasks
         view            | lake
         local           | stream  lake
     """,
@@ -227,13 +228,12 @@ ROOMS = {
         partitions      | places  reading
         answering       |
         storing         | partitions  places
-        tasks           |
-        loader          | answering  continuity  membership  partitions  places  reading  source  storing  tasks
+        loader          | answering  continuity  membership  partitions  places  reading  source  storing
         upkeep          | places  source
         erasure         | upkeep
         metrics         | storing
         http            |
-        server | answering continuity http leases loader membership metrics partitions reading source storing tasks upkeep
+        server | answering continuity http leases loader membership metrics partitions reading source storing upkeep
     """,  # noqa: E501
     "cluster.view": """
         events          |

@@ -19,6 +19,7 @@ from ...collector.http.metrics import Metrics
 from ...collector.ingest import Ingest, Limits
 from ...collector.server import Options, OptionsError
 from ..stream import StreamOptions
+from ..tasks import end
 from .archive import ArchiveWatch
 from .following import Following
 from .link import FormatError, Link
@@ -125,8 +126,7 @@ async def gateway_running(stream: StreamOptions, options: Options) -> AsyncItera
         try:
             yield gateway
         finally:
-            watching.cancel()
-            await asyncio.wait([watching])
+            await end(watching)
     except FormatError as error:
         raise OptionsError(str(error)) from error
     finally:

@@ -19,6 +19,7 @@ from nats.js.api import PubAck
 from nats.js.errors import APIError, NoStreamResponseError
 
 from ..stream import StreamClient, StreamOptions, StreamState, connect, ensure_stream
+from ..tasks import end
 
 __all__ = ["FormatError", "Link", "StreamError"]
 
@@ -142,8 +143,7 @@ class Link:
     async def close(self) -> None:
         """Close the connection."""
         if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.wait([self._connecting])
+            await end(self._connecting)
         if self._client is not None:
             await self._client.close()
 

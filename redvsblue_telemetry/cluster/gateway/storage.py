@@ -27,6 +27,7 @@ from ...collector.messages import Message
 from ...collector.storage.upkeep import epoch_milliseconds
 from ...collector.storing import Body, Health, MessageTooLargeError, Place, Receipt
 from ..stream import CHECK, MESSAGE_ID, RECEIVED, subject
+from ..tasks import end
 from .link import FormatError, Link, StreamError
 from .splitting import Part, split
 
@@ -187,8 +188,7 @@ class StreamStorage:
         while self._tasks:
             await asyncio.wait(self._tasks)
         if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+            await end(self._watching)
         await self._link.close()
 
     # The lanes.

@@ -15,13 +15,13 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from ..stream import Answer, Inquiry, archive_subject
+from ..stream import INBOX, Answer, Inquiry, archive_subject
 
 __all__ = ["Answering"]
 
 logger = logging.getLogger("redvsblue_telemetry.loader")
 
-_MOST_WAITING = 1000  # inquiries; a gateway whose inquiry is dropped asks again
+_MOST_WAITING = 100  # inquiries; a gateway whose inquiry is dropped asks again
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Inquiry).decode
@@ -52,6 +52,8 @@ class Answering:
         """
 
         async def answer(message: Msg) -> None:
+            if not message.reply.startswith(f"{INBOX}."):
+                return  # the servers would take an answer elsewhere for a command of this loader
             try:
                 inquiry = _decode(message.data)
                 if inquiry.identity != self._identity:

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from ..._shared import monotonic
 from ..stream import Answer
+from ..tasks import end
 from .answering import Answering
 from .continuity import Continuity
 from .membership import Membership
@@ -28,7 +29,6 @@ from .places import epoch_of, first_of_epoch, sequence_of
 from .reading import Reader
 from .source import Batch, Source, SourceError
 from .storing import LakeError, LostPartitionsError, Stored, Storing
-from .tasks import end
 
 __all__ = ["Loader"]
 

@@ -24,6 +24,7 @@ from ...collector.server import OptionsError
 from ...collector.storage.upkeep import Keep
 from ..lake.errors import LakeError
 from ..stream import StreamOptions, StreamState, connect, ensure_stream
+from ..tasks import end
 from .answering import Answering
 from .continuity import Continuity
 from .http import listen, serving
@@ -35,7 +36,6 @@ from .partitions import Limits
 from .reading import Reader
 from .source import Source
 from .storing import LostPartitionsError, Storing
-from .tasks import end
 from .upkeep import Upkeep
 
 __all__ = ["Options", "serve"]

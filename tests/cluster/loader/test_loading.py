@@ -248,6 +248,26 @@ def test_what_is_read_and_not_in_the_lake_is_not_said_to_be(
         asyncio.run(scenario())
 
 
+def test_an_answer_goes_to_an_inbox_and_is_no_command(
+    stream_servers: StreamServers, tmp_path: Path
+) -> None:
+    """A gateway has fewer rights than a loader, and must not borrow them."""
+
+    async def scenario() -> None:
+        async with publishing(stream_servers.urls) as publisher:
+            await publisher.batch("a", 1, 10)
+            await asyncio.to_thread(loader.wait_for_metric, "telemetry_lag_messages", 1)
+            text = msgspec.json.encode(Inquiry(publisher.state.identity, {"a": 1}))
+            where = archive_subject(partition_of("a", publisher.state.partitions))
+            purge = f"$JS.API.STREAM.PURGE.{STREAM}"
+            await publisher.client.publish(where, text, reply=purge)
+            await insisted(lambda: publisher.client.request(where, text, 1))  # that one is over
+            assert (await publisher.jetstream.stream_info(STREAM)).state.messages == 1
+
+    with loader_running(stream_servers.urls, tmp_path / "lake", "--interval", "60") as loader:
+        asyncio.run(scenario())
+
+
 def test_messages_that_are_in_the_lake_leave_the_stream(
     stream_servers: StreamServers, tmp_path: Path
 ) -> None:
