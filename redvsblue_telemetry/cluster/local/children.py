@@ -170,6 +170,9 @@ class Child:
     def suspend(self) -> None:
         """Stop it from running, as SIGSTOP does: its connections stay open. Not on Windows."""
         self._signal(getattr(signal, "SIGSTOP"))  # noqa: B009 - not on Windows
+        # One thread takes the signal and stops the others; while it syncs a file, they run on.
+        if sys.platform == "linux" and (pid := self.pid) is not None:
+            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let it run again."""

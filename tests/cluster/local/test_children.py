@@ -109,7 +109,7 @@ def test_a_suspended_child_does_not_run_until_it_is_resumed(tmp_path: Path, guar
     sleeper = child(tmp_path, guard)
     sleeper.start()
     sleeper.suspend()
-    assert wait_until(lambda: state() == "T")
+    assert state() == "T"
     sleeper.resume()
     assert wait_until(lambda: state() in "RS")
     sleeper.kill()
