@@ -33,6 +33,7 @@ _DIFFERS, _INTERRUPTED = 1, 130
 _BETWEEN_KILLS = 3.0  # seconds, as all times here
 _DEAD_FOR = 2.0
 _ELECTION_TIMEOUT = 30.0
+_GAME_START_TIMEOUT = 60.0
 _GAME_TIMEOUT = 120.0  # for what a game has to deliver at its end
 _LAKE_PATIENCE = 30.0  # without an event that is new in the lake
 _POLL_INTERVAL = 0.5
@@ -177,11 +178,12 @@ class _Run:
     async def _play_and_compare(self) -> int:
         games = f"{len(self._games)} games" if len(self._games) > 1 else "a game"
         kills = ", and until each kind of part was killed" if self._kills else ""
-        self._console.print(f"\nplaying {games} for {self._seconds:g} s{kills}\n")
-        self._began = time.monotonic()
         async with contextlib.AsyncExitStack() as stack:
             for game in self._games:
                 await stack.enter_async_context(game.running(self._parts.url))
+            await asyncio.gather(*(game.has_begun() for game in self._games))
+            self._console.print(f"\nplaying {games} for {self._seconds:g} s{kills}\n")
+            self._began = time.monotonic()
             with self._shown():
                 await asyncio.gather(self._kill_each(), asyncio.sleep(self._seconds))
                 self._note("the games end, and deliver what they have left")
@@ -338,6 +340,7 @@ class _Game:
         self._rate = rate
         self._process: asyncio.subprocess.Process
         self._reading: asyncio.Task[None]
+        self._heard = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def running(self, url: str) -> AsyncIterator[None]:
@@ -365,6 +368,15 @@ class _Game:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             self.progress = msgspec.json.decode(line, type=Progress)
+            self._heard.set()
+        self._heard.set()  # of its end
+
+    async def has_begun(self) -> None:
+        """Wait until it plays."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._heard.wait(), _GAME_START_TIMEOUT)
+        if not self.progress.session:
+            raise CommandError(f"game {self._number} does not start")
 
     async def end(self) -> None:
         """Let the game deliver what it has left, and end."""

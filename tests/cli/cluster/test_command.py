@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,24 @@ import pytest
 from redvsblue_telemetry.cluster.local.ledgers import count_events
 from redvsblue_telemetry.cluster.local.servers import ServersError, find_program
 from tests.cli.test_demo_command import children_of, is_alive
-from tests.support.command import PATIENCE, Terminal, invoke_command, needs_posix, running_command
+from tests.support.command import (
+    PATIENCE,
+    Terminal,
+    invoke_command,
+    needs_posix,
+    running_command,
+    running_process,
+)
 from tests.support.wait import wait_until
 
+# The pauses are for people who watch.
+_HURRIED = """
+import sys
+from redvsblue_telemetry.__main__ import main
+from redvsblue_telemetry.cli.cluster import command
+command._BETWEEN_KILLS, command._DEAD_FOR = 1.0, 0.5
+sys.exit(main())
+"""
 VERDICT = r"^every event once: ([\d,]+) events$"
 
 
@@ -37,9 +53,8 @@ def figure(output: str, name: str) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_every_event_is_in_the_lake_once_though_each_part_is_killed(tmp_path: Path) -> None:
-    with running_command(
-        *("cluster", "--kill", "--seconds", 5, "--games", 3, "--rate", 60, "--dir", tmp_path)
-    ) as running:
+    options = ("--kill", "--seconds", "5", "--games", "3", "--rate", "60", "--dir", str(tmp_path))
+    with running_process([sys.executable, "-c", _HURRIED, "cluster", *options]) as running:
         assert wait_until(lambda: running.process.poll() is not None, 220), running.said
         code = running.end()
 
