@@ -77,11 +77,14 @@ types: $(dev_installed) ## Check the types
 test-all: ## Run the tests on each Python from 3.10 to 3.15 that this machine has
 	+@MAKE="$(MAKE)" sh scripts/test_all.sh
 
+# Makes "package[extra] >=1.2, <3" to package==1.2.
+lowest := s/^ *\([a-z-]*\)\(\[[a-z]*\]\)* *>=\([0-9.]*\).*/\1==\3/p
+
 .PHONY: test-lowest
 test-lowest: ## Run the tests with the oldest dependencies that setup.cfg allows
 	$(MAKE) VENV=.venv-lowest .venv-lowest/.dev-installed
-	.venv-lowest/bin/python -m pip install --quiet $$(sed -n \
-		'/^install_requires/,/^$$/s/^ *\([a-z-]*\) *>=\([0-9.]*\).*/\1==\2/p' setup.cfg)
+	.venv-lowest/bin/python -m pip install --quiet $$(sed -n -e '/^install_requires/,/^$$/$(lowest)' \
+		-e '/^cluster =/,/^[a-z]* =$$/$(lowest)' setup.cfg)
 	.venv-lowest/bin/python -m pytest -n auto
 
 .PHONY: bench
