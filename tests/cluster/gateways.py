@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from redvsblue_telemetry._compression import unpacker
 from redvsblue_telemetry.collector.messages import Message, read_message
-from tests.support.command import Running, running_command
+from tests.support.command import Running, running_process
 
 if TYPE_CHECKING:
     from redvsblue_telemetry.cluster.local.children import Child
@@ -57,11 +58,27 @@ class Gateway(NamedTuple):
         return float(found[1])
 
 
+_HURRIED = """
+import sys
+from redvsblue_telemetry.__main__ import main
+from redvsblue_telemetry.cluster.gateway import app
+app._START_TIMEOUT = 0.1
+sys.exit(main())
+"""
+
+
 @contextlib.contextmanager
-def gateway_running(urls: Sequence[str], *options: object) -> Iterator[Gateway]:
-    """A gateway on a free port."""
-    arguments = ("collect", "--port", 0, "--stream", ",".join(urls), *options)
-    with running_command(*arguments) as running:
+def gateway_running(urls: Sequence[str], *options: object, waits: bool = True) -> Iterator[Gateway]:
+    """A gateway on a free port.
+
+    Args:
+        urls: of the stream's servers.
+        options: of the command, besides.
+        waits: whether it waits some seconds for the stream when it starts.
+    """
+    program = ("-m", "redvsblue_telemetry") if waits else ("-c", _HURRIED)
+    arguments = ("collect", "--port", "0", "--stream", ",".join(urls), *map(str, options))
+    with running_process([sys.executable, *program, *arguments]) as running:
         running.wait_for("Press Ctrl-C")
         found = re.search(r"http://\S+/", running.output)
         assert found is not None

@@ -149,7 +149,7 @@ def test_it_says_why_it_does_not_get_in(secure_server: SecureServer, tmp_path: P
         ((*trust, "--stream-credentials", foreign), "Authorization Violation"),
     ):
         with (
-            gateway_running([secure_server.url], *options) as gateway,
+            gateway_running([secure_server.url], *options, waits=False) as gateway,
             client_of(gateway) as client,
         ):
             gateway.running.wait_for(reason)
@@ -163,7 +163,7 @@ def test_it_gets_in_as_soon_as_the_credentials_are_right(
 ) -> None:
     path = secure_server.credentials(tmp_path / "gateway.creds", Key(0))
     options = ("--stream-credentials", path, "--stream-ca", secure_server.files.trust)
-    with gateway_running([secure_server.url], *options) as gateway:
+    with gateway_running([secure_server.url], *options, waits=False) as gateway:
         assert not gateway.is_healthy
         secure_server.credentials(path)
         assert wait_until(lambda: gateway.is_healthy, PATIENCE), gateway.running.said

@@ -71,6 +71,7 @@ class Servers:
                 "/etc/nats/tls/key.pem": str(self.files.key),
                 "/etc/nats/tls/ca.pem": str(self.files.trust),
                 "100GB": "1GB",
+                "lame_duck_grace_period: 5s": "lame_duck_grace_period: 1s",
             } | {
                 f"stream-{other}.example.com:6222": each[1].address
                 for other, each in enumerate(ports, 1)
@@ -179,7 +180,7 @@ def test_gateways_and_loaders_have_the_rights_that_they_need(
 def test_who_has_a_wrong_password_does_not_get_in(servers: Servers) -> None:
     for urls in (servers.urls("gateway", "of-loader"), servers.urls("nobody")):
         with (
-            gateway_running(urls, *servers.trust) as gateway,
+            gateway_running(urls, *servers.trust, waits=False) as gateway,
             client_of(gateway) as client,
         ):
             gateway.running.wait_for("Authorization Violation")

@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
-import threading
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from redvsblue_telemetry.cluster.lake.lake import Lake
 from tests.support.command import invoke_command
 from tests.support.lake import STREAM, append, event, message
+from tests.support.objects import object_store, settings
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a lake that is not there yet, on a new server.
-
-    The server is a separate process: a thread could not answer while the caller holds the GIL.
-    """
-    program = Path(sys.executable).with_name("moto_server")
-    server = subprocess.Popen(
-        [program, "-H", "127.0.0.1", "-p", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    with server:
-        try:
-            assert server.stderr is not None
-            found = (re.search(rb"http://127\.0\.0\.1:\d+", line) for line in server.stderr)
-            url = next(filter(None, found))[0].decode()
-            reader = threading.Thread(target=server.stderr.read)
-            reader.start()
-            for name, value in {
-                "AWS_ENDPOINT_URL": url,
-                "AWS_ALLOW_HTTP": "true",
-                "AWS_REGION": "us-east-1",
-                "AWS_ACCESS_KEY_ID": "testing",
-                "AWS_SECRET_ACCESS_KEY": "testing",
-            }.items():
-                monkeypatch.setenv(name, value)
-            request = urllib.request.Request(f"{url}/bucket", method="PUT")
-            try:
-                with urllib.request.urlopen(request):
-                    yield "s3://bucket/lake"
-            finally:
-                server.kill()
-                reader.join()
-        finally:
-            server.kill()
+    """The URL of a lake that is not there yet, on a new server."""
+    with object_store("bucket") as port:
+        for name, value in settings(port).items():
+            monkeypatch.setenv(name, value)
+        yield "s3://bucket/lake"
 
 
 def test_commands_read_a_lake_in_an_object_store(bucket: str) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import deltalake
 from prometheus_client.parser import text_string_to_metric_families
 
+from redvsblue_telemetry.cluster.local.ledgers import count_events
 from tests.support.command import Running, running_process
 from tests.support.wait import wait_until
 
@@ -115,4 +116,4 @@ def sequences(lake: Path) -> Counter[tuple[str, int]]:
 
 
 def wait_for_events(lake: Path, count: int, timeout: float = PATIENCE) -> None:
-    assert wait_until(lambda: len(stored(lake)) >= count, timeout), len(stored(lake))
+    assert wait_until(lambda: count_events(str(lake)) >= count, timeout), count_events(str(lake))
