@@ -177,7 +177,7 @@ class _Run:
 
     async def _play_and_compare(self) -> int:
         games = f"{len(self._games)} games" if len(self._games) > 1 else "a game"
-        kills = ", and until each kind of part was killed" if self._kills else ""
+        kills = " or longer, while one part after the other is killed" if self._kills else ""
         async with contextlib.AsyncExitStack() as stack:
             for game in self._games:
                 await stack.enter_async_context(game.running(self._parts.url))

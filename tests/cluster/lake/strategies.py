@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from redvsblue_telemetry.cluster.lake.lake import Lake
@@ -17,7 +18,10 @@ from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.writer import Writer
 
-__all__ = ["Both", "days", "stored"]
+__all__ = ["Both", "days", "few", "stored"]
+
+few = settings(max_examples=max(1, settings().max_examples // 5))
+"""For examples that take a second each."""
 
 START = 1_700_000_000_000
 SESSIONS = ["s", "s-2", "ü\U0001f680", "a'b\"c", "\x00", "session-" + "x" * 60]

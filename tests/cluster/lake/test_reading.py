@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from redvsblue_telemetry._report import decode_report
@@ -31,7 +31,7 @@ from redvsblue_telemetry.collector.storage.reports import missing_runs
 from redvsblue_telemetry.collector.storage.sandbox import Query, new_schema
 from redvsblue_telemetry.collector.storage.views import views
 
-from .strategies import SESSIONS, TYPES, Both, Group, days, stored
+from .strategies import SESSIONS, TYPES, Both, Group, days, few, stored
 
 SQL = """
 SELECT received, session, seq, type, timestamp, id, version, data, context, fault
@@ -72,7 +72,7 @@ def of_lake(query: LakeQuery, sql: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=10)
+@few
 @given(days)
 def test_sql_and_proofs_find_the_same(groups: list[Group]) -> None:
     with (
@@ -160,7 +160,7 @@ filters = st.builds(
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=10)
+@few
 @given(days, st.lists(filters, min_size=1, max_size=4))
 def test_exports_are_the_same_with_any_filter(
     groups: list[Group], wanted: list[EventFilter]

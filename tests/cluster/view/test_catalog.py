@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 
 from redvsblue_telemetry.cluster.lake.lake import Lake
 from redvsblue_telemetry.cluster.lake.reading import MEMORY, Snapshot, private_database
@@ -15,7 +15,7 @@ from redvsblue_telemetry.cluster.lake.standing import STANDING, add_standing
 from redvsblue_telemetry.cluster.lake.table import DataFile, Table
 from redvsblue_telemetry.cluster.view import catalog
 from redvsblue_telemetry.cluster.view.catalog import Catalog
-from tests.cluster.lake.strategies import Group, days, stored
+from tests.cluster.lake.strategies import Group, days, few, stored
 from tests.support.lake import append, numbered
 
 TABLES = {
@@ -51,7 +51,7 @@ def by_version(table: Table, snapshot: Snapshot) -> Sequence[Sequence[DataFile]]
     return found[::-1]
 
 
-@settings(max_examples=25)
+@few
 @given(days)
 def test_versions_add_up(groups: list[Group]) -> None:
     with stored(groups) as both:
