@@ -5,8 +5,9 @@ that is not archived. That one waits for one partition at a time, and only those
 partition are looked at when its loader has answered.
 
 A message is archived when the lake has the numbers of its events. Its place in the stream does not
-prove that: the stream may have lost the message, and given its place to another one. But a message
-whose place the lake has gone past, without its numbers, is lost.
+prove that: the stream may have lost the message, and given its place to another one. If the lake
+has gone past its place without its numbers, it is lost, or the stream has lost others and a loader
+has not read it again yet.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..stream import Answer, Ranges
 
 __all__ = ["Following"]
 
-_PATIENCE = 10.0  # seconds in which a replica of the stream has to have a message
+_PATIENCE = 20.0  # seconds in which loaders have noticed that the stream has lost messages
 _MOST_SESSIONS = 64  # of a client, whose numbers are remembered
 
 
@@ -149,8 +150,8 @@ class Following:
         session, first = _key(place)
         if place.partition != partition or asked.get(session, first + 1) > first:
             return False  # the answer is about others
-        is_old = self._clock() - oldest.since >= _PATIENCE
-        return place.sequence <= answer.sequence or (answer.is_all and is_old)
+        is_passed = place.sequence <= answer.sequence or answer.is_all
+        return is_passed and self._clock() - oldest.since >= _PATIENCE
 
     def forget(self, receipt: ArchiveReceipt) -> None:
         """Call a receipt no more."""

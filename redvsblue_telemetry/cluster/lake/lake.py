@@ -97,14 +97,22 @@ class Lake:
         claim.add(partitions)
         return claim
 
-    def offsets(self, identity: str, partitions: Iterable[int]) -> dict[int, int]:
+    def offsets(
+        self, identity: str, partitions: Iterable[int]
+    ) -> dict[int, tuple[int, int | None]]:
         """Return the sequence up to which each partition of a stream is in the lake.
+
+        With it comes when the stream stored that message; None if it isn't known.
 
         Raises:
             LakeError: the lake can't be read.
         """
         table = Table.open(self.url)
-        return {each: table.number(_fence(identity, each)) or 0 for each in partitions}
+        fences = {each: _fence(identity, each) for each in partitions}
+        return {
+            each: (table.number(fence) or 0, table.number(_time_of(fence)) or None)
+            for each, fence in fences.items()
+        }
 
     def append(
         self,
@@ -283,7 +291,8 @@ class Claim:
             mine = runs.filter(pc.equal(runs["seq"], partition))
             self._numbers[partition] = SessionNumbers(SessionTexts(mine), self._older)
             self._offsets[partition] = offset
-            self._stored_at[partition] = self._table.number(self._time_fence(partition)) or None
+            time = self._table.number(_time_of(self._fence(partition)))
+            self._stored_at[partition] = time or None
 
     def _read_runs(self, condition: Any) -> pa.Table:
         files = self._table.files(RUNS)
@@ -333,7 +342,7 @@ class Claim:
             table.discard(added)
             raise
         fences = {self._fence(key): value for key, value in moved.items()}
-        fences.update({self._time_fence(key): stored_at.get(key) or 0 for key in moved})
+        fences.update({_time_of(self._fence(key)): stored_at.get(key) or 0 for key in moved})
         for left in reversed(range(_ATTEMPTS)):
             self._is_current, self._attempted = False, {**moved}
             self._attempted_files = frozenset(each.path for each in added)
@@ -394,12 +403,13 @@ class Claim:
     def _fence(self, partition: int) -> str:
         return _fence(self.identity, partition)
 
-    def _time_fence(self, partition: int) -> str:
-        return f"{self._fence(partition)}/time"
-
 
 def _fence(identity: str, partition: int) -> str:
     return f"{identity}/{partition}"
+
+
+def _time_of(fence: str) -> str:
+    return f"{fence}/time"
 
 
 def _base(table: Table, identity: str) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
 
 import nats.errors
 from nats.js import JetStreamContext
@@ -25,31 +26,50 @@ from .source import Source, SourceError
 
 __all__ = ["StreamUpkeep", "Upkeep", "first_unloaded"]
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _ROUNDS_PER_CLEANING = 60  # so old events are deleted once an hour
 
 logger = logging.getLogger("redvsblue_telemetry.loader")
 
 
-async def first_unloaded(jetstream: JetStreamContext, offsets: Mapping[int, int]) -> int | None:
+async def first_unloaded(
+    jetstream: JetStreamContext, offsets: Mapping[int, tuple[int, int | None]]
+) -> int | None:
     """Return the lowest number of a message that is not in the lake; None if all are.
 
-    The stream's leader is asked: another replica may not have the newest ones yet.
+    The stream's leader is asked: another replica may not have the newest ones yet. If the stream
+    has lost the last message that is in the lake, no loader may have read those that came instead.
 
     Args:
         jetstream: asks.
-        offsets: the place of the last message of each partition that is in the lake.
+        offsets: the place of the last message of each partition that is in the lake, and when the
+            stream stored it.
 
     Raises:
         nats.errors.Error: the stream can't be read.
     """
     found: list[int] = []
-    for partition, offset in offsets.items():
+    first = (await jetstream.stream_info(STREAM)).state.first_seq
+    for partition, (place, stored_at) in offsets.items():
+        last = sequence_of(place)
+        if stored_at is not None and first <= last and not await _has(jetstream, last, stored_at):
+            last = 0
         with contextlib.suppress(NotFoundError):
             message = await jetstream.get_msg(
-                STREAM, seq=sequence_of(offset) + 1, next=True, subject=subject(partition)
+                STREAM, seq=last + 1, next=True, subject=subject(partition)
             )
             found.append(message.seq or 0)
     return min(found, default=None)
+
+
+async def _has(jetstream: JetStreamContext, sequence: int, stored_at: int) -> bool:
+    """Return whether the stream has a message that it stored at that time."""
+    try:
+        time = (await jetstream.get_msg(STREAM, seq=sequence)).time
+    except NotFoundError:
+        return False
+    # nats-py cuts the nanoseconds off.
+    return time is not None and (time - _EPOCH) // timedelta(microseconds=1) == stored_at // 1000
 
 
 class StreamUpkeep:
@@ -68,11 +88,11 @@ class StreamUpkeep:
         self._source = source
         self._keep = keep
 
-    async def delete(self, offsets: Mapping[int, int]) -> None:
+    async def delete(self, offsets: Mapping[int, tuple[int, int | None]]) -> None:
         """Delete the messages that may go. If that fails, they are left for the next time.
 
         Args:
-            offsets: the place of the last message of each partition that is in the lake.
+            offsets: as of :func:`first_unloaded`.
         """
         try:
             info = await self._jetstream.stream_info(STREAM)
@@ -82,7 +102,7 @@ class StreamUpkeep:
         except (SourceError, nats.errors.Error, OSError, asyncio.TimeoutError) as error:
             logger.warning("messages that are in the lake can't be deleted: %r", error)
 
-    async def _first_kept(self, offsets: Mapping[int, int], last: int) -> int:
+    async def _first_kept(self, offsets: Mapping[int, tuple[int, int | None]], last: int) -> int:
         """Return the lowest number of a message that has to stay.
 
         Nothing beyond the number that was the last before messages were looked for is deleted: it
@@ -149,7 +169,7 @@ class Upkeep:
         else:
             await self._stream.delete(offsets)
 
-    def _tend(self) -> dict[int, int]:
+    def _tend(self) -> dict[int, tuple[int, int | None]]:
         """Tend the lake; return how far the stream is in it."""
         if self._lake is None:
             # If it is gone, it was deleted: loaders made it before they had a partition.

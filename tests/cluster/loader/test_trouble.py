@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redvsblue_telemetry.cluster.loader.membership import BUCKET
+from redvsblue_telemetry.cluster.loader.source import Source
+from redvsblue_telemetry.cluster.loader.upkeep import StreamUpkeep
 from redvsblue_telemetry.cluster.stream import STREAM, partition_of
 from tests.cluster.loader.loaders import (
     PATIENCE,
@@ -305,3 +307,33 @@ def test_messages_that_were_deleted_are_not_taken_for_lost_ones(
         wait_for_events(lake, 15)
         assert LOST not in loader.running.errors
     assert sequences(lake) == Counter(("a", seq) for seq in range(1, 16))
+
+
+def test_messages_with_the_numbers_of_lost_ones_are_not_deleted_unread(
+    stream_servers: StreamServers,
+) -> None:
+    async def scenario() -> None:
+        async with publishing(stream_servers.urls) as publisher:
+            source = Source(publisher.client)
+            upkeep = StreamUpkeep(publisher.jetstream, source, keep=0.0)
+            home = partition_of("a", PARTITIONS)
+
+            async def last_message() -> dict[int, tuple[int, int | None]]:
+                last = (await source.read(home, 0, 100, 1024 * 1024)).messages[-1]
+                return {home: (last.sequence, last.stored_at)}
+
+            async def messages() -> int:
+                return (await publisher.jetstream.stream_info(STREAM)).state.messages
+
+            for seq in range(1, 6):
+                await publisher.batch("a", seq, seq)
+            in_the_lake = await last_message()
+            await publisher.make_anew()
+            for seq in range(6, 13):
+                await publisher.batch("a", seq, seq)
+            await upkeep.delete(in_the_lake)
+            assert await messages() == 7
+            await upkeep.delete(await last_message())
+            assert await messages() == 0
+
+    asyncio.run(scenario())
