@@ -8,7 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from websockets.sync.client import connect
@@ -246,6 +246,39 @@ def test_a_quiet_gateway_confirms_nothing_that_the_stream_has_lost(
             assert telemetry.flush(PATIENCE), telemetry.stats()
             assert sequences(lake) == expected(("a", 1100), ("c", 3000))
         assert telemetry.stats().reconnects > 0
+
+
+def test_a_gateway_and_a_loader_that_come_after_a_loss_take_nothing_new_for_known(
+    stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path, tmp_path: Path
+) -> None:
+    """The lake has gone past the places of the new messages, in the same partition."""
+    (directory,) = stream_servers.directories
+    options: dict[str, Any] = {"confirm": "archived", "journal": journal, "reports": "none"}
+    with (
+        loader_running(stream_servers.urls, lake),
+        game(gateway, session_id="a", **options) as telemetry,
+    ):
+        emit(telemetry, 100)
+        assert telemetry.flush(PATIENCE)
+        stream_servers.stop(0)
+        shutil.copytree(directory / "store", tmp_path / "earlier")
+        stream_servers.start()
+        emit(telemetry, 3000)
+        assert telemetry.flush(PATIENCE)
+    stream_servers.kill(0)
+    shutil.rmtree(directory / "store")
+    shutil.move(tmp_path / "earlier", directory / "store")
+    stream_servers.start()
+    with (
+        gateway_running(stream_servers.urls) as another,
+        game(another, session_id="c", **options) as telemetry,
+    ):
+        emit(telemetry, 100)
+        assert are_stored(another, 100)
+        assert not telemetry.flush(2), "nobody has loaded them"
+        with loader_running(stream_servers.urls, lake):
+            assert telemetry.flush(PATIENCE), telemetry.stats()
+            assert sequences(lake) == expected(("a", 3100), ("c", 100))
 
 
 @pytest.mark.parametrize("how", ["purged", "made anew by hand"])
