@@ -66,7 +66,7 @@ _POLL_INTERVAL = 0.5
     "kills",
     is_flag=True,
     help="End one part after the other with kill -9, and start it again: a gateway, a loader, the "
-    "leader of the stream, another of its servers.",
+    "view, the leader of the stream, another of its servers.",
 )
 @click.option(
     "--dir",
@@ -86,8 +86,9 @@ def cluster(
 ) -> None:
     """Run all parts of a cluster on this machine and compare both sides' counts.
 
-    Three stream servers, two gateways and two loaders run as processes, as they would on machines.
-    Games play battles and send their events through the gateways. At the end, the exit code is 0 if
+    Three stream servers, two gateways, two loaders and a view run as processes, as they would on
+    machines. Games play battles and send their events through the gateways; open the address of the
+    view to see them arrive in the lake. At the end, the exit code is 0 if
     every event of every game is in the lake exactly once and in order, and 1 if not.
     """
     if is_killed(os.environ):
@@ -98,7 +99,7 @@ def cluster(
     console = Console(file=pipe_safe_stdout(), highlight=False, soft_wrap=True)
     with _folder(directory) as folder:
         try:
-            parts = LocalCluster(folder)
+            parts = LocalCluster(folder, views=1)
             context.exit(run(_Run(parts, console, seconds, games, rate, kills=kills).run()))
         except (ClusterError, ServersError) as error:
             reason, *log = str(error).split("\n")
@@ -172,6 +173,7 @@ class _Run:
             ("loaders", [loader.url for loader in parts.loaders]),
             ("lake", [parts.lake]),
             ("games send to", [parts.url]),
+            ("look at", [view.url for view in parts.views]),
         ):
             self._console.print(f"  {title:16}{', '.join(addresses)}")
 
@@ -208,7 +210,8 @@ class _Run:
         if not self._kills:
             return
         await asyncio.sleep(_BETWEEN_KILLS)
-        for program in (self._parts.gateways[0], self._parts.loaders[0]):
+        parts = self._parts
+        for program in (parts.gateways[0], parts.loaders[0], parts.views[0]):
             await self._kill(program)
             await asyncio.sleep(_BETWEEN_KILLS)
         for is_leader in (True, False):

@@ -1,6 +1,6 @@
-"""A cluster on this machine: stream servers, gateways and loaders.
+"""A cluster on this machine: stream servers, gateways, loaders and views.
 
-Each gateway and each loader is a process that runs the command of that name, as on any machine.
+Each of them is a process that runs the command of that name, as on any machine.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ class LocalCluster:
         servers: the number of stream servers.
         gateways: their number.
         loaders: their number.
+        views: their number. They need a lake, so there must be a loader.
         syncs: whether the stream's servers sync each write.
         gateway_options: more options of each gateway.
         loader_options: more options of each loader.
@@ -131,6 +132,7 @@ class LocalCluster:
         servers: int = 3,
         gateways: int = 2,
         loaders: int = 2,
+        views: int = 0,
         syncs: bool = True,
         gateway_options: Sequence[str] = (),
         loader_options: Sequence[str] = (),
@@ -151,6 +153,10 @@ class LocalCluster:
                 for number in range(1, gateways + 1)
             ]
             self.loaders = [self._loader(number) for number in range(1, loaders + 1)]
+            self.views = [
+                self._program(f"view {number}", ["view", "--lake", self.lake, "--quiet"])
+                for number in range(1, views + 1)
+            ]
             self.balancer = Balancer([gateway.port for gateway in self.gateways])
             failing.pop_all()
 
@@ -162,7 +168,7 @@ class LocalCluster:
     @property
     def programs(self) -> tuple[Program, ...]:
         """All parts but the stream's servers."""
-        return (*self.gateways, *self.loaders)
+        return (*self.gateways, *self.loaders, *self.views)
 
     def start(self, timeout: float = _READY_TIMEOUT) -> LocalCluster:
         """Start all parts, and wait until each is ready.
@@ -172,10 +178,12 @@ class LocalCluster:
             ServersError: the same, of a stream server.
         """
         self.servers.start(timeout)
-        for program in self.programs:
-            program.child.start()
-        for program in self.programs:
-            program.wait_healthy(timeout)
+        # Loaders make the lake, which views need from the beginning.
+        for programs in ((*self.gateways, *self.loaders), self.views):
+            for program in programs:
+                program.child.start()
+            for program in programs:
+                program.wait_healthy(timeout)
         self.balancer.start()
         self._closing.callback(self.balancer.close)
         return self
@@ -188,12 +196,12 @@ class LocalCluster:
         return loader
 
     def stop_programs(self) -> None:
-        """End the gateways, then the loaders: then nothing is written to the lake any more.
+        """End the gateways, then the others: then nothing is written to the lake any more.
 
         Raises:
             ClusterError: some haven't ended in time, and were killed.
         """
-        for programs in (self.gateways, self.loaders):
+        for programs in (self.gateways, (*self.loaders, *self.views)):
             _stop_all([program.child for program in programs])
 
     def close(self) -> None:

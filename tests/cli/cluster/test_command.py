@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
 import re
 import signal
 import sys
@@ -60,7 +63,7 @@ def test_every_event_is_in_the_lake_once_though_each_part_is_killed(tmp_path: Pa
 
     assert code == 0, running.said
     output = running.output
-    for victim in ("gateway 1", "loader 1", "the leader of the stream", "a follower"):
+    for victim in ("gateway 1", "loader 1", "view 1", "the leader of the stream", "a follower"):
         assert re.search(rf"kill -9 \d+: .*{victim}", output), output
     assert figure(output, "missing") == figure(output, "twice") == 0
     assert figure(output, "out of order") == figure(output, "dropped") == 0
@@ -85,6 +88,20 @@ def test_on_a_terminal_the_progress_is_one_line(tmp_path: Path) -> None:
     assert re.search(r"\r\x1b\[2K +\d+\.\d s +[\d,]+ emitted", shown)  # over the line before
 
 
+def assert_events_are_shown(output: str) -> None:
+    """Check that the view whose address is printed shows what games send."""
+    printed = re.search(r"^  look at +http://([\d.:]+)/$", output, re.MULTILINE)
+    assert printed, output
+
+    def shown() -> int:
+        connection = http.client.HTTPConnection(printed[1], timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request("GET", "/api/stats")
+            return int(json.loads(connection.getresponse().read())["events"])
+
+    assert wait_until(lambda: shown() > 0, PATIENCE)
+
+
 @needs_posix
 @pytest.mark.slow
 @pytest.mark.timeout(120)
@@ -94,11 +111,12 @@ def test_no_part_outlives_the_command(tmp_path: Path, ending: str) -> None:
     with running_command("cluster", *options) as running:
         assert wait_until(lambda: "in the lake" in running.output, 3 * PATIENCE), running.said
         parts = children_of(running)
+        assert_events_are_shown(running.output)
         code = running.end(signal.Signals[ending])
 
     assert code == (-signal.SIGKILL if ending == "SIGKILL" else 130), running.said
     assert "every event once" not in running.output
-    assert len(parts) >= 9  # three servers, two gateways, two loaders, a guard, a game
+    assert len(parts) >= 10  # three servers, two gateways, two loaders, a view, a guard, a game
     assert wait_until(lambda: not any(map(is_alive, parts)), PATIENCE)
 
 
