@@ -75,6 +75,15 @@ class Lake:
         Table.open(url, create=create)
         return cls(url, clock)
 
+    @property
+    def id(self) -> str:
+        """That of this lake: another one in its place has another.
+
+        Raises:
+            LakeError: it can't be read.
+        """
+        return Table.open(self.url).id
+
     def claim(self, identity: str, partitions: Iterable[int]) -> Claim:
         """Begin to append to some partitions of a stream.
 
@@ -279,6 +288,11 @@ class Claim:
         """
         wanted = [each for each in partitions if each not in self._offsets]
         self._table.refresh()
+        if self._table.number(_NEWEST_BASE) != self.base:
+            raise LakeError(
+                f"{self._table.url} has events of a stream that is newer than this one; a lake "
+                "can't be that of two streams at a time"
+            )
         runs = self._read_runs(pc.field("seq").isin(pa.array(wanted, pa.int64())))
         if self._older is None:
             # A stream that was made anew may have another number of partitions.

@@ -15,6 +15,9 @@ all that it had: it begins anew, under another name.
 Each loader computes the same fair share from the table. One with more than its share drains some
 partitions (commits what it has read of them) and then frees them; one with less takes free ones.
 
+All loaders of a stream load into the same lake: a loader of another one waits until they have
+ended. Otherwise each lake would get some of the partitions.
+
 The fence is elsewhere: a commit to the lake fails if another loader has committed a partition since
 it was claimed. The leases only keep two loaders from working on the same partition for long.
 
@@ -50,6 +53,8 @@ class Table(msgspec.Struct):
     """The count of heartbeats of each loader, by its id."""
     owners: list[str] = []
     """The id of the owner of each partition; an empty text for a free one."""
+    lake: str = ""
+    """The id of the lake that they load into."""
 
     def owned_by(self, loader: str) -> set[int]:
         """Return the partitions of a loader."""
@@ -89,11 +94,13 @@ class Leases:
 
     Args:
         loader: its id, which no other loader has or had.
+        lake: the id of the lake that it loads into.
         times: the same for all loaders.
     """
 
-    def __init__(self, loader: str, times: Times) -> None:
+    def __init__(self, loader: str, lake: str, times: Times) -> None:
         self.loader = loader
+        self._lake = lake
         self._times = times
         self._table = Table()
         self._seen: dict[str, tuple[int, float]] = {}  # the count of each loader, and since when
@@ -126,6 +133,11 @@ class Leases:
         """The number of partitions without an owner."""
         return self._table.owners.count("")
 
+    def is_of_another_lake(self, now: float) -> bool:
+        """Return whether the others load into another lake: then this one may not join them."""
+        others = self._living(now) - {self.loader}
+        return bool(others) and self._table.lake not in ("", self._lake)
+
     def is_certain(self, now: float) -> bool:
         """Return whether no other loader can have struck this one yet."""
         return self._beat_at is not None and now - self._beat_at < self._times.certain
@@ -151,7 +163,8 @@ class Leases:
             "" if owner not in living or (owner == self.loader and partition in freed) else owner
             for partition, owner in enumerate(self._table.owners)
         ]
-        table = Table({other: self._table.beats.get(other, 0) for other in living}, owners)
+        beats = {other: self._table.beats.get(other, 0) for other in living}
+        table = Table(beats, owners, self._lake)
         wanted = fair_shares(table, living)[self.loader] - len(table.owned_by(self.loader))
         for partition, owner in enumerate(owners):
             if not owner and wanted > 0 and partition not in freed:
@@ -166,7 +179,8 @@ class Leases:
     def without_me(self) -> Table:
         """Return the table to write at the end."""
         beats = {other: count for other, count in self._table.beats.items() if other != self.loader}
-        return Table(beats, ["" if owner == self.loader else owner for owner in self._table.owners])
+        owners = ["" if owner == self.loader else owner for owner in self._table.owners]
+        return Table(beats, owners, self._table.lake)
 
     def wrote(self, table: Table, began: float) -> None:
         """Take note that a table was written.

@@ -42,6 +42,7 @@ _AHEAD = 2  # reading stops while so many times as much waits as is committed at
 _WATCH_INTERVAL = 2.0  # seconds
 _PATIENCE = 10.0  # seconds in which a replica has to know all messages
 _IDLE = 0.2  # seconds until a partition without a message is asked again
+_OPEN_RETRY = 1.0  # seconds
 _FIRST_RETRY, _LAST_RETRY = 0.25, 5.0  # seconds
 _END_TIMEOUT = 15.0  # seconds, once it is stopped, for all that it has read
 
@@ -102,6 +103,20 @@ class Loader:
     def wake(self) -> None:
         """Look at the leases again."""
         self._wake.set()
+
+    async def open_lake(self, stop: asyncio.Event) -> str | None:
+        """Return the id of the lake, as soon as it can be read; None if it is stopped before."""
+        while not stop.is_set():
+            try:
+                lake = await self._on_thread(self._storing.open)
+            except LakeError as error:
+                self._note_lake(error)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _OPEN_RETRY)
+            else:
+                self._note_lake(None)
+                return lake
+        return None
 
     async def run(self, membership: Membership, stop: asyncio.Event) -> None:
         """Load the partitions of the leases until it is stopped; then commit all that was read.

@@ -75,6 +75,7 @@ class Membership:
         self._partitions = partitions
         self._replicas = replicas
         self._times = times
+        self._lake = ""
         self._name = name
         self._on_change = on_change
         self._store: KeyValue | None = None
@@ -83,12 +84,14 @@ class Membership:
         self._shown: tuple[int, set[int], set[int]] = 0, set(), set()
         self._look_now = asyncio.Event()
         self._error: Exception | None = None
+        self.is_waiting = False
+        """Whether the others load into another lake, and so this one waits until they end."""
         self._leases = self._anew()
         self.term = 0
         """Counts how often it was struck from the table. What it did in an earlier term is void."""
 
     def _anew(self) -> Leases:
-        return Leases(f"{self._name}-{secrets.token_hex(4)}", self._times)
+        return Leases(f"{self._name}-{secrets.token_hex(4)}", self._lake, self._times)
 
     @property
     def error(self) -> Exception | None:
@@ -120,8 +123,14 @@ class Membership:
         self._drained |= partitions
         self._look_now.set()
 
-    async def run(self) -> None:
-        """Count heartbeats, and look at the table, until canceled."""
+    async def run(self, lake: str) -> None:
+        """Count heartbeats, and look at the table, until canceled.
+
+        Args:
+            lake: the id of the lake that this loader loads into.
+        """
+        self._lake = lake
+        self._leases = self._anew()
         while True:
             await self._turn()
             self._show()
@@ -166,6 +175,9 @@ class Membership:
             self._drained.clear()
             self._leases.see(table, began)
         self._drained &= self._leases.owned
+        self._note_others(self._leases.is_of_another_lake(monotonic()))
+        if self.is_waiting:
+            return True
         following: Table | None
         if leaving:
             following = self._leases.without_me()
@@ -196,6 +208,11 @@ class Membership:
         elif error is None and self._error is not None:
             logger.warning("the table of the loaders can be reached again")
         self._error = error
+
+    def _note_others(self, are_of_another_lake: bool) -> None:
+        if are_of_another_lake and not self.is_waiting:
+            logger.error("the stream is being loaded into another lake; waiting until that ends")
+        self.is_waiting = are_of_another_lake
 
     def _show(self) -> None:
         shown = self.term, self.owned, self.surplus

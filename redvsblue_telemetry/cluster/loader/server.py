@@ -223,6 +223,10 @@ class _Running:
         Returns:
             Whether it was stopped. Otherwise the stream is another one.
         """
+        # It takes no partition from the others before it can store what is in there.
+        lake = await self._loader.open_lake(stop)
+        if lake is None:
+            return True
         ending = asyncio.Event()
         loading = asyncio.create_task(self._loader.run(self._membership, ending))
         ends: list[asyncio.Task[Any]] = [
@@ -232,7 +236,7 @@ class _Running:
         for each in ends:
             each.add_done_callback(lambda _: ending.set())
         beside = [
-            asyncio.create_task(self._membership.run()),
+            asyncio.create_task(self._membership.run(lake)),
             asyncio.create_task(self._upkeep.run()),
             asyncio.create_task(self._loader.watch()),
         ]
@@ -256,7 +260,9 @@ class _Running:
 
     def is_storing(self) -> bool:
         """Return whether events can be stored, as far as this loader knows."""
-        return self._loader.lake_error is None and self._loader.source_error is None
+        loader = self._loader
+        is_able = loader.lake_error is None and loader.source_error is None
+        return is_able and not self._membership.is_waiting
 
     def _note_failure(self, error: LakeError | LostPartitionsError) -> None:
         self.metrics.record_failure(is_lost=isinstance(error, LostPartitionsError))

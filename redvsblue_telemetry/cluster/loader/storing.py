@@ -60,6 +60,15 @@ class Storing:
         self._lake: Lake | None = None
         self._claim: Claim | None = None
 
+    def open(self) -> str:
+        """Open the lake, or make it; return its id.
+
+        Raises:
+            LakeError: that can't be done.
+        """
+        self._lake = Lake.open(self._url)
+        return self._lake.id
+
     def claim(self, partitions: Iterable[int]) -> dict[int, LastMessage]:
         """Return the last message of each partition that is in the lake.
 

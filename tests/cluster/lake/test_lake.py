@@ -201,3 +201,15 @@ def test_released_partition_can_be_taken(lake: Lake) -> None:
     append(lake, other, 0, 2, numbered("s", 1, 3))
     append(lake, claim, 1, 3, numbered("t", 1, 1))
     assert stored_numbers(lake.url) == {"s": [1, 2, 3], "t": [1]}
+
+
+def test_stream_that_is_older_than_another_is_refused(lake: Lake) -> None:
+    """Neither of two streams would know the numbers of the other."""
+    claim = lake.claim(STREAM, [0])
+    append(lake, claim, 0, 1, numbered("s", 1, 5))
+    lake.claim("another", [0])
+    append(lake, claim, 0, 2, numbered("s", 6, 7))  # it had read that before
+    with pytest.raises(LakeError, match="of a stream that is newer than this one"):
+        claim.add([1])
+    with pytest.raises(LakeError, match="of a stream that is newer than this one"):
+        lake.claim(STREAM, [0])

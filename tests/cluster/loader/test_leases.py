@@ -36,11 +36,12 @@ class Register:
 class Loader:
     """A loader that does by its leases what a real one does, at the times of a test."""
 
-    def __init__(self, register: Register, name: str) -> None:
+    def __init__(self, register: Register, name: str, lake: str = "lake") -> None:
         self.register = register
         self.name = name
+        self.lake = lake
         self.lives = 0
-        self.leases = Leases(name, TIMES)
+        self.leases = Leases(name, lake, TIMES)
         self.drained: set[int] = set()
         self.reading: tuple[int, Table, float] | None = None
 
@@ -58,8 +59,10 @@ class Loader:
         (revision, table, began), self.reading = self.reading, None
         if not self.leases.see(table, began):
             self.lives += 1
-            self.leases = Leases(f"{self.name}.{self.lives}", TIMES)
+            self.leases = Leases(f"{self.name}.{self.lives}", self.lake, TIMES)
             self.leases.see(table, began)
+        if self.leases.is_of_another_lake(now):
+            return
         following = self.leases.next_table(now, self.leases.surplus(now))
         if following is not None and revision == self.register.revision:
             self.register.revision += 1
@@ -107,6 +110,18 @@ def test_partitions_of_a_dead_loader_are_taken_after_its_lease() -> None:
     assert len(second.owned) == PARTITIONS / 2
     played([second], 2 * TIMES.look, now)
     assert len(second.owned) == PARTITIONS
+
+
+def test_loader_of_another_lake_waits_until_the_others_are_gone() -> None:
+    register = Register()
+    first, other = Loader(register, "a"), Loader(register, "b", "another lake")
+    now = played([first, other], 10, 0.0)
+    assert (owned([first]), owned([other])) == ([*range(PARTITIONS)], [])
+    assert register.table.beats.keys() == {"a"}
+    now = played([other], TIMES.expiry + TIMES.look, now)
+    assert (len(other.owned), register.table.lake) == (PARTITIONS, "another lake")
+    now = played([first, other], 10, now)
+    assert (first.lives, owned([first]), owned([other])) == (1, [], [*range(PARTITIONS)])
 
 
 def test_loader_that_comes_back_after_its_lease_has_lost_all() -> None:

@@ -31,6 +31,7 @@ def taken(*batches: tuple[int, int, int], place: int = 0) -> Taken:
 
 def test_commit_of_a_loader_that_was_replaced_fails(tmp_path: Path) -> None:
     zombie, other = (Storing(str(tmp_path / "lake"), "stream", None) for _ in range(2))
+    assert zombie.open() == other.open()
     assert zombie.claim([HOME]) == {HOME: (0, None)}
     stored = zombie.commit(zombie.prepare(taken((1, 1, 10))))
     assert (stored.messages, stored.events, stored.repeats) == (1, 10, 0)
@@ -48,6 +49,7 @@ def test_commit_of_a_loader_that_was_replaced_fails(tmp_path: Path) -> None:
 
 def test_messages_of_a_commit_that_was_not_made_can_be_read_again(tmp_path: Path) -> None:
     storing = Storing(str(tmp_path / "lake"), "stream", None)
+    storing.open()
     storing.claim([HOME])
     storing.prepare(taken((1, 1, 10)))  # and then its partition is lost, and found again
     storing.forget([HOME])

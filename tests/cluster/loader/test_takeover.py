@@ -120,3 +120,21 @@ def test_leader_of_the_stream_is_killed(
         wait_for_more(lake, published)
         assert_all_is_there_once(lake, published)
         assert wait_until(lambda: first.owned + second.owned == 4, PATIENCE)
+
+
+def test_loader_of_another_lake_gets_nothing_until_the_first_has_ended(
+    stream_servers: StreamServers, tmp_path: Path
+) -> None:
+    """Each lake would get half of the partitions otherwise, and nobody would notice."""
+    lake, other, urls = tmp_path / "lake", tmp_path / "other", stream_servers.urls
+    with loader_running(urls, lake) as first:
+        first.wait_for_owned(4)
+        with loader_running(urls, other) as second, traffic(urls) as published:
+            second.running.wait_for("the stream is being loaded into another lake")
+            assert second.ask("/healthz")[0] == 503
+            assert_all_is_there_once(lake, published)
+            assert (first.owned, second.owned) == (4, 0)
+            first.stop()
+            second.wait_for_owned(4)
+            assert_all_is_there_once(other, published)
+            assert second.ask("/healthz")[0] == 200
