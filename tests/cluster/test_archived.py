@@ -304,6 +304,24 @@ def test_messages_that_somebody_deletes_before_they_are_archived_come_again(
             assert sequences(lake) == expected((telemetry.session_id, 500))
 
 
+def test_a_killed_loader_is_replaced_by_one_that_knows_what_is_in_the_lake(
+    stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path
+) -> None:
+    with (
+        loader_running(stream_servers.urls, lake) as first,
+        game(gateway, confirm="archived", journal=journal) as telemetry,
+    ):
+        first.wait_for_owned(4)
+        emit(telemetry, 500)
+        assert are_stored(gateway, 500)
+        first.kill()  # before, while or after it stores them
+        emit(telemetry, 500)
+        with loader_running(stream_servers.urls, lake):
+            assert telemetry.flush(PATIENCE), telemetry.stats()
+            assert sequences(lake) == expected((telemetry.session_id, 1000))
+            assert telemetry.stats().reconnects == 0
+
+
 def test_a_gateway_that_ends_waits_a_moment_for_the_lake(
     stream_servers: StreamServers, gateway: Gateway, lake: Path, journal: Path
 ) -> None:

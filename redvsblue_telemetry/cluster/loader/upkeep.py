@@ -166,6 +166,10 @@ class Upkeep:
         except LakeError as error:
             logger.warning("the lake can't be tended: %s", error)
             self._on_failure()
+        except Exception:
+            # It would end this loader, and then each one that takes its place.
+            logger.exception("internal error in the loader")
+            self._on_failure()
         else:
             await self._stream.delete(offsets)
 

@@ -15,8 +15,10 @@ import pytest
 
 from redvsblue_telemetry.cluster.loader.membership import BUCKET
 from redvsblue_telemetry.cluster.loader.source import Source
-from redvsblue_telemetry.cluster.loader.upkeep import StreamUpkeep
+from redvsblue_telemetry.cluster.loader.upkeep import StreamUpkeep, Upkeep
 from redvsblue_telemetry.cluster.stream import STREAM, partition_of
+from redvsblue_telemetry.cluster.tasks import end
+from redvsblue_telemetry.collector.storage.upkeep import Keep
 from tests.cluster.loader.loaders import (
     PATIENCE,
     loader_running,
@@ -337,3 +339,30 @@ def test_messages_with_the_numbers_of_lost_ones_are_not_deleted_unread(
             assert await messages() == 0
 
     asyncio.run(scenario())
+
+
+def test_an_internal_error_of_the_upkeep_is_logged_and_ends_nothing(
+    stream_servers: StreamServers, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures: list[None] = []
+
+    async def scenario() -> None:
+        async with publishing(stream_servers.urls) as publisher:
+            upkeep = Upkeep(
+                None,  # type: ignore[arg-type]  # no URL, which is an error of ours
+                publisher.state,
+                publisher.jetstream,
+                Source(publisher.client),
+                keep=Keep(),
+                stream_keep=0.0,
+                interval=0.01,
+                is_mine=lambda: True,
+                on_failure=lambda: failures.append(None),
+            )
+            running = asyncio.create_task(upkeep.run())
+            assert await asyncio.to_thread(wait_until, lambda: len(failures) > 1, PATIENCE)
+            assert not running.done()
+            await end(running)
+
+    asyncio.run(scenario())
+    assert "internal error in the loader" in caplog.text
