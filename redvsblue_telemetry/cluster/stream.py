@@ -43,12 +43,15 @@ __all__ = [
     "Inquiry",
     "Ranges",
     "StreamClient",
+    "StreamHealth",
     "StreamMessage",
     "StreamOptions",
     "StreamState",
     "archive_subject",
     "connect",
     "ensure_stream",
+    "ensured_info",
+    "health_of",
     "partition_of",
     "read_headers",
     "state_of",
@@ -163,6 +166,17 @@ class StreamState(msgspec.Struct, frozen=True):
     identity: str
     """Differs for a stream that was made anew: its sequence starts over."""
     partitions: int
+
+
+class StreamHealth(msgspec.Struct, frozen=True):
+    """How the servers of the stream stand, as its leader knows."""
+
+    copies: int
+    """Servers that have all of it. One that is some messages behind at this moment is none."""
+    replicas: int
+    """Servers that should have it."""
+    size: int
+    """In bytes, on each of them."""
 
 
 class StreamMessage(msgspec.Struct, frozen=True):
@@ -392,6 +406,15 @@ async def ensure_stream(jetstream: JetStreamContext, options: StreamOptions) -> 
         nats.errors.Error: the servers can't make it, or don't answer.
         ValueError: a later release has made it.
     """
+    return state_of(await ensured_info(jetstream, options))
+
+
+async def ensured_info(jetstream: JetStreamContext, options: StreamOptions) -> StreamInfo:
+    """Make the stream, unless it is there; return all that its leader says of it.
+
+    Raises:
+        nats.errors.Error: the servers can't make it, or don't answer.
+    """
     config = StreamConfig(
         name=STREAM,
         subjects=[ALL_SUBJECTS],
@@ -409,13 +432,19 @@ async def ensure_stream(jetstream: JetStreamContext, options: StreamOptions) -> 
         },
     )
     try:
-        info = await jetstream.stream_info(STREAM)
+        return await jetstream.stream_info(STREAM)
     except NotFoundError:
         try:
-            info = await jetstream.add_stream(config)
+            return await jetstream.add_stream(config)
         except BadRequestError:  # another process was faster, and its identity is another one
-            info = await jetstream.stream_info(STREAM)
-    return state_of(info)
+            return await jetstream.stream_info(STREAM)
+
+
+def health_of(info: StreamInfo) -> StreamHealth:
+    """Return how the stream's servers stand."""
+    others = (info.cluster and info.cluster.replicas) or []
+    copies = 1 + sum(bool(each.current and not each.offline) for each in others)
+    return StreamHealth(copies, info.config.num_replicas or 1, info.state.bytes)
 
 
 def state_of(info: StreamInfo) -> StreamState:

@@ -10,6 +10,7 @@ from prometheus_client import generate_latest as exposition
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ..stream import StreamHealth
 from .storing import Stored
 
 __all__ = ["Lag", "Metrics", "State"]
@@ -32,6 +33,8 @@ class State(msgspec.Struct, frozen=True):
     """Of the stream."""
     loaders: int
     """That live, as far as this one knows."""
+    stream: StreamHealth | None
+    """None until it was asked for the first time."""
     is_storing: bool
 
 
@@ -135,6 +138,13 @@ class _Standing(Collector):
             "telemetry_loaders": ("Loaders that live, as this one sees it.", state.loaders),
             "telemetry_storing": ("Whether events can be stored.", float(state.is_storing)),
         }
+        if state.stream is not None:
+            stream = state.stream
+            gauges |= {
+                "telemetry_stream_copies": ("Servers that have all of the stream.", stream.copies),
+                "telemetry_stream_replicas": ("Servers that should have it.", stream.replicas),
+                "telemetry_stream_bytes": ("Size of the stream on each of them.", stream.size),
+            }
         for name, (about, value) in gauges.items():
             yield GaugeMetricFamily(name, about, value=value)
         messages = GaugeMetricFamily(

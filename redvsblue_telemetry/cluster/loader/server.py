@@ -23,7 +23,16 @@ from ...collector.checking import read_checker
 from ...collector.server import OptionsError
 from ...collector.storage.upkeep import Keep
 from ..lake.errors import LakeError
-from ..stream import StreamOptions, StreamState, connect, ensure_stream
+from ..stream import (
+    StreamHealth,
+    StreamOptions,
+    StreamState,
+    connect,
+    ensure_stream,
+    ensured_info,
+    health_of,
+    state_of,
+)
 from ..tasks import end
 from .answering import Answering
 from .continuity import Continuity
@@ -191,6 +200,7 @@ class _Running:
         self._jetstream = jetstream
         self._stream_state = state
         self._partitions = state.partitions
+        self._health: StreamHealth | None = None
         self.metrics = Metrics(self._state)
         self._loader = Loader(
             source,
@@ -256,7 +266,9 @@ class _Running:
         while state == self._stream_state:
             await asyncio.sleep(_LOOK_INTERVAL)
             with contextlib.suppress(nats.errors.Error, OSError, asyncio.TimeoutError):
-                state = await ensure_stream(self._jetstream, self._options)
+                info = await ensured_info(self._jetstream, self._options)
+                self._health = health_of(info)
+                state = state_of(info)
 
     def is_storing(self) -> bool:
         """Return whether events can be stored, as far as this loader knows."""
@@ -273,4 +285,6 @@ class _Running:
         for each in self._loader.partitions:
             seconds = max(0.0, (now - each.oldest) / 1000) if each.oldest else 0.0
             lags[each.number] = Lag(each.uncommitted + each.pending, seconds)
-        return State(lags, self._partitions, self._membership.loaders, self.is_storing())
+        return State(
+            lags, self._partitions, self._membership.loaders, self._health, self.is_storing()
+        )
