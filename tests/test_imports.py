@@ -211,6 +211,7 @@ ROOMS = {
     """,
     "cluster": """
         stream          |
+        administration  | stream
         tasks           |
         gateway         | stream  tasks
         lake            |
@@ -307,6 +308,7 @@ ROOMS = {
         collect         | _arguments  _terminal  _runner  _serving  _stream
         view            | _arguments  _terminal  _runner  _serving
         load            | _arguments  _terminal  _runner  _stream  _systemd
+        stream          | _arguments  _terminal  _stream
         tail            | _arguments  _terminal
         forget          | _arguments  _terminal  _lake  _runner  _stream
         export          | _arguments  _terminal  _database  _lake  _output  _formats  _parquet

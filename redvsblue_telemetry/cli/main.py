@@ -19,6 +19,7 @@ _COMMANDS = {
     "run": (".run", "Run a game with telemetry on, and show the events that arrive."),
     "collect": (".collect", "Receive and store events, and show them live in a browser."),
     "load": (".load", "Move events from the stream of the gateways into a lake."),
+    "stream": (".stream", "Show the servers of a stream, or remove one that is gone."),
     "view": (".view", "Show the events of a lake in a browser."),
     "demo": (".demo.command", "Play a battle against a collector and compare their counts."),
     "cluster": (".cluster.command", "Run all parts of a cluster on this machine, and try them."),
@@ -27,13 +28,13 @@ _COMMANDS = {
     "tail": (".tail", "Print events as they arrive."),
     "export": (".export", "Write stored events as JSON lines, CSV or Parquet."),
     "query": (".query", "Run SQL over the stored events."),
-    "forget": (".forget", "Delete a session, or the data of a person, from a collector."),
+    "forget": (".forget", "Delete a session, or the data of a person, from a collector or a lake."),
     "schema": (".schema.command", "Write or check the schema of a game's typed events."),
     "prove": (".prove.command", "Check that no stored session lost an event without a reason."),
     "report": (".report.command", "Write one HTML page about the stored events."),
 }
 # Those that need the extra of this name.
-_CLUSTER = ("load", "view", "cluster")
+_CLUSTER = ("load", "stream", "view", "cluster")
 
 
 class _LazyGroup(click.Group):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 import uuid
 from pathlib import Path
@@ -42,6 +43,7 @@ __all__ = [
     "Answer",
     "Inquiry",
     "Ranges",
+    "Role",
     "StreamClient",
     "StreamHealth",
     "StreamMessage",
@@ -49,6 +51,7 @@ __all__ = [
     "StreamState",
     "archive_subject",
     "connect",
+    "connect_within",
     "ensure_stream",
     "ensured_info",
     "health_of",
@@ -57,6 +60,9 @@ __all__ = [
     "state_of",
     "subject",
 ]
+
+Role = Literal["gateway", "loader"]
+"""Who connects."""
 
 STREAM = "TELEMETRY"
 """The name of the stream."""
@@ -324,10 +330,6 @@ class StreamClient(Client):
         except BaseException:
             self._abort()
             raise
-        writer = self._writer
-        if writer is not None and writer.get_extra_info("sslcontext") is not None:
-            # It began without TLS, so asyncio would log a warning at its end.
-            writer.transport.get_protocol()._over_ssl = True  # type: ignore[attr-defined]
 
     async def close(self) -> None:
         """Close the connection, and wait no longer than two seconds for that."""
@@ -336,19 +338,24 @@ class StreamClient(Client):
         self._abort()
 
     def _abort(self) -> None:
-        if self._writer is not None:
-            self._writer.transport.abort()
+        if isinstance(self._transport, TcpTransport) and self._transport._io_writer is not None:
+            self._transport._io_writer.transport.abort()
 
-    @property
-    def _writer(self) -> asyncio.StreamWriter | None:
-        return self._transport._io_writer if isinstance(self._transport, TcpTransport) else None
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Return whether asyncio's log should have a record.
+
+    nats-py begins TLS on connections that asyncio's streams take for plain ones, so each end of one
+    would be worth a warning.
+    """
+    return not record.getMessage().startswith("returning true from eof_received()")
 
 
 async def connect(
     options: StreamOptions,
     name: str,
     *,
-    role: Literal["gateway", "loader"] | None = None,
+    role: Role | None = None,
     on_disconnect: Callable[[], Awaitable[None]] | None = None,
     on_reconnect: Callable[[], Awaitable[None]] | None = None,
     on_error: Callable[[Exception], Awaitable[None]] | None = None,
@@ -373,6 +380,7 @@ async def connect(
         ValueError: the options can't be used.
     """
     options.check()
+    logging.getLogger("asyncio").addFilter(_is_of_use)
     client = StreamClient()
     client.must_use_tls = options.must_use_tls
     # nats-py takes the login from the URL that it connects to, as it is there: still encoded, and
@@ -397,6 +405,27 @@ async def connect(
         pending_size=DEFAULT_PENDING_SIZE if buffers else 0,
     )
     return client
+
+
+async def connect_within(
+    options: StreamOptions, name: str, seconds: float, *, role: Role | None = None
+) -> StreamClient:
+    """Return a connection as :func:`connect` does, but wait no longer than that.
+
+    Raises:
+        ConnectionError: no server could be reached in time.
+        ValueError: the options can't be used.
+    """
+    errors: dict[str, None] = {}
+
+    async def note(error: Exception) -> None:
+        errors[str(error)] = None
+
+    try:
+        return await asyncio.wait_for(connect(options, name, role=role, on_error=note), seconds)
+    except asyncio.TimeoutError:
+        reason = "; ".join(errors) or "no server answers"
+        raise ConnectionError(f"the stream can't be reached: {reason}") from None
 
 
 async def ensure_stream(jetstream: JetStreamContext, options: StreamOptions) -> StreamState:

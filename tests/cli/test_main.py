@@ -16,6 +16,7 @@ COMMANDS = [
     "run",
     "collect",
     "load",
+    "stream",
     "view",
     "demo",
     "cluster",

@@ -19,11 +19,12 @@ from websockets.sync.client import connect as connect_websocket
 
 pytest.importorskip("nats", reason="needs nats-py")
 
+from redvsblue_telemetry import Telemetry
 from redvsblue_telemetry.cluster.local.children import Child, Guard
 from redvsblue_telemetry.cluster.local.ports import ReservedPort
 from redvsblue_telemetry.cluster.local.servers import ServersError, find_program
 from redvsblue_telemetry.cluster.stream import STREAM, StreamClient, StreamOptions, connect
-from tests.cluster.gateways import gateway_running
+from tests.cluster.gateways import Gateway, gateway_running
 from tests.cluster.loader.loaders import (
     PATIENCE,
     loader_running,
@@ -46,11 +47,11 @@ ARCHIVED = {"Telemetry-Ack": "cumulative", "Telemetry-Confirm": "archived"}
 
 
 class Servers:
-    """Three servers with that configuration, on loopback."""
+    """Servers with that configuration, on loopback: three that run, and more that can be added."""
 
     def __init__(self, folder: Path, program: str, stack: contextlib.ExitStack) -> None:
         self.files = Files(folder)
-        ports = [[ReservedPort() for _ in range(3)] for _ in range(3)]
+        ports = [[ReservedPort() for _ in range(3)] for _ in range(5)]
         for port in sum(ports, []):
             stack.callback(port.release)
         self._ports = [clients.number for clients, _, _ in ports]
@@ -74,7 +75,7 @@ class Servers:
                 "lame_duck_grace_period: 5s": "lame_duck_grace_period: 1s",
             } | {
                 f"stream-{other}.example.com:6222": each[1].address
-                for other, each in enumerate(ports, 1)
+                for other, each in enumerate(ports[:3], 1)
             }
             text = TEXT
             for old, new in changes.items():
@@ -89,14 +90,15 @@ class Servers:
             arguments = [program, "--config", str(place / "nats-server.conf")]
             child = Child(f"stream-{number}", arguments, log, guard, variables)
             stack.callback(child.kill)
-            child.start()
+            if number <= 3:
+                child.start()
             self.children.append(child)
             self._stores.append(place / "store")
             self._logs.append(log)
 
     def wait_current(self) -> None:
-        """Wait until each server has all that is stored, as the docs say."""
-        assert wait_until(lambda: all(map(_is_well, self._monitors)), PATIENCE), self.log
+        """Wait until each of the three has all that is stored, as the docs say."""
+        assert wait_until(lambda: all(map(_is_well, self._monitors[:3])), PATIENCE), self.log
 
     def drain(self, index: int) -> int:
         """End a server as its unit does; return its exit code."""
@@ -113,7 +115,7 @@ class Servers:
 
     @property
     def log(self) -> str:
-        return "".join(log.read_text() for log in self._logs)
+        return "".join(log.read_text() for log in self._logs if log.exists())
 
     def urls(self, user: str, password: str | None = None) -> tuple[str, ...]:
         login = f"{user}:{password or f'of-{user}'}"
@@ -229,15 +231,10 @@ def test_nobody_may_do_what_is_the_task_of_others(servers: Servers) -> None:
             assert wait_until(lambda said=said: said in servers.log, PATIENCE), said
 
 
-def test_servers_are_upgraded_and_replaced_while_games_play(
-    servers: Servers, tmp_path: Path
-) -> None:
-    lake = tmp_path / "lake"
-    with (
-        gateway_running(servers.urls("gateway"), *servers.trust) as gateway,
-        loader_running(servers.urls("loader"), lake, *servers.trust),
-        game(gateway, capacity=1_000_000) as telemetry,
-    ):
+@contextlib.contextmanager
+def playing(gateway: Gateway) -> Iterator[Telemetry]:
+    """A game that emits 100 events a second, until the end of the block."""
+    with game(gateway, capacity=1_000_000) as telemetry:
         stop = threading.Event()
 
         def play() -> None:
@@ -247,7 +244,32 @@ def test_servers_are_upgraded_and_replaced_while_games_play(
         player = threading.Thread(target=play)
         player.start()
         try:
-            for index, child in enumerate(servers.children):
+            yield telemetry
+        finally:
+            stop.set()
+            player.join()
+        assert telemetry.flush(PATIENCE)
+
+
+def assert_all_is_there(lake: Path, telemetry: Telemetry) -> None:
+    """All that a game has emitted is in the lake, once."""
+    stats = telemetry.stats()
+    assert stats.dropped == 0
+    wait_for_events(lake, stats.emitted)
+    assert set(sequences(lake).values()) == {1}
+    assert len(sequences(lake)) == stats.emitted
+
+
+def test_servers_are_upgraded_and_replaced_while_games_play(
+    servers: Servers, tmp_path: Path
+) -> None:
+    lake = tmp_path / "lake"
+    with (
+        gateway_running(servers.urls("gateway"), *servers.trust) as gateway,
+        loader_running(servers.urls("loader"), lake, *servers.trust),
+    ):
+        with playing(gateway) as telemetry:
+            for index, child in enumerate(servers.children[:3]):
                 assert servers.drain(index) == 0
                 child.start()
                 servers.wait_current()
@@ -258,15 +280,62 @@ def test_servers_are_upgraded_and_replaced_while_games_play(
             servers.children[0].kill()
             before = telemetry.stats().delivered
             assert wait_until(lambda: telemetry.stats().delivered > before + 100, PATIENCE)
-        finally:
-            stop.set()
-            player.join()
-        assert telemetry.flush(PATIENCE)
-        stats = telemetry.stats()
-        assert stats.dropped == 0
-        wait_for_events(lake, stats.emitted)
-        assert set(sequences(lake).values()) == {1}
-        assert len(sequences(lake)) == stats.emitted
+        assert_all_is_there(lake, telemetry)
+
+
+def test_servers_with_new_names_take_the_place_of_others(servers: Servers, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+
+    def command(*arguments: str) -> tuple[int, str]:
+        asked = ("stream", "--stream", ",".join(servers.urls("admin")), *servers.trust)
+        done = run_command(*asked, *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    def wait_for(text: str) -> None:
+        assert wait_until(lambda: text in command()[1], PATIENCE), command()
+
+    def refused(name: str, reason: str) -> bool:
+        code, said = command("--remove", name, "--yes")
+        return code == 2 and reason in said
+
+    with (
+        gateway_running(servers.urls("gateway"), *servers.trust) as gateway,
+        loader_running(servers.urls("loader"), lake, *servers.trust) as loader,
+    ):
+        with playing(gateway) as telemetry:
+            wait_for("3 servers with all that is stored")
+            assert refused("stream-2", "stream-2 is running; stop it first")
+            assert refused("stream-7", "there is no server stream-7")
+            servers.lose_disk(1)
+            wait_for("stream-2  does not run; has a copy")
+            assert command()[0] == 1
+            assert refused("stream-2", "start one with a new name first")
+
+            servers.children[3].start()
+            wait_for("stream-4  no copy")
+            assert command("--remove", "stream-2", "--yes") == (0, "")
+            wait_for("3 servers with all that is stored")
+            assert "stream-2" not in command()[1]
+
+            # Any other may go now: the new one has everything.
+            servers.children[4].start()
+            wait_for("stream-5  no copy")
+            servers.lose_disk(0)
+            assert wait_until(lambda: command("--remove", "stream-1", "--yes")[0] == 0, PATIENCE)
+            wait_for("3 servers with all that is stored")
+            assert command()[0] == 0
+            before = telemetry.stats().delivered
+            assert wait_until(lambda: telemetry.stats().delivered > before + 100, PATIENCE)
+            assert loader.metric("telemetry_stream_replicas") == 3
+        assert_all_is_there(lake, telemetry)
+
+
+def test_servers_are_shown_to_their_admin_only(servers: Servers) -> None:
+    for user, reason in (("gateway", "have no leader"), ("nobody", "Authorization Violation")):
+        asked = ("stream", "--stream", ",".join(servers.urls(user)), *servers.trust)
+        done = run_command(*asked)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert reason in done.stderr
 
 
 def _is_well(monitor: str) -> bool:

@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 
 from ...collector.models import Forgotten
 from ..lake.lake import Lake
-from ..stream import STREAM, StreamClient, StreamOptions, connect, state_of
+from ..stream import STREAM, StreamOptions, connect_within, state_of
 from .upkeep import first_unloaded
 
 __all__ = ["ErasureError", "forget"]
@@ -56,7 +56,10 @@ async def forget(
     lake = Lake.open(url, create=False)
     if stream is None:
         return lake.forget(session, context)
-    client = await _connected(stream)
+    try:
+        client = await connect_within(stream, "forget", _CONNECT_TIMEOUT, role="loader")
+    except ConnectionError as error:
+        raise ErasureError(f"nothing was deleted: {error}") from error
     try:
         jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT)
         last = await _last_of_all_loaded(jetstream, lake, patience)
@@ -70,20 +73,6 @@ async def forget(
         return receipt
     finally:
         await client.close()
-
-
-async def _connected(stream: StreamOptions) -> StreamClient:
-    last: list[Exception] = []
-
-    async def note(error: Exception) -> None:
-        last[:] = [error]
-
-    connecting = connect(stream, "forget", role="loader", on_error=note)
-    try:
-        return await asyncio.wait_for(connecting, _CONNECT_TIMEOUT)
-    except asyncio.TimeoutError:
-        reason = last[0] if last else "no server answers"
-        raise ErasureError(f"nothing was deleted: the stream can't be reached: {reason}") from None
 
 
 async def _last_of_all_loaded(jetstream: JetStreamContext, lake: Lake, patience: float) -> int:
