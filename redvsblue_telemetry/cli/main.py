@@ -28,7 +28,7 @@ _COMMANDS = {
     "tail": (".tail", "Print events as they arrive."),
     "export": (".export", "Write stored events as JSON lines, CSV or Parquet."),
     "query": (".query", "Run SQL over the stored events."),
-    "forget": (".forget", "Delete a session, or the data of a person, from a collector or a lake."),
+    "forget": (".forget", "Delete a session, or the data of a person."),
     "schema": (".schema.command", "Write or check the schema of a game's typed events."),
     "prove": (".prove.command", "Check that no stored session lost an event without a reason."),
     "report": (".report.command", "Write one HTML page about the stored events."),
