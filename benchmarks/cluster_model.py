@@ -371,6 +371,31 @@ def tables(report: Result) -> dict[str, str]:
     }
 
 
+def sizes(costs: Costs) -> str:
+    """Return the table of the sizes of a cluster, with settings of the SDK that spare the stream."""
+    assumed = Assumptions(drain_interval=_SLOW_DRAIN, batch_size=_SLOW_BATCH)
+    rows = []
+    for players, rate in _SIZES:
+        needed = needs(costs, assumed, demand(assumed, players, rate))
+        figures = [
+            *(needed[name] for name in _SIZE_COLUMNS),
+            needed["lakes: TB a day"] * 1000,
+        ]
+        rows.append([f"{players:,}, {rate} each", *map(_figure, figures)])
+    headers = ["players, events a second", *_SIZE_COLUMNS.values(), "lake, GB a day"]
+    return table(headers, rows)
+
+
+_SIZES = ((1_000, 1), (10_000, 1), (25_000, 1), (25_000, 5), (100_000, 1), (100_000, 5))
+_SIZE_COLUMNS = {
+    "events a second": "events",
+    "messages a second": "messages",
+    "streams, each with its own gateways, loaders and lake": "clusters",
+    "gateways: cores": "cores: gateways",
+    "stream servers: cores of all": "cores: stream servers",
+    "loaders: cores": "cores: loaders",
+    "stream servers: disk of each, GB": "each server's disk, GB an hour",
+}
 _STORM_COLUMNS = (
     "clients",
     "connections a second",

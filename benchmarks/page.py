@@ -32,7 +32,6 @@ from benchmarks import (
     long_emits,
     peer_bytes,
     side_by_side,
-    sizing,
     soak,
     stalls,
     take_over,
@@ -343,7 +342,9 @@ def tables() -> dict[str, str]:
         "journal-aims": _journal_aims(reports),
         "collector-aims": _collector_aims(reports["collector"]),
         "byte-aims": _byte_aims(reports),
-        "cluster-sizes": sizing.sizes(reports["cluster"], reports["wire-bytes"]),
+        "cluster-sizes": cluster_model.sizes(
+            cluster_model.Costs(reports["cluster-costs"], reports["cluster"])
+        ),
     }
 
 
