@@ -372,7 +372,7 @@ def tables(report: Result) -> dict[str, str]:
 
 
 def sizes(costs: Costs) -> str:
-    """Return the table of the sizes of a cluster, with settings of the SDK that spare the stream."""
+    """Return the table of the sizes of a cluster, with settings that spare the stream."""
     assumed = Assumptions(drain_interval=_SLOW_DRAIN, batch_size=_SLOW_BATCH)
     rows = []
     for players, rate in _SIZES:
