@@ -13,6 +13,7 @@ import pytest
 
 from redvsblue_telemetry.cli.collect import collect
 from redvsblue_telemetry.cli.load import load
+from redvsblue_telemetry.cli.view import view
 from tests.support import REPOSITORY
 from tests.support.command import PATIENCE
 
@@ -22,7 +23,7 @@ SERVER = "/opt/redvsblue-telemetry/bin/nats-server"
 ANALYZE = shutil.which("systemd-analyze")
 SERVERS = "nats://10.0.0.1:4222,nats://10.0.0.2:4222,nats://10.0.0.3:4222"
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze")
-each = pytest.mark.parametrize("name", ["gateway", "loader", "stream"])
+each = pytest.mark.parametrize("name", ["gateway", "loader", "stream", "view"])
 
 
 def text_of(name: str) -> str:
@@ -58,8 +59,9 @@ def test_unit_leaves_the_service_little_that_it_could_harm(tmp_path: Path, name:
     [
         ("gateway", collect, "COLLECT_OPTIONS", f"--stream {SERVERS} --host 0.0.0.0"),
         ("loader", load, "LOAD_OPTIONS", re.findall(r"^LOAD_OPTIONS=(.+)$", PAGE, re.MULTILINE)[0]),
+        ("view", view, "VIEW_OPTIONS", re.findall(r"^VIEW_OPTIONS=(.+)$", PAGE, re.MULTILINE)[0]),
     ],
-    ids=["gateway", "loader"],
+    ids=["gateway", "loader", "view"],
 )
 def test_unit_starts_the_command_with_options_that_it_takes(
     name: str, command: click.Command, variable: str, options: str
@@ -68,7 +70,7 @@ def test_unit_starts_the_command_with_options_that_it_takes(
     executable, command_name, *arguments = shlex.split(line.replace(f"${variable}", options))
     assert (executable, command_name) == (EXECUTABLE, command.name)
     parameters = command.make_context(command_name, arguments).params
-    assert parameters["stream"] == tuple(SERVERS.split(","))
+    assert parameters.get("stream", ()) == (() if command is view else tuple(SERVERS.split(",")))
     assert parameters["quiet"]
 
 
