@@ -210,9 +210,9 @@ ROOMS = {
         api | application live metrics parameters readers responses source
     """,
     "cluster": """
-        stream          |
-        administration  | stream
         tasks           |
+        stream          | tasks
+        administration  | stream
         gateway         | stream  tasks
         lake            |
         loader          | lake  stream  tasks

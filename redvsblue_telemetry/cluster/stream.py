@@ -25,6 +25,8 @@ from nats.aio.transport import TcpTransport
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import BadRequestError, NotFoundError
 
+from .tasks import end
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
@@ -421,11 +423,17 @@ async def connect_within(
     async def note(error: Exception) -> None:
         errors[str(error)] = None
 
+    connecting = asyncio.create_task(connect(options, name, role=role, on_error=note))
     try:
-        return await asyncio.wait_for(connect(options, name, role=role, on_error=note), seconds)
-    except asyncio.TimeoutError:
-        reason = "; ".join(errors) or "no server answers"
-        raise ConnectionError(f"the stream can't be reached: {reason}") from None
+        done, _ = await asyncio.wait([connecting], timeout=seconds)
+    finally:
+        if not connecting.done():
+            await end(connecting)
+    if done:
+        return connecting.result()
+    raise ConnectionError(
+        f"the stream can't be reached: {'; '.join(errors) or 'no server answers'}"
+    )
 
 
 async def ensure_stream(jetstream: JetStreamContext, options: StreamOptions) -> StreamState:

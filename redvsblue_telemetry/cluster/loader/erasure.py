@@ -15,6 +15,7 @@ from nats.js import JetStreamContext
 from ...collector.models import Forgotten
 from ..lake.lake import Lake
 from ..stream import STREAM, StreamOptions, connect_within, state_of
+from ..tasks import end
 from .upkeep import first_unloaded
 
 __all__ = ["ErasureError", "forget"]
@@ -77,12 +78,16 @@ async def forget(
 
 async def _last_of_all_loaded(jetstream: JetStreamContext, lake: Lake, patience: float) -> int:
     """Wait until the lake has all messages of the stream; return the number of the last one."""
+    loading = asyncio.create_task(_all_loaded(jetstream, lake))
     try:
-        return await asyncio.wait_for(_all_loaded(jetstream, lake), patience)
+        done, _ = await asyncio.wait([loading], timeout=patience)
+        if done:
+            return loading.result()
+        reason = f"after {patience:g} s, loaders had not put all of the stream into {lake.url}"
     except (nats.errors.Error, ValueError) as error:
         reason = f"the stream can't be read: {error!r}"
-    except asyncio.TimeoutError:
-        reason = f"after {patience:g} s, loaders had not put all of the stream into {lake.url}"
+    finally:
+        await end(loading)
     raise ErasureError(f"nothing was deleted: {reason}")
 
 
