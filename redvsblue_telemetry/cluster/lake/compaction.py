@@ -4,7 +4,7 @@ A commit each second makes a file each second. Eight files of about the same siz
 on up to a size that is good to read, so each row is written a few times only. Files with rows that
 arrived about the same time are merged, so a question about a time reads few of them; within a file,
 the rows are in the order of :data:`~.table.ORDER`. When a day is over, its small files are merged,
-however few they are.
+however few they are. A file that will not be merged again gets the columns of :mod:`.columns`.
 
 The runs of a session are added up, and of its reports only the newest stays.
 """
@@ -17,14 +17,16 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+from deltalake.transaction import AddAction
 
 from ..._report import decode_report
+from .columns import with_columns
 from .numbers import Ranges, decode_ranges, merged_ranges
 from .rewriting import LostRaceError, owner, replace
-from .rows import REPORTS, RUNS
-from .table import FILE_SCHEMA, DataFile, Table, sort
+from .rows import EVENTS, REPORTS, RUNS
+from .table import FILE_SCHEMA, DataFile, Owner, Table, sort
 
-__all__ = ["Compacted", "compact", "merge_runs", "plan"]
+__all__ = ["Compacted", "compact", "merge_runs", "plan", "write_merged"]
 
 _TARGET_ROWS = 500_000
 _TARGET_BYTES = 128 * 1024 * 1024
@@ -69,9 +71,7 @@ def compact(table: Table, today: str) -> Compacted:
             elif kind == REPORTS:
                 rows = _newest_reports(rows)
             is_last = day < today or rows.num_rows >= _TARGET_ROWS // 2
-            new = table.write(
-                kind, day, [sort(kind, rows)], owner(table), _SMALL if is_last else _QUICK
-            )
+            new = write_merged(table, kind, day, rows, owner(table), is_last=is_last)
             try:
                 replace(table, files, [] if new is None else [new], same_rows=True)
             except LostRaceError:  # another process is about it
@@ -80,6 +80,26 @@ def compact(table: Table, today: str) -> Compacted:
             done.after += 1
             done.rows += rows.num_rows
     return done
+
+
+def write_merged(
+    table: Table, kind: str, day: str, rows: pa.Table, owner: Owner, *, is_last: bool = True
+) -> AddAction | None:
+    """Write rows that were merged, in any order, as :meth:`.Table.write` does.
+
+    Args:
+        table: the table.
+        kind: of all rows.
+        day: of all rows.
+        rows: the rows.
+        owner: who can commit the file.
+        is_last: whether it will not be merged again.
+    """
+    in_order, layout = sort(kind, rows), None
+    if kind == EVENTS and is_last:
+        in_order, layout = with_columns(in_order)
+    level = _SMALL if is_last else _QUICK
+    return table.write(kind, day, [in_order], owner, level, layout)
 
 
 def plan(files: Iterable[DataFile], today: str) -> Iterator[list[DataFile]]:

@@ -35,6 +35,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from .columns import METADATA, Layout, Present, decode_layout
 from .errors import LakeError
 from .rows import EVENTS, KINDS, PARTITIONED_BY, REJECTED, REPORTS, RUNS, SCHEMA
 
@@ -43,7 +44,7 @@ __all__ = ["FILE_SCHEMA", "ORDER", "Changes", "DataFile", "Owner", "Table", "sor
 logger = logging.getLogger("redvsblue_telemetry.lake")
 
 FILE_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in PARTITIONED_BY])
-"""The columns in a file: the others are in its path."""
+"""The columns in a file that all have: the others are in its path, or those of :mod:`.columns`."""
 ORDER: Mapping[str, tuple[str, ...]] = {
     EVENTS: ("type", "session", "seq"),
     REPORTS: ("session", "seq"),
@@ -70,6 +71,8 @@ _CONNECT_TIMEOUT, _REQUEST_TIMEOUT = 5, 20  # seconds; of object stores
 ROW_GROUP = 100_000
 """The most rows of a group of rows in a file."""
 _REPEATED = ["session", "type", "run", "version", "context", "fault"]
+_OWN_LEVEL = 1  # of the compression of numbers and texts that are in a dictionary already
+_MOST_LAYOUTS = 10_000  # that are remembered
 _BYTES_PER_ROW = 200  # of memory, beside the encoded columns
 _NUMBERS = dict.fromkeys(("arrival", "received", "seq", "timestamp"), "DELTA_BINARY_PACKED")
 
@@ -136,6 +139,7 @@ class Table:
         self._place = url if self._folder is None else str(self._folder)
         self._files: Any = _file_system(url, self._folder)
         self._seen = self._newest_entry()
+        self._layouts: dict[str, Layout | None] = {}
 
     @classmethod
     def open(cls, url: str, *, create: bool = False) -> Table:
@@ -188,6 +192,8 @@ class Table:
             self._delta.update_incremental()
             self._seen = self._newest_entry()
         self._sync_log(before)
+        if len(self._layouts) > _MOST_LAYOUTS:  # most of them of files that are gone
+            self._layouts = {}
 
     @property
     def folder(self) -> Path | None:
@@ -262,22 +268,39 @@ class Table:
         with _explained(f"{self.url} can't be read"):
             return self.dataset(paths).to_table(columns=columns, filter=condition)
 
-    def dataset(self, paths: list[str]) -> Any:
+    def dataset(self, paths: list[str], schema: Any = FILE_SCHEMA) -> Any:
         """Return files as a data set of pyarrow, wherever they are."""
         return pyarrow.dataset.dataset(
-            paths, schema=FILE_SCHEMA, format="parquet", filesystem=self._files
+            paths, schema=schema, format="parquet", filesystem=self._files
         )
 
-    def batches(self, file: DataFile) -> Iterator[pa.Table]:
-        """Yield the rows of a file in their order, a group at a time.
+    def layout(self, file: DataFile) -> Layout | None:
+        """Return the columns of the fields in a file; None if it has none.
+
+        May be called by several threads at the same time.
 
         Raises:
             LakeError: it can't be read.
         """
+        if file.path in self._layouts:
+            return self._layouts[file.path]
+        with _explained(f"{self.url} can't be read"), self._files.open_input_file(file.path) as raw:
+            text = (pyarrow.parquet.read_metadata(raw).metadata or {}).get(METADATA)
+        layout = None if text is None else decode_layout(text)
+        self._layouts[file.path] = layout
+        return layout
+
+    def batches(self, file: DataFile) -> Iterator[pa.Table]:
+        """Yield the rows of a file in their order, a group at a time, with all of its columns.
+
+        Raises:
+            LakeError: it can't be read.
+        """
+        schema = _schema_of(self.layout(file))
         with _explained(f"{self.url} can't be read"), self._files.open_input_file(file.path) as raw:
             parquet = pyarrow.parquet.ParquetFile(raw)
             for group in range(parquet.num_row_groups):
-                yield parquet.read_row_group(group).cast(FILE_SCHEMA)
+                yield parquet.read_row_group(group).cast(schema)
 
     def memory(self, file: DataFile) -> int:
         """Return about how many bytes of memory the rows of a file take.
@@ -291,7 +314,13 @@ class Table:
         return int(encoded) + file.rows * _BYTES_PER_ROW
 
     def write(
-        self, kind: str, day: str, batches: Iterable[pa.Table], owner: Owner, level: int = 3
+        self,
+        kind: str,
+        day: str,
+        batches: Iterable[pa.Table],
+        owner: Owner,
+        level: int = 3,
+        layout: Layout | None = None,
     ) -> AddAction | None:
         """Write a file, and sync it; it belongs to the table once it is committed.
 
@@ -301,6 +330,7 @@ class Table:
             batches: the rows, in the order of :data:`ORDER`.
             owner: who can commit it.
             level: of the compression.
+            layout: of the rows, or of others from which they are taken; None if there is none.
 
         Returns:
             The file; None if there are no rows, and so no file.
@@ -314,6 +344,8 @@ class Table:
             return None
         path = f"kind={kind}/day={day}/{_file_name(owner)}"
         statistics = _Statistics()
+        present = None if layout is None else Present(layout)
+        own = [] if layout is None else layout.schema.names
         with _explained(f"{self.url} can't be written"):
             if self._folder is not None:
                 self._check_place()  # or else a folder that was deleted would be there again
@@ -322,15 +354,22 @@ class Table:
                 with self._files.open_output_stream(path) as sink:
                     with pyarrow.parquet.ParquetWriter(
                         sink,
-                        FILE_SCHEMA,
+                        _schema_of(layout),
                         compression="zstd",
-                        compression_level=level,
-                        use_dictionary=_REPEATED,
+                        compression_level=dict.fromkeys(FILE_SCHEMA.names, level)
+                        | dict.fromkeys(own, _OWN_LEVEL),
+                        use_dictionary=[*_REPEATED, *own],
                         column_encoding=_NUMBERS,
                     ) as writer:
                         for batch in chain([first], filled):
                             writer.write_table(batch, row_group_size=ROW_GROUP)
                             statistics.add(batch)
+                            if present is not None:
+                                present.add(batch)
+                        if present is not None:
+                            writer.add_key_value_metadata(
+                                {METADATA: msgspec.json.encode(present.layout())}
+                            )
                     size = sink.tell()
                 self._sync_file(path)
             except BaseException:
@@ -485,6 +524,10 @@ def _check_columns(url: str, delta: DeltaTable) -> None:
     is_lake = delta.metadata().partition_columns == [*PARTITIONED_BY]
     if not is_lake or any(types.get(name) != kind for name, kind in wanted.items()):
         raise LakeError(f"{url} is a Delta table, but not a lake: it has other columns")
+
+
+def _schema_of(layout: Layout | None) -> Any:
+    return FILE_SCHEMA if layout is None else pa.unify_schemas([FILE_SCHEMA, layout.schema])
 
 
 def sort(kind: str, rows: pa.Table) -> pa.Table:
