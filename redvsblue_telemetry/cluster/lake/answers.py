@@ -1,8 +1,8 @@
 """Answers questions about a lake: the back end over one version of it, with DuckDB.
 
-The definitions of the answers are those of a collector (:mod:`....collector.answers`). Where a
-question is about fields of the events' data, these are read once, into a temporary table;
-everything else is read where it is, as often as it is needed.
+The definitions of the answers are those of a collector (:mod:`....collector.answers`). Fields
+of the events' data are read from the columns of :mod:`.columns`, in files that have them. In others
+their JSON is parsed once, into a temporary table. All else is read where it is, as often as needed.
 
 Sessions and contexts have no numbers in a lake. Their key is 63 bits of a hash of their text: among
 ten million sessions, the chance that two have the same is one in a hundred thousand. A collector's
@@ -29,9 +29,12 @@ from ...collector.storage import columns
 from ...collector.storage.cutoff import NEVER, Cutoff
 from ...collector.storage.fields import DATA
 from .cells import found_in, looked_up, number_of, text_of
+from .columns import Columns
 from .errors import LakeError
 from .reading import Reading, quoted
+from .rows import EVENTS
 from .standing import sessions_query
+from .table import DataFile
 
 __all__ = ["LakeVectors", "ask_lake"]
 
@@ -40,6 +43,8 @@ _MAX_CONTEXT_NAMES = 100
 _MAX_PARTS = 8  # types that are read one by one
 _KINDS = {INTEGER: pa.int64(), NUMBER: pa.float64(), TEXT: pa.string()}
 _CONTEXT = "context."
+_TEXTS = {"version": "version", "type": "name", "session": "session"}
+"""The columns of the fields that are in them as texts."""
 
 
 def _key_of(text: str) -> str:
@@ -149,44 +154,28 @@ class LakeVectors(Backend):
         span: TimeRange,
     ) -> None:
         """See :meth:`.Backend.add_events`."""
-        inner = [f"{_BASE[name]} AS {name}" for name in base]
-        middle = ["type", *base]
-        outer = ["type", *base]
-        joined = ""
         for index, field in enumerate(fields):
-            number, text = "CAST(NULL AS DOUBLE)", f"text{index}"
-            if field.startswith(DATA):
-                name, found, cell = field.removeprefix(DATA), f"found{index}", f"cell{index}"
-                inner.append(f"{found_in(name, 'data')} AS {found}")
-                middle += [found, f"{looked_up(quoted(name), 'data', found)} AS {cell}"]
-                number, text = number_of(found, cell), text_of(found, cell)
-            elif field in ("version", "type", "session"):
-                inner.append(f"{'name' if field == 'type' else field} AS text{index}")
-                middle.append(f"text{index}")
-            else:
-                key, texts = f"key{index}", f"{table}_texts{index}"
-                self._add_texts(texts, field)
-                inner.append(f"{_BASE['context' if _is_of_context(field) else 'session']} AS {key}")
-                middle.append(key)
-                joined += f" LEFT JOIN {texts} ON {texts}.key = read.{key}"
-                number, text = f"{texts}.number", f"{texts}.text"
-            outer += [f"{number} AS number{index}", f"{text} AS text{index}"]
-        has_data = any(field.startswith(DATA) for field in fields)
-        if has_data:
-            inner.append("data")
-        rows = " UNION ALL ".join(
-            f"SELECT {', '.join(['place AS type', *inner])} FROM {source}"
-            for source in self._sources(table, types, span)
-        )
-        # Text by text, a field of the data takes long, so each is read once.
-        kind = "TABLE" if has_data else "VIEW"
-        self.run(
-            f"CREATE TEMP {kind} {table} AS SELECT {', '.join(outer)} "
-            f"FROM (SELECT {', '.join(middle)} FROM ({rows}) AS found) AS read{joined}"
-        )
+            if not field.startswith(DATA) and field not in _TEXTS:
+                self._add_texts(f"{table}_texts{index}", field)
+        parsed: list[str] = []
+        selected: list[str] = []
+        for source, found in self._sources(table, types, fields, span):
+            some = parsed if found is None else selected
+            some.append(_selection(table, base, fields, source, found))
+        if parsed:
+            # Text by text, a field of the data takes long, so each is read once.
+            self.run(f"CREATE TEMP TABLE {table}_parsed AS {' UNION ALL '.join(parsed)}")
+            selected.append(f"SELECT * FROM {table}_parsed")
+        self.run(f"CREATE TEMP VIEW {table} AS {' UNION ALL '.join(selected)}")
 
-    def _sources(self, table: str, types: Sequence[str], span: TimeRange) -> list[str]:
-        """Return relations with the events of types, each event with a place and a type's name."""
+    def _sources(
+        self, table: str, types: Sequence[str], fields: Sequence[str], span: TimeRange
+    ) -> Iterator[tuple[str, list[Columns] | None]]:
+        """Yield relations with the events of types, each event with a place and a type's name.
+
+        With each, the columns of the fields of the data; None if these are in the JSON alone.
+        """
+        names = [field.removeprefix(DATA) for field in fields if field.startswith(DATA)]
         conditions = ["true"]
         if span.start is not None:
             conditions.append(f"received >= {span.start}")
@@ -195,15 +184,39 @@ class LakeVectors(Backend):
         within = " AND ".join(conditions)
         if len(types) > _MAX_PARTS:
             self.add(f"{table}_types", {"place": INTEGER, "name": TEXT}, [range(len(types)), types])
-            return [
-                f"(SELECT * FROM stored_events JOIN {table}_types ON name = type WHERE {within})"
-            ]
-        # With the name itself in the query, DuckDB skips what it can't be in.
-        return [
-            f"(SELECT CAST({place} AS BIGINT) AS place, type AS name, * FROM stored_events "
-            f"WHERE type = {quoted(name)} AND {within})"
-            for place, name in enumerate(types)
-        ]
+            yield (
+                f"(SELECT * FROM stored_events JOIN {table}_types ON name = type WHERE {within})",
+                None if names else [],
+            )
+            return
+        for place, name in enumerate(types):
+            # With the name itself in the query, DuckDB skips what it can't be in.
+            chosen = f"SELECT CAST({place} AS BIGINT) AS place, type AS name, *"
+            where = f"WHERE type = {quoted(name)} AND {within}"
+            for relation, found in self._relations(f"{table}_of{place}", name, names, span):
+                yield f"({chosen} FROM {relation} {where})", found
+
+    def _relations(
+        self, prefix: str, type_name: str, fields: Sequence[str], span: TimeRange
+    ) -> Iterator[tuple[str, list[Columns] | None]]:
+        """Yield relations with the events of a type, each with the columns of the fields."""
+        snapshot = self._reading.snapshot
+        files = snapshot.files(EVENTS, span) if fields else []
+        groups: dict[Any, tuple[list[Columns] | None, Any, list[DataFile]]] = {}
+        for file, notes in zip(files, snapshot.notes(files), strict=True):
+            layout = None if notes is None else notes.layout
+            if layout is not None and layout.is_whole and type_name not in layout.types:
+                continue
+            found = None if layout is None else layout.columns(type_name, fields)
+            schema = () if layout is None or found is None else layout.schema
+            key = tuple(found or ()), tuple(column.name for column in schema)
+            groups.setdefault(key, (found, schema, []))[2].append(file)
+        if not groups:
+            yield "stored_events", [Columns()] * len(fields)
+        for number, (found, schema, some) in enumerate(groups.values()):
+            with self._telling():
+                self._reading.define(f"{prefix}_{number}", some, schema)
+            yield f"{prefix}_{number}", found
 
     def _add_texts(self, table: str, field: str) -> None:
         """Make a table of the texts and numbers of a field of sessions or contexts, by key."""
@@ -328,6 +341,54 @@ class LakeVectors(Backend):
             "WHERE key IN (SELECT key FROM wanted_sessions) GROUP BY key"
         )
         return [key for key, _ in rows], [name for _, name in rows]
+
+
+def _selection(
+    table: str,
+    base: Sequence[str],
+    fields: Sequence[str],
+    source: str,
+    found: list[Columns] | None,
+) -> str:
+    """Return a query of the events of a relation; see :meth:`LakeVectors.add_events`."""
+    left = None if found is None else iter(found)
+    inner = ["place AS type", *(f"{_BASE[name]} AS {name}" for name in base)]
+    middle = ["type", *base]
+    outer = ["type", *base]
+    joined = ""
+    for index, field in enumerate(fields):
+        number, text = "CAST(NULL AS DOUBLE)", f"text{index}"
+        if field.startswith(DATA) and left is not None:
+            of_field = next(left)
+            number = f"number{index}"
+            inner.append(f"{_column('number', of_field.number, 'DOUBLE')} AS {number}")
+            inner.append(f"{_column('text', of_field.text, 'VARCHAR')} AS {text}")
+            middle += [number, text]
+        elif field.startswith(DATA):
+            name, read, cell = field.removeprefix(DATA), f"found{index}", f"cell{index}"
+            inner.append(f"{found_in(name, 'data')} AS {read}")
+            middle += [read, f"{looked_up(quoted(name), 'data', read)} AS {cell}"]
+            number, text = number_of(read, cell), text_of(read, cell)
+        elif field in _TEXTS:
+            inner.append(f"{_TEXTS[field]} AS {text}")
+            middle.append(text)
+        else:
+            key, texts = f"key{index}", f"{table}_texts{index}"
+            inner.append(f"{_BASE['context' if _is_of_context(field) else 'session']} AS {key}")
+            middle.append(key)
+            joined += f" LEFT JOIN {texts} ON {texts}.key = read.{key}"
+            number, text = f"{texts}.number", f"{texts}.text"
+        outer += [f"{number} AS number{index}", f"{text} AS text{index}"]
+    if left is None:
+        inner.append("data")
+    return (
+        f"SELECT {', '.join(outer)} FROM (SELECT {', '.join(middle)} FROM "
+        f"(SELECT {', '.join(inner)} FROM {source} AS event) AS found) AS read{joined}"
+    )
+
+
+def _column(kind: str, place: int | None, type_: str) -> str:
+    return f"CAST(NULL AS {type_})" if place is None else f"event.{kind}{place}"
 
 
 def _is_of_context(field: str) -> bool:

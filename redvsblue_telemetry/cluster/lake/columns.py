@@ -24,10 +24,8 @@ import pyarrow.compute as pc
 
 from ...collector.storage.fields import MAX_DEPTH, MAX_TEXT_LENGTH, flatten
 
-__all__ = ["KINDS", "METADATA", "Columns", "Layout", "Present", "decode_layout", "with_columns"]
+__all__ = ["KINDS", "Columns", "Layout", "Present", "with_columns"]
 
-METADATA = b"redvsblue-telemetry.fields"
-"""The key of the layout in the metadata of a file."""
 KINDS: Mapping[str, Any] = {"number": pa.float64(), "text": pa.string()}
 """How the names of the columns begin, with their types."""
 
@@ -96,9 +94,6 @@ class Layout(msgspec.Struct):
         )
 
 
-decode_layout = msgspec.json.Decoder(Layout).decode
-
-
 class Present:
     """Finds out what is left of a layout when events were deleted.
 
@@ -148,20 +143,15 @@ def with_columns(rows: pa.Table) -> tuple[pa.Table, Layout]:
     runs = [*_runs(rows["type"])]
     frequent = sorted((run for run in runs if run[2] >= _LEAST_ROWS), key=lambda run: -run[2])
     chosen = {name for name, _, _ in frequent[:_MOST_TYPES]}
-    layout = Layout(is_whole=len(chosen) == len(runs))
-    parts: list[tuple[int, dict[str, Any]]] = []  # the number of rows, and their columns by name
-    for name, start, count in runs:
-        columns: dict[str, Any] = {}
-        if name in chosen:
-            found = _Fields(rows["data"].slice(start, count))
-            layout.types[name], columns = found.layout(), found.columns()
-        parts.append((count, columns))
-        for kind in KINDS:
-            setattr(
-                layout,
-                kind,
-                max(getattr(layout, kind), sum(each.startswith(kind) for each in columns)),
-            )
+    found = {
+        name: _Fields(rows["data"].slice(start, count))
+        for name, start, count in runs
+        if name in chosen
+    }
+    widths = {kind: max((each.width(kind) for each in found.values()), default=0) for kind in KINDS}
+    types = {name: each.layout() for name, each in found.items()}
+    layout = Layout(types, len(found) == len(runs), **widths)
+    parts = [(count, found[name].columns() if name in found else {}) for name, _, count in runs]
     for column in layout.schema:
         chunks: list[Any] = []
         for count, columns in parts:
@@ -224,6 +214,10 @@ class _Fields:
     def _is_small(self, name: str) -> bool:
         texts = pa.chunked_array([each for _, each in self._parts["text"][name]])
         return bool(pc.count_distinct(texts).as_py() <= _MOST_TEXTS)
+
+    def width(self, kind: str) -> int:
+        """Return the number of columns of a kind."""
+        return len(self._chosen[kind])
 
     def layout(self) -> TypeLayout:
         """Return the columns of the fields."""

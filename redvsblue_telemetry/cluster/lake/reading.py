@@ -30,10 +30,11 @@ import duckdb
 import pyarrow as pa
 
 from ...collector.storage.cutoff import Cutoff, CutoffError
+from ...collector.models import ALL_TIME, TimeRange
 from .cells import add_function
 from .errors import LakeError
 from .rows import EVENTS, KINDS
-from .table import FILE_SCHEMA, DataFile, Table
+from .table import FILE_SCHEMA, DataFile, Notes, Table
 
 __all__ = [
     "MEMORY",
@@ -50,6 +51,7 @@ MEMORY = "1GB"
 
 _SECONDS_BETWEEN_STOPS = 0.05
 _SECONDS_BETWEEN_LOOKS = 0.05
+_AT_ONCE = 16  # files whose metadata is read
 _Result = TypeVar("_Result")
 _AS_IN_SQLITE = {
     "integer_division": "true",
@@ -81,9 +83,21 @@ class Snapshot:
         self.version = self._table.version
         """Its number."""
 
-    def files(self, kind: str) -> list[DataFile]:
-        """Return the files with the rows of a kind, those with the oldest rows first."""
-        files = [file for file in self._files if file.kind == kind]
+    def files(self, kind: str, span: TimeRange = ALL_TIME) -> list[DataFile]:
+        """Return the files with the rows of a kind, those with the oldest rows first.
+
+        Args:
+            kind: the kind.
+            span: without those that have no row that was received in this range.
+        """
+        start, end = span.start, span.end
+        files = [
+            file
+            for file in self._files
+            if file.kind == kind
+            and (start is None or file.highest_received >= start)
+            and (end is None or file.lowest_received < end)
+        ]
         return sorted(files, key=lambda file: file.lowest_arrival)
 
     def newest_arrival(self, kind: str = EVENTS) -> int:
@@ -95,9 +109,18 @@ class Snapshot:
         folder = self._table.folder
         return None if folder is None else [str(folder / file.path) for file in files]
 
-    def dataset(self, files: Sequence[DataFile]) -> Any:
+    def dataset(self, files: Sequence[DataFile], schema: Any = FILE_SCHEMA) -> Any:
         """Return files as a data set of Arrow, wherever they are."""
-        return self._table.dataset([file.path for file in files])
+        return self._table.dataset([file.path for file in files], schema)
+
+    def notes(self, files: Sequence[DataFile]) -> list[Notes | None]:
+        """Return the metadata of files; None for those that have none.
+
+        Raises:
+            LakeError: one can't be read.
+        """
+        with ThreadPoolExecutor(_AT_ONCE, "lake-notes") as threads:  # an object store is far away
+            return [*threads.map(self._table.notes, files)]
 
     @property
     def folder(self) -> Path | None:
@@ -192,8 +215,14 @@ class Reading:
         ):
             yield Reading(self.snapshot, connection, thread=thread)
 
-    def define(self, name: str, files: Sequence[DataFile]) -> None:
-        """Make a relation of the rows of files."""
+    def define(self, name: str, files: Sequence[DataFile], more: Any = ()) -> None:
+        """Make a relation of the rows of files.
+
+        Args:
+            name: its name.
+            files: the files.
+            more: the columns besides those of all files, as a schema, which all of these have.
+        """
         if not files:
             nulls = ", ".join(
                 f"CAST(NULL AS {_TYPES[FILE_SCHEMA.field(column).type]}) AS {column}"
@@ -203,12 +232,13 @@ class Reading:
             return
         paths = self.snapshot.paths(files)
         if paths is None:
-            self.connection.register(f"{name}_files", self.snapshot.dataset(files))
+            schema = pa.schema([*FILE_SCHEMA, *more])
+            self.connection.register(f"{name}_files", self.snapshot.dataset(files, schema))
             source = f"{name}_files"
         else:
             listed = ", ".join(map(quoted, paths))
             source = f"read_parquet([{listed}], hive_partitioning = false)"
-        columns = ", ".join(FILE_SCHEMA.names)
+        columns = ", ".join([*FILE_SCHEMA.names, *(field.name for field in more)])
         self.run(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT {columns} FROM {source}")
 
     def run(self, query: str, *values: object) -> list[tuple[Any, ...]]:

@@ -84,7 +84,9 @@ def rewrite(
         LakeError: the file can't be read, or the new one can't be written.
     """
     batches = (change(batch) for batch in table.batches(file))
-    return table.write(file.kind, file.day, batches, owner(table), level, table.layout(file))
+    notes = table.notes(file)
+    layout = None if notes is None else notes.layout
+    return table.write(file.kind, file.day, batches, owner(table), level, layout)
 
 
 def until_nobody_is_faster(table: Table, work: Callable[[], _Result]) -> _Result:

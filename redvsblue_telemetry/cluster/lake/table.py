@@ -35,11 +35,12 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from .columns import METADATA, Layout, Present, decode_layout
+from .columns import Layout, Present
+from .counts import Counting, Counts
 from .errors import LakeError
 from .rows import EVENTS, KINDS, PARTITIONED_BY, REJECTED, REPORTS, RUNS, SCHEMA
 
-__all__ = ["FILE_SCHEMA", "ORDER", "Changes", "DataFile", "Owner", "Table", "sort"]
+__all__ = ["FILE_SCHEMA", "ORDER", "Changes", "DataFile", "Notes", "Owner", "Table", "sort"]
 
 logger = logging.getLogger("redvsblue_telemetry.lake")
 
@@ -71,8 +72,9 @@ _CONNECT_TIMEOUT, _REQUEST_TIMEOUT = 5, 20  # seconds; of object stores
 ROW_GROUP = 100_000
 """The most rows of a group of rows in a file."""
 _REPEATED = ["session", "type", "run", "version", "context", "fault"]
+_NOTES = b"redvsblue-telemetry"  # the key of notes in the metadata of a file
 _OWN_LEVEL = 1  # of the compression of numbers and texts that are in a dictionary already
-_MOST_LAYOUTS = 10_000  # that are remembered
+_MOST_NOTES = 2000  # that are remembered
 _BYTES_PER_ROW = 200  # of memory, beside the encoded columns
 _NUMBERS = dict.fromkeys(("arrival", "received", "seq", "timestamp"), "DELTA_BINARY_PACKED")
 
@@ -103,6 +105,14 @@ class DataFile(msgspec.Struct, frozen=True):
     highest_received: int = 0
 
 
+class Notes(msgspec.Struct, frozen=True):
+    """The metadata of a file of the final size: what a reader may know without its rows."""
+
+    layout: Layout
+    counts: Counts | None = None
+    """None if they are too many."""
+
+
 class Changes(NamedTuple):
     """The differences between two versions of the table."""
 
@@ -124,6 +134,7 @@ class _Action(msgspec.Struct):
     remove: _File | None = None
 
 
+_decode_notes = msgspec.json.Decoder(Notes).decode
 _decode_action = msgspec.json.Decoder(_Action).decode
 
 
@@ -139,7 +150,7 @@ class Table:
         self._place = url if self._folder is None else str(self._folder)
         self._files: Any = _file_system(url, self._folder)
         self._seen = self._newest_entry()
-        self._layouts: dict[str, Layout | None] = {}
+        self._notes: dict[str, Notes | None] = {}
 
     @classmethod
     def open(cls, url: str, *, create: bool = False) -> Table:
@@ -192,8 +203,8 @@ class Table:
             self._delta.update_incremental()
             self._seen = self._newest_entry()
         self._sync_log(before)
-        if len(self._layouts) > _MOST_LAYOUTS:  # most of them of files that are gone
-            self._layouts = {}
+        if len(self._notes) > _MOST_NOTES:  # most of them of files that are gone
+            self._notes = {}
 
     @property
     def folder(self) -> Path | None:
@@ -274,21 +285,21 @@ class Table:
             paths, schema=schema, format="parquet", filesystem=self._files
         )
 
-    def layout(self, file: DataFile) -> Layout | None:
-        """Return the columns of the fields in a file; None if it has none.
+    def notes(self, file: DataFile) -> Notes | None:
+        """Return the metadata of a file; None if it has none.
 
         May be called by several threads at the same time.
 
         Raises:
             LakeError: it can't be read.
         """
-        if file.path in self._layouts:
-            return self._layouts[file.path]
+        known = self._notes
+        if file.path in known:
+            return known[file.path]
         with _explained(f"{self.url} can't be read"), self._files.open_input_file(file.path) as raw:
-            text = (pyarrow.parquet.read_metadata(raw).metadata or {}).get(METADATA)
-        layout = None if text is None else decode_layout(text)
-        self._layouts[file.path] = layout
-        return layout
+            text = (pyarrow.parquet.read_metadata(raw).metadata or {}).get(_NOTES)
+        notes = known[file.path] = None if text is None else _decode_notes(text)
+        return notes
 
     def batches(self, file: DataFile) -> Iterator[pa.Table]:
         """Yield the rows of a file in their order, a group at a time, with all of its columns.
@@ -296,7 +307,8 @@ class Table:
         Raises:
             LakeError: it can't be read.
         """
-        schema = _schema_of(self.layout(file))
+        notes = self.notes(file)
+        schema = _schema_of(None if notes is None else notes.layout)
         with _explained(f"{self.url} can't be read"), self._files.open_input_file(file.path) as raw:
             parquet = pyarrow.parquet.ParquetFile(raw)
             for group in range(parquet.num_row_groups):
@@ -330,7 +342,8 @@ class Table:
             batches: the rows, in the order of :data:`ORDER`.
             owner: who can commit it.
             level: of the compression.
-            layout: of the rows, or of others from which they are taken; None if there is none.
+            layout: of the rows, or of others from which they are taken; None if there is none,
+                and the file will have no notes.
 
         Returns:
             The file; None if there are no rows, and so no file.
@@ -344,6 +357,7 @@ class Table:
             return None
         path = f"kind={kind}/day={day}/{_file_name(owner)}"
         statistics = _Statistics()
+        counting = Counting()
         present = None if layout is None else Present(layout)
         own = [] if layout is None else layout.schema.names
         with _explained(f"{self.url} can't be written"):
@@ -366,10 +380,10 @@ class Table:
                             statistics.add(batch)
                             if present is not None:
                                 present.add(batch)
+                                counting.add(batch)
                         if present is not None:
-                            writer.add_key_value_metadata(
-                                {METADATA: msgspec.json.encode(present.layout())}
-                            )
+                            notes = Notes(present.layout(), counting.counts())
+                            writer.add_key_value_metadata({_NOTES: msgspec.json.encode(notes)})
                     size = sink.tell()
                 self._sync_file(path)
             except BaseException:

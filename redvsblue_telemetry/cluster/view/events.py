@@ -45,13 +45,7 @@ _MIXED = "((((arrival % 2147483648) * 2654435761) % 4294967296) >> 8)"  # see qu
 
 def files_of(reading: Reading, span: TimeRange, kind: str = EVENTS) -> list[DataFile]:
     """Return the files that may have rows that were received in a range, the oldest first."""
-    start, end = span.start, span.end
-    return [
-        file
-        for file in reading.snapshot.files(kind)
-        if (start is None or file.highest_received >= start)
-        and (end is None or file.lowest_received < end)
-    ]
+    return reading.snapshot.files(kind, span)
 
 
 def in_span(span: TimeRange) -> str:
