@@ -13,9 +13,10 @@ import pyarrow.parquet
 from deltalake import DeltaTable
 
 from redvsblue_telemetry._report import decode_report
+from redvsblue_telemetry.cluster.lake.compaction import write_merged
 from redvsblue_telemetry.cluster.lake.lake import Claim, Lake
 from redvsblue_telemetry.cluster.lake.rows import day_of
-from redvsblue_telemetry.cluster.lake.table import FILE_SCHEMA, Owner, Table, sort
+from redvsblue_telemetry.cluster.lake.table import FILE_SCHEMA, Owner, Table
 from redvsblue_telemetry.collector.messages import Message, read_message
 from redvsblue_telemetry.collector.storage.database import Database
 
@@ -99,7 +100,10 @@ def bytes_of(path: Path | str) -> bytes:
 
 
 def copy_database(database: Database, url: Path | str) -> None:
-    """Make a lake that has the events of a database, their numbers, and the last reports."""
+    """Make a lake that has the events of a database, their numbers, and the last reports.
+
+    Every other event is in a file of the final size, with columns for fields and with counts.
+    """
     table = Table.open(str(url), create=True)
     owner = Owner("copy", 1)
     with database.reading() as connection:
@@ -135,7 +139,9 @@ def copy_database(database: Database, url: Path | str) -> None:
     added = []
     for (kind, day), rows in files.items():
         columns = [*zip(*rows, strict=True)][1:]
-        arrays = map(pa.array, columns, FILE_SCHEMA.types)
-        added.append(table.write(kind, day, [sort(kind, pa.table([*arrays], FILE_SCHEMA))], owner))
+        given = pa.table([*map(pa.array, columns, FILE_SCHEMA.types)], FILE_SCHEMA)
+        for is_last in (False, True):
+            some = given.take(range(is_last, len(rows), 2))
+            added.append(write_merged(table, kind, day, some, owner, is_last=is_last))
     table.refresh()
     table.commit({owner.fence: owner.number}, filter(None, added))

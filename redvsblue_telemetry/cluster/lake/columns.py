@@ -264,14 +264,14 @@ def _reader(data: Any) -> Callable[[list[str]], _Values]:
     Texts may be longer than ``flatten`` has them, and lists count as absent.
     """
     sample = [text.as_py() for text in data[:: -(-len(data) // _SAMPLE)]]
-    shape = _shape_of(sample)
-    if shape is None:
+    record = _record_of(_shape_of(sample))
+    if record is None:
         return lambda texts: _add_flat({}, texts, range(len(texts)))
-    return _record_of(shape).read
+    return record.read
 
 
-def _shape_of(sample: Iterable[str]) -> _Shape | None:
-    """Return the shape of the objects that most events have; None if a record can't have it."""
+def _shape_of(sample: Iterable[str]) -> _Shape:
+    """Return the shape of an object that has the fields of all events."""
     names: dict[str, Any] = {}
     for text in sample:
         try:
@@ -280,9 +280,7 @@ def _shape_of(sample: Iterable[str]) -> _Shape | None:
             continue
         if isinstance(fields, dict):
             _merge(names, fields, 1)
-    shape = _frozen(names)
-    fields = [name for name, _ in _leaves(shape)]
-    return shape if len(set(fields)) == len(fields) <= _MOST_FIELDS else None
+    return _frozen(names)
 
 
 def _merge(names: dict[str, Any], fields: Mapping[str, Any], depth: int) -> None:
@@ -336,8 +334,15 @@ class _Record:
 
 
 @functools.lru_cache(maxsize=_MOST_TYPES)
-def _record_of(shape: _Shape) -> _Record:
-    return _Record(shape)
+def _record_of(shape: _Shape) -> _Record | None:
+    """Return the record of a shape; None if there can't be one."""
+    fields = [name for name, _ in _leaves(shape)]
+    if len(fields) > _MOST_FIELDS or len({*fields}) < len(fields):
+        return None
+    try:
+        return _Record(shape)
+    except ValueError:  # a name has a quotation mark, for example
+        return None
 
 
 def _record(shape: _Shape) -> Any:

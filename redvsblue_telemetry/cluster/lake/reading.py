@@ -10,6 +10,9 @@ So DuckDB skips most groups of rows of a question about some types: a funnel of 
 million events takes half a second of one core, and counts by type a twentieth. A question about a
 field takes long, since each event's JSON is parsed: two seconds for ten million events.
 
+Files of the final size have notes: columns for the fields of the data (:mod:`.columns`), and the
+counts of their events (:mod:`.counts`). The others are read where they have none.
+
 The rows of a snapshot are in the relations ``stored_events``, ``stored_reports``,
 ``stored_rejected`` and ``stored_runs``, with the columns of :data:`~.table.FILE_SCHEMA`.
 """
@@ -31,7 +34,9 @@ import pyarrow as pa
 
 from ...collector.storage.cutoff import Cutoff, CutoffError
 from ...collector.models import ALL_TIME, TimeRange
+from ...collector.storage.counting import MINUTE
 from .cells import add_function
+from .counts import Counts, table_of
 from .errors import LakeError
 from .rows import EVENTS, KINDS
 from .table import FILE_SCHEMA, DataFile, Notes, Table
@@ -240,6 +245,27 @@ class Reading:
             source = f"read_parquet([{listed}], hive_partitioning = false)"
         columns = ", ".join([*FILE_SCHEMA.names, *(field.name for field in more)])
         self.run(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT {columns} FROM {source}")
+
+    def define_counts(self, name: str, files: Sequence[DataFile]) -> None:
+        """Make a relation of the events of files by minute, type and version.
+
+        Its rows can be added up, and have to be: several may be of the same minute. Files whose
+        notes have their counts are not read.
+        """
+        noted: list[Counts] = []
+        others: list[DataFile] = []
+        for file, notes in zip(files, self.snapshot.notes(files), strict=True):
+            if notes is None or notes.counts is None:
+                others.append(file)
+            else:
+                noted.append(notes.counts)
+        found = table_of(noted)
+        self.add(f"{name}_noted", dict(zip(found.column_names, found.columns, strict=True)))
+        self.define(f"{name}_others", others)
+        self.run(
+            f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {name}_noted UNION ALL "
+            f"SELECT received // {MINUTE}, type, version, count(*) FROM {name}_others GROUP BY ALL"
+        )
 
     def run(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query.

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ...collector.storage.counting import MINUTE
 from .reading import Reading
+from .rows import EVENTS
 from .standing import COLUMNS, STANDING
 
 __all__ = ["VIEWS", "add_views"]
@@ -20,9 +21,9 @@ _EVENTS = f"""SELECT arrival, received, session, seq, type, timestamp, {ID} AS i
     context, fault
 FROM stored_events"""
 
-_COUNTS = f"""SELECT received // {MINUTE} * {MINUTE} AS period, 'minute' AS level, type, version,
-    count(*) AS events
-FROM stored_events GROUP BY ALL"""
+_COUNTS = f"""SELECT minute * {MINUTE} AS period, 'minute' AS level, type, version,
+    CAST(sum(events) AS BIGINT) AS events
+FROM stored_counts GROUP BY ALL"""
 
 _REJECTED = "SELECT arrival, received, fault AS reason, data AS text FROM stored_rejected"
 
@@ -39,4 +40,6 @@ VIEWS = tuple(_SQL)
 def add_views(reading: Reading, names: Iterable[str] = VIEWS) -> None:
     """Make views; that of the sessions needs :func:`.standing.add_standing` before."""
     for name in names:
+        if name == "counts":
+            reading.define_counts("stored_counts", reading.snapshot.files(EVENTS))
         reading.run(f"CREATE OR REPLACE TEMP VIEW {name} AS {_SQL[name]}")

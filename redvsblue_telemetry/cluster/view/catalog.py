@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 
 from ..._report import decode_report
-from ...collector.storage.counting import MINUTE
 from ..lake.reading import Reading, Snapshot
 from ..lake.rows import EVENTS, KINDS, REPORTS, RUNS
 from ..lake.standing import (
@@ -177,6 +176,7 @@ class Catalog:
                 for name in _TABLES:
                     reading.run(f"DELETE FROM {name}")
             self._merge(reading)
+            self._add_counts(reading, files[EVENTS])
             if not is_new:
                 self._tidy(reading)
             reading.run("COMMIT")
@@ -203,12 +203,6 @@ class Catalog:
         self._add_sampled(reading)
         self._append(
             reading,
-            "counts",
-            f"SELECT received // {MINUTE} AS minute, type, version, count(*) AS events "
-            "FROM stored_events GROUP BY ALL",
-        )
-        self._append(
-            reading,
             "faults_of",
             "SELECT session, type, fault, count(*) AS events, min(received) AS first, "
             "max(received) AS last, max(arrival) AS newest FROM stored_events "
@@ -228,6 +222,12 @@ class Catalog:
     def _append(self, reading: Reading, table: str, query: str) -> None:
         ((count,),) = reading.run(f"INSERT INTO {table} {query}")
         self._waste[table] += count
+
+    def _add_counts(self, reading: Reading, files: Sequence[DataFile]) -> None:
+        reading.define_counts("new_counts", files)
+        self._append(reading, "counts", "SELECT * FROM new_counts")
+        reading.run("DROP VIEW new_counts")
+        reading.run("DROP TABLE new_counts_noted")
 
     def _add_sampled(self, reading: Reading) -> None:
         """Note what the reports that count now say about events that were sampled."""

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from redvsblue_telemetry.cluster.lake import cells
+from redvsblue_telemetry.cluster.lake import cells, columns
 from redvsblue_telemetry.cluster.lake.answers import ask_lake
 from redvsblue_telemetry.cluster.lake.reading import Reading, Snapshot, quoted
 from redvsblue_telemetry.collector.answers.asking import ask
@@ -95,6 +95,13 @@ def test_usual_text_is_read_without_flatten(connection: Any) -> None:
     assert connection.execute(query, [text]).fetchall() == [("1.5",)]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_events_have_columns() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "_LEAST_ROWS", 2)
+        yield
+
+
 @contextlib.contextmanager
 def lake_of(database: Database) -> Iterator[Reading]:
     with tempfile.TemporaryDirectory() as folder:
@@ -128,12 +135,15 @@ def hear_of_sessions(connection: sqlite3.Connection) -> None:
     )
 
 
+@pytest.mark.parametrize("most", [2, 16])
 @settings(max_examples=25)
 @given(test_same.events, st.lists(test_same.questions, min_size=3, max_size=5))
 def test_a_lake_answers_as_the_database(
-    given_events: list[dict[str, Any]], questions: list[Question]
+    most: int, given_events: list[dict[str, Any]], questions: list[Question]
 ) -> None:
-    with test_same.stored(given_events) as database:
+    with pytest.MonkeyPatch.context() as patch, test_same.stored(given_events) as database:
+        patch.setattr(columns, "_MOST_COLUMNS", most)
+        patch.setattr(columns, "_MOST_TEXTS", most)
         with contextlib.closing(database.connect()) as connection:
             hear_of_sessions(connection)
         with lake_of(database) as lake:
