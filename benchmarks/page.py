@@ -29,6 +29,7 @@ from benchmarks import (
     frame_pairs,
     instructions,
     kills,
+    lake_questions,
     long_emits,
     peer_bytes,
     side_by_side,
@@ -83,6 +84,7 @@ _BENCHMARKS = {
     "endings": endings,
     "cluster": cluster,
     "cluster-costs": cluster_costs,
+    "lake-questions": lake_questions,
     "cluster-model": cluster_model,
 }
 _TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n)(?:(?!<!--).)*?(<!-- end -->)", re.DOTALL)

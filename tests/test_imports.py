@@ -267,19 +267,21 @@ ROOMS = {
         errors          |
         rows            |
         numbers         |
-        table           | errors  rows
+        columns         |
+        counts          |
+        table           | columns  counts  errors  rows
         collecting      | numbers  rows  table
         rewriting       | errors  table
-        compaction      | numbers  rewriting  rows  table
+        compaction      | columns  numbers  rewriting  rows  table
         retention       | rewriting  rows  table
         forgetting      | rewriting  rows  table
         lake | collecting compaction errors forgetting numbers retention rows table
         cells           |
-        reading         | cells  errors  rows  table
+        reading         | cells  counts  errors  rows  table
         standing        | numbers  reading
-        views           | reading  standing
+        views           | reading  rows  standing
         sql             | errors  reading  standing  views
-        answers         | cells  errors  reading  standing
+        answers         | cells  columns  errors  reading  rows  standing  table
         batches         | reading  rows  table
         copying         | reading  rows  standing  views
     """,

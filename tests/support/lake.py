@@ -141,7 +141,7 @@ def copy_database(database: Database, url: Path | str) -> None:
         columns = [*zip(*rows, strict=True)][1:]
         given = pa.table([*map(pa.array, columns, FILE_SCHEMA.types)], FILE_SCHEMA)
         for is_last in (False, True):
-            some = given.take(range(is_last, len(rows), 2))
+            some = given.take(pa.array(range(is_last, len(rows), 2), pa.int64()))
             added.append(write_merged(table, kind, day, some, owner, is_last=is_last))
     table.refresh()
     table.commit({owner.fence: owner.number}, filter(None, added))

@@ -276,9 +276,11 @@ class LakeVectors(Backend):
     def type_names(self) -> list[str]:
         """See :meth:`.Backend.type_names`."""
         if self._types is None:
+            with self._telling():
+                self._reading.define_counts("of_types", self._reading.snapshot.files(EVENTS))
             rows = self.run(
-                "SELECT type, count(*) AS events FROM stored_events GROUP BY type "
-                "ORDER BY events DESC, type"
+                "SELECT type, sum(events) AS number FROM of_types GROUP BY type "
+                "ORDER BY number DESC, type"
             )
             self._types = [name for name, _ in rows]
         return self._types

@@ -3,12 +3,12 @@
 A file of the final size has columns beside those of the table: ``number0``, ``number1``, … and
 ``text0``, ``text1``, …. Which field of which type is in which of them is in the file's own metadata
 alone, as a :class:`Layout`, so it goes with the file when events are erased. The values are those
-of ``flatten`` (:mod:`....collector.storage.fields`), numbers and texts apart. The JSON stays: what
-is rare has no column, and a file without any, such as one of an earlier release, is only slower.
+of ``flatten`` (:mod:`....collector.storage.fields`), numbers and texts apart. The JSON stays: rare
+fields have no column, and a file without any, such as one of an earlier release, is only slower.
 
 To call ``flatten`` for each event would take longer than all else in a compaction. Most events of a
-type have the same fields, so msgspec decodes them as a record of these. It refuses what has another
-field, or a value of another kind; those events alone are left to ``flatten``.
+type have the same fields, so msgspec decodes them as a record of these. It refuses an event with
+another field, or with a value of another kind; such events alone are left to ``flatten``.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Layout(msgspec.Struct):
 
 
 class Present:
-    """Finds out what is left of a layout when events were deleted.
+    """Finds the part of a layout that is left when events were deleted.
 
     Args:
         layout: of the file that they were in.
