@@ -376,8 +376,9 @@ def tables(report: Result) -> dict[str, str]:
     headers = [
         f"of {report['events']:,} events",
         "first, s",
+        "processor time, s",
         "again, s",
-        "its processor time, s",
+        "processor time, s",
         "memory, GB",
         "aim, s",
     ]

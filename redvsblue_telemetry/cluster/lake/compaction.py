@@ -33,10 +33,9 @@ _TARGET_BYTES = 128 * 1024 * 1024
 _TARGET_MEMORY = 192 * 1024 * 1024
 _AT_ONCE = 8  # files of about the same size
 _BITS = 3  # sizes within a factor of eight are about the same
-_QUICK, _SMALL = (
-    3,
-    9,
-)  # levels of compression: of files that will be merged again, and of the others
+# Levels of compression: of files that will be merged again, and of the others. From 7 to 9, a file
+# takes 1.5 % less and the processor a fifth more.
+_QUICK, _SMALL = 3, 7
 _encode = msgspec.json.Encoder().encode
 
 

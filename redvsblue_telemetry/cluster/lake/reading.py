@@ -32,9 +32,9 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from ...collector.storage.cutoff import Cutoff, CutoffError
 from ...collector.models import ALL_TIME, TimeRange
 from ...collector.storage.counting import MINUTE
+from ...collector.storage.cutoff import Cutoff, CutoffError
 from .cells import add_function
 from .counts import Counts, table_of
 from .errors import LakeError
