@@ -54,7 +54,7 @@ def names(exposition: str) -> set[str]:
 
 
 @needs_posix
-def test_each_metric_of_a_rule_is_one_of_its_part(
+def test_each_metric_of_a_rule_and_of_the_docs_is_there(
     stream_servers: StreamServers, tmp_path: Path
 ) -> None:
     lake, urls = tmp_path / "lake", stream_servers.urls
@@ -75,6 +75,10 @@ def test_each_metric_of_a_rule_is_one_of_its_part(
     for part, metrics in found.items():
         assert used(part), part
         assert used(part) <= metrics, part
+    everything = set().union(*found.values())
+    page = (DOCS / "cluster.md").read_text("utf-8")
+    documented = set(re.findall(r"`(telemetry_\w+)", page))
+    assert {name for name in documented if not {name, f"{name}_count"} & everything} == set()
 
 
 def test_no_rule_is_about_a_metric_without_its_job() -> None:
