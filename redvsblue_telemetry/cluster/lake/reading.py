@@ -51,8 +51,11 @@ __all__ = [
     "relation_of",
 ]
 
-MEMORY = "1GB"
-"""The most memory that DuckDB takes to sort and to group; then it uses temporary files."""
+MEMORY = "768MB"
+"""The most memory that DuckDB takes to sort and to group; then it uses temporary files.
+
+So a process that reads a lake takes less than 1 GB in all.
+"""
 
 _SECONDS_BETWEEN_STOPS = 0.05
 _SECONDS_BETWEEN_LOOKS = 0.05

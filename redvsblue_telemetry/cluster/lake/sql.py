@@ -19,6 +19,7 @@ import datetime
 import decimal
 import json
 import math
+import re
 import threading
 import uuid
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from .views import VIEWS, add_views
 __all__ = ["LakeQuery"]
 
 _ROWS = 1000  # that are fetched at a time
+_KIND_OF_ERROR = re.compile(r"^[A-Z][a-z]+(?: [A-Z][a-z]+)? Error: ")
 _TABLE_FUNCTIONS = ("generate_series", "json_each", "json_tree", "range", "unnest")
 _FUNCTIONS_ABOUT_THE_PROCESS = ("current_setting", "getenv", "getvariable", "write_log")
 
@@ -111,7 +113,7 @@ class LakeQuery:
                 raise TooSlowError("the query needs too much memory") from error
             if isinstance(error, LakeError):
                 raise
-            raise QueryError(_first_line(str(error))) from error
+            raise QueryError(_reason(error)) from error
 
 
 def _tables_of(reading: Reading, sql: str) -> set[str]:
@@ -131,7 +133,7 @@ def _tables_of(reading: Reading, sql: str) -> set[str]:
     try:
         ((text,),) = reading.run("SELECT json_serialize_sql(CAST(? AS VARCHAR))", sql)
     except duckdb.Error as error:
-        raise QueryError(_first_line(str(error))) from error
+        raise QueryError(_reason(error)) from error
     try:
         return _views_of(json.loads(text))
     except RecursionError:
@@ -206,6 +208,11 @@ def _folded(name: str) -> str:
 
 def _first_line(text: str) -> str:
     return text.partition("\n")[0]
+
+
+def _reason(error: duckdb.Error) -> str:
+    """Return what is wrong, without the name of the part of DuckDB that has found it."""
+    return _KIND_OF_ERROR.sub("", _first_line(str(error)))
 
 
 def _plain(value: Any) -> Any:

@@ -115,7 +115,7 @@ def test_query_prints_a_table(lake: str) -> None:
         ("SELECT (SELECT count(*) FROM glob('*')) FROM events", "is not allowed"),
         ("WITH a AS (SELECT * FROM b), b AS (SELECT 1) SELECT * FROM a", "the table b can't be"),
         ("SELECT * FROM (SHOW TABLES)", "a query only reads"),
-        ("SELECT nothing FROM events", "not found"),
+        ("SELECT nothing FROM events", 'Error: Referenced column "nothing" not found'),
         ("SELECT 'a\0b'", "null character"),
         ("SELECT " + "1 + " * 10_000 + "1", "the maximum is 20,000"),
         ("SELECT CAST('x' AS INTEGER)", "Could not convert"),

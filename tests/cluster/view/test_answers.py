@@ -239,8 +239,9 @@ QUESTIONS = [
     "/api/answers/funnel?step=hit&step=crash",
     "/api/answers/funnel?step=hit&step=frames&step=crash&version=1.1",
     "/api/answers/funnel?step=hit&step=crash&per=context.player",
-    "/api/answers/retention?field=player&days=0,1",
-    "/api/answers/retention?field=player&offset=-90&context=level=3",
+    "/api/answers/retention?field=context.player&days=1,2",
+    "/api/answers/retention?field=context.player&offset=-90&context=level=3",
+    "/api/answers/retention?field=player",
 ]
 SESSIONS = ("red", "blue", "green", "only", "off", "nobody")
 PATHS = [
