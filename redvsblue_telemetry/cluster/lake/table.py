@@ -40,7 +40,17 @@ from .counts import Counting, Counts
 from .errors import LakeError
 from .rows import EVENTS, KINDS, PARTITIONED_BY, REJECTED, REPORTS, RUNS, SCHEMA
 
-__all__ = ["FILE_SCHEMA", "ORDER", "Changes", "DataFile", "Notes", "Owner", "Table", "sort"]
+__all__ = [
+    "FILE_SCHEMA",
+    "ORDER",
+    "Changes",
+    "DataFile",
+    "Notes",
+    "Owner",
+    "Table",
+    "check_place",
+    "sort",
+]
 
 logger = logging.getLogger("redvsblue_telemetry.lake")
 
@@ -542,6 +552,15 @@ def _check_columns(url: str, delta: DeltaTable) -> None:
 
 def _schema_of(layout: Layout | None) -> Any:
     return FILE_SCHEMA if layout is None else pa.unify_schemas([FILE_SCHEMA, layout.schema])
+
+
+def check_place(url: str) -> None:
+    """Check that a lake could be there, without a look.
+
+    Raises:
+        LakeError: it couldn't.
+    """
+    _local_folder(url)
 
 
 def sort(kind: str, rows: pa.Table) -> pa.Table:

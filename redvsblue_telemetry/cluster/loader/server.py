@@ -23,6 +23,7 @@ from ...collector.checking import read_checker
 from ...collector.server import OptionsError
 from ...collector.storage.upkeep import Keep
 from ..lake.errors import LakeError
+from ..lake.table import check_place
 from ..stream import (
     StreamHealth,
     StreamOptions,
@@ -93,7 +94,8 @@ async def serve(
     """
     try:
         options.stream.check()
-    except ValueError as error:
+        check_place(options.lake)
+    except (ValueError, LakeError) as error:
         raise OptionsError(str(error)) from error
     check = None
     if options.schema is not None:

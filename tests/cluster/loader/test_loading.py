@@ -318,10 +318,12 @@ def test_loader_waits_for_a_stream_that_comes_later(tmp_path: Path) -> None:
         (["--stream", "nats://127.0.0.1:1", "--schema", "/nowhere"], "cannot read /nowhere"),
         (["--stream", "nats://127.0.0.1:1", "--keep", "1d", "--keep", "2d"], "more than once"),
         (["--stream", "nats://127.0.0.1:1", "--host", "192.0.2.1", "--port", "1"], "cannot listen"),
+        (["--stream", "nats://127.0.0.1:1", "--lake", "gs://bucket/lake"], "neither a path nor an"),
+        (["--stream", "nats://127.0.0.1:1", "--lake", ""], "can't be the path of a lake"),
     ],
 )
 def test_wrong_options_are_explained(arguments: list[str], complaint: str, tmp_path: Path) -> None:
-    done = run_command("load", *arguments, "--lake", tmp_path / "lake")
+    done = run_command("load", "--lake", tmp_path / "lake", *arguments)
     assert done.returncode != 0
     assert complaint in done.stderr
 
