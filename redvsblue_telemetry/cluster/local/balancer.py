@@ -1,7 +1,9 @@
-"""A load balancer in miniature: hands each connection to the next server that takes it.
+"""A load balancer in miniature: hands each connection to the next gateway that is well.
 
-It runs in a thread, and knows nothing of what the connections carry. A connection ends with its
-server's end, and the client makes another one.
+It runs in a thread, and knows nothing of what the connections carry. Each second, it asks each
+gateway how it is. If a gateway has twice not said in time that it is well, its connections are
+closed, so that the clients make others at once: otherwise they would wait for a gateway that hangs
+until their own patience ends, and could be handed to it again.
 """
 
 from __future__ import annotations
@@ -12,22 +14,44 @@ import threading
 from collections.abc import Sequence
 from types import TracebackType
 
+import msgspec
+
 __all__ = ["Balancer"]
 
 _LOOPBACK = "127.0.0.1"
 _CHUNK = 65_536  # bytes
-_THREAD_TIMEOUT = 15.0  # seconds
+_THREAD_TIMEOUT = 15.0  # seconds, as all times here
+_CHECK_INTERVAL = 1.0
+_CHECK_TIMEOUT = 2.0
+_CONNECT_TIMEOUT = 1.0
+_FAILURES = 2  # in a row, after which a gateway is not well
+_CHECK = b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n"
+
+
+class _Gateway(msgspec.Struct, eq=False):
+    """A gateway, and what is known of it."""
+
+    host: str
+    port: int
+    failures: int = 0
+    """Checks in a row that failed."""
+    relays: set[asyncio.Task[None]] = set()
+    """Its connections."""
+
+    @property
+    def is_well(self) -> bool:
+        return self.failures < _FAILURES
 
 
 class Balancer:
     """Listens on a free port of this machine; a context manager.
 
     Args:
-        ports: of the servers on this machine.
+        gateways: the host and the port of each.
     """
 
-    def __init__(self, ports: Sequence[int]) -> None:
-        self._ports = tuple(ports)
+    def __init__(self, gateways: Sequence[tuple[str, int]]) -> None:
+        self._gateways = [_Gateway(*each) for each in gateways]
         self._next = 0
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
@@ -69,11 +93,30 @@ class Balancer:
         server = await asyncio.start_server(self._relay_noted, _LOOPBACK, 0)
         self.port = int(server.sockets[0].getsockname()[1])
         self._ready.set()
+        checks = [asyncio.create_task(self._check(gateway)) for gateway in self._gateways]
         await self._stop.wait()
         server.close()
-        for relay in (*self._relays,):
-            relay.cancel()
-        await asyncio.gather(*self._relays, return_exceptions=True)
+        ending = (*checks, *self._relays)
+        for each in ending:
+            each.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    # The checks.
+
+    async def _check(self, gateway: _Gateway) -> None:
+        """Ask a gateway how it is, again and again."""
+        while True:
+            try:
+                is_well = await asyncio.wait_for(_is_well(gateway), _CHECK_TIMEOUT)
+            except (OSError, asyncio.TimeoutError):
+                is_well = False
+            gateway.failures = 0 if is_well else gateway.failures + 1
+            if not gateway.is_well:
+                for relay in gateway.relays:
+                    relay.cancel()
+            await asyncio.sleep(_CHECK_INTERVAL)
+
+    # The connections.
 
     async def _relay_noted(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -82,37 +125,66 @@ class Balancer:
         assert relay is not None
         self._relays.add(relay)
         try:
-            await self._relay(reader, writer)
+            await self._relay(relay, reader, writer)
         except asyncio.CancelledError:
-            pass  # by the close: a stream's task that ends so would be logged
+            pass  # a stream's task that ends so would be logged
         finally:
             self._relays.discard(relay)
             writer.close()
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        found = await self._server()
+    async def _relay(
+        self,
+        relay: asyncio.Task[None],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        found = await self._connected()
         if found is None:
             return
-        server_reader, server_writer = found
+        gateway, server_reader, server_writer = found
+        gateway.relays.add(relay)
         both = [
             asyncio.ensure_future(_copy(reader, server_writer)),
             asyncio.ensure_future(_copy(server_reader, writer)),
         ]
         try:
             await asyncio.wait(both)
+        except asyncio.CancelledError:
+            # A close would wait until a gateway that hangs has read all that was written.
+            server_writer.transport.abort()
+            raise
         finally:
+            gateway.relays.discard(relay)
             for each in both:
                 each.cancel()
             server_writer.close()
 
-    async def _server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """Return a connection to the next server that takes one, or None if none does."""
+    async def _connected(
+        self,
+    ) -> tuple[_Gateway, asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Return the next gateway that takes a connection, and the connection; None if none does.
+
+        The others are asked only if none is well: perhaps nobody has noticed yet that one is.
+        """
         first, self._next = self._next, self._next + 1
-        for step in range(len(self._ports)):
-            port = self._ports[(first + step) % len(self._ports)]
-            with contextlib.suppress(OSError):
-                return await asyncio.open_connection(_LOOPBACK, port)
+        count = len(self._gateways)
+        ordered = [self._gateways[(first + step) % count] for step in range(count)]
+        for gateway in sorted(ordered, key=lambda each: not each.is_well):
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                opening = asyncio.open_connection(gateway.host, gateway.port)
+                return gateway, *await asyncio.wait_for(opening, _CONNECT_TIMEOUT)
         return None
+
+
+async def _is_well(gateway: _Gateway) -> bool:
+    """Return what a gateway says of itself."""
+    reader, writer = await asyncio.open_connection(gateway.host, gateway.port)
+    try:
+        writer.write(_CHECK)
+        await writer.drain()
+        return b" 200 " in await reader.readline()
+    finally:
+        writer.transport.abort()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -12,13 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from .balancer import Balancer
 from .children import Child, Guard
-from .ports import ReservedPort
+from .ports import HERE, Host, ReservedPort
 from .servers import StreamServers
 
 __all__ = ["ClusterError", "LocalCluster", "Program"]
@@ -41,22 +41,32 @@ class Program:
         arguments: of ``redvsblue-telemetry``; the port is added.
         log: the file for its output.
         guard: looks after it.
+        host: where it runs.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path, guard: Guard) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], log: Path, guard: Guard, host: Host
+    ) -> None:
         self.name = name
-        self._port = ReservedPort()
+        self._host = host
+        self._port = ReservedPort(host)
+        command = [*host.prefix, sys.executable, "-m", "redvsblue_telemetry", *arguments]
         self.child = Child(
             name,
-            [sys.executable, "-m", "redvsblue_telemetry", *arguments, "--port", str(self.port)],
+            [*command, "--host", host.address, "--port", str(self.port)],
             log,
             guard,
             _environment(),
         )
 
     @property
+    def host(self) -> str:
+        """The address that it listens on."""
+        return self._host.address
+
+    @property
     def port(self) -> int:
-        """Its port on this machine, the same each time that it is started."""
+        """Its port, the same each time that it is started."""
         return self._port.number
 
     @property
@@ -119,6 +129,7 @@ class LocalCluster:
         syncs: whether the stream's servers sync each write.
         gateway_options: more options of each gateway.
         loader_options: more options of each loader.
+        host_of: where a part runs, by its name, such as ``gateway 1`` or ``stream server s0``.
 
     Raises:
         ServersError: ``nats-server`` isn't installed, or is too old.
@@ -136,8 +147,10 @@ class LocalCluster:
         syncs: bool = True,
         gateway_options: Sequence[str] = (),
         loader_options: Sequence[str] = (),
+        host_of: Callable[[str], Host] = lambda _: HERE,
     ) -> None:
         self.directory = directory
+        self._host_of = host_of
         self.lake = lake or str(directory / "lake")
         self._loader_options = tuple(loader_options)
         self._closing = contextlib.ExitStack()  # what is entered first ends last
@@ -145,7 +158,7 @@ class LocalCluster:
             failing.push(self._closing)
             self._guard = self._closing.enter_context(Guard())
             self.servers = StreamServers(
-                directory / "stream", servers, syncs=syncs, guard=self._guard
+                directory / "stream", servers, syncs=syncs, guard=self._guard, host_of=host_of
             )
             self._closing.callback(self.servers.close)
             self.gateways = [
@@ -157,7 +170,7 @@ class LocalCluster:
                 self._program(f"view {number}", ["view", "--lake", self.lake, "--quiet"])
                 for number in range(1, views + 1)
             ]
-            self.balancer = Balancer([gateway.port for gateway in self.gateways])
+            self.balancer = Balancer([(gateway.host, gateway.port) for gateway in self.gateways])
             failing.pop_all()
 
     @property
@@ -238,7 +251,7 @@ class LocalCluster:
 
     def _program(self, name: str, arguments: Sequence[str]) -> Program:
         log = self.directory / f"{name.replace(' ', '-')}.log"
-        program = Program(name, arguments, log, self._guard)
+        program = Program(name, arguments, log, self._guard, self._host_of(name))
         self._closing.callback(program.release)
         return program
 

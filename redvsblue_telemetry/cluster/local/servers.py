@@ -1,7 +1,8 @@
 """The servers of a stream on this machine: ``nats-server``, one or a cluster of them.
 
-They listen on loopback only, and anyone on this machine may use them. Each has a directory with its
-configuration, its store and its log, so it can be killed and started again.
+They listen on loopback only, unless told otherwise, and anyone on this machine may use them. Each
+has a directory with its configuration, its store and its log, so it can be killed and started
+again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from ..stream import STREAM
 from .children import Child, Guard
-from .ports import ReservedPort
+from .ports import HERE, Host, ReservedPort
 
 __all__ = ["ServersError", "StreamServers", "find_program"]
 
@@ -76,6 +77,7 @@ class StreamServers:
         syncs: whether each write is synced to the disk before it is acknowledged.
         max_store: the most that each may store, in bytes; by default what the disk has.
         guard: looks after them; by default they have one of their own.
+        host_of: where a server runs, by its name, such as ``stream server s0``.
 
     Raises:
         ServersError: ``nats-server`` isn't installed, or is too old.
@@ -89,6 +91,7 @@ class StreamServers:
         syncs: bool = True,
         max_store: int | None = None,
         guard: Guard | None = None,
+        host_of: Callable[[str], Host] = lambda _: HERE,
     ) -> None:
         program = find_program()
         self._syncs = syncs
@@ -96,15 +99,19 @@ class StreamServers:
         self._own_guard = None if guard else Guard()
         guard = guard or self._own_guard
         assert guard is not None
-        self._servers = [_Server(directory.resolve() / f"s{n}", f"s{n}") for n in range(count)]
-        for server in self._servers:
+        self._servers: list[_Server] = []
+        for short in (f"s{number}" for number in range(count)):
+            name = f"stream server {short}"
+            host = host_of(name)
+            server = _Server(directory.resolve() / short, short, host)
             server.directory.mkdir(parents=True, exist_ok=True)
             server.child = Child(
-                f"stream server {server.name}",
-                [program, "--config", str(server.configuration)],
+                name,
+                [*host.prefix, program, "--config", str(server.configuration)],
                 server.directory / "server.log",
                 guard,
             )
+            self._servers.append(server)
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -279,12 +286,12 @@ class _Server:
 
     child: Child
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, host: Host) -> None:
         self.name = name
         self.directory = directory
         self.store = directory / "store"
         self.configuration = directory / "server.conf"
-        self.clients, self.routes, self.monitor = (ReservedPort() for _ in range(3))
+        self.clients, self.routes, self.monitor = (ReservedPort(host) for _ in range(3))
 
     def ask(self, path: str) -> tuple[int, Mapping[str, Any]]:
         """Return what its monitor answers: the status and the JSON; 0 if it can't be asked."""
