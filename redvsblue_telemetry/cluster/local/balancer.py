@@ -1,7 +1,7 @@
 """A load balancer in miniature: hands each connection to the next gateway that is well.
 
-It runs in a thread, and knows nothing of what the connections carry. Each second, it asks each
-gateway how it is. If a gateway has twice not said in time that it is well, its connections are
+It runs in a thread, and knows nothing of the bytes on the connections. Each second, it asks each
+gateway for its health. If a gateway has twice not said in time that it is well, its connections are
 closed, so that the clients make others at once: otherwise they would wait for a gateway that hangs
 until their own patience ends, and could be handed to it again.
 """
@@ -29,7 +29,7 @@ _CHECK = b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
 
 class _Gateway(msgspec.Struct, eq=False):
-    """A gateway, and what is known of it."""
+    """A gateway, its health and its connections."""
 
     host: str
     port: int
@@ -104,7 +104,7 @@ class Balancer:
     # The checks.
 
     async def _check(self, gateway: _Gateway) -> None:
-        """Ask a gateway how it is, again and again."""
+        """Ask a gateway for its health, again and again."""
         while True:
             try:
                 is_well = await asyncio.wait_for(_is_well(gateway), _CHECK_TIMEOUT)
@@ -177,7 +177,7 @@ class Balancer:
 
 
 async def _is_well(gateway: _Gateway) -> bool:
-    """Return what a gateway says of itself."""
+    """Return whether a gateway says so of itself."""
     reader, writer = await asyncio.open_connection(gateway.host, gateway.port)
     try:
         writer.write(_CHECK)

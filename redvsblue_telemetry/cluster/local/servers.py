@@ -1,6 +1,6 @@
 """The servers of a stream on this machine: ``nats-server``, one or a cluster of them.
 
-They listen on loopback only, unless told otherwise, and anyone on this machine may use them. Each
+By default they listen on loopback only, and anyone on this machine may use them. Each
 has a directory with its configuration, its store and its log, so it can be killed and started
 again.
 """
