@@ -22,6 +22,7 @@ _LOOPBACK = "127.0.0.1"
 _CHUNK = 65_536  # bytes
 _THREAD_TIMEOUT = 15.0  # seconds, as all times here
 _CHECK_INTERVAL = 1.0
+_FAST_INTERVAL = 0.25  # after a check that failed
 _CHECK_TIMEOUT = 2.0
 _CONNECT_TIMEOUT = 1.0
 _FAILURES = 2  # in a row, after which a gateway is not well
@@ -37,10 +38,6 @@ class _Gateway(msgspec.Struct, eq=False):
     """Checks in a row that failed."""
     relays: set[asyncio.Task[None]] = set()
     """Its connections."""
-
-    @property
-    def is_well(self) -> bool:
-        return self.failures < _FAILURES
 
 
 class Balancer:
@@ -111,10 +108,10 @@ class Balancer:
             except (OSError, asyncio.TimeoutError):
                 is_well = False
             gateway.failures = 0 if is_well else gateway.failures + 1
-            if not gateway.is_well:
+            if gateway.failures >= _FAILURES:
                 for relay in gateway.relays:
                     relay.cancel()
-            await asyncio.sleep(_CHECK_INTERVAL)
+            await asyncio.sleep(_FAST_INTERVAL if gateway.failures else _CHECK_INTERVAL)
 
     # The connections.
 
@@ -164,12 +161,12 @@ class Balancer:
     ) -> tuple[_Gateway, asyncio.StreamReader, asyncio.StreamWriter] | None:
         """Return the next gateway that takes a connection, and the connection; None if none does.
 
-        The others are asked only if none is well: perhaps nobody has noticed yet that one is.
+        Those whose last check failed come last: perhaps nobody has noticed yet that one is well.
         """
         first, self._next = self._next, self._next + 1
         count = len(self._gateways)
         ordered = [self._gateways[(first + step) % count] for step in range(count)]
-        for gateway in sorted(ordered, key=lambda each: not each.is_well):
+        for gateway in sorted(ordered, key=lambda each: each.failures > 0):
             with contextlib.suppress(OSError, asyncio.TimeoutError):
                 opening = asyncio.open_connection(gateway.host, gateway.port)
                 return gateway, *await asyncio.wait_for(opening, _CONNECT_TIMEOUT)
