@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import ssl
 import uuid
 from pathlib import Path
@@ -321,6 +322,14 @@ class StreamClient(Client):
             raise nats.errors.Error("the server does not speak TLS, as tls:// and a CA demand")
         return super()._connect_command()
 
+    async def leave_server(self) -> None:
+        """Connect to another server, because this one may be cut off from the others.
+
+        Such a server answers pings, so nothing else would make this client leave it.
+        """
+        if self.is_connected:
+            await self._process_op_err(nats.errors.StaleConnectionError())
+
     async def _process_op_err(self, e: Exception) -> None:
         if self.is_connected:
             self._abort()
@@ -388,8 +397,10 @@ async def connect(
     # nats-py takes the login from the URL that it connects to, as it is there: still encoded, and
     # missing for a server that only the other servers have named.
     user, password = options.login or (None, None)
+    servers = [*options.servers]
+    random.shuffle(servers)
     await client.connect(
-        list(options.servers),
+        servers,
         name=name,
         user=user,
         password=password,
@@ -399,9 +410,10 @@ async def connect(
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnect,
         error_cb=on_error,
-        connect_timeout=2,
+        connect_timeout=1.5,  # type: ignore[arg-type]  # it is waited
         reconnect_time_wait=0.25,  # type: ignore[arg-type]  # it is slept
         max_reconnect_attempts=-1,
+        dont_randomize=True,  # it would as likely choose the server that it has just left
         ping_interval=1,  # with two of them unanswered, a server is given up
         max_outstanding_pings=2,
         pending_size=DEFAULT_PENDING_SIZE if buffers else 0,

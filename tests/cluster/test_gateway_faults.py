@@ -264,6 +264,37 @@ def test_memory_is_bounded_while_the_stream_stands_still(stream_servers: StreamS
 
 
 @needs_posix
+def test_a_leader_without_followers_is_silent_also_when_it_is_asked_again(
+    three_stream_servers: StreamServers,
+) -> None:
+    """It answers that the message is in process, but another server may lead to a new leader."""
+    from redvsblue_telemetry.cluster.gateway.link import Link, SilenceError
+    from redvsblue_telemetry.cluster.stream import MESSAGE_ID, StreamOptions, subject
+
+    servers = three_stream_servers
+
+    async def publish(link: Link, timeout: float) -> None:
+        await link.publish(subject(0), b"", {MESSAGE_ID: "the same"}, timeout)
+
+    async def main() -> None:
+        making = Link(StreamOptions(servers=servers.urls), "test")
+        await making.check()
+        await making.close()
+        leader = servers.leader()
+        assert leader is not None
+        link = Link(StreamOptions(servers=(servers.urls[leader],)), "test")
+        await link.check()
+        followers = [child for child in servers.children if child is not servers.children[leader]]
+        with suspended(followers):
+            for _ in range(2):
+                with pytest.raises(SilenceError, match="the stream does not answer"):
+                    await publish(link, 1.0)
+        await link.close()
+
+    asyncio.run(main())
+
+
+@needs_posix
 def test_a_server_that_stands_still_is_left_for_another(
     three_stream_servers: StreamServers,
 ) -> None:

@@ -20,7 +20,7 @@ pytest.importorskip("nats", reason="needs nats-py")
 from nats.js.api import PubAck
 
 from redvsblue_telemetry.cluster.gateway import storage as module
-from redvsblue_telemetry.cluster.gateway.link import Link, StreamError
+from redvsblue_telemetry.cluster.gateway.link import Link, SilenceError, StreamError
 from redvsblue_telemetry.cluster.gateway.storage import Counts, StreamStorage
 from redvsblue_telemetry.cluster.stream import StreamOptions, partition_of
 from redvsblue_telemetry.collector.messages import read_message
@@ -42,6 +42,8 @@ class TroubledLink(Link):
         self.held = ""
         self.lost = 0
         self.refuses = False
+        self.is_cut_off = False
+        self.left = 0
         self.go_on = asyncio.Event()
         self.started: list[str] = []
         self.now = self.most = 0
@@ -55,6 +57,8 @@ class TroubledLink(Link):
         try:
             if self.refuses:
                 raise StreamError("the stream refuses messages: on demand")
+            if self.is_cut_off:
+                raise SilenceError("the stream has no leader now")
             if self.held and self.held.encode() in body:
                 await self.go_on.wait()
             ack = await super().publish(subject, body, headers, timeout)
@@ -64,6 +68,11 @@ class TroubledLink(Link):
             self.lost -= 1
             raise StreamError("the stream does not answer")
         return ack
+
+    async def leave_server(self) -> None:
+        self.left += 1
+        self.is_cut_off = False
+        await super().leave_server()
 
 
 class Sender:
@@ -256,6 +265,30 @@ def test_when_one_can_not_be_stored_all_that_wait_are_refused(
 
     run(stream_servers, test, SOON)
     assert numbers(stream_messages(stream_servers)) == {"s": [1, 2]}
+
+
+def test_a_server_that_is_cut_off_from_the_leader_is_left(stream_servers: StreamServers) -> None:
+    async def test(setting: Setting) -> None:
+        sender = Sender()
+        setting.link.is_cut_off = True
+        setting.submit(array(1), sender)
+        setting.submit(array(1, session="t"), sender)
+        await sender.wait_for(lambda: sender.acked == 2)
+        assert setting.link.left == 1
+        assert setting.failures == 0
+
+    run(stream_servers, test)
+
+
+def test_a_server_whose_stream_is_full_is_not_left(stream_servers: StreamServers) -> None:
+    async def test(setting: Setting) -> None:
+        sender = Sender()
+        setting.link.refuses = True
+        setting.submit(array(1), sender)
+        await sender.wait_for(lambda: sender.failures == 1)
+        assert setting.link.left == 0
+
+    run(stream_servers, test, module._LEAVE_AFTER + SOON)
 
 
 def test_there_is_no_room_while_too_many_bytes_wait(

@@ -21,16 +21,22 @@ from nats.js.errors import APIError, NoStreamResponseError
 from ..stream import StreamClient, StreamOptions, StreamState, connect, ensure_stream
 from ..tasks import end
 
-__all__ = ["FormatError", "Link", "StreamError"]
+__all__ = ["FormatError", "Link", "SilenceError", "StreamError"]
 
 logger = logging.getLogger("redvsblue_telemetry.collector")
 
+# The leader's answer when it has a message that no quorum has stored yet: it may be cut off.
+_IN_PROCESS = 10158
 _REQUEST_TIMEOUT = 2.0  # seconds
 _MAX_UNSENT = 16 * 1024 * 1024  # bytes that wait for a server to read
 
 
 class StreamError(Exception):
     """The stream can't be reached, or can't take a message now."""
+
+
+class SilenceError(StreamError):
+    """No server has said that it stores a message, or that it doesn't: the leader was not heard."""
 
 
 class FormatError(StreamError):
@@ -128,6 +134,11 @@ class Link:
         """Have the servers take messages that they seem to have, and have lost."""
         self.salt = os.urandom(blake2b.SALT_SIZE)
 
+    async def leave_server(self) -> None:
+        """Connect to another server, because this one may be cut off from the others."""
+        if self._client is not None:
+            await self._client.leave_server()
+
     async def ask(self, subject: str, inquiry: bytes) -> bytes:
         """Return the answer of the subscriber of a subject.
 
@@ -200,7 +211,13 @@ def _translated() -> Iterator[None]:
     """Raise each failure as a StreamError."""
     try:
         yield
-    except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
+    except (NoStreamResponseError, nats.errors.TimeoutError, asyncio.TimeoutError) as error:
+        raise SilenceError(_described(error)) from error
+    except APIError as error:
+        if error.err_code == _IN_PROCESS:
+            raise SilenceError("the stream does not answer") from error
+        raise StreamError(_described(error)) from error
+    except (nats.errors.Error, OSError) as error:
         raise StreamError(_described(error)) from error
 
 

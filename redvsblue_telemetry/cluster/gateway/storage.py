@@ -28,7 +28,7 @@ from ...collector.storage.upkeep import epoch_milliseconds
 from ...collector.storing import Body, Health, MessageTooLargeError, Place, Receipt
 from ..stream import CHECK, MESSAGE_ID, RECEIVED, subject
 from ..tasks import end
-from .link import FormatError, Link, StreamError
+from .link import FormatError, Link, SilenceError, StreamError
 from .splitting import Part, split
 
 __all__ = ["Counts", "StreamStorage"]
@@ -38,9 +38,16 @@ logger = logging.getLogger("redvsblue_telemetry.collector")
 _MAX_WAITING_BYTES = 16 * 1024 * 1024  # beyond this, connections are not read
 _BYTES_PER_MESSAGE = 1024  # that one takes besides its body, and each part of it, too
 _MAX_IN_FLIGHT = 64  # messages
-_PUBLISH_TIMEOUT = 8.0  # seconds, with all attempts; a client waits ten for an ack
-_ATTEMPT_TIMEOUTS = (1.0, 2.0, 4.0)  # seconds; the last one for all further attempts
-_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds before the next attempt; the last one is for all further
+# Seconds, with all attempts. A client waits ten for an ack, and an election takes up to nine.
+_PUBLISH_TIMEOUT = 9.5
+_LEAVE_AFTER = 3.0  # seconds without an answer until a server is left for another one
+# Seconds after that without any server: time to try three, and another gateway may have one.
+_UNCONNECTED_TIMEOUT = 4.0
+# Seconds; the last one for all further attempts. The leader may be lost without a word, so the
+# attempt that begins just before there is another one must not last.
+_ATTEMPT_TIMEOUTS = (1.0, 0.7)
+# Seconds from an attempt to the next, at least; the last one is for all further attempts.
+_INTERVALS = (0.05, 0.1, 0.2, 0.4)
 _PROBE_INTERVAL = 0.5  # seconds between looks at the stream while it is away
 _QUIET_INTERVAL = 2.0  # seconds between looks while nothing is published
 _MAX_PROBE_BYTES = 256 * 1024
@@ -106,7 +113,7 @@ class StreamStorage:
         self._watching: asyncio.Task[None] | None = None
         self._needs_probe = asyncio.Event()
         self._probe_bytes = 0
-        self._worked_at = self._loop.time()
+        self._worked_at = self._stored_at = self._left_at = self._loop.time()
         self.waiting_bytes = 0
         """Of the messages that are not stored yet."""
         self.in_flight = 0
@@ -135,7 +142,7 @@ class StreamStorage:
                 if self._loop.time() >= deadline:
                     self._health.note_failure(error)
                     break
-                await asyncio.sleep(_PAUSES[0])
+                await asyncio.sleep(_INTERVALS[0])
             else:
                 self._health.last_error = None
                 break
@@ -237,17 +244,21 @@ class StreamStorage:
         Raises:
             StreamError: it has not succeeded in time, or others have not.
         """
-        deadline = self._loop.time() + self._publish_timeout
+        began = self._loop.time()
         attempts = 0
         while True:
             timeout = _ATTEMPT_TIMEOUTS[min(attempts, len(_ATTEMPT_TIMEOUTS) - 1)]
+            started = self._loop.time()
+            left = began + self._publish_timeout - started
             attempts += 1
             try:
-                ack = await self._publish_once(part, min(timeout, deadline - self._loop.time()))
-            except StreamError:
-                pause = _PAUSES[min(attempts, len(_PAUSES)) - 1]
-                if self._loop.time() + pause >= deadline:
+                ack = await self._publish_once(part, min(timeout, left))
+            except StreamError as error:
+                following = started + _INTERVALS[min(attempts, len(_INTERVALS)) - 1]
+                pause = max(0.0, following - self._loop.time())
+                if self._loop.time() + pause >= self._deadline(began):
                     raise
+                await self._leave_server(error, began)
                 await asyncio.sleep(pause)
                 if self._health.last_error is not None:
                     raise
@@ -263,11 +274,26 @@ class StreamStorage:
         where = subject(part.partition(state.partitions))
         return await self._link.publish(where, part.body, part.headers, timeout)
 
+    def _deadline(self, began: float) -> float:
+        """Return when a message is given up that was first published at a time."""
+        deadline = began + self._publish_timeout
+        if self._link.is_connected:
+            return deadline
+        return min(deadline, max(began + _LEAVE_AFTER, self._left_at) + _UNCONNECTED_TIMEOUT)
+
+    async def _leave_server(self, error: StreamError, since: float) -> None:
+        """Try another server if nothing could be stored through this one since a time."""
+        now = self._loop.time()
+        is_late = now - max(since, self._stored_at, self._left_at) >= _LEAVE_AFTER
+        if is_late and isinstance(error, SilenceError):
+            self._left_at = now
+            await self._link.leave_server()
+
     # Their outcomes.
 
     def _note_stored(self, job: _Job, ack: PubAck, *, was_repeated: bool) -> None:
         part, sent = job.part, job.sent
-        self._worked_at = self._loop.time()
+        self._worked_at = self._stored_at = self._loop.time()
         state = self._link.state
         assert state is not None
         where = part.partition(state.partitions)
@@ -354,6 +380,7 @@ class StreamStorage:
                 self._health.note_success()
                 continue
             failing_since = looked_at if failing_since is None else failing_since
+            await self._leave_server(error, failing_since)
             if is_away or self._loop.time() - failing_since >= self._publish_timeout:
                 self._health.note_failure(error)
 
