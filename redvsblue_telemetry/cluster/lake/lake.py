@@ -84,6 +84,14 @@ class Lake:
         """
         return Table.open(self.url).id
 
+    @staticmethod
+    def answers(url: str) -> bool:
+        """Return whether the place of a lake answers, with a lake or not. For any thread.
+
+        It may take as long as the network lets it.
+        """
+        return Table.answers(url)
+
     def claim(self, identity: str, partitions: Iterable[int]) -> Claim:
         """Begin to append to some partitions of a stream.
 

@@ -162,6 +162,15 @@ class Table:
         self._seen = self._newest_entry()
         self._notes: dict[str, Notes | None] = {}
 
+    @staticmethod
+    def answers(url: str) -> bool:
+        """Return whether the place of a table answers, with a table or not. For any thread."""
+        try:
+            _file_system(url, _local_folder(url)).get_file_info("")
+        except (LakeError, OSError):
+            return False
+        return True
+
     @classmethod
     def open(cls, url: str, *, create: bool = False) -> Table:
         """Return the newest version of the table.

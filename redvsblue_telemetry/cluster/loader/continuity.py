@@ -18,8 +18,9 @@ import asyncio
 
 import nats.errors
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 
-from ..stream import STREAM
+from ..stream import STREAM, subject
 
 __all__ = ["Continuity"]
 
@@ -28,19 +29,26 @@ class Continuity:
     """Distinguishes deleted messages from lost ones.
 
     Args:
-        jetstream: knows the first number of the stream.
+        jetstream: reaches the leader of the stream.
     """
 
     def __init__(self, jetstream: JetStreamContext) -> None:
         self._jetstream = jetstream
 
-    async def was_lost(self, sequence: int) -> bool | None:
+    async def was_lost(self, partition: int, sequence: int) -> bool | None:
         """Return whether a message that is missing was lost, and not deleted; None if not known.
 
-        Messages are deleted from the beginning of the stream: those that are in the lake.
+        Messages are deleted from the beginning of the stream: those that are in the lake. A replica
+        that was cut off from the others may not have it yet, so the leader is asked.
         """
         try:
             info = await self._jetstream.stream_info(STREAM)
+            if info.state.first_seq > sequence:
+                return False
+            try:
+                message = await self._jetstream.get_msg(STREAM, sequence)
+            except NotFoundError:
+                return True
         except (nats.errors.Error, OSError, asyncio.TimeoutError):
             return None
-        return info.state.first_seq <= sequence
+        return None if message.subject == subject(partition) else True

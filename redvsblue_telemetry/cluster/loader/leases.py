@@ -18,6 +18,9 @@ partitions (commits what it has read of them) and then frees them; one with less
 All loaders of a stream load into the same lake: a loader of another one waits until they have
 ended. Otherwise each lake would get some of the partitions.
 
+A loader that can't reach the lake says so in the table. As long as others can, its share is
+nothing, and it frees its partitions at once: it could not commit the messages that it has read.
+
 The fence is elsewhere: a commit to the lake fails if another loader has committed a partition since
 it was claimed. The leases only keep two loaders from working on the same partition for long.
 
@@ -55,6 +58,8 @@ class Table(msgspec.Struct):
     """The id of the owner of each partition; an empty text for a free one."""
     lake: str = ""
     """The id of the lake that they load into."""
+    without_lake: list[str] = []
+    """The ids of loaders that can't reach the lake."""
 
     def owned_by(self, loader: str) -> set[int]:
         """Return the partitions of a loader."""
@@ -105,6 +110,8 @@ class Leases:
         self._table = Table()
         self._seen: dict[str, tuple[int, float]] = {}  # the count of each loader, and since when
         self._beat_at: float | None = None  # when its last heartbeat that succeeded was begun
+        self.reaches_lake = True
+        """Whether this loader does, as far as it knows. May be set at any time."""
 
     def see(self, table: Table, now: float) -> bool:
         """Take note of the table, as it was read at a time; return whether it is still in it.
@@ -147,7 +154,10 @@ class Leases:
         owned = sorted(self.owned)
         if not owned:
             return set()
-        share = fair_shares(self._table, self._living(now))[self.loader]
+        sharing = self._sharing(self._living(now))
+        if self.loader not in sharing:
+            return set()  # they are freed without that
+        share = fair_shares(self._table, sharing)[self.loader]
         return set(owned[share:])
 
     def next_table(self, now: float, drained: Iterable[int] = ()) -> Table | None:
@@ -158,14 +168,20 @@ class Leases:
             drained: partitions that it owns and frees.
         """
         living = self._living(now)
-        freed = set(drained)
+        sharing = self._sharing(living)
+        freed = set(drained) if self.loader in sharing else self.owned
         owners = [
             "" if owner not in living or (owner == self.loader and partition in freed) else owner
             for partition, owner in enumerate(self._table.owners)
         ]
-        beats = {other: self._table.beats.get(other, 0) for other in living}
-        table = Table(beats, owners, self._lake)
-        wanted = fair_shares(table, living)[self.loader] - len(table.owned_by(self.loader))
+        table = Table(
+            {other: self._table.beats.get(other, 0) for other in living},
+            owners,
+            self._lake,
+            sorted(living & self._without_lake),
+        )
+        share = fair_shares(table, sharing).get(self.loader, 0)
+        wanted = share - len(table.owned_by(self.loader))
         for partition, owner in enumerate(owners):
             if not owner and wanted > 0 and partition not in freed:
                 owners[partition] = self.loader
@@ -180,7 +196,8 @@ class Leases:
         """Return the table to write at the end."""
         beats = {other: count for other, count in self._table.beats.items() if other != self.loader}
         owners = ["" if owner == self.loader else owner for owner in self._table.owners]
-        return Table(beats, owners, self._table.lake)
+        without_lake = sorted(self._without_lake - {self.loader})
+        return Table(beats, owners, self._table.lake, without_lake)
 
     def wrote(self, table: Table, began: float) -> None:
         """Take note that a table was written.
@@ -191,6 +208,15 @@ class Leases:
         """
         self.see(table, began)
         self._beat_at = began
+
+    @property
+    def _without_lake(self) -> set[str]:
+        others = {*self._table.without_lake} - {self.loader}
+        return others if self.reaches_lake else others | {self.loader}
+
+    def _sharing(self, living: set[str]) -> set[str]:
+        """Return those who share the partitions: all, if none of them reaches the lake."""
+        return living - self._without_lake or living
 
     def _living(self, now: float) -> set[str]:
         living = {

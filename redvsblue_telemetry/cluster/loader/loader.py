@@ -39,12 +39,16 @@ _Result = TypeVar("_Result")
 _MESSAGES_AT_ONCE = 500
 _BYTES_AT_ONCE = 2 * 1024 * 1024
 _AHEAD = 2  # reading stops while so many times as much waits as is committed at once
+_ASK_INTERVAL = 1.0  # seconds
 _WATCH_INTERVAL = 2.0  # seconds
 _PATIENCE = 10.0  # seconds in which a replica has to know all messages
 _IDLE = 0.2  # seconds until a partition without a message is asked again
 _OPEN_RETRY = 1.0  # seconds
 _FIRST_RETRY, _LAST_RETRY = 0.25, 5.0  # seconds
 _END_TIMEOUT = 15.0  # seconds, once it is stopped, for all that it has read
+_SOURCE_PATIENCE = 3.0  # seconds for which nothing can be read until that is an error
+_LAKE_PATIENCE = 4.0  # seconds until it is asked whether the lake answers at all
+_ANSWER_TIMEOUT = 6.0  # seconds after which others may get the partitions
 
 
 class Loader:
@@ -86,10 +90,14 @@ class Loader:
         self._readers: dict[int, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
+        self._read_at = monotonic()
         self._events = 0  # that wait
         self._size = 0
         self._since: float | None = None  # when the oldest of them was read
         self._deadline = math.inf  # of the commits, once it is stopped
+        self._asking_since: float | None = None  # the lake, which has not done it yet
+        self.reaches_lake = True
+        """Whether the lake answers, as far as is known. A slow one does, too."""
         self.lake_error: LakeError | None = None
         """Why the lake can't be read or written; None if it can."""
         self.source_error: SourceError | None = None
@@ -158,6 +166,8 @@ class Loader:
         if self._is_due():
             await self._commit(membership)
         await self._free_drained(membership)
+        if self._asking_since is not None and not membership.owned:
+            await self._look_at_lake()
 
     async def _finish(self, membership: Membership) -> None:
         """Commit all that was read, and let others have the partitions."""
@@ -170,6 +180,9 @@ class Loader:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
         self._wake.clear()
+
+    def _wake_later(self) -> None:
+        asyncio.get_running_loop().call_later(_FIRST_RETRY, self._wake.set)
 
     # When to commit.
 
@@ -203,16 +216,26 @@ class Loader:
         if not numbers:
             return
         try:
-            found = await self._on_thread(functools.partial(self._storing.claim, numbers))
+            found = await self._on_lake(functools.partial(self._storing.claim, numbers))
         except LakeError as error:
             self._note_lake(error)
-            asyncio.get_running_loop().call_later(_FIRST_RETRY, self._wake.set)
+            self._wake_later()
             return
         self._note_lake(None)
         for number, last in found.items():
             self._partitions[number] = partition = Partition(number, last)
             self._readers[number] = task = asyncio.create_task(self._read(partition))
             task.add_done_callback(lambda _: self._wake.set())
+
+    async def _look_at_lake(self) -> None:
+        """Find out whether the lake can be reached, since there is no partition to show that."""
+        try:
+            await self._on_lake(self._storing.open)
+        except LakeError as error:
+            self._note_lake(error)
+            self._wake_later()
+        else:
+            self._note_lake(None)
 
     async def _forget(self, numbers: set[int]) -> None:
         """Forget partitions, and their messages."""
@@ -309,10 +332,32 @@ class Loader:
             if not batch.messages and batch.pending:  # it is so large that no other came with it
                 return await self._source.read(number, last, _MESSAGES_AT_ONCE, _BYTES_AT_ONCE)
             return batch
-        was_lost = await self._continuity.was_lost(last)
+        was_lost = await self._continuity.was_lost(number, last)
         if was_lost:
             self._begin_anew(partition)
         return batch if was_lost is False else Batch([], batch.pending)
+
+    async def watch_lake(self) -> None:
+        """Find out whether the lake answers while it does not do what it should, until canceled.
+
+        A thread waits for the network for as long as its timeouts and attempts take, so another one
+        asks.
+        """
+        loop = asyncio.get_running_loop()
+        thread = ThreadPoolExecutor(1, thread_name_prefix="redvsblue-telemetry-ask")
+        try:
+            while True:
+                await asyncio.sleep(_ASK_INTERVAL)
+                if self._asking_since is None:
+                    self.reaches_lake = True
+                elif monotonic() - self._asking_since >= _LAKE_PATIENCE:
+                    asking = loop.run_in_executor(thread, self._storing.answers)
+                    try:
+                        self.reaches_lake = await asyncio.wait_for(asking, _ANSWER_TIMEOUT)
+                    except asyncio.TimeoutError:
+                        self.reaches_lake = False
+        finally:
+            thread.shutdown(wait=False)
 
     async def watch(self) -> None:
         """Look every few seconds for messages that do not come back, until canceled."""
@@ -323,7 +368,7 @@ class Loader:
                 if (
                     since is not None
                     and monotonic() - since >= _PATIENCE
-                    and await self._continuity.was_lost(sequence_of(last.place))
+                    and await self._continuity.was_lost(partition.number, sequence_of(last.place))
                     and partition.last == last
                 ):
                     self._begin_anew(partition)
@@ -357,7 +402,7 @@ class Loader:
                 break  # others own some of it, and read it again; this loader reads the rest again
             if membership.is_certain:
                 try:
-                    stored = await self._on_thread(functools.partial(self._storing.commit, commit))
+                    stored = await self._on_lake(functools.partial(self._storing.commit, commit))
                 except LostPartitionsError as error:
                     logger.warning("%s; this one begins anew", error)
                     self._on_failure(error)
@@ -386,11 +431,27 @@ class Loader:
         self.lake_error = error
 
     def _note_source(self, error: SourceError | None) -> None:
+        if error is None:
+            self._read_at = monotonic()
+        elif monotonic() - self._read_at < _SOURCE_PATIENCE:
+            return  # any replica may be asked, and the next one answers
         if error is not None and self.source_error is None:
             logger.warning("%s", error)
         elif error is None and self.source_error is not None:
             logger.warning("the stream can be read again")
         self.source_error = error
+
+    async def _on_lake(self, work: Callable[[], _Result]) -> _Result:
+        """Have the lake do something, and note since when it has not."""
+        if self._asking_since is None:
+            self._asking_since = monotonic()
+        try:
+            result = await self._on_thread(work)
+        except LostPartitionsError:
+            self._asking_since = None
+            raise
+        self._asking_since = None
+        return result
 
     async def _on_thread(self, work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import nats.errors
 from nats.js import JetStreamContext
@@ -28,6 +28,7 @@ logger = logging.getLogger("redvsblue_telemetry.loader")
 
 BUCKET = "telemetry-leases"
 KEY = "loaders"
+_LEAVE_AFTER = 3.0  # seconds without the table until a server is left for another one
 _FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
 
 
@@ -60,6 +61,9 @@ class Membership:
         times: the same for all loaders.
         name: that of this loader for people; made unique.
         on_change: called when it owns other partitions than before, or should drain others.
+        reaches_lake: returns whether this loader does. If it doesn't, others that do get its
+            partitions.
+        leave_server: connects to another server of the stream: the table may be reached there.
     """
 
     def __init__(
@@ -70,6 +74,8 @@ class Membership:
         times: Times,
         name: str,
         on_change: Callable[[], None],
+        reaches_lake: Callable[[], bool],
+        leave_server: Callable[[], Awaitable[None]],
     ) -> None:
         self._jetstream = jetstream
         self._partitions = partitions
@@ -78,6 +84,9 @@ class Membership:
         self._lake = ""
         self._name = name
         self._on_change = on_change
+        self._reaches_lake = reaches_lake
+        self._leave_server = leave_server
+        self._reached_at = monotonic()
         self._store: KeyValue | None = None
         self._revision = 0
         self._drained: set[int] = set()
@@ -155,8 +164,12 @@ class Membership:
         except _FAILURES as error:
             self._store = None  # perhaps it has to be made again
             self._note(error)
+            if monotonic() - self._reached_at >= _LEAVE_AFTER:
+                self._reached_at = monotonic()
+                await self._leave_server()
         else:
             self._note(None)
+            self._reached_at = monotonic()
 
     async def _swap(self, *, leaving: bool = False) -> bool:
         """Read the table and write the next one; return whether nobody else was faster."""
@@ -178,6 +191,7 @@ class Membership:
         self._note_others(self._leases.is_of_another_lake(monotonic()))
         if self.is_waiting:
             return True
+        self._note_lake(reaches=self._reaches_lake())
         following: Table | None
         if leaving:
             following = self._leases.without_me()
@@ -213,6 +227,14 @@ class Membership:
         if are_of_another_lake and not self.is_waiting:
             logger.error("the stream is being loaded into another lake; waiting until that ends")
         self.is_waiting = are_of_another_lake
+
+    def _note_lake(self, *, reaches: bool) -> None:
+        if reaches != self._leases.reaches_lake:
+            said = (
+                "can be reached again" if reaches else "doesn't answer; other loaders may reach it"
+            )
+            logger.warning("the lake %s", said)
+        self._leases.reaches_lake = reaches
 
     def _show(self) -> None:
         shown = self.term, self.owned, self.surplus

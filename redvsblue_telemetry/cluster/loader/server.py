@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import nats.errors
-from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from ..._compression import CompressionError
@@ -25,6 +24,7 @@ from ...collector.storage.upkeep import Keep
 from ..lake.errors import LakeError
 from ..lake.table import check_place
 from ..stream import (
+    StreamClient,
     StreamHealth,
     StreamOptions,
     StreamState,
@@ -141,7 +141,7 @@ async def serve(
             running = _Running(options, client, jetstream, state, reader, check)
 
 
-async def _connected(options: StreamOptions, stop: asyncio.Event) -> Client | None:
+async def _connected(options: StreamOptions, stop: asyncio.Event) -> StreamClient | None:
     """Return a connection, as soon as there is one; None if it is stopped before."""
     warned_of: list[Exception] = []
 
@@ -190,7 +190,7 @@ class _Running:
     def __init__(
         self,
         options: Options,
-        client: Client,
+        client: StreamClient,
         jetstream: JetStreamContext,
         state: StreamState,
         reader: Reader,
@@ -215,7 +215,14 @@ class _Running:
             self._note_failure,
         )
         self._membership = Membership(
-            jetstream, state.partitions, replicas, options.times, _name(), self._loader.wake
+            jetstream,
+            state.partitions,
+            replicas,
+            options.times,
+            _name(),
+            self._loader.wake,
+            lambda: self._loader.reaches_lake,
+            client.leave_server,
         )
         self._upkeep = Upkeep(
             options.lake,
@@ -251,6 +258,7 @@ class _Running:
             asyncio.create_task(self._membership.run(lake)),
             asyncio.create_task(self._upkeep.run()),
             asyncio.create_task(self._loader.watch()),
+            asyncio.create_task(self._loader.watch_lake()),
         ]
         try:
             await asyncio.wait([loading, *beside], return_when=asyncio.FIRST_COMPLETED)
@@ -275,7 +283,7 @@ class _Running:
     def is_storing(self) -> bool:
         """Return whether events can be stored, as far as this loader knows."""
         loader = self._loader
-        is_able = loader.lake_error is None and loader.source_error is None
+        is_able = loader.reaches_lake and loader.lake_error is None and loader.source_error is None
         return is_able and not self._membership.is_waiting
 
     def _note_failure(self, error: LakeError | LostPartitionsError) -> None:

@@ -60,6 +60,10 @@ class Storing:
         self._lake: Lake | None = None
         self._claim: Claim | None = None
 
+    def answers(self) -> bool:
+        """Return whether the lake answers at all; for any thread."""
+        return Lake.answers(self._url)
+
     def open(self) -> str:
         """Open the lake, or make it; return its id.
 

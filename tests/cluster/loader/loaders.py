@@ -86,7 +86,7 @@ class Loader:
 
 @contextlib.contextmanager
 def loader_running(
-    urls: tuple[str, ...], lake: Path, *arguments: object, before: tuple[str, ...] = ()
+    urls: tuple[str, ...], lake: Path | str, *arguments: object, before: tuple[str, ...] = ()
 ) -> Iterator[Loader]:
     program = [sys.executable, "-c", _QUICK, "load", "--stream", ",".join(urls)]
     program += ["--lake", str(lake), "--interval", "0.2", "--port", "0", "--partitions", "4"]
@@ -94,7 +94,7 @@ def loader_running(
         yield Loader(running)
 
 
-def stored(lake: Path, kind: str = "events") -> list[dict[str, Any]]:
+def stored(lake: Path | str, kind: str = "events") -> list[dict[str, Any]]:
     """The rows of a kind, in order of arrival."""
     try:
         table = deltalake.DeltaTable(str(lake))
@@ -110,10 +110,10 @@ def _is(kind: str) -> Any:
     return pc.field("kind") == kind
 
 
-def sequences(lake: Path) -> Counter[tuple[str, int]]:
+def sequences(lake: Path | str) -> Counter[tuple[str, int]]:
     """How often each event is in the lake."""
     return Counter((row["session"], row["seq"]) for row in stored(lake))
 
 
-def wait_for_events(lake: Path, count: int, timeout: float = PATIENCE) -> None:
+def wait_for_events(lake: Path | str, count: int, timeout: float = PATIENCE) -> None:
     assert wait_until(lambda: count_events(str(lake)) >= count, timeout), count_events(str(lake))

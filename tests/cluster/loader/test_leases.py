@@ -124,6 +124,38 @@ def test_loader_of_another_lake_waits_until_the_others_are_gone() -> None:
     assert (first.lives, owned([first]), owned([other])) == (1, [], [*range(PARTITIONS)])
 
 
+def test_partitions_of_a_loader_without_the_lake_go_to_another_and_come_back() -> None:
+    register = Register()
+    first, second = Loader(register, "a"), Loader(register, "b")
+    now = played([first, second], 3, 0.0)
+    first.leases.reaches_lake = False
+    now = played([first, second], 2 * TIMES.look, now)
+    assert (len(first.owned), len(second.owned)) == (0, PARTITIONS)
+    assert first.lives == 0
+    first.leases.reaches_lake = True
+    played([first, second], 3 * TIMES.look + TIMES.beat, now)
+    assert len(first.owned) == len(second.owned) == PARTITIONS / 2
+
+
+def test_loaders_keep_their_partitions_if_none_reaches_the_lake() -> None:
+    register = Register()
+    first, second = Loader(register, "a"), Loader(register, "b")
+    now = played([first, second], 3, 0.0)
+    first.leases.reaches_lake = second.leases.reaches_lake = False
+    now = played([first, second], 3, now)
+    # One of them is the first to say so, and may have lost some to the other for a moment.
+    assert owned([first, second]) == [*range(PARTITIONS)]
+    third = Loader(register, "c")
+    now = played([first, second, third], 3, now)
+    assert (len(first.owned), len(second.owned)) == (0, 0)
+    assert len(third.owned) == PARTITIONS
+
+
+def test_table_of_an_earlier_release_has_no_loaders_without_the_lake() -> None:
+    table = decode_table(b'{"beats":{"a":3},"owners":["a"]}', 1)
+    assert table == Table({"a": 3}, ["a"])
+
+
 def test_loader_that_comes_back_after_its_lease_has_lost_all() -> None:
     register = Register()
     first, second = Loader(register, "a"), Loader(register, "b")

@@ -20,6 +20,8 @@ from tests.cluster.loader.loaders import (
 )
 from tests.cluster.loader.traffic import Traffic, traffic
 from tests.support.command import needs_posix
+from tests.support.fault_proxy import FaultProxy
+from tests.support.objects import object_store, settings
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 pytestmark = [needs_posix, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
-def assert_all_is_there_once(lake: Path, published: Traffic) -> None:
+def assert_all_is_there_once(lake: Path | str, published: Traffic) -> None:
     """Wait until what was acknowledged is in the lake; each event once, each session in order."""
     expected = published.stop()
     wait_for_events(lake, len(expected))
@@ -40,7 +42,7 @@ def assert_all_is_there_once(lake: Path, published: Traffic) -> None:
         assert numbers == sorted(numbers)
 
 
-def wait_for_more(lake: Path, published: Traffic, timeout: float = PATIENCE) -> None:
+def wait_for_more(lake: Path | str, published: Traffic, timeout: float = PATIENCE) -> None:
     """Wait until events are in the lake that are published after this call."""
     wait_for_events(lake, published.count + 1, timeout)
 
@@ -59,6 +61,37 @@ def test_killed_loader_is_replaced(stream_servers: StreamServers, tmp_path: Path
             wait_for_more(lake, published)
             assert_all_is_there_once(lake, published)
         second.wait_for_metric("telemetry_loaders", 1)
+
+
+def test_loader_that_is_cut_off_from_the_lake_is_replaced(
+    stream_servers: StreamServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls, lake = stream_servers.urls, "s3://bucket/lake"
+    with (
+        object_store("bucket") as port,
+        FaultProxy() as way,
+        traffic(urls, pause=0.1) as published,
+    ):
+        way.upstream = ("127.0.0.1", port)
+        for name, value in settings(port).items():
+            monkeypatch.setenv(name, value)
+        through = ("env", f"AWS_ENDPOINT_URL=http://127.0.0.1:{way.port}")
+        with (
+            loader_running(urls, lake, before=through) as one,
+            loader_running(urls, lake) as other,
+        ):
+            one.wait_for_owned(2)
+            other.wait_for_owned(2)
+            wait_for_more(lake, published)
+            way.black_hole(True)
+            other.wait_for_owned(4)
+            assert one.ask("/healthz")[0] == 503
+            wait_for_more(lake, published)
+            way.black_hole(False)
+            way.reset()
+            one.wait_for_owned(2)
+            assert wait_until(lambda: one.ask("/healthz")[0] == 200, PATIENCE)
+            assert_all_is_there_once(lake, published)
 
 
 def test_loaders_join_and_leave_in_good_order(
