@@ -14,6 +14,8 @@ kills       a gateway, a loader, the stream's leader or a follower gets kill -9,
 frozen      a loader is stopped with SIGSTOP for a minute, another takes over, then it goes on
 cut_off     one part after the other is stopped with SIGSTOP, as if a network dropped all of its
             packets: the stream's leader, a follower, a gateway; then it goes on
+partitioned each part has its own network, and any two parts are cut off from each other in
+            turn: their packets are dropped (needs the rights of root)
 blackout    all stream servers are killed at once, and started again
 replay      events that are stored are sent again through another gateway to other loaders
 joins       loaders join and leave under load
@@ -35,9 +37,11 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from deltalake import DeltaTable
@@ -53,10 +57,13 @@ from benchmarks.harness import (
     save,
     table,
 )
+from benchmarks.partitions import Network, Way, both_ways, ways
 from redvsblue_telemetry.cli.cluster.game import Progress
 from redvsblue_telemetry.cli.cluster.verdict import differences, total
+from redvsblue_telemetry.cluster.local.children import Child, Guard
 from redvsblue_telemetry.cluster.local.cluster import LocalCluster, Program
 from redvsblue_telemetry.cluster.local.ledgers import Stored, count_events, stored_sessions
+from redvsblue_telemetry.cluster.local.ports import Host
 
 _READY_TIMEOUT = 60.0  # seconds, as all times here
 _END_TIMEOUT = 240.0
@@ -66,11 +73,39 @@ _SMALL_DISK = "2g"
 _MAX_PROBLEMS = 20
 _MAX_WAIT = 10.0
 _MAX_FRESHNESS = 30.0
+_BETWEEN_CUTS = 5.0
+_BUCKET = "telemetry"
+_OBJECT_STORE_PORT = 9000
+_HERE, _LAKE = "the clients", "the lake"
+# The parts of a network that can be cut; the others are named by the cluster.
+_PARTS = (
+    *(_HERE, _LAKE, "gateway 1", "gateway 2", "loader 1", "loader 2"),
+    *("stream server s0", "stream server s1", "stream server s2"),
+)
 _PROCESSES = 2  # that the clients are spread over
 
 
 class Failed(Exception):  # noqa: N818 (of the cluster, not of this program)
     """A promise was broken."""
+
+
+class Longest:
+    """The longest of some times, of all or of those since a mark."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+
+    def note(self, seconds: float) -> None:
+        """Add one."""
+        self._seconds.append(seconds)
+
+    def mark(self) -> int:
+        """Return a mark."""
+        return len(self._seconds)
+
+    def since(self, mark: int = 0) -> float:
+        """Return the longest one since a mark."""
+        return max(self._seconds[mark:], default=0.0)
 
 
 class Games:
@@ -95,6 +130,8 @@ class Games:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._readers: list[threading.Thread] = []
         self._latest: dict[int, list[Progress]] = {}
+        self.waits = Longest()
+        """How long clients waited for an acknowledgment."""
 
     def __enter__(self) -> Games:
         for index, command in enumerate(self._commands):
@@ -120,7 +157,9 @@ class Games:
     def _read(self, index: int, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            self._latest[index] = msgspec.json.decode(line, type=list[Progress])
+            clients = msgspec.json.decode(line, type=list[Progress])
+            self._latest[index] = clients
+            self.waits.note(max(client.longest_wait for client in clients))
 
     @property
     def pids(self) -> list[int]:
@@ -162,7 +201,7 @@ class Freshness(threading.Thread):
 
     def __init__(self, games: Games, lake: str) -> None:
         super().__init__(name="freshness")
-        self.longest = 0.0
+        self.ages = Longest()
         self._games = games
         self._lake = lake
         self._end = threading.Event()
@@ -175,7 +214,7 @@ class Freshness(threading.Thread):
             while self._delivered and self._delivered[0][1] <= stored:
                 self._delivered.pop(0)
             if self._delivered:
-                self.longest = max(self.longest, time.monotonic() - self._delivered[0][0])
+                self.ages.note(time.monotonic() - self._delivered[0][0])
 
     def close(self) -> None:
         self._end.set()
@@ -199,14 +238,34 @@ class Bed:
         options: of the command.
         directory: for the files.
         rate: events a second of all clients together.
+        network: that the parts run in, with an object store for the lake; otherwise, they run
+            directly on this machine, with a lake in the directory.
     """
 
-    def __init__(self, options: argparse.Namespace, directory: Path, rate: float) -> None:
+    freshness: Freshness
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        directory: Path,
+        rate: float,
+        network: Network | None = None,
+    ) -> None:
         self.options = options
         self.dice = random.Random(options.seed)
         self.result: Result = {}
         self.problems: list[str] = []
-        self.cluster = LocalCluster(directory)
+        self.network = network
+        self.cluster = (
+            LocalCluster(directory)
+            if network is None
+            else LocalCluster(
+                directory,
+                lake=f"s3://{_BUCKET}/lake",
+                gateway_options=["--insecure"],  # the network has no other machines
+                host_of=network.host,
+            )
+        )
         self._rate = rate
 
     @contextlib.contextmanager
@@ -217,7 +276,7 @@ class Bed:
             self.cluster,
             Games(self.cluster.url, options.clients, self._rate, options.seed) as games,
         ):
-            freshness = Freshness(games, self.cluster.lake)
+            self.freshness = freshness = Freshness(games, self.cluster.lake)
             games.wait_playing()
             freshness.start()
             try:
@@ -226,14 +285,15 @@ class Bed:
             finally:
                 freshness.close()
             since = time.monotonic()
-            self.compare(games.end(), since)
-            self.result["freshness"] = freshness.longest
+            self.compare(games, since)
+            self.result["freshness"] = freshness.ages.since()
 
-    def compare(self, games: Sequence[Progress], ended: float) -> None:
-        """Wait until the lake has all, and compare it with the clients' ledgers."""
+    def compare(self, games: Games, ended: float) -> None:
+        """End the clients, wait until the lake has all, and compare it with their ledgers."""
+        clients = games.end()
         last, since = -1, time.monotonic()
-        expected = total(games).delivered
-        while (count := count_events(self.cluster.lake)) < expected:
+        ledger = total(clients)
+        while (count := count_events(self.cluster.lake)) < ledger.delivered:
             if count != last:
                 last, since = count, time.monotonic()
             if time.monotonic() - since > _LAKE_PATIENCE:
@@ -242,24 +302,23 @@ class Bed:
         drained = time.monotonic() - ended
         self.cluster.stop_programs()
         stored = stored_sessions(self.cluster.lake)
-        lakes = [stored.get(game.session, Stored()) for game in games]
-        ledger = total(games)
+        lakes = [stored.get(client.session, Stored()) for client in clients]
         self.result |= {
-            "clients": len(games),
+            "clients": len(clients),
             "seconds": ledger.seconds,
             "seconds until all was in the lake": drained,
             "emitted": ledger.counted,
             "acknowledged": ledger.delivered,
             "stored": sum(each.events for each in lakes),
             "lost": sum(
-                each.missing(game.delivered) for game, each in zip(games, lakes, strict=True)
+                each.missing(client.delivered) for client, each in zip(clients, lakes, strict=True)
             ),
             "twice": sum(each.twice for each in lakes),
             "out of order": sum(each.disordered for each in lakes),
-            "longest wait for an ack": ledger.longest_wait,
+            "longest wait for an ack": games.waits.since(),
             "reconnects": ledger.reconnects,
         }
-        self.problems += differences(games, stored)
+        self.problems += differences(clients, stored)
 
     def leader(self) -> int:
         """Wait until the stream has a leader; return its index."""
@@ -273,10 +332,11 @@ class Bed:
         _wait(look, _READY_TIMEOUT, "the stream has no leader")
         return found[-1]
 
-    def limit(self, name: str, most: float) -> None:
-        """Note a problem if a figure is too high."""
-        if self.result[name] > most:
-            self.problems.append(f"{name}: {self.result[name]:.1f}, and {most:g} is the most")
+    def limit(self, name: str, most: float, figures: Result | None = None) -> None:
+        """Note a problem if a figure of the result, or of a part of it, is too high."""
+        figure = (figures or self.result)[name]
+        if figure > most:
+            self.problems.append(f"{name}: {figure:.1f}, and {most:g} is the most")
 
 
 # The scenarios.
@@ -320,13 +380,16 @@ def _kill_server(bed: Bed, *, is_leader: bool) -> None:
     servers.wait_current(_READY_TIMEOUT)
 
 
+def _metrics(program: Program) -> dict[str, float]:
+    """Return the metrics of a program that have no labels; none if it doesn't answer."""
+    lines = program.get("/metrics")[1].splitlines()
+    pairs = (line.split() for line in lines if not line.startswith("#") and "{" not in line)
+    return {name: float(value) for name, value in pairs}
+
+
 def _owns_all(loader: Program) -> bool:
     """Return whether a loader owns all partitions of the stream."""
-    metrics = dict(
-        line.split()[:2]
-        for line in loader.get("/metrics")[1].splitlines()
-        if line.startswith("telemetry_partitions")
-    )
+    metrics = _metrics(loader)
     owned = metrics.get("telemetry_partitions_owned")
     return owned is not None and owned == metrics["telemetry_partitions"]
 
@@ -365,6 +428,114 @@ def cut_off(bed: Bed) -> None:
                 child.resume()
                 servers.wait_current(_READY_TIMEOUT)
                 time.sleep(5.0)
+
+
+class _Roles(NamedTuple):
+    """The parts of a cluster in a network, by name."""
+
+    leader: str
+    followers: list[str]
+    gateways: list[str]
+    """The one with the most clients comes first."""
+    loaders: list[str]
+
+    @property
+    def servers(self) -> list[str]:
+        return [self.leader, *self.followers]
+
+
+CUTS: dict[str, Callable[[_Roles], list[Way]]] = {
+    "the clients from a gateway": lambda roles: both_ways([_HERE], roles.gateways[:1]),
+    "the gateways from the leader": lambda roles: both_ways(roles.gateways, [roles.leader]),
+    "the gateways from a follower": lambda roles: both_ways(roles.gateways, roles.followers[:1]),
+    "the gateways from both followers": lambda roles: both_ways(roles.gateways, roles.followers),
+    "a gateway from all stream servers": lambda roles: both_ways(roles.gateways[:1], roles.servers),
+    "the gateways from packets of the leader": lambda roles: ways([roles.leader], roles.gateways),
+    "the leader from the followers": lambda roles: both_ways([roles.leader], roles.followers),
+    "the followers from packets of the leader": lambda roles: ways([roles.leader], roles.followers),
+    "the leader from packets of the followers": lambda roles: ways(roles.followers, [roles.leader]),
+    "a follower from the other one": lambda roles: both_ways(
+        roles.followers[:1], roles.followers[1:]
+    ),
+    "the loaders from the leader": lambda roles: both_ways(roles.loaders, [roles.leader]),
+    "a loader from all stream servers": lambda roles: both_ways(roles.loaders[:1], roles.servers),
+    "a loader from the lake": lambda roles: both_ways(roles.loaders[:1], [_LAKE]),
+    "a loader from packets of the lake": lambda roles: ways([_LAKE], roles.loaders[:1]),
+}
+"""The ways that are cut, by name."""
+# Its followers hear the leader, so they elect no other one, and it doesn't hear that they have
+# stored something. After 10 to 20 seconds, it steps down.
+_WITHOUT_QUORUM = "the leader from packets of the followers"
+
+
+def partitioned(bed: Bed) -> None:
+    if bed.network is None:
+        raise Failed("there is no network that can be cut; it needs Linux and the rights of root")
+    names = [name for name in CUTS if bed.options.only in name]
+    bed.result |= {"times": len(names), "seconds of a cut": bed.options.cut}
+    found = bed.result["cuts"] = {}
+    with bed.playing() as games:
+        for name in names:
+            waits, ages = games.waits.mark(), bed.freshness.ages.mark()
+            progress(f"{name}: cut off for {bed.options.cut:g} s")
+            with bed.network.cut(CUTS[name](_roles(bed))):
+                time.sleep(bed.options.cut)
+            bed.cluster.servers.wait_current(_READY_TIMEOUT)
+            for program in bed.cluster.programs:
+                program.wait_healthy()
+            time.sleep(_BETWEEN_CUTS)
+            found[name] = {
+                "longest wait for an ack": games.waits.since(waits),
+                "freshness": bed.freshness.ages.since(ages),
+            }
+            progress(f"{name}: {found[name]}")
+            if name != _WITHOUT_QUORUM:
+                bed.limit("longest wait for an ack", _MAX_WAIT, found[name])
+            if _LAKE not in name:  # others take over, which they can't before they know
+                bed.limit("freshness", _MAX_FRESHNESS, found[name])
+
+
+def _roles(bed: Bed) -> _Roles:
+    leader = bed.leader()
+    servers = [child.name for child in bed.cluster.servers.children]
+    gateways = sorted(bed.cluster.gateways, key=_connections, reverse=True)
+    return _Roles(
+        servers[leader],
+        servers[:leader] + servers[leader + 1 :],
+        [gateway.name for gateway in gateways],
+        [loader.name for loader in bed.cluster.loaders],
+    )
+
+
+def _connections(gateway: Program) -> float:
+    return _metrics(gateway)["telemetry_connections"]
+
+
+@contextlib.contextmanager
+def _object_store(host: Host, directory: Path) -> Iterator[None]:
+    """Run an object store; the environment names it to this process and its children."""
+    url = f"http://{host.address}:{_OBJECT_STORE_PORT}"
+    command = [*host.prefix, sys.executable, "-m", "moto.server"]
+    command += ["--host", host.address, "--port", str(_OBJECT_STORE_PORT)]
+    os.environ |= {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+    }
+
+    def has_bucket() -> bool:
+        request = urllib.request.Request(f"{url}/{_BUCKET}", method="PUT")
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5):
+            return True
+        return False
+
+    with Guard() as guard:
+        store = Child("object store", command, directory / "object-store.log", guard)
+        store.start()
+        _wait(has_bucket, _READY_TIMEOUT, "the object store doesn't answer")
+        yield
 
 
 def blackout(bed: Bed) -> None:
@@ -569,13 +740,25 @@ def throughput(bed: Bed) -> None:
 
 SCENARIOS: dict[str, Callable[[Bed], None]] = {
     each.__name__: each
-    for each in (kills, frozen, cut_off, blackout, replay, joins, replaced, full, throughput)
+    for each in (
+        kills,
+        frozen,
+        cut_off,
+        partitioned,
+        blackout,
+        replay,
+        joins,
+        replaced,
+        full,
+        throughput,
+    )
 }
 
 
 def run(name: str, options: argparse.Namespace) -> Result:
     """Run a scenario; return its figures."""
     progress(f"scenario {name}")
+    network = options.network if name == partitioned.__name__ else None
     with contextlib.ExitStack() as stack:
         if options.dir is None:
             directory = Path(
@@ -584,7 +767,9 @@ def run(name: str, options: argparse.Namespace) -> Result:
         else:
             directory = options.dir / name
             directory.mkdir(parents=True)
-        bed = Bed(options, directory, 0 if name == "throughput" else options.rate)
+        if network is not None:
+            stack.enter_context(_object_store(network.host(_LAKE), directory))
+        bed = Bed(options, directory, 0 if name == "throughput" else options.rate, network)
         try:
             SCENARIOS[name](bed)
         except Exception as error:  # so that the other scenarios run
@@ -628,13 +813,22 @@ def tables(report: Result) -> dict[str, str]:
         ["processor time of all of them, µs an event", number(sum(processor.values()))],
         ["bytes of the lake an event", number(speed["bytes an event"])],
     ]
-    return {"cluster": table(headers, rows), "cluster-speed": table(("", ""), figures)}
+    cuts = [
+        [name, *(number(cut[figure]) for figure in ("longest wait for an ack", "freshness"))]
+        for name, cut in by_scenario["partitioned"]["cuts"].items()
+    ]
+    return {
+        "cluster": table(headers, rows),
+        "cluster-cuts": table(("cut off", "longest wait, s", "freshness, s"), cuts),
+        "cluster-speed": table(("", ""), figures),
+    }
 
 
 _TITLES = {
     "kills": "a part is killed, {times} times",
     "frozen": "a loader is stopped for {stopped for:g} s",
     "cut_off": "the leader, a follower and a gateway are cut off, {times} times each",
+    "partitioned": "parts are cut off from each other for {seconds of a cut:g} s, {times} times",
     "blackout": "all stream servers are killed at once, {times} times",
     "replay": "stored events come again, through another gateway",
     "joins": "a loader joins or leaves, {times} times",
@@ -660,6 +854,9 @@ def main() -> int:
     parser.add_argument("--freeze", type=float, default=60, metavar="SECONDS")
     parser.add_argument("--cut", type=float, default=15, metavar="SECONDS")
     parser.add_argument("--cuts", type=int, default=2, help="of each part")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="of the partitions, those with this"
+    )
     parser.add_argument("--blackouts", type=int, default=3)
     parser.add_argument("--replacements", type=int, default=3)
     parser.add_argument("--full", type=float, default=20, metavar="SECONDS")
@@ -675,6 +872,11 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     results = _earlier(options.json)
     names = options.scenario or [*SCENARIOS]
+    options.network = None
+    if partitioned.__name__ in names:
+        # Before there are other threads, which would stay in the network that is there now.
+        with contextlib.suppress(OSError):  # the scenario says that there is none
+            options.network = Network(_PARTS, _HERE)
     for name in names:
         results[name] = run(name, options)
         print("\n".join(report_lines(results[name])), flush=True)

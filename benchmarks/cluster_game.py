@@ -4,8 +4,9 @@
 
 Each client emits the events of a battle, again and again, at a rate in events a second; 0 is as
 fast as they are delivered. The process prints the progress of all its clients as a line of JSON
-each second. A line on its standard input lets it deliver the rest, print the final ledgers, and
-end; when it is closed without one, the process ends at once.
+each second; the longest wait is that since the line before. A line on its standard input lets it
+deliver the rest, print the final ledgers, and end; when it is closed without one, the process ends
+at once.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ class Client:
 def _print(clients: list[Client], seconds: float) -> None:
     line = msgspec.json.encode([client.note(seconds) for client in clients])
     os.write(sys.stdout.fileno(), line + b"\n")
+    for client in clients:
+        client.progress.longest_wait = 0.0  # each line has that since the one before
 
 
 def _ticks(end: threading.Event) -> Iterator[float]:
