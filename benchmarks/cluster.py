@@ -182,6 +182,15 @@ class Games:
             "the clients don't deliver events",
         )
 
+    def wait_for_acks(self) -> None:
+        """Wait until each of them has delivered more than until now."""
+        before = {each.session: each.delivered for each in self.latest}
+        _wait(
+            lambda: all(each.delivered > before[each.session] for each in self.latest),
+            _READY_TIMEOUT,
+            "the clients don't deliver events again",
+        )
+
     def end(self) -> list[Progress]:
         """Let them deliver what they have left; return their ledgers."""
         for process in self._processes:
@@ -483,6 +492,7 @@ def partitioned(bed: Bed) -> None:
             bed.cluster.servers.wait_current(_READY_TIMEOUT)
             for program in bed.cluster.programs:
                 program.wait_healthy()
+            games.wait_for_acks()
             time.sleep(_BETWEEN_CUTS)
             found[name] = {
                 "longest wait for an ack": games.waits.since(waits),
