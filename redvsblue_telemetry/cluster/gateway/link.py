@@ -28,6 +28,7 @@ logger = logging.getLogger("redvsblue_telemetry.collector")
 # The leader's answer when it has a message that no quorum has stored yet: it may be cut off.
 _IN_PROCESS = 10158
 _REQUEST_TIMEOUT = 2.0  # seconds
+_MAX_ERRORS = 4  # that are kept
 _MAX_UNSENT = 16 * 1024 * 1024  # bytes that wait for a server to read
 
 
@@ -65,7 +66,8 @@ class Link:
         self._client: StreamClient | None = None
         self._jetstream: JetStreamContext | None = None  # of the client
         self._connecting: asyncio.Task[StreamClient] | None = None
-        self._last_error = "no server has answered yet"
+        # The latest different ones since there was a connection: servers can have several reasons.
+        self._errors: dict[str, None] = {}
         self._losses = 0  # that were noticed
         self._highest = 0  # of the sequence numbers that are known since the last one
         self.on_loss: Callable[[], object] = _nothing
@@ -187,6 +189,7 @@ class Link:
                 client = self._client = connecting.result()
         if not client.is_connected:
             raise self._not_connected()
+        self._errors.clear()
         return client
 
     async def _connect(self) -> StreamClient:
@@ -199,11 +202,16 @@ class Link:
         )
 
     async def _note_error(self, error: Exception) -> None:
-        self._last_error = _described(error)
+        described = _described(error)
+        self._errors.pop(described, None)
+        self._errors[described] = None
+        if len(self._errors) > _MAX_ERRORS:
+            del self._errors[next(iter(self._errors))]
 
     def _not_connected(self) -> StreamError:
         servers = ", ".join(self._options.addresses)
-        return StreamError(f"not connected to the stream at {servers}: {self._last_error}")
+        reasons = "; ".join(sorted(self._errors)) or "no server has answered yet"
+        return StreamError(f"not connected to the stream at {servers}: {reasons}")
 
 
 @contextlib.contextmanager
