@@ -9,12 +9,14 @@ Where it outgrows its memory, DuckDB moves parts of it to temporary files.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from ..._report import decode_report
+from ..lake.errors import LakeError
 from ..lake.reading import Reading, Snapshot
 from ..lake.rows import EVENTS, KINDS, REPORTS, RUNS
 from ..lake.standing import (
@@ -181,7 +183,8 @@ class Catalog:
                 self._tidy(reading)
             reading.run("COMMIT")
         except BaseException:
-            reading.run("ROLLBACK")
+            with contextlib.suppress(LakeError):  # a COMMIT that failed has ended it
+                reading.run("ROLLBACK")
             raise
         if is_new:
             self._waste = dict.fromkeys(_TABLES, 0)
