@@ -479,7 +479,7 @@ _WITHOUT_QUORUM = "the leader from packets of the followers"
 
 def partitioned(bed: Bed) -> None:
     if bed.network is None:
-        raise Failed("there is no network that can be cut; it needs Linux and the rights of root")
+        raise Failed("the network can't be cut here: that needs Linux and root")
     names = [name for name in CUTS if bed.options.only in name]
     bed.result |= {"times": len(names), "seconds of a cut": bed.options.cut}
     found = bed.result["cuts"] = {}
@@ -574,7 +574,7 @@ def replay(bed: Bed) -> None:
             _send_events(gateway, session, count, size)
             if is_new:
                 _wait(lambda: count_events(bed.cluster.lake) == count, _READY_TIMEOUT, "not stored")
-            # What is stored has to be found in the lake, not in a loader's memory.
+            # New loaders know only what they find in the lake.
             for loader in bed.cluster.loaders:
                 loader.child.kill()
                 loader.child.start()
@@ -885,7 +885,7 @@ def main() -> int:
     options.network = None
     if partitioned.__name__ in names:
         # Before there are other threads, which would stay in the network that is there now.
-        with contextlib.suppress(OSError):  # the scenario says that there is none
+        with contextlib.suppress(OSError):  # then the scenario fails, and says why
             options.network = Network(_PARTS, _HERE)
     for name in names:
         results[name] = run(name, options)

@@ -88,8 +88,8 @@ def cluster(
 
     Three stream servers, two gateways, two loaders and a view run as processes, as they would on
     machines. Games play battles and send their events through the gateways; open the address of the
-    view to see them arrive in the lake. At the end, the exit code is 0 if
-    every event of every game is in the lake exactly once and in order, and 1 if not.
+    view to see them arrive in the lake. At the end, the exit code is 0 if every event of every game
+    is in the lake exactly once and in order, and 1 if not.
     """
     if is_killed(os.environ):
         raise CommandError(
