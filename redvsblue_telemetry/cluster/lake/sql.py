@@ -20,14 +20,13 @@ import decimal
 import json
 import math
 import re
-import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import duckdb
 
-from ...collector.storage.sandbox import MAX_SQL, QueryError, TooSlowError
+from ...collector.storage.sandbox import MAX_SQL, QueryError, TooSlowError, stopped_after
 from .errors import LakeError
 from .reading import Reading, explaining
 from .standing import add_standing
@@ -71,22 +70,13 @@ class LakeQuery:
             LakeError: the lake can't be read. Also from the rows.
         """
         tables = _tables_of(self._reading, sql)
-        timer = None
-        if seconds is not None:
-            timer = threading.Timer(seconds, self._stop)
-            timer.daemon = True
-            timer.start()
-        try:
-            with self._explaining(seconds):
-                if "sessions" in tables and not self._has_sessions:
-                    add_standing(self._reading, now=self._now)
-                    self._has_sessions = True
-                add_views(self._reading, tables)
-                cursor = self._reading.call(lambda: self._reading.connection.execute(sql))
-                yield [name for name, *_ in cursor.description], self._rows(cursor)
-        finally:
-            if timer is not None:
-                timer.cancel()
+        with stopped_after(seconds, self._stop), self._explaining(seconds):
+            if "sessions" in tables and not self._has_sessions:
+                add_standing(self._reading, now=self._now)
+                self._has_sessions = True
+            add_views(self._reading, tables)
+            cursor = self._reading.call(lambda: self._reading.connection.execute(sql))
+            yield [name for name, *_ in cursor.description], self._rows(cursor)
 
     def _rows(self, cursor: Any) -> Iterator[tuple[Any, ...]]:
         while rows := self._reading.call(lambda: cursor.fetchmany(_ROWS)):

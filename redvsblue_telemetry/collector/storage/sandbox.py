@@ -27,10 +27,18 @@ import re
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["MAX_SQL", "Query", "QueryError", "TooSlowError", "as_json_value", "new_schema"]
+__all__ = [
+    "MAX_SQL",
+    "Query",
+    "QueryError",
+    "TooSlowError",
+    "as_json_value",
+    "new_schema",
+    "stopped_after",
+]
 
 MAX_SQL = 20_000
 """The most characters of a query."""
@@ -72,6 +80,26 @@ class TooSlowError(QueryError):
 def new_schema() -> str:
     """Return a name for the schema of the tables, which nobody can guess."""
     return f"db_{os.urandom(16).hex()}"
+
+
+@contextlib.contextmanager
+def stopped_after(seconds: float | None, stop: Callable[[], object]) -> Iterator[None]:
+    """Call a function, on another thread, if the block has not ended after some seconds.
+
+    Args:
+        seconds: how long it may take; None for as long as it takes.
+        stop: the function.
+    """
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Query:
@@ -215,17 +243,12 @@ class Query:
             TooSlowError: it took too long. Also from the rows.
         """
         _check(sql)
-        timer = None
-        if seconds is not None:
-            timer = threading.Timer(seconds, self._interrupt)
-            timer.daemon = True
-            timer.start()
-        try:
-            with self._explaining(seconds), contextlib.closing(self._execute(sql)) as cursor:
-                yield [name for name, *_ in cursor.description], self._rows(cursor)
-        finally:
-            if timer is not None:
-                timer.cancel()
+        with (
+            stopped_after(seconds, self._interrupt),
+            self._explaining(seconds),
+            contextlib.closing(self._execute(sql)) as cursor,
+        ):
+            yield [name for name, *_ in cursor.description], self._rows(cursor)
 
     def _execute(self, sql: str) -> sqlite3.Cursor:
         cursor = self._connection.execute(sql)
