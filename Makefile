@@ -35,6 +35,9 @@ bench_installed := $(BENCH)/.bench-installed
 # So are the bundlers.
 BUNDLES ?= .venv-bundles
 bundlers_installed := $(BUNDLES)/.bundlers-installed
+# A Python for Windows, and the files of wine.
+WINDOWS ?= .venv-windows
+windows_installed := $(WINDOWS)/.python-$(python_version)
 
 .PHONY: help
 help: ## Show this list
@@ -76,6 +79,11 @@ types: $(dev_installed) ## Check the types
 .PHONY: test-all
 test-all: ## Run the tests on each Python from 3.10 to 3.15 that this machine has
 	+@MAKE="$(MAKE)" sh scripts/test_all.sh
+
+# Not part of `.ci/run`: it needs wine, which is not Windows.
+.PHONY: test-windows
+test-windows: $(windows_installed) ## Run the tests with a Python for Windows, under wine; installs both
+	sh scripts/test_windows.sh $(WINDOWS) -n auto
 
 # Makes "package[extra] >=1.2, <3" to package==1.2.
 lowest := s/^ *\([a-z-]*\)\(\[[a-z]*\]\)* *>=\([0-9.]*\).*/\1==\3/p
@@ -127,7 +135,7 @@ build: $(dev_installed) ## Build the wheel and the source distribution into dist
 
 .PHONY: clean
 clean: ## Remove all that these commands made
-	rm -rf .venv .venv-bench .venv-bundles .venv-lowest .venv-3.* build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-bench .venv-bundles .venv-lowest .venv-windows .venv-3.* build dist *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -158,6 +166,10 @@ $(dev_installed): $(venv_made) setup.cfg pyproject.toml
 $(bench_installed): $(venv_made) setup.cfg pyproject.toml benchmarks/requirements.txt
 	"$(PYTHON)" -m venv --clear $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --editable '.[dev]' --requirement benchmarks/requirements.txt
+	@touch $@
+
+$(windows_installed): setup.cfg scripts/windows_python.sh scripts/windows_requirements.txt
+	sh scripts/windows_python.sh "$(PYTHON)" $(WINDOWS)
 	@touch $@
 
 # Not editable: PyInstaller and cx_Freeze don't find the modules of an editable package.

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.chromium import browser, chromium
 from tests.support.stream import stream_servers, three_stream_servers
+from tests.support.systems import IS_WINDOWS, IS_WINE
 
 __all__ = ["browser", "chromium", "stream_servers", "three_stream_servers"]  # fixtures
 
@@ -25,6 +26,9 @@ TOGETHER = (
     "tests/collector/http/test_page",
     "tests/network/test_page_behind_proxies.py",
 )
+
+if IS_WINDOWS:  # the parts of a cluster run on servers with Linux
+    collect_ignore = ["cluster", "cli/cluster"]
 
 THREADS = ("redvsblue-telemetry", "recording-server")
 THREAD_EXIT_TIMEOUT = 2.0  # seconds for a thread that is on its way out; a leaked one stays forever
@@ -49,6 +53,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     # As under nohup. A handler is not inherited, and the tests themselves still ignore it.
     signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+def pytest_report_header() -> list[str]:
+    if not IS_WINDOWS:
+        return []
+    system = "Windows, as far as wine has it" if IS_WINE else "Windows"
+    return [f"system: {system}; not collected: tests/cluster, whose servers run on Linux"]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -15,8 +15,9 @@ import trustme
 from bundles.__main__ import CHECKS, CheckFailed, Place, expect_each_event_once
 from bundles.bundlers import GAME, KINDS, Bundle
 from tests.support import REPOSITORY
+from tests.support.systems import not_on_windows
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the bundles play on Linux")
+pytestmark = not_on_windows("the bundles play on Linux")
 
 OF_BUNDLES_ONLY = "contents"  # this one checks that code for developers is missing
 

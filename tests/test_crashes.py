@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import REPOSITORY
 from tests.support.command import environment
+from tests.support.systems import needs_fork
 
 # Registered before the game's own code runs, as the hook that stops telemetry is.
 ASKS_AT_EXIT = """
@@ -85,7 +86,7 @@ def test_at_a_prompt_an_exception_ends_nothing() -> None:
     assert "ZeroDivisionError" in game.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@needs_fork
 @pytest.mark.parametrize(
     ("ending", "reason"),
     [

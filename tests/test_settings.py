@@ -6,7 +6,6 @@ import copy
 import logging
 import pickle
 import re
-import sys
 import threading
 import traceback
 from pathlib import Path
@@ -27,6 +26,7 @@ from redvsblue_telemetry import (
 from redvsblue_telemetry import settings as settings_module
 from redvsblue_telemetry.testing import RecordingServer, record_events
 from tests.support.ports import own_port
+from tests.support.systems import not_on_windows
 
 PACKAGE = Path(redvsblue_telemetry.__file__).parent
 ROOT = PACKAGE.parent
@@ -490,7 +490,7 @@ def test_an_unknown_variable_with_no_more_than_some_letters_of_a_setting_has_no_
     assert line == f"ignored the unknown environment variable REDVSBLUE_TELEMETRY_{word}"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="all names are upper case here")
+@not_on_windows("the names of all variables are upper case")
 def test_a_variable_in_lower_case_is_unknown(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,11 +30,11 @@ from tests.support.command import (
     environment,
     invoke_command,
     needs_full_disk,
-    needs_posix,
     run_command_onto_full_disk,
     running_command,
 )
 from tests.support.ports import own_port
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 from tests.support.webhook import Receiver
 

@@ -25,11 +25,11 @@ from tests.support.command import (
     command_without_reader,
     invoke_command,
     needs_full_disk,
-    needs_posix,
     run_command,
     run_command_onto_full_disk,
     running_command,
 )
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 VERDICT = "every event arrived once"

@@ -17,7 +17,8 @@ import pytest
 from redvsblue_telemetry._report import State
 from redvsblue_telemetry.cli.demo.past import Made, NotEmptyError, fill
 from redvsblue_telemetry.cli.demo.session import VERSIONS, Plan, messages
-from tests.support.command import invoke_command, needs_posix, run_command, running_command
+from tests.support.command import invoke_command, run_command, running_command
+from tests.support.systems import needs_posix
 
 DAY = 86_400_000
 NOW = 1_795_914_000_000  # 2026-11-29 01:00 UTC, a Sunday

@@ -41,10 +41,10 @@ from tests.support.command import (
     environment,
     invoke_command,
     needs_full_disk,
-    needs_posix,
     run_command,
     run_command_onto_full_disk,
 )
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 MANY = 40_000

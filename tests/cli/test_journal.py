@@ -20,12 +20,12 @@ from tests.support.command import (
     command,
     environment,
     invoke_command,
-    needs_posix,
     run_command,
     running_command,
 )
 from tests.support.journal import RUN, SESSION, STARTED_AT, Segment, records, write_run
 from tests.support.stored import stream_events
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 

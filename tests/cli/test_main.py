@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import pytest
 
 import redvsblue_telemetry
 from tests.support.command import environment, invoke_command, run_command
+from tests.support.systems import needs_sigpipe
 
 COMMANDS = [
     "run",
@@ -53,7 +53,7 @@ def without(*packages: str, arguments: list[str]) -> subprocess.CompletedProcess
     )
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="needs the signal")
+@needs_sigpipe
 def test_a_closed_pipe_does_not_kill_it_where_the_signal_has_its_default_action() -> None:
     """As in a bundled program: the signal would end the collector when a client hangs up."""
     script = (

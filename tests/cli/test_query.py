@@ -17,11 +17,11 @@ from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.command import (
     invoke_command,
     needs_full_disk,
-    needs_posix,
     run_command,
     run_command_onto_full_disk,
     running_command,
 )
+from tests.support.systems import needs_posix
 
 ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT count(*) FROM r"
 HOSTILE = "\x1b]0;pwned\x07"

@@ -44,10 +44,10 @@ from tests.support.collector import collector_running
 from tests.support.command import (
     Terminal,
     needs_full_disk,
-    needs_posix,
     run_command,
     run_command_onto_full_disk,
 )
+from tests.support.systems import needs_posix
 
 NOW = 1_800_000_000_000  # ms since the epoch; tests that compare clocks set their own
 

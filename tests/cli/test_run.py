@@ -20,10 +20,10 @@ from tests.support.command import (
     Terminal,
     command,
     environment,
-    needs_posix,
     run_command,
     running_command,
 )
+from tests.support.systems import needs_linux, needs_posix
 from tests.support.wait import wait_until
 
 GAME = """
@@ -267,7 +267,7 @@ def test_ctrl_c_on_a_terminal_interrupts_the_game_once(tmp_path: Path) -> None:
     assert ended(db) == [signal.SIGINT]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a child with its parent")
+@needs_linux
 def test_game_never_outlives_the_command() -> None:
     with running_command("run", *game(GAME + WAITS_FOR_A_SIGNAL)) as running:
         running.wait_for("pid ")

@@ -24,7 +24,8 @@ from redvsblue_telemetry.collector import listening, server
 from redvsblue_telemetry.collector.client import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
 from redvsblue_telemetry.collector.server import Options
 from tests.support import REPOSITORY
-from tests.support.command import PATIENCE, needs_posix, running_command
+from tests.support.command import PATIENCE, running_command
+from tests.support.systems import needs_posix
 
 UNIT = REPOSITORY / "deploy" / "redvsblue-collector.service"
 pytestmark = needs_posix

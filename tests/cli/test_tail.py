@@ -34,11 +34,11 @@ from tests.support.command import (
     environment,
     invoke_command,
     needs_full_disk,
-    needs_posix,
     run_command_onto_full_disk,
     running_command,
 )
 from tests.support.ports import own_port
+from tests.support.systems import needs_posix, needs_proc
 from tests.support.wait import wait_until
 
 TOKEN = "sesame-7"
@@ -126,7 +126,7 @@ def test_more_are_asked_for_than_there_are(collector: RunningCollector) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@needs_proc
 def test_events_to_begin_with_are_not_all_in_memory(tmp_path: Path) -> None:
     with collector_running(max_message_bytes=64 * 1024 * 1024) as collector:
         send(collector, *range(1, 1201), data={"text": "x" * 50_000})

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from redvsblue_telemetry.cluster.lake.lake import Lake
-from tests.support.command import Running, needs_posix, run_command, running_command
+from tests.support.command import Running, run_command, running_command
 from tests.support.lake import append, numbered
 from tests.support.objects import object_store, settings
+from tests.support.systems import needs_posix
 from tests.support.wait import PATIENCE
 
 

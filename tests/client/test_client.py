@@ -29,6 +29,7 @@ from redvsblue_telemetry import (
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.ports import own_port
 from tests.support.raw_server import raw_server, read_to_the_end
+from tests.support.systems import needs_proc
 from tests.support.wait import wait_until
 
 QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.02, "backoff_max": 0.1}
@@ -275,7 +276,7 @@ def test_frozen_time_stops_no_delivery() -> None:
         assert server.events[0]["timestamp"] == 1767225600000
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
+@needs_proc
 def test_starting_and_stopping_leaves_nothing_behind() -> None:
     with RecordingServer() as server:
         start_telemetry(**QUICK, url=server.url).stop()

@@ -21,7 +21,8 @@ from redvsblue_telemetry import (
 from redvsblue_telemetry.testing import RecordingServer, record_events
 from tests.client.test_fork import FORK, needs_fork
 from tests.client.test_process import START, run
-from tests.support.killed_games import NOWHERE, has_recovered, needs_kill, played
+from tests.support.killed_games import NOWHERE, has_recovered, played
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 
@@ -188,7 +189,7 @@ assert telemetry.flush(20)
         }
 
 
-@needs_kill
+@needs_posix
 def test_the_events_of_a_killed_run_keep_the_context_that_they_had(
     server: RecordingServer, tmp_path: Path
 ) -> None:
@@ -224,7 +225,7 @@ die()
         assert context == ({"own": [n, n]} if n % 20 == 0 else expected), n
 
 
-@needs_kill
+@needs_posix
 def test_a_recovered_event_keeps_its_context_in_before_send(
     server: RecordingServer, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from redvsblue_telemetry.testing import RecordingServer
 from tests.support import REPOSITORY
 from tests.support.command import environment
 from tests.support.looping_games import GAME, PATIENCE, Played, data_of, run_game, start_game
+from tests.support.systems import needs_fork
 
 REPORTS = """
 import threading
@@ -93,7 +94,7 @@ def test_a_crash_of_the_thread_that_calls_frame_is_the_end_of_the_game() -> None
     assert [event["type"] for event in played.events] == ["crash", "frames"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@needs_fork
 def test_a_forked_child_whose_first_event_is_its_crash_has_crashed() -> None:
     script = """
     telemetry.emit("begun")

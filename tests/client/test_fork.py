@@ -13,9 +13,8 @@ from redvsblue_telemetry.testing import RecordingServer
 from tests.client.test_process import IMPORT, START, end_of, play, run, said
 from tests.support.fault_proxy import FaultProxy
 from tests.support.raw_server import raw_server, read_request, read_to_the_end, shake_hands
+from tests.support.systems import needs_fork, needs_proc
 from tests.support.wait import wait_until
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 FORK = """
 def forked(play):
@@ -223,7 +222,7 @@ assert codes == [0] * 8, codes
 
 
 @needs_fork
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
+@needs_proc
 def test_a_child_inherits_no_descriptor() -> None:
     script = """
 descriptors = lambda: len(os.listdir("/proc/self/fd"))

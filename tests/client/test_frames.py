@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
-
-import pytest
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry._frames import frame_nothing
 from redvsblue_telemetry.testing import RecordingServer, record_events
 from tests.support.looping_games import GAME, PATIENCE, data_of, events_of, start_game
+from tests.support.systems import needs_fork, needs_posix
 from tests.support.wait import wait_until
 
 
@@ -54,7 +51,7 @@ def test_each_hang_is_recorded_at_its_time_also_right_after_another_one() -> Non
     assert all(hang["stack"][-1].endswith(" in load_level") for hang in hangs)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@needs_posix
 def test_a_game_that_was_suspended_did_not_hang() -> None:
     with RecordingServer() as server:
         game = start_game("play(60)", server, frame_interval=0.1, hang_timeout=2.0)
@@ -92,7 +89,7 @@ def test_a_frame_in_a_thread_is_that_thread_s() -> None:
     assert hang["stack"][-2].endswith(" in game_loop")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@needs_fork
 def test_a_forked_child_has_frames_of_its_own() -> None:
     script = """
     play(0.2)

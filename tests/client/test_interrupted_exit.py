@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.client.test_fork import needs_fork
-from tests.client.test_process import IMPORT, TIMEOUT, end_of, needs_signals, play
+from tests.client.test_process import IMPORT, TIMEOUT, end_of, play
 from tests.support.command import running_command
 from tests.support.raw_server import raw_server, read_to_the_end, shake_hands
+from tests.support.systems import needs_posix
 
 # The last event is sent by the stop, and by nothing before it: so when the server has it, the game
 # is in its exit.
@@ -34,7 +35,7 @@ def play():
 )
 SOON = 1.5  # seconds; the stop at the exit takes 2 if nothing interrupts it
 
-pytestmark = needs_signals
+pytestmark = needs_posix
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from tests.support.games import (
     numbers,
     run_game,
 )
+from tests.support.systems import needs_fork
 
 pytestmark = pytest.mark.timeout(240)  # several processes, one after the other
 
@@ -543,7 +543,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert contents(journal) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@needs_fork
 def test_a_no_in_a_forked_child_erases_its_own_and_leaves_the_parents(journal: Path) -> None:
     script = """
 emit(100)
@@ -610,7 +610,7 @@ assert found() == [], found()
     assert done.code == 0, str(done)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@needs_fork
 def test_a_no_while_a_child_opens_its_journal_erases_that(journal: Path) -> None:
     script = """
 emit(100)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.systems import not_on_windows
+
 A_GAME = """
 import logging, sys
 logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
@@ -200,7 +202,7 @@ def play_with_harmless_namesake(folder: Path, start: str) -> str:
     return game.stderr.splitlines()[-1]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sets a limit of POSIX")
+@not_on_windows("no limit of open files")
 def test_a_start_without_descriptors_is_not_blamed_on_a_harmless_namesake(tmp_path: Path) -> None:
     error = play_with_harmless_namesake(
         tmp_path,

@@ -15,6 +15,7 @@ import redvsblue_telemetry
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.collector import REFUSING_PORT
 from tests.support.raw_server import raw_server, read_to_the_end, shake_hands
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 PACKAGE = Path(redvsblue_telemetry.__file__).parent
@@ -27,8 +28,6 @@ telemetry = start_telemetry(enabled=True, url=sys.argv[1], backoff_base=0.05)
 """
 )
 TIMEOUT = 40.0  # seconds, for a machine that has other things to do
-
-needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="no such signals here")
 
 
 def play(script: str | Path, *arguments: str) -> subprocess.Popen[str]:
@@ -182,7 +181,7 @@ try:
 """
 
 
-@needs_signals
+@needs_posix
 @pytest.mark.parametrize(
     ("ending", "code"),
     [
@@ -212,7 +211,7 @@ sys.exit(code)
         assert server.events[-1]["type"] == "last"
 
 
-@needs_signals
+@needs_posix
 def test_sigterm_kills_as_it_does_without_telemetry() -> None:
     with RecordingServer() as server:
         game = play(f"{START}{GAME_LOOP}finally:\n    print('no')", server.url)
@@ -222,7 +221,7 @@ def test_sigterm_kills_as_it_does_without_telemetry() -> None:
         assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
 
 
-@needs_signals
+@needs_posix
 def test_a_handler_for_sigterm_may_stop_it() -> None:
     script = f"""
 {START}signal.signal(signal.SIGTERM, lambda *_: sys.exit(0 if telemetry.stop(20) else 5))
@@ -238,7 +237,7 @@ def test_a_handler_for_sigterm_may_stop_it() -> None:
         assert server.wait_for(int(done.stdout))
 
 
-@needs_signals
+@needs_posix
 def test_a_signal_handler_may_emit_in_the_midst_of_anything() -> None:
     script = """
 count = 0
@@ -264,7 +263,7 @@ assert stats.delivered == count + own, (stats, count, own)
         assert (done.returncode, done.stderr) == (0, "")
 
 
-@needs_signals
+@needs_posix
 def test_a_signal_handler_may_stop_in_the_midst_of_anything() -> None:
     script = """
 import itertools, random
@@ -301,7 +300,7 @@ print(total)
         assert len(server.events) == int(done.stdout)
 
 
-@needs_signals
+@needs_posix
 def test_a_stop_by_a_signal_is_soon_done_wherever_the_game_is_in_a_call() -> None:
     # The signal comes right at the start of a function: a thread may hold a lock there.
     script = """

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.cluster.gateways import gateway_running
 from tests.cluster.loader.loaders import PATIENCE, loader_running
 from tests.support import REPOSITORY
-from tests.support.command import needs_posix
+from tests.support.systems import needs_posix
 from tests.support.view import view_running
 from tests.support.wait import wait_until
 from tests.test_docs import DOCS, plain, table_of

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -37,12 +36,11 @@ from tests.collector.clients import (
 from tests.collector.test_checks import report
 from tests.support.command import run_command
 from tests.support.fault_proxy import FaultProxy
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from redvsblue_telemetry.cluster.local.servers import StreamServers
-
-needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
 @pytest.fixture

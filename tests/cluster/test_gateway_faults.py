@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -37,14 +36,13 @@ from tests.collector.clients import (
     read_to_the_end,
 )
 from tests.support.stream import stream_servers_running
+from tests.support.systems import needs_posix, needs_proc
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from redvsblue_telemetry.cluster.local.servers import StreamServers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
-needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/proc of Linux")
 
 LONG = 60.0  # seconds, for what takes several timeouts
 GAMES = 4

@@ -35,7 +35,8 @@ from tests.cluster.loader.loaders import (
 from tests.collector.clients import array, client_of, game, next_ack, read_to_the_end
 from tests.collector.test_tls import Files
 from tests.support import REPOSITORY
-from tests.support.command import needs_posix, run_command
+from tests.support.command import run_command
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 pytestmark = [needs_posix, pytest.mark.slow, pytest.mark.timeout(300)]

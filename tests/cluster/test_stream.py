@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from nats.aio.transport import TcpTransport
 from redvsblue_telemetry.cluster.stream import StreamClient, StreamOptions, connect
 from tests.collector.test_tls import Files
 from tests.support.stream import stream_servers_running
+from tests.support.systems import needs_posix
 
 if TYPE_CHECKING:
     from redvsblue_telemetry.cluster.local.servers import StreamServers
@@ -132,7 +132,7 @@ async def _connected(servers: StreamServers) -> tuple[StreamClient, asyncio.Even
     return client, is_back
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@needs_posix
 def test_a_server_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
     async def run(servers: StreamServers) -> None:
         client, is_back = await _connected(servers)
@@ -156,7 +156,7 @@ def test_a_server_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
         asyncio.run(run(servers))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@needs_posix
 def test_a_close_does_not_wait_for_a_server_that_reads_nothing(
     stream_servers: StreamServers,
 ) -> None:

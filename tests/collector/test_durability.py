@@ -32,8 +32,9 @@ from redvsblue_telemetry import ConnectionState, Telemetry, TelemetrySettings
 from redvsblue_telemetry.collector.storage.database import Database, DatabaseError
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.collector import collector_running
-from tests.support.command import Running, needs_posix, run_command, running_command
+from tests.support.command import Running, run_command, running_command
 from tests.support.ports import own_port
+from tests.support.systems import needs_posix
 from tests.support.wait import PATIENCE, wait_until
 
 pytestmark = needs_posix

@@ -20,8 +20,9 @@ from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.collector.storage.upkeep import Keep
 from tests.collector.storage.consistency import contradictions
 from tests.support.collector import RunningCollector, collector_running
-from tests.support.command import invoke_command, needs_posix, run_command, running_command
+from tests.support.command import invoke_command, run_command, running_command
 from tests.support.ports import own_port
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 DOCS = Path(__file__).parents[2] / "docs"

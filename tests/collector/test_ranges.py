@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -13,6 +12,7 @@ import pytest
 from redvsblue_telemetry.collector import ranges
 from redvsblue_telemetry.collector.models import TimeRange
 from redvsblue_telemetry.collector.ranges import RangeError
+from tests.support.systems import not_on_windows
 
 BERLIN = 60  # minutes east of UTC, in winter
 
@@ -134,7 +134,7 @@ def set_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]
     time.tzset()
 
 
-needs_tzset = pytest.mark.skipif(sys.platform == "win32", reason="has no tzset")
+needs_tzset = not_on_windows("no tzset")
 
 
 @needs_tzset

@@ -39,6 +39,7 @@ from tests.collector.clients import (
 )
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.ports import own_port
+from tests.support.systems import needs_proc
 from tests.support.wait import wait_until
 
 SHORT = 0.05  # seconds to wait for a lock that stays
@@ -274,7 +275,7 @@ def test_more_clients_are_served_than_files_may_be_open_at_first(path: Path) -> 
         assert wait_until(lambda: len(stored(path)) == 100, PATIENCE)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
+@needs_proc
 def test_clients_are_served_on_when_no_more_files_can_be_opened(path: Path) -> None:
     need_limit(64)
     with LimitedCollectors(path, "64,64") as collectors, contextlib.ExitStack() as stack:

@@ -26,7 +26,8 @@ from redvsblue_telemetry.collector.server import Options, OptionsError, telemetr
 from redvsblue_telemetry.collector.tls import Certificate
 from tests.collector.clients import ACKS, HANDSHAKE, array
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
-from tests.support.command import Running, invoke_command, needs_posix, running_command
+from tests.support.command import Running, invoke_command, running_command
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 PASSWORD = b"sesame"

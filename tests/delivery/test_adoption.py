@@ -39,13 +39,13 @@ from tests.support.killed_games import (
     has_recovered,
     is_balanced,
     killed,
-    needs_kill,
     played,
 )
 from tests.support.raw_server import raw_server, read_to_the_end, shake_hands
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
-pytestmark = needs_kill
+pytestmark = needs_posix
 QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.005, "backoff_max": 0.01}
 
 

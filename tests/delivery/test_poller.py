@@ -19,9 +19,8 @@ from redvsblue_telemetry._delivery.worker import TelemetryConnector
 from redvsblue_telemetry._network.contract import Endpoint, Frame, Wait
 from redvsblue_telemetry._recording.codec import EncodedEvent, EventCodec
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.systems import needs_descriptors
 from tests.support.wait import wait_until
-
-needs_posix = pytest.mark.skipif(os.name == "nt", reason="sockets are not descriptors here")
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def test_a_pair_at_its_end_is_replaced(poller: Poller, end: str, how: int) -> No
     assert time.monotonic() - start >= 0.05
 
 
-@needs_posix
+@needs_descriptors
 @pytest.mark.parametrize("ends", [["_sender"], ["_receiver"], ["_receiver", "_sender"]])
 def test_a_closed_pair_is_replaced_during_a_wait(poller: Poller, ends: list[str]) -> None:
     def close() -> None:
@@ -98,7 +97,7 @@ def test_a_closed_pair_is_replaced_during_a_wait(poller: Poller, ends: list[str]
     assert time.monotonic() - start < 5
 
 
-@needs_posix
+@needs_descriptors
 def test_neither_a_wake_up_nor_a_wait_touches_what_took_the_place_of_the_pair(
     poller: Poller,
 ) -> None:
@@ -125,7 +124,7 @@ def test_neither_a_wake_up_nor_a_wait_touches_what_took_the_place_of_the_pair(
             end.close()
 
 
-@needs_posix
+@needs_descriptors
 def test_pairs_that_are_closed_again_and_again_make_no_wait_spin(
     polls: list[float | None],
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
 import threading
 from pathlib import Path
@@ -18,8 +17,9 @@ from tests.support.connect_proxy import relay_to
 from tests.support.ports import own_port
 from tests.support.raw_server import raw_server, read_to_the_end
 from tests.support.sockets import server_context
+from tests.support.systems import needs_descriptors
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="sockets are not descriptors here")
+pytestmark = needs_descriptors
 
 HOST = (
     IMPORT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 from dataclasses import asdict
@@ -11,13 +10,14 @@ from typing import Any
 import pytest
 
 from benchmarks.harness import report_lines
+from tests.support.systems import needs_fork
 
 if sys.platform != "win32":
     from benchmarks import endings
     from benchmarks.endings import ENDINGS, Life
     from redvsblue_telemetry.collector.models import SessionDetail
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+pytestmark = needs_fork
 
 
 @pytest.mark.slow

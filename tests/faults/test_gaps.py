@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import pytest
 from benchmarks import gaps
 from benchmarks.notes import Notes
 from redvsblue_telemetry.collector.models import SessionDetail
+from tests.support.systems import needs_fork
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no SIGKILL here")
+pytestmark = needs_fork
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ its mappings, a virus scanner that holds a file open for a moment, a power cut.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,9 +24,10 @@ from tests.support.games import (
     numbers,
     run_game,
 )
+from tests.support.systems import needs_linux
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="built on Linux's /proc"),
+    needs_linux,
     pytest.mark.timeout(240),
 ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import random
 import signal
 from collections.abc import Iterator
@@ -26,11 +25,10 @@ from tests.support.games import (
     numbers,
     run_game,
 )
+from tests.support.systems import needs_fork
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(240)  # several processes, one after the other
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 
 @pytest.fixture

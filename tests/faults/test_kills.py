@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import sqlite3
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness import report_lines
+from tests.support.systems import needs_fork
 
 if sys.platform != "win32":
     from benchmarks import kills
@@ -28,7 +28,7 @@ if sys.platform != "win32":
     from redvsblue_telemetry.testing import RecordingServer
     from tests.support.fault_proxy import FaultProxy
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "waitid"), reason="no fork or no waitid here")
+pytestmark = needs_fork
 
 
 @pytest.mark.slow

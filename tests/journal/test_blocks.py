@@ -15,8 +15,9 @@ import pytest
 from redvsblue_telemetry._journal import blocks
 from redvsblue_telemetry._journal.blocks import allocate, check_size
 from tests.support import REPOSITORY
+from tests.support.systems import not_on_windows
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such limits here")
+pytestmark = not_on_windows("no limits of POSIX")
 
 # Page by page with a sync after each: so each write finds a page that is on disk.
 FULL_BTRFS = """

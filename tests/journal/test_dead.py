@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ from redvsblue_telemetry._journal.layout import BASE_AT, base_entry
 from redvsblue_telemetry._journal.run import RunDirectory
 from tests.support.journal import STARTED_AT, Segment, numbers_of, records, write_run
 from tests.support.killed_steps import Hook, is_killed_after
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no SIGKILL here")
+from tests.support.systems import needs_fork
 
 
 def only_run(journal: Path) -> DeadRun:

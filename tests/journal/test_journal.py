@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -15,8 +14,7 @@ from redvsblue_telemetry._journal.run import RunDirectory
 from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry._report import Report, State, decode_report, encode_report
 from tests.support.killed_steps import Hook, is_killed_after
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no SIGKILL here")
+from tests.support.systems import needs_fork
 
 
 def made(path: Path) -> Journal:

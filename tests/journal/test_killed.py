@@ -22,9 +22,10 @@ from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support import REPOSITORY
 from tests.support.collector import REFUSING_PORT
+from tests.support.systems import needs_fork
 from tests.support.wait import PATIENCE, wait_until
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no SIGKILL here")
+pytestmark = needs_fork
 
 GAME = """
 import gc, multiprocessing, os, signal, sys, threading, time

@@ -15,7 +15,6 @@ import random
 import shutil
 import socket
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,8 +28,9 @@ from redvsblue_telemetry._journal import segment
 from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.fault_proxy import FaultProxy
+from tests.support.systems import not_on_windows
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="files are synced otherwise here")
+pytestmark = not_on_windows("files are synced otherwise")
 
 PROMISE = 1.0  # seconds
 PLAYED = 3.5  # seconds

@@ -19,8 +19,7 @@ from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.run import RunDirectory, _safe
 from tests.support.journal import RUN, SESSION, Segment, records, write_run
 from tests.support.killed_steps import Hook, is_killed_after
-
-needs_posix = pytest.mark.skipif(os.name != "posix", reason="modes and forks of POSIX")
+from tests.support.systems import needs_modes
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_a_run_has_the_name_of_its_session(run: RunDirectory, tmp_path: Path) ->
     assert run.is_intact
 
 
-@needs_posix
+@needs_modes
 @pytest.mark.parametrize("umask", [0, 0o022, 0o777])
 def test_only_its_owner_can_read_it_at_any_umask(tmp_path: Path, umask: int) -> None:
     script = f"""
@@ -163,7 +162,7 @@ def test_a_run_that_was_replaced_is_not_deleted(run: RunDirectory) -> None:
     assert run.segment_path(1).exists()
 
 
-@needs_posix
+@needs_modes
 def test_a_lock_whose_descriptor_was_closed_is_taken_again(run: RunDirectory) -> None:
     os.close(run._lock._fd)
     with open(os.devnull) as other:  # it may get the number of the descriptor
@@ -190,7 +189,7 @@ def test_what_a_kill_left_of_a_creation_is_removed(tmp_path: Path) -> None:
     assert len(list((tmp_path / "photos").iterdir())) == 2
 
 
-@needs_posix
+@needs_modes
 @pytest.mark.parametrize("has_report", [True, False])
 def test_what_a_kill_left_of_a_deletion_is_not_taken_for_a_run(
     tmp_path: Path, has_report: bool
@@ -257,7 +256,7 @@ def test_a_run_is_created_against_one_that_erases_at_the_same_time(tmp_path: Pat
             eraser.join()
 
 
-@needs_posix
+@needs_modes
 def test_a_child_closes_its_copy_of_the_lock(run: RunDirectory) -> None:
     reading, writing = os.pipe()
     child = os.fork()
@@ -277,7 +276,7 @@ def test_a_child_closes_its_copy_of_the_lock(run: RunDirectory) -> None:
     assert RunDirectory.is_living(run.path)
 
 
-@needs_posix
+@needs_modes
 def test_a_run_is_dead_although_its_child_lives(tmp_path: Path) -> None:
     script = f"""
 import os, sys
@@ -317,7 +316,7 @@ def test_a_report_takes_the_place_of_the_one_before(run: RunDirectory) -> None:
     assert names == ["redvsblue.lock", "redvsblue.report"]
 
 
-@needs_posix
+@needs_modes
 @pytest.mark.parametrize("umask", [0, 0o022, 0o777])
 def test_only_its_owner_can_read_a_report(run: RunDirectory, umask: int) -> None:
     before = os.umask(umask)
@@ -367,7 +366,7 @@ def test_no_report_comes_back_after_a_no(
     assert not run.path.exists()
 
 
-@needs_posix
+@needs_modes
 def test_a_report_is_not_written_through_a_link(run: RunDirectory, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text("a player's")

@@ -25,6 +25,7 @@ from redvsblue_telemetry._journal.store import JournalStore
 from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry._recording.emit import Flag, make_emit
 from redvsblue_telemetry._recording.ledger import DropReason, Ledger
+from tests.support.systems import needs_fork
 
 HEADER = Header(session_id="session", run="run", segment=0, data_bytes=0, started_at=1, previous=0)
 
@@ -471,7 +472,7 @@ def test_a_directory_that_cannot_be_used_is_an_error_at_the_opening(tmp_path: Pa
 # Fork.
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@needs_fork
 def test_a_child_never_writes_into_its_parents_segment(bench: Bench) -> None:
     bench.emit_many(10)
     files = {file: file.read_bytes() for file in bench.files()}

@@ -11,7 +11,6 @@ import errno
 import socket
 import ssl
 import struct
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +34,7 @@ from tests.support.raw_server import (
     shake_hands,
 )
 from tests.support.sockets import connect, connect_fails, ending, server_context
+from tests.support.systems import not_on_windows
 from tests.support.wait import wait_until
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
@@ -177,7 +177,7 @@ def test_a_server_that_requires_a_client_certificate(
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there, a reset discards data that arrived")
+@not_on_windows("a reset discards data that arrived")
 def test_a_server_that_requires_a_client_certificate_and_hangs_up_at_once(
     authority: trustme.CA, trusting: ssl.SSLContext
 ) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from redvsblue_telemetry._network.owned import OwnedSocket, owned_pair
 from redvsblue_telemetry._network.sockets import PlainSocket
+from tests.support.systems import needs_descriptors
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="sockets are not descriptors here")
+pytestmark = needs_descriptors
 
 
 def replaced(tmp_path: Path) -> tuple[OwnedSocket, int]:

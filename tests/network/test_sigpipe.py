@@ -16,8 +16,9 @@ from redvsblue_telemetry.testing import RecordingServer
 from tests.support.connect_proxy import ConnectProxy, relay_to
 from tests.support.raw_server import Script, frame, raw_server, shake_hands
 from tests.support.sockets import server_context
+from tests.support.systems import needs_sigpipe
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="needs the signal")
+pytestmark = needs_sigpipe
 
 
 def run_game(script: str, *args: str, timeout: float = 40) -> str:

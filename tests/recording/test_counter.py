@@ -9,6 +9,7 @@ from itertools import chain, islice
 import pytest
 
 from redvsblue_telemetry._recording.counter import AtomicCounter
+from tests.support.systems import needs_timers
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_no_increment_is_lost_or_given_twice_among_threads() -> None:
     assert all(mine == sorted(mine) for mine in counts)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers here")
+@needs_timers
 def test_a_signal_handler_counts_in_the_midst_of_counting() -> None:
     tally = AtomicCounter()
     signals = 0

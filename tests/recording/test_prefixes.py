@@ -31,6 +31,7 @@ from redvsblue_telemetry._recording.emit import Flag, make_emit
 from redvsblue_telemetry._recording.ledger import Ledger
 from redvsblue_telemetry._recording.prefixes import kind_of, parts_of, prefix_of
 from redvsblue_telemetry._recording.store import Store, TelemetryStore
+from tests.support.systems import needs_timers
 
 Changes = Callable[..., None]
 
@@ -279,7 +280,7 @@ def test_changes_by_several_threads_are_all_kept(bench: Bench) -> None:
     assert bench.contexts() == [{f"of {thread}": 199 for thread in range(4)}]
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals here")
+@needs_timers
 def test_a_change_in_a_signal_handler_holds_from_the_next_event_on(bench: Bench) -> None:
     level = [0]
 

@@ -39,6 +39,7 @@ from redvsblue_telemetry._recording import store as store_module
 from redvsblue_telemetry._recording.codec import EncodedEvent
 from redvsblue_telemetry._recording.counter import IS_FREE_THREADED
 from redvsblue_telemetry._recording.store import FreeThreadedStore
+from tests.support.systems import needs_timers
 
 
 class StoreInMemory(JournalStore):
@@ -697,7 +698,7 @@ def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent() -> None:
 # Signal handlers and __del__.
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers here")
+@needs_timers
 def test_a_signal_handler_pushes_in_the_midst_of_pushes_and_drains() -> None:
     store = TelemetryStore[str](20)
     drained: list[tuple[str, int]] = []

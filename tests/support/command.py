@@ -20,7 +20,6 @@ from tests.support.wait import PATIENCE, wait_until
 
 ROOT = REPOSITORY
 FULL_DISK = Path("/dev/full")
-needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
 needs_full_disk = pytest.mark.skipif(not FULL_DISK.exists(), reason=f"needs {FULL_DISK}")
 
 

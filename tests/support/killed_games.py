@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from redvsblue_telemetry import Telemetry, TelemetryStats
 from tests.support import REPOSITORY
 from tests.support.left_behind import left_behind
@@ -19,7 +17,6 @@ from tests.support.wait import wait_until
 
 TIMEOUT = 40.0  # seconds, for a machine that has other things to do
 NOWHERE = "ws://127.0.0.1:9/"  # nobody listens there
-needs_kill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signals here")
 
 _GAME = """
 import os, signal, sys, time

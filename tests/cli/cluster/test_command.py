@@ -19,10 +19,10 @@ from tests.support.command import (
     PATIENCE,
     Terminal,
     invoke_command,
-    needs_posix,
     running_command,
     running_process,
 )
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 # The pauses are for people who watch.

@@ -10,8 +10,9 @@ import pytest
 
 from redvsblue_telemetry.cluster.lake.lake import Lake
 from redvsblue_telemetry.collector.messages import read_message
-from tests.support.command import PATIENCE, invoke_command, needs_posix, running_command
+from tests.support.command import PATIENCE, invoke_command, running_command
 from tests.support.lake import NOON, STREAM, append, event, message
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT 1 - x FROM r) SELECT count(*) FROM r"

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.loader.loaders import loader_running, sequences, stored, wait_for_events
 from tests.cluster.loader.publishing import events, publishing
 from tests.cluster.loader.traffic import traffic
-from tests.support.command import needs_posix
+from tests.support.systems import needs_posix
 
 if TYPE_CHECKING:
     from redvsblue_telemetry.cluster.local.servers import StreamServers

@@ -21,8 +21,9 @@ from tests.cluster.loader.loaders import (
 from tests.cluster.loader.publishing import publishing
 from tests.cluster.loader.traffic import traffic
 from tests.support.collector import REFUSING_PORT
-from tests.support.command import invoke_command, needs_posix, run_command, running_command
+from tests.support.command import invoke_command, run_command, running_command
 from tests.support.lake import bytes_of
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:

@@ -36,8 +36,9 @@ from tests.cluster.loader.loaders import (
     wait_for_events,
 )
 from tests.cluster.loader.publishing import events, insisted, publishing
-from tests.support.command import needs_posix, run_command, running_command
+from tests.support.command import run_command, running_command
 from tests.support.stream import stream_servers_running
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:

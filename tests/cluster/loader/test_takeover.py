@@ -19,9 +19,9 @@ from tests.cluster.loader.loaders import (
     wait_for_events,
 )
 from tests.cluster.loader.traffic import Traffic, traffic
-from tests.support.command import needs_posix
 from tests.support.fault_proxy import FaultProxy
 from tests.support.objects import object_store, settings
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:

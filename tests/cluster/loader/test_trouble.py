@@ -28,8 +28,8 @@ from tests.cluster.loader.loaders import (
 )
 from tests.cluster.loader.publishing import PARTITIONS, publishing
 from tests.cluster.loader.traffic import traffic
-from tests.support.command import needs_posix
 from tests.support.stream import stream_servers_running
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from redvsblue_telemetry.cluster.local.children import Child, Guard
-from tests.support.command import environment, needs_posix
+from tests.support.command import environment
+from tests.support.systems import needs_posix, needs_proc
 from tests.support.wait import wait_until
 
 SLEEPS = "import time; print('awake', flush=True); time.sleep(600)"
@@ -101,7 +102,7 @@ def test_a_child_that_does_not_stop_is_killed(tmp_path: Path, guard: Guard) -> N
     assert stubborn.exit_code == -signal.SIGKILL
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+@needs_proc
 def test_a_suspended_child_does_not_run_until_it_is_resumed(tmp_path: Path, guard: Guard) -> None:
     def state() -> str:
         return Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -10,7 +10,7 @@ from redvsblue_telemetry.cluster.local import cluster as module
 from redvsblue_telemetry.cluster.local.cluster import ClusterError, LocalCluster
 from redvsblue_telemetry.cluster.local.ledgers import Stored, stored_sessions
 from redvsblue_telemetry.cluster.local.servers import ServersError, find_program
-from tests.support.command import needs_posix
+from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 PATIENCE = 40.0  # seconds for what takes a few, unless the machine is loaded

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import socket
-import sys
 
 import pytest
 
 from redvsblue_telemetry.cluster.local.ports import ReservedPort
-
-holds = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can hold a port")
+from tests.support.systems import needs_linux
 
 
 def test_a_server_can_listen_on_a_reserved_port() -> None:
@@ -24,7 +22,7 @@ def test_two_reservations_differ() -> None:
         port.release()
 
 
-@holds
+@needs_linux
 def test_a_reserved_port_stays_reserved_after_its_server_has_ended() -> None:
     port = ReservedPort()
     socket.create_server(("127.0.0.1", port.number)).close()

@@ -16,7 +16,7 @@ from redvsblue_telemetry.cluster.stream import (
     ensure_stream,
     subject,
 )
-from tests.support.command import needs_posix
+from tests.support.systems import needs_posix
 
 
 async def _publish(servers: StreamServers, *bodies: str) -> int:

@@ -19,6 +19,7 @@ from redvsblue_telemetry.collector.http import query
 from tests.collector.clients import array, client_of, event, next_ack
 from tests.collector.storage.test_sandbox import BOMB, ENDLESS
 from tests.support.collector import Answer, RunningCollector, bearer, collector_running
+from tests.support.systems import needs_proc
 from tests.support.wait import wait_until
 
 
@@ -171,7 +172,7 @@ def test_query_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert int(answer.headers["Retry-After"]) >= 1
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@needs_proc
 def test_query_ends_with_its_client(collector: RunningCollector) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", collector.port)
     connection.request("GET", f"/api/query?{urlencode({'sql': ENDLESS})}")
@@ -181,7 +182,7 @@ def test_query_ends_with_its_client(collector: RunningCollector) -> None:
     assert result(collector, "SELECT 1")["rows"] == [[1]]
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@needs_proc
 def test_query_ends_with_the_collector() -> None:
     with collector_running() as collector, ThreadPoolExecutor() as threads:
         waiting = threads.submit(asked, collector, ENDLESS)

@@ -26,6 +26,7 @@ from redvsblue_telemetry.collector.storage.retention import Retention
 from redvsblue_telemetry.collector.storage.upkeep import Keep, Upkeep
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.collector.storage.consistency import contradictions
+from tests.support.systems import needs_posix
 
 MINUTE = 60_000
 DAY = 24 * 60 * MINUTE
@@ -304,7 +305,7 @@ for work in (Backfill(lambda: int(sys.argv[3])), RollUp(lambda: int(sys.argv[3])
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+@needs_posix
 def test_kill_anywhere_counts_nothing_twice(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "old.sqlite3"
     filled(path, clock)

@@ -22,7 +22,8 @@ from redvsblue_telemetry.collector.messages import Event, Message, Rejected
 from redvsblue_telemetry.collector.storage.database import Database, DatabaseError, open_readonly
 from redvsblue_telemetry.collector.storage.schema import APPLICATION_ID
 from redvsblue_telemetry.collector.storage.writer import Writer
-from tests.support.command import environment, needs_posix
+from tests.support.command import environment
+from tests.support.systems import needs_posix
 
 
 def event(seq: int, session: str = "s", type_: str = "hit", **fields: Any) -> Event:
@@ -371,7 +372,7 @@ from pathlib import Path
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.writer import Writer
-from tests.support.command import environment, needs_posix
+from tests.support.command import environment
 
 os.umask(0)
 folder = Path(sys.argv[1])

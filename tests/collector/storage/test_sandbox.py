@@ -29,8 +29,8 @@ from redvsblue_telemetry.collector.storage.sandbox import (
 )
 from redvsblue_telemetry.collector.storage.views import views
 from redvsblue_telemetry.collector.storage.writer import Writer
+from tests.support.systems import needs_linux
 
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits a process")
 NOW = 1_795_914_000_000
 HOUR = 3_600_000
 ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT count(*) FROM r"

@@ -22,6 +22,7 @@ from redvsblue_telemetry.collector.storage.history import history
 from redvsblue_telemetry.collector.storage.schema import SCHEMA_VERSION, upgrade
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.stored import stream_events
+from tests.support.systems import needs_posix
 
 FOLDER = Path(__file__).parent
 NOW = 1_795_531_418_300 + 1
@@ -243,7 +244,7 @@ database.Database(Path(sys.argv[1]))
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+@needs_posix
 @pytest.mark.parametrize("done", [1, 3, -2, -1])
 def test_upgrade_that_is_killed_leaves_the_file_as_it_was(old: Path, done: int) -> None:
     with open_readonly(old) as connection:

@@ -1,0 +1,62 @@
+"""What a test needs of the operating system, and why it is skipped where that is missing.
+
+A test that uses what only some systems have carries one of these marks. No other reason to skip a
+test depends on the system.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+__all__ = [
+    "IS_WINDOWS",
+    "IS_WINE",
+    "needs_descriptors",
+    "needs_fork",
+    "needs_linux",
+    "needs_modes",
+    "needs_posix",
+    "needs_proc",
+    "needs_sigpipe",
+    "needs_timers",
+    "not_on_windows",
+    "not_under_wine",
+]
+
+IS_WINDOWS = sys.platform == "win32"
+
+
+def _is_wine() -> bool:
+    if sys.platform != "win32":
+        return False
+    return hasattr(ctypes.windll.ntdll, "wine_get_version")
+
+
+IS_WINE = _is_wine()
+
+needs_posix = pytest.mark.skipif(IS_WINDOWS, reason="POSIX: signals that a process can catch")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX: fork")
+needs_descriptors = pytest.mark.skipif(
+    IS_WINDOWS, reason="POSIX: one table of descriptors for files and sockets"
+)
+needs_modes = pytest.mark.skipif(IS_WINDOWS, reason="POSIX: modes of files")
+needs_timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSIX: interval timers")
+needs_sigpipe = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="POSIX: SIGPIPE")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux only: /proc")
+
+
+def not_on_windows(reason: str) -> pytest.MarkDecorator:
+    """Skip a test of what Windows does in another way."""
+    return pytest.mark.skipif(IS_WINDOWS, reason=f"Windows: {reason}")
+
+
+def not_under_wine(reason: str) -> pytest.MarkDecorator:
+    """Skip a test that a real Windows would pass, for what wine lacks or does differently."""
+    return pytest.mark.skipif(IS_WINE, reason=f"wine: {reason}")
