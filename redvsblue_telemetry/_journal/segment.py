@@ -12,7 +12,8 @@ A host may close all descriptors of the process, and open files that get the sam
 :mod:`redvsblue_telemetry._network.owned`). The mapping survives that. So before each use of the
 descriptor, its device and inode are compared, and the file is opened again if they are not those of
 the file. Before Python 3.13, a mapping has a copy of the descriptor, which can't be looked at. So
-where ours was closed, the mapping is never closed, since that might close a file of the host.
+where ours was closed, the mapping is never closed, since that might close a file of the host. On
+Windows, it has a handle of its own, which is not among the descriptors.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class Segment:
             allocate(fd, self._size + TAIL_BYTES)
             self._fd, self._identity = fd, identity
             self.append(end_entry(self.number) * 2)
-            if sys.version_info >= (3, 13):
+            if sys.platform != "win32" and sys.version_info >= (3, 13):
                 mapped = mmap.mmap(fd, self._size, trackfd=False)
             else:
                 mapped = mmap.mmap(fd, self._size)
@@ -328,7 +329,7 @@ class Segment:
             fd, self._fd = self._fd, -1
             if fd >= 0 and not close_own(fd, self._identity):
                 self._was_closed = True
-        if self._was_closed and sys.version_info < (3, 13):
+        if self._was_closed and sys.platform != "win32" and sys.version_info < (3, 13):
             _kept.append(self._map)
             return
         # Another thread may be reading it: then the last reference closes it.

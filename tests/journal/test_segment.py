@@ -166,3 +166,12 @@ def test_a_piece_that_ends_in_the_middle_of_a_record_is_counted_right(
             pass
         assert list(segment.lengths) == [len(record) for record in records]
         segment.close()
+
+
+def test_a_file_whose_descriptor_a_host_has_closed_can_be_deleted(segment: Segment) -> None:
+    assert segment.path is not None
+    os.close(segment._fd)
+    segment.write(RECORD)
+    assert RECORD in written(segment)
+    segment.delete()
+    assert not segment.path.exists()
