@@ -25,19 +25,16 @@ that happens is not counted.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import sys
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat, starmap
 from operator import sub
-from time import sleep
 from typing import Any
 
-from ._shared import monotonic
+from ._shared import monotonic, rest
 from ._stacks import stack_of_frame
 
 __all__ = ["Frame", "Frames", "frame_nothing"]
@@ -45,14 +42,9 @@ __all__ = ["Frame", "Frames", "frame_nothing"]
 Frame = Callable[[], object]
 Emit = Callable[[str, Mapping[str, Any]], object]
 
-# Not time.monotonic, which has a resolution of 16 ms on Windows before Python 3.13. A partial, so
-# that freezegun doesn't find it.
-_perf_counter = functools.partial(time.perf_counter)
-
 _MAX_TICKS = 16_384
 _FULL = _MAX_TICKS - 64  # ticks; with so many, some may be lost while the worker looks
 _PIECE = 256  # ticks that the worker takes at once, in about 0.1 ms
-_REST = 1e-6  # seconds; see _delivery/pacing.py
 _LOOK_INTERVAL = 1.0  # seconds between two looks at the ticks
 _LOOKS_PER_HANG = 4  # in each `hang_timeout`, at least
 _LATE = 0.1  # seconds; the worker is not on time if it comes so much later
@@ -87,7 +79,7 @@ class Frames:
         interval: float,
         hang_timeout: float | None,
         max_event_bytes: int,
-        clock: Callable[[], float] = _perf_counter.func,
+        clock: Callable[[], float] = monotonic.func,
     ) -> None:
         self._emit: Emit | None = emit
         self._bind = bind
@@ -198,7 +190,7 @@ class Frames:
     # On the worker's thread.
 
     def upkeep(self) -> float | None:
-        """Do what is due; return when to come again, by the monotonic clock.
+        """Do what is due; return when to come again, by the clock.
 
         None: there is nothing to do until the worker is woken.
         """
@@ -210,10 +202,10 @@ class Frames:
             finally:
                 self._lock.release()
         else:  # a stop or the toggle has it
-            return monotonic() + _LOCK_TIMEOUT
+            return self._clock() + _LOCK_TIMEOUT
         if self._look_at == math.inf:
             return None
-        return monotonic() + max(0.0, self._look_at - self._clock())
+        return self._look_at
 
     def _look(self, now: float) -> None:
         if not self._is_new and now < self._look_at:
@@ -247,7 +239,7 @@ class Frames:
             self._count([ticks.popleft() for _ in range(count)])
             left -= count
             if left:
-                sleep(_REST)
+                rest()
 
     def _count(self, times: Sequence[float]) -> None:
         """Count the frames that end with these ticks."""

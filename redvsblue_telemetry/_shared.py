@@ -54,6 +54,7 @@ __all__ = [
     "keep_on_reload",
     "monotonic",
     "name_fault",
+    "rest",
     "type_name",
 ]
 
@@ -97,10 +98,25 @@ MAX_DEPTH = 64
 _MAX_SHOWN_LETTERS = 80  # of a value in a log
 _JOINERS = "\u200c\u200d"
 
-# freezegun replaces each module attribute that *is* time.monotonic, under any name, and a
-# game's tests freeze time. A partial is another object, and still one call into C.
-monotonic: Callable[[], float] = functools.partial(time.monotonic)
+# time.monotonic is the same clock, except on Windows before Python 3.13: there it advances in steps
+# of 15.6 ms, a whole frame. freezegun replaces each module attribute that *is* time.perf_counter,
+# under any name, and a game's tests freeze time. A partial is another object, and still one call
+# into C.
+monotonic: functools.partial[float] = functools.partial(time.perf_counter)
 """Seconds on a clock that never goes back and that freezegun does not stop."""
+
+# Time for another thread to wake up and take the GIL. Linux makes about 70e-6 of any shorter sleep.
+# Windows makes about 500e-6 of it, and with Python 3.10 a tick of its clock; but wine makes nothing
+# of a microsecond, so it is asked for what is needed.
+_REST = 50e-6 if sys.platform == "win32" else 1e-6  # seconds
+
+
+def rest() -> None:
+    """Let another thread have the GIL; ``_delivery/pacing.py`` says why, and how often.
+
+    A ``sleep(0)`` would be over before that thread has woken up.
+    """
+    time.sleep(_REST)
 
 
 _Class = TypeVar("_Class", bound=type)

@@ -7,10 +7,13 @@ of a millisecond of work. It does so by writing: a system call, during which ano
 take the GIL.
 
 A write into a socket's buffer is often over before the waiting thread has woken up, and then the
-worker has the GIL again and the game has gained nothing. A ``sleep(0)``
-would be over just as soon. So the worker sleeps for a microsecond, of which the operating system's
-timer makes about 70: time for the other thread to wake up and take the GIL. It doesn't sleep if the
+worker has the GIL again and the game has gained nothing. A ``sleep(0)`` would be over just as soon.
+So the worker sleeps for the shortest time that the operating system's timer can measure, about
+70 microseconds: time for the other thread to wake up and take the GIL. It doesn't sleep if the
 write took so long that another thread must have run.
+
+On Windows this matters more: the 5 ms end with a tick of its clock, which comes every 15.6 ms where
+no program asks for more. The shortest sleep is half a millisecond there, with Python 3.10 one tick.
 
 A game that never rests keeps the GIL for 5 ms each time it gets it. So the fuller the store, the
 longer the worker's turn; otherwise such a game would fill the store faster than it is drained.
@@ -19,13 +22,13 @@ longer the worker's turn; otherwise such a game would fill the store faster than
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import sleep
+
+from .._shared import rest
 
 __all__ = ["TimeSlice"]
 
 _TURN = 100e-6  # seconds of work between two yields
 _MAX_TURN_FACTOR = 4.0  # how many times longer the turn is for a full store
-_SHORTEST_SLEEP = 1e-6  # seconds; the operating system's timer makes about 70e-6 of it
 _LONG_WRITE = 1e-3  # seconds; the socket never blocks, so another thread has had the GIL
 
 
@@ -58,4 +61,4 @@ class TimeSlice:
         since = self._clock()
         write()
         if self._clock() - since < _LONG_WRITE:
-            sleep(_SHORTEST_SLEEP)
+            rest()

@@ -13,13 +13,12 @@ import sys
 from collections import deque
 from collections.abc import Generator
 from pathlib import Path
-from time import sleep
 
 import msgspec
 
 from .._recording.codec import EncodedEvent
 from .._report import Report, decode_report
-from .._shared import monotonic
+from .._shared import monotonic, rest
 from .descriptors import opened, read_at
 from .layout import (
     BASE_AT,
@@ -42,7 +41,6 @@ _MAX_SEGMENT_BYTES = 64 << 20  # of a file that claims or contains more, the res
 _ENTRIES_PER_DATA = 3  # entries are never larger, in relation to the records
 _NOTE_INTERVAL = 0.25  # seconds between two notes of what is confirmed
 _TURN = 100e-6  # seconds of work, after which other threads have theirs
-_SHORTEST_SLEEP = 1e-6  # seconds; a sleep(0) would be over before another thread wakes up
 
 
 class BlankRunError(LayoutError):
@@ -408,7 +406,7 @@ class DeadRun:
         turn_ends = monotonic() + _TURN
         while len(self._ready) < count and not self._is_read:
             if monotonic() >= turn_ends:  # not after the last piece: the caller rests, too
-                sleep(_SHORTEST_SLEEP)
+                rest()
                 turn_ends = monotonic() + _TURN
             piece = next(self._pieces, None)
             if piece is None:

@@ -52,7 +52,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
-from time import sleep
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -60,7 +59,7 @@ import msgspec
 from .._recording.codec import EncodedEvent
 from .._recording.ledger import DropReason
 from .._recording.store import Journal
-from .._shared import monotonic
+from .._shared import monotonic, rest
 from .layout import HEADER_BYTES, Header, index_entry
 from .records import RecordError, RecordReader, prefix_of_kind, record_of
 from .rotation import Rotation, refuse
@@ -75,7 +74,6 @@ _MAX_SPARES = 32  # of a flood: 8 MB
 _MAX_CHUNK_RECORDS = 500  # some 0.3 ms to index or take
 _SYNC_INTERVAL = 0.8  # seconds; with the sync itself, less than the second that is promised
 _TURN = 100e-6  # seconds of work, after which other threads have theirs
-_SHORTEST_SLEEP = 1e-6  # seconds; a sleep(0) would be over before another thread wakes up
 _MAX_UNSYNCED = 16  # segments; each has two descriptors until it is synced
 _RETRY_INTERVAL = 30.0  # seconds until the disk is tried again
 _HANGS_AFTER = 0.25  # seconds that one disk operation of the worker takes
@@ -697,7 +695,7 @@ class JournalStore:
         A system call is over before a waiting thread has woken up, so it isn't enough.
         """
         if self._clock() >= self._turn_ends:
-            sleep(_SHORTEST_SLEEP)
+            rest()
             self._turn_ends = self._clock() + _TURN
 
     def _scan(self) -> None:

@@ -102,7 +102,7 @@ def open_socket(
         port: the server's port.
         tls: the context of an encrypted connection; None for a plain one.
         wait: waits for the socket; see :data:`Wait`.
-        deadline: the time limit, on the clock of :func:`time.monotonic`.
+        deadline: the time limit, on the clock of ``monotonic`` in ``_shared.py``.
 
     Raises:
         ConnectionLost: it failed.

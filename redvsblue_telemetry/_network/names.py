@@ -34,7 +34,7 @@ def look_up(
         host: its name or address.
         port: of the server.
         wait: waits for a socket; see :data:`Wait`.
-        deadline: the time limit, on the clock of :func:`time.monotonic`.
+        deadline: the time limit, on the clock of ``monotonic`` in ``_shared.py``.
         opened: the sockets that a forked child closes; this adds its own.
 
     Raises:

@@ -16,6 +16,7 @@ from redvsblue_telemetry import ConnectionState, Telemetry, start_telemetry, sto
 from redvsblue_telemetry._delivery.worker import TelemetryConnector
 from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry._recording.store import TelemetryStore
+from redvsblue_telemetry._shared import monotonic
 from redvsblue_telemetry.settings import TelemetrySettings
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.connect_proxy import relay_to
@@ -160,7 +161,7 @@ def test_no_server_is_left_in_peace_for_more_than_an_hour(asked: str) -> None:
             TelemetryStore[bytes](10),
             EventCodec("s"),
             TelemetrySettings(**QUICK, url=f"ws://127.0.0.1:{port}/"),
-            clock=lambda: time.monotonic() + offset,
+            clock=lambda: monotonic() + offset,
         )
         connector.start()
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import socket
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from redvsblue_telemetry._network.contract import Endpoint, Wait
 from redvsblue_telemetry._network.websocket import WebSocketConnection, open_websocket
 from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry._recording.store import TelemetryStore
+from redvsblue_telemetry._shared import monotonic
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.raw_server import (
     Script,
@@ -130,7 +130,7 @@ def test_after_a_storm_the_return_and_the_next_failure_are_told(
             store,
             codec,
             TelemetrySettings(**QUICK, url=f"ws://127.0.0.1:{port}/"),
-            clock=lambda: time.monotonic() + later,
+            clock=lambda: monotonic() + later,
         )
         connector.start()
         assert wait_until(lambda: count >= 50)

@@ -6,7 +6,6 @@ import gc
 import select
 import socket
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from redvsblue_telemetry._network.names import look_up
+from redvsblue_telemetry._shared import monotonic
 from tests.support.wait import wait_until
 
 
@@ -22,12 +22,12 @@ class UnencodableError(UnicodeError):
 
 
 def wait(fd: int, events: int, deadline: float) -> None:
-    if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+    if not select.select([fd], [], [], max(0.0, deadline - monotonic()))[0]:
         raise TimeoutError("timed out")
 
 
 def look(host: str, timeout: float = 20.0) -> list[Any]:
-    return look_up(host, 80, wait, time.monotonic() + timeout, weakref.WeakSet())
+    return look_up(host, 80, wait, monotonic() + timeout, weakref.WeakSet())
 
 
 def resolver(monkeypatch: pytest.MonkeyPatch, resolve: Callable[[str], Any]) -> None:
@@ -57,10 +57,10 @@ def test_an_address_needs_no_thread(address: str, monkeypatch: pytest.MonkeyPatc
 def test_a_look_up_that_hangs_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     is_over = threading.Event()
     resolver(monkeypatch, lambda host: is_over.wait(60))
-    began = time.monotonic()
+    began = monotonic()
     with pytest.raises(TimeoutError):
         look("a.name", timeout=0.1)
-    assert time.monotonic() - began < 10
+    assert monotonic() - began < 10
     is_over.set()
     assert wait_until(
         lambda: not any(each.name == "telemetry-name-look-up" for each in threading.enumerate())

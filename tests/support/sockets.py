@@ -5,7 +5,6 @@ from __future__ import annotations
 import selectors
 import socket
 import ssl
-import time
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import trustme
 
 from redvsblue_telemetry._network.contract import Connection, ConnectionLost, Endpoint
 from redvsblue_telemetry._network.websocket import open_websocket
+from redvsblue_telemetry._shared import monotonic
 
 HOST = "game.invalid"  # no one can resolve it, except proxies of tests
 
@@ -20,12 +20,12 @@ HOST = "game.invalid"  # no one can resolve it, except proxies of tests
 def wait(fd: int, events: int, deadline: float) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(fd, events)
-        if not selector.select(max(0.0, deadline - time.monotonic())):
+        if not selector.select(max(0.0, deadline - monotonic())):
             raise TimeoutError
 
 
 def connect(url: str, timeout: float = 5.0, **settings: Any) -> Connection:
-    return open_websocket(Endpoint(url, **settings), wait, time.monotonic() + timeout)
+    return open_websocket(Endpoint(url, **settings), wait, monotonic() + timeout)
 
 
 def connect_fails(url: str, timeout: float = 5.0, **settings: Any) -> ConnectionLost:
@@ -37,7 +37,7 @@ def connect_fails(url: str, timeout: float = 5.0, **settings: Any) -> Connection
 
 def ending(connection: Connection, timeout: float = 5.0) -> ConnectionLost:
     """Read from a connection until it is lost; return why it was."""
-    deadline = time.monotonic() + timeout
+    deadline = monotonic() + timeout
     try:
         while True:
             connection.flush()

@@ -18,6 +18,7 @@ from ..._network.contract import Connection, ConnectionLost, Endpoint, FrameKind
 from ..._network.dial import default_ssl_context, open_socket
 from ..._network.sockets import SecureSocket
 from ..._network.websocket import open_websocket
+from ..._shared import monotonic
 from .._terminal import printable
 
 __all__ = [
@@ -41,7 +42,7 @@ def wait(fd: int, events: int, deadline: float) -> None:
     """Wait for a descriptor; see :data:`redvsblue_telemetry._network.contract.Wait`."""
     with selectors.DefaultSelector() as selector:
         selector.register(fd, events)
-        if not selector.select(max(0.0, deadline - time.monotonic())):
+        if not selector.select(max(0.0, deadline - monotonic())):
             raise TimeoutError
 
 
@@ -78,15 +79,15 @@ def ping(connection: Connection, payload: bytes, timeout: float) -> float:
         TimeoutError: no pong came in time.
         ConnectionLost: the connection ended.
     """
-    began = time.monotonic()
+    began = monotonic()
     deadline = began + timeout
     connection.ping(payload)
     while True:
         connection.flush()
         for frame in connection.receive():
             if frame.kind is FrameKind.PONG and frame.payload == payload:
-                return time.monotonic() - began
-        if time.monotonic() > deadline:  # also while other frames keep coming
+                return monotonic() - began
+        if monotonic() > deadline:  # also while other frames keep coming
             raise TimeoutError
         if not connection.has_more:
             wait(connection.fileno(), selectors.EVENT_READ, deadline)
@@ -98,7 +99,7 @@ def open_tls(host: str, port: int, context: ssl.SSLContext, timeout: float) -> S
     Raises:
         ConnectionLost: it failed.
     """
-    sock = open_socket(host, port, context, wait, time.monotonic() + timeout)
+    sock = open_socket(host, port, context, wait, monotonic() + timeout)
     assert isinstance(sock, SecureSocket)
     return sock
 
@@ -119,7 +120,7 @@ def speaks_http(host: str, port: int, timeout: float) -> bool:
     name = f"[{host}]" if ":" in host else host
     endpoint = Endpoint(f"ws://{name}:{port}/")
     try:
-        open_websocket(endpoint, wait, time.monotonic() + timeout).close()
+        open_websocket(endpoint, wait, monotonic() + timeout).close()
     except ConnectionLost as lost:
         return lost.status is not None
     return True

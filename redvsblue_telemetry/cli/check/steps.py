@@ -11,7 +11,6 @@ import contextlib
 import os
 import socket
 import statistics
-import time
 from collections.abc import Callable, Generator
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from ..._network.contract import ConnectionLost, Endpoint, LostKind, os_error_te
 from ..._network.dial import default_ssl_context
 from ..._network.proxy import Proxy, ProxyError, find_proxy
 from ..._network.websocket import WebSocketConnection, open_websocket
-from ..._shared import CHECK_TYPE, is_loopback
+from ..._shared import CHECK_TYPE, is_loopback, monotonic
 from ...errors import SettingsError
 from ...settings import TelemetrySettings, is_killed
 from .._terminal import printable
@@ -138,7 +137,7 @@ class Checkup:
 
     def _resolve_name(self) -> CheckResult:
         host, port = self._next_hop
-        began = time.monotonic()
+        began = monotonic()
         try:
             self._addresses = probes.resolve(host, port, self._timeout)
         except (OSError, UnicodeError) as error:
@@ -152,7 +151,7 @@ class Checkup:
     def _connect(self) -> CheckResult:
         seen, errors = [], []
         for family, kind, proto, _, address in self._addresses:
-            began = time.monotonic()
+            began = monotonic()
             with socket.socket(family, kind, proto) as sock:
                 sock.settimeout(self._timeout)
                 try:
@@ -196,7 +195,7 @@ class Checkup:
         return ok(detail)
 
     def _shake_hands(self) -> CheckResult:
-        began = time.monotonic()
+        began = monotonic()
         try:
             self._connection = self._open(self._token)
             self._is_forgotten = self._connection.forgets_checks
@@ -208,7 +207,7 @@ class Checkup:
         return ok(f"WebSocket opened ({_since(began)})")
 
     def _open(self, token: str | None) -> WebSocketConnection:
-        deadline = time.monotonic() + self._timeout
+        deadline = monotonic() + self._timeout
         endpoint = Endpoint(self._url, token=token, encodings=supported(), headers=CHECK_HEADERS)
         return open_websocket(endpoint, probes.wait, deadline)
 
@@ -321,7 +320,7 @@ def _timed_out(error: Exception) -> bool:
 
 
 def _since(began: float) -> str:
-    return _milliseconds(time.monotonic() - began)
+    return _milliseconds(monotonic() - began)
 
 
 def _milliseconds(seconds: float) -> str:
