@@ -13,7 +13,7 @@ A host may close all descriptors of the process, and open files that get the sam
 descriptor, its device and inode are compared, and the file is opened again if they are not those of
 the file. Before Python 3.13, a mapping has a copy of the descriptor, which can't be looked at. So
 where ours was closed, the mapping is never closed, since that might close a file of the host. On
-Windows, it has a handle of its own, which is not among the descriptors.
+Windows, it has another handle, which is not among the descriptors.
 """
 
 from __future__ import annotations
