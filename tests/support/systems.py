@@ -1,7 +1,7 @@
-"""What a test needs of the operating system, and why it is skipped where that is missing.
+"""The marks of tests that need an operating system, and the reasons to skip them on others.
 
-A test that uses what only some systems have carries one of these marks. No other reason to skip a
-test depends on the system.
+A test that only some systems can run carries one of these marks. No other reason to skip a test
+depends on the system.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Li
 
 
 def not_on_windows(reason: str) -> pytest.MarkDecorator:
-    """Skip a test of what Windows does in another way."""
+    """Skip a test where Windows does things in another way."""
     return pytest.mark.skipif(IS_WINDOWS, reason=f"Windows: {reason}")
 
 
