@@ -17,6 +17,7 @@ from ._delivery.states import ConnectionState
 from ._process import emit, get_telemetry, start_telemetry, stop_telemetry
 from ._recording.store import TelemetryStore
 from ._shared import VERSION
+from ._user_dir import user_journal_dir
 from .client import Telemetry, TelemetryStats
 from .errors import InvalidEventError, SettingsError, TelemetryError
 from .event_types import event_type
@@ -44,6 +45,7 @@ __all__ = [
     "get_telemetry",
     "start_telemetry",
     "stop_telemetry",
+    "user_journal_dir",
 ]
 
 

@@ -44,6 +44,7 @@ SECTIONS = [
             "get_telemetry",
             "emit",
             "event_type",
+            "user_journal_dir",
             "Telemetry",
             "TelemetryStats",
             "TelemetryEvent",

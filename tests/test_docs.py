@@ -8,7 +8,8 @@ Each ``python`` block of ``README.md`` and ``docs/`` is a separate test:
   :class:`FakeEngine`, and ``draw``, which does nothing.
 * Its output must equal its comments ``# -> …``, if there are any, line by line.
 * A block with ``if __name__ == "__main__":`` runs as a separate program, the others in here.
-* Its directory is empty, except for a certificate in ``our-ca.pem``.
+* Its directory is empty, except for a certificate in ``our-ca.pem``; the player's
+  own files are in there, too.
 
 A block that can't be run has a comment line above it, ``<!-- not run: why -->``.
 """
@@ -52,6 +53,7 @@ from redvsblue_telemetry import (
     TelemetrySettings,
     TelemetryStats,
     _lifecycle,
+    _user_dir,
     start_telemetry,
     stop_telemetry,
     testing,
@@ -216,6 +218,7 @@ def readers_machine(
     monkeypatch.setenv("SDL_AUDIODRIVER", "dummy")
     monkeypatch.setenv("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_user_dir, "_base", lambda: str(tmp_path))
     trustme.CA().cert_pem.write_to_path(tmp_path / "our-ca.pem")
     start_telemetry(enabled=False)  # a snippet that starts none stops this one, and not a test's
     logger = logging.getLogger("redvsblue_telemetry")

@@ -26,6 +26,7 @@ THE_PACKAGE = """
     _schema         |
     _report         | _shared
     _stacks         | _shared
+    _user_dir       |
     _frames         | _stacks  _shared
     _crashes        | _report  _frames  _stacks  _shared
     errors          | _shared
@@ -40,7 +41,7 @@ THE_PACKAGE = """
     _lifecycle      | _recording  _shared
     client | errors event_types events settings engines _frames _crashes _lifecycle _recording _delivery _journal _report _shared
     _process        | errors  event_types  settings  client  _lifecycle  _delivery  _crashes  _shared
-    __init__ | errors  events  event_types  settings  client  _process  _recording  _delivery  _packages  _shared
+    __init__ | errors events event_types settings client _process _recording _delivery _packages _user_dir _shared
     collector       | settings  _compression  _report  _schema  _shared
     testing         | events  event_types  settings  client  _process  _recording  collector  _compression  _shared
     collector.testing | testing
@@ -556,7 +557,8 @@ def run_python(script: str) -> str:
 
 
 def test_importing_the_package_brings_in_nothing_that_is_not_needed() -> None:
-    unneeded = ["asyncio", "numpy", "pyglet", "pytest", "redvsblue_telemetry.testing", "websockets"]
+    unneeded = ["asyncio", "ctypes", "numpy", "pyglet", "pytest", "redvsblue_telemetry.testing"]
+    unneeded += ["websockets"]
     script = (
         "import sys, redvsblue_telemetry\n"
         f"raise SystemExit(repr([m for m in {unneeded} if m in sys.modules]))"

@@ -25,6 +25,7 @@ __all__ = [
     "needs_proc",
     "needs_sigpipe",
     "needs_timers",
+    "needs_windows",
     "not_on_windows",
     "not_under_wine",
 ]
@@ -50,6 +51,7 @@ needs_timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSI
 needs_sigpipe = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="POSIX: SIGPIPE")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux only: /proc")
+needs_windows = pytest.mark.skipif(not IS_WINDOWS, reason="Windows only")
 
 
 def not_on_windows(reason: str) -> pytest.MarkDecorator:
@@ -58,5 +60,5 @@ def not_on_windows(reason: str) -> pytest.MarkDecorator:
 
 
 def not_under_wine(reason: str) -> pytest.MarkDecorator:
-    """Skip a test that a real Windows would pass, for what wine lacks or does differently."""
+    """Skip a test that a real Windows would pass; the reason says how wine differs."""
     return pytest.mark.skipif(IS_WINE, reason=f"wine: {reason}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -24,6 +25,7 @@ from redvsblue_telemetry import (
     get_telemetry,
     start_telemetry,
     stop_telemetry,
+    user_journal_dir,
 )
 from redvsblue_telemetry.testing import RecordedEvents
 from redvsblue_telemetry.testing.collector import CollectedEvents, RunningCollector
@@ -57,6 +59,9 @@ def starting() -> None:
     start_telemetry(drain_interval=None)  # wrong
     start_telemetry(enabled="yes")  # wrong
     start_telemetry(confirm="archived", journal="here")
+    start_telemetry(journal=user_journal_dir("Red vs Blue", "Example Studio"))
+    assert_type(user_journal_dir("Red vs Blue"), Path | None)
+    user_journal_dir()  # wrong
     start_telemetry(confirm="acks")  # wrong
     start_telemetry(wire_format="xml")  # wrong
     start_telemetry(token=5)  # wrong
