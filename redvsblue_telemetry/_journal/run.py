@@ -342,6 +342,8 @@ def _make_journal(path: Path) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError:  # a file on the way
         raise _not_a_directory(path) from None
+    except FileNotFoundError as error:  # no such drive or server; another attempt may take as long
+        raise OSError(errno.ENXIO, error.strerror, str(path)) from error
     try:
         _make_private(path)
     except FileExistsError:  # made meanwhile, and perhaps gone again; or a file

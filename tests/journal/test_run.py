@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redvsblue_telemetry._journal import run as run_module
 from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.run import RunDirectory, _safe
 from tests.support.journal import RUN, SESSION, Segment, records, write_run
 from tests.support.killed_steps import Hook, is_killed_after
-from tests.support.systems import needs_modes
+from tests.support.systems import IS_WINDOWS, needs_modes
 
 
 @pytest.fixture
@@ -115,6 +116,17 @@ def test_a_journal_that_is_not_a_directory_is_an_error_that_names_it(
         RunDirectory.create(journal, SESSION, RUN)
     if kind != "link to nothing":
         assert path.read_text() == "precious"
+
+
+def test_a_place_that_cannot_be_made_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(_: float) -> None:
+        pytest.fail("it tries again, and each attempt to reach a server may take seconds")
+
+    monkeypatch.setattr(run_module, "sleep", sleep)
+    drives = map("{}:\\".format, "QRSTUVWXY")
+    nowhere = next(d for d in drives if not Path(d).exists()) if IS_WINDOWS else "/proc/nowhere"
+    with pytest.raises(OSError, match="journal"):
+        RunDirectory.create(Path(nowhere, "journal"), SESSION, RUN)
 
 
 def test_a_released_run_is_kept_unless_it_is_empty(tmp_path: Path) -> None:
