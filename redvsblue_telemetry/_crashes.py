@@ -12,6 +12,7 @@ But Python keeps the exception that ended the main thread in ``sys.last_exc`` (b
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -205,7 +206,13 @@ def _message_of(error: BaseException | None) -> str:
     except BaseException:  # a class of the game's may do anything in its `__str__`
         return "(its message could not be read)"
     home = os.path.expanduser("~")
-    if len(home) > 1:
-        for spelled, sep in ((home, os.sep), (home.replace("\\", "\\\\"), "\\\\")):
-            text = text.replace(f"{spelled}{sep}", f"~{sep}")
-    return text
+    return text if len(home) <= 1 else _home_as(home).sub("~", text)
+
+
+def _home_as(home: str) -> re.Pattern[str]:
+    """Return what finds a directory in a text, in all the ways in which Windows lets it be written.
+
+    Games mix both slashes, its capitals mean nothing, and a ``repr`` doubles each backslash.
+    """
+    parts = map(re.escape, re.split(r"[\\/]", home))
+    return re.compile(r"(?:\\{1,2}|/)".join(parts) + r"(?=[\\/])", re.IGNORECASE)

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
+from redvsblue_telemetry._crashes import _message_of
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support import REPOSITORY
 from tests.support.command import environment
 from tests.support.looping_games import GAME, PATIENCE, Played, data_of, run_game, start_game
-from tests.support.systems import needs_fork
+from tests.support.systems import IS_WINDOWS, needs_fork
 
 REPORTS = """
 import threading
@@ -215,6 +216,25 @@ def test_messages_and_stacks_have_bounds() -> None:
     ]
     assert all(len(data["stack"]) == 50 for data in crashes)
     assert crashes[-1]["exception"] == "FileNotFoundError"
+
+
+@pytest.mark.parametrize(
+    ("home", "message", "shown"),
+    [
+        ("/home/anna", "no /home/anna/a.png", "no ~/a.png"),
+        ("/home/anna", "no /home/annabel/a.png", "no /home/annabel/a.png"),
+        ("/home/a+b", "no /home/a+b/a.png", "no ~/a.png"),
+        (r"C:\Users\Jürgen", r"no C:\Users\Jürgen\a.png", r"no ~\a.png"),
+        (r"C:\Users\Jürgen", repr(r"C:\Users\Jürgen\a.png"), r"'~\\a.png'"),
+        (r"C:\Users\Jürgen", "no C:/Users/Jürgen/a.png", "no ~/a.png"),
+        (r"C:\Users\Jürgen", r"no c:\users\JÜRGEN/a.png", "no ~/a.png"),
+    ],
+)
+def test_a_message_does_not_name_the_player(
+    monkeypatch: pytest.MonkeyPatch, home: str, message: str, shown: str
+) -> None:
+    monkeypatch.setenv("USERPROFILE" if IS_WINDOWS else "HOME", home)
+    assert _message_of(RuntimeError(message)) == shown
 
 
 def test_a_crash_fits_into_small_events() -> None:
