@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import sqlite3
-import struct
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -17,6 +16,7 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
+from tests.support.closing import reset
 from tests.support.collector import PATIENCE, RunningCollector, bearer
 
 ACKS = {"Telemetry-Ack": "cumulative"}
@@ -114,7 +114,7 @@ def send_and_leave(raw: socket.socket, answers: BufferedReader, messages: int, h
     if how == "a close":
         raw.sendall(frame(Opcode.CLOSE, b"\x03\xe8"))
     elif how == "a reset":
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset(raw)
     answers.close()
     raw.close()
 

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import re
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from redvsblue_telemetry import Telemetry, start_telemetry
 from redvsblue_telemetry._delivery.keepalive import Keepalive
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.closing import reset
 from tests.support.proxies import CONFIGS, reverse_proxy
 from tests.support.raw_server import frame, raw_server, shake_hands
 from tests.support.wait import wait_until
@@ -135,10 +135,6 @@ def end_plainly(_: socket.socket) -> None:
     """The caller closes the socket."""
 
 
-def end_by_reset(client: socket.socket) -> None:
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
 def end_with(code: int) -> Callable[[socket.socket], None]:
     def end(client: socket.socket) -> None:
         client.sendall(frame(8, code.to_bytes(2, "big")))
@@ -214,9 +210,7 @@ def assert_learned_from(idle: float, caplog: pytest.LogCaptureFixture) -> None:
         assert interval == pytest.approx(quiet * 2 / 3, rel=0.15)  # that of the shorter of two
 
 
-@pytest.mark.parametrize(
-    "end", [end_plainly, end_by_reset, end_with(1001)], ids=["end", "reset", "1001"]
-)
+@pytest.mark.parametrize("end", [end_plainly, reset, end_with(1001)], ids=["end", "reset", "1001"])
 def test_a_quiet_client_stays_connected_once_it_has_learned(
     end: Callable[[socket.socket], None], caplog: pytest.LogCaptureFixture
 ) -> None:

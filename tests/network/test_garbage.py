@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import pytest
 import trustme
 
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.closing import reset
 from tests.support.connect_proxy import ConnectProxy
 from tests.support.raw_server import (
     Script,
@@ -173,10 +173,6 @@ def after_handshake(then: Callable[[socket.socket], object]) -> Script:
         then(client)
 
     return script
-
-
-def reset(client: socket.socket) -> None:
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def close_at_a_batch(client: socket.socket) -> None:

@@ -10,7 +10,6 @@ import datetime
 import errno
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from redvsblue_telemetry._delivery.worker import TelemetryConnector
 from redvsblue_telemetry._network.contract import Connection, ConnectionLost, LostKind
 from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.closing import reset
 from tests.support.collector import REFUSING_PORT
 from tests.support.raw_server import (
     Script,
@@ -39,7 +39,6 @@ from tests.support.wait import wait_until
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
 A_DAY = datetime.timedelta(days=1)
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 # No connection at all.
@@ -329,8 +328,7 @@ def test_a_reset_behind_more_frames_than_are_read_at_once() -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         shake_hands(client)
         client.sendall(frame(10, b"1") * 1000 + frame(8, (1008).to_bytes(2, "big")))
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        client.close()
+        reset(client)
         gone.set()
 
     with raw_server(script) as port:
@@ -343,7 +341,7 @@ def test_a_reset_behind_more_frames_than_are_read_at_once() -> None:
 def test_a_reset() -> None:
     def then(client: socket.socket) -> None:
         client.recv(100)  # so that the client has read the handshake's answer
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        reset(client)
 
     with raw_server(after_handshake(then)) as port:
         connection = connect(f"ws://127.0.0.1:{port}/")

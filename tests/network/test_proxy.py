@@ -6,7 +6,6 @@ import base64
 import errno
 import socket
 import ssl
-import struct
 import time
 from typing import Any
 
@@ -17,6 +16,7 @@ from redvsblue_telemetry import ConnectionState, start_telemetry, stop_telemetry
 from redvsblue_telemetry._network.contract import LostKind
 from redvsblue_telemetry._network.proxy import find_proxy
 from redvsblue_telemetry.testing import RecordingServer
+from tests.support.closing import reset
 from tests.support.connect_proxy import ESTABLISHED, ConnectProxy, relay_to
 from tests.support.ports import own_port
 from tests.support.raw_server import read_to_the_end
@@ -360,10 +360,6 @@ def test_a_proxy_that_opens_no_tunnel_is_blamed_and_not_gone_around(
     assert "hush" not in str(lost)
     assert "player" not in str(lost)
     assert not server.requests
-
-
-def reset(client: socket.socket) -> None:
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def test_a_proxy_that_resets_the_connection_is_named(

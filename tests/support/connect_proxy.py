@@ -12,6 +12,7 @@ from types import TracebackType
 
 import attrs
 
+from tests.support.closing import stop_listening
 from tests.support.raw_server import Script
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\nProxy-Agent: tests\r\n\r\n"
@@ -72,9 +73,8 @@ class ConnectProxy:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # which ends the accept
+        stop_listening(self._listener)
         self._threads[0].join(5)
-        self._listener.close()
         self.cut()
         for thread in self._threads:
             thread.join(5)

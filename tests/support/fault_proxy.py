@@ -12,12 +12,13 @@ import contextlib
 import enum
 import selectors
 import socket
-import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from tests.support.closing import reset
 
 __all__ = ["BOTH", "Address", "Direction", "FaultProxy"]
 
@@ -27,7 +28,6 @@ _QUEUE_BYTES = 256 * 1024  # with so much on the way in one direction, no more i
 _KERNEL_BYTES = 256 * 1024  # and not much more than this hides in each socket
 _READ_BYTES = 65536
 _TICK = 0.01  # seconds' worth of bytes that a throttled direction moves at a time
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: close() sends RST instead of FIN
 
 
 class Direction(enum.Enum):
@@ -208,11 +208,8 @@ class FaultProxy:
         self._is_closing = False
         self._selector = selectors.DefaultSelector()
         self._waker, self._wake = socket.socketpair()
-        self._listener = socket.socket()
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BYTES)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", port))
-        self._listener.listen(128)
         self._listener.setblocking(False)
         for sock in (self._listener, self._waker):
             self._selector.register(sock, selectors.EVENT_READ)
@@ -384,7 +381,7 @@ class FaultProxy:
         server = None if self._refuses else _connected(self.upstream)
         if server is None:
             self.refused += 1
-            _reset(client)
+            reset(client)
             return
         for sock in (client, server):
             sock.setblocking(False)
@@ -421,7 +418,7 @@ class FaultProxy:
         self._pairs.discard(pair)
         for sock in pair.sockets:
             self._watch(sock, 0, pair)
-            (close or _reset)(sock)
+            (close or reset)(sock)
 
 
 def _connected(upstream: Address | None) -> socket.socket | None:
@@ -434,9 +431,3 @@ def _connected(upstream: Address | None) -> socket.socket | None:
             return server
     server.close()
     return None
-
-
-def _reset(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # its other end was quicker
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    sock.close()

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
+from tests.support.closing import stop_listening
 from tests.support.ports import own_port
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -85,8 +86,7 @@ def raw_server(script: Script) -> Iterator[int]:
     try:
         yield listener.getsockname()[1]
     finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
+        stop_listening(listener)
         for client in clients:
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.closing import reset
 from tests.support.collector import REFUSING_PORT
 from tests.support.fault_proxy import Direction, FaultProxy
 from tests.support.wait import wait_until
@@ -111,8 +112,7 @@ def test_a_reset_reaches_both_ends_of_every_connection(rig: Rig) -> None:
 
 def test_a_reset_of_one_end_reaches_the_other(rig: Rig) -> None:
     client, server = rig.connect()
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    server.close()
+    reset(server)
     assert is_reset(client)
 
 

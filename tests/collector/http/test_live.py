@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from redvsblue_telemetry.collector.messages import Event
 from redvsblue_telemetry.collector.models import EventFilter, LiveUpdate
 from redvsblue_telemetry.collector.storage.writer import Stored
 from tests.collector.clients import client_of
+from tests.support.closing import reset
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.wait import wait_until
 
@@ -305,7 +305,7 @@ class Viewer:
 
     def leave(self, *, rudely: bool = False) -> None:
         if rudely:  # a reset, not a farewell
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset(self._socket)
         self._socket.close()
 
 

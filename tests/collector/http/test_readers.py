@@ -24,6 +24,7 @@ from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.browser import Look, expect, look, rows
 from tests.support.chromium import needs_chromium
+from tests.support.closing import reset
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.command import running_command
 from tests.support.wait import wait_until
@@ -81,7 +82,7 @@ def test_search_ends_when_its_client_goes(
     with asking(collector, "/api/events?text=x", method) as client:
         assert wait_until(lambda: endless.began == 1)
         if how == "reset":
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            reset(client)
         if how == "half-close":
             client.shutdown(socket.SHUT_WR)
         else:
