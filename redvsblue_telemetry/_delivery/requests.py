@@ -17,11 +17,17 @@ making a tuple is not, and it raises if a caller leaves a request meanwhile.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 
+from .._shared import monotonic
+
 __all__ = ["Request", "Requests"]
+
+# Seconds. On Windows before Python 3.14, no Ctrl-C and no other signal ends the wait for a lock.
+_LONGEST_WAIT = 0.05 if sys.platform == "win32" else threading.TIMEOUT_MAX
 
 
 class Request:
@@ -49,7 +55,11 @@ class Request:
 
     def wait(self, timeout: float) -> bool:
         """Wait until it is done; return whether it is."""
-        return self._done.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX)))
+        ends_at = monotonic() + timeout
+        while (left := ends_at - monotonic()) > _LONGEST_WAIT:
+            if self._done.acquire(timeout=_LONGEST_WAIT):
+                return True
+        return self._done.acquire(timeout=max(0.0, left))
 
     def finish(self) -> None:
         """Let its caller go on. Only once."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -16,13 +17,20 @@ from tests.client.test_fork import needs_fork
 from tests.client.test_process import IMPORT, TIMEOUT, end_of, play
 from tests.support.command import running_command
 from tests.support.raw_server import raw_server, read_to_the_end, shake_hands
-from tests.support.systems import needs_posix
+from tests.support.systems import IS_WINDOWS, needs_posix
 
 # The last event is sent by the stop, and by nothing before it: so when the server has it, the game
 # is in its exit.
+#
+# No process can send a signal to another one on Windows. There, the system runs the handler in a
+# thread of the game's when somebody presses Ctrl-C; this one does it at a line from the test.
 GAME = (
     IMPORT
     + """
+if sys.platform == "win32":
+    import threading
+    raise_signals = lambda: signal.raise_signal(int(sys.stdin.readline()))
+    threading.Thread(target=raise_signals, daemon=True).start()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 def play():
     telemetry = start_telemetry(enabled=True, url=sys.argv[1], drain_interval=60)
@@ -35,7 +43,14 @@ def play():
 )
 SOON = 1.5  # seconds; the stop at the exit takes 2 if nothing interrupts it
 
-pytestmark = needs_posix
+
+def send(game: subprocess.Popen[str], number: signal.Signals) -> None:
+    if not IS_WINDOWS:
+        game.send_signal(number)
+    else:
+        assert game.stdin is not None
+        game.stdin.write(f"{number:d}\n")
+        game.stdin.flush()
 
 
 @contextlib.contextmanager
@@ -58,7 +73,7 @@ def test_ctrl_c_at_the_exit_ends_it_at_once_and_quietly() -> None:
         game = play(f"{GAME}\nplay()", url)
         assert has_batch.wait(TIMEOUT)
         start = time.monotonic()
-        game.send_signal(signal.SIGINT)
+        send(game, signal.SIGINT)
         done = end_of(game)
         assert time.monotonic() - start < SOON
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -70,7 +85,7 @@ def test_a_handler_that_exits_ends_the_exit_at_once_and_quietly() -> None:
         game = play(f"{GAME}\n{handler}\nplay()", url)
         assert has_batch.wait(TIMEOUT)
         start = time.monotonic()
-        game.send_signal(signal.SIGTERM)
+        send(game, signal.SIGTERM)
         done = end_of(game)
         assert time.monotonic() - start < SOON
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -108,11 +123,12 @@ except KeyboardInterrupt:
     with mute_server() as (url, has_batch):
         game = play(GAME + script, url)
         assert has_batch.wait(TIMEOUT)
-        game.send_signal(signal.SIGINT)
+        send(game, signal.SIGINT)
         done = end_of(game)
         assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
 
 
+@needs_posix
 def test_ctrl_c_under_the_command_run_ends_the_exit_of_its_game_quietly(tmp_path: Path) -> None:
     path = tmp_path / "game.py"
     path.write_text(f"{GAME}\nplay()")
