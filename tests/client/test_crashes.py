@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -212,7 +213,7 @@ def test_messages_and_stacks_have_bounds() -> None:
         "(its message could not be read)",
         "\\ud800\x00",
         "",
-        "[Errno 2] No such file: '~/saves/1'",
+        f"[Errno 2] No such file: {os.path.join('~', 'saves', '1')!r}",
     ]
     assert all(len(data["stack"]) == 50 for data in crashes)
     assert crashes[-1]["exception"] == "FileNotFoundError"
