@@ -8,11 +8,18 @@ cd "$(dirname "$0")/.."
 folder=$(cd "$1" && pwd)
 shift
 
-wine=$(command -v /usr/lib/wine/wine64 wine64 wine | head -n 1)
+# Debian's `wine` is a script that also looks for a wine of 32 bits, and complains if there is none.
+for wine in /usr/lib/wine/wine64 wine64 wine; do
+    command -v "$wine" >/dev/null && break
+done
 export WINEDEBUG=-all WINEPREFIX="$folder/prefix"
-trap 'WINEPREFIX="$folder/prefix" wineserver -k 2>/dev/null || true' EXIT
+trap 'wineserver -k 2>/dev/null || true' EXIT
+trap 'exit 130' INT TERM
 
 # Python needs valid standard streams: through pipes, wine hands them on.
-status=$folder/status
-{ "$wine" "$folder/python/python.exe" -m pytest "$@" </dev/null 2>&1; echo $? >"$status"; } | cat
-exit "$(cat "$status")"
+{
+    status=0
+    "$wine" "$folder/python/python.exe" -m pytest "$@" </dev/null 2>&1 || status=$?
+    echo "$status" >"$folder/status"
+} | cat
+exit "$(cat "$folder/status")"

@@ -12,36 +12,46 @@ set -eu
 python=$1
 folder=$(mkdir -p "$2" && cd "$2" && pwd)
 project=$(cd "$(dirname "$0")/.." && pwd)
-version=$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
-dotted=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+patch=$("$python" -c 'import platform; print(platform.python_version())')
+dotted=${patch%.*}
+version=$(printf %s "$dotted" | tr -d .)
 compile=x86_64-w64-mingw32-gcc
 windows=$folder/python
 site=$windows/Lib/site-packages
 work=$folder/work
 
-require() {  # PROGRAM PACKAGE…: of Debian and its descendants
-    command -v "$1" >/dev/null && return
-    shift
+case $dotted in
+    3.10 | 3.11 | 3.12) ;;
+    *)
+        echo "This needs a Python 3.10, 3.11 or 3.12; $python is $patch, for which no numpy runs under wine 8." >&2
+        echo "Name another one: make test-windows PYTHON=python3.11" >&2
+        exit 1
+        ;;
+esac
+
+needed=  # packages of Debian and its descendants
+command -v wine >/dev/null || needed="wine wine64"
+command -v "$compile" >/dev/null || needed="$needed gcc-mingw-w64-x86-64"
+if [ -n "$needed" ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "This needs: apt-get install --no-install-recommends $*" >&2
+        echo "This needs: apt-get install --no-install-recommends $needed" >&2
         exit 1
     fi
-    echo "windows_python: installing $*"
-    { apt-get -qq update && apt-get -qq install -y --no-install-recommends "$@"; } >/dev/null
-}
-
-require wine wine wine64
-require "$compile" gcc-mingw-w64-x86-64
+    echo "windows_python: installing $needed"
+    # shellcheck disable=SC2086
+    { apt-get -qq update && apt-get -qq install -y --no-install-recommends $needed; } >/dev/null
+fi
 
 rm -rf "$folder"
 mkdir -p "$windows/DLLs" "$work"
+"$python" -m venv "$work/host"  # for its pip: not every Python has one
 
 fetch() {  # pip for Windows; it evaluates the conditions in a package's metadata for this system
-    "$python" -m pip --quiet --disable-pip-version-check "$@" --only-binary :all: --platform win_amd64 \
+    "$work/host/bin/python" -m pip --quiet --disable-pip-version-check "$@" --only-binary :all: --platform win_amd64 \
         --python-version "$dotted" --implementation cp --abi "cp$version" --abi abi3 --abi none
 }
 
-echo "windows_python: CPython $dotted"
+echo "windows_python: the interpreter"
 fetch download --no-deps --dest "$work" panda3d
 "$python" -m zipfile -e "$work"/panda3d-*.whl "$work/panda3d"
 cp "$work"/panda3d/deploy_libs/*.dll "$windows/"
@@ -98,8 +108,24 @@ P
 )
 
 # The package itself: its metadata, and where it is. Wine's drive Z: is this system's root.
-(cd "$project" && "$python" -m pip wheel --quiet --no-deps --wheel-dir "$work" .)
+(cd "$project" && "$work/host/bin/python" -m pip wheel --quiet --no-deps --wheel-dir "$work" .)
 "$python" -m zipfile -e "$work"/redvsblue_telemetry-*.whl "$work/ours"
 cp -r "$work"/ours/*.dist-info "$site/"
 printf 'Z:%s\n' "$(printf %s "$project" | tr / '\\')" >"$site/redvsblue_telemetry.pth"
+
+# The interpreter is of one patch release, and the library of another.
+compiled=$("$python" - "$windows/python$version.dll" "$dotted" <<'P'
+import re, sys
+
+with open(sys.argv[1], "rb") as dll:
+    print(re.search(rb"\b%s\.\d+\b" % re.escape(sys.argv[2].encode()), dll.read())[0].decode())
+P
+)
+echo "windows_python: CPython $compiled for Windows, with the library of $patch"
+if ! sh "$project/scripts/test_windows.sh" "$folder" --collect-only -q tests/test_user_dir.py >"$work/log" 2>&1; then
+    cat "$work/log" >&2
+    echo "This Python for Windows does not work, as shown above. The interpreter is $compiled, and the library" >&2
+    echo "that of $patch: if they don't fit, use a Python $dotted that is closer." >&2
+    exit 1
+fi
 rm -rf "$work"

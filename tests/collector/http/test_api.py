@@ -636,6 +636,7 @@ def first_update(command: str) -> str:
             stream.kill()
 
 
+@not_on_windows("its shell and its curl take other quotes")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_commands_of_the_page_answer_as_it_says() -> None:
     session = re.findall(r'"sessionId":"(\w+)"', PAGE.read_text("utf-8"))[0]
