@@ -24,6 +24,7 @@ from redvsblue_telemetry.collector.models import EventFilter, Loss
 from tests.collector.clients import client_of, game
 from tests.support import REPOSITORY
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
+from tests.support.systems import not_on_windows
 from tests.support.wait import wait_until
 
 PAGE = REPOSITORY / "docs" / "collector-api.md"
