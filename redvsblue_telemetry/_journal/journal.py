@@ -172,7 +172,7 @@ class Journal:
         return run is not None and run.save_report(text)
 
     def close(self, *, keep: bool, keep_report: bool = False) -> int:
-        """End the run. A run without files is removed.
+        """End the run. One with nothing to be kept is deleted, or marked as such.
 
         Args:
             keep: keep the files in which events are not settled, and then the report, too.
@@ -185,9 +185,10 @@ class Journal:
         left = self.store.close(keep=keep)
         self.store.on_trouble = _ignore  # it would refer to this, which refers to the store
         if run is not None:
-            if not (keep and (left or keep_report)):
-                run.delete_report()
-            run.release()
+            if keep and (left or keep_report):
+                run.release()
+            else:  # also files that another program kept from being deleted; or the next start will
+                run.delete()
         self._run = None
         _closed.append(next(_numbers))
         return left

@@ -1,0 +1,72 @@
+"""Files that another program holds open, such as a virus scanner: Windows can't delete these."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from redvsblue_telemetry._journal.directory import JournalDirectory
+from redvsblue_telemetry._journal.journal import Journal
+from redvsblue_telemetry._recording.codec import EventCodec
+from redvsblue_telemetry._report import Report, State, encode_report
+from tests.support.systems import IS_WINDOWS
+
+REPORT = encode_report(Report(session_id="session", number=1, state=State.RUNNING))
+
+
+@contextlib.contextmanager
+def held(*paths: Path) -> Iterator[None]:
+    """Hold files open, so that they can be neither deleted nor replaced."""
+    with contextlib.ExitStack() as stack:
+        if IS_WINDOWS:
+            for path in paths:
+                stack.enter_context(path.open("rb"))
+        else:  # other systems delete them all the same
+            monkeypatch = stack.enter_context(pytest.MonkeyPatch.context())
+            for name in ("unlink", "rename"):
+                monkeypatch.setattr(Path, name, _of_others(getattr(Path, name), paths))
+        yield
+
+
+def _of_others(change: Callable[..., object], held: tuple[Path, ...]) -> Callable[..., object]:
+    def change_others(path: Path, *arguments: object, **keywords: object) -> object:
+        if path in held:
+            raise PermissionError(13, "it is held", str(path))
+        return change(path, *arguments, **keywords)
+
+    return change_others
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    journal = Journal(
+        tmp_path / "journal",
+        EventCodec("session"),
+        capacity=None,
+        memory_capacity=100,
+        max_bytes=2**30,
+        high_water=100,
+        on_high_water=lambda: None,
+        on_first_push=lambda: None,
+    )
+    journal.open()
+    journal.store.push(journal._codec.encode("x", {}))
+    journal.save_report(REPORT)
+    return journal
+
+
+@pytest.mark.parametrize("name", ["00000001.events", "redvsblue.report", "redvsblue.lock"])
+def test_a_run_that_ended_well_is_no_killed_one_for_the_next_start(
+    journal: Journal, name: str
+) -> None:
+    path = journal.path / "session" / name
+    with held(path):
+        journal.store.confirm(1)
+        assert journal.close(keep=True) == 0
+        assert path.exists()
+        assert list(JournalDirectory(journal.path).dead_runs()) == []
+    assert list(JournalDirectory(journal.path).dead_runs()) == []
+    assert list(journal.path.iterdir()) == []
