@@ -48,6 +48,15 @@ _STARTING_SECONDS = 5.0  # until the process runs, on a busy machine
 _MEMORY = 512 * 1024 * 1024  # bytes
 _TEMPORARY_BYTES = 256 * 1024 * 1024  # in one file
 _LOOK_SECONDS = 0.05  # between two looks whether the client is there
+if sys.platform == "win32":
+    # In a virtual environment, the executable only starts another process, and it is that one that
+    # has to be killed. It needs none of the environment's packages.
+    _PYTHON = getattr(sys, "_base_executable", sys.executable)
+    # No console window of its own; and games come first.
+    _FLAGS = subprocess.CREATE_NO_WINDOW | subprocess.BELOW_NORMAL_PRIORITY_CLASS
+else:
+    _PYTHON = sys.executable
+    _FLAGS = 0
 
 
 class QueryResult(msgspec.Struct):
@@ -177,10 +186,11 @@ def _run(asked: bytes, cutoff: Cutoff) -> QueryResult:
         DatabaseError: the database can't be read.
     """
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", sandbox.__file__],
+        [_PYTHON, "-I", "-S", sandbox.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        creationflags=_FLAGS,
     )
     with process:
         try:

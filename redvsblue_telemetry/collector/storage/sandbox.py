@@ -12,7 +12,9 @@ Everybody who may read the page may send any SQL, so each of these must hold alo
 What remains is how long a query takes and how much memory it needs. SQLite compiles ``WITH a AS
 (...), b AS (SELECT ... FROM a, a), ...`` in exponential time and memory, and calls nobody
 meanwhile; one ``replace`` of long texts can take minutes. So a collector runs this file as a
-separate process, which the system limits and the collector kills (see ``http/query.py``).
+separate process, which the collector kills (see ``http/query.py``). SQLite itself limits the memory
+that it asks for, on each system; where the system can limit a process, it does so, too. Windows
+can't limit the size of a file, so temporary data stays in that memory there.
 
 Needs the standard library alone, and is run without the package: that takes a quarter of the time.
 """
@@ -324,6 +326,9 @@ def _answer(asked: dict[str, Any]) -> dict[str, Any]:
     connection = sqlite3.connect(
         ":memory:", isolation_level=None, uri=True, check_same_thread=False, timeout=5.0
     )
+    connection.execute(f"PRAGMA hard_heap_limit = {asked['memory']}")
+    if sys.platform == "win32":
+        connection.execute("PRAGMA temp_store = MEMORY")
     schema = new_schema()
     connection.execute(f"ATTACH ? AS {schema}", [asked["uri"]])
     query = Query(connection, schema, asked["views"])
@@ -367,7 +372,7 @@ def _limit_process(memory: int, seconds: float, file_bytes: int) -> None:
 
 
 def _main() -> None:
-    asked = json.load(sys.stdin)
+    asked = json.load(sys.stdin.buffer)  # UTF-8; the text would be read in Windows' code page
     _limit_process(asked["memory"], asked["seconds"], asked["file_bytes"])
     try:
         answer = _answer(asked)

@@ -6,10 +6,9 @@ import csv
 import http.client
 import io
 import json
-import os
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,7 +18,6 @@ from redvsblue_telemetry.collector.http import query
 from tests.collector.clients import array, client_of, event, next_ack
 from tests.collector.storage.test_sandbox import BOMB, ENDLESS
 from tests.support.collector import Answer, RunningCollector, bearer, collector_running
-from tests.support.systems import needs_proc
 from tests.support.wait import wait_until
 
 
@@ -39,17 +37,28 @@ def send(collector: RunningCollector, text: str) -> None:
         next_ack(client)
 
 
-def processes() -> set[str]:
-    """The processes that run a query for a collector of this process."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = folder.joinpath("stat").read_text().rpartition(")")[2].split()[1]
-            if parent == str(os.getpid()) and b"sandbox" in folder.joinpath("cmdline").read_bytes():
-                found.add(folder.name)
-        except OSError:
-            continue
-    return found
+class Started:
+    """The processes that run queries for the collectors of this process."""
+
+    def __init__(self) -> None:
+        self.all: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def running(self) -> int:
+        return sum(process.poll() is None for process in self.all)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Started:
+    noted = Started()
+
+    class Noted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            noted.all.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    return noted
 
 
 def test_result_has_columns_and_rows(collector: RunningCollector) -> None:
@@ -62,6 +71,14 @@ def test_result_has_columns_and_rows(collector: RunningCollector) -> None:
         "rows": [["hit", 3, "x'00ff'", "Infinity", None]],
         "partial": False,
     }
+
+
+def test_query_and_result_may_have_any_characters(collector: RunningCollector) -> None:
+    send(collector, json.dumps([event(1, type="Größe"), event(2, type="🚀")]))
+
+    found = result(collector, "SELECT type, 'Ω' FROM events WHERE type IN ('Größe', '🚀')")
+
+    assert found["rows"] == [["Größe", "Ω"], ["🚀", "Ω"]]
 
 
 def test_session_of_a_connected_client_is_running(collector: RunningCollector) -> None:
@@ -143,7 +160,7 @@ def test_queries_need_the_token_of_those_who_read() -> None:
 
 @pytest.mark.slow
 def test_query_that_needs_all_memory_is_ended_and_the_collector_goes_on(
-    collector: RunningCollector,
+    collector: RunningCollector, started: Started
 ) -> None:
     """By its limit of memory or, on a slow machine, by that of time; see the tests of the room."""
     with ThreadPoolExecutor() as threads:
@@ -157,7 +174,8 @@ def test_query_that_needs_all_memory_is_ended_and_the_collector_goes_on(
     assert answer.status == 503
     assert answer.json()["error"].startswith("the query ")
     assert result(collector, "SELECT 1")["rows"] == [[1]]
-    assert processes() == set()
+    assert started.all
+    assert not started.running
 
 
 def test_query_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,22 +190,20 @@ def test_query_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert int(answer.headers["Retry-After"]) >= 1
 
 
-@needs_proc
-def test_query_ends_with_its_client(collector: RunningCollector) -> None:
+def test_query_ends_with_its_client(collector: RunningCollector, started: Started) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", collector.port)
     connection.request("GET", f"/api/query?{urlencode({'sql': ENDLESS})}")
-    assert wait_until(lambda: bool(processes()))
+    assert wait_until(lambda: started.running)
     connection.close()
-    assert wait_until(lambda: not processes(), 5)
+    assert wait_until(lambda: not started.running, 5)
     assert result(collector, "SELECT 1")["rows"] == [[1]]
 
 
-@needs_proc
-def test_query_ends_with_the_collector() -> None:
+def test_query_ends_with_the_collector(started: Started) -> None:
     with collector_running() as collector, ThreadPoolExecutor() as threads:
         waiting = threads.submit(asked, collector, ENDLESS)
-        assert wait_until(lambda: bool(processes()))
+        assert wait_until(lambda: started.running)
         collector.stop()
         answer = waiting.result()
     assert answer.status == 503
-    assert processes() == set()
+    assert not started.running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from redvsblue_telemetry.collector.storage.sandbox import (
 )
 from redvsblue_telemetry.collector.storage.views import views
 from redvsblue_telemetry.collector.storage.writer import Writer
-from tests.support.systems import needs_linux
+from tests.support.systems import IS_WINDOWS
 
 NOW = 1_795_914_000_000
 HOUR = 3_600_000
@@ -53,6 +54,7 @@ BOMB = (
     + " SELECT * FROM a39"
 )
 """It takes time and memory before it is a statement."""
+EITHER = "only reads|can't be read"  # SQLite asks for a pragma first, or for its table
 needs_limits = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="Python 3.10 can't set SQLite's limits"
 )
@@ -216,15 +218,15 @@ def test_query_reads_the_views(path: Path, sql: str, expected: list[tuple[Any, .
         ("SELECT count(*) FROM sqlite_temp_schema", "can't be read"),
         ("SELECT seq FROM sqlite_sequence", "the table sqlite_sequence can't be read"),
         ("SELECT count(*) FROM sqlite_sequence", "the table sqlite_sequence can't be read"),
-        ("SELECT * FROM pragma_database_list", "only reads"),
-        ("SELECT * FROM pragma_table_info('events')", "only reads"),
+        ("SELECT * FROM pragma_database_list", EITHER),
+        ("SELECT * FROM pragma_table_info('events')", EITHER),
         ("SELECT * FROM dbstat", ""),  # not in every build of SQLite
         ("SELECT * FROM sqlite_dbpage", ""),
         ("SELECT rowid FROM types", "can't be read"),
     ],
 )
 def test_nothing_else_can_be_read(path: Path, sql: str, reason: str) -> None:
-    assert reason in refusal(path, sql)
+    assert re.search(reason, refusal(path, sql))
 
 
 WRITES = [
@@ -426,19 +428,18 @@ def test_process_returns_the_same_rows(path: Path) -> None:
     assert in_process(path, sql) == expected
 
 
-@needs_linux
 def test_process_has_a_limit_of_memory(path: Path) -> None:
     began = time.monotonic()
     assert in_process(path, BOMB, memory=2**26) == {"slow": "the query needs too much memory"}
     assert time.monotonic() - began < 20
 
 
-@needs_linux
 def test_process_has_a_limit_of_temporary_data(path: Path) -> None:
     numbers = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r)"
     sql = f"{numbers} SELECT printf('%9999d', x) AS y FROM r ORDER BY y"
-    found = in_process(path, sql, file_bytes=2**22)
-    assert found == {"slow": "the query needs too much room for temporary data"}
+    found = in_process(path, sql, file_bytes=2**22, memory=2**26)
+    lacking = "memory" if IS_WINDOWS else "room for temporary data"
+    assert found == {"slow": f"the query needs too much {lacking}"}
 
 
 def test_schema_of_the_tables_has_another_name_each_time() -> None:
