@@ -86,7 +86,7 @@ class Database:
         """
         try:
             connection = sqlite3.connect(
-                self.path.absolute().as_uri(),
+                _uri(self.path),
                 uri=True,
                 isolation_level=None,
                 timeout=self._busy_timeout,
@@ -100,7 +100,7 @@ class Database:
     @property
     def readonly_uri(self) -> str:
         """The URI by which SQLite opens it without the means to write."""
-        return f"{self.path.absolute().as_uri()}?mode=ro"
+        return f"{_uri(self.path)}?mode=ro"
 
     def explain(self, error: sqlite3.Error) -> DatabaseError:
         """Return the error with the path of the file."""
@@ -347,7 +347,7 @@ def open_readonly(
 def _connect(
     path: Path, mode: str, busy_timeout: float = 0.0, schema: str = "main"
 ) -> sqlite3.Connection:
-    source = f"{path.absolute().as_uri()}?{mode}"
+    source = f"{_uri(path)}?{mode}"
     is_attached = schema != "main"
     connection = sqlite3.connect(
         ":memory:" if is_attached else source,
@@ -360,6 +360,20 @@ def _connect(
         connection.execute(f"ATTACH ? AS {schema}", [source])
     _add_functions(connection)
     return connection
+
+
+def _uri(path: Path) -> str:
+    """Return the URI by which SQLite opens a file.
+
+    Its log and its index are beside the file itself then, not beside a link to it: SQLite doesn't
+    follow links on Windows.
+    """
+    return _without_host(Path(os.path.realpath(path)).as_uri())
+
+
+def _without_host(uri: str) -> str:
+    """Return a URI with the host in its path, as SQLite needs that of a share on Windows."""
+    return uri if uri.startswith("file:///") else uri.replace("file://", "file:////", 1)
 
 
 def _wal_files(path: Path) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import msgspec
@@ -19,11 +19,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redvsblue_telemetry.collector.messages import Event, Message, Rejected
-from redvsblue_telemetry.collector.storage.database import Database, DatabaseError, open_readonly
+from redvsblue_telemetry.collector.storage.database import (
+    Database,
+    DatabaseError,
+    _without_host,
+    open_readonly,
+)
 from redvsblue_telemetry.collector.storage.schema import APPLICATION_ID
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.command import environment
-from tests.support.systems import needs_posix
+from tests.support.systems import IS_WINDOWS, needs_posix
 
 
 def event(seq: int, session: str = "s", type_: str = "hit", **fields: Any) -> Event:
@@ -368,7 +373,7 @@ def test_empty_file_is_filled(size: int, path: Path) -> None:
 
 _WATCHED = """
 import os, sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.writer import Writer
@@ -457,22 +462,32 @@ def test_tables_of_another_version_are_left_alone(path: Path) -> None:
     [
         ("", "is a directory; name a file in it"),
         ("missing/telemetry.sqlite3", "can't be created: the directory .*missing does not exist"),
-        ("file/telemetry.sqlite3", "can't be created: Not a directory"),
-        ("pipe", "pipe is not a regular file"),
+        ("file/telemetry.sqlite3", "can't be created: .*(file does not exist|Not a directory)"),
+        (os.devnull, "is not a regular file"),
     ],
 )
 def test_a_place_where_no_file_can_be_says_so(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").touch()
-    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DatabaseError, match=reason):
         Database(tmp_path / name)
 
 
 def test_names_that_mean_something_in_a_uri_are_names(tmp_path: Path) -> None:
-    path = tmp_path / "a?mode=memory&b#c%41.sqlite3"
+    path = tmp_path / f"a{'' if IS_WINDOWS else '?'}mode=memory&b#c%41.sqlite3"
     with writing(path) as writer:
         writer.store([message(event(1))])
     assert rows(path, SEQS) == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("path", "uri"),
+    [
+        (r"C:\a folder\t.sqlite3", "file:///C:/a%20folder/t.sqlite3"),
+        (r"\\host\share\t.sqlite3", "file:////host/share/t.sqlite3"),
+    ],
+)
+def test_share_of_windows_is_a_path_for_sqlite(path: str, uri: str) -> None:
+    assert _without_host(PureWindowsPath(path).as_uri()) == uri
 
 
 def test_temporary_databases_are_apart_and_deleted_when_closed(
