@@ -31,6 +31,7 @@ _STALL_TIMEOUT = 30.0  # seconds in which a client must read something of what i
 _MAX_WAITING = 500  # connections
 _QUIET_CROWD = 10  # so few that have sent nothing are not worth a line: browsers open them ahead
 _ACCEPT_PAUSE = 0.5  # seconds after an error, such as no file descriptor left
+_NETNAME_DELETED = 64  # Windows' error for an accepted connection that has gone again
 _INTERNAL_ERROR = "internal error in the collector"
 _TLS_HANDSHAKE = b"\x16"  # the first byte of a TLS record that begins a connection
 _SPEAKS_TLS = b"This port serves TLS: use https:// or wss://.\n"
@@ -233,7 +234,12 @@ class Acceptor:
                     return sock, address
         except NotImplementedError:  # Windows' default loop
             # Not for all loops: a cancellation can lose the connection that was just accepted.
-            return await asyncio.get_running_loop().sock_accept(self._listener)
+            try:
+                return await asyncio.get_running_loop().sock_accept(self._listener)
+            except OSError as error:
+                if getattr(error, "winerror", None) == _NETNAME_DELETED:
+                    raise ConnectionResetError(*error.args) from error  # see gh-93821 of CPython
+                raise
 
     def _settle(self, arrival: _Arrival, task: asyncio.Task[None]) -> None:
         self._arriving.discard(arrival)
@@ -342,8 +348,8 @@ async def _first_byte(sock: socket.socket) -> bytes:
     """Wait for the first byte of a connection and return it, without taking it."""
     try:
         await _readable(sock)
-    except NotImplementedError:
-        return _TLS_HANDSHAKE  # let OpenSSL find out
+    except NotImplementedError:  # Windows' default loop, where reading nothing waits, too
+        await asyncio.get_running_loop().sock_recv(sock, 0)
     return sock.recv(1, socket.MSG_PEEK)
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -322,7 +323,13 @@ class RunningCollector:
         await serve(self._options, self._stop, self._ready.set_result)
 
 
-class _RealTimeLoop(asyncio.SelectorEventLoop):
+if sys.platform == "win32":
+    _Loop = asyncio.ProactorEventLoop  # as `collect` runs on; the other one has 512 sockets at most
+else:
+    _Loop = asyncio.SelectorEventLoop
+
+
+class _RealTimeLoop(_Loop):
     """A loop whose timers run also while a test has frozen time."""
 
     def time(self) -> float:

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,12 +21,25 @@ from websockets.frames import Opcode
 
 from redvsblue_telemetry.collector import listening
 from redvsblue_telemetry.collector.server import Options, serve, telemetry_url
-from tests.collector.clients import ACKS, HANDSHAKE, array, client_of, frame
+from tests.collector.clients import (
+    ACKS,
+    HANDSHAKE,
+    array,
+    client_of,
+    frame,
+)
+from tests.support.closing import reset
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
+from tests.support.systems import not_under_wine
 from tests.support.wait import wait_until
 
 TIMEOUT = 1.0  # seconds, in place of the real one; enough for a test to send its request
-uvloop = pytest.importorskip("uvloop")
+try:
+    import uvloop
+except ModuleNotFoundError:  # not available on Windows
+    LOOPS = {"asyncio": asyncio.new_event_loop}
+else:
+    LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 LOGGER = "redvsblue_telemetry.collector"
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -97,9 +111,16 @@ def ask(sock: socket.socket, request: bytes = GET) -> bytes:
     return status
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(loop: asyncio.AbstractEventLoop, main: Coroutine[None, None, None]) -> None:
+    with contextlib.closing(loop):
+        loop.run_until_complete(main)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
 def test_connections_that_open_while_it_stops_are_closed(
-    run: Callable[[Coroutine[None, None, None]], None], caplog: pytest.LogCaptureFixture
+    loop: Callable[[], asyncio.AbstractEventLoop], caplog: pytest.LogCaptureFixture
 ) -> None:
     arrived: list[socket.socket] = []
 
@@ -117,7 +138,7 @@ def test_connections_that_open_while_it_stops_are_closed(
         await asyncio.wait_for(serving, PATIENCE)
 
     for _ in range(5):
-        run(play())
+        run(loop(), play())
         assert wait_until(lambda: all(map(has_ended, arrived)), PATIENCE)
         while arrived:
             arrived.pop().close()
@@ -301,17 +322,42 @@ def test_garbage_is_logged_once_a_minute_and_with_the_address(
     assert all(line.endswith("; from 127.0.0.1") for line in lines)
 
 
+class GoneAgainError(OSError):
+    """As an accept on Windows fails with when the client has reset the connection meanwhile."""
+
+    winerror = 64
+
+
 class LoopWithoutReaders(asyncio.SelectorEventLoop):
     """As Windows' default loop, which knows sockets but no other descriptors."""
+
+    accepted = 0
 
     def add_reader(self, *_: object) -> None:
         raise NotImplementedError
 
+    async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
+        self.accepted += 1
+        if self.accepted == 1:
+            raise GoneAgainError
+        return await super().sock_accept(sock)
 
-@pytest.mark.parametrize("loop", [LoopWithoutReaders, uvloop.new_event_loop])
+    async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
+        if n == 0:
+            readable = asyncio.Event()
+            super().add_reader(sock, readable.set)
+            await readable.wait()
+            super().remove_reader(sock)
+        return await super().sock_recv(sock, n)
+
+
+@pytest.mark.parametrize("loop", [LoopWithoutReaders, *LOOPS.values()])
 @pytest.mark.parametrize("is_secure", [False, True])
 def test_any_event_loop_serves(
-    loop: Callable[[], asyncio.AbstractEventLoop], is_secure: bool, tmp_path: Path
+    loop: Callable[[], asyncio.AbstractEventLoop],
+    is_secure: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
@@ -320,7 +366,7 @@ def test_any_event_loop_serves(
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
 
-    async def run() -> None:
+    async def play() -> None:
         stop = asyncio.Event()
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         options = Options(port=0, db=None, tls_cert=pem if is_secure else None)
@@ -331,15 +377,41 @@ def test_any_event_loop_serves(
             async with async_connect(url, ssl=context, additional_headers=ACKS, proxy=None) as it:
                 await it.send(array(1))
                 assert json.loads(await it.recv()) == {"ack": 1}
+        if is_secure:
+            reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+            writer.write(GET)
+            assert (await reader.read()).endswith(
+                b"This port serves TLS: use https:// or wss://.\n"
+            )
+            writer.close()
         stop.set()
         await serving
 
-    made = loop()
-    try:
-        made.run_until_complete(asyncio.wait_for(run(), PATIENCE))
-        made.run_until_complete(made.shutdown_default_executor())
-    finally:
-        made.close()
+    run(loop(), asyncio.wait_for(play(), PATIENCE))
+    expected = ["a request without TLS; from 127.0.0.1"] if is_secure else []
+    assert warnings(caplog) == expected
+
+
+@not_under_wine("an accepted connection that was reset is error 59, not 64")
+def test_client_that_is_gone_before_it_is_accepted_keeps_nobody_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def play() -> None:
+        stop = asyncio.Event()
+        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(serve(Options(port=0, db=None), stop, ready.set_result))
+        port = urlsplit(url := await ready).port
+        for _ in range(10):  # the loop doesn't run meanwhile
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+                reset(sock)
+        async with async_connect(telemetry_url(url), additional_headers=ACKS, proxy=None) as it:
+            await it.send(array(1))
+            assert json.loads(await it.recv()) == {"ack": 1}
+        stop.set()
+        await serving
+
+    asyncio.run(asyncio.wait_for(play(), PATIENCE))
+    assert [line for line in warnings(caplog) if "accept" in line and "retrieved" not in line] == []
 
 
 def test_collector_that_can_accept_nobody_ends(
