@@ -91,6 +91,8 @@ class HttpProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Wait on, for the rest of a request; or for the whole, from its first byte on."""
+        if self.transport.is_closing():  # Windows' default loop has read ahead
+            return
         if not self.has_sent:
             self.has_sent = True
             if self.cycle is not None:  # not the first one, of which the time is running

@@ -519,9 +519,11 @@ def test_game_that_sends_too_much_at_once_loses_nothing() -> None:
 def fill(raw: socket.socket, part: bytes, most: int) -> int:
     """Send something again and again until it is no longer taken; how many bytes were."""
     sent = 0
+    raw.setblocking(False)
     while sent < most and select.select([], [raw], [], 0.5)[1]:  # else nobody reads any more
         with contextlib.suppress(BlockingIOError):
-            sent += raw.send(part[sent % len(part) :], socket.MSG_DONTWAIT)
+            sent += raw.send(part[sent % len(part) :])
+    raw.settimeout(PATIENCE)
     return sent
 
 

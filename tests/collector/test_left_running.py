@@ -72,7 +72,7 @@ def command_of_docs(start: str, db: Path, copy: Path) -> list[str]:
     """A command of the documentation, with the names of other files."""
     text = (DOCS / "collector.md").read_text("utf-8")
     (line,) = [line for line in text.splitlines() if line.startswith(f"python -c '{start}")]
-    names = {"telemetry-copy.sqlite3": str(copy), "telemetry.sqlite3": str(db)}
+    names = {"telemetry-copy.sqlite3": copy.as_posix(), "telemetry.sqlite3": db.as_posix()}
     found = shlex.split(re.sub("|".join(names), lambda match: names[match[0]], line))
     return [sys.executable, *found[1:]]
 

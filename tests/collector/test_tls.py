@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -27,7 +29,7 @@ from redvsblue_telemetry.collector.tls import Certificate
 from tests.collector.clients import ACKS, HANDSHAKE, array
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.command import Running, invoke_command, running_command
-from tests.support.systems import needs_posix
+from tests.support.systems import IS_WINDOWS, needs_modes, needs_posix
 from tests.support.wait import wait_until
 
 PASSWORD = b"sesame"
@@ -169,7 +171,7 @@ def break_files(how: str, files: Files) -> None:
 FAULTS = {
     "no certificate": "cannot read CERT: No such file or directory",
     "no key": "cannot read KEY: No such file or directory",
-    "a folder": "cannot read KEY: Is a directory",
+    "a folder": f"cannot read KEY: {os.strerror(errno.EACCES if IS_WINDOWS else errno.EISDIR)}",
     "not PEM": "CERT is not in PEM",
     "empty": "KEY is not in PEM",
     "swapped": "CERT contains no certificate",
@@ -224,7 +226,7 @@ except CertificateError as error:
 """
 
 
-@needs_posix
+@needs_modes
 def test_key_that_may_not_be_read_is_named() -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders keep other users out
         folder = Path(name)
@@ -408,7 +410,6 @@ def test_hangup_replaces_the_certificate_and_keeps_the_connections(
         assert collector.end() == 0
 
 
-@needs_posix
 def test_encrypted_key_does_not_ask_at_the_terminal(files: Files, tmp_path: Path) -> None:
     break_files("encrypted", files)
     options = ["--tls-cert", files.cert, "--tls-key", files.key, "--db", tmp_path / "t.sqlite3"]

@@ -28,7 +28,9 @@ from redvsblue_telemetry.collector.storage.database import (
 from redvsblue_telemetry.collector.storage.schema import APPLICATION_ID
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.command import environment
-from tests.support.systems import IS_WINDOWS, needs_posix
+from tests.support.systems import IS_WINDOWS, needs_modes, not_on_windows
+
+open_files_move = not_on_windows("an open database can't be renamed or deleted")
 
 
 def event(seq: int, session: str = "s", type_: str = "hit", **fields: Any) -> Event:
@@ -293,6 +295,7 @@ def test_a_full_disk_stores_nothing_and_then_all(path: Path) -> None:
     assert rows(path, SEQS) == [(n,) for n in range(500)]
 
 
+@open_files_move
 def test_a_file_that_was_deleted_is_no_place_to_store(path: Path) -> None:
     with writing(path) as writer:
         path.rename(path.with_name("elsewhere"))
@@ -396,7 +399,7 @@ print(calls)
 """
 
 
-@needs_posix
+@needs_modes
 def test_new_database_is_private_from_its_first_byte(tmp_path: Path) -> None:
     event_ = '[{"id":"","type":"t","timestamp":1,"sessionId":"s","seq":1,"data":{}}]'
     done = subprocess.run(
@@ -417,7 +420,7 @@ def test_new_database_is_private_from_its_first_byte(tmp_path: Path) -> None:
     assert seen[-1].keys() == {name, f"{name}-wal", f"{name}-shm"}
 
 
-@needs_posix
+@needs_modes
 def test_file_at_the_end_of_a_link_is_private_too(path: Path) -> None:
     link = path.with_name("link")
     link.symlink_to(path)
@@ -426,7 +429,7 @@ def test_file_at_the_end_of_a_link_is_private_too(path: Path) -> None:
     assert link.is_symlink()
 
 
-@needs_posix
+@needs_modes
 @pytest.mark.parametrize(
     ("mode", "is_exposed"), [(0o644, True), (0o640, True), (0o620, False), (0o600, False)]
 )
@@ -551,7 +554,7 @@ def test_a_reader_that_failed_is_not_kept(path: Path) -> None:
             assert second is not first
 
 
-@needs_posix
+@open_files_move
 def test_a_kept_reader_does_not_read_a_file_that_was_replaced(path: Path) -> None:
     with writing(path) as writer:
         with writer._database.reading() as first:
