@@ -55,6 +55,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     # As under nohup. A handler is not inherited, and the tests themselves still ignore it.
     signal.signal(signal.SIGHUP, lambda *_: None)
+if sys.platform == "darwin":
+    # It allows 256 files, and tests of the collector open hundreds of connections.
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, most), most))
 
 
 def pytest_report_header() -> list[str]:

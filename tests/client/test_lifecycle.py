@@ -24,6 +24,7 @@ from redvsblue_telemetry._delivery.worker import TelemetryConnector
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.ports import own_port
 from tests.support.raw_server import raw_server, read_to_the_end, shake_hands
+from tests.support.systems import not_on_macos
 from tests.support.wait import wait_until
 
 QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.02, "backoff_max": 0.1}
@@ -366,6 +367,7 @@ def test_without_a_network_attempts_are_few_and_one_follows_on_set_online_at_onc
     assert wait_until(lambda: ended_well(telemetry.stats()))
 
 
+@not_on_macos("it refuses TCP to a group of hosts before it looks for a route")
 def test_without_a_route_it_is_offline_and_goes_on_trying_until_one_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

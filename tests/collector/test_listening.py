@@ -30,7 +30,7 @@ from tests.collector.clients import (
 )
 from tests.support.closing import reset
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
-from tests.support.systems import not_under_wine
+from tests.support.systems import needs_loopback_net, not_under_wine
 from tests.support.wait import wait_until
 
 TIMEOUT = 1.0  # seconds, in place of the real one; enough for a test to send its request
@@ -222,6 +222,7 @@ def test_kept_connection_is_closed_when_no_other_request_comes(collector: Runnin
         assert wait_until(lambda: has_ended(sock), PATIENCE)
 
 
+@needs_loopback_net
 def test_crowd_gives_way_and_the_largest_part_of_it_first(
     collector: RunningCollector,
     monkeypatch: pytest.MonkeyPatch,

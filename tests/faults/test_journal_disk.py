@@ -27,6 +27,7 @@ from tests.support.games import (
     numbers,
     run_game,
 )
+from tests.support.systems import needs_proc
 
 pytestmark = pytest.mark.timeout(240)  # several processes, one after the other
 
@@ -365,6 +366,7 @@ emit(20_000, text="x" * 300)
     assert next_start_is_well(journal, collector) == 0
 
 
+@needs_proc
 def test_few_descriptors_at_the_start(tmp_path: Path, collector: RunningCollector) -> None:
     journal = tmp_path / "journal"
     leave_behind(journal, 1000)
@@ -394,6 +396,7 @@ say(stats.emitted, stats.delivered >= 100)
     assert contents(journal) == []
 
 
+@needs_proc
 @pytest.mark.parametrize("network", ["up", "down"])
 def test_no_more_address_space(network: str, tmp_path: Path, collector: RunningCollector) -> None:
     journal = tmp_path / "journal"

@@ -34,7 +34,7 @@ from tests.support.raw_server import (
     shake_hands,
 )
 from tests.support.sockets import connect, connect_fails, ending, server_context
-from tests.support.systems import not_on_windows
+from tests.support.systems import not_on_macos, not_on_windows
 from tests.support.wait import wait_until
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
@@ -58,6 +58,7 @@ def test_a_name_that_can_t_be_resolved(host: str) -> None:
     assert host in str(lost)
 
 
+@not_on_macos("it refuses TCP to a group of hosts before it looks for a route")
 def test_a_host_without_a_route() -> None:
     lost = connect_fails("ws://224.0.0.1/")  # a group of hosts, to which TCP has no route
     assert lost.kind is LostKind.UNREACHABLE

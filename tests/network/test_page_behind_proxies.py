@@ -25,6 +25,7 @@ from tests.support.browser import OFFER, Look, event_text, expect, look, rows
 from tests.support.chromium import needs_chromium
 from tests.support.collector import PATIENCE, RunningCollector, bearer, collector_running
 from tests.support.proxies import AROUND, reverse_proxy
+from tests.support.systems import needs_loopback_net
 
 __all__ = ["look"]  # a fixture
 
@@ -279,6 +280,7 @@ def test_events_pass_through_the_files_of_deploy(
         assert status == 403
 
 
+@needs_loopback_net
 def test_collector_learns_the_address_through_the_files_of_deploy(
     site: tuple[RunningCollector, int], context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:

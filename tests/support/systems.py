@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -20,12 +21,14 @@ __all__ = [
     "needs_descriptors",
     "needs_fork",
     "needs_linux",
+    "needs_loopback_net",
     "needs_modes",
     "needs_posix",
     "needs_proc",
     "needs_sigpipe",
     "needs_timers",
     "needs_windows",
+    "not_on_macos",
     "not_on_windows",
     "not_under_wine",
 ]
@@ -52,6 +55,27 @@ needs_sigpipe = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="POSIX
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux only: /proc")
 needs_windows = pytest.mark.skipif(not IS_WINDOWS, reason="Windows only")
+
+
+def _has_loopback_net() -> bool:
+    try:
+        for host in ("127.0.0.2", "127.0.0.3"):
+            with socket.socket() as sock:
+                sock.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_loopback_net = pytest.mark.skipif(
+    not _has_loopback_net(),
+    reason="needs 127.0.0.2 and 127.0.0.3 (on macOS: sudo ifconfig lo0 alias 127.0.0.2 up)",
+)
+
+
+def not_on_macos(reason: str) -> pytest.MarkDecorator:
+    """Skip a test where macOS does things in another way."""
+    return pytest.mark.skipif(sys.platform == "darwin", reason=f"macOS: {reason}")
 
 
 def not_on_windows(reason: str) -> pytest.MarkDecorator:
