@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import re
+import sys
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from .._shared import PicklableError, escape
@@ -24,6 +26,7 @@ from .._shared import PicklableError, escape
 __all__ = ["Proxy", "ProxyError", "authority", "find_proxy", "prepare"]
 
 _DEFAULT_PORT = 80
+_PROCESS = os.getpid()  # a forked child has another
 _STATUS_LINE = rb"HTTP/1\.[01] (\d{3})(?: |\r|$)"
 
 
@@ -121,9 +124,13 @@ def find_proxy(host: str, port: int, *, is_secure: bool) -> Proxy | None:
     Raises:
         ProxyError: the proxy's URL is invalid or unsupported.
     """
-    from urllib.request import getproxies  # noqa: PLC0415 (see `prepare`)
+    from urllib import request  # noqa: PLC0415 (see `prepare`)
 
-    proxies = getproxies()
+    if sys.platform == "darwin" and os.getpid() != _PROCESS:
+        # There, a forked child must not ask the system: https://docs.python.org/3/library/os.html#os.fork
+        proxies = request.getproxies_environment()
+    else:
+        proxies = request.getproxies()
     url = proxies.get("https" if is_secure else "http") or proxies.get("all")
     if not url or _is_exempt(host, port) or _is_in_block(host, proxies.get("no", "")):
         return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import errno
+import os
 import socket
 import ssl
+import sys
 import time
 from typing import Any
 
@@ -371,6 +373,21 @@ def test_a_proxy_that_resets_the_connection_is_named(
     assert (lost.kind, lost.errno) == (LostKind.PROXY, errno.ECONNRESET)
     name = f"127.0.0.1:{proxy.port}"
     assert str(lost) == f"the proxy {name} opened no tunnel: Connection reset by peer"
+
+
+def test_a_forked_child_on_macos_asks_only_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr("urllib.request.getproxies", lambda: pytest.fail("the system is asked"))
+    with pytest.raises(pytest.fail.Exception):
+        find_proxy("game.invalid", 80, is_secure=False)
+    monkeypatch.setattr("redvsblue_telemetry._network.proxy._PROCESS", os.getpid() + 1)
+    assert find_proxy("game.invalid", 80, is_secure=False) is None
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:3128")
+    found = find_proxy("game.invalid", 80, is_secure=False)
+    assert found is not None
+    assert found.host == "proxy.invalid"
 
 
 def test_a_proxy_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
