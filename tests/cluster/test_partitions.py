@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(
         sys.platform != "linux" or os.geteuid() != 0 or shutil.which("nsenter") is None,
-        reason="needs Linux, the rights of root, and nsenter",
+        reason="Linux only, with the rights of root and nsenter",
     ),
 ]
 
