@@ -169,7 +169,7 @@ $(bench_installed): $(venv_made) setup.cfg pyproject.toml benchmarks/requirement
 	@touch $@
 
 $(windows_installed): setup.cfg scripts/windows_python.sh scripts/windows_requirements.txt
-	sh scripts/windows_python.sh "$(PYTHON)" $(WINDOWS)
+	sh scripts/windows_python.sh "$(or $(PYTHON),python3)" $(WINDOWS)
 	@touch $@
 
 # Not editable: PyInstaller and cx_Freeze don't find the modules of an editable package.

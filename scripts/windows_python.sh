@@ -31,6 +31,7 @@ esac
 
 needed=  # packages of Debian and its descendants
 command -v wine >/dev/null || needed="wine wine64"
+"$python" -c 'import ensurepip, venv' 2>/dev/null || needed="$needed python3-venv"
 command -v "$compile" >/dev/null || needed="$needed gcc-mingw-w64-x86-64"
 if [ -n "$needed" ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
