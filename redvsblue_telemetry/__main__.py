@@ -29,7 +29,7 @@ def main() -> int:
             raise
         sys.stderr.write(_HINT.format(missing))
         return 2
-    commands.commands(prog_name="redvsblue-telemetry")
+    commands.main()
     return 0
 
 

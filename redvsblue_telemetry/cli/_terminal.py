@@ -6,7 +6,10 @@ clipboard, or reverse the direction of text. So characters that aren't printable
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
+import json
 import os
 import select
 import stat
@@ -22,6 +25,7 @@ from .._shared import escape
 __all__ = [
     "CommandError",
     "NothingFound",
+    "choose_encodings",
     "exit_on_broken_pipe",
     "is_colored",
     "notice",
@@ -31,6 +35,32 @@ __all__ = [
     "sleep_unless_pipe_closed",
     "stdout_errors",
 ]
+
+
+_ESCAPING = "redvsblue-telemetry-escape"
+
+
+def choose_encodings() -> None:
+    """Let the standard streams take any text.
+
+    What an encoding lacks is escaped, as by :func:`escape`. On Windows, pipes and files are in
+    UTF-8, as they are from Python 3.15 on. Before that, Python writes the code page that programs
+    without Unicode have: it lacks most letters, and hardly a program would read it as such.
+    """
+    is_utf_8 = sys.platform == "win32" and not os.environ.get("PYTHONIOENCODING")
+    codecs.register_error(_ESCAPING, _escaped)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):  # None, if it is closed
+            continue
+        if is_utf_8 and not stream.isatty():
+            stream.reconfigure(encoding="utf-8")
+        if stream is not sys.stdin:
+            stream.reconfigure(errors=_ESCAPING)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 class CommandError(click.ClickException):

@@ -10,9 +10,9 @@ from importlib import import_module
 import click
 
 from .. import __version__
-from ._terminal import CommandError
+from ._terminal import CommandError, choose_encodings
 
-__all__ = ["commands"]
+__all__ = ["commands", "main"]
 
 # Each command: the module that defines a function of the same name, and its line in the list.
 _COMMANDS = {
@@ -66,3 +66,9 @@ class _LazyGroup(click.Group):
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def commands() -> None:
     """Receive, inspect and export game telemetry."""
+
+
+def main() -> None:
+    """Run the command that the arguments name, and exit."""
+    choose_encodings()
+    commands(prog_name="redvsblue-telemetry")

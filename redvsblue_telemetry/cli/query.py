@@ -81,7 +81,10 @@ def query(
     examples. Times are in milliseconds since the epoch. Over a lake, it is the SQL of DuckDB.
     """
     if sql == "-":
-        sql = sys.stdin.read()
+        try:
+            sql = sys.stdin.read().removeprefix("\ufeff")  # the mark of an editor on Windows
+        except UnicodeDecodeError as error:
+            raise CommandError(f"standard input is not {error.encoding}") from error
     if not output:
         raise click.BadParameter("the file name is empty", param_hint="'--output'")
     if limit is None and format_ == "table":

@@ -92,6 +92,13 @@ def test_every_command_explains_itself(name: str) -> None:
     assert done.output.startswith(f"Usage: redvsblue-telemetry {name}")
 
 
+def test_letters_that_an_output_lacks_are_escaped() -> None:
+    done = run_command("collect", "--help", PYTHONIOENCODING="cp437")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"--stream URL,URL,\u2026" in done.stdout
+
+
 def test_version_is_the_package_s() -> None:
     done = invoke_command("--version")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ from redvsblue_telemetry.collector.messages import read_message
 from redvsblue_telemetry.collector.storage.database import Database
 from redvsblue_telemetry.collector.storage.writer import Writer
 from tests.support.command import (
+    PATIENCE,
+    command,
+    environment,
     invoke_command,
     needs_full_disk,
     run_command,
@@ -90,6 +95,36 @@ def test_json_with_two_columns_of_one_name_is_refused(db: Path) -> None:
 def test_query_comes_from_standard_input(db: Path) -> None:
     done = invoke_command("query", "--db", db, "-", answer="SELECT count(*) AS n\nFROM events;\n")
     assert done.stdout.splitlines() == ["n", "-", "4"]
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_reads_the_query_from_a_file_in_utf_8(mark: bytes, db: Path, tmp_path: Path) -> None:
+    file = tmp_path / "query.sql"
+    file.write_bytes(mark + "SELECT '世界' AS world".encode())
+    with file.open("rb") as stream:
+        done = subprocess.run(
+            command("query", "--db", db, "-"),
+            env=environment(LC_ALL="C.UTF-8"),
+            stdin=stream,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().split() == ["world", "-----", "世界"]
+
+
+def test_query_in_another_encoding_is_an_error(db: Path) -> None:
+    done = subprocess.run(
+        command("query", "--db", db, "-"),
+        env=environment(PYTHONIOENCODING="utf-8"),
+        input="SELECT 'Zoë'".encode("latin-1"),
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == b"Error: standard input is not utf-8\n"
 
 
 def test_limit_is_said_when_there_are_more(db: Path) -> None:

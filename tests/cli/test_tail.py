@@ -249,6 +249,19 @@ def test_hostile_text_is_escaped_in_a_pipe(
     assert "\\u202e" in line
 
 
+@pytest.mark.parametrize("encoding", ["", "cp437"])
+def test_json_means_the_same_in_any_encoding(encoding: str, collector: RunningCollector) -> None:
+    player = {"name": "世界 \U0001f680"}
+    send(collector, 1, data=player)
+    variables = {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": encoding}
+    with running_command("tail", "--url", collector.http_url, "--json", **variables) as tail:
+        tail.wait_for_lines(1)
+        line = tail.lines[0]
+
+    assert json.loads(line)["data"] == player
+    assert line.isascii() == bool(encoding)
+
+
 @needs_posix
 def test_terminal_gets_colors_and_nothing_else_that_moves_it(collector: RunningCollector) -> None:
     hostile_event(collector)
