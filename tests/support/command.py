@@ -16,10 +16,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.support import REPOSITORY
+from tests.support.systems import IS_WINDOWS
 from tests.support.wait import PATIENCE, wait_until
 
 ROOT = REPOSITORY
 FULL_DISK = Path("/dev/full")
+ENDINGS = [signal.SIGINT, signal.SIGTERM]
+"""The signals that end a command in good order; see :meth:`Running.send`."""
+if sys.platform == "win32":
+    ENDINGS = [signal.SIGINT, signal.SIGBREAK, signal.SIGTERM]
 needs_full_disk = pytest.mark.skipif(not FULL_DISK.exists(), reason=f"needs {FULL_DISK}")
 
 
@@ -47,6 +52,29 @@ from redvsblue_telemetry.cli import tail
 tail._POLL_INTERVAL = 0.02
 sys.exit(main())
 """
+# A console has a thread in a process run this function of the system. This does the same for each
+# byte of standard input, and then runs what the arguments name.
+_ON_A_CONSOLE = """
+import ctypes, os, runpy, sys, threading
+events = os.dup(0)
+nothing = os.open(os.devnull, os.O_RDONLY)
+os.dup2(nothing, 0)
+os.close(nothing)
+start_thread = ctypes.windll.kernel32.CreateThread
+start_thread.argtypes = [ctypes.c_void_p] * 6
+routine = ctypes.cast(ctypes.windll.kernelbase.CtrlRoutine, ctypes.c_void_p)
+def hear():
+    while event := os.read(events, 1):
+        start_thread(None, 0, routine, event[0], None, None)
+threading.Thread(target=hear, daemon=True).start()
+_, kind, what, *arguments = sys.argv
+sys.argv[:] = [kind, *arguments]
+if kind == "-c":
+    exec(what)
+else:
+    runpy.run_module(what, run_name="__main__", alter_sys=True)
+"""
+_CTRL_C, _CTRL_BREAK, _CTRL_CLOSE = 0, 1, 2  # wincon.h
 
 
 def invoke_command(*arguments: object, answer: str | None = None, **variables: str) -> Result:
@@ -144,7 +172,8 @@ class Running:
 
     def _read(self, stream: IO[bytes], name: str) -> None:
         for line in stream:
-            setattr(self, name, getattr(self, name) + line.decode())
+            text = line.decode().replace(os.linesep, "\n")
+            setattr(self, name, getattr(self, name) + text)
 
     @property
     def lines(self) -> list[str]:
@@ -156,13 +185,24 @@ class Running:
     def wait_for_lines(self, count: int) -> None:
         assert wait_until(lambda: self.output.count("\n") >= count, PATIENCE), self.said
 
+    def send(self, number: int) -> None:
+        """Send a signal; on Windows, SIGTERM is the end of the console."""
+        if sys.platform != "win32":
+            self.process.send_signal(number)
+            return
+        assert self.process.stdin is not None
+        events = {signal.SIGBREAK: _CTRL_BREAK, signal.SIGTERM: _CTRL_CLOSE, signal.SIGINT: _CTRL_C}
+        self.process.stdin.write(bytes([events[signal.Signals(number)]]))
+        self.process.stdin.flush()
+
     def end(self, number: int | None = None) -> int:
         """Send a signal, if one is given, and wait for the end; returns the exit code."""
         if number is not None:
-            self.process.send_signal(number)
+            self.send(number)
         code = self.process.wait(PATIENCE)
         for reader in self._readers:
             reader.join(PATIENCE)
+            assert not reader.is_alive(), "a process that it has started outlives it"
         return code
 
     @property
@@ -191,11 +231,13 @@ def running_command(
 def running_process(
     program: Sequence[str], *, is_measured: bool = True, **variables: str
 ) -> Iterator[Running]:
-    """A program with its arguments; see :func:`running_command`."""
+    """A program with its arguments, on Windows one of Python; see :func:`running_command`."""
+    if IS_WINDOWS:
+        program = [program[0], "-c", _ON_A_CONSOLE, *program[1:]]
     process = subprocess.Popen(
         program,
         env=environment(is_measured=is_measured, PYTHONUNBUFFERED="1", **variables),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if IS_WINDOWS else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

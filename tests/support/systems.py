@@ -26,6 +26,7 @@ __all__ = [
     "needs_posix",
     "needs_proc",
     "needs_sigpipe",
+    "needs_terminals",
     "needs_timers",
     "needs_windows",
     "not_on_macos",
@@ -52,6 +53,8 @@ needs_descriptors = pytest.mark.skipif(
 needs_modes = pytest.mark.skipif(IS_WINDOWS, reason="POSIX: modes of files")
 needs_timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSIX: interval timers")
 needs_sigpipe = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="POSIX: SIGPIPE")
+needs_terminals = pytest.mark.skipif(IS_WINDOWS, reason="POSIX: pseudo-terminals")
+needs_windows = pytest.mark.skipif(not IS_WINDOWS, reason="Windows only")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux only: /proc")
 needs_windows = pytest.mark.skipif(not IS_WINDOWS, reason="Windows only")
