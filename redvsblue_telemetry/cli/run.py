@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,7 @@ _MAX_SHOWN = 20  # sessions, faults, and runs of missing numbers of one session
 _SETTLE_TIMEOUT = 5.0  # seconds
 _SETTLE_INTERVAL = 0.1  # seconds
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_FIRST_EXCEPTION = 0x8000_0000  # of Windows: https://learn.microsoft.com/en-us/openspecs/windows_protocols/ms-erref
 
 _NO_EVENTS = (
     "telemetry: the game sent no events. Likely reasons:",
@@ -142,12 +144,13 @@ async def _play(
             if opens:
                 await asyncio.to_thread(webbrowser.open, page)
         code = await asyncio.to_thread(process.wait)
-    if code >= 0:
+    if 0 <= code < _FIRST_EXCEPTION:
         return code
     if page is not None:
-        name = signal.Signals(-code).name
+        name = signal.Signals(-code).name if code < 0 else f"exception 0x{code:08X}"
         notice(f"telemetry: {name} killed the game; events that it had not sent are not counted")
-    return 128 - code
+    # Python can exit with no code of 32 bits, but with the negative number that has the same bits.
+    return 128 - code if code < 0 else code - 2**32
 
 
 def _environment(url: str) -> dict[str, str]:
@@ -177,10 +180,10 @@ def _game(
     def forward(number: int, _: FrameType | None) -> None:
         if process is None:
             early.append(number)
-        elif number != signal.SIGINT or not _gets_ctrl_c(process.pid):
+        elif not _has_got(process.pid, number):
             process.send_signal(number)
 
-    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has the last one, not SIGHUP
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     # What is ignored stays ignored, by the game too, as SIGHUP is under nohup.
     previous = {
@@ -203,6 +206,10 @@ def _game(
 
 def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     prepare = _death_with_parent()
+    if sys.platform == "win32":
+        # The system looks beside this Python first, and for .exe files only. So a `python` would be
+        # the one that this virtual environment was made with, and `npm`, which is a .cmd, is none.
+        command = (shutil.which(command[0]) or command[0], *command[1:])
     try:
         # It makes two system calls in the child. Starting the game by way of an interpreter that
         # makes them would be safe with any C library, but takes longer, and hides why exec fails.
@@ -213,14 +220,16 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
         raise _CannotExecute(f"{command[0]} can't be executed: {error.strerror}") from error
 
 
-def _gets_ctrl_c(pid: int) -> bool:
-    """Return whether a Ctrl-C that reached this process has reached the game as well.
+def _has_got(pid: int, number: int) -> bool:
+    """Return whether a signal that reached this process has reached the game as well.
 
     A terminal interrupts its whole foreground process group. If the signal were forwarded too, the
     game would be interrupted a second time, in the midst of its cleanup.
     """
     if sys.platform == "win32":
-        return True  # a console interrupts all of its processes
+        return number != signal.SIGTERM  # a console interrupts all of its processes
+    if number != signal.SIGINT:
+        return False
     try:
         with open("/dev/tty", "rb") as terminal:
             return os.tcgetpgrp(terminal.fileno()) == os.getpgid(pid)

@@ -16,6 +16,7 @@ import pytest
 
 from redvsblue_telemetry.collector.client import CollectorClient
 from tests.support.command import (
+    ENDINGS,
     PATIENCE,
     Terminal,
     command,
@@ -23,7 +24,12 @@ from tests.support.command import (
     run_command,
     running_command,
 )
-from tests.support.systems import needs_linux, needs_posix
+from tests.support.systems import (
+    needs_linux,
+    needs_posix,
+    needs_terminals,
+    needs_windows,
+)
 from tests.support.wait import wait_until
 
 GAME = """
@@ -225,8 +231,25 @@ def test_game_that_starts_telemetry_and_emits_nothing_gets_likely_reasons() -> N
     assert "the game sent no events" in done.stderr
 
 
+@needs_windows
+def test_exception_that_kills_the_game_is_its_exit_code() -> None:
+    done = run_game(GAME + "telemetry.flush(10); os._exit(0xC0000005 - 2**32)")
+
+    assert done.returncode == 0xC0000005
+    assert "exception 0xC0000005 killed the game" in done.stderr
+    assert "stored 5 events" in done.stderr
+
+
+@needs_windows
+def test_game_is_what_a_shell_would_start(tmp_path: Path) -> None:
+    """The system would start the Python that runs the command, and nothing but .exe files."""
+    (tmp_path / "python.cmd").write_text("@exit /b %1")
+    done = run_command("run", "python", 5, PATH=f"{tmp_path};{os.environ['PATH']}")
+
+    assert done.returncode == 5, done.stderr
+
+
 @pytest.mark.parametrize(("mode", "code"), [(None, 127), (0o644, 126), (0o755, 126)])
-@needs_posix
 def test_command_that_cannot_be_started(mode: int | None, code: int, tmp_path: Path) -> None:
     file = tmp_path / "game"
     if mode is not None:
@@ -255,7 +278,28 @@ def test_signal_goes_to_the_game_and_the_collector_stays_for_its_last_events(
     assert ended(db) == [number]
 
 
-@needs_posix
+@needs_windows
+@pytest.mark.parametrize("number", ENDINGS)
+def test_end_of_the_console_is_left_to_the_game(number: signal.Signals, tmp_path: Path) -> None:
+    """A console tells each of its processes. Here, it tells the command alone."""
+    script = f"""
+from pathlib import Path
+print("ready", flush=True)
+while not Path({str(tmp_path / "end")!r}).exists():
+    time.sleep(0.01)
+telemetry.emit("ended")
+sys.exit(7)
+"""
+    with running_command("run", *game(GAME + script)) as running:
+        running.wait_for("ready")
+        running.send(number)
+        (tmp_path / "end").touch()
+        assert running.end() == 7
+
+    assert "stored 6 events" in running.errors
+
+
+@needs_terminals
 def test_ctrl_c_on_a_terminal_interrupts_the_game_once(tmp_path: Path) -> None:
     db = tmp_path / "t.sqlite3"
     arguments = ["--db", db, *game(GAME + WAITS_FOR_A_SIGNAL)]
@@ -283,7 +327,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@needs_posix
+@needs_terminals
 def test_page_is_opened_on_a_terminal_and_stays_if_asked(tmp_path: Path) -> None:
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
