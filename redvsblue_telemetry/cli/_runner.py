@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TextIO, TypeVar
 
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 _Result = TypeVar("_Result")
+_CTRL_CLOSE, _CTRL_LOGOFF, _CTRL_SHUTDOWN = 2, 5, 6  # wincon.h
 
 
 def run(main: Coroutine[Any, Any, _Result]) -> _Result:
@@ -55,6 +57,7 @@ def stopped_by_signals(
     """Set an event on Ctrl-C, SIGTERM or SIGHUP. A second one ends the process at once.
 
     A second SIGHUP is ignored: where a terminal is closed, both the shell and the kernel send one.
+    On Windows, Ctrl-Break sets it, too, and so does the end of the console or of the system.
 
     Args:
         stop: the event, on the running loop.
@@ -67,6 +70,8 @@ def stopped_by_signals(
     # `nohup` has SIGHUP ignored, and so it stays.
     if hangup is not None and (on_hangup or signal.getsignal(hangup) is not signal.SIG_IGN):
         numbers.append(hangup)
+    if sys.platform == "win32":
+        numbers.append(signal.SIGBREAK)
 
     def note(number: int, _: object) -> None:
         if number == hangup and on_hangup is not None:
@@ -81,10 +86,39 @@ def stopped_by_signals(
     for number in previous:
         signal.signal(number, note)
     try:
-        yield
+        with _outliving_the_console():
+            yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _outliving_the_console() -> Iterator[None]:
+    """On Windows, raise SIGBREAK when the console is closed, and leave time to handle it.
+
+    The C runtime would raise it, too, but the system ends the process once all that it has told of
+    the end have returned: https://learn.microsoft.com/en-us/windows/console/handlerroutine. So this
+    one does not return. The system waits for some five seconds.
+    """
+    if sys.platform != "win32":
+        yield
+        return
+    import ctypes  # noqa: PLC0415 (nothing else needs it)
+
+    @ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)
+    def note(event: int) -> bool:
+        if event in (_CTRL_CLOSE, _CTRL_SHUTDOWN):
+            signal.raise_signal(signal.SIGBREAK)
+            threading.Event().wait()
+        # Whoever logs off, services hear of it, and go on.
+        return event == _CTRL_LOGOFF
+
+    ctypes.windll.kernel32.SetConsoleCtrlHandler(note, True)
+    try:
+        yield
+    finally:
+        ctypes.windll.kernel32.SetConsoleCtrlHandler(note, False)
 
 
 @contextlib.asynccontextmanager

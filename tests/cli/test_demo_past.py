@@ -18,7 +18,6 @@ from redvsblue_telemetry._report import State
 from redvsblue_telemetry.cli.demo.past import Made, NotEmptyError, fill
 from redvsblue_telemetry.cli.demo.session import VERSIONS, Plan, messages
 from tests.support.command import invoke_command, run_command, running_command
-from tests.support.systems import needs_posix
 
 DAY = 86_400_000
 NOW = 1_795_914_000_000  # 2026-11-29 01:00 UTC, a Sunday
@@ -261,7 +260,6 @@ def test_past_that_is_not_a_time_or_too_long_is_wrong_usage(given: str) -> None:
     assert "Invalid value for '--past'" in done.output
 
 
-@needs_posix
 def test_interrupted_past_is_not_played_on(tmp_path: Path) -> None:
     arguments: Sequence[Any] = ["demo", "--past", "300d", "--no-browser", "--db", tmp_path / "t"]
     with running_command(*arguments) as demo:
