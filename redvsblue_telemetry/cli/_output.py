@@ -56,13 +56,17 @@ def output_to(name: str, source: Path | None = None) -> Iterator[BinaryIO]:
         try:
             with open(part, "xb", opener=None if source is None else _open_private) as stream:
                 yield stream
-            with contextlib.suppress(FileNotFoundError):
-                part.chmod(stat.S_IMODE(path.stat().st_mode))
+            if os.name == "posix":  # elsewhere, read-only is all there is, and can't be replaced
+                with contextlib.suppress(FileNotFoundError):
+                    part.chmod(stat.S_IMODE(path.stat().st_mode))
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise CommandError(f"{name} can't be written: {error.strerror or error}") from error
+        reason = error.strerror or error
+        if sys.platform == "win32" and isinstance(error, PermissionError):
+            reason = f"{reason}; is it open in another program?"
+        raise CommandError(f"{name} can't be written: {reason}") from error
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import io
 import json
 import os
@@ -148,8 +149,10 @@ def stdout_errors() -> Iterator[None]:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        if isinstance(error, BrokenPipeError):
-            raise
+        # Windows has a number of its own for a pipe without a reader, which C does not know.
+        is_unknown = sys.platform == "win32" and error.errno == errno.EINVAL
+        if is_unknown or isinstance(error, BrokenPipeError):
+            raise BrokenPipeError from error
         reason = error.strerror or error
         raise CommandError(f"standard output can't be written: {reason}") from error
 

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import sqlite3
@@ -43,8 +42,9 @@ from tests.support.command import (
     needs_full_disk,
     run_command,
     run_command_onto_full_disk,
+    running_command,
 )
-from tests.support.systems import needs_posix
+from tests.support.systems import needs_modes, needs_posix, needs_terminals, needs_windows
 from tests.support.wait import wait_until
 
 MANY = 40_000
@@ -434,6 +434,8 @@ def test_disk_that_is_full_leaves_what_was_there(format_: str, many: Path, tmp_p
     file.write_text("from yesterday")
 
     def limit() -> None:
+        import resource
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 
     done = subprocess.run(
@@ -453,30 +455,24 @@ def test_disk_that_is_full_leaves_what_was_there(format_: str, many: Path, tmp_p
     assert os.listdir(tmp_path) == ["events"]
 
 
-@needs_posix
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=needs_posix)])
 def test_export_that_is_ended_leaves_nothing(
     ending: signal.Signals, many: Path, tmp_path: Path
 ) -> None:
     for _ in range(5):  # on a loaded machine, one may be done before its signal
         (tmp_path / "events").unlink(missing_ok=True)
-        with subprocess.Popen(
-            command("export", "--db", many, "--format", "csv", "-o", tmp_path / "events"),
-            env=environment(),
-            stderr=subprocess.PIPE,
-        ) as export:
+        arguments = ("export", "--db", many, "--format", "csv", "-o", tmp_path / "events")
+        with running_command(*arguments) as export:
             assert wait_until(lambda: os.listdir(tmp_path), PATIENCE)
-            export.send_signal(ending)
-            _, errors = export.communicate(timeout=PATIENCE)
-        if export.returncode != 0:
+            code = export.end(ending)
+        if code != 0:
             break
 
-    assert export.returncode not in (0, 2)
-    assert b"Traceback" not in errors
+    assert code not in (0, 2)
+    assert "Traceback" not in export.errors
     assert os.listdir(tmp_path) == []
 
 
-@needs_posix
 def test_reader_that_has_enough_ends_it_quietly(many: Path) -> None:
     with subprocess.Popen(
         command("export", "--db", many),
@@ -503,7 +499,24 @@ def test_device_is_written_to_and_not_replaced(db: Path, tmp_path: Path) -> None
     assert pipe.is_fifo()
 
 
-@needs_posix
+def test_output_may_be_the_device_that_discards_all(db: Path) -> None:
+    exported(db, "-o", os.devnull)
+
+
+@needs_windows
+def test_file_that_another_program_has_open_is_left_alone(db: Path, tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text("old")
+    with file.open() as opened:
+        done = invoke_command("export", "--db", db, "-o", file)
+        assert opened.read() == "old"
+
+    assert done.exit_code == 2
+    assert "is it open in another program?" in done.output
+    assert not list(tmp_path.glob("*.part"))
+
+
+@needs_modes
 def test_link_stays_a_link_and_the_file_keeps_its_permissions(db: Path, tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("old")
@@ -517,7 +530,7 @@ def test_link_stays_a_link_and_the_file_keeps_its_permissions(db: Path, tmp_path
     assert target.stat().st_mode & 0o777 == 0o604
 
 
-@needs_posix
+@needs_modes
 @pytest.mark.parametrize("command_name", ["export", "report"])
 def test_new_file_is_its_owner_s_alone(command_name: str, db: Path, tmp_path: Path) -> None:
     file = tmp_path / "out"
@@ -528,7 +541,7 @@ def test_new_file_is_its_owner_s_alone(command_name: str, db: Path, tmp_path: Pa
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-@needs_posix
+@needs_terminals
 @pytest.mark.parametrize("format_", ["jsonl", "csv"])
 def test_terminal_gets_printable_text(format_: str, db: Path) -> None:
     with Terminal("export", "--db", db, "--format", format_) as terminal:
@@ -541,7 +554,7 @@ def test_terminal_gets_printable_text(format_: str, db: Path) -> None:
         assert sequence not in rest
 
 
-@needs_posix
+@needs_terminals
 def test_parquet_is_nothing_for_a_terminal(db: Path) -> None:
     with Terminal("export", "--db", db, "--format", "parquet") as terminal:
         assert terminal.end() == 2
@@ -549,14 +562,14 @@ def test_parquet_is_nothing_for_a_terminal(db: Path) -> None:
     assert b"--output" in terminal.shown
 
 
-@needs_posix
+@needs_terminals
 def test_terminal_shows_how_far_it_is(many: Path, tmp_path: Path) -> None:
     with Terminal("export", "--db", many, "-o", tmp_path / "events") as terminal:
         assert terminal.end() == 0
     assert f"/{MANY}".encode() in terminal.shown
 
 
-@needs_posix
+@needs_terminals
 def test_terminal_shows_how_far_it_is_while_a_pipe_gets_the_data(db: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     piped = ["sh", "-c", '"$@" | cat > "$OUT"', "sh"]

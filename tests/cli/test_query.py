@@ -26,7 +26,6 @@ from tests.support.command import (
     run_command_onto_full_disk,
     running_command,
 )
-from tests.support.systems import needs_posix
 
 ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT count(*) FROM r"
 HOSTILE = "\x1b]0;pwned\x07"
@@ -178,7 +177,6 @@ def test_failed_query_leaves_an_older_file(db: Path, tmp_path: Path) -> None:
     assert {each.name for each in tmp_path.iterdir()} == {"rows.csv", "t.sqlite3"}
 
 
-@needs_posix
 def test_interrupt_ends_a_query(db: Path) -> None:
     sql = "SELECT 'begun' UNION ALL SELECT * FROM (" + ENDLESS + ")"
     with running_command("query", "--db", db, "--format", "csv", sql) as command:

@@ -47,7 +47,7 @@ from tests.support.command import (
     run_command,
     run_command_onto_full_disk,
 )
-from tests.support.systems import needs_posix
+from tests.support.systems import needs_posix, needs_terminals
 
 NOW = 1_800_000_000_000  # ms since the epoch; tests that compare clocks set their own
 
@@ -721,7 +721,7 @@ def test_device_is_written_to_and_not_replaced(db: Path, tmp_path: Path) -> None
     assert device.is_char_device()
 
 
-@needs_posix
+@needs_terminals
 def test_terminal_shows_progress_unless_it_shows_the_page(db: Path, tmp_path: Path) -> None:
     stored(db, [event(n) for n in range(1, 10)])
     with Terminal("report", "--db", db, "-o", tmp_path / "report.html") as terminal:

@@ -38,7 +38,7 @@ from tests.support.command import (
     running_command,
 )
 from tests.support.ports import own_port
-from tests.support.systems import needs_posix, needs_proc
+from tests.support.systems import needs_posix, needs_proc, needs_terminals
 from tests.support.wait import wait_until
 
 TOKEN = "sesame-7"
@@ -262,7 +262,7 @@ def test_json_means_the_same_in_any_encoding(encoding: str, collector: RunningCo
     assert line.isascii() == bool(encoding)
 
 
-@needs_posix
+@needs_terminals
 def test_terminal_gets_colors_and_nothing_else_that_moves_it(collector: RunningCollector) -> None:
     hostile_event(collector)
     send(collector, 2, type_="ship_hit")
@@ -275,7 +275,7 @@ def test_terminal_gets_colors_and_nothing_else_that_moves_it(collector: RunningC
     assert rest.isprintable(), rest
 
 
-@needs_posix
+@needs_terminals
 def test_terminal_gets_the_date_of_events_of_another_day(tmp_path: Path) -> None:
     options = {"db": tmp_path / "telemetry.sqlite3"}
     today = datetime.datetime.now(datetime.timezone.utc).replace(hour=0, minute=0, second=1)
@@ -301,7 +301,7 @@ def test_terminal_gets_the_date_of_events_of_another_day(tmp_path: Path) -> None
     assert [time[:-4] for time in times[1:]] == [*expected, "00:00:01"]
 
 
-@needs_posix
+@needs_terminals
 def test_no_colors_where_none_are_wanted(collector: RunningCollector) -> None:
     send(collector, 1)
     with Terminal("tail", "--url", collector.http_url, NO_COLOR="1") as terminal:
