@@ -97,9 +97,9 @@ def stopped_by_signals(
 def _outliving_the_console() -> Iterator[None]:
     """On Windows, raise SIGBREAK when the console is closed, and leave time to handle it.
 
-    The C runtime would raise it, too, but the system ends the process once all that it has told of
-    the end have returned: https://learn.microsoft.com/en-us/windows/console/handlerroutine. So this
-    one does not return. The system waits for some five seconds.
+    The C runtime would raise it, too, but the system ends the process as soon as the handler has
+    returned: https://learn.microsoft.com/en-us/windows/console/handlerroutine. So this one does not
+    return. The system waits about five seconds for it, and 20 for that of a service.
     """
     if sys.platform != "win32":
         yield
@@ -111,7 +111,7 @@ def _outliving_the_console() -> Iterator[None]:
         if event in (_CTRL_CLOSE, _CTRL_SHUTDOWN):
             signal.raise_signal(signal.SIGBREAK)
             threading.Event().wait()
-        # Whoever logs off, services hear of it, and go on.
+        # Services get it when any user logs off, and go on.
         return event == _CTRL_LOGOFF
 
     ctypes.windll.kernel32.SetConsoleCtrlHandler(note, True)

@@ -281,7 +281,7 @@ def test_signal_goes_to_the_game_and_the_collector_stays_for_its_last_events(
 @needs_windows
 @pytest.mark.parametrize("number", ENDINGS)
 def test_end_of_the_console_is_left_to_the_game(number: signal.Signals, tmp_path: Path) -> None:
-    """A console tells each of its processes. Here, it tells the command alone."""
+    """A console interrupts all of its processes. Here, it interrupts the command alone."""
     script = f"""
 from pathlib import Path
 print("ready", flush=True)
