@@ -149,7 +149,7 @@ def stdout_errors() -> Iterator[None]:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        # The C runtime of Windows does not know the error of a pipe without a reader.
+        # Windows has another error for a pipe without a reader: python/cpython#79935.
         is_unknown = sys.platform == "win32" and error.errno == errno.EINVAL
         if is_unknown or isinstance(error, BrokenPipeError):
             raise BrokenPipeError from error
