@@ -106,9 +106,12 @@ def _outliving_the_console() -> Iterator[None]:
         return
     import ctypes  # noqa: PLC0415 (nothing else needs it)
 
+    is_closed = threading.Event()
+
     @ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)
     def note(event: int) -> bool:
         if event in (_CTRL_CLOSE, _CTRL_SHUTDOWN):
+            is_closed.set()
             signal.raise_signal(signal.SIGBREAK)
             threading.Event().wait()
         # Services get it when any user logs off, and go on.
@@ -118,7 +121,8 @@ def _outliving_the_console() -> Iterator[None]:
     try:
         yield
     finally:
-        ctypes.windll.kernel32.SetConsoleCtrlHandler(note, False)
+        if not is_closed.is_set():  # else this would wait until the handler returns
+            ctypes.windll.kernel32.SetConsoleCtrlHandler(note, False)
 
 
 @contextlib.asynccontextmanager

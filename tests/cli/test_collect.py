@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import signal
 import socket
@@ -247,7 +248,7 @@ def _listens(port: int) -> bool:
         (["--token", " "], "the token is empty"),
         (["--db", "{folder}/none/t.sqlite3"], "none does not exist"),
         (["--db", ""], "the file name is empty"),
-        (["--db", "/dev/null"], "/dev/null is not a regular file; choose another file"),
+        (["--db", os.devnull], f"{os.devnull} is not a regular file; choose another file"),
         (["--db", "{folder}"], "is a directory"),
         (["--schema", ""], "the file name is empty"),
         (["--db", "{folder}/text"], "not a database"),

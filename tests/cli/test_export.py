@@ -340,23 +340,11 @@ def test_json_lines_are_printable_and_exact_json(db: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("option", ["--type", "--session", "--text", "--context", "--fault"])
 def test_text_that_is_not_utf_8_is_wrong_usage(option: str, db: Path) -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "redvsblue_telemetry",
-            b"export",
-            b"--db",
-            os.fsencode(db),
-            option.encode(),
-            b"player=\xff",
-        ],
-        capture_output=True,
-        check=False,
-    )
+    done = run_command("export", "--db", db, option, "player=\udcff")
+
     assert done.returncode == 2
-    assert b"'player=\\udcff' is not valid UTF-8" in done.stderr
-    assert b"Traceback" not in done.stderr
+    assert r"'player=\udcff' is not valid UTF-8" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -98,15 +98,16 @@ def test_game_has_the_standard_streams_and_its_arguments() -> None:
     done = subprocess.run(
         [*command("run", *game(script)), "--help", "--port", "x"],
         env=environment(),
-        input=b"line\n",
+        input="line\n",
         capture_output=True,
+        text=True,
         timeout=60,
         check=False,
     )
 
     assert done.returncode == 0
-    assert done.stdout == b"['--help', '--port', 'x'] line\n"
-    assert b"oops" in done.stderr
+    assert done.stdout == "['--help', '--port', 'x'] line\n"
+    assert "oops" in done.stderr
 
 
 def test_environment_leads_to_the_collector_past_any_proxy() -> None:

@@ -56,8 +56,9 @@ needs_sigpipe = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="POSIX
 needs_terminals = pytest.mark.skipif(IS_WINDOWS, reason="POSIX: pseudo-terminals")
 needs_windows = pytest.mark.skipif(not IS_WINDOWS, reason="Windows only")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux only: /proc")
-needs_windows = pytest.mark.skipif(not IS_WINDOWS, reason="Windows only")
+needs_proc = pytest.mark.skipif(
+    IS_WINDOWS or not Path("/proc/self/stat").exists(), reason="Linux only: /proc"
+)
 
 
 def _has_loopback_net() -> bool:
