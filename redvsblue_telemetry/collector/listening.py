@@ -16,6 +16,7 @@ import functools
 import logging
 import socket
 import ssl
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ logger = logging.getLogger("redvsblue_telemetry.collector")
 
 _REQUEST_TIMEOUT = 10.0  # seconds for a TLS handshake, and for each request
 _STALL_TIMEOUT = 30.0  # seconds in which a client must read something of what it is sent
+_SLOWEST = 65_536.0  # bytes per second that a client reads on Windows
 _MAX_WAITING = 500  # connections
 _QUIET_CROWD = 10  # so few that have sent nothing are not worth a line: browsers open them ahead
 _ACCEPT_PAUSE = 0.5  # seconds after an error, such as no file descriptor left
@@ -320,7 +322,9 @@ class Acceptor:
                 continue
             last = before.get(connection)
             since = last[1] if last is not None and last[0] == unread else now
-            if now - since < _STALL_TIMEOUT:
+            # On Windows, a write is unread as a whole until all of it has been read.
+            extra = unread / _SLOWEST if sys.platform == "win32" else 0.0
+            if now - since < _STALL_TIMEOUT + extra:
                 self._stalled[connection] = unread, since
                 continue
             peer = transport.get_extra_info("peername")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import logging
 import socket
@@ -24,8 +25,10 @@ from redvsblue_telemetry.collector.server import Options, serve, telemetry_url
 from tests.collector.clients import (
     ACKS,
     HANDSHAKE,
+    acks_up_to,
     array,
     client_of,
+    event,
     frame,
 )
 from tests.support.closing import reset
@@ -262,25 +265,54 @@ def test_connections_of_all_kinds_have_a_limit(
     assert len(warnings(caplog)) == 1
 
 
+def fill(collector: RunningCollector, length: int) -> None:
+    """Store 99 events of this length."""
+    with client_of(collector) as client:
+        for number in range(1, 100):
+            client.send(json.dumps([event(number, data={"x": "x" * length})]))
+        assert acks_up_to(client, 99)
+
+
+def narrow(collector: RunningCollector) -> socket.socket:
+    """A client for whom the system keeps little of what it does not read."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", collector.port))
+    return sock
+
+
+LARGE = b"GET /api/events?limit=99 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_client_that_reads_a_large_answer_slowly_gets_all_of_it(
+    collector: RunningCollector,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(listening, "_STALL_TIMEOUT", 0.5)
+    fill(collector, 90_000)
+    with narrow(collector) as sock:
+        sock.settimeout(PATIENCE)
+        sock.sendall(LARGE)
+        with contextlib.closing(http.client.HTTPResponse(sock)) as answer:
+            answer.begin()
+            while chunk := answer.read(65536):
+                time.sleep(len(chunk) / 4_000_000)  # so that it takes seconds
+            assert answer.length == 0
+    assert warnings(caplog) == []
+
+
 def test_client_that_reads_no_answer_is_ended(
     collector: RunningCollector,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(listening, "_STALL_TIMEOUT", 0.5)
-    with client_of(collector) as client:
-        client.send(
-            json.dumps(
-                [json.loads(array(n))[0] | {"data": {"x": "x" * 9000}} for n in range(1, 100)]
-            )
-        )
-        assert json.loads(client.recv(timeout=PATIENCE)) == {"ack": 1}
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.connect(("127.0.0.1", collector.port))
+    fill(collector, 9000)
+    with narrow(collector) as sock:
         with contextlib.suppress(ConnectionError, BlockingIOError):
             sock.setblocking(False)
-            sock.sendall(b"GET /api/events?limit=99 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+            sock.sendall(LARGE * 100)
         assert wait_until(lambda: warnings(caplog), PATIENCE)
     assert warnings(caplog) == ["ended a connection that read nothing for 0.5 s; from 127.0.0.1"]
 
