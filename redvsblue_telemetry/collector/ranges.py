@@ -178,7 +178,10 @@ class _Reader:
         if self._zone is None:
             # Not astimezone(): where the clock is set forward at midnight, it makes the day begin
             # at 23:00.
-            seconds = int(here.replace(microsecond=0).timestamp())
+            try:
+                seconds = int(here.replace(microsecond=0).timestamp())
+            except OSError:  # Windows has the years from 1970 to 3000; no event has others
+                seconds = int(here.replace(microsecond=0, tzinfo=timezone.utc).timestamp())
             return seconds * 1000 + here.microsecond // 1000
         return (here.replace(tzinfo=self._zone) - _EPOCH) // _MILLISECOND
 

@@ -121,6 +121,13 @@ def test_day_is_that_of_the_zone() -> None:
     assert ranges.parse("today", late, 345).start == at("2026-11-30", offset=345)
 
 
+@pytest.mark.parametrize("offset", [0, None], ids=["UTC", "the zone of this machine"])
+def test_range_may_begin_before_all_events_and_end_after_them(offset: int | None) -> None:
+    for words in ("since 1960", "since 1970-01-01", "last 100 years"):
+        assert ranges.parse(words, NOW, offset) == TimeRange(0, None)
+    assert ranges.parse("until 3500", NOW, offset) == TimeRange()
+
+
 @pytest.fixture
 def set_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Sets this machine's zone, by rules of its own, so that no files of zones are needed."""
