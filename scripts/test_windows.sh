@@ -5,21 +5,6 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-folder=$(cd "$1" && pwd)
+folder=$1
 shift
-
-# Debian's `wine` is a script that also looks for a wine of 32 bits, and complains if there is none.
-for wine in /usr/lib/wine/wine64 wine64 wine; do
-    command -v "$wine" >/dev/null && break
-done
-export WINEDEBUG=-all WINEPREFIX="$folder/prefix"
-trap 'wineserver -k 2>/dev/null || true' EXIT
-trap 'exit 130' INT TERM
-
-# Python needs valid standard streams: through pipes, wine hands them on.
-{
-    status=0
-    "$wine" "$folder/python/python.exe" -m pytest "$@" </dev/null 2>&1 || status=$?
-    echo "$status" >"$folder/status"
-} | cat
-exit "$(cat "$folder/status")"
+exec sh scripts/wine.sh "$folder" "$folder/python/python.exe" -m pytest "$@"

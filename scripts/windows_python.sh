@@ -114,6 +114,9 @@ P
 cp -r "$work"/ours/*.dist-info "$site/"
 printf 'Z:%s\n' "$(printf %s "$project" | tr / '\\')" >"$site/redvsblue_telemetry.pth"
 
+# By default, wine 8 is a Windows 7, in which pipes keep the empty messages that wake a ProcessPoolExecutor.
+sh "$project/scripts/wine.sh" "$folder" reg add 'HKCU\Software\Wine' /v Version /d win10 /f >/dev/null
+
 # The interpreter is of one patch release, and the library of another.
 compiled=$("$python" - "$windows/python$version.dll" "$dotted" <<'P'
 import re, sys
@@ -130,8 +133,3 @@ if ! sh "$project/scripts/test_windows.sh" "$folder" --collect-only -q tests/tes
     exit 1
 fi
 rm -rf "$work"
-
-# Wine 8 is a Windows 7 unless told otherwise, and Python is wrong about a few things there: pipes keep
-# their empty messages, by which a ProcessPoolExecutor wakes up.
-WINEDEBUG=-all WINEPREFIX="$folder/prefix" "$(command -v /usr/lib/wine/wine64 wine64 wine | head -n 1)" \
-    reg add 'HKCU\Software\Wine' /v Version /d win10 /f </dev/null 2>&1 | cat

@@ -83,6 +83,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             results[name]["failed" if outcome == "error" else outcome] += 1
             if outcome == "skipped":
                 reasons[str(report.longrepr[2]).removeprefix("Skipped: ")] += 1
+    if not results:
+        return
     terminalreporter.section("tables")
     terminalreporter.write_line("| tests | passed | skipped | failed |")
     for name, row in [*sorted(results.items()), ("all", sum(results.values(), Counter()))]:
