@@ -50,7 +50,7 @@ def test_a_child_of_multiprocessing_flushes_at_its_end(
     method: str, own: str, tmp_path: Path
 ) -> None:
     if method not in multiprocessing.get_all_start_methods():
-        pytest.skip("no fork here")
+        pytest.skip("POSIX: fork")
     game = tmp_path / "game.py"
     game.write_text(MULTIPROCESSING)
     with RecordingServer() as server:
@@ -150,7 +150,7 @@ def test_all_events_of_children_arrive_once_wherever_they_start_telemetry(
             assert imports == games or (method == "forkserver" and imports == 2)
 
 
-@pytest.mark.skipif("forkserver" not in METHODS, reason="no forkserver here")
+@pytest.mark.skipif("forkserver" not in METHODS, reason="POSIX: fork")
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_events_arrive_from_children_of_a_forkserver_that_started_telemetry(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,7 +30,7 @@ from tests.support.games import (
     run_game,
     without_override,
 )
-from tests.support.systems import not_on_macos
+from tests.support.systems import needs_proc, not_on_macos
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(240)  # several processes, one after the other
@@ -108,10 +108,9 @@ def test_what_can_be_no_directory(
     assert contents(tmp_path) == before
 
 
+@needs_proc
 @pytest.mark.parametrize("path", ["/proc/journal", "/sys/journal", "/dev/null/journal"])
 def test_a_directory_that_is_the_systems(path: str, collector: RunningCollector) -> None:
-    if not Path("/proc/self").exists():
-        pytest.skip("no /proc here")
     reasons = ("No such file", "not permitted", "Permission denied", "Not a directory")
     goes_on_in_memory(Path(path), collector, *reasons, "Read-only file system")
 
