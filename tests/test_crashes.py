@@ -41,7 +41,7 @@ def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedP
         ("sys.exit(3)", "exit"),
         ("raise SystemExit('bye')", "exit"),
         ("raise KeyboardInterrupt", "exit"),
-        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", "exit"),
+        ("signal.raise_signal(signal.SIGINT); time.sleep(60)", "exit"),
         ("1 / 0", "crashed"),
         ("raise BaseException('unheard of')", "crashed"),
         ("sys.excepthook = print; 1 / 0", "crashed"),

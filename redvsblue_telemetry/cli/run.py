@@ -241,7 +241,7 @@ def _death_with_parent() -> Callable[[], None] | None:
     """Return a function that makes a child process die with this one, even if this one is killed.
 
     The demo's game ends when its standard input is closed, but here standard input is the user's.
-    Linux can send the signal itself; other systems can't, and there the game is left behind.
+    Linux can send the signal itself; on other systems, the game is left behind.
     """
     if sys.platform != "linux":
         return None

@@ -15,7 +15,7 @@ import pytest
 from click.testing import Result
 
 from tests.support import REPOSITORY
-from tests.support.command import invoke_command, needs_full_disk, run_command
+from tests.support.command import environment, invoke_command, needs_full_disk, run_command
 from tests.support.command import run_command_onto_full_disk as run_onto_full_disk
 
 Write = Callable[..., Path]
@@ -538,7 +538,7 @@ def test_check_reads_standard_input(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "redvsblue_telemetry", "schema", "--check", "-", "sk_events"],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(REPOSITORY), "PATH": ""},
+        env=environment(),
         input=document.replace('"ship"', '"boat"'),
         capture_output=True,
         text=True,
@@ -597,7 +597,7 @@ def test_check_whose_reader_is_gone_still_fails(tmp_path: Path) -> None:
         done = subprocess.run(
             [*command, "--check", "old.json", "sk_events"],
             cwd=tmp_path,
-            env={"PYTHONPATH": str(REPOSITORY), "PATH": ""},
+            env=environment(),
             stdout=writer,
             stderr=subprocess.PIPE,
             text=True,

@@ -21,6 +21,9 @@ from typing import Any
 import pytest
 
 from tests.support import REPOSITORY
+from tests.support.systems import not_under_wine
+
+pytestmark = not_under_wine("its Python has no launcher for virtual environments")
 
 PACKAGE = REPOSITORY / "redvsblue_telemetry"
 PLUGIN = "_redvsblue_telemetry_pytest"

@@ -14,12 +14,13 @@ from tests.support import REPOSITORY
 CALLS = REPOSITORY / "tests" / "typing" / "calls.py"
 WRONG = {
     number
-    for number, line in enumerate(CALLS.read_text().splitlines(), start=1)
+    for number, line in enumerate(CALLS.read_text("utf-8").splitlines(), start=1)
     if line.endswith("# wrong")
 }
 
 
 def run(*arguments: str) -> str:
+    pytest.importorskip(arguments[0])
     result = subprocess.run(
         [sys.executable, "-m", *arguments, str(CALLS)],
         cwd=REPOSITORY,
