@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_a_module_and_a_script_that_crash_are_crashes(tmp_path: Path) -> None:
     (tmp_path / "the_game.py").write_text(ASKS_AT_EXIT + "1 / 0")
 
     for arguments in (["-m", "the_game"], [str(tmp_path / "the_game.py")]):
-        game = run("", *arguments, PYTHONPATH=f"{tmp_path}:{REPOSITORY}")
+        game = run("", *arguments, PYTHONPATH=f"{tmp_path}{os.pathsep}{REPOSITORY}")
         assert (game.stdout, game.returncode) == ("crashed\n", 1), game.stderr
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
 import signal
 import socket
@@ -35,7 +34,7 @@ from tests.support.command import (
     running_command,
 )
 from tests.support.ports import own_port
-from tests.support.systems import IS_WINDOWS, IS_WINE, needs_posix
+from tests.support.systems import IS_WINDOWS, IS_WINE, needs_posix, not_on_windows
 from tests.support.wait import wait_until
 from tests.support.webhook import Receiver
 
@@ -248,7 +247,11 @@ def _listens(port: int) -> bool:
         (["--token", " "], "the token is empty"),
         (["--db", "{folder}/none/t.sqlite3"], "none does not exist"),
         (["--db", ""], "the file name is empty"),
-        (["--db", os.devnull], f"{os.devnull} is not a regular file; choose another file"),
+        pytest.param(
+            ["--db", "/dev/null"],
+            "/dev/null is not a regular file; choose another file",
+            marks=not_on_windows("a device can be created, and fails as a database"),
+        ),
         (["--db", "{folder}"], "is a directory"),
         (["--schema", ""], "the file name is empty"),
         (["--db", "{folder}/text"], "not a database"),

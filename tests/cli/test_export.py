@@ -613,7 +613,7 @@ def test_without_pyarrow_one_line_says_how_to_get_it(db: Path, tmp_path: Path) -
         ("none", "{path} does not exist; name the database that `collect` writes with --db"),
         ("empty", "{path} is empty: no collector has stored anything in it"),
         ("text", "{path} is not a database; choose another file"),
-        ("folder", "Invalid value for '--db': File '{path}' is a directory."),
+        ("folder", "Invalid value for '--db': File {path!r} is a directory."),
     ],
 )
 @pytest.mark.parametrize("name", ["export", "report", "prove"])
@@ -630,7 +630,7 @@ def test_file_that_is_not_a_database_is_refused_and_left_alone(
     done = invoke_command(name, "--db", path)
 
     assert done.exit_code == 2
-    assert done.output.splitlines()[-1] == f"Error: {reason.format(path=path)}"
+    assert done.output.splitlines()[-1] == f"Error: {reason.format(path=str(path))}"
     assert path.exists() == (kind != "none")
     if kind in contents:
         assert path.read_text() == contents[kind]
