@@ -123,7 +123,7 @@ def test_query_in_another_encoding_is_an_error(db: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr == b"Error: standard input is not utf-8\n"
+    assert done.stderr.splitlines() == [b"Error: standard input is not utf-8"]
 
 
 def test_limit_is_said_when_there_are_more(db: Path) -> None:
