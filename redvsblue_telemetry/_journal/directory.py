@@ -21,7 +21,7 @@ from .._shared import counted
 from .dead import BlankRunError, DeadRun, RunFiles, bytes_on_disk
 from .descriptors import read_at
 from .layout import HEADER_BYTES, Header, LayoutError, decode_header
-from .run import RunDirectory
+from .run import RunDirectory, absolute
 
 __all__ = ["JournalDirectory", "RunDirectory", "RunReport"]
 
@@ -63,7 +63,7 @@ class JournalDirectory:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(os.path.abspath(path))  # the game may change its working directory
+        self.path = absolute(path)
         self.known_fault: int | None = None
         """An errno that was logged already: no further line says that a run can't be taken over."""
         self._opening: list[RunDirectory] = []  # by another thread, when it is erased

@@ -24,7 +24,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 from time import sleep
@@ -33,7 +33,7 @@ from .._shared import monotonic
 from .descriptors import opened, retried
 from .locks import FileLock
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "absolute"]
 
 _LOCK = "redvsblue.lock"  # names that no other program gives a file
 _REPORT = "redvsblue.report"
@@ -52,6 +52,27 @@ _RESERVED = re.compile(r"CON|PRN|AUX|NUL|COM\d|LPT\d", re.IGNORECASE)  # by Wind
 _MIN_ATTEMPTS = 100
 _PATIENCE = 1.0  # seconds, while others remove what is created
 _PAUSE = 0.001  # seconds, so that they are not always at the same step
+_PATIENCE_WITH_READERS = 0.1  # seconds; a virus scanner takes a few milliseconds
+_MAX_BELOW = 160  # characters of a path below the journal's directory
+_PREFIX = "\\\\?\\"
+_MAX_PATH = 259  # characters for Windows, unless a path has its prefix
+
+
+def absolute(journal: Path) -> Path:
+    """Return the path of a journal's directory, for a game that may change its working directory.
+
+    On Windows, a path has at most 259 characters, unless it has a prefix, or the player's system
+    and the program both allow more.
+    """
+    path = os.path.abspath(journal)
+    is_long = len(path) + _MAX_BELOW > _MAX_PATH
+    if sys.platform == "win32" and is_long and not path.startswith(_PREFIX):
+        drive = os.path.splitdrive(path)[0]
+        if drive.startswith("\\\\"):
+            path = f"{_PREFIX}UNC{path[1:]}"
+        elif drive:
+            path = f"{_PREFIX}{path}"
+    return Path(path)
 
 
 class RunDirectory:
@@ -75,7 +96,7 @@ class RunDirectory:
         Raises:
             OSError: it can't be created, or its file system has no locks.
         """
-        journal = Path(os.path.abspath(journal))  # the game may change its working directory
+        journal = absolute(journal)
         name = _safe(session_id)
         problem: OSError = FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(journal))
         unsynced: dict[Path, None] = {}
@@ -189,8 +210,11 @@ class RunDirectory:
         Raises:
             OSError: it can't be read.
         """
+        report = path / _REPORT
+        if sys.platform == "win32" and report.is_symlink():  # there is no O_NOFOLLOW
+            raise OSError(errno.ELOOP, "it is a symbolic link", str(report))
         try:
-            with opened(path / _REPORT, os.O_RDONLY | _SAFELY) as fd:
+            with opened(report, os.O_RDONLY | _SAFELY) as fd:
                 is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
                 text = os.read(fd, _MAX_REPORT_BYTES + 1) if is_regular else b""
         except FileNotFoundError:
@@ -226,9 +250,10 @@ class RunDirectory:
         is_saved = False
         try:
             _write_privately(new, text)
-            new.replace(self.path / _REPORT)
-            is_saved = True
+            is_saved = _patiently(lambda: _replace(new, self.path / _REPORT)) is None
         except OSError:
+            pass
+        if not is_saved:
             _unlink(new)
         if self._is_deleted:  # by another thread, which may have been too early to see it
             self.delete_report()
@@ -300,16 +325,7 @@ class RunDirectory:
         self._is_deleted = True
         if self._lock.hold_again():  # else another process may have taken it over
             self.condemn()
-            failed = self.delete_report()
-            try:
-                for _, path in self.segments():
-                    failed = _unlink(path) or failed
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                failed = error
-            if failed is None:
-                failed = _unlink(self.path / _DELETED)
+            failed = _patiently(self._delete_files)
             if sys.platform == "win32":  # it can't delete an open file
                 self._lock.release()
             failed = _unlink(self._lock.path) or failed
@@ -317,6 +333,18 @@ class RunDirectory:
                 self.path.rmdir()
         self._lock.release()
         return failed
+
+    def _delete_files(self) -> OSError | None:
+        """Delete all but the lock; return why one of them can't be."""
+        failed = self.delete_report()
+        try:
+            for _, path in self.segments():
+                failed = _unlink(path) or failed
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            failed = error
+        return failed or _unlink(self.path / _DELETED)
 
     def forget_after_fork(self) -> None:
         """In a forked child: close its copy of the lock. The parent's run is not touched."""
@@ -377,6 +405,28 @@ def _unlink(path: Path) -> OSError | None:
     return None
 
 
+def _replace(path: Path, target: Path) -> OSError | None:
+    try:
+        path.replace(target)
+    except OSError as error:
+        return error
+    return None
+
+
+def _patiently(attempt: Callable[[], OSError | None]) -> OSError | None:
+    """Return why an attempt failed, after others if another program may have a file open.
+
+    Windows lets nobody delete or replace such a file, and a virus scanner opens each new one.
+    """
+    failed = attempt()
+    if sys.platform == "win32":
+        deadline = monotonic() + _PATIENCE_WITH_READERS
+        while isinstance(failed, PermissionError) and monotonic() < deadline:
+            sleep(_PAUSE)
+            failed = attempt()
+    return failed
+
+
 def _write_privately(path: Path, content: bytes) -> None:
     with opened(path, _NEW) as fd:
         if sys.platform != "win32":
@@ -395,6 +445,12 @@ def _sync_once(directory: Path) -> None:
 
 
 def _make_private(path: Path) -> None:
+    if sys.platform == "win32":
+        # Who may read it is inherited: in a profile, the player. Newer Pythons take 0700 for "the
+        # owner alone". But what a game makes that runs as administrator is owned by the group of
+        # these, and the same player's next game could not use it.
+        path.mkdir()
+        return
     path.mkdir(0o700)
     if stat.S_IMODE(path.stat().st_mode) != 0o700:  # a umask can take bits away
         with contextlib.suppress(OSError):

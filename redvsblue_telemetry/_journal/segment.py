@@ -58,6 +58,29 @@ _kept: list[mmap.mmap] = []
 """Mappings that are not closed any more; see above."""
 _sync_data = getattr(os, "fdatasync", os.fsync)  # not on macOS and Windows
 
+if sys.platform == "win32":
+    import ctypes
+
+    _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+    _kernel32.FlushViewOfFile.argtypes = ctypes.c_void_p, ctypes.c_size_t
+
+    def _flush(memory: mmap.mmap) -> None:
+        """Hand the changed pages of a mapping to the file, which a sync alone writes only in part.
+
+        ``mmap.flush`` does so, too, but keeps the GIL meanwhile.
+
+        Raises:
+            OSError: it failed.
+        """
+        view = ctypes.c_char.from_buffer(memory)  # the mapping can't be closed while this is there
+        if not _kernel32.FlushViewOfFile(ctypes.byref(view), len(memory)):
+            raise ctypes.WinError(ctypes.get_last_error())
+
+else:
+
+    def _flush(memory: mmap.mmap) -> None:
+        """Do nothing: a sync of the file includes its mappings."""
+
 
 class Segment:
     """Memory for records, which any thread fills by calling :attr:`write`.
@@ -84,6 +107,7 @@ class Segment:
         self._fd = -1
         self._identity: Identity | None = None
         self._was_closed = False  # by other code
+        self._is_deleted = False
         self._start = 0 if path is None else HEADER_BYTES
         self._size = self._start + data_bytes
         self.file_bytes = 0
@@ -307,9 +331,13 @@ class Segment:
             # A sync can take seconds, and the player's no must not wait for it to close the file.
             fd = os.dup(self._fd)
         try:
+            with contextlib.suppress(ValueError):  # it was closed, so the file has all of it
+                _flush(self._map)
             _sync_data(fd)
         finally:
             close_own(fd, self._identity)
+            if self._is_deleted and sys.platform == "win32":  # by another thread, meanwhile
+                self.delete()
         self._synced_to = counted_to
 
     @property
@@ -362,6 +390,7 @@ class Segment:
 
     def delete(self) -> None:
         """Remove its file, and close it."""
+        self._is_deleted = True
         self.unlink()
         self.close()
         if sys.platform == "win32":

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from redvsblue_telemetry._journal import segment as segment_module
+import redvsblue_telemetry._journal.segment as segment_module
 from redvsblue_telemetry._journal.layout import (
     HEADER_BYTES,
     EntryKind,
@@ -15,6 +16,7 @@ from redvsblue_telemetry._journal.layout import (
     decode_header,
 )
 from redvsblue_telemetry._journal.segment import Segment
+from tests.support.systems import needs_modes
 
 HEADER = Header(
     session_id="session", run="run", segment=7, data_bytes=4096, started_at=1, previous=6
@@ -32,12 +34,18 @@ def written(segment: Segment) -> bytes:
     return segment.path.read_bytes()
 
 
+@needs_modes
 def test_a_file_is_private_and_has_all_its_blocks(segment: Segment) -> None:
     assert segment.path is not None
     status = segment.path.stat()
     assert stat.S_IMODE(status.st_mode) == 0o600
-    assert status.st_size == segment.file_bytes > HEADER_BYTES + 4096
     assert status.st_blocks * 512 >= status.st_size
+    segment.delete()
+
+
+def test_a_file_has_its_size_from_the_beginning_and_is_deleted(segment: Segment) -> None:
+    assert segment.path is not None
+    assert segment.path.stat().st_size == segment.file_bytes > HEADER_BYTES + 4096
     segment.delete()
     assert not segment.path.exists()
 
@@ -166,6 +174,38 @@ def test_a_piece_that_ends_in_the_middle_of_a_record_is_counted_right(
             pass
         assert list(segment.lengths) == [len(record) for record in records]
         segment.close()
+
+
+def test_a_sync_begins_with_what_is_only_in_the_mapping(
+    segment: Segment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    flush, sync_data = segment_module._flush, segment_module._sync_data
+
+    def flush_and_note(memory: mmap.mmap) -> None:
+        calls.append("flush")
+        flush(memory)
+
+    def sync_and_note(fd: int) -> None:
+        calls.append("sync")
+        sync_data(fd)
+
+    monkeypatch.setattr(segment_module, "_flush", flush_and_note)
+    monkeypatch.setattr(segment_module, "_sync_data", sync_and_note)
+    segment.write(RECORD)
+    segment.sync()
+    assert calls == ["flush", "sync"]
+    segment.delete()
+
+
+def test_a_file_that_is_deleted_during_a_sync_is_gone_after_it(
+    segment: Segment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_module, "_sync_data", lambda _: segment.delete())
+    segment.write(RECORD)
+    segment.sync()
+    assert segment.path is not None
+    assert not segment.path.exists()
 
 
 def test_a_file_whose_descriptor_a_host_has_closed_can_be_deleted(segment: Segment) -> None:
