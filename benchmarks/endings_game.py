@@ -14,7 +14,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 import threading
@@ -26,6 +25,9 @@ from typing import Any
 from benchmarks.harness import Result
 from benchmarks.notes import Notes
 from redvsblue_telemetry import ConnectionState, Telemetry, start_telemetry
+
+if sys.platform != "win32":
+    import resource
 
 __all__ = ["HANG_TIMEOUT", "OS_EXIT_CODE", "ROLES", "SYS_EXIT_CODE"]
 

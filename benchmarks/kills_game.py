@@ -12,7 +12,6 @@ import enum
 import json
 import os
 import random
-import resource
 import signal
 import sys
 import threading
@@ -24,6 +23,9 @@ from typing import Any, NoReturn
 from benchmarks.harness import Result
 from benchmarks.notes import SLOTS, Notes
 from redvsblue_telemetry import ConnectionState, Telemetry, start_telemetry
+
+if sys.platform != "win32":
+    import resource
 
 __all__ = ["CHILDREN_KILLED", "EXIT_CODE", "FORKS", "PHASE", "RECOVERED", "STATE", "Phase"]
 

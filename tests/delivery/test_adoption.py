@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -41,11 +39,10 @@ from tests.support.killed_games import (
     killed,
     played,
 )
+from tests.support.kills import KILLED
 from tests.support.raw_server import raw_server, read_to_the_end, shake_hands
-from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
-pytestmark = needs_posix
 QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.005, "backoff_max": 0.01}
 
 
@@ -132,7 +129,7 @@ def test_an_adopter_that_is_killed_in_the_middle_leaves_the_rest_to_the_next(
         )
         with adopter:
             assert wait_until(lambda: proxy.has_stalled)
-            os.kill(adopter.pid, signal.SIGKILL)
+            adopter.kill()
         taken = {event["seq"] for event in server.events}
         assert 0 < len(taken) < 2000
         with made(journal, server.url) as telemetry:
@@ -822,6 +819,7 @@ KILLED_AT = """
 import sys, os, signal, threading
 from pathlib import Path
 from redvsblue_telemetry import *
+from tests.support.kills import die
 
 url, journal, moment = sys.argv[1], sys.argv[2], int(sys.argv[3])
 session = os.listdir(journal)[0]
@@ -834,7 +832,7 @@ def hook(event, arguments):
         with lock:
             count += 1
             if count == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
 
 OPERATIONS = {"open", "os.remove", "os.rename", "os.rmdir", "os.listdir", "os.scandir"}
 sys.addaudithook(hook)
@@ -875,7 +873,7 @@ def test_an_adopter_that_is_killed_at_any_operation_leaves_the_next_one_the_trut
         timeout=100,
         check=False,
     )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    assert done.returncode in (0, KILLED), done.stderr
     if done.returncode == 0:
         assert int(done.stdout) < moment
     with made(

@@ -16,7 +16,6 @@ from redvsblue_telemetry.testing import RecordingServer
 from tests.delivery.test_acks import BINARY, PONG, TEXT, fence, read_message
 from tests.support.killed_games import files, is_balanced, killed
 from tests.support.raw_server import Script, frame, raw_server, read_to_the_end, shake_hands
-from tests.support.systems import needs_posix
 from tests.support.wait import wait_until
 
 QUICK: dict[str, Any] = {
@@ -354,7 +353,6 @@ def test_a_last_report_that_is_not_archived_is_kept_for_the_next_start(
         assert wait_until(lambda: server.archive() or not dead_runs(journal, again))
 
 
-@needs_posix
 def test_the_events_of_a_killed_run_do_not_wait_for_the_archive_of_each_other(
     journal: Path, server: RecordingServer
 ) -> None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import random
-import sys
 from dataclasses import asdict
 from typing import Any
 
 import pytest
 
+from benchmarks import endings
+from benchmarks.endings import ENDINGS, Life
 from benchmarks.harness import report_lines
+from redvsblue_telemetry.collector.models import SessionDetail
 from tests.support.systems import needs_fork
 
-if sys.platform != "win32":
-    from benchmarks import endings
-    from benchmarks.endings import ENDINGS, Life
-    from redvsblue_telemetry.collector.models import SessionDetail
 
-pytestmark = needs_fork
-
-
+@needs_fork
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # it takes 40 s, if the machine has nothing else to do
 def test_each_ending_is_shown_as_it_was() -> None:

@@ -12,9 +12,8 @@ from benchmarks.notes import Notes
 from redvsblue_telemetry.collector.models import SessionDetail
 from tests.support.systems import needs_fork
 
-pytestmark = needs_fork
 
-
+@needs_fork
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # it takes 25 s, if the machine has nothing else to do
 @pytest.mark.parametrize(("has_journal", "seed"), [(True, 1), (False, 2)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import random
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from tests.support.games import (
     numbers,
     run_game,
 )
+from tests.support.kills import KILLED
 from tests.support.systems import needs_fork
 from tests.support.wait import wait_until
 
@@ -53,7 +53,7 @@ for number in range(300):
         time.sleep(randomness.random() * 0.02)
 ending = sys.argv[4]
 if ending == "kill":
-    os.kill(os.getpid(), signal.SIGKILL)
+    die()
 elif ending == "_exit":
     os._exit(0)
 elif ending == "impatient":
@@ -61,7 +61,7 @@ elif ending == "impatient":
 elif ending == "stop":
     telemetry.stop(30)
 """
-ENDINGS = {"kill": -signal.SIGKILL, "_exit": 0, "impatient": 0, "stop": 0, "end": 0}
+ENDINGS = {"kill": KILLED, "_exit": 0, "impatient": 0, "stop": 0, "end": 0}
 CLEAN_UP = """
 wait_for(lambda: len([path for path in found() if os.sep not in path]) <= 1, 90)
 wait_for(lambda: not balance().buffered)
@@ -100,7 +100,7 @@ def test_ten_games_at_once_store_each_event_once(
 def test_games_that_start_at_once_take_each_dead_run_once(
     journal: Path, collector: RunningCollector
 ) -> None:
-    dying = "emit(300, each=1000)\nsay(telemetry.session_id)\nos.kill(os.getpid(), signal.SIGKILL)"
+    dying = "emit(300, each=1000)\nsay(telemetry.session_id)\ndie()"
     with contextlib.ExitStack() as stack:
         dead = [stack.enter_context(Game(OFFLINE + dying, nowhere(), journal)) for _ in range(10)]
         sessions = [game.line() for game in dead]
@@ -165,7 +165,7 @@ for number in range(300):
 assert len([path for path in found() if os.sep not in path]) == 2
 say(*(client.session_id for client in clients))
 if sys.argv[3] == "kill":
-    os.kill(os.getpid(), signal.SIGKILL)
+    die()
 for client in clients:
     client.set_online(True)
     assert client.flush(30)
@@ -194,7 +194,7 @@ for client in clients:
     client.start()
     client.emit("played", n=1)
 say(len([path for path in found() if os.sep not in path]))
-os.kill(os.getpid(), signal.SIGKILL)
+die()
 """
     done = run_game(GAME + script, collector.url, journal)
     assert done.printed == ["2"], str(done)
@@ -258,13 +258,13 @@ session = telemetry.session_id
 reading, writing = os.pipe()
 if os.fork():
     os.read(reading, 1)
-    os.kill(os.getpid(), signal.SIGKILL)
+    die()
 if {child == "emits"}:
     emit(50)
 say(session, telemetry.session_id)
 os.write(writing, b".")
 sys.stdin.readline()
-os.kill(os.getpid(), signal.SIGKILL)
+die()
 """
     with Game(OFFLINE + script, nowhere(), journal) as game:
         parent, session = game.line().split()
@@ -294,11 +294,11 @@ for number in range(20):
         emit(number * 20, each=1000)
         say(telemetry.session_id, number * 20)
         if number % 2:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         os._exit(0)
     os.waitpid(child, 0)
 say(telemetry.session_id, 20 * 137)
-os.kill(os.getpid(), signal.SIGKILL)
+die()
 """
     done = run_game(OFFLINE + script, nowhere(), journal)
     assert done.troubles == [], str(done)
@@ -312,8 +312,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 CHILDREN = """
-import logging, multiprocessing, os, signal, sys
+import logging, multiprocessing, os, sys
 from redvsblue_telemetry import emit, get_telemetry, start_telemetry
+from tests.support.kills import KILLED, die
 
 def simulate(match, settings):
     telemetry = start_telemetry(**settings)
@@ -321,7 +322,7 @@ def simulate(match, settings):
     for number in range(100):
         emit("match", match=match, n=number)
     os.write(1, f"{telemetry.session_id}\\n".encode())  # one call: the others do so, too
-    os.kill(os.getpid(), signal.SIGKILL)
+    die()
 
 if __name__ == "__main__":
     method, url, journal, own = sys.argv[1:]
@@ -335,7 +336,7 @@ if __name__ == "__main__":
         child.start()
     for child in children:
         child.join()
-    assert [child.exitcode for child in children] == [-9] * 3
+    assert [child.exitcode for child in children] == [KILLED] * 3
 """
 
 
@@ -345,7 +346,7 @@ def test_children_of_multiprocessing_that_are_killed(
     method: str, own: str, journal: Path, tmp_path: Path, collector: RunningCollector
 ) -> None:
     game = tmp_path / "game.py"
-    game.write_text(CHILDREN)
+    game.write_text(CHILDREN, encoding="utf-8")
     script = f"""
 import subprocess
 sys.exit(subprocess.call([sys.executable, {str(game)!r}, {method!r}, url, journal, {own!r}]))

@@ -7,7 +7,6 @@ import json
 import random
 import shutil
 import sqlite3
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -15,22 +14,19 @@ from typing import Any
 
 import pytest
 
+from benchmarks import kills
 from benchmarks.harness import report_lines
+from benchmarks.kills import Life, Report
+from benchmarks.kills_game import PHASE, STATE, STATES, Phase
+from benchmarks.notes import SLOTS, Notes
+from redvsblue_telemetry import ConnectionState
+from redvsblue_telemetry.collector.storage.database import Database
+from redvsblue_telemetry.testing import RecordingServer
+from tests.support.fault_proxy import FaultProxy
 from tests.support.systems import needs_fork
 
-if sys.platform != "win32":
-    from benchmarks import kills
-    from benchmarks.kills import Life, Report
-    from benchmarks.kills_game import PHASE, STATE, STATES, Phase
-    from benchmarks.notes import SLOTS, Notes
-    from redvsblue_telemetry import ConnectionState
-    from redvsblue_telemetry.collector.storage.database import Database
-    from redvsblue_telemetry.testing import RecordingServer
-    from tests.support.fault_proxy import FaultProxy
 
-pytestmark = needs_fork
-
-
+@needs_fork
 @pytest.mark.slow
 @pytest.mark.timeout(240)  # it takes 10 s, if the machine has nothing else to do
 def test_thirty_kills_lose_nothing() -> None:
@@ -45,6 +41,7 @@ def test_thirty_kills_lose_nothing() -> None:
     assert report.children > 0
 
 
+@needs_fork
 def test_without_a_journal_the_losses_are_found() -> None:
     report = kills.run(kills=8, seed=1, has_journal=False)
     assert report.lost > 0
@@ -74,6 +71,7 @@ class SlammingServer(RecordingServer):
         super()._keep(message, *others)
 
 
+@needs_fork
 @pytest.mark.parametrize(
     ("slams", "problems"), [(2, 0), (1 + kills._MORE_LAST_GAMES, 1)], ids=["a few", "each"]
 )

@@ -12,7 +12,6 @@ from redvsblue_telemetry._journal.layout import BASE_AT, base_entry
 from redvsblue_telemetry._journal.run import RunDirectory
 from tests.support.journal import STARTED_AT, Segment, numbers_of, records, write_run
 from tests.support.killed_steps import Hook, is_killed_after
-from tests.support.systems import needs_fork
 
 
 def only_run(journal: Path) -> DeadRun:
@@ -108,19 +107,18 @@ def test_what_is_settled_is_noted_before_its_file_goes(tmp_path: Path) -> None:
     run.delete()
 
 
-@needs_fork
+def settle(path: Path, hook: Hook) -> None:
+    run = only_run(path.parent)
+    take_all(run)
+    hook()
+    run.confirm(230)
+
+
+@pytest.mark.timeout(600)  # where there is no fork, each child imports all this again
 def test_what_a_kill_left_of_settled_files_says_that_all_is_settled(tmp_path: Path) -> None:
     steps, left, is_killed = 0, set(), True
     while is_killed:
-        journal = tmp_path / str(steps)
-        path = write_run(journal, *three_segments())
-
-        def settle(hook: Hook, journal: Path = journal) -> None:
-            run = only_run(journal)
-            take_all(run)
-            hook()
-            run.confirm(230)
-
+        path = write_run(tmp_path / str(steps), *three_segments())
         is_killed = is_killed_after(steps, path, settle)
         segments = RunDirectory.segments_in(path)
         if len(segments) not in {0, 4}:

@@ -12,6 +12,7 @@ from redvsblue_telemetry._journal.dead import DeadRun
 from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.run import RunDirectory
 from tests.support.journal import RUN, SESSION, STARTED_AT, Segment, records, write_run
+from tests.support.systems import needs_links
 
 
 def segment(session_id: str, age: int = 0, **more: object) -> Segment:
@@ -94,20 +95,27 @@ def test_a_run_that_was_killed_before_it_began_is_removed(
 
 
 def test_erasing_leaves_living_runs_and_foreign_files(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    write_run(outside, segment("dead"), name="dead")
     journal = tmp_path / "journal"
     living = RunDirectory.create(journal, SESSION, RUN)
     living.segment_path(1).write_bytes(segment(SESSION).content)
     write_run(journal, segment("dead"), name="dead")
     write_run(journal, segment("no lock"), name="no lock", has_lock=False)
     journal.joinpath("notes.txt").touch()
-    journal.joinpath("link").symlink_to(outside / "dead")
     JournalDirectory(journal).erase()
-    assert sorted(path.name for path in journal.iterdir()) == [SESSION, "link", "notes.txt"]
+    assert sorted(path.name for path in journal.iterdir()) == [SESSION, "notes.txt"]
     assert living.segment_path(1).exists()
-    assert (outside / "dead" / "00000001.events").exists()
     living.delete()
+
+
+@needs_links
+def test_erasing_follows_no_link(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "outside", segment("dead"), name="dead")
+    journal = tmp_path / "journal"
+    journal.mkdir()
+    journal.joinpath("link").symlink_to(run)
+    JournalDirectory(journal).erase()
+    assert [path.name for path in journal.iterdir()] == ["link"]
+    assert (run / "00000001.events").exists()
 
 
 @pytest.mark.parametrize("moment", ["locked", "not read yet", "read"])

@@ -14,7 +14,6 @@ from redvsblue_telemetry._journal.run import RunDirectory
 from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry._report import Report, State, decode_report, encode_report
 from tests.support.killed_steps import Hook, is_killed_after
-from tests.support.systems import needs_fork
 
 
 def made(path: Path) -> Journal:
@@ -188,23 +187,23 @@ def test_an_erasure_leaves_nothing_to_be_sent_if_it_is_killed(
     assert not tmp_path.exists()
 
 
-@needs_fork
+def end_well(directory: Path, hook: Hook) -> None:
+    journal = made(directory)
+    for number in range(5):
+        push(journal, number)
+    journal.maintain()  # makes spares
+    journal.store.confirm(5)
+    journal.store.drain(5)
+    hook()
+    journal.close(keep=True)
+
+
+@pytest.mark.timeout(600)  # where there is no fork, each child imports all this again
 def test_what_a_kill_left_of_a_good_end_says_that_all_is_settled(tmp_path: Path) -> None:
     steps, left, is_killed = 0, set(), True
     while is_killed:
         directory = tmp_path / str(steps)
-
-        def end(hook: Hook, directory: Path = directory) -> None:
-            journal = made(directory)
-            for number in range(5):
-                push(journal, number)
-            journal.maintain()  # makes spares
-            journal.store.confirm(5)
-            journal.store.drain(5)
-            hook()
-            journal.close(keep=True)
-
-        is_killed = is_killed_after(steps, directory, end)
+        is_killed = is_killed_after(steps, directory, end_well)
         for run in directory.glob("*/"):
             if segments := RunDirectory.segments_in(run):
                 files = RunFiles(segments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import importlib.util
 import os
 import sys
@@ -14,6 +13,16 @@ import pytest
 
 from redvsblue_telemetry._journal import locks
 from redvsblue_telemetry._journal.locks import FileLock
+from tests.support.systems import needs_links, needs_pipes, not_on_windows
+
+if sys.platform == "win32":
+    import msvcrt as system
+
+    CALL = "locking"
+else:
+    import fcntl as system
+
+    CALL = "flock"
 
 
 def test_a_file_is_locked_once(tmp_path: Path) -> None:
@@ -36,7 +45,14 @@ def test_a_file_that_is_missing_is_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("link", marks=needs_links),
+        pytest.param("pipe", marks=needs_pipes),
+        "directory",
+    ],
+)
 def test_only_a_regular_file_is_locked(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "lock"
     if kind == "link":
@@ -54,11 +70,11 @@ def test_only_a_regular_file_is_locked(tmp_path: Path, kind: str) -> None:
 def test_a_file_system_without_locks_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def flock(fd: int, operation: int) -> None:
+    def refuse(*_: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(fcntl, "flock", flock)
-    before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+    monkeypatch.setattr(system, CALL, refuse)
+    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
     with pytest.raises(OSError, match="no file locks here") as caught:
         FileLock.acquire(tmp_path / "lock", create=True)
     assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "lock"))
@@ -69,13 +85,14 @@ def test_a_file_system_without_locks_is_named(
 def test_a_process_finds_its_own_lock_where_locks_do_not_conflict_within_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fcntl, "flock", lambda fd, operation: None)  # as on some network shares
+    monkeypatch.setattr(system, CALL, lambda *_: None)  # as on some network shares
     lock = FileLock.acquire(tmp_path / "lock", create=True)
     assert lock is not None
     assert FileLock.acquire(tmp_path / "lock") is None
     lock.release()
 
 
+@not_on_windows("it has the real one")
 def test_windows_locks_a_byte_beyond_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +102,7 @@ def test_windows_locks_a_byte_beyond_the_file(
     def locking(fd: int, mode: int, count: int) -> None:
         calls.append(("lock" if mode == 2 else "unlock", os.lseek(fd, 0, os.SEEK_CUR), count))
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB if mode == 2 else fcntl.LOCK_UN)
+            system.flock(fd, system.LOCK_EX | system.LOCK_NB if mode == 2 else system.LOCK_UN)
         except BlockingIOError as error:
             raise PermissionError(errno.EACCES, "Permission denied") from error
 
@@ -107,7 +124,7 @@ def test_windows_locks_a_byte_beyond_the_file(
     assert lock is not None
     assert calls == [("lock", 1 << 30, 1)]
     with path.open("rb") as file, pytest.raises(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        system.flock(file, system.LOCK_EX | system.LOCK_NB)
     assert module.FileLock.acquire(path) is None
     lock.release()
     assert calls[1:] == [("unlock", 1 << 30, 1)]

@@ -17,10 +17,17 @@ from hypothesis import strategies as st
 
 from redvsblue_telemetry._journal import run as run_module
 from redvsblue_telemetry._journal.directory import JournalDirectory
-from redvsblue_telemetry._journal.run import RunDirectory, _safe
+from redvsblue_telemetry._journal.run import RunDirectory, _safe, absolute
 from tests.support.journal import RUN, SESSION, Segment, records, write_run
 from tests.support.killed_steps import Hook, is_killed_after
-from tests.support.systems import IS_WINDOWS, needs_modes
+from tests.support.systems import (
+    IS_WINDOWS,
+    needs_fork,
+    needs_links,
+    needs_modes,
+    needs_windows,
+    not_on_windows,
+)
 
 
 @pytest.fixture
@@ -32,14 +39,13 @@ def run(tmp_path: Path) -> Iterator[RunDirectory]:
 
 def is_locked(path: Path) -> bool:
     """Whether another process would find it locked."""
-    import fcntl
-
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+    script = f"""
+import sys
+from pathlib import Path
+from redvsblue_telemetry._journal.locks import FileLock
+sys.exit(FileLock.acquire(Path({str(path)!r})) is None)
+"""
+    return bool(subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode)
 
 
 def test_a_run_has_the_name_of_its_session(run: RunDirectory, tmp_path: Path) -> None:
@@ -102,7 +108,9 @@ def test_a_relative_directory_survives_a_change_of_directory(
     assert not (tmp_path / "journal" / SESSION).exists()
 
 
-@pytest.mark.parametrize("kind", ["file", "link to nothing", "below a file"])
+@pytest.mark.parametrize(
+    "kind", ["file", pytest.param("link to nothing", marks=needs_links), "below a file"]
+)
 def test_a_journal_that_is_not_a_directory_is_an_error_that_names_it(
     tmp_path: Path, kind: str
 ) -> None:
@@ -141,11 +149,19 @@ def test_a_released_run_is_kept_unless_it_is_empty(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_files_of_a_run_are_deleted(tmp_path: Path, run: RunDirectory) -> None:
+@needs_links
+def test_a_link_with_the_name_of_a_segment_is_left_alone(tmp_path: Path, run: RunDirectory) -> None:
     outside = tmp_path / "00000007.events"
     outside.write_text("precious")
-    run.segment_path(1).write_bytes(b"something")
     run.segment_path(2).symlink_to(outside)
+    assert run.segments() == []
+    run.delete()
+    assert [path.name for path in run.path.iterdir()] == ["00000002.events"]
+    assert outside.read_text() == "precious"
+
+
+def test_only_files_of_a_run_are_deleted(run: RunDirectory) -> None:
+    run.segment_path(1).write_bytes(b"something")
     foreign = ["notes.txt", "1.events", "000000001.events", "00000003.events.bak"]
     for name in foreign:
         run.path.joinpath(name).write_text("foreign")
@@ -153,10 +169,10 @@ def test_only_files_of_a_run_are_deleted(tmp_path: Path, run: RunDirectory) -> N
     assert [number for number, _ in run.segments()] == [1]
     run.delete()
     left = sorted(path.name for path in run.path.iterdir())
-    assert left == sorted([*foreign, "00000002.events", "00000004.events"])
-    assert outside.read_text() == "precious"
+    assert left == sorted([*foreign, "00000004.events"])
 
 
+@not_on_windows("nobody can delete a file that is open")
 def test_a_deleted_directory_is_noticed(run: RunDirectory) -> None:
     run.path.joinpath("redvsblue.lock").unlink()
     run.path.rmdir()
@@ -165,6 +181,7 @@ def test_a_deleted_directory_is_noticed(run: RunDirectory) -> None:
     run.delete()
 
 
+@not_on_windows("nobody can delete a file that is open")
 def test_a_run_that_was_replaced_is_not_deleted(run: RunDirectory) -> None:
     run.path.joinpath("redvsblue.lock").unlink()
     run.path.joinpath("redvsblue.lock").touch()
@@ -174,7 +191,6 @@ def test_a_run_that_was_replaced_is_not_deleted(run: RunDirectory) -> None:
     assert run.segment_path(1).exists()
 
 
-@needs_modes
 def test_a_lock_whose_descriptor_was_closed_is_taken_again(run: RunDirectory) -> None:
     os.close(run._lock._fd)
     with open(os.devnull) as other:  # it may get the number of the descriptor
@@ -201,7 +217,14 @@ def test_what_a_kill_left_of_a_creation_is_removed(tmp_path: Path) -> None:
     assert len(list((tmp_path / "photos").iterdir())) == 2
 
 
-@needs_modes
+def delete(path: Path, hook: Hook) -> None:
+    run = RunDirectory.take_over(path)
+    assert run is not None
+    hook()
+    run.delete()
+
+
+@pytest.mark.timeout(600)  # where there is no fork, each child imports all this again
 @pytest.mark.parametrize("has_report", [True, False])
 def test_what_a_kill_left_of_a_deletion_is_not_taken_for_a_run(
     tmp_path: Path, has_report: bool
@@ -215,13 +238,6 @@ def test_what_a_kill_left_of_a_deletion_is_not_taken_for_a_run(
         if has_report:
             (path / "redvsblue.report").write_text("{}")
         names = sorted(path.iterdir())
-
-        def delete(hook: Hook, path: Path = path) -> None:
-            run = RunDirectory.take_over(path)
-            assert run is not None
-            hook()
-            run.delete()
-
         is_killed = is_killed_after(steps, path, delete)
         steps += 1
         if not has_begun and sorted(path.iterdir()) == names:
@@ -268,7 +284,7 @@ def test_a_run_is_created_against_one_that_erases_at_the_same_time(tmp_path: Pat
             eraser.join()
 
 
-@needs_modes
+@needs_fork
 def test_a_child_closes_its_copy_of_the_lock(run: RunDirectory) -> None:
     reading, writing = os.pipe()
     child = os.fork()
@@ -288,7 +304,7 @@ def test_a_child_closes_its_copy_of_the_lock(run: RunDirectory) -> None:
     assert RunDirectory.is_living(run.path)
 
 
-@needs_modes
+@needs_fork
 def test_a_run_is_dead_although_its_child_lives(tmp_path: Path) -> None:
     script = f"""
 import os, sys
@@ -316,7 +332,49 @@ os._exit(1)
         parent.stdin.close()  # ends the child
 
 
+def test_a_file_that_another_program_has_open_for_a_moment_is_deleted(run: RunDirectory) -> None:
+    path = run.segment_path(1)
+    path.write_bytes(b"something")
+    run.save_report(b"first")
+    with path.open("rb") as scanned, (run.path / "redvsblue.report").open("rb") as indexed:
+        for file in (scanned, indexed):
+            threading.Timer(0.03, file.close).start()
+        assert run.delete() is None
+    assert not run.path.exists()
+
+
+@needs_windows
+def test_a_file_that_another_program_keeps_open_is_named(run: RunDirectory) -> None:
+    run.segment_path(1).write_bytes(b"something")
+    with run.segment_path(1).open("rb"):
+        failed = run.delete()
+        assert failed is not None
+        assert failed.filename == str(run.segment_path(1))
+        assert JournalDirectory(run.path.parent).inspect() == []  # it is no longer a run
+    assert list(JournalDirectory(run.path.parent).dead_runs()) == []
+    assert not run.path.exists()
+
+
+def test_a_long_path_is_no_trouble(tmp_path: Path) -> None:
+    journal = tmp_path / ("x" * 200) / ("y" * 200)
+    run = RunDirectory.create(journal, SESSION, RUN)
+    run.segment_path(1).write_bytes(b"something")
+    assert run.save_report(b"last")
+    run.release()
+    assert absolute(journal).exists()
+    JournalDirectory(journal).erase()
+    assert not absolute(journal).exists()
+
+
 # The report.
+
+
+def test_a_report_that_another_program_reads_for_a_moment_is_replaced(run: RunDirectory) -> None:
+    run.save_report(b"first")
+    with (run.path / "redvsblue.report").open("rb") as indexed:
+        threading.Timer(0.03, indexed.close).start()
+        assert run.save_report(b"second")
+    assert run.report() == b"second"
 
 
 def test_a_report_takes_the_place_of_the_one_before(run: RunDirectory) -> None:
@@ -378,7 +436,7 @@ def test_no_report_comes_back_after_a_no(
     assert not run.path.exists()
 
 
-@needs_modes
+@needs_links
 def test_a_report_is_not_written_through_a_link(run: RunDirectory, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text("a player's")

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import pytest
 from tests.support import REPOSITORY
 from tests.support.collector import REFUSING_PORT, RunningCollector
 from tests.support.command import environment
+from tests.support.kills import KILLED
 from tests.support.left_behind import left_behind
 
 PATIENCE = 100.0  # seconds for a game that takes a few, on a machine that has other things to do
@@ -28,6 +28,7 @@ GAME = """
 import json, logging, os, signal, sys, threading, time
 logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
 from redvsblue_telemetry import *
+from tests.support.kills import die
 url, journal = sys.argv[1:3]
 settings = dict(enabled=True, url=url, journal=journal)
 settings.update(backoff_base=0.05, backoff_max=0.1, drain_interval=0.02)
@@ -178,7 +179,7 @@ DYING = (
 for number in range(1, int(sys.argv[3]) + 1):
     telemetry.emit("left", n=number, text="x" * 100)
 say(telemetry.session_id)
-os.kill(os.getpid(), signal.SIGKILL)
+die()
 """
 )
 
@@ -192,14 +193,14 @@ def leave_behind(journal: Path, count: int = 100, **options: Any) -> str:
 
 def _die(journal: Path, count: int, **options: Any) -> str:
     done = run_game(DYING, nowhere(), journal, count, **options)
-    assert done.code == -signal.SIGKILL, str(done)
+    assert done.code == KILLED, str(done)
     assert done.troubles == [], str(done)
     return "\n".join(done.printed)
 
 
 def contents(directory: Path) -> list[str]:
     """Return all that is in a directory, at any depth."""
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*"))
 
 
 def numbers(collector: RunningCollector, session: str) -> list[int]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from redvsblue_telemetry import Telemetry, TelemetryStats
 from tests.support import REPOSITORY
+from tests.support.kills import KILLED
 from tests.support.left_behind import left_behind
 from tests.support.wait import wait_until
 
@@ -21,13 +22,11 @@ NOWHERE = "ws://127.0.0.1:9/"  # nobody listens there
 _GAME = """
 import os, signal, sys, time
 from redvsblue_telemetry import *
+from tests.support.kills import die
 journal, url = sys.argv[1:3]
 telemetry = start_telemetry(
     **{"enabled": True, "url": url, "journal": journal, "backoff_base": 600, **SETTINGS}
 )
-def die():
-    sys.stdout.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -38,9 +37,14 @@ def game(journal: Path, script: str, *, url: str = NOWHERE, **settings: Any) -> 
 
 
 def played(
-    journal: Path, script: str, *, url: str = NOWHERE, code: int | None = None, **settings: Any
+    journal: Path,
+    script: str,
+    *,
+    url: str = NOWHERE,
+    codes: Container[int] = (KILLED,),
+    **settings: Any,
 ) -> str:
-    """Play it to its end, which is a kill unless a code is given; return its output."""
+    """Play it to its end, which is a kill unless exit codes are given; return its output."""
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         game(journal, script, url=url, **settings),
@@ -52,7 +56,7 @@ def played(
         timeout=TIMEOUT,
         check=False,
     )
-    assert done.returncode == (-signal.SIGKILL if code is None else code), done.stderr
+    assert done.returncode in codes, done.stderr
     return done.stdout
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ __all__ = [
     "IS_WINE",
     "needs_descriptors",
     "needs_fork",
+    "needs_links",
     "needs_linux",
     "needs_loopback_net",
     "needs_modes",
+    "needs_pipes",
     "needs_posix",
     "needs_proc",
     "needs_sigpipe",
@@ -46,10 +49,29 @@ def _is_wine() -> bool:
 IS_WINE = _is_wine()
 
 needs_posix = pytest.mark.skipif(IS_WINDOWS, reason="POSIX: signals that a process can catch")
+
+
+def _may_link() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, "link")
+        try:
+            link.symlink_to("nowhere")
+        except OSError:
+            return False
+        return link.is_symlink()
+
+
+needs_links = pytest.mark.skipif(
+    not _may_link(),
+    reason="wine: no symbolic links"
+    if IS_WINE
+    else "Windows: a symbolic link takes a right that few accounts have",
+)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX: fork")
 needs_descriptors = pytest.mark.skipif(
     IS_WINDOWS, reason="POSIX: one table of descriptors for files and sockets"
 )
+needs_pipes = pytest.mark.skipif(IS_WINDOWS, reason="POSIX: pipes and devices among the files")
 needs_modes = pytest.mark.skipif(IS_WINDOWS, reason="POSIX: modes of files")
 needs_timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSIX: interval timers")
 needs_sigpipe = pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="POSIX: SIGPIPE")
