@@ -22,8 +22,7 @@ from tests.collector.storage.consistency import contradictions
 from tests.support.collector import RunningCollector, collector_running
 from tests.support.command import invoke_command, run_command, running_command
 from tests.support.ports import own_port
-from tests.support.systems import needs_posix
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE, wait_until
 
 DOCS = Path(__file__).parents[2] / "docs"
 pytestmark = pytest.mark.timeout(300)  # the longest takes 40 s, if the machine has little to do
@@ -132,7 +131,7 @@ def test_session_that_still_sends_stays_exact_while_its_events_are_deleted(tmp_p
     keep = Keep(by_type={"shot": 0.5, "hit": 0.5})
     with collector_running(db=db, keep=keep) as collector:
         with playing(collector.url, 1, 0.01) as (game,):
-            assert wait_until(lambda: deleted(collector) > 300)
+            assert wait_until(lambda: deleted(collector) > 300, 3 * PATIENCE)
             (session,) = collector.sessions
             assert (session.missing, session.repeats, session.connected) == (0, 0, True)
         (session,) = collector.sessions
@@ -153,7 +152,6 @@ def size_of(folder: Path) -> int:
     return total
 
 
-@needs_posix
 @pytest.mark.slow
 def test_collector_under_load_stays_within_its_limits(tmp_path: Path) -> None:
     db, limit = tmp_path / "telemetry.sqlite3", 100_000_000
@@ -162,6 +160,7 @@ def test_collector_under_load_stays_within_its_limits(tmp_path: Path) -> None:
     arguments = ("collect", "--port", port, "--db", db, *rules)
     sizes = []
     with running_command(*arguments) as collector:
+        collector.wait_for("Press Ctrl-C to stop.\n")
         with playing(f"ws://127.0.0.1:{port}/telemetry", 3, 0.006):
             end = time.monotonic() + 12
             while time.monotonic() < end:
