@@ -8,7 +8,9 @@ import struct
 
 from tests.support.systems import IS_WINDOWS
 
-__all__ = ["reset", "stop_listening"]
+__all__ = ["ENDS_FIRST", "hang_up", "reset", "stop_listening"]
+
+ENDS_FIRST = "it shuts a socket down before it closes it, so an end is ahead of the reset"
 
 # `struct linger` has two ints, on Windows two shorts. On, and zero seconds.
 _LINGER_ZERO = struct.pack("HH" if IS_WINDOWS else "ii", 1, 0)
@@ -23,6 +25,19 @@ def stop_listening(listener: socket.socket) -> None:
     with contextlib.suppress(OSError):
         listener.shutdown(socket.SHUT_RDWR)
     listener.close()
+
+
+def hang_up(sock: socket.socket) -> None:
+    """End a connection, and a ``recv`` of it that another thread is in.
+
+    As above, closing it does that on Windows. To shut it down while the other thread closes it
+    ends the server of wine 8, and so each test that runs.
+    """
+    if IS_WINDOWS:
+        sock.close()
+    else:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def reset(sock: socket.socket) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 
 import attrs
 
-from tests.support.closing import stop_listening
+from tests.support.closing import hang_up, stop_listening
 from tests.support.raw_server import Script
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\nProxy-Agent: tests\r\n\r\n"
@@ -84,8 +84,7 @@ class ConnectProxy:
         """End all connections without an answer."""
         with self._changed:
             for sock in self._sockets:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+                hang_up(sock)
 
     def _begin(self, run: Callable[..., None], *args: socket.socket) -> None:
         thread = threading.Thread(target=run, args=args, name="connect-proxy")

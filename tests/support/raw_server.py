@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-from tests.support.closing import stop_listening
+from tests.support.closing import hang_up, stop_listening
 from tests.support.ports import own_port
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -88,7 +88,6 @@ def raw_server(script: Script) -> Iterator[int]:
     finally:
         stop_listening(listener)
         for client in clients:
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
+            hang_up(client)
         thread.join(5)
         assert not thread.is_alive()
