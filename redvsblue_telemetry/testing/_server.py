@@ -107,9 +107,7 @@ class RecordingServer:
             max_size=None,
             compression=None,
         )
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="recording-server", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, name="recording-server", daemon=True)
         self._thread.start()
         return self
 
@@ -203,6 +201,14 @@ class RecordingServer:
         self.stop()
 
     # On the server's threads.
+
+    def _serve(self) -> None:
+        try:
+            self._server.serve_forever()
+        except OSError:
+            # On Windows, waiting for a socket fails when it is closed, which is how a server stops.
+            if self._server.socket.fileno() >= 0:
+                raise
 
     def _check(self, connection: ServerConnection, request: Request) -> Response | None:
         with self._changed:
