@@ -16,9 +16,10 @@ import os
 import re
 import socket
 import ssl
+import sys
 import weakref
 
-from .._shared import monotonic
+from .._shared import is_loopback, monotonic
 from . import proxy, sigpipe
 from .contract import TIMED_OUT, ConnectionLost, LostKind, Wait, lost_by_os_error
 from .names import look_up
@@ -29,12 +30,15 @@ __all__ = ["default_ssl_context", "open_socket", "prepare"]
 
 _READ_BYTES = 65536
 _MAX_PROXY_HEAD_BYTES = 16384
+_LOCAL_PATIENCE = 0.25  # seconds; a server on this machine is there at once, or not at all
 _PROXY_AUTHENTICATION_REQUIRED = 407
 _HASHED_CERTIFICATE = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+_HOW_TO_TRUST = "set ssl_context, for example to truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)"
 _NO_AUTHORITIES = (
-    "the server's certificate can't be checked, because this Python has no CA certificates; set "
-    "ssl_context, for example to truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)"
+    "the server's certificate can't be checked, because this Python has no CA certificates; "
+    + _HOW_TO_TRUST
 )
+_UNKNOWN_ISSUER = 20  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
 _NO_NETWORK = frozenset(
     {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
 )
@@ -60,7 +64,30 @@ if not _is_reloaded and hasattr(os, "register_at_fork"):  # not on Windows
 @functools.lru_cache(maxsize=1)
 def default_ssl_context() -> ssl.SSLContext:
     """Return the context that trusts the system's authorities. Building it takes long."""
-    return ssl.create_default_context()
+    try:
+        return ssl.create_default_context()
+    except ssl.SSLError:
+        if sys.platform != "win32":
+            raise
+        return _without_broken_authorities()
+
+
+def _without_broken_authorities() -> ssl.SSLContext:
+    """Return the same context with the certificates of Windows that OpenSSL can read.
+
+    Before Python 3.13.3, a single one that it can't read is an error, such as that of the Serbian
+    interior ministry, which citizens of Serbia install (CPython issue 79846).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if sys.platform == "win32":
+        for store in ("CA", "ROOT"):
+            for certificate, encoding, trust in ssl.enum_certificates(store):
+                is_trusted = trust is True or (trust and ssl.Purpose.SERVER_AUTH.oid in trust)
+                if encoding == "x509_asn" and is_trusted:
+                    with contextlib.suppress(ssl.SSLError):
+                        context.load_verify_locations(cadata=certificate)
+        context.set_default_verify_paths()
+    return context
 
 
 def _lacks_authorities(context: ssl.SSLContext | None) -> bool:
@@ -76,6 +103,16 @@ def _lacks_authorities(context: ssl.SSLContext | None) -> bool:
             folder = ssl.get_default_verify_paths().capath
             return not any(map(_HASHED_CERTIFICATE.fullmatch, os.listdir(folder) if folder else ()))
     return False
+
+
+def _may_lack_authority(context: ssl.SSLContext, lost: ConnectionLost) -> bool:
+    """Return whether the server's authority may be one that Windows trusts and doesn't have yet.
+
+    It downloads most of them when its own functions first meet a server that needs them, which
+    OpenSSL never asks for (CPython issue 101738).
+    """
+    is_unknown = sys.platform == "win32" and lost.verify_code == _UNKNOWN_ISSUER
+    return is_unknown and context is default_ssl_context()
 
 
 def prepare(*, is_secure: bool) -> None:
@@ -129,6 +166,8 @@ def open_socket(
         lost = _failure(error, LostKind.TLS, host)
         if lost.kind is LostKind.CERTIFICATE and _lacks_authorities(tls):
             lost = _reworded(lost, _NO_AUTHORITIES)
+        elif _may_lack_authority(tls, lost):
+            lost = _reworded(lost, f"{lost}; if browsers accept it, {_HOW_TO_TRUST}")
         if found is not None:
             # One that reads what it passes on has a certificate that only its own clients trust.
             lost = _reworded(lost, f"{lost} (through the proxy {found.name})")
@@ -146,11 +185,16 @@ def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socke
             if (code := sock.connect_ex(address)) in (errno.EINPROGRESS, errno.EWOULDBLOCK):
                 # An address that doesn't answer leaves time for the others. Happy Eyeballs
                 # (RFC 8305) would be faster then, at the price of several sockets at a time.
-                share = (deadline - monotonic()) / (len(addresses) - index)
+                others = len(addresses) - index - 1
+                share = (deadline - monotonic()) / (others + 1)
+                if others and is_loopback(address[0]):
+                    # Windows takes two seconds to refuse, and `localhost` is ::1 before 127.0.0.1,
+                    # where the collector listens.
+                    share = min(share, _LOCAL_PATIENCE)
                 wait(sock.fileno(), WRITE, min(deadline, monotonic() + share))
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
-                raise OSError(code, os.strerror(code))
+                raise _error_of(code)
         except BaseException as error:
             sock.close()
             is_last = index + 1 == len(addresses)
@@ -159,6 +203,15 @@ def _open_tcp(host: str, port: int, wait: Wait, deadline: float) -> socket.socke
         else:
             return sock
     raise OSError(errno.EHOSTUNREACH, f"{host} has no address")
+
+
+def _error_of(code: int) -> OSError:
+    """Return the error for a code that a socket gave."""
+    if sys.platform == "win32":  # its `strerror` calls all of them "Unknown error"
+        import ctypes  # noqa: PLC0415
+
+        return OSError(0, ctypes.FormatError(code).rstrip(". "), None, code)
+    return OSError(code, os.strerror(code))
 
 
 def _open_tunnel(via: proxy.Proxy, request: bytes, wait: Wait, deadline: float) -> socket.socket:

@@ -25,7 +25,8 @@ class OwnedSocket(socket.socket):
     """A socket that fails with EBADF, and does nothing, once its descriptor was closed elsewhere.
 
     On macOS all TCP sockets look alike, so there it takes a TCP socket of the host for its own.
-    Windows numbers sockets and files separately and reuses no number soon, so nothing is compared.
+    Windows numbers sockets and files separately, and what closes files leaves sockets alone, so
+    nothing is compared there.
     """
 
     __slots__ = ("_identity",)
@@ -88,5 +89,8 @@ def owned_pair() -> tuple[OwnedSocket, OwnedSocket]:
     Raises:
         OSError: the system has no descriptors left.
     """
-    one, other = socket.socketpair()
-    return OwnedSocket(fileno=one.detach()), OwnedSocket(fileno=other.detach())
+    one, other = (OwnedSocket(fileno=end.detach()) for end in socket.socketpair())
+    if one.family == socket.AF_INET:  # Windows: a connection of the machine to itself
+        for end in (one, other):  # a second byte must not wait until the first is acknowledged
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return one, other

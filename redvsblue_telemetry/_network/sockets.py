@@ -14,6 +14,7 @@ import selectors
 import socket
 import ssl
 import struct
+import sys
 
 from . import sigpipe
 
@@ -21,7 +22,8 @@ __all__ = ["READ", "WRITE", "PlainSocket", "SecureSocket"]
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
-_LINGER_ZERO = struct.pack("ii", 1, 0)  # a close discards unsent data and sends a reset
+# A close discards unsent data and sends a reset. `struct linger` has shorts on Windows, else ints.
+_LINGER_ZERO = struct.pack("HH" if sys.platform == "win32" else "ii", 1, 0)
 _READ_BYTES = 65536
 _MAX_UNWRITTEN_BYTES = 65536
 

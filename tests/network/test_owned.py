@@ -12,9 +12,7 @@ import pytest
 
 from redvsblue_telemetry._network.owned import OwnedSocket, owned_pair
 from redvsblue_telemetry._network.sockets import PlainSocket
-from tests.support.systems import needs_descriptors
-
-pytestmark = needs_descriptors
+from tests.support.systems import needs_descriptors, needs_windows
 
 
 def replaced(tmp_path: Path) -> tuple[OwnedSocket, int]:
@@ -48,6 +46,14 @@ def test_an_intact_pair_works() -> None:
     other.close()
 
 
+@needs_windows
+def test_the_bytes_of_a_pair_do_not_wait_for_each_other() -> None:
+    for end in owned_pair():
+        assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        end.close()
+
+
+@needs_descriptors
 def test_each_use_fails_and_leaves_the_host_alone(tmp_path: Path) -> None:
     sock, number = replaced(tmp_path)
     assert not sock.is_intact
@@ -66,6 +72,7 @@ def test_each_use_fails_and_leaves_the_host_alone(tmp_path: Path) -> None:
     os.close(number)
 
 
+@needs_descriptors
 @pytest.mark.parametrize("end", ["close", "reset"])
 def test_a_connection_that_ends_leaves_the_host_alone(tmp_path: Path, end: str) -> None:
     sock, number = replaced(tmp_path)
@@ -74,6 +81,7 @@ def test_a_connection_that_ends_leaves_the_host_alone(tmp_path: Path, end: str) 
     os.close(number)
 
 
+@needs_descriptors
 def test_a_socket_that_is_forgotten_leaves_the_host_alone(tmp_path: Path) -> None:
     sock, number = replaced(tmp_path)
     del sock

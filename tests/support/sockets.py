@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import selectors
 import socket
 import ssl
+import sys
 from typing import Any
 
 import pytest
@@ -48,6 +51,13 @@ def ending(connection: Connection, timeout: float = 5.0) -> ConnectionLost:
         return lost
     finally:
         connection.abort()
+
+
+def system_text(code: int) -> str:
+    """Return what the system says about an error of a socket."""
+    if sys.platform != "win32":
+        return os.strerror(code)
+    return ctypes.FormatError(code).rstrip(". ")  # of sockets, `strerror` knows nothing there
 
 
 def narrowed(sock: socket.socket) -> socket.socket:
