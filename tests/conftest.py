@@ -30,7 +30,13 @@ TOGETHER = (
 )
 
 if IS_WINDOWS:  # the parts of a cluster run on servers with Linux
-    collect_ignore = ["cluster", "cli/cluster", "cli/test_cluster_units.py", "cli/test_view.py"]
+    collect_ignore = [
+        "cluster",
+        "cli/cluster",
+        "cli/test_cluster_units.py",
+        "cli/test_view.py",
+        "faults/test_cluster_model.py",
+    ]
 
 THREADS = ("redvsblue-telemetry", "recording-server")
 THREAD_EXIT_TIMEOUT = 2.0  # seconds for a thread that is on its way out; a leaked one stays forever
