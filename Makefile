@@ -83,7 +83,7 @@ test-all: ## Run the tests on each Python from 3.10 to 3.15 that this machine ha
 # Not part of `.ci/run`: it needs wine, which is not Windows.
 .PHONY: test-windows
 test-windows: $(windows_installed) ## Run the tests with a Python for Windows, under wine; installs both
-	sh scripts/test_windows.sh $(WINDOWS) -n auto
+	"$(PYTHON)" scripts/test_windows.py $(WINDOWS)
 
 # Makes "package[extra] >=1.2, <3" to package==1.2.
 lowest := s/^ *\([a-z-]*\)\(\[[a-z]*\]\)* *>=\([0-9.]*\).*/\1==\3/p

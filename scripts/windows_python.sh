@@ -4,8 +4,8 @@
 #   sh scripts/windows_python.sh PYTHON FOLDER
 #
 # PYTHON is a Python 3.10 to 3.12 of this system: the one for Windows will be of the same version, and gets
-# a copy of the pure part of its standard library. FOLDER will have `python/python.exe`, and `prefix`, the
-# files that wine keeps. All that is compiled comes from PyPI: panda3d's wheel has the interpreter that
+# a copy of the pure part of its standard library. FOLDER will have `python/python.exe`, and what
+# wine keeps. All that is compiled comes from PyPI: panda3d's wheel has the interpreter that
 # python.org builds, with its extension modules, OpenSSL and SQLite.
 set -eu
 
@@ -61,6 +61,9 @@ rm -f "$windows"/DLLs/_wmi*.pyd "$windows"/DLLs/*t-win_amd64.pyd  # wine 8 can't
 cp -r "$("$python" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/." "$windows/Lib"
 rm -rf "$site" "$windows/Lib/dist-packages" "$windows"/Lib/lib-dynload "$windows"/Lib/config-* "$windows/Lib/test"
 mkdir -p "$site"
+# The interpreter calls this on the class, for which a library before 3.11.8 lacks the decorator.
+sed -i -e '/^    @classmethod$/{n;b' -e '}' -e 's/^    def invalidate_caches(cls)/    @classmethod\n&/' \
+    "$windows/Lib/importlib/metadata/__init__.py"
 
 cat >"$work/main.c" <<C
 #include <windows.h>
@@ -114,9 +117,6 @@ P
 cp -r "$work"/ours/*.dist-info "$site/"
 printf 'Z:%s\n' "$(printf %s "$project" | tr / '\\')" >"$site/redvsblue_telemetry.pth"
 
-# By default, wine 8 is a Windows 7, in which pipes keep the empty messages that wake a ProcessPoolExecutor.
-sh "$project/scripts/wine.sh" "$folder" reg add 'HKCU\Software\Wine' /v Version /d win10 /f >/dev/null
-
 # The interpreter is of one patch release, and the library of another.
 compiled=$("$python" - "$windows/python$version.dll" "$dotted" <<'P'
 import re, sys
@@ -126,7 +126,7 @@ with open(sys.argv[1], "rb") as dll:
 P
 )
 echo "windows_python: CPython $compiled for Windows, with the library of $patch"
-if ! sh "$project/scripts/test_windows.sh" "$folder" --collect-only -q tests/test_user_dir.py >"$work/log" 2>&1; then
+if ! (cd "$project" && "$python" scripts/test_windows.py "$folder" tests/test_user_dir.py >"$work/log" 2>&1); then
     cat "$work/log" >&2
     echo "This Python for Windows does not work, as shown above. The interpreter is $compiled, and the library" >&2
     echo "that of $patch: if they don't fit, use a Python $dotted that is closer." >&2

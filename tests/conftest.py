@@ -7,9 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -74,31 +72,6 @@ def pytest_report_header() -> list[str]:
         return []
     system = "Windows, as far as wine has it" if IS_WINE else "Windows"
     return [f"system: {system}; not collected: tests/cluster, whose servers run on Linux"]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print two tables on Windows, as docs/windows-and-macos.md has them: results, and skips."""
-    if not IS_WINDOWS:
-        return
-    results: dict[str, Counter[str]] = defaultdict(Counter)
-    reasons: Counter[str] = Counter()
-    for outcome in ("passed", "skipped", "failed", "error"):
-        for report in terminalreporter.stats.get(outcome, ()):
-            folder = Path(report.nodeid.partition("::")[0]).parts[:2]
-            name = "/".join(part for part in folder if not part.endswith(".py"))
-            results[name]["failed" if outcome == "error" else outcome] += 1
-            if outcome == "skipped":
-                reasons[str(report.longrepr[2]).removeprefix("Skipped: ")] += 1
-    if not results:
-        return
-    terminalreporter.section("tables")
-    terminalreporter.write_line("| tests | passed | skipped | failed |")
-    for name, row in [*sorted(results.items()), ("all", sum(results.values(), Counter()))]:
-        cells = [name, *(f"{row[outcome]:,}" for outcome in ("passed", "skipped", "failed"))]
-        terminalreporter.write_line(f"| {' | '.join(cells)} |")
-    terminalreporter.write_line("| reason of a skip | tests |")
-    for reason, count in sorted(reasons.items()):
-        terminalreporter.write_line(f"| {reason} | {count:,} |")
 
 
 @pytest.hookimpl(optionalhook=True)

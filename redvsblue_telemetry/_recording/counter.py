@@ -15,6 +15,7 @@ __all__ = ["IS_FREE_THREADED", "AtomicCounter"]
 IS_FREE_THREADED = "free-threading build" in sys.version
 """Whether this build of Python can run without the GIL."""
 
+_IS_A_COUNT = IS_FREE_THREADED or sys.platform == "win32"
 _BEFORE_THE_NUMBER = len("count(")
 
 
@@ -28,6 +29,9 @@ class AtomicCounter(Iterator[int]):
     without advancing it, since Python 3.14 has removed ``__reduce__`` from itertools. With the GIL
     it would do as well, but make an emit into a full store 0.7 % dearer.
 
+    On Windows it takes the range's place, too: a C long has 32 bits there, and the iterator over a
+    longer range computes with Python's integers, which fails at the recursion limit.
+
     As an iterator it yields 1, 2, 3, …: the count after each step.
     """
 
@@ -35,14 +39,14 @@ class AtomicCounter(Iterator[int]):
 
     def __init__(self) -> None:
         self._numbers: Iterator[int] = (
-            itertools.count(1) if IS_FREE_THREADED else iter(range(1, sys.maxsize))
+            itertools.count(1) if _IS_A_COUNT else iter(range(1, sys.maxsize))
         )
         self.increment: Callable[[], int] = self._numbers.__next__
 
     @property
     def value(self) -> int:
         """How many times it was incremented."""
-        if IS_FREE_THREADED:
+        if _IS_A_COUNT:
             return int(repr(self._numbers)[_BEFORE_THE_NUMBER:-1]) - 1
         return sys.maxsize - 1 - operator.length_hint(self._numbers)
 
