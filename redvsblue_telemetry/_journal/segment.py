@@ -382,19 +382,31 @@ class Segment:
         self._fd = fd
 
     def unlink(self) -> None:
-        """Remove its file. On Windows, that has no effect while it is open."""
-        self.file_bytes = 0
-        if self.path is not None:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+        """Remove its file, without waiting for a thread that uses it.
+
+        Windows can't remove an open file. There, it is closed as well, or stays if it is in use.
+        """
+        if sys.platform != "win32":
+            self._remove()
+        elif self._using_file.acquire(blocking=False):
+            try:
+                self.delete()
+            finally:
+                self._using_file.release()
 
     def delete(self) -> None:
         """Remove its file, and close it."""
         self._is_deleted = True
-        self.unlink()
+        self._remove()
         self.close()
         if sys.platform == "win32":
-            self.unlink()
+            self._remove()
+
+    def _remove(self) -> None:
+        self.file_bytes = 0
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
     def forget(self) -> None:
         """Close it in a forked child, without touching what the parent uses.

@@ -236,7 +236,6 @@ def test_files_keep_to_the_limit_and_the_oldest_events_expire(tmp_path: Path) ->
     store.erase()
 
 
-@not_on_windows("only the worker deletes files, as it has to close them before")
 def test_without_a_worker_too(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "journal", max_bytes=2**20).open()
     bench.emit_many(20_000)
