@@ -31,6 +31,13 @@ SERVER_DIED = re.compile(r"wineserver.*Assertion|wine client error")
 ATTEMPTS = 3
 TIMEOUT = 1200  # seconds for one file; a test that hangs ends its Python after 120
 MOST_SHOWN = 20_000  # characters of what a file with a failure has written
+REGISTRY = {
+    # By default, wine 8 is a Windows 7, in which pipes keep the empty messages that wake a
+    # ProcessPoolExecutor.
+    (r"HKCU\Software\Wine", "Version"): "win10",
+    # No program of this name: a Python that crashes, as some tests want, ends without a debugger.
+    (r"HKLM\Software\Microsoft\Windows NT\CurrentVersion\AeDebug", "Debugger"): "none",
+}
 OUTCOMES = ("passed", "skipped", "failed")
 NO_TESTS = 5  # pytest's exit status where all of a file is skipped, or nothing was chosen
 
@@ -67,11 +74,10 @@ class Wine:
 
     def __init__(self, prefix: Path) -> None:
         self._environment = {**os.environ, "WINEDEBUG": "-all", "WINEPREFIX": str(prefix)}
-        # By default, wine 8 is a Windows 7, in which pipes keep the empty messages that wake a
-        # ProcessPoolExecutor.
-        key = ("reg", "add", r"HKCU\Software\Wine", "/v", "Version", "/d", "win10", "/f")
-        if not prefix.exists() and self.run(*key)[0] != 0:
-            raise SystemExit(f"wine can't make {prefix}")
+        if not prefix.exists():
+            for (key, name), value in REGISTRY.items():
+                if self.run("reg", "add", key, "/v", name, "/d", value, "/f")[0]:
+                    raise SystemExit(f"wine can't make {prefix}")
 
     def run(self, *command: str) -> tuple[int, str]:
         """Run a program; return its exit status and what it wrote."""

@@ -8,7 +8,6 @@ import json
 import socket
 import sqlite3
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import trustme
 from click.testing import CliRunner
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
-from websockets.sync.server import Server, ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 from redvsblue_telemetry._compression import supported
 from redvsblue_telemetry._network.dial import default_ssl_context
@@ -37,6 +36,7 @@ from tests.support.raw_server import (
     shake_hands,
 )
 from tests.support.sockets import server_context
+from tests.support.websocket_server import websocket_server
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
 A_DAY = datetime.timedelta(days=1)
@@ -468,19 +468,6 @@ def test_a_tls_server_under_ws_is_recognized(authority: trustme.CA) -> None:
 
 
 # Confirmations.
-
-
-@contextlib.contextmanager
-def websocket_server(handler: Any, **settings: Any) -> Iterator[str]:
-    server: Server
-    with serve(handler, "127.0.0.1", 0, **settings) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def promise(connection: ServerConnection, request: Any, response: Any) -> None:

@@ -8,7 +8,6 @@ import logging
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from typing import Any
 import attrs
 import pytest
 from websockets.http11 import Response
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 from redvsblue_telemetry import ConnectionState, Telemetry, TelemetryEvent, TelemetrySettings
 from redvsblue_telemetry._delivery.adoption import LoadLimit
@@ -42,6 +41,7 @@ from tests.support.killed_games import (
 from tests.support.kills import KILLED
 from tests.support.raw_server import raw_server, read_to_the_end, shake_hands
 from tests.support.wait import wait_until
+from tests.support.websocket_server import websocket_server
 
 QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.005, "backoff_max": 0.01}
 
@@ -674,14 +674,8 @@ def confirming_no_report() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         response.headers["Telemetry-Report"] = "1"
         return response
 
-    with serve(serve_one, "127.0.0.1", 0, process_response=offer, close_timeout=0.1) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/", reports
-        finally:
-            server.shutdown()
-            thread.join()
+    with websocket_server(serve_one, process_response=offer, close_timeout=0.1) as url:
+        yield url, reports
 
 
 def test_a_run_stays_until_its_report_is_confirmed(journal: Path, server: RecordingServer) -> None:

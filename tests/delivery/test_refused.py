@@ -6,19 +6,19 @@ import contextlib
 import json
 import logging
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from websockets.http11 import Response
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 from redvsblue_telemetry import Telemetry, TelemetryEvent, start_telemetry
 from redvsblue_telemetry._compression import unpacker
 from redvsblue_telemetry._recording.codec import EventCodec
 from tests.support.offline import started_offline
 from tests.support.wait import wait_until
+from tests.support.websocket_server import websocket_server
 
 # Refusals cost a connection each, and each a wait: so short ones.
 QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.001, "backoff_max": 0.003}
@@ -99,21 +99,12 @@ def picky_server(
     has picked.
     """
     picky = PickyServer(verdict, takes_reports, encoding, reads_it)
-    with serve(
+    with websocket_server(
         picky.receive,
-        "127.0.0.1",
-        0,
         process_response=picky.offer_acks,
         close_timeout=0.1,  # for what the client sent ahead, which nobody reads any more
-    ) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            picky.url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
-            yield picky
-        finally:
-            server.shutdown()
-            thread.join()
+    ) as picky.url:
+        yield picky
 
 
 def started(url: str, types: list[str], **settings: Any) -> Telemetry:
@@ -257,21 +248,13 @@ def test_what_the_servers_library_refuses_is_found_without_acks(
         for message in connection:
             arrived.extend(event["seq"] for event in json.loads(message))
 
-    with serve(receive, "127.0.0.1", 0, max_size=2000, close_timeout=0.1) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            telemetry = started_offline(
-                **QUICK, url=f"ws://127.0.0.1:{server.socket.getsockname()[1]}/", batch_size=20
-            )
-            for number in range(1, 41):
-                telemetry.emit("fat" if number == 30 else "thin", x="y" * (3000 * (number == 30)))
-            telemetry.set_online(True)
-            settle(telemetry)
-            assert telemetry.stop(5)
-        finally:
-            server.shutdown()
-            thread.join()
+    with websocket_server(receive, max_size=2000, close_timeout=0.1) as url:
+        telemetry = started_offline(**QUICK, url=url, batch_size=20)
+        for number in range(1, 41):
+            telemetry.emit("fat" if number == 30 else "thin", x="y" * (3000 * (number == 30)))
+        telemetry.set_online(True)
+        settle(telemetry)
+        assert telemetry.stop(5)
     assert (telemetry.stats().delivered, telemetry.stats().dropped) == (39, 1)
     # A handler may lag behind its library, which has answered the pings by then.
     assert wait_until(lambda: set(arrived) == set(range(1, 41)) - {30})

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 from redvsblue_telemetry import (
     ConnectionState,
@@ -31,6 +31,7 @@ from redvsblue_telemetry._journal.store import JournalStore
 from redvsblue_telemetry.testing import RecordingServer
 from tests.support.ports import own_port
 from tests.support.wait import wait_until
+from tests.support.websocket_server import websocket_server
 
 QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.02, "backoff_max": 0.1}
 CONFIRM_TIMEOUT = TelemetrySettings().confirm_timeout  # a stop that ignored its own would take it
@@ -163,7 +164,7 @@ def test_reports_none_offers_none_and_sends_none() -> None:
         assert telemetry.stop(5)
         assert "Telemetry-Report" not in server.requests[0].headers
         assert server.reports == []
-    with running(receive, process_response=answer) as url:
+    with websocket_server(receive, process_response=answer) as url:
         telemetry = start_telemetry(**QUICK, url=url, reports="none")
         telemetry.emit("x")
         assert telemetry.stop(5)
@@ -181,24 +182,11 @@ def test_another_version_of_reports_is_none() -> None:
     def receive(connection: ServerConnection) -> None:
         received.extend(connection)
 
-    with running(receive, process_response=answer) as url:
+    with websocket_server(receive, process_response=answer) as url:
         telemetry = start_telemetry(**QUICK, url=url)
         telemetry.emit("x")
         assert telemetry.stop(5)
         assert wait_until(lambda: len(received) == 1)
-
-
-@contextlib.contextmanager
-def running(handler: Any, **options: Any) -> Iterator[str]:
-    """Run a server of websockets; yields its URL."""
-    with serve(handler, "127.0.0.1", 0, **options) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 # On the wire.
@@ -216,7 +204,7 @@ def test_ndjson_has_it_on_a_line_of_its_own() -> None:
             assert isinstance(message, str)
             received.append(message)
 
-    with running(receive, process_response=answer) as url:
+    with websocket_server(receive, process_response=answer) as url:
         telemetry = start_telemetry(**QUICK, url=url, wire_format="ndjson")
         telemetry.emit("x")
         assert telemetry.stop(5)
@@ -250,7 +238,7 @@ def test_it_has_no_more_bytes_than_a_message_may_have() -> None:
     def receive(connection: ServerConnection) -> None:
         sizes.extend(len(message) for message in connection)
 
-    with running(receive, process_response=answer) as url:
+    with websocket_server(receive, process_response=answer) as url:
         telemetry = start_telemetry(
             **QUICK,
             url=url,
@@ -336,7 +324,7 @@ def taking(
         response.headers["Telemetry-Report"] = request.headers["Telemetry-Report"]
         return response
 
-    with running(lambda client: receive(client, reports), process_response=answer) as url:
+    with websocket_server(lambda client: receive(client, reports), process_response=answer) as url:
         yield url, reports
 
 

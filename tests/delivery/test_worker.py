@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from websockets.http11 import Response
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 from redvsblue_telemetry import ConnectionState, Telemetry, TelemetryEvent, start_telemetry
 from redvsblue_telemetry._delivery.states import TRANSITIONS
@@ -26,6 +26,7 @@ from redvsblue_telemetry.testing import RecordingServer
 from tests.support.ports import own_port
 from tests.support.raw_server import frame, raw_server, read_to_the_end, shake_hands
 from tests.support.wait import wait_until
+from tests.support.websocket_server import websocket_server
 
 QUICK: dict[str, Any] = {"enabled": True, "backoff_base": 0.02, "backoff_max": 0.1}
 
@@ -278,22 +279,15 @@ def test_what_the_server_will_not_have_is_found_dropped_and_named(
             arrived.extend(types)
             connection.send(json.dumps({"ack": number}))
 
-    with serve(handler, "127.0.0.1", 0, process_response=offer_acks) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            port = server.socket.getsockname()[1]
-            telemetry = start_telemetry(**QUICK, url=f"ws://127.0.0.1:{port}/", batch_size=8)
-            for number in range(20):
-                telemetry.emit("poison" if number == 11 else f"e{number}")
-            telemetry.flush(10)
-            assert wait_until(lambda: telemetry.stats().delivered == 19)
-            assert telemetry.stats().dropped == 1
-            assert list(dict.fromkeys(arrived)) == [f"e{n}" for n in range(20) if n != 11]
-            assert telemetry.stop(2)
-        finally:
-            server.shutdown()
-            thread.join()
+    with websocket_server(handler, process_response=offer_acks) as url:
+        telemetry = start_telemetry(**QUICK, url=url, batch_size=8)
+        for number in range(20):
+            telemetry.emit("poison" if number == 11 else f"e{number}")
+        telemetry.flush(10)
+        assert wait_until(lambda: telemetry.stats().delivered == 19)
+        assert telemetry.stats().dropped == 1
+        assert list(dict.fromkeys(arrived)) == [f"e{n}" for n in range(20) if n != 11]
+        assert telemetry.stop(2)
     (named,) = [record for record in caplog.records if "dropped" in record.getMessage()]
     assert "poison" in named.getMessage()
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import trustme
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 from redvsblue_telemetry import ConnectionState, start_telemetry, stop_telemetry
 from redvsblue_telemetry._network import dial
@@ -30,6 +30,7 @@ from tests.support.sdk import QUICK, delivers, failure
 from tests.support.sockets import connect, ending, narrowed, server_context
 from tests.support.systems import needs_windows, not_on_windows
 from tests.support.wait import wait_until
+from tests.support.websocket_server import websocket_server
 
 has_its_own_authorities = not_on_windows("Python always has the CA certificates of the system")
 
@@ -286,24 +287,16 @@ def test_large_batches_and_a_talkative_server_that_reads_slowly_get_on(
     context = server_context(authority.issue_cert("127.0.0.1"))
     context.minimum_version = context.maximum_version = version
     monkeypatch.setattr(dial.sigpipe, "spare", narrowed)
-    with serve(handler, "127.0.0.1", 0, ssl=context, max_size=None, compression=None) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        try:
-            port = running.socket.getsockname()[1]
-            telemetry = start_telemetry(
-                **QUICK, url=f"wss://127.0.0.1:{port}/", ssl_context=trusting, batch_size=10
-            )
-            for _ in range(600):
-                telemetry.emit("x", text="y" * 8000)
-            assert telemetry.flush(30)
-            assert telemetry.stats().reconnects == 0
-            assert telemetry.stats().delivered == 600
-            assert wait_until(lambda: len(seqs) >= 600, 30)
-            assert telemetry.stop(5)
-        finally:
-            running.shutdown()
-            thread.join()
+    options = {"ssl": context, "max_size": None, "compression": None}
+    with websocket_server(handler, "wss", **options) as url:
+        telemetry = start_telemetry(**QUICK, url=url, ssl_context=trusting, batch_size=10)
+        for _ in range(600):
+            telemetry.emit("x", text="y" * 8000)
+        assert telemetry.flush(30)
+        assert telemetry.stats().reconnects == 0
+        assert telemetry.stats().delivered == 600
+        assert wait_until(lambda: len(seqs) >= 600, 30)
+        assert telemetry.stop(5)
     assert seqs == list(range(1, 601))
 
 
