@@ -235,9 +235,19 @@ class Acceptor:
                     sock.setblocking(False)
                     return sock, address
         except NotImplementedError:  # Windows' default loop
-            # Not for all loops: a cancellation can lose the connection that was just accepted.
+            # Not for all loops: a cancellation could lose the connection that was just accepted.
+            loop = asyncio.get_running_loop()
+            accepting = asyncio.ensure_future(loop.sock_accept(self._listener))
             try:
-                return await asyncio.get_running_loop().sock_accept(self._listener)
+                await asyncio.wait((accepting,))
+            except asyncio.CancelledError:
+                for _ in range(2):
+                    await asyncio.sleep(0)  # its task may not know of the connection yet
+                if not accepting.cancel() and accepting.exception() is None:
+                    accepting.result()[0].close()
+                raise
+            try:
+                return accepting.result()
             except OSError as error:
                 if getattr(error, "winerror", None) == _NETNAME_DELETED:
                     raise ConnectionResetError(*error.args) from error  # see gh-93821 of CPython
