@@ -4,7 +4,8 @@
 
 Each file of tests has a process of its own, and each of those that run side by side a wine of its
 own. A wine's server is one thread, and when it dies, each Python in that wine ends. Wine 8's server
-dies now and then, by an assertion about sockets. Such a file is run again, and named at the end.
+dies now and then, by an assertion about sockets. A file whose Python ended without a word is run
+again, and named at the end.
 
 Prints the results by directory and the reasons of skips, as docs/windows-and-macos.md has them.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import os
 import queue
-import re
 import shutil
 import subprocess
 import sys
@@ -27,8 +27,9 @@ from xml.etree import ElementTree
 PROJECT = Path(__file__).resolve().parent.parent
 # Debian's `wine` is a script that also looks for a wine of 32 bits, and complains if there is none.
 WINE = next(filter(shutil.which, ("/usr/lib/wine/wine64", "wine64", "wine")), "wine")
-SERVER_DIED = re.compile(r"wineserver.*Assertion|wine client error")
 ATTEMPTS = 3
+ENDED = "ended by this program"
+OWN_FAULTS = ("+ Timeout +", "Unhandled")  # a test that hangs, a Python that crashes
 TIMEOUT = 1200  # seconds for one file; a test that hangs ends its Python after 120
 MOST_SHOWN = 20_000  # characters of what a file with a failure has written
 REGISTRY = {
@@ -51,7 +52,7 @@ class Results:
     reasons: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     output: str = ""
-    deaths: int = 0  # of wine's server
+    deaths: int = 0  # of its Python, without a word
 
     def read(self, report: Path) -> None:
         for case in ElementTree.parse(report).iter("testcase"):
@@ -95,7 +96,7 @@ class Wine:
             output = process.communicate(timeout=TIMEOUT)[0]
         except subprocess.TimeoutExpired:
             self.end()
-            output = f"{process.communicate()[0]}\nended after {TIMEOUT} s"
+            output = f"{process.communicate()[0]}\n{ENDED} after {TIMEOUT} s"
         return process.returncode, output
 
     def end(self) -> None:
@@ -113,10 +114,12 @@ def run_file(wine: Wine, folder: Path, path: Path, arguments: Sequence[str]) -> 
         status, results.output = wine.run(
             str(folder / "python" / python[0]), *python[1:], *arguments, path.as_posix()
         )
-        if not SERVER_DIED.search(results.output) or results.deaths == ATTEMPTS - 1:
+        if report.exists() or any(sign in results.output for sign in (ENDED, *OWN_FAULTS)):
             break
         results.deaths += 1
         wine.end()
+        if results.deaths == ATTEMPTS:
+            break
     if report.exists():
         results.read(report)
     if status not in (0, NO_TESTS) and not results.failures:
@@ -169,7 +172,9 @@ def show(done: Sequence[Results]) -> None:
     print()
     for results in done:
         if results.deaths:
-            print(f"wine's server died {results.deaths}x, and the tests ran again: {results.path}")
+            print(
+                f"{results.path} was run again: its Python ended {results.deaths}x without a word"
+            )
         for failure in results.failures:
             print(f"FAILED {failure}")
 

@@ -12,6 +12,7 @@ takes one TLS context for all connections, and logs a traceback a second when fi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import socket
@@ -243,8 +244,9 @@ class Acceptor:
             except asyncio.CancelledError:
                 for _ in range(2):
                     await asyncio.sleep(0)  # its task may not know of the connection yet
-                if not accepting.cancel() and accepting.exception() is None:
-                    accepting.result()[0].close()
+                accepting.cancel()
+                with contextlib.suppress(asyncio.CancelledError, OSError):
+                    (await accepting)[0].close()
                 raise
             try:
                 return accepting.result()
