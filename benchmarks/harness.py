@@ -316,7 +316,9 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def resident_bytes(process: int | str = "self") -> int | None:
-    """Return the memory of a process that is in RAM; None without /proc."""
+    """Return the memory of a process that is in RAM; None where that isn't Linux."""
+    if sys.platform != "linux":
+        return None
     try:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     except OSError:

@@ -78,7 +78,7 @@ class Policy:
 
 def bounds(base: float, maximum: float, attempts: Ints) -> Floats:
     """``base`` for the first attempt, twice as much for each further one, up to ``maximum``."""
-    return np.minimum(np.ldexp(base, np.minimum(attempts - 1, 1000)), maximum)
+    return np.minimum(np.ldexp(base, np.minimum(attempts - 1, 1000).astype(np.int32)), maximum)
 
 
 def full_jitter(rng: np.random.Generator, attempts: Ints) -> Floats:

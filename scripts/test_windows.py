@@ -172,9 +172,7 @@ def show(done: Sequence[Results]) -> None:
     print()
     for results in done:
         if results.deaths:
-            print(
-                f"{results.path} was run again: its Python ended {results.deaths}x without a word"
-            )
+            print(f"run again: {results.path}, whose Python ended {results.deaths}x without a word")
         for failure in results.failures:
             print(f"FAILED {failure}")
 
