@@ -28,13 +28,7 @@ TOGETHER = (
 )
 
 if IS_WINDOWS:  # the parts of a cluster run on servers with Linux
-    collect_ignore = [
-        "cluster",
-        "cli/cluster",
-        "cli/test_cluster_units.py",
-        "cli/test_view.py",
-        "faults/test_cluster_model.py",
-    ]
+    collect_ignore = ["cluster", "cli/cluster"]
 
 THREADS = ("redvsblue-telemetry", "recording-server")
 THREAD_EXIT_TIMEOUT = 2.0  # seconds for a thread that is on its way out; a leaked one stays forever
@@ -71,7 +65,9 @@ def pytest_report_header() -> list[str]:
     if not IS_WINDOWS:
         return []
     system = "Windows, as far as wine has it" if IS_WINE else "Windows"
-    return [f"system: {system}; not collected: tests/cluster, whose servers run on Linux"]
+    return [
+        f"system: {system}; not collected: tests/cluster and tests/cli/cluster, whose servers run on Linux"
+    ]
 
 
 @pytest.hookimpl(optionalhook=True)

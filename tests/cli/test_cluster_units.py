@@ -11,6 +11,11 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.support.systems import IS_WINDOWS
+
+if IS_WINDOWS:
+    pytest.skip("Linux only: the servers of a cluster", allow_module_level=True)
+
 from redvsblue_telemetry.cli.collect import collect
 from redvsblue_telemetry.cli.load import load
 from redvsblue_telemetry.cli.view import view

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.systems import IS_WINDOWS
+
+if IS_WINDOWS:
+    pytest.skip("Linux only: the servers of a cluster", allow_module_level=True)
+
 from redvsblue_telemetry.cluster.lake.lake import Lake
 from tests.support.command import Running, run_command, running_command
 from tests.support.lake import append, numbered

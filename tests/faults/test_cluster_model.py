@@ -9,6 +9,11 @@ import attrs
 import numpy as np
 import pytest
 
+from tests.support.systems import IS_WINDOWS
+
+if IS_WINDOWS:
+    pytest.skip("Linux only: the servers of a cluster", allow_module_level=True)
+
 from benchmarks.cluster_costs import split_costs
 from benchmarks.cluster_model import (
     Assumptions,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from tests.support.closing import hang_up, stop_listening
 from tests.support.ports import own_port
+from tests.support.systems import IS_WINE
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 Script = Callable[[socket.socket], None]
@@ -89,5 +90,7 @@ def raw_server(script: Script) -> Iterator[int]:
         stop_listening(listener)
         for client in clients:
             hang_up(client)
-        thread.join(5)
+        thread.join(
+            20 if IS_WINE else 5
+        )  # there, closing a socket ends no `send` of another thread
         assert not thread.is_alive()
