@@ -124,8 +124,13 @@ _HANGS: Result = {"hang_timeout": HANG_TIMEOUT}
 _QUIET: Result = {"frame_interval": 3600.0}
 
 
+def _code(name: str) -> int:
+    """Return the exit code of a game that a signal ended; 0 on Windows, which can't play it."""
+    return -int(getattr(signal, name, 0))
+
+
 def _signal(name: str, **more: Any) -> Ending:
-    return Ending("play_on", KILLED, (name,), -signal.Signals[name], **more)
+    return Ending("play_on", KILLED, (name,), _code(name), **more)
 
 
 ENDINGS = {
@@ -145,7 +150,7 @@ ENDINGS = {
     "exception in a helper, recorded": Ending(
         "raise_in_a_helper", EXIT, crashes=1, settings=_CRASH_EVENTS
     ),
-    "Ctrl-C": Ending("play_on", EXIT, ("SIGINT",), -signal.SIGINT),
+    "Ctrl-C": Ending("play_on", EXIT, ("SIGINT",), _code("SIGINT")),
     "Ctrl-C, handled": Ending("catch_ctrl_c", STOPPED, ("SIGINT",)),
     "SIGTERM": _signal("SIGTERM"),
     "SIGTERM, handled": Ending("handle_sigterm", EXIT, ("SIGTERM",)),
@@ -156,35 +161,35 @@ ENDINGS = {
     "os._exit": Ending("os_exit", KILLED, code=OS_EXIT_CODE),
     "os.exec": Ending("exec", KILLED),
     "SIGKILL at once": Ending(
-        "die_early", Fate("killed", f"{NO_WORD} {UNKNOWN}"), ("SIGKILL",), -signal.SIGKILL
+        "die_early", Fate("killed", f"{NO_WORD} {UNKNOWN}"), ("SIGKILL",), _code("SIGKILL")
     ),
-    "SIGKILL before an event": Ending("be_silent", KILLED, ("SIGKILL",), -signal.SIGKILL),
+    "SIGKILL before an event": Ending("be_silent", KILLED, ("SIGKILL",), _code("SIGKILL")),
     "SIGKILL after stop": Ending(
-        "stop_and_stay", STOPPED, ("cue", "stopped", "SIGKILL"), -signal.SIGKILL
+        "stop_and_stay", STOPPED, ("cue", "stopped", "SIGKILL"), _code("SIGKILL")
     ),
     "second session, SIGKILL": Ending(
         "second_session",
         STOPPED,
         ("cue", "stopped", "ready", "SIGKILL"),
-        -signal.SIGKILL,
+        _code("SIGKILL"),
         second=KILLED,
     ),
     "server away, stop": Ending("stop_briefly", Fate("stopped", UNKNOWN), is_away=True),
     "server away, exit": Ending("return", Fate("exit", UNKNOWN), is_away=True),
     "server away, exception": Ending("raise", Fate("crashed", UNKNOWN), code=1, is_away=True),
     "server away, SIGKILL": Ending(
-        "play_on", Fate("killed", UNKNOWN), ("SIGKILL",), -signal.SIGKILL, is_away=True
+        "play_on", Fate("killed", UNKNOWN), ("SIGKILL",), _code("SIGKILL"), is_away=True
     ),
     "server gone, stop": Ending("stop_briefly", Fate("stopped", NO_WORD), ("leave", "cue")),
     "server gone, exception": Ending("raise", Fate("crashed", NO_WORD), ("leave", "cue"), code=1),
-    "server gone, SIGKILL": Ending("play_on", KILLED, ("leave", "SIGKILL"), -signal.SIGKILL),
+    "server gone, SIGKILL": Ending("play_on", KILLED, ("leave", "SIGKILL"), _code("SIGKILL")),
     "server silent, stop": Ending("stop_briefly", Fate("stopped", NO_WORD), ("silence", "cue")),
     "server back, stop": Ending("stop", STOPPED, ("leave", "return", "cue")),
     "fork that outlives its parent": Ending(
         "fork_and_stop", STOPPED, ("forked", "cue"), child=STOPPED
     ),
     "fork that outlives its killed parent": Ending(
-        "fork_and_play_on", KILLED, ("forked", "SIGKILL"), -signal.SIGKILL, child=STOPPED
+        "fork_and_play_on", KILLED, ("forked", "SIGKILL"), _code("SIGKILL"), child=STOPPED
     ),
     "fork that is killed": Ending("fork_and_kill", STOPPED, ("forked", "cue"), child=KILLED),
     "fork that leaves by os._exit": Ending(
@@ -203,7 +208,7 @@ ENDINGS = {
         "hang",
         KILLED,
         ("cue", "hangs", "hang", "SIGKILL"),
-        -signal.SIGKILL,
+        _code("SIGKILL"),
         hangs=range(1, 10),
         settings=_HANGS,
     ),
@@ -220,7 +225,7 @@ ENDINGS = {
         "switch_off_and_play_on",
         SWITCHED_OFF,
         ("cue", "switched off", "SIGKILL"),
-        -signal.SIGKILL,
+        _code("SIGKILL"),
         settings=_QUIET,
     ),
     "switched off and on": Ending("switch_off_and_on", STOPPED, settings=_QUIET),

@@ -65,9 +65,7 @@ def pytest_report_header() -> list[str]:
     if not IS_WINDOWS:
         return []
     system = "Windows, as far as wine has it" if IS_WINE else "Windows"
-    return [
-        f"system: {system}; not collected: tests/cluster and tests/cli/cluster, whose servers run on Linux"
-    ]
+    return [f"system: {system}", "not collected: the tests of clusters, whose servers run on Linux"]
 
 
 @pytest.hookimpl(optionalhook=True)

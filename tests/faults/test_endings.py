@@ -8,11 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.systems import IS_WINDOWS
-
-if IS_WINDOWS:
-    pytest.skip("POSIX: games that end by signals", allow_module_level=True)
-
 from benchmarks import endings
 from benchmarks.endings import ENDINGS, Life
 from benchmarks.harness import report_lines
