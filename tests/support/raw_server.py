@@ -90,7 +90,6 @@ def raw_server(script: Script) -> Iterator[int]:
         stop_listening(listener)
         for client in clients:
             hang_up(client)
-        thread.join(
-            20 if IS_WINE else 5
-        )  # there, closing a socket ends no `send` of another thread
+        # Under wine, closing a socket ends no `send` of another thread; the client does that later.
+        thread.join(20 if IS_WINE else 5)
         assert not thread.is_alive()

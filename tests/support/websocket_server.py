@@ -14,7 +14,7 @@ from websockets.sync.server import Server, ServerConnection, serve
 def websocket_server(
     handler: Callable[[ServerConnection], None], scheme: str = "ws", **options: Any
 ) -> Iterator[str]:
-    """Run a server on a thread of its own; yields its URL."""
+    """Run a server on another thread; yields its URL."""
     with serve(handler, "127.0.0.1", 0, **options) as server:
         thread = threading.Thread(target=_run, args=(server,))
         thread.start()
