@@ -2,10 +2,10 @@
 
     python scripts/test_windows.py FOLDER [FILE OR DIRECTORY OF TESTS]… [-- ARGUMENT OF PYTEST…]
 
-Each file of tests has a process of its own, and each of those that run side by side a wine of its
-own. A wine's server is one thread, and when it dies, each Python in that wine ends. Wine 8's server
-dies now and then, by an assertion about sockets. A file whose Python ended without a word is run
-again, and named at the end.
+Each file of tests runs in another process, and those that run side by side have a wine each. A
+wine's server is one thread, and when it dies, each Python in that wine ends. Wine 8's server dies
+now and then, by an assertion about sockets. A file whose Python ended without a word is run again,
+and named at the end.
 
 Prints the results by directory and the reasons of skips, as docs/windows-and-macos.md has them.
 """
