@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,9 @@ from redvsblue_telemetry._journal import blocks
 from redvsblue_telemetry._journal.blocks import allocate, check_size
 from tests.support import REPOSITORY
 from tests.support.systems import not_on_windows
+
+if sys.platform != "win32":
+    import resource
 
 pytestmark = not_on_windows("no limits of POSIX")
 
