@@ -12,6 +12,7 @@ Prints the results by directory and the reasons of skips, as docs/windows-and-ma
 
 from __future__ import annotations
 
+import ast
 import os
 import queue
 import shutil
@@ -61,13 +62,21 @@ class Results:
                 self.fail(f"{self.path}::{case.get('name')}")
             elif skipped is not None:
                 self.outcomes["skipped"] += 1
-                self.reasons[str(skipped.get("message")).removeprefix("Skipped: ")] += 1
+                self.reasons[reason_of(skipped)] += 1
             else:
                 self.outcomes["passed"] += 1
 
     def fail(self, what: str) -> None:
         self.outcomes["failed"] += 1
         self.failures.append(what)
+
+
+def reason_of(skipped: ElementTree.Element) -> str:
+    """Return why a test was skipped, or all of a file: that is in the text, as a tuple."""
+    message = str(skipped.get("message"))
+    if message == "collection skipped" and skipped.text:
+        message = ast.literal_eval(skipped.text)[-1]
+    return message.removeprefix("Skipped: ")
 
 
 class Wine:
