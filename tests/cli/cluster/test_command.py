@@ -14,15 +14,16 @@ import pytest
 
 from redvsblue_telemetry.cluster.local.ledgers import count_events
 from redvsblue_telemetry.cluster.local.servers import ServersError, find_program
-from tests.cli.test_demo_command import children_of, is_alive
+from tests.cli.test_run import is_alive
 from tests.support.command import (
     PATIENCE,
+    Running,
     Terminal,
     invoke_command,
     running_command,
     running_process,
 )
-from tests.support.systems import needs_posix
+from tests.support.systems import needs_posix, needs_proc
 from tests.support.wait import wait_until
 
 # The pauses are for people who watch.
@@ -45,6 +46,12 @@ def _is_installed() -> bool:
 
 
 pytestmark = pytest.mark.skipif(not _is_installed(), reason="needs nats-server")
+
+
+def children_of(running: Running) -> list[int]:
+    tasks = Path(f"/proc/{running.process.pid}/task")
+    found = (path.read_text().split() for path in tasks.glob("*/children"))
+    return [int(pid) for pids in found for pid in pids]
 
 
 def figure(output: str, name: str) -> int:
@@ -102,7 +109,7 @@ def assert_events_are_shown(output: str) -> None:
     assert wait_until(lambda: shown() > 0, PATIENCE)
 
 
-@needs_posix
+@needs_proc
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("ending", ["SIGINT", "SIGKILL"])
