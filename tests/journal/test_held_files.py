@@ -10,8 +10,8 @@ import pytest
 
 from redvsblue_telemetry._journal.directory import JournalDirectory
 from redvsblue_telemetry._journal.journal import Journal
-from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry._report import Report, State, encode_report
+from tests.support.journal import journal_of_a_session
 from tests.support.systems import IS_WINDOWS
 
 REPORT = encode_report(Report(session_id="session", number=1, state=State.RUNNING))
@@ -42,17 +42,7 @@ def _of_others(change: Callable[..., object], held: tuple[Path, ...]) -> Callabl
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    journal = Journal(
-        tmp_path / "journal",
-        EventCodec("session"),
-        capacity=None,
-        memory_capacity=100,
-        max_bytes=2**30,
-        high_water=100,
-        on_high_water=lambda: None,
-        on_first_push=lambda: None,
-    )
-    journal.open()
+    journal = journal_of_a_session(tmp_path / "journal")
     journal.store.push(journal._codec.encode("x", {}))
     journal.save_report(REPORT)
     return journal

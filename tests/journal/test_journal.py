@@ -11,25 +11,9 @@ import pytest
 from redvsblue_telemetry._journal.dead import RunFiles
 from redvsblue_telemetry._journal.journal import Journal
 from redvsblue_telemetry._journal.run import RunDirectory
-from redvsblue_telemetry._recording.codec import EventCodec
 from redvsblue_telemetry._report import Report, State, decode_report, encode_report
+from tests.support.journal import journal_of_a_session
 from tests.support.killed_steps import Hook, is_killed_after
-
-
-def made(path: Path) -> Journal:
-    """A journal whose first push opens it, as in a forked child."""
-    journal = Journal(
-        path,
-        EventCodec("session"),
-        capacity=None,
-        memory_capacity=100,
-        max_bytes=2**30,
-        high_water=100,
-        on_high_water=lambda: None,
-        on_first_push=lambda: None,
-    )
-    journal.store.on_first_push = journal.open
-    return journal
 
 
 def push(journal: Journal, number: int) -> None:
@@ -40,7 +24,7 @@ def test_threads_that_emit_first_wait_until_the_journal_is_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An event that is kept in memory would not survive a kill of the forked child."""
-    journal, create = made(tmp_path), RunDirectory.create
+    journal, create = journal_of_a_session(tmp_path), RunDirectory.create
     opened: list[RunDirectory] = []
     are_here = threading.Barrier(5)
 
@@ -76,7 +60,7 @@ def test_threads_that_emit_first_wait_until_the_journal_is_open(
 def test_an_event_in_the_middle_of_the_opening_does_not_wait_for_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal, create = made(tmp_path), RunDirectory.create
+    journal, create = journal_of_a_session(tmp_path), RunDirectory.create
     opened: list[RunDirectory] = []
 
     def create_interrupted(*arguments: str | Path) -> RunDirectory:
@@ -102,7 +86,7 @@ REPORT = encode_report(
 def test_a_report_stays_for_the_next_start_with_its_events_or_if_it_is_wanted(
     tmp_path: Path, is_settled: bool, keep: bool, keep_report: bool
 ) -> None:
-    journal = made(tmp_path)
+    journal = journal_of_a_session(tmp_path)
     journal.save_report(REPORT)  # there is no run yet
     push(journal, 1)
     journal.save_report(REPORT)
@@ -122,7 +106,7 @@ def test_a_report_stays_for_the_next_start_with_its_events_or_if_it_is_wanted(
 
 
 def test_a_run_of_which_only_the_report_is_left_is_a_dead_run(tmp_path: Path) -> None:
-    journal = made(tmp_path)
+    journal = journal_of_a_session(tmp_path)
     push(journal, 1)
     journal.save_report(REPORT)
     journal.close(keep=True, keep_report=True)
@@ -147,7 +131,7 @@ def test_a_run_of_which_only_the_report_is_left_is_a_dead_run(tmp_path: Path) ->
 
 def test_a_report_that_is_torn_or_of_another_run_is_not_used(tmp_path: Path) -> None:
     for torn in (b"", REPORT[:-4], REPORT.replace(b"session", b"another", 2), b"\xff" * 9):
-        journal = made(tmp_path)
+        journal = journal_of_a_session(tmp_path)
         push(journal, 1)
         journal.save_report(torn)
         journal.close(keep=True)
@@ -157,7 +141,7 @@ def test_a_report_that_is_torn_or_of_another_run_is_not_used(tmp_path: Path) -> 
 
 
 def test_a_no_erases_the_report_too(tmp_path: Path) -> None:
-    journal = made(tmp_path)
+    journal = journal_of_a_session(tmp_path)
     push(journal, 1)
     journal.save_report(REPORT)
     journal.erase()
@@ -168,7 +152,7 @@ def test_a_no_erases_the_report_too(tmp_path: Path) -> None:
 def test_an_erasure_leaves_nothing_to_be_sent_if_it_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = made(tmp_path)
+    journal = journal_of_a_session(tmp_path)
     push(journal, 1)
     report = Report(session_id="session", number=1, state=State.RUNNING, last_seq=1)
     journal.save_report(encode_report(report))
@@ -188,7 +172,7 @@ def test_an_erasure_leaves_nothing_to_be_sent_if_it_is_killed(
 
 
 def end_well(directory: Path, hook: Hook) -> None:
-    journal = made(directory)
+    journal = journal_of_a_session(directory)
     for number in range(5):
         push(journal, number)
     journal.maintain()  # makes spares
@@ -198,7 +182,7 @@ def end_well(directory: Path, hook: Hook) -> None:
     journal.close(keep=True)
 
 
-@pytest.mark.timeout(600)  # where there is no fork, each child imports all this again
+@pytest.mark.timeout(600)  # without fork, each child imports everything again
 def test_what_a_kill_left_of_a_good_end_says_that_all_is_settled(tmp_path: Path) -> None:
     steps, left, is_killed = 0, set(), True
     while is_killed:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 
+from redvsblue_telemetry._journal.journal import Journal
 from redvsblue_telemetry._journal.layout import (
     BASE_AT,
     FILLER,
@@ -120,3 +121,19 @@ def numbers_of(numbered: Sequence[tuple[EncodedEvent, int]]) -> list[int]:
     for event, number in numbered:
         assert record_of(event) == numbered_record(number)
     return [number for _, number in numbered]
+
+
+def journal_of_a_session(path: Path) -> Journal:
+    """A journal whose first push opens it, as in a forked child."""
+    journal = Journal(
+        path,
+        EventCodec("session"),
+        capacity=None,
+        memory_capacity=100,
+        max_bytes=2**30,
+        high_water=100,
+        on_high_water=lambda: None,
+        on_first_push=lambda: None,
+    )
+    journal.store.on_first_push = journal.open
+    return journal
