@@ -26,7 +26,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 PROJECT = Path(__file__).resolve().parent.parent
-# Debian's `wine` is a script that also looks for a wine of 32 bits, and complains if there is none.
+# Debian's `wine` is a script that prints a warning if the 32-bit wine is not installed.
 WINE = next(filter(shutil.which, ("/usr/lib/wine/wine64", "wine64", "wine")), "wine")
 ATTEMPTS = 3
 ENDED = "ended by this program"

@@ -41,7 +41,7 @@ def complaint(done: Ended, journal: Path, *reasons: str) -> str:
     (line,) = done.troubles
     assert line.startswith("WARNING redvsblue_telemetry: "), line
     assert str(journal) in line
-    # Windows has words of its own, in the player's language.
+    # Windows describes errors in the player's language, and in other words.
     assert IS_WINDOWS or any(reason in line for reason in reasons), line
     assert "memory" in line
     return line

@@ -114,7 +114,7 @@ def settle(path: Path, hook: Hook) -> None:
     run.confirm(230)
 
 
-@pytest.mark.timeout(600)  # where there is no fork, each child imports all this again
+@pytest.mark.timeout(600)  # without fork, each child imports everything again
 def test_what_a_kill_left_of_settled_files_says_that_all_is_settled(tmp_path: Path) -> None:
     steps, left, is_killed = 0, set(), True
     while is_killed:

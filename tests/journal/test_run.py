@@ -224,7 +224,7 @@ def delete(path: Path, hook: Hook) -> None:
     run.delete()
 
 
-@pytest.mark.timeout(600)  # where there is no fork, each child imports all this again
+@pytest.mark.timeout(600)  # without fork, each child imports everything again
 @pytest.mark.parametrize("has_report", [True, False])
 def test_what_a_kill_left_of_a_deletion_is_not_taken_for_a_run(
     tmp_path: Path, has_report: bool

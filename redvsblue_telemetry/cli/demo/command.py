@@ -333,7 +333,7 @@ async def _game(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env=_environment(),
-        # So that Ctrl-C in a terminal interrupts this process only; the latter is for Windows.
+        # So that Ctrl-C in a terminal interrupts this process only. The flags are for Windows.
         start_new_session=True,
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )

@@ -49,10 +49,10 @@ _MEMORY = 512 * 1024 * 1024  # bytes
 _TEMPORARY_BYTES = 256 * 1024 * 1024  # in one file
 _LOOK_SECONDS = 0.05  # between two looks whether the client is there
 if sys.platform == "win32":
-    # In a virtual environment, the executable only starts another process, and it is that one that
-    # has to be killed. It needs none of the environment's packages.
+    # The executable of a virtual environment only starts the real interpreter, and killing it would
+    # leave that one running. The query needs none of the environment's packages.
     _PYTHON = getattr(sys, "_base_executable", sys.executable)
-    # No console window of its own; and games come first.
+    # It opens no console window, and games on this machine have a higher priority.
     _FLAGS = subprocess.CREATE_NO_WINDOW | subprocess.BELOW_NORMAL_PRIORITY_CLASS
 else:
     _PYTHON = sys.executable
