@@ -137,7 +137,7 @@ def test_a_stream_that_is_away_at_the_start_is_used_when_it_comes(tmp_path: Path
         servers.stop(0)
         with gateway_running(servers.urls) as gateway:
             assert gateway.get("healthz") == (503, "events can't be stored\n")
-            assert "not connected to the stream at 127.0.0.1:" in gateway.running.errors
+            gateway.running.wait_for("not connected to the stream at 127.0.0.1:")
             with client_of(gateway) as client:
                 client.send(array(1))
                 assert read_to_the_end(client) == ([], 1013)
@@ -203,7 +203,7 @@ def test_a_full_stream_refuses_and_takes_more_when_it_has_room(
         assert code == 1013
         assert 10 < acked[-1] < 39
         assert gateway.get("healthz")[0] == 503
-        assert "the stream refuses messages: maximum bytes exceeded" in gateway.running.errors
+        gateway.running.wait_for("the stream refuses messages: maximum bytes exceeded")
         found = numbers(stream_messages(stream_servers))["s"]
         assert found == list(range(1, acked[-1] + 1))
 

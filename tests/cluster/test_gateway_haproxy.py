@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import trustme
-from websockets.sync.client import connect
 
 pytest.importorskip("nats", reason="needs nats-py")
 
 from redvsblue_telemetry import Telemetry
 from tests.cluster.gateways import Gateway, first_ones, gateway_running, numbers, stream_messages
-from tests.collector.clients import ACKS, game
+from tests.collector.clients import ACKS, connect_over_tls, game
 from tests.support import REPOSITORY
 from tests.support.proxies import reverse_proxy
 from tests.support.wait import PATIENCE, wait_until
@@ -37,14 +36,19 @@ FILE = REPOSITORY / "deploy" / "haproxy-gateways.cfg"
 
 class Balancer(NamedTuple):
     url: str
-    context: ssl.SSLContext
+    authority: trustme.CA
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        return context
 
 
 @contextlib.contextmanager
 def haproxy(folder: Path, *gateways: Gateway) -> Iterator[Balancer]:
     """HAProxy in front of two gateways."""
-    authority, context = trustme.CA(), ssl.create_default_context()
-    authority.configure_trust(context)
+    authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "both.pem"))
     one, other = (gateway.http_url.removeprefix("http://").rstrip("/") for gateway in gateways)
@@ -58,7 +62,7 @@ def haproxy(folder: Path, *gateways: Gateway) -> Iterator[Balancer]:
         assert text.count(before) == 1, before
         text = text.replace(before, after)
     with reverse_proxy("haproxy", text, folder, 0) as port:
-        yield Balancer(f"wss://127.0.0.1:{port}/telemetry", context)
+        yield Balancer(f"wss://127.0.0.1:{port}/telemetry", authority)
 
 
 @contextlib.contextmanager
@@ -75,7 +79,7 @@ def connections(gateway: Gateway) -> int:
 
 
 def gets_clients(gateway: Gateway, balancer: Balancer) -> bool:
-    with connect(balancer.url, ssl=balancer.context, additional_headers=ACKS, proxy=None):
+    with connect_over_tls(balancer.url, balancer.authority, additional_headers=ACKS):
         return connections(gateway) > 0
 
 

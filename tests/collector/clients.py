@@ -6,11 +6,13 @@ import contextlib
 import json
 import socket
 import sqlite3
+import ssl
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol
 
+import trustme
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
@@ -70,6 +72,19 @@ def game(
         yield telemetry
     finally:
         telemetry.stop(stop_timeout)
+
+
+def connect_over_tls(url: str, authority: trustme.CA, **options: Any) -> ClientConnection:
+    """A WebSocket over TLS 1.2; the options are those of ``connect``.
+
+    The connection has a thread that reads while others write, and OpenSSL's objects are not safe
+    for that. With TLS 1.3, tickets arrive after the handshake, and a request that is written at
+    that moment may be lost.
+    """
+    context = ssl.create_default_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    authority.configure_trust(context)
+    return connect(url, ssl=context, proxy=None, **options)
 
 
 def next_ack(client: ClientConnection) -> int:

@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 import trustme
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 from redvsblue_telemetry import Telemetry, TelemetrySettings
 from redvsblue_telemetry.collector import listening, server
 from redvsblue_telemetry.collector.http import guesses
 from redvsblue_telemetry.collector.server import Options, OptionsError, telemetry_url
 from redvsblue_telemetry.collector.tls import Certificate
-from tests.collector.clients import ACKS, HANDSHAKE, array
+from tests.collector.clients import ACKS, HANDSHAKE, array, connect_over_tls
 from tests.support.collector import PATIENCE, RunningCollector, collector_running
 from tests.support.command import Running, invoke_command, running_command
 from tests.support.systems import IS_WINDOWS, needs_modes, needs_posix
@@ -74,7 +74,7 @@ def secure(files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningCol
 
 
 def client_of(url: str, files: Files) -> ClientConnection:
-    return connect(url, ssl=files.context(), additional_headers=ACKS, proxy=None)
+    return connect_over_tls(url, files.authority, additional_headers=ACKS)
 
 
 def serial(port: int, files: Files) -> str:

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 import trustme
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
-from tests.collector.clients import game
+from tests.collector.clients import connect_over_tls, game
 from tests.support import REPOSITORY
 from tests.support.browser import OFFER, Look, event_text, expect, look, rows
 from tests.support.chromium import needs_chromium
@@ -247,13 +247,13 @@ def status_through(site: tuple[RunningCollector, int], context: ssl.SSLContext, 
 
 
 def socket_through(
-    site: tuple[RunningCollector, int], context: ssl.SSLContext, **headers: str
+    site: tuple[RunningCollector, int], authority: trustme.CA, **headers: str
 ) -> ClientConnection:
     _, port = site
-    return connect(
+    return connect_over_tls(
         f"wss://{NAME}:{port}/telemetry",
+        authority,
         sock=socket.create_connection(("127.0.0.1", port), PATIENCE),
-        ssl=context,
         additional_headers={**OFFER, **bearer("sesame"), **headers},
     )
 
@@ -266,12 +266,14 @@ def context(certified: tuple[trustme.CA, Path]) -> ssl.SSLContext:
 
 
 def test_events_pass_through_the_files_of_deploy(
-    site: tuple[RunningCollector, int], context: ssl.SSLContext
+    site: tuple[RunningCollector, int],
+    certified: tuple[trustme.CA, Path],
+    context: ssl.SSLContext,
 ) -> None:
     collector, port = site
     own = {"Origin": f"https://{NAME}:{port}"}
     for number, headers in ((1, {}), (2, own)):
-        with socket_through(site, context, **headers) as websocket:
+        with socket_through(site, certified[0], **headers) as websocket:
             websocket.send(f"[{event_text(seq=number)}]")
             assert websocket.recv(PATIENCE) == '{"ack":1}'
     assert len(collector.events) == 2
