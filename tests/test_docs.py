@@ -736,7 +736,7 @@ def command_lines() -> list[tuple[str, list[str]]]:
 
 
 def test_commands_take_the_arguments_that_the_pages_give_them() -> None:
-    pytest.importorskip("nats")  # for the commands of a cluster
+    pytest.importorskip("nats", reason="needs nats-py")  # for the commands of a cluster
     named = set()
     for place, (name, *arguments) in command_lines():
         command = commands.get_command(click.Context(commands), name)
@@ -791,7 +791,7 @@ def test_the_figures_of_the_chaos_run_are_those_of_its_report() -> None:
 
 
 def test_the_figures_of_the_benchmarks_are_those_of_their_results() -> None:
-    page = pytest.importorskip("benchmarks.page")  # its benchmarks need more than the docs do
+    page = pytest.importorskip("benchmarks.page", reason="needs the packages of the benchmarks")
     texts = [path.read_text("utf-8") for path in page.PAGES]
     assert [page.with_tables(text) for text in texts] == texts
     tables = re.findall(r"<!-- table: (.*?) -->\n\n(?!<!--)", "".join(texts))

@@ -141,7 +141,7 @@ def test_csv_has_the_data_as_json_and_no_formula(db: Path, tmp_path: Path) -> No
 
 
 def test_parquet_has_the_same_rows(db: Path, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     file = tmp_path / "events.parquet"
     assert exported(db, "--format", "parquet", "-o", file) == ""
 
@@ -307,7 +307,7 @@ def test_json_lines_are_the_encoded_events(db: Path, tmp_path: Path) -> None:
 def test_groups_of_rows_end_with_twenty_thousand_rows_or_eight_mebibytes(
     tmp_path: Path,
 ) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     path = tmp_path / "t.sqlite3"
     small = [whole({"seq": seq, "type": "a", "data": {}}) for seq in range(1, 20_011)]
     padding = "\u00e4" * 500_000  # two bytes each, but one character
@@ -398,7 +398,7 @@ def test_memory_does_not_grow_with_the_events(
 
     assert grown < allowed
     if format_ == "parquet":
-        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
         assert parquet.ParquetFile(file).metadata.num_rows == MANY
     else:
         with file.open("rb") as lines:
@@ -774,7 +774,7 @@ def bound_by_modes(tmp_path: Path) -> Sequence[str]:
     file = tmp_path / "read-only"
     file.touch(0o444)
     if shutil.which("setpriv") is None or subprocess.call([*before, "test", "-w", file]) != 1:
-        pytest.skip("root may write to what is read-only, and can't be kept from it here")
+        pytest.skip("needs setpriv, or another user than root")
     return before
 
 

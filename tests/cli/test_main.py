@@ -88,7 +88,7 @@ def test_help_names_every_command() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str) -> None:
     if name in OF_A_CLUSTER:
-        pytest.importorskip("nats")
+        pytest.importorskip("nats", reason="needs nats-py")
     done = invoke_command(name, "--help")
 
     assert done.exit_code == 0

@@ -134,13 +134,14 @@ def test_a_package_that_is_needed_at_once_is_named_by_an_import_error(
         pytest.param(
             "array",
             marks=pytest.mark.skipif(
-                "array" in sys.builtin_module_names, reason="it is part of this interpreter"
+                "array" in sys.builtin_module_names,
+                reason="needs an interpreter that `array` is not a part of",
             ),
         ),
         pytest.param(
             "dataclasses",
             marks=pytest.mark.skipif(
-                sys.version_info >= (3, 14), reason="logging, which the game imports, needs it"
+                sys.version_info >= (3, 14), reason="needs Python 3.13, whose logging does without"
             ),
         ),
         "random",
@@ -227,7 +228,7 @@ MISSING = "ModuleNotFoundError: import of tenacity halted; None in sys.modules"
             "sys.path.clear()",
             marks=pytest.mark.skipif(
                 sys.version_info >= (3, 15),
-                reason="its traceback module imports as it formats, which needs a path",
+                reason="needs Python 3.14, whose traceback module imports nothing later",
             ),
         ),
         "sys.frozen = True",

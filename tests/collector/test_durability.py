@@ -494,11 +494,11 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> FullDisk:
         import resource
 
         if not hasattr(resource, "prlimit"):
-            pytest.skip("only Linux limits the files of another process")
+            pytest.skip("Linux only: limits of another process")
         return LimitedFiles()
     small = SmallDisk(tmp_path)
     if shutil.which("unshare") is None or subprocess.call([*small.before, "true"]):
-        pytest.skip("no disk can be mounted here: that needs Linux, and user namespaces or root")
+        pytest.skip("needs Linux, and user namespaces or root, to mount a disk")
     return small
 
 
@@ -693,7 +693,7 @@ def bound_by_modes(tmp_path: Path) -> Sequence[str]:
     file.touch(0o444)
     may_write = [*before, "test", "-w", str(file)]
     if shutil.which("setpriv") is None or subprocess.call(may_write) != 1:
-        pytest.skip("root may write to what is read-only, and can't be kept from it here")
+        pytest.skip("needs setpriv, or another user than root")
     return before
 
 

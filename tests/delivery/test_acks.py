@@ -120,7 +120,9 @@ def test_an_ack_that_makes_no_sense_ends_the_connection_and_costs_nothing(
     assert_arrives_later(port, telemetry, ["kept"])
 
 
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="it is malformed before Python 3.14")
+@pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="needs Python 3.14: before it, the message is malformed"
+)
 def test_an_ack_that_is_nested_deep_is_an_ack() -> None:
     """The worker's stack, of the usual size, has room for it."""
 

@@ -58,7 +58,7 @@ def test_a_short_run_adds_up(
     has_acks: bool, seconds: float, seed: int, encoding: str | None
 ) -> None:
     if encoding not in (None, *supported()):
-        pytest.skip(f"no {encoding}")
+        pytest.skip(f"needs {encoding}")
     report = chaos.run(
         seconds=seconds, seed=seed, has_acks=has_acks, has_journal=False, encoding=encoding
     )

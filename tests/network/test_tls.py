@@ -28,7 +28,7 @@ from redvsblue_telemetry.testing import RecordingServer
 from tests.support.raw_server import frame, raw_server, read_to_the_end, shake_hands
 from tests.support.sdk import QUICK, delivers, failure
 from tests.support.sockets import connect, ending, narrowed, server_context
-from tests.support.systems import needs_windows, not_on_windows
+from tests.support.systems import needs_windows, not_on_macos, not_on_windows
 from tests.support.wait import wait_until
 from tests.support.websocket_server import websocket_server
 
@@ -69,7 +69,8 @@ def test_what_the_system_trusts_is_believed(
     assert (done.stdout, done.stderr) == ("True 1 None\n", "")
 
 
-@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="no variable adds an authority")
+@not_on_windows("no variable adds an authority")
+@not_on_macos("no variable adds an authority")
 @pytest.mark.parametrize("way", ["ssl_context", "inject_into_ssl"])
 def test_truststore_brings_the_authorities(
     way: str, secure_server: RecordingServer, authority: trustme.CA, tmp_path: Path

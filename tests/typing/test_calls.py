@@ -20,7 +20,7 @@ WRONG = {
 
 
 def run(*arguments: str) -> str:
-    pytest.importorskip(arguments[0])
+    pytest.importorskip(arguments[0], reason=f"needs {arguments[0]}")
     result = subprocess.run(
         [sys.executable, "-m", *arguments, str(CALLS)],
         cwd=REPOSITORY,

@@ -221,7 +221,7 @@ def test_lake_that_others_tend_stays_right(lake: Lake) -> None:
 def test_lake_may_have_any_name(tmp_path: Path, name: str, is_url: bool) -> None:
     folder = tmp_path / name
     if sys.platform == "win32" and "*" in name:
-        pytest.skip("Windows has no files of this name")
+        pytest.skip("Windows: no files of this name")
     lake = Lake.open(folder.as_uri() if is_url else str(folder))
     claim = lake.claim(STREAM, [0])
     for sequence in range(1, 10):
@@ -236,7 +236,7 @@ def test_lake_may_have_any_name(tmp_path: Path, name: str, is_url: bool) -> None
 @pytest.mark.parametrize("name", ["", "a%20b", "a\nb", "a\\b"])
 def test_name_that_deltalake_takes_for_another_is_refused(tmp_path: Path, name: str) -> None:
     if sys.platform == "win32" and "\\" in name:
-        pytest.skip("that is a folder in a folder here")
+        pytest.skip("Windows: that is a folder in a folder")
     with pytest.raises(LakeError, match="can't be the path of a lake"):
         Lake.open(name and str(tmp_path / name))
     assert [*tmp_path.iterdir()] == []

@@ -38,7 +38,7 @@ from tests.collector.storage.test_thread import until
 from tests.support.collector import PATIENCE, collector_running
 from tests.support.wait import wait_until
 
-needs_pyarrow = pytest.mark.skipif(not columns.can_read(), reason="pyarrow is not installed")
+needs_pyarrow = pytest.mark.skipif(not columns.can_read(), reason="needs pyarrow")
 BLOCK = 8  # events
 DAY = 86_400_000  # milliseconds
 VERSIONS = sorted(int(path.stem.rpartition("_")[2]) for path in FOLDER.glob("version_*.sql"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
 
 from redvsblue_telemetry.collector.storage.encoding import (  # noqa: E402
     DamagedColumnError,
