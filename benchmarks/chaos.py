@@ -14,6 +14,7 @@ arrived out of order, or was repeated without need.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -31,7 +32,7 @@ from typing import Protocol
 
 from benchmarks.chaos_game import DELIVERED, Resources
 from benchmarks.harness import Result, Server, report_lines, write_json
-from benchmarks.notes import Notes, memory_directory
+from benchmarks.notes import Notes, kept_notes, memory_directory
 from benchmarks.receiver import Arrivals, Book, Receiver
 from redvsblue_telemetry import TelemetryStats
 from redvsblue_telemetry._compression import supported
@@ -216,9 +217,11 @@ class Games:
         book: the record of arrivals, in which each game begins a session.
         work: the directory of the journal.
         task: the settings that all games share.
+        files: closes and deletes the notes of all games.
     """
 
-    def __init__(self, book: Book, work: Path, task: Result) -> None:
+    def __init__(self, book: Book, work: Path, task: Result, files: contextlib.ExitStack) -> None:
+        self._files = files
         self._book = book
         self._work = work
         self._task = task
@@ -230,14 +233,14 @@ class Games:
         """Start the next game."""
         number = len(self.lives)
         session_id = f"{self._base}-{number}"
-        notes = Notes(path := memory_directory() / f"{self._work.name}-{number}")
+        path = memory_directory() / f"{self._work.name}-{number}"
+        notes = self._files.enter_context(kept_notes(path))
         arrivals = Arrivals(session_id, lambda: notes[DELIVERED])
         self._book.begin(session_id, arrivals)
         self.lives.append(Life(number, arrivals, notes, self._task["threads"]))
         task = {**self._task, "session_id": session_id, "notes": str(path)}
         self._server = Server("benchmarks.chaos_game", json.dumps(task))
         self._server.__enter__()
-        path.unlink()
 
     def kill(self) -> None:
         """Kill the game, and start the next one."""
@@ -397,73 +400,78 @@ def run(
     encoding: str | None = None,
 ) -> Report:
     """Run it, as the module describes, and return the report."""
-    work = Path(tempfile.mkdtemp(prefix="redvsblue-chaos-"))
-    journal = work / "journal"
-    book = Book()
-    with FaultProxy() as proxy, Receiver(book, has_acks=has_acks, encoding=encoding) as receiver:
-        proxy.upstream = ("127.0.0.1", receiver.listen())
-        task = {
-            "url": f"ws://127.0.0.1:{proxy.port}/telemetry",
-            "journal": str(journal) if has_journal else None,
-            "rate": rate / threads,
-            "threads": threads,
-        }
-        with Games(book, work, task) as games:
-            started = time.monotonic()
-            injector = Injector(proxy, receiver, games)
-            steps = schedule(seed, has_acks=has_acks, kills=has_journal)
-            injector.run(steps, started + seconds * 0.2)
-            warmed_up = games.resources()
-            injector.run(steps, started + seconds)
-            last = games.finish()
-            elapsed = time.monotonic() - started
-    *killed, survivor = games.lives
-    stats = TelemetryStats(**last["ledger"])
-    found = list(problems(stats, survivor.arrivals, sum(survivor.returned)))
-    for life in killed:
-        found += problems_of_killed(life)
-    before, after = Resources(**last["before"]), Resources(**last["after"])
-    if not last["is_flushed"]:
-        found.append("flush() returned False after the last fault")
-    if not last["is_stopped_well"]:
-        found.append("stop() returned False after the last fault")
-    if after.descriptors > before.descriptors or after.threads > before.threads:
-        found.append(f"descriptors or threads were left behind: {before}, {after}")
-    found += problems_of_messages(receiver, is_compressed=encoding is not None)
-    if book.strangers:
-        found.append(f"{book.strangers} events are of a session that no game has begun")
-    if left := sorted(path.name for path in journal.rglob("*")):
-        found.append(f"files are left in the journal: {left[:20]}")
-    if found:
-        found.append(f"the journal is in {work}")
-    else:
-        shutil.rmtree(work)
-    lost = sum(life.arrivals.lost_of(life.returned) for life in killed)
-    totals: Counter[str] = Counter()
-    for life in games.lives:
-        totals.update(
-            {name: count for name, count in vars(life.arrivals).items() if type(count) is int}
+    with contextlib.ExitStack() as files:
+        work = Path(tempfile.mkdtemp(prefix="redvsblue-chaos-"))
+        journal = work / "journal"
+        book = Book()
+        with (
+            FaultProxy() as proxy,
+            Receiver(book, has_acks=has_acks, encoding=encoding) as receiver,
+        ):
+            proxy.upstream = ("127.0.0.1", receiver.listen())
+            task = {
+                "url": f"ws://127.0.0.1:{proxy.port}/telemetry",
+                "journal": str(journal) if has_journal else None,
+                "rate": rate / threads,
+                "threads": threads,
+            }
+            with Games(book, work, task, files) as games:
+                started = time.monotonic()
+                injector = Injector(proxy, receiver, games)
+                steps = schedule(seed, has_acks=has_acks, kills=has_journal)
+                injector.run(steps, started + seconds * 0.2)
+                warmed_up = games.resources()
+                injector.run(steps, started + seconds)
+                last = games.finish()
+                elapsed = time.monotonic() - started
+        *killed, survivor = games.lives
+        stats = TelemetryStats(**last["ledger"])
+        found = list(problems(stats, survivor.arrivals, sum(survivor.returned)))
+        for life in killed:
+            found += problems_of_killed(life)
+        before, after = Resources(**last["before"]), Resources(**last["after"])
+        if not last["is_flushed"]:
+            found.append("flush() returned False after the last fault")
+        if not last["is_stopped_well"]:
+            found.append("stop() returned False after the last fault")
+        if after.descriptors > before.descriptors or after.threads > before.threads:
+            found.append(f"descriptors or threads were left behind: {before}, {after}")
+        found += problems_of_messages(receiver, is_compressed=encoding is not None)
+        if book.strangers:
+            found.append(f"{book.strangers} events are of a session that no game has begun")
+        if left := sorted(path.name for path in journal.rglob("*")):
+            found.append(f"files are left in the journal: {left[:20]}")
+        if found:
+            found.append(f"the journal is in {work}")
+        else:
+            shutil.rmtree(work)
+        lost = sum(life.arrivals.lost_of(life.returned) for life in killed)
+        totals: Counter[str] = Counter()
+        for life in games.lives:
+            totals.update(
+                {name: count for name, count in vars(life.arrivals).items() if type(count) is int}
+            )
+        return Report(
+            seed=seed,
+            seconds=elapsed,
+            confirm="acks" if has_acks else "pongs",
+            encoding=encoding,
+            ledger=last["ledger"],
+            receiver={name: totals[name] for name in _RECEIVED}
+            | {"compressed": receiver.compressed},
+            lost=lost + survivor.arrivals.lost(stats.emitted, stats.dropped),
+            games=len(games.lives),
+            emitted_by_threads=sum(sum(life.returned) for life in games.lives),
+            reconnects=last["reconnects"],
+            connections=proxy.connections,
+            refused=proxy.refused,
+            faults=dict(injector.counts),
+            slowest_emit_us=max(life.slowest_ns for life in games.lives) / 1000,
+            before=before,
+            warmed_up=warmed_up,
+            after=after,
+            problems=found,
         )
-    return Report(
-        seed=seed,
-        seconds=elapsed,
-        confirm="acks" if has_acks else "pongs",
-        encoding=encoding,
-        ledger=last["ledger"],
-        receiver={name: totals[name] for name in _RECEIVED} | {"compressed": receiver.compressed},
-        lost=lost + survivor.arrivals.lost(stats.emitted, stats.dropped),
-        games=len(games.lives),
-        emitted_by_threads=sum(sum(life.returned) for life in games.lives),
-        reconnects=last["reconnects"],
-        connections=proxy.connections,
-        refused=proxy.refused,
-        faults=dict(injector.counts),
-        slowest_emit_us=max(life.slowest_ns for life in games.lives) / 1000,
-        before=before,
-        warmed_up=warmed_up,
-        after=after,
-        problems=found,
-    )
 
 
 def main() -> int:

@@ -7,12 +7,14 @@ leaves half of one. On Linux, the file is in memory.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["SLOTS", "Notes", "memory_directory"]
+__all__ = ["SLOTS", "Notes", "kept_notes", "memory_directory"]
 
 SLOTS = 128  # emitters of one game and of its forked children
 _WORD = 8  # bytes
@@ -92,3 +94,14 @@ class Notes:
     def slowest(self, emitter: int) -> int:
         """Return how long an emitter's slowest emit took, in nanoseconds, if it has noted that."""
         return self.words[self.slot(emitter) + 3]
+
+
+@contextlib.contextmanager
+def kept_notes(path: Path) -> Iterator[Notes]:
+    """Notes that are deleted at the end, when no other process has them open."""
+    notes = Notes(path)
+    try:
+        yield notes
+    finally:
+        notes.close()
+        path.unlink()

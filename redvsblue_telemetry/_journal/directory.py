@@ -128,6 +128,17 @@ class JournalDirectory:
                 self.path,
                 failed[0].strerror or failed[0],
             )
+        self._delete_if_empty()
+
+    def delete_rests(self) -> None:
+        """Delete what is left of deleted runs, whose files may have been open at that time."""
+        for path in self._runs():
+            is_empty = not _segments(path) and _report(path) is None
+            if is_empty or RunDirectory.is_condemned(path):
+                _erase(path)
+        self._delete_if_empty()
+
+    def _delete_if_empty(self) -> None:
         with contextlib.suppress(OSError):
             self.path.rmdir()
 

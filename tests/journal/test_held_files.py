@@ -60,3 +60,19 @@ def test_a_run_that_ended_well_is_no_killed_one_for_the_next_start(
         assert list(JournalDirectory(journal.path).dead_runs()) == []
     assert list(JournalDirectory(journal.path).dead_runs()) == []
     assert list(journal.path.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", [Journal.maintain, lambda journal: journal.close(keep=True)])
+@pytest.mark.parametrize("name", ["00000001.events", "redvsblue.report", "redvsblue.lock"])
+def test_what_can_not_be_erased_is_deleted_soon_after(
+    journal: Journal, name: str, end: Callable[[Journal], object]
+) -> None:
+    path = journal.path / "session" / name
+    with held(path):
+        journal.erase()
+        assert path.exists()
+        end(journal)
+        assert path.exists()
+        journal.erase()
+    end(journal)
+    assert not journal.path.exists()
