@@ -28,7 +28,7 @@ from xml.etree import ElementTree
 PROJECT = Path(__file__).resolve().parent.parent
 # Debian's `wine` is a script that prints a warning if the 32-bit wine is not installed.
 WINE = next(filter(shutil.which, ("/usr/lib/wine/wine64", "wine64", "wine")), "wine")
-ATTEMPTS = 3
+ATTEMPTS = 5
 ENDED = "ended by this program"
 OWN_FAULTS = ("+ Timeout +", "Unhandled")  # a test that hangs, a Python that crashes
 TIMEOUT = 1200  # seconds for one file; a test that hangs ends its Python after 120
@@ -109,8 +109,9 @@ class Wine:
         return process.returncode, output
 
     def end(self) -> None:
-        """End the server, and with it all programs."""
-        subprocess.run(["wineserver", "-k"], env=self._environment, check=False)
+        """End the server, and with it all programs, and wait until it has gone."""
+        for option in ("-k", "-w"):
+            subprocess.run(["wineserver", option], env=self._environment, check=False)
 
 
 def run_file(wine: Wine, folder: Path, path: Path, arguments: Sequence[str]) -> Results:
