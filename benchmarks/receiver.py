@@ -290,7 +290,8 @@ class Receiver:
         """What was wrong with the first compressed messages that couldn't be read."""
         self.ack_delay = 0.0
         """Seconds between storing and acknowledging; may be changed at any time."""
-        self._loop = asyncio.new_event_loop()
+        # Windows' default one accepts no more once a connection was reset before it was accepted.
+        self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._run, name="chaos-receiver", daemon=True)
         self._server: Server | None = None
         self._open: set[ServerConnection] = set()

@@ -28,7 +28,8 @@ else:
 
 __all__ = ["FileLock"]
 
-_IS_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
+# 0: wine, and so Proton, sets no errno.
+_IS_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK, 0}
 # Windows forbids others to read a locked byte, so this one is beyond what a file can contain.
 _LOCKED_BYTE = 1 << 30
 # A file with a lock's name may be anything: a link to somewhere else, or a pipe without a writer.

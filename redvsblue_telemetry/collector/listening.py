@@ -34,7 +34,8 @@ _SLOWEST = 65_536.0  # bytes per second that a client reads on Windows
 _MAX_WAITING = 500  # connections
 _QUIET_CROWD = 10  # so few that have sent nothing are not worth a line: browsers open them ahead
 _ACCEPT_PAUSE = 0.5  # seconds after an error, such as no file descriptor left
-_NETNAME_DELETED = 64  # Windows' error for an accepted connection that has gone again
+# Windows' errors for an accepted connection that has gone again; see gh-93821 of CPython
+_GONE = {64, 10057}  # ERROR_NETNAME_DELETED, WSAENOTCONN
 _INTERNAL_ERROR = "internal error in the collector"
 _TLS_HANDSHAKE = b"\x16"  # the first byte of a TLS record that begins a connection
 _SPEAKS_TLS = b"This port serves TLS: use https:// or wss://.\n"
@@ -251,8 +252,8 @@ class Acceptor:
             try:
                 return accepting.result()
             except OSError as error:
-                if getattr(error, "winerror", None) == _NETNAME_DELETED:
-                    raise ConnectionResetError(*error.args) from error  # see gh-93821 of CPython
+                if getattr(error, "winerror", None) in _GONE:
+                    raise ConnectionResetError(*error.args) from error
                 raise
 
     def _settle(self, arrival: _Arrival, task: asyncio.Task[None]) -> None:

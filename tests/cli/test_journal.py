@@ -26,7 +26,6 @@ from tests.support.command import (
 )
 from tests.support.journal import RUN, SESSION, STARTED_AT, Segment, records, write_run
 from tests.support.stored import stream_events
-from tests.support.systems import needs_locks_of_others
 from tests.support.wait import wait_until
 
 
@@ -114,7 +113,6 @@ def test_it_shows_how_each_run_ended(journal: Path, living: RunDirectory) -> Non
     assert [run["ending"] for run in runs] == ["stopped", "crashed\x1b[31m", "killed", None]
 
 
-@needs_locks_of_others
 def test_it_reports_dead_runs(journal: Path, living: RunDirectory) -> None:
     with RecordingServer() as server:
         assert run_command("journal", journal, "--send", server.url).returncode == 0
@@ -156,7 +154,6 @@ def test_device_is_not_a_directory() -> None:
     assert f"{os.devnull} is not a directory; name the journal of a game" in result.stderr
 
 
-@needs_locks_of_others
 def test_it_delivers_dead_runs_with_what_they_were(
     journal: Path, living: RunDirectory, tmp_path: Path
 ) -> None:

@@ -47,7 +47,7 @@ from tests.support.killed_games import (
     played,
 )
 from tests.support.kills import KILLED
-from tests.support.systems import IS_WINDOWS, needs_locks_of_others
+from tests.support.systems import IS_WINDOWS
 from tests.support.wait import wait_until
 
 AT_ONCE = 0.1  # seconds in which nothing is left on disk after a no
@@ -481,7 +481,6 @@ def is_erased(journal: Path) -> bool:
     return not journal.exists() or (IS_WINDOWS and wait_until(lambda: not journal.exists()))
 
 
-@needs_locks_of_others
 def test_a_no_erases_all_at_once(journal: Path, caplog: pytest.LogCaptureFixture) -> None:
     killed(journal, 10)
     telemetry = made(journal).start()

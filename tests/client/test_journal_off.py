@@ -20,7 +20,7 @@ from tests.support.games import (
     numbers,
     run_game,
 )
-from tests.support.systems import needs_fork, needs_links, needs_locks_of_others
+from tests.support.systems import needs_fork, needs_links
 
 pytestmark = pytest.mark.timeout(240)  # several processes, one after the other
 
@@ -196,7 +196,6 @@ except SettingsError:
     assert contents(journal) == before
 
 
-@needs_locks_of_others
 @pytest.mark.parametrize("way", ["toggle", "flag", "kill switch"])
 def test_a_run_of_a_game_that_is_alive_is_not_touched(way: str, journal: Path) -> None:
     live = """

@@ -358,12 +358,15 @@ def test_garbage_is_logged_once_a_minute_and_with_the_address(
 class GoneAgainError(OSError):
     """As an accept on Windows fails with when the client has reset the connection meanwhile."""
 
-    winerror = 64
+    def __init__(self, winerror: int) -> None:
+        super().__init__()
+        self.winerror = winerror
 
 
 class LoopWithoutReaders(asyncio.SelectorEventLoop):
     """As Windows' default loop, which knows sockets but no other descriptors."""
 
+    errors = (64, 10057)
     accepted = 0
 
     def add_reader(self, *_: object) -> None:
@@ -371,8 +374,8 @@ class LoopWithoutReaders(asyncio.SelectorEventLoop):
 
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         self.accepted += 1
-        if self.accepted == 1:
-            raise GoneAgainError
+        if self.accepted <= len(self.errors):
+            raise GoneAgainError(self.errors[self.accepted - 1])
         return await super().sock_accept(sock)
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:

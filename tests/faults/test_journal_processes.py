@@ -25,7 +25,7 @@ from tests.support.games import (
     run_game,
 )
 from tests.support.kills import KILLED
-from tests.support.systems import needs_fork, needs_locks_of_others
+from tests.support.systems import needs_fork
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(240)  # several processes, one after the other
@@ -68,7 +68,6 @@ wait_for(lambda: not balance().buffered)
 """
 
 
-@needs_locks_of_others
 @pytest.mark.slow
 def test_ten_games_at_once_store_each_event_once(
     journal: Path, collector: RunningCollector
@@ -98,7 +97,6 @@ def test_ten_games_at_once_store_each_event_once(
     assert contents(journal) == []
 
 
-@needs_locks_of_others
 def test_games_that_start_at_once_take_each_dead_run_once(
     journal: Path, collector: RunningCollector
 ) -> None:

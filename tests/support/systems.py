@@ -23,7 +23,6 @@ __all__ = [
     "needs_fork",
     "needs_links",
     "needs_linux",
-    "needs_locks_of_others",
     "needs_loopback_net",
     "needs_modes",
     "needs_pipes",
@@ -113,8 +112,3 @@ def not_on_windows(reason: str) -> pytest.MarkDecorator:
 def not_under_wine(reason: str) -> pytest.MarkDecorator:
     """Skip a test that a real Windows would pass; the reason says how wine differs."""
     return pytest.mark.skipif(IS_WINE, reason=f"wine: {reason}")
-
-
-needs_locks_of_others = not_under_wine(
-    "its `_locking` does not say that another process has the lock"
-)

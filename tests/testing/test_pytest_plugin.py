@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import re
 import subprocess
@@ -12,6 +13,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.support import REPOSITORY
+
+with contextlib.suppress(ImportError):
+    # A pytest in this process forgets the modules that it has imported, and DuckDB's aborts the
+    # process if it is imported again. Those that were there before, it does not forget.
+    import duckdb  # noqa: F401
 
 pytest_plugins = ["pytester"]
 
