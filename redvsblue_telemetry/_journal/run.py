@@ -328,9 +328,8 @@ class RunDirectory:
             failed = _patiently(self._delete_files)
             if sys.platform == "win32":  # it can't delete an open file
                 self._lock.release()
-            failed = _unlink(self._lock.path) or failed
-            with contextlib.suppress(OSError):
-                self.path.rmdir()
+            failed = _patiently(self._delete_lock) or failed
+            _patiently(self._delete_directory)
         self._lock.release()
         return failed
 
@@ -345,6 +344,16 @@ class RunDirectory:
         except OSError as error:
             failed = error
         return failed or _unlink(self.path / _DELETED)
+
+    def _delete_lock(self) -> OSError | None:
+        return _unlink(self._lock.path)
+
+    def _delete_directory(self) -> OSError | None:
+        try:
+            self.path.rmdir()
+        except OSError as error:
+            return error
+        return None
 
     def forget_after_fork(self) -> None:
         """In a forked child: close its copy of the lock. The parent's run is not touched."""
