@@ -48,9 +48,9 @@ def read_again(part: Part) -> Message:
 sessions = st.sampled_from(["a", "b", "ü", "with space\n", "x" * 1024, "\ud800"])
 data = st.sampled_from([{}, {"text": "line\nbreak"}, {"deep": [{"a": 1}]}])
 events = st.builds(
-    lambda session, seq, data: json.dumps(event(seq, session, data=data)),
+    lambda session, seq, data: json.dumps(event(seq, session, data=data, timestamp=0)),
     sessions,
-    st.integers(0, 5),
+    st.one_of(st.integers(0, 5), st.sampled_from([2**40, 2**63 - 1])),
     data,
 )
 invalid = st.sampled_from(["7", '{"type": "hit"}', '"text"', "null"])
@@ -118,6 +118,12 @@ def test_a_message_of_one_session_goes_as_it_came() -> None:
     assert part.headers[RECEIVED] == str(NOW)
     assert part.id.startswith("s:1-3:")
     assert (part.events, part.crashes, part.rejected) == (3, 0, 0)
+
+
+def test_numbers_between_those_of_a_message_take_no_memory() -> None:
+    most = 2**63 - 1
+    (part,) = split_text(json.dumps([event(seq, timestamp=0) for seq in (1, 2, 2**40, most)]))
+    assert part.numbers == [(1, 2), (2**40, 2**40), (most, most)]
 
 
 def test_the_id_differs_with_the_content() -> None:

@@ -139,8 +139,13 @@ def _part(
 
 
 def _ranges(numbers: list[int]) -> Ranges:
-    if not numbers or numbers == list(range(numbers[0], numbers[-1] + 1)):  # nearly always
-        return [(numbers[0], numbers[-1])] if numbers else []
+    if not numbers:
+        return []
+    # Nearly always; but two numbers of a stranger may have a trillion others between them.
+    if numbers[-1] - numbers[0] == len(numbers) - 1 and numbers == [
+        *range(numbers[0], numbers[-1] + 1)
+    ]:
+        return [(numbers[0], numbers[-1])]
     ranges: Ranges = []
     for number in sorted({*numbers}):
         if ranges and number == ranges[-1][1] + 1:
