@@ -711,6 +711,13 @@ def test_changelog_begins_with_this_version_and_links_each_to_its_changes() -> N
         assert link in text.splitlines()
 
 
+def test_release_looks_for_the_version_where_it_is() -> None:
+    workflow = (REPOSITORY / ".github/workflows/release.yml").read_text(encoding="utf-8")
+    ((pattern, name),) = re.findall(r'grep -qx "(.+)" (\S+\.py)', workflow)
+    line = pattern.replace('\\"', '"').replace("$version", redvsblue_telemetry.__version__)
+    assert line in (REPOSITORY / name).read_text(encoding="utf-8").splitlines()
+
+
 # Commands.
 
 
