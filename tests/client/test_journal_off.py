@@ -20,12 +20,13 @@ from tests.support.games import (
     numbers,
     run_game,
 )
-from tests.support.systems import needs_fork, needs_links
+from tests.support.systems import IS_WINDOWS, IS_WINE, needs_fork, needs_links
 
 pytestmark = pytest.mark.timeout(240)  # several processes, one after the other
 
 PROMISED = 0.1  # seconds until nothing is left
-ALLOWED = 10 * PROMISED  # seconds, on a machine that has other things to do
+# In seconds, on a machine that has other things to do. Wine does not show how fast Windows is.
+ALLOWED = (100 if IS_WINE else 10) * PROMISED
 
 OFF = """
 def off():
@@ -531,6 +532,7 @@ runs = found()
 off()
 other.emit("played")
 say(other.session_id)
+wait_for(lambda: all(path.startswith(other.session_id) for path in found()))
 die()
 """
     done = run_game(GAME + OFF + script, nowhere(), journal)
@@ -538,7 +540,9 @@ die()
     erased, session = done.printed
     _, *left = erased.split(" ")
     assert left
-    assert not [path for path in left if not path.startswith(session)], str(done)
+    if not IS_WINDOWS:  # which deletes a file that the worker is syncing after that
+        assert not [path for path in left if not path.startswith(session)], str(done)
+    assert [path.name for path in journal.iterdir()] == [session], str(done)
     with collector_running() as collector:
         script = "wait_for(lambda: telemetry.stats().delivered == 2)"
         done = run_game(PLAY + script + FLUSHED, collector.url, journal)
