@@ -131,7 +131,7 @@ class JournalDirectory:
         self._delete_if_empty()
 
     def delete_rests(self) -> None:
-        """Delete what is left of deleted runs, whose files may have been open at that time."""
+        """Delete the rest of runs that were deleted while their files were open."""
         for path in self._runs():
             is_empty = not _segments(path) and _report(path) is None
             if is_empty or RunDirectory.is_condemned(path):
