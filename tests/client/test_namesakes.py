@@ -135,13 +135,13 @@ def test_a_package_that_is_needed_at_once_is_named_by_an_import_error(
             "array",
             marks=pytest.mark.skipif(
                 "array" in sys.builtin_module_names,
-                reason="needs an interpreter that `array` is not a part of",
+                reason="Python: `array` is part of the interpreter",
             ),
         ),
         pytest.param(
             "dataclasses",
             marks=pytest.mark.skipif(
-                sys.version_info >= (3, 14), reason="needs Python 3.13, whose logging does without"
+                sys.version_info >= (3, 14), reason="Python: from 3.14 on, logging imports it"
             ),
         ),
         "random",
@@ -228,7 +228,7 @@ MISSING = "ModuleNotFoundError: import of tenacity halted; None in sys.modules"
             "sys.path.clear()",
             marks=pytest.mark.skipif(
                 sys.version_info >= (3, 15),
-                reason="needs Python 3.14, whose traceback module imports nothing later",
+                reason="Python: from 3.15 on, traceback imports as it formats",
             ),
         ),
         "sys.frozen = True",

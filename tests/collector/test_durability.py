@@ -498,7 +498,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> FullDisk:
         return LimitedFiles()
     small = SmallDisk(tmp_path)
     if shutil.which("unshare") is None or subprocess.call([*small.before, "true"]):
-        pytest.skip("needs Linux, and user namespaces or root, to mount a disk")
+        pytest.skip("machine: no disk can be mounted")
     return small
 
 
@@ -693,7 +693,7 @@ def bound_by_modes(tmp_path: Path) -> Sequence[str]:
     file.touch(0o444)
     may_write = [*before, "test", "-w", str(file)]
     if shutil.which("setpriv") is None or subprocess.call(may_write) != 1:
-        pytest.skip("needs setpriv, or another user than root")
+        pytest.skip("machine: root may write to what is read-only")
     return before
 
 

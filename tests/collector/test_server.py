@@ -164,7 +164,7 @@ def test_unusable_database_is_an_error_and_frees_the_port(tmp_path: Path) -> Non
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
 def test_game_reaches_it_wherever_it_listens(host: str) -> None:
     if not can_use(host):
-        pytest.skip(f"needs {host}")
+        pytest.skip(f"machine: no {host}")
     shown = f"[{host}]" if ":" in host else host
     with collector_running(host=host) as collector:
         assert collector.http_url == f"http://{shown}:{collector.port}/"
@@ -251,7 +251,7 @@ def need_limit(hard: int) -> None:
     resource = pytest.importorskip("resource", reason="Windows: no limits of a process")
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if allowed != resource.RLIM_INFINITY and allowed < hard:
-        pytest.skip(f"needs a limit of {hard} files")
+        pytest.skip(f"machine: fewer than {hard} files")
 
 
 def test_limit_of_open_files_is_raised_as_far_as_it_may_be_and_never_lowered(path: Path) -> None:

@@ -121,7 +121,7 @@ def test_an_ack_that_makes_no_sense_ends_the_connection_and_costs_nothing(
 
 
 @pytest.mark.skipif(
-    sys.version_info < (3, 14), reason="needs Python 3.14: before it, the message is malformed"
+    sys.version_info < (3, 14), reason="Python: the message is malformed before 3.14"
 )
 def test_an_ack_that_is_nested_deep_is_an_ack() -> None:
     """The worker's stack, of the usual size, has room for it."""

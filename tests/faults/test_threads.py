@@ -44,7 +44,7 @@ def test_the_worker_reads_the_requests_while_callers_leave_more() -> None:
 
 
 @pytest.mark.skipif(
-    "free-threading build" not in sys.version, reason="needs a free-threading build of Python"
+    "free-threading build" not in sys.version, reason="Python: this build always has the GIL"
 )
 def test_the_sdk_does_not_turn_the_gil_on() -> None:
     """An extension module that isn't made for free threading does, with a RuntimeWarning."""

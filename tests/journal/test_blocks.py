@@ -53,7 +53,7 @@ print("written", flush=True)
 
 def on_a_full_btrfs(tmp_path: Path, how: str) -> subprocess.CompletedProcess[str]:
     if os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None or shutil.which("unshare") is None:
-        pytest.skip("needs root, mkfs.btrfs and unshare")
+        pytest.skip("machine: no btrfs can be made")
     image, mounted = tmp_path / "image", tmp_path / "mounted"
     mounted.mkdir()
     with image.open("wb") as file:
@@ -72,7 +72,7 @@ def on_a_full_btrfs(tmp_path: Path, how: str) -> subprocess.CompletedProcess[str
 
 def test_a_full_btrfs_kills_nobody(tmp_path: Path) -> None:
     if blocks._linux() < blocks._FIRST_SAFE_LINUX:
-        pytest.skip("needs a later Linux; on this one, the journal is refused")
+        pytest.skip("machine: on this Linux, the journal is refused")
     done = on_a_full_btrfs(tmp_path, "allocate")
     assert (done.returncode, done.stdout) == (0, "written\n"), done.stderr
 

@@ -274,7 +274,7 @@ def disk(tmp_path: Path, kind: str = "tmpfs", options: str = "size=4m") -> Itera
             assert holder.stdout is not None
             if holder.stdout.readline() != "mounted\n":
                 # A container may forbid it to everybody, and that is not a missing tool.
-                pytest.skip(f"needs the right to mount: {holder.communicate()[1].strip()}")
+                pytest.skip(f"machine: may not mount: {holder.communicate()[1].strip()}")
             yield Disk(holder, path, is_root)
         finally:
             holder.kill()

@@ -43,7 +43,7 @@ def on_small_disk(folder: Path) -> tuple[str, ...]:
     mount = 'mount -t tmpfs -o size=4m none "$0" && exec "$@"'
     before = ("unshare", "--mount", "--map-root-user", "sh", "-c", mount, str(folder))
     if shutil.which("unshare") is None or subprocess.call([*before, "true"]):
-        pytest.skip("needs Linux, and user namespaces or root, to mount a disk")
+        pytest.skip("machine: no disk can be mounted")
     return before
 
 

@@ -56,7 +56,7 @@ BOMB = (
 """It takes time and memory before it is a statement."""
 EITHER = "only reads|can't be read"  # SQLite asks for a pragma first, or for its table
 needs_limits = pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="needs Python 3.11, to set SQLite's limits"
+    sys.version_info < (3, 11), reason="Python: 3.10 can't set SQLite's limits"
 )
 
 
