@@ -130,8 +130,8 @@ class JournalDirectory:
             )
         self._delete_if_empty()
 
-    def delete_rests(self) -> None:
-        """Delete the rest of runs that were deleted while their files were open."""
+    def delete_leftovers(self) -> None:
+        """Delete the leftovers of runs whose files were open when they were deleted."""
         for path in self._runs():
             is_empty = not _segments(path) and _report(path) is None
             if is_empty or RunDirectory.is_condemned(path):

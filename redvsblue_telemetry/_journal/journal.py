@@ -81,7 +81,7 @@ class Journal:
         self._is_opening = False
         self._has_reported = False
         self._check_at = 0.0
-        self._may_have_rests = False  # written by any thread
+        self._may_have_leftovers = False  # written by any thread
 
     def open(self) -> None:
         """Begin a run on disk, unless there is one; in memory if that fails.
@@ -130,13 +130,13 @@ class Journal:
         """Look after this run's files and its lock; return when to do so again. On the worker."""
         self._keep_lock()
         due = self.store.maintain()
-        self._delete_rests()
+        self._delete_leftovers()
         return due
 
-    def _delete_rests(self) -> None:
-        if self._may_have_rests:
-            self._may_have_rests = False
-            self.directory.delete_rests()
+    def _delete_leftovers(self) -> None:
+        if self._may_have_leftovers:
+            self._may_have_leftovers = False
+            self.directory.delete_leftovers()
 
     def _keep_lock(self) -> None:
         """Lock the run again if other code has closed the descriptor of its lock.
@@ -168,7 +168,7 @@ class Journal:
             run.delete()
         self.directory.erase()
         # Windows can't delete a file that the worker is reading or syncing at this moment.
-        self._may_have_rests = True
+        self._may_have_leftovers = True
 
     def save_report(self, text: bytes) -> bool:
         """Save a report of this run for the next start, in the place of the one before.
@@ -200,7 +200,7 @@ class Journal:
             else:  # also files that another program kept from being deleted; or the next start will
                 run.delete()
         self._run = None
-        self._delete_rests()
+        self._delete_leftovers()
         _closed.append(next(_numbers))
         return left
 

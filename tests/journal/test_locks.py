@@ -93,8 +93,9 @@ def test_a_process_finds_its_own_lock_where_locks_do_not_conflict_within_it(
 
 
 @not_on_windows("it has the real one")
+@pytest.mark.parametrize("held", [errno.EACCES, 0], ids=["Windows", "wine"])
 def test_windows_locks_a_byte_beyond_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a stand-in for ``msvcrt``, whose locks conflict as on Windows."""
     calls: list[tuple[str, int, int]] = []
@@ -104,7 +105,7 @@ def test_windows_locks_a_byte_beyond_the_file(
         try:
             system.flock(fd, system.LOCK_EX | system.LOCK_NB if mode == 2 else system.LOCK_UN)
         except BlockingIOError as error:
-            raise PermissionError(errno.EACCES, "Permission denied") from error
+            raise OSError(held, os.strerror(held)) from error
 
     msvcrt = types.ModuleType("msvcrt")
     vars(msvcrt).update(LK_NBLCK=2, LK_UNLCK=0, locking=locking)
@@ -120,7 +121,12 @@ def test_windows_locks_a_byte_beyond_the_file(
     spec.loader.exec_module(module)
 
     path = tmp_path / "lock"
-    lock = module.FileLock.acquire(path, create=True)
+    path.touch()
+    with path.open("rb") as other:  # as of another process
+        system.flock(other, system.LOCK_EX)
+        assert module.FileLock.acquire(path) is None
+    calls.clear()
+    lock = module.FileLock.acquire(path)
     assert lock is not None
     assert calls == [("lock", 1 << 30, 1)]
     with path.open("rb") as file, pytest.raises(BlockingIOError):

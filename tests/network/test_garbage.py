@@ -124,7 +124,7 @@ def request(times):
             telemetry.set_online(True)
 
 def count_objects():
-    "The least of a few counts: an attempt that is under way has some objects of its own."
+    "Return the smallest of several counts: an attempt in progress holds some objects."
     counts = []
     for _ in range(30):
         counts.append(len(gc.get_objects()))
